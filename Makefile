@@ -1,0 +1,38 @@
+# make demo    the main job, end to end, on this machine
+# make test    ruff, mypy --strict and pytest
+# Both create .venv from Python 3.11 with the pins of constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep -E '^# make' Makefile | sed 's/^# //'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/dicom-node demo --out demo-out
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(VENV)/.installed-dev
+	scripts/install_test_tools.sh
+	$(MAKE) lint
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not soak'
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info

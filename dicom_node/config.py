@@ -1,0 +1,275 @@
+"""The node's settings: one TOML file, every key typed, every wrong one refused by name with what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from dicom_node.errors import ConfigurationError
+
+DEFAULT_CONFIG = Path("config.toml")
+CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 section 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+    stripped = value.strip()
+    if not 1 <= len(stripped) <= 16 or "\\" in stripped or any(not 32 <= ord(c) < 127 for c in stripped):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters without a backslash")
+    return stripped
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+ListenPort = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A table of the file; refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Verify(StrEnum):
+    """What counts as proof that a destination holds a document."""
+
+    COMMITMENT = "commitment"
+    """Storage Commitment (PS3.4 annex J)."""
+    FIND = "find"
+    """A C-FIND at IMAGE level finds the SOP instance."""
+    NONE = "none"
+    """The C-STORE status alone."""
+
+
+class Retrieve(StrEnum):
+    """How a prior is fetched."""
+
+    MOVE = "move"
+    GET = "get"
+    DICOMWEB = "dicomweb"
+
+
+class NodeSection(Section):
+    ae_title: AETitle = "LUMEN"
+    host: str = "0.0.0.0"
+    port: ListenPort = 11112
+    data_dir: Path = Path("data")
+    language: str = "en"
+
+
+class DatabaseSection(Section):
+    url: str = "sqlite:///data/index.db"
+
+
+class CompletionSection(Section):
+    quiet_seconds: Annotated[float, Field(ge=0)] = 60.0
+    deadline_seconds: Seconds = 5400.0
+
+
+class ModelSection(Section):
+    source: str = "demo"
+    revision: str | None = None
+    backend: Literal["transformers", "openai"] = "transformers"
+    trust_remote_code: bool = False
+    device: str = "cpu"
+    timeout_seconds: Seconds = 300.0
+    base_url: str | None = None
+    api_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _remote_needs_url(self) -> ModelSection:
+        if self.backend == "openai" and not self.base_url:
+            raise ValueError('backend = "openai" needs base_url')
+        return self
+
+
+class TlsClient(Section):
+    """TLS towards a peer: the authority that signed it and, for mutual TLS, our own certificate."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class Destination(Section):
+    """Where results go."""
+
+    name: str
+    ae_title: AETitle = "ANY-SCP"
+    host: str = "127.0.0.1"
+    port: Port = 104
+    verify: Verify = Verify.COMMITMENT
+    tls: TlsClient | None = None
+
+
+class QueryPeer(Section):
+    """Where priors may be asked for and fetched from."""
+
+    name: str
+    ae_title: AETitle = "ANY-SCP"
+    host: str = "127.0.0.1"
+    port: Port = 104
+    retrieve: Retrieve = Retrieve.MOVE
+    url: str | None = None
+    tls: TlsClient | None = None
+
+    @model_validator(mode="after")
+    def _web_needs_url(self) -> QueryPeer:
+        if self.retrieve is Retrieve.DICOMWEB and not self.url:
+            raise ValueError('retrieve = "dicomweb" needs url')
+        return self
+
+
+class TlsSection(Section):
+    """The optional second port, with TLS by PS3.15 annex B (BCP 195)."""
+
+    port: ListenPort = 2762
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+    client_certificate: Literal["required", "none"] = "required"
+
+    @model_validator(mode="after")
+    def _client_needs_ca(self) -> TlsSection:
+        if self.client_certificate == "required" and self.ca is None:
+            raise ValueError('client_certificate = "required" needs ca')
+        return self
+
+
+class AccessSection(Section):
+    calling_ae_titles: tuple[AETitle, ...] = ()
+    addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+class WebSection(Section):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: ListenPort = 8080
+
+
+def _unique(kind: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two [[{kind}]] tables are named {name!r}; each needs its own name")
+        seen.add(name)
+
+
+class Settings(BaseSettings):
+    """All settings. Paths are relative to the folder of the configuration file."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    node: NodeSection = NodeSection()
+    database: DatabaseSection = DatabaseSection()
+    completion: CompletionSection = CompletionSection()
+    model: ModelSection = ModelSection()
+    destinations: tuple[Destination, ...] = ()
+    query: tuple[QueryPeer, ...] = ()
+    tls: TlsSection | None = None
+    access: AccessSection = AccessSection()
+    web: WebSection = WebSection()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Settings:
+        _unique("destinations", (d.name for d in self.destinations))
+        _unique("query", (q.name for q in self.query))
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is given in code and the file: a stray environment variable must not change a hospital's node."""
+        return (init_settings,)
+
+
+def config_path(given: Path | None) -> Path:
+    """The file to read: the given one, else the variable DICOM_NODE_CONFIG, else ./config.toml."""
+    if given is not None:
+        return given
+    return Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the file. Raises ConfigurationError naming file, key, what was given and what is allowed."""
+    try:
+        raw = TomlConfigSettingsSource(Settings, path).toml_data if path.is_file() else None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if raw is None:
+        raise ConfigurationError(f"{path}: no such file; make one with `dicom-node init`, or name one with --config")
+    try:
+        return _anchored(Settings(**raw), path.resolve().parent)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise ConfigurationError(f"{path}:\n  " + "\n  ".join(lines)) from error
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """Make relative paths absolute against the folder of the file, so that the working directory does not matter."""
+    node = settings.node.model_copy(update={"data_dir": folder / settings.node.data_dir})
+    update: dict[str, Any] = {"node": node}
+    url = settings.database.url
+    prefix = "sqlite:///"
+    if url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
+        update["database"] = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
+    if settings.tls is not None:
+        tls = settings.tls
+        update["tls"] = tls.model_copy(
+            update={
+                "certificate": folder / tls.certificate,
+                "key": folder / tls.key,
+                "ca": folder / tls.ca if tls.ca else None,
+            }
+        )
+    return settings.model_copy(update=update)
+
+
+def _explain(item: Any) -> str:
+    """One line of a validation error: the key, what is wrong, what is allowed."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key; allowed here: {', '.join(_allowed_keys(item['loc']))}"
+    given = "" if item["type"] == "missing" or isinstance(item["input"], dict) else f" (given: {item['input']!r})"
+    return f"{key}: {item['msg']}{given}"
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that may stand where an unknown one was found."""
+    here: Any = Settings
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = here.model_fields.get(part)
+        if field is None:
+            break
+        here = _model_of(field.annotation)
+    return sorted(here.model_fields)
+
+
+def _model_of(annotation: Any) -> Any:
+    """The Section class inside `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_of(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,47 @@
+"""The one exception tree of the node; every lower exception is mapped into it at the rim where it arises."""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Root of everything that the node raises on purpose."""
+
+
+class ConfigurationError(NodeError):
+    """A setting is unknown, missing or wrong. The message names the key and what is allowed. Exit status 2."""
+
+
+class UsageError(NodeError):
+    """A command was called with arguments that do not fit. Exit status 2."""
+
+
+class StorageError(NodeError):
+    """The instance store cannot take or give bytes: disk full, watermark reached, file missing."""
+
+
+class IndexUnavailableError(NodeError):
+    """The database cannot be reached, is locked for too long, or has the wrong schema."""
+
+
+class IdentityConflictError(NodeError):
+    """An object claims to be what another one already is: same SOPInstanceUID with other content, other patient."""
+
+
+class RetrieveError(NodeError):
+    """A prior could not be fetched from another node; the message says what failed and at which peer."""
+
+
+class DeliveryError(NodeError):
+    """A destination did not take a document. `permanent` says that a retry cannot help."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class AnalysisError(NodeError):
+    """The analysis of a study failed in a way that a retry may mend."""
+
+
+class ReportError(NodeError):
+    """No document could be made; the ladder of `dicom_node.report` should make this impossible."""

@@ -1,0 +1,352 @@
+"""The tables of the index (SQLAlchemy 2 typed). Study state, jobs and results live here and commit together.
+
+The schema's history is in `migrations/`; a test compares these tables with the migrated schema.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import Annotated, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import DateTime, TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """An aware UTC date and time. SQLite keeps no zone: naive values are refused going in, made aware coming out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime has no place in the index; pass aware UTC")
+        return value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+Key = Annotated[int, mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)]
+Uid = Annotated[str, mapped_column(String(64))]
+Utc = Annotated[dt.datetime, mapped_column(UtcDateTime)]
+Json = Annotated[dict[str, Any], mapped_column(JSON)]
+Short = Annotated[str, mapped_column(String(64))]
+Name = Annotated[str, mapped_column(String(255))]
+Long = Annotated[str, mapped_column(Text)]
+
+
+def _states(states: type[StrEnum]) -> Enum:
+    """A column of one StrEnum, kept as its text: a new state then needs no migration of the column's type."""
+    return Enum(
+        states, native_enum=False, length=16, create_constraint=False, values_callable=lambda e: [m.value for m in e]
+    )
+
+
+class Base(DeclarativeBase):
+    """Declarative base with stable constraint names, so that migrations can name what they drop."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class StudyState(StrEnum):
+    """Where a study stands.
+
+    open -A-> complete -B-> analysed; A quiet period, count or deadline; B the analyse job's result is stored.
+    complete or analysed -C-> open; C a late image came: revision grows by one.
+    """
+
+    OPEN = "open"
+    """Instances may still come."""
+    COMPLETE = "complete"
+    """Closed for now; an analyse job exists for this revision."""
+    ANALYSED = "analysed"
+    """The current revision has its result."""
+
+
+class Study(Base):
+    """One study as its first instance describes it, and how far the node has come with it."""
+
+    __tablename__ = "study"
+    __table_args__ = (
+        # The prior look-up: everything of one patient, newest first.
+        Index("ix_study_patient", "patient_id", "issuer_of_patient_id", "study_date", "study_time"),
+        # The completion sweep: only open studies, oldest activity first.
+        Index("ix_study_state_last_instance_at", "state", "last_instance_at"),
+        Index("ix_study_accession_number", "accession_number"),
+    )
+
+    id: Mapped[Key]
+    study_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    patient_id: Mapped[Short] = mapped_column(default="")
+    issuer_of_patient_id: Mapped[Short] = mapped_column(default="")
+    patient_name: Mapped[Name] = mapped_column(default="")
+    """Decoded to Unicode, groups joined by "=", components by "^"."""
+    patient_birth_date: Mapped[Short] = mapped_column(default="")
+    """DA as received, "" where missing or malformed."""
+    patient_sex: Mapped[Short] = mapped_column(default="")
+    other_patient_ids: Mapped[list[dict[str, str]]] = mapped_column(JSON, default=list)
+    """[{"id": …, "issuer": …}] from OtherPatientIDsSequence."""
+    accession_number: Mapped[Short] = mapped_column(default="")
+    study_id: Mapped[Short] = mapped_column(default="")
+    study_date: Mapped[Short] = mapped_column(default="")
+    """DA, the modality's local date."""
+    study_time: Mapped[Short] = mapped_column(default="")
+    """TM, normalised to HHMMSS.FFFFFF, so that it sorts as text."""
+    study_description: Mapped[Name] = mapped_column(default="")
+    state: Mapped[StudyState] = mapped_column(_states(StudyState), default=StudyState.OPEN)
+    revision: Mapped[int] = mapped_column(default=1)
+    """Grows by one whenever a late instance re-opens the study."""
+    first_instance_at: Mapped[Utc]
+    last_instance_at: Mapped[Utc]
+    completed_at: Mapped[Utc | None] = mapped_column(default=None)
+    completed_by: Mapped[Short] = mapped_column(default="")
+    """One of "quiet", "count", "deadline", "forced"."""
+    calling_ae_title: Mapped[Short] = mapped_column(default="")
+    purpose: Mapped[Short] = mapped_column(default="routed")
+    """One of "routed" (sent to us for analysis) and "prior" (fetched as comparison material, never analysed itself)."""
+
+    series: Mapped[list[Series]] = relationship(back_populates="study", cascade="all, delete-orphan")
+    results: Mapped[list[Result]] = relationship(back_populates="study", cascade="all, delete-orphan")
+
+
+class Series(Base):
+    """One series."""
+
+    __tablename__ = "series"
+
+    id: Mapped[Key]
+    study_pk: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    series_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    modality: Mapped[Short] = mapped_column(default="")
+    series_number: Mapped[int | None] = mapped_column(default=None)
+    series_description: Mapped[Name] = mapped_column(default="")
+    body_part_examined: Mapped[Short] = mapped_column(default="")
+
+    study: Mapped[Study] = relationship(back_populates="series")
+    instances: Mapped[list[Instance]] = relationship(back_populates="series", cascade="all, delete-orphan")
+
+
+class Instance(Base):
+    """One stored object. The row is committed after the file is on the disk, and before the peer is told Success."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[Key]
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    sop_class_uid: Mapped[Uid]
+    transfer_syntax_uid: Mapped[Uid]
+    path: Mapped[Name]
+    """Relative to the store; our own name, never the wire's."""
+    sha256: Mapped[Uid]
+    """Of the data set's bytes as received."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[Utc]
+    calling_ae_title: Mapped[Short] = mapped_column(default="")
+    view_position: Mapped[Short] = mapped_column(default="")
+    presentation_intent_type: Mapped[Short] = mapped_column(default="")
+    image_type: Mapped[Name] = mapped_column(default="")
+    rows: Mapped[int | None] = mapped_column(default=None)
+    columns: Mapped[int | None] = mapped_column(default=None)
+    instance_number: Mapped[int | None] = mapped_column(default=None)
+    acquired_at: Mapped[Short] = mapped_column(default="")
+    """Local YYYYMMDDHHMMSS.FFFFFF: the first valid of Acquisition-, Content-, Series- and StudyDate with its time."""
+    pixel_sha256: Mapped[Uid] = mapped_column(default="")
+    """Of the decoded grey values once they were decoded, to recognise the same film under another UID."""
+
+    series: Mapped[Series] = relationship(back_populates="instances")
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    ANALYSE = "analyse"
+    """A complete study revision → result, documents, deliveries."""
+    DELIVER = "deliver"
+    """One document → one destination."""
+    FETCH = "fetch"
+    """Ask the query peers for priors of a study."""
+
+
+class JobState(StrEnum):
+    """State of a job.
+
+    ready -A-> running -B-> done; running -C-> ready (retry with back-off, or lease lost); running -D-> dead.
+    dead -E-> ready by an administrator's retry.
+    """
+
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    DEAD = "dead"
+    """Out of attempts: needs a person. Counted, listed, notified."""
+
+
+class Job(Base):
+    """One durable piece of work. See `dicom_node.jobs` for every transition."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index("ix_job_claim", "state", "run_at", "priority", "id"),
+        Index("ix_job_lease", "state", "lease_until"),
+    )
+
+    id: Mapped[Key]
+    kind: Mapped[JobKind] = mapped_column(_states(JobKind))
+    key: Mapped[Name] = mapped_column(unique=True)
+    """Says what the job is for; enqueueing the same key twice makes one job."""
+    payload: Mapped[Json]
+    state: Mapped[JobState] = mapped_column(_states(JobState), default=JobState.READY)
+    priority: Mapped[int] = mapped_column(default=100)
+    """Lower runs first; waiting lowers it (anti-starvation)."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column(default=8)
+    run_at: Mapped[Utc]
+    lease_owner: Mapped[Name] = mapped_column(default="")
+    lease_until: Mapped[Utc | None] = mapped_column(default=None)
+    created_at: Mapped[Utc]
+    finished_at: Mapped[Utc | None] = mapped_column(default=None)
+    last_error: Mapped[Long] = mapped_column(default="")
+
+
+class Outcome(StrEnum):
+    """How the analysis of a study revision ended. Every one of them leads to documents."""
+
+    COMPARED = "compared"
+    """Findings and changes against a proven prior."""
+    FINDINGS_ONLY = "findings only"
+    """No prior: findings, and the reason why there is no comparison."""
+    NOT_ANALYSED = "not analysed"
+    """No answer from the model; the reason is stated (not a chest, no frontal image, unreadable, …)."""
+
+
+class Result(Base):
+    """What the node found in one revision of a study, with one checkpoint. At most one per study is current."""
+
+    __tablename__ = "result"
+    __table_args__ = (
+        UniqueConstraint("study_pk", "revision", "device_uid", "sop_instance_uid", "generation"),
+        # One current result per study and image: enforced by the database, not by care.
+        Index(
+            "uq_result_current",
+            "study_pk",
+            "sop_instance_uid",
+            unique=True,
+            sqlite_where=text("is_current"),
+            postgresql_where=text("is_current"),
+        ),
+    )
+
+    id: Mapped[Key]
+    study_pk: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), index=True)
+    revision: Mapped[int]
+    generation: Mapped[int] = mapped_column(default=1)
+    """Grows when an administrator asks for the same revision to be processed again."""
+    sop_instance_uid: Mapped[Uid] = mapped_column(default="")
+    """The analysed image; "" where none was fit."""
+    outcome: Mapped[Outcome] = mapped_column(_states(Outcome))
+    reason: Mapped[Long] = mapped_column(default="")
+    prior_study_instance_uid: Mapped[Uid] = mapped_column(default="")
+    prior_sop_instance_uid: Mapped[Uid] = mapped_column(default="")
+    prior_reasons: Mapped[list[str]] = mapped_column(JSON, default=list)
+    prediction: Mapped[Json] = mapped_column(default=dict)
+    """The result.json content."""
+    model_name: Mapped[Name] = mapped_column(default="")
+    model_version: Mapped[Name] = mapped_column(default="")
+    device_uid: Mapped[Uid] = mapped_column(default="")
+    seconds: Mapped[Json] = mapped_column(default=dict)
+    is_current: Mapped[bool] = mapped_column(default=True)
+    supersedes_pk: Mapped[int | None] = mapped_column(ForeignKey("result.id", ondelete="SET NULL"), default=None)
+    created_at: Mapped[Utc]
+
+    study: Mapped[Study] = relationship(back_populates="results")
+    documents: Mapped[list[Document]] = relationship(back_populates="result", cascade="all, delete-orphan")
+
+
+class Document(Base):
+    """One DICOM object that we made of a result."""
+
+    __tablename__ = "document"
+
+    id: Mapped[Key]
+    result_pk: Mapped[int] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[Short]
+    """One of "machine", "reading", "pdf", "capture"."""
+    sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
+    sop_class_uid: Mapped[Uid]
+    series_instance_uid: Mapped[Uid]
+    path: Mapped[Name]
+    sha256: Mapped[Uid]
+
+    result: Mapped[Result] = relationship(back_populates="documents")
+    deliveries: Mapped[list[Delivery]] = relationship(back_populates="document", cascade="all, delete-orphan")
+
+
+class DeliveryState(StrEnum):
+    """State of one document at one destination.
+
+    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending -D-> dead.
+    """
+
+    PENDING = "pending"
+    """Not yet accepted."""
+    STORED = "stored"
+    """C-STORE answered Success; proof is outstanding."""
+    CONFIRMED = "confirmed"
+    """Proven by the means that the destination is configured for."""
+    DEAD = "dead"
+    """Given up; needs a person."""
+
+
+class Delivery(Base):
+    """One document on its way to one destination."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("document_pk", "destination"),
+        Index("ix_delivery_state", "state", "updated_at"),
+    )
+
+    id: Mapped[Key]
+    document_pk: Mapped[int] = mapped_column(ForeignKey("document.id", ondelete="CASCADE"), index=True)
+    destination: Mapped[Name]
+    state: Mapped[DeliveryState] = mapped_column(_states(DeliveryState), default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    accepted_sop_class_uid: Mapped[Uid] = mapped_column(default="")
+    commitment_transaction_uid: Mapped[Uid] = mapped_column(default="", index=True)
+    proof: Mapped[Short] = mapped_column(default="")
+    """How it was confirmed: "commitment", "find", "none" or "stow"."""
+    created_at: Mapped[Utc]
+    updated_at: Mapped[Utc]
+    stored_at: Mapped[Utc | None] = mapped_column(default=None)
+    confirmed_at: Mapped[Utc | None] = mapped_column(default=None)
+    last_error: Mapped[Long] = mapped_column(default="")
+
+    document: Mapped[Document] = relationship(back_populates="deliveries")

@@ -1,0 +1,1 @@
+"""Which image is looked at, and which earlier one it may be compared with."""

@@ -1,0 +1,85 @@
+"""What the report writer is given and what it gives back. Values only: clock, paths and sessions stay outside."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom import Dataset
+
+from dicom_node.index.tables import Outcome
+from model.schema import DisplayImage, ModelIdentity, Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SourceImage:
+    """One image that the result speaks of.
+
+    header: its data set as stored, without PixelData; may lack or misspell any element.
+    image: its display image where it could be made.
+    """
+
+    header: Dataset
+    image: DisplayImage | None = None
+
+
+class DocumentKind(StrEnum):
+    """What a document of a result is."""
+
+    MACHINE = "machine"
+    """Comprehensive 3D SR, TID 1500: coded, for software."""
+    READING = "reading"
+    """Text report in the manner of TID 2000: for the radiologist."""
+    PDF = "pdf"
+    """Encapsulated PDF of the reading report."""
+    CAPTURE = "capture"
+    """Secondary Capture: prior and current side by side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredecessorDocument:
+    """An earlier document of this study that the result replaces (Predecessor Documents Sequence, PS3.3 C.17.2)."""
+
+    kind: DocumentKind
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReportRequest:
+    """Everything that a result's documents say.
+
+    current: the analysed image, or any instance of the study where none was fit.
+    prior: the compared image; None where there is no comparison.
+    outcome, reason: how the analysis ended and, where it is not COMPARED, why, as a sentence for the radiologist.
+    prior_reasons: why this prior was chosen, or why none was, one short sentence each.
+    prediction: None where outcome is NOT_ANALYSED before the model was asked.
+    revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
+    """
+
+    current: SourceImage
+    prior: SourceImage | None
+    outcome: Outcome
+    reason: str
+    prior_reasons: tuple[str, ...]
+    prediction: Prediction | None
+    model: ModelIdentity
+    produced_at: dt.datetime
+    revision: int = 1
+    generation: int = 1
+    predecessors: tuple[PredecessorDocument, ...] = ()
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BuiltDocument:
+    """One DICOM object, ready to be written: `dataset` carries its file meta information."""
+
+    kind: DocumentKind
+    dataset: Dataset
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str

@@ -1,0 +1,19 @@
+"""The exceptions of `model`: everything that a caller of this package may have to catch."""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """Root of what `model` raises on purpose."""
+
+
+class PixelError(ModelError):
+    """The stored object gives no display image; the message says why in words fit for a report."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint folder is missing, incomplete, tampered with or of an unknown kind."""
+
+
+class InferenceError(ModelError):
+    """The model could not answer a pair: out of memory, time-out, broken remote server."""

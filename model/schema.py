@@ -1,0 +1,224 @@
+"""The values that cross the border of `model`: the image pair that goes in and the structured answer that comes out.
+
+No torch here: the receiver, the report writer and the tests import this module and must stay light.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Presence(StrEnum):
+    """Whether a finding is on the current image."""
+
+    PRESENT = "present"
+    """The model says that the finding is there."""
+    ABSENT = "absent"
+    """The model says that it is not."""
+    ABSTAINED = "abstained"
+    """The certainty was below the floor of the checkpoint's manifest: no statement is made."""
+
+
+class Change(StrEnum):
+    """What became of a finding between the prior and the current image."""
+
+    NEW = "new"
+    """Absent on the prior, present on the current image."""
+    WORSENING = "worsening"
+    """On both, more severe on the current image."""
+    STABLE = "stable"
+    """On both, of the same degree."""
+    IMPROVING = "improving"
+    """On both, less severe on the current image."""
+    RESOLVED = "resolved"
+    """On the prior, absent on the current image."""
+    NOT_COMPARABLE = "not comparable"
+    """There is a prior, but the certainty is too low for a statement on change."""
+
+
+INVERSE_CHANGE: Mapping[Change, Change] = {
+    Change.NEW: Change.RESOLVED,
+    Change.RESOLVED: Change.NEW,
+    Change.WORSENING: Change.IMPROVING,
+    Change.IMPROVING: Change.WORSENING,
+    Change.STABLE: Change.STABLE,
+    Change.NOT_COMPARABLE: Change.NOT_COMPARABLE,
+}
+"""The change that the same pair shows in the other order."""
+
+
+class ImageRole(StrEnum):
+    """Which of the pair an image is."""
+
+    CURRENT = "current"
+    PRIOR = "prior"
+
+
+class AbstainReason(StrEnum):
+    """Why a study or a pair got no answer from the model. Each is a coded, visible outcome, never silence."""
+
+    NOT_CHEST = "not a chest radiograph"
+    NOT_FRONTAL = "no frontal image"
+    NO_PIXELS = "no pixel data"
+    UNREADABLE = "unreadable image"
+    LOW_CERTAINTY = "certainty too low"
+    MODEL_FAILED = "the model failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceGeometry:
+    """Where a display image lies in the stored image that it was made from.
+
+    rows, columns: size of the stored image in pixels.
+    top, left, height, width: the part that was kept after border cropping, in stored pixels.
+    """
+
+    rows: int
+    columns: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def to_source(self, x: float, y: float) -> tuple[float, float]:
+        """Map a point given in fractions (0 to 1) of the display image to (column, row) in stored pixels."""
+        return self.left + x * self.width, self.top + y * self.height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DisplayImage:
+    """One radiograph as a person would see it, made only by `model.pixels`.
+
+    pixels: float32 [H, W] in 0..1, air dark and bone bright (MONOCHROME2 sense), border cropped, aspect ratio kept.
+    geometry: where the pixels lie in the stored image.
+    view: "PA" or "AP" where the header says so, else None.
+    sop_instance_uid, study_instance_uid: of the stored object, empty for images that never were DICOM.
+    acquired: local date and time of the exposure as the header has it (naive), or None.
+    sha256: of the stored grey values, to recognise the same film under another UID.
+    """
+
+    pixels: NDArray[np.float32]
+    geometry: SourceGeometry
+    view: str | None = None
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    acquired: dt.datetime | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientContext:
+    """What may be said to the model beside the pixels. Every field is optional and off by default in the recipes."""
+
+    age_years: int | None = None
+    sex: str | None = None
+    indication: str | None = None
+    labs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StudyPair:
+    """One question to the model: the current image and, where there is one, its proven prior.
+
+    An absent prior is None, never a black image (BioViL-T, Bannur et al. 2023).
+    """
+
+    current: DisplayImage
+    prior: DisplayImage | None = None
+    context: PatientContext | None = None
+
+    def swapped(self) -> StudyPair:
+        """The same pair in the other order; raises ValueError without a prior."""
+        if self.prior is None:
+            raise ValueError("a study without a prior cannot be swapped")
+        return StudyPair(current=self.prior, prior=self.current, context=self.context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A closed outline on one image of the pair.
+
+    points: (column, row) in pixels of the stored image, first point repeated at the end, as SCOORD POLYLINE wants it.
+    method: an honest name of how the model found it, for example "occlusion relevance".
+    """
+
+    role: ImageRole
+    points: tuple[tuple[float, float], ...]
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the model says of one finding of its battery.
+
+    key: the key in `model.ontology`.
+    probability: calibrated probability that it is present on the current image, 0..1.
+    prior_probability: the same for the prior image where it was asked, else None.
+    change: None without a prior, and where the finding is absent on both images: nothing is there that could change.
+    change_probability: calibrated probability of the stated change, None where change is None.
+    location: words of the ontology such as "left" or "right lower", None where not asked or not present.
+    level: a level word of the ontology such as "moderate", None where not asked or not present.
+    """
+
+    key: str
+    presence: Presence
+    probability: float
+    prior_probability: float | None = None
+    change: Change | None = None
+    change_probability: float | None = None
+    location: str | None = None
+    level: str | None = None
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrognosisItem:
+    """A statement on what is likely on the next film; investigational (LUMEN's prediction questions)."""
+
+    key: str
+    change: Change
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """Which checkpoint answered. A retrained model gets a new device_uid (IHE AIR 1.2)."""
+
+    name: str
+    version: str
+    device_uid: str
+    manufacturer: str = "dicom-node"
+    demonstration: bool = False
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The structured answer to one StudyPair.
+
+    findings: one for every finding of the checkpoint's battery, present, absent or abstained, in ontology order.
+    abstained: set when the pair as a whole got no answer; findings is then empty.
+    difference_text: the model's own sentence to "what has changed compared to the reference image?", unparsed.
+    seconds: wall time by stage ("encode", "prefill", "score", "generate", "localise").
+    """
+
+    findings: tuple[Finding, ...]
+    model: ModelIdentity
+    prognosis: tuple[PrognosisItem, ...] = ()
+    abstained: AbstainReason | None = None
+    abstained_detail: str = ""
+    difference_text: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def finding(self, key: str) -> Finding:
+        """The finding with this ontology key; raises KeyError naming the keys that there are."""
+        for finding in self.findings:
+            if finding.key == key:
+                return finding
+        raise KeyError(f"no finding {key!r}; this prediction holds {[f.key for f in self.findings]}")

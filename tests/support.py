@@ -1,0 +1,58 @@
+"""What many tests need: free ports, waiting on a condition, real programs, the shared radiographs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("DICOM_NODE_SHARED", REPOSITORY.parent / "shared"))
+
+
+def shared(*parts: str) -> Path:
+    """A path under the folder of shared radiographs and reference tensors; skips the test where it is missing."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(
+            f"{'/'.join(parts)} is not beside this checkout (it holds other people's data and is not ours to ship)"
+        )
+    return path
+
+
+def program(name: str, *also_in: str) -> str:
+    """The full path of a program; skips the test where it is not installed."""
+    search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", *also_in])
+    found = shutil.which(name, path=search)
+    if found is None:
+        pytest.skip(f"{name} is not installed; scripts/install_test_tools.sh installs it where it may")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60.0, what: str) -> None:
+    """Wait until `condition()` is true; fails the test naming `what` was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.02)  # the one polling interval of the suite: a condition is awaited, not a time
+
+
+def listening(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, port)) == 0

@@ -1,0 +1,1 @@
+"""The training framework: data, instructions, training, evaluation. Imports only `model`."""
