@@ -1,0 +1,56 @@
+"""What all commands share: the --config and --json options, the console, and opening a node's index and store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dicom_node.config import Settings, config_path, load_settings
+from dicom_node.context import NodeContext
+from dicom_node.index import schema
+from dicom_node.index.database import Database
+from dicom_node.store import InstanceStore
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file (default: $DICOM_NODE_CONFIG, else ./config.toml)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def settings_from(config: Path | None) -> Settings:
+    """The settings of the given, the environment's or the default file; raises ConfigurationError."""
+    return load_settings(config_path(config))
+
+
+@contextmanager
+def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[NodeContext]:
+    """A node's index and store for a command that does its work beside a running node."""
+    settings = settings_from(config)
+    database = Database(settings.database.url)
+    try:
+        if need_schema:
+            if database.is_sqlite:
+                schema.upgrade(database)
+            schema.require_current(database)
+        yield NodeContext(
+            settings=settings, database=database, store=InstanceStore(settings.node.data_dir / "instances")
+        )
+    finally:
+        database.close()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, nothing else."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")

@@ -1,0 +1,45 @@
+"""What every part of a running node is handed: settings, index, store, clock and the sign to stop."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_node.config import Settings
+from dicom_node.index.database import Database
+
+if TYPE_CHECKING:
+    from dicom_node.store import InstanceStore
+
+
+def utc_now() -> dt.datetime:
+    """The clock of a running node: aware UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeContext:
+    """One process's view of the node. Values only; whoever makes it also closes what it holds.
+
+    stop: set when the process was asked to end; long work looks at it between steps.
+    """
+
+    settings: Settings
+    database: Database
+    store: InstanceStore
+    clock: Callable[[], dt.datetime] = utc_now
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def documents_dir(self) -> Path:
+        """Where the DICOM objects that we make lie until retention removes them; `Document.path` is relative to it."""
+        return self.settings.node.data_dir / "documents"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where the checkpoints of this site lie."""
+        return self.settings.node.data_dir / "models"
