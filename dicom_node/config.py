@@ -64,6 +64,7 @@ class NodeSection(Section):
     port: ListenPort = 11112
     data_dir: Path = Path("data")
     language: str = "en"
+    receivers: Annotated[int, Field(ge=1, le=32)] = 1
 
 
 class DatabaseSection(Section):
@@ -82,6 +83,7 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     device: str = "cpu"
     timeout_seconds: Seconds = 300.0
+    memory_limit_bytes: Annotated[int, Field(gt=0)] | None = None
     base_url: str | None = None
     api_key_file: Path | None = None
 
@@ -150,6 +152,11 @@ class AccessSection(Section):
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
+class LoggingSection(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
 class WebSection(Section):
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -178,6 +185,7 @@ class Settings(BaseSettings):
     tls: TlsSection | None = None
     access: AccessSection = AccessSection()
     web: WebSection = WebSection()
+    logging: LoggingSection = LoggingSection()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:

@@ -1,0 +1,249 @@
+"""The composition root: which processes a role needs, how they start, how they are watched and how they end."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event as ProcessEvent
+
+from dicom_node.config import Settings
+from dicom_node.context import NodeContext
+from dicom_node.errors import ConfigurationError, NodeError
+from dicom_node.index import schema
+from dicom_node.index.database import Database
+from dicom_node.index.tables import JobKind
+from dicom_node.logs import configure, get_logger
+from dicom_node.process import end_with_parent, stop_on_signals
+from dicom_node.store import InstanceStore
+
+log = get_logger(__name__)
+
+READY_SECONDS = 120.0
+"""How long a child may take to be ready before the node says so in the log."""
+CHILD_STOP_SECONDS = 30.0
+"""How long a child may take to end after SIGTERM: longer than the worker's grace for a running job."""
+FIRST_RESTART_SECONDS = 0.5
+LONGEST_RESTART_SECONDS = 30.0
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+class Role(StrEnum):
+    """What a process group of the node does."""
+
+    ALL = "all"
+    """Receive and work: one machine."""
+    RECEIVE = "receive"
+    """Only receive; another machine works on the same database and store."""
+    WORK = "work"
+    """Only sweep, analyse and deliver."""
+
+
+ChildMain = Callable[[Settings, ProcessEvent, threading.Event], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Child:
+    """A process that is kept running."""
+
+    name: str
+    main: ChildMain
+    ready: ProcessEvent = field(default_factory=_spawn.Event)
+    process: BaseProcess | None = None
+    failures: int = 0
+    restart_at: float = 0.0
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders; bring SQLite to the needed schema, ask for `db upgrade` elsewhere."""
+    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database.url)
+    try:
+        if database.is_sqlite:
+            schema.upgrade(database)
+        schema.require_current(database)
+    finally:
+        database.close()
+
+
+@contextmanager
+def sole_owner(settings: Settings) -> Iterator[None]:
+    """Hold the data folder of a node on SQLite: two nodes on one would both sweep and recover. Raises NodeError."""
+    lock_path = settings.node.data_dir / "node.lock"
+    with lock_path.open("a") as lock:
+        if settings.database.url.startswith("sqlite"):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise NodeError(f"another node is running on {settings.node.data_dir}") from error
+        yield
+
+
+def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
+    """This process's own connection to index and store."""
+    return NodeContext(
+        settings=settings,
+        database=Database(settings.database.url),
+        store=InstanceStore(settings.node.data_dir / "instances"),
+        stop=stop,
+    )
+
+
+def serve(settings: Settings, role: Role) -> None:
+    """Run the node until SIGTERM or SIGINT. Raises NodeError or ConfigurationError where it cannot start."""
+    if role is not Role.ALL and settings.database.url.startswith("sqlite"):
+        raise ConfigurationError(
+            f"database.url: role {role} shares the index with other processes' roles on other machines and needs"
+            " postgresql+psycopg://…; SQLite serves role all only"
+        )
+    stop = threading.Event()
+    stop_on_signals(stop)
+    prepare(settings)
+    with sole_owner(settings):
+        _supervise(settings, role, stop)
+
+
+def _supervise(settings: Settings, role: Role, stop: threading.Event) -> None:
+    node = node_context(settings, stop)
+    children = _children(settings, role)
+    with _own_parts(node, role):
+        for child in children:
+            _start(child, settings)
+        _announce(children, settings, role, stop)
+        while not stop.wait(0.2):
+            for child in children:
+                _keep_running(child, settings)
+        log.info("node stopping")
+        _end(children)
+    node.database.close()
+    log.info("node stopped")
+
+
+def _children(settings: Settings, role: Role) -> list[_Child]:
+    children = []
+    if role in (Role.ALL, Role.RECEIVE):
+        children += [_Child(name=f"receive-{number}", main=_receiver_main) for number in range(settings.node.receivers)]
+    if role in (Role.ALL, Role.WORK):
+        children.append(_Child(name="work", main=_worker_main))
+    return children
+
+
+@contextmanager
+def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
+    """What runs in the main process: sweeps where work is done, and the pages."""
+    from dicom_node.sweeps import Sweeper
+    from dicom_node.web.server import WebServer
+
+    sweeper = Sweeper(node) if role in (Role.ALL, Role.WORK) else None
+    web = WebServer(node) if node.settings.web.enabled else None
+    for part in (sweeper, web):
+        if part is not None:
+            part.start()
+    try:
+        yield
+    finally:
+        for part in (web, sweeper):
+            if part is not None:
+                part.stop()
+
+
+def _start(child: _Child, settings: Settings) -> None:
+    child.ready.clear()
+    child.process = _spawn.Process(
+        target=_child_main, args=(child.name, child.main, settings, child.ready, os.getpid()), name=child.name
+    )
+    child.process.start()
+
+
+def _announce(children: list[_Child], settings: Settings, role: Role, stop: threading.Event) -> None:
+    """Say once that the node is ready; peers and tests wait for that line."""
+    deadline = time.monotonic() + READY_SECONDS
+    for child in children:
+        while not child.ready.wait(0.05) and not stop.is_set():
+            _keep_running(child, settings)
+            if time.monotonic() > deadline:
+                log.error("not ready in time", child=child.name)
+                return
+    if not stop.is_set():
+        log.info("node ready", role=role, ae_title=settings.node.ae_title, port=settings.node.port)
+
+
+def _keep_running(child: _Child, settings: Settings) -> None:
+    """Start a child again that ended by itself, with growing pauses."""
+    if child.process is None or child.process.is_alive():
+        return
+    now = time.monotonic()
+    if child.restart_at == 0.0:
+        pause = min(FIRST_RESTART_SECONDS * 2**child.failures, LONGEST_RESTART_SECONDS)
+        child.failures += 1
+        child.restart_at = now + pause
+        log.error("a process ended", child=child.name, status=child.process.exitcode, restart_in=pause)
+    elif now >= child.restart_at:
+        child.restart_at = 0.0
+        _start(child, settings)
+
+
+def _end(children: list[_Child]) -> None:
+    running = [child.process for child in children if child.process is not None and child.process.is_alive()]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + CHILD_STOP_SECONDS
+    for process in running:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            log.error("killed: did not stop in time", child=process.name)
+            process.kill()
+            process.join()
+
+
+def _child_main(name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, parent_pid: int) -> None:
+    end_with_parent(parent_pid)
+    configure(settings.logging)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    log.info("process started", child=name, pid=os.getpid())
+    main(settings, ready, stop)
+
+
+def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+    from dicom_node.receive import Receiver
+
+    node = node_context(settings, stop)
+    receiver = Receiver(settings, node.database, node.store)
+    receiver.start()
+    ready.set()
+    stop.wait()
+    receiver.stop()
+    node.database.close()
+
+
+def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+    from dicom_node import analyse, deliver
+    from dicom_node.inference import InferenceProcess
+    from dicom_node.priors import fetch
+    from dicom_node.worker import Worker
+
+    node = node_context(settings, stop)
+    model = InferenceProcess(settings.model, source=lambda: settings.model.source)
+    worker = Worker(
+        node,
+        {
+            JobKind.ANALYSE: analyse.handler(model),
+            JobKind.DELIVER: deliver.handle,
+            JobKind.FETCH: fetch.handle,
+        },
+    )
+    worker.start()
+    ready.set()
+    stop.wait()
+    worker.stop()
+    model.close()
+    node.database.close()
