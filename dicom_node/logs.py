@@ -1,0 +1,149 @@
+"""The node's log: one structured line per event, ids by context variables, no patient data at INFO and above.
+
+    from dicom_node.logs import bound, get_logger
+    log = get_logger(__name__)
+    with bound(job="analyse:17", study_pk=17):
+        log.info("prior chosen", candidates=3)
+
+Events are constant texts; what varies goes into keys. Our own ids (primary keys, job keys, SOP instance UIDs of our own
+documents, AE titles, addresses) may be logged; what names a patient may not, and is removed here as a last fence.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TextIO, cast
+
+import structlog
+from structlog.contextvars import bound_contextvars as bound
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+__all__ = ["LogFormat", "bound", "configure", "get_logger"]
+
+
+class LogFormat(StrEnum):
+    """How a line is written."""
+
+    TEXT = "text"
+    """key=value pairs, for people and for the journal of systemd."""
+    JSON = "json"
+    """One JSON object per line, for collectors."""
+
+
+PATIENT_KEYS = frozenset(
+    {
+        *("patient_id", "patient_name", "patient_birth_date", "birth_date", "patient", "mrn", "other_patient_ids"),
+        *("patient_sex", "accession_number", "referring_physician", "header", "dataset", "identifier"),
+    }
+)
+"""Keys whose values never leave at INFO and above, whatever a caller passes."""
+
+QUIET_LOGGERS: Mapping[str, int] = {
+    # pynetdicom's INFO and DEBUG lines print whole identifiers and data sets.
+    "pynetdicom": logging.ERROR,
+    # pydicom quotes the values that it complains about.
+    "pydicom": logging.CRITICAL + 1,
+    "highdicom": logging.CRITICAL + 1,
+    "sqlalchemy": logging.WARNING,
+    # One line per request would carry search words of the work list.
+    "uvicorn.access": logging.CRITICAL + 1,
+    "uvicorn": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    "apscheduler": logging.WARNING,
+    "fontTools": logging.ERROR,
+    "fpdf": logging.ERROR,
+    "PIL": logging.WARNING,
+    "transformers": logging.WARNING,
+}
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of a module. Usable before `configure`, which then changes how its lines look."""
+    return cast(FilteringBoundLogger, structlog.get_logger(name))
+
+
+def configure(*, level: str = "INFO", form: LogFormat = LogFormat.TEXT, stream: TextIO | None = None) -> None:
+    """Send our own events and those of the libraries to `stream` (default: standard error) in one form.
+
+    Call once per process, at its start. Raises ValueError for an unknown level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"unknown log level {level!r}; allowed: DEBUG, INFO, WARNING, ERROR")
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_patient_data,
+        structlog.processors.format_exc_info,
+        _one_line,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_stdlib_logger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(form)],
+        )
+    )
+    handler.addFilter(_hide_warning_text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name, least in QUIET_LOGGERS.items():
+        logging.getLogger(name).setLevel(max(least, number))
+    logging.captureWarnings(True)
+
+
+def _stdlib_logger(*names: str) -> logging.Logger:
+    return logging.getLogger(names[0] if names else "dicom_node")
+
+
+def _renderer(form: LogFormat) -> Processor:
+    if form is LogFormat.JSON:
+        return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    return structlog.processors.LogfmtRenderer(
+        key_order=["timestamp", "level", "event"], bool_as_flag=False, drop_missing=True
+    )
+
+
+def _without_patient_data(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Remove what names a patient from every line at INFO and above."""
+    if method == "debug":
+        return event
+    for key in PATIENT_KEYS & event.keys():
+        event[key] = "(removed)"
+    return event
+
+
+def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep a peer's line breaks and control characters from making lines of their own (log injection)."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+    return event
+
+
+def _hide_warning_text(record: logging.LogRecord) -> bool:
+    """Python warnings of pydicom and highdicom quote element values; keep only where they came from.
+
+    Cost: a library's warning is less telling in the log; run with `python -W error` to see it whole.
+    """
+    if record.name == "py.warnings":
+        text = record.getMessage()
+        record.msg, record.args = "python warning", ()
+        place = text.split(": ", 1)[0].splitlines()[0] if ": " in text else ""
+        record.msg = f"python warning at {place}" if place else record.msg
+    return True
