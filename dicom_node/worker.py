@@ -137,7 +137,7 @@ class Worker:
             log.warning("job lost to another worker", job=job.key, error=str(error))
         except NodeError as error:
             self._fail(job, str(error), permanent=isinstance(error, DeliveryError) and error.permanent)
-        except Exception as error:  # noqa: BLE001 - the worker edge: one bad job must not stop the others
+        except Exception as error:
             log.exception("job failed unexpectedly", job=job.key)
             self._fail(job, f"{type(error).__name__}: {error}", permanent=False)
         finally:

@@ -1,0 +1,75 @@
+"""The configuration contract: the template loads, and every wrong key is refused by name with what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dicom_node.config import load_settings
+from dicom_node.errors import ConfigurationError
+from tests.support import REPOSITORY
+
+TEMPLATE = REPOSITORY / "dicom_node" / "config.template.toml"
+
+
+def _load(tmp_path: Path, text: str):
+    path = tmp_path / "config.toml"
+    path.write_text(text, "utf-8")
+    return load_settings(path)
+
+
+def test_the_example_is_the_template_that_init_writes() -> None:
+    assert (REPOSITORY / "config.example.toml").read_text("utf-8") == TEMPLATE.read_text("utf-8")
+
+
+def test_the_template_states_the_defaults(tmp_path: Path) -> None:
+    assert _load(tmp_path, TEMPLATE.read_text("utf-8")) == _load(tmp_path, "")
+
+
+def test_the_template_with_every_comment_removed_loads(tmp_path: Path) -> None:
+    lines = TEMPLATE.read_text("utf-8").splitlines()
+    bare = [
+        line.removeprefix("# ") if line.startswith("# ") and ("=" in line or "[" in line) else line for line in lines
+    ]
+    text = "\n".join(line for line in bare if line.startswith("[") or "=" in line)
+    tomllib.loads(text)
+    settings = _load(tmp_path, text)
+    assert settings.destinations[0].name == "pacs"
+    assert settings.tls is not None
+    assert settings.tls.certificate == tmp_path / "node.crt"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[node]\nae_titel = 'X'", ["node.ae_titel", "ae_title"]),
+        ("[nodes]\n", ["nodes", "node"]),
+        ("[node]\nport = 70000", ["node.port", "65535", "70000"]),
+        ("[node]\nae_title = 'SEVENTEEN LETTERS'", ["node.ae_title", "16"]),
+        ("[[destinations]]\nname='a'\nverify='maybe'", ["destinations.0.verify", "commitment", "maybe"]),
+        ("[[destinations]]\nname='a'\n[[destinations]]\nname='a'", ["destinations", "'a'"]),
+        ("[access]\naddresses = ['10.0.0.0/99']", ["access.addresses", "10.0.0.0/99"]),
+        ("[tls]\ncertificate='a'\nkey='b'", ["tls", "needs ca"]),
+        ("[model]\nbackend = 'openai'", ["model", "base_url"]),
+        ("[node\n", ["not valid TOML"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, named: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        _load(tmp_path, text)
+    for word in named:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="dicom-node init"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    settings = _load(tmp_path, "")
+    assert settings.node.data_dir == tmp_path / "data"
+    assert settings.database.url == f"sqlite:///{tmp_path}/data/index.db"
