@@ -1,0 +1,83 @@
+"""`init`, `serve`, `demo` and `analyze`: the main job, on the network and on files."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.common import ConfigOption, console, settings_from
+from dicom_node.config import DEFAULT_CONFIG, Settings, config_path, load_settings
+from dicom_node.errors import UsageError
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = DEFAULT_CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented configuration file with the defaults."""
+    text = resources.files("dicom_node").joinpath("config.template.toml").read_text("utf-8")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; --force replaces it")
+    path.write_text(text, "utf-8")
+    console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}")
+
+
+def serve(
+    config: ConfigOption = None,
+    role: Annotated[str, typer.Option("--role", help="all | receive | work")] = "all",
+) -> None:
+    """Run the node until SIGTERM."""
+    from dicom_node import service
+    from dicom_node.logs import configure
+
+    try:
+        wanted = service.Role(role)
+    except ValueError as error:
+        raise UsageError(f"--role {role!r}: allowed are {', '.join(service.Role)}") from error
+    settings = settings_from(config)
+    configure(settings.logging)
+    service.serve(settings, wanted)
+
+
+def demo(
+    studies: Annotated[
+        Path | None, typer.Option("--studies", help="Folder of DICOM files to send; default: synthetic studies.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")] = Path("demo-out"),
+    seed: Annotated[int, typer.Option("--seed", help="Which synthetic patient.")] = 7,
+    config: ConfigOption = None,
+) -> None:
+    """Run a node and a receiving PACS on loopback, send a prior and a current study, print the report."""
+    from dicom_node.demo import run_demo
+
+    run_demo(studies=studies, out=out, seed=seed, model=_optional_settings(config).model, say=console.print)
+
+
+def analyze(
+    current: Annotated[Path, typer.Argument(help="Current study: a DICOM file or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")],
+    prior: Annotated[Path | None, typer.Option("--prior", help="Prior study: a DICOM file or a folder.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Analyse files without a network: the same rules, model and documents as on the node."""
+    from dicom_node.analyze_files import analyze_files
+
+    text = analyze_files(current, prior, out, settings=_optional_settings(config))
+    console.print(text, markup=False)
+
+
+def _optional_settings(config: Path | None) -> Settings:
+    """The named file, the environment's or ./config.toml where there is one; else the defaults."""
+    path = config_path(config)
+    if config is None and not path.exists():
+        return Settings()
+    return load_settings(path)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (init, serve, demo, analyze):
+        app.command()(command)

@@ -1,0 +1,240 @@
+"""`dicom-node demo`: a real node and a small PACS on loopback do the main job on a prior and a current study."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import func, select
+
+from dicom_node.config import ModelSection
+from dicom_node.demo_pacs import DemoPacs, send
+from dicom_node.errors import NodeError, UsageError
+from dicom_node.index.database import Database
+from dicom_node.index.tables import (
+    Delivery,
+    DeliveryState,
+    Document,
+    Job,
+    JobState,
+    Result,
+    Study,
+    StudyState,
+)
+
+AE_TITLE = "LUMEN"
+START_SECONDS = 120.0
+FINISH_SECONDS = 900.0
+POLL_SECONDS = 0.1
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StudyFiles:
+    """The files of one study, in the order in which it will be sent."""
+
+    study_instance_uid: str
+    order: tuple[str, str, str]
+    files: tuple[Path, ...]
+
+
+def run_demo(*, studies: Path | None, out: Path, seed: int, model: ModelSection, say: Say) -> None:
+    """Send the studies as a PACS would, wait for the reports to come back, and leave them in `out`.
+
+    Raises NodeError where the node does not finish, UsageError where `studies` holds no DICOM file.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dicom-node-demo-") as work:
+        folder = Path(work)
+        to_send = _studies(studies, folder, seed, say)
+        pacs = DemoPacs(folder / "pacs")
+        pacs.start()
+        try:
+            _send_and_collect(to_send, pacs, folder, out, model, say)
+        finally:
+            pacs.stop()
+    say(f"{len(to_send)} studies in {time.monotonic() - started:.0f} s; reports, page and picture are in {out}/")
+
+
+def _send_and_collect(
+    to_send: list[_StudyFiles], pacs: DemoPacs, folder: Path, out: Path, model: ModelSection, say: Say
+) -> None:
+    port = _free_port()
+    config = _write_config(folder, port, pacs, model)
+    pacs.knows("127.0.0.1", port, AE_TITLE)
+    log = out / "node.log"
+    out.mkdir(parents=True, exist_ok=True)
+    with _node(config, log):
+        _wait(lambda: _accepts(port), START_SECONDS, "the node to listen", log)
+        say(f"node {AE_TITLE} and PACS {pacs.ae_title} run on 127.0.0.1 (ports {port} and {pacs.port})")
+        for study in to_send:
+            send(study.files, "127.0.0.1", port, AE_TITLE)
+            say(f"sent study of {study.order[0] or 'unknown date'}: {len(study.files)} images by C-STORE")
+        database = Database(f"sqlite:///{folder / 'data' / 'index.db'}")
+        try:
+            _wait(lambda: _finished(database, len(to_send)), FINISH_SECONDS, "reports and their proof", log)
+            _collect(database, folder, pacs, to_send, out, say)
+        finally:
+            database.close()
+
+
+def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_StudyFiles]:
+    if given is None:
+        from training.phantom_dicom import write_study_pair
+
+        target = folder / "studies"
+        write_study_pair(target, seed)
+        say(f"made two synthetic chest studies of one synthetic patient (seed {seed})")
+        return _sorted_studies(target, say)
+    if not given.exists():
+        raise UsageError(f"--studies {given}: no such folder")
+    return _sorted_studies(given, say)
+
+
+def _sorted_studies(folder: Path, say: Say) -> list[_StudyFiles]:
+    """DICOM files below `folder` by study, oldest first: an archive would have routed the prior earlier."""
+    found: dict[str, tuple[tuple[str, str, str], list[Path]]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+        except InvalidDicomError:
+            continue
+        uid = str(header.get("StudyInstanceUID", ""))
+        if not uid or "SOPInstanceUID" not in header:
+            say(f"left out, no UIDs: {path.name}")
+            continue
+        order = (str(header.get("StudyDate", "")), str(header.get("StudyTime", "")), uid)
+        found.setdefault(uid, (order, []))[1].append(path)
+    if not found:
+        raise UsageError(f"{folder}: no DICOM file below this folder")
+    studies = [_StudyFiles(study_instance_uid=uid, order=o, files=tuple(f)) for uid, (o, f) in found.items()]
+    return sorted(studies, key=lambda study: study.order)
+
+
+def _write_config(folder: Path, port: int, pacs: DemoPacs, model: ModelSection) -> Path:
+    """The demonstration's own node: everything on loopback and in a folder that goes away."""
+    path = folder / "config.toml"
+    settings = {key: value for key, value in model.model_dump(mode="json").items() if value is not None}
+    lines = [
+        "[node]",
+        f'ae_title = "{AE_TITLE}"',
+        'host = "127.0.0.1"',
+        f"port = {port}",
+        "[completion]",
+        "quiet_seconds = 1",
+        "[web]",
+        "enabled = false",
+        "[model]",
+        *(f"{key} = {json.dumps(value)}" for key, value in settings.items()),
+        "[[destinations]]",
+        'name = "pacs"',
+        f'ae_title = "{pacs.ae_title}"',
+        'host = "127.0.0.1"',
+        f"port = {pacs.port}",
+        'verify = "commitment"',
+    ]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+@contextmanager
+def _node(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _finished(database: Database, studies: int) -> bool:
+    """Whether every study has its result and every document its proof; raises NodeError where work went dead."""
+    with database.read() as session:
+        dead = session.scalars(select(Job.last_error).where(Job.state == JobState.DEAD)).first()
+        if dead is not None:
+            raise NodeError(f"a job of the node failed for good: {dead}")
+        analysed = session.scalar(select(func.count()).where(Study.state == StudyState.ANALYSED)) or 0
+        open_deliveries = session.scalar(select(func.count()).where(Delivery.state != DeliveryState.CONFIRMED)) or 0
+        deliveries = session.scalar(select(func.count()).select_from(Delivery)) or 0
+    return analysed >= studies and deliveries > 0 and open_deliveries == 0
+
+
+def _collect(database: Database, folder: Path, pacs: DemoPacs, to_send: list[_StudyFiles], out: Path, say: Say) -> None:
+    """Copy what came back, study by study, and print the last report: the newest study is the one that compares."""
+    held = pacs.held()
+    documents_dir = folder / "data" / "documents"
+    by_instance = _by_instance(to_send)
+    number = 0
+    for study in to_send:
+        for result, documents in _results_of(database, study.study_instance_uid):
+            number += 1
+            target = out / f"study-{number:02d}"
+            target.mkdir(parents=True, exist_ok=True)
+            for document in documents:
+                shutil.copyfile(held[document.sop_instance_uid], target / f"{document.kind}.dcm")
+            made = documents_dir / Path(documents[0].path).parent
+            for name in ("report.html", "report.txt", "pair.png", "result.json"):
+                if (made / name).exists():
+                    shutil.copyfile(made / name, target / name)
+            for uid, name in ((result.sop_instance_uid, "current"), (result.prior_sop_instance_uid, "prior")):
+                if uid in by_instance:
+                    shutil.copyfile(by_instance[uid], target / f"{name}.dcm")
+            say(f"\n=== {target} ===")
+            say((target / "report.txt").read_text("utf-8"))
+
+
+def _by_instance(studies: list[_StudyFiles]) -> dict[str, Path]:
+    files = [path for study in studies for path in study.files]
+    return {str(pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID): path for path in files}
+
+
+def _results_of(database: Database, study_instance_uid: str) -> list[tuple[Result, list[Document]]]:
+    with database.read() as session:
+        results = session.scalars(
+            select(Result)
+            .join(Study, Study.id == Result.study_pk)
+            .where(Study.study_instance_uid == study_instance_uid, Result.is_current)
+            .order_by(Result.id)
+        ).all()
+        return [(result, list(result.documents)) for result in results]
+
+
+def _wait(condition: Callable[[], bool], seconds: float, what: str, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NodeError(f"waited {seconds:.0f} s in vain for {what}; the node's log is {log}")
+        time.sleep(POLL_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
