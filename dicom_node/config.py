@@ -103,7 +103,12 @@ class TlsClient(Section):
 
 
 class Destination(Section):
-    """Where results go."""
+    """Where results go: a DICOM peer, or with `url` a STOW-RS service (PS3.18 section 10.5).
+
+    documents, outcomes: which documents of which results this destination gets.
+    same_association_seconds: how long the association stays open for a commitment report on it; 0 for a peer that
+    always opens its own.
+    """
 
     name: str
     ae_title: AETitle = "ANY-SCP"
@@ -111,6 +116,21 @@ class Destination(Section):
     port: Port = 104
     verify: Verify = Verify.COMMITMENT
     tls: TlsClient | None = None
+    url: str | None = None
+    token_file: Path | None = None
+    documents: tuple[Literal["machine", "reading", "pdf", "capture"], ...] = ("machine", "reading")
+    outcomes: tuple[Literal["compared", "findings only", "not analysed"], ...] = (
+        "compared",
+        "findings only",
+        "not analysed",
+    )
+    same_association_seconds: Annotated[float, Field(ge=0)] = 0.5
+
+    @model_validator(mode="after")
+    def _web_has_no_commitment(self) -> Destination:
+        if self.url and self.verify is Verify.COMMITMENT:
+            raise ValueError('a destination with url (STOW-RS) takes verify = "find" (QIDO-RS) or "none"')
+        return self
 
 
 class QueryPeer(Section):
@@ -152,15 +172,100 @@ class AccessSection(Section):
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
+class DeliverySection(Section):
+    """How patiently results are delivered. A destination that is down only delays: 60 attempts last two days."""
+
+    connect_seconds: Seconds = 10.0
+    response_seconds: Seconds = 60.0
+    proof_timeout_seconds: Seconds = 900.0
+    max_attempts: Annotated[int, Field(ge=1)] = 60
+    refused_attempts: Annotated[int, Field(ge=1)] = 5
+
+
+class RetentionSection(Section):
+    """What may be removed, and when. Nothing is removed that is not proven delivered (docs/administration.md).
+
+    keep_days: images and results older than this go; 0: kept for ever. max_gigabytes: 0: no limit by size.
+    keep_free_percent: the disk watermark. emergency_free_percent: below it priors go too.
+    """
+
+    keep_days: Annotated[float, Field(ge=0)] = 0.0
+    keep_as_prior_days: Annotated[float, Field(ge=0)] = 1825.0
+    max_gigabytes: Annotated[float, Field(ge=0)] = 0.0
+    keep_free_percent: Annotated[float, Field(ge=0, le=50)] = 10.0
+    emergency_free_percent: Annotated[float, Field(ge=0, le=50)] = 3.0
+    audit_days: Annotated[float, Field(gt=0)] = 2190.0
+
+
+class AuditSection(Section):
+    """Where audit messages (PS3.15 section A.5) go beside the database: a syslog collector by RFC 5425 or TCP."""
+
+    host: str | None = None
+    port: Port = 6514
+    transport: Literal["tls", "tcp"] = "tls"
+    tls: TlsClient | None = None
+    site: str = ""
+
+    @model_validator(mode="after")
+    def _tls_needs_authority(self) -> AuditSection:
+        if self.host and self.transport == "tls" and self.tls is None:
+            raise ValueError('transport = "tls" needs [audit.tls] with ca')
+        return self
+
+
+class NotifySection(Section):
+    """Who is told of a dead letter, a full disk, quarantine and a model change. No patient data goes out."""
+
+    webhook_url: str | None = None
+    email_to: tuple[str, ...] = ()
+    email_from: str = "dicom-node@localhost"
+    smtp_host: str = "127.0.0.1"
+    smtp_port: Port = 25
+    smtp_starttls: bool = False
+
+
 class LoggingSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
+class Role(StrEnum):
+    """What somebody may do on the pages; each includes those before it."""
+
+    VIEWER = "viewer"
+    """Sees the work list and the studies."""
+    RADIOLOGIST = "radiologist"
+    """Gives feedback."""
+    ADMINISTRATOR = "administrator"
+    """Retries, reprocesses, resends."""
+
+
+class WebUser(Section):
+    """Somebody who may log in. `dicom-node web-password` prints the hash (argon2id)."""
+
+    name: str
+    password_hash: str
+    role: Role = Role.VIEWER
+
+
 class WebSection(Section):
+    """The pages. Without users and without trusted_header nobody can log in, and only health answers.
+
+    trusted_header: the header in which a reverse proxy that did the login names the user; believed only from
+    trusted_proxies. header_role: the role of users known only to the proxy.
+    metrics_addresses: who may read /metrics without a login.
+    """
+
     enabled: bool = True
     host: str = "127.0.0.1"
     port: ListenPort = 8080
+    users: tuple[WebUser, ...] = ()
+    trusted_header: str | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.1/32"),)
+    header_role: Role = Role.VIEWER
+    metrics_addresses: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.1/32"),)
+    session_hours: Annotated[float, Field(gt=0)] = 10.0
+    secure_cookie: bool = False
 
 
 def _unique(kind: str, names: Iterable[str]) -> None:
@@ -186,6 +291,10 @@ class Settings(BaseSettings):
     access: AccessSection = AccessSection()
     web: WebSection = WebSection()
     logging: LoggingSection = LoggingSection()
+    delivery: DeliverySection = DeliverySection()
+    retention: RetentionSection = RetentionSection()
+    audit: AuditSection = AuditSection()
+    notify: NotifySection = NotifySection()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
@@ -232,22 +341,27 @@ def load_settings(path: Path) -> Settings:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute against the folder of the file, so that the working directory does not matter."""
-    node = settings.node.model_copy(update={"data_dir": folder / settings.node.data_dir})
-    update: dict[str, Any] = {"node": node}
+    update: dict[str, Any] = {
+        name: _with_paths(getattr(settings, name), folder) for name in type(settings).model_fields
+    }
     url = settings.database.url
     prefix = "sqlite:///"
     if url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
         update["database"] = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
-    if settings.tls is not None:
-        tls = settings.tls
-        update["tls"] = tls.model_copy(
-            update={
-                "certificate": folder / tls.certificate,
-                "key": folder / tls.key,
-                "ca": folder / tls.ca if tls.ca else None,
-            }
-        )
     return settings.model_copy(update=update)
+
+
+def _with_paths(value: Any, folder: Path) -> Any:
+    """`value` with every relative Path in it put below `folder`."""
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, tuple):
+        return tuple(_with_paths(item, folder) for item in value)
+    if isinstance(value, Section):
+        return value.model_copy(
+            update={name: _with_paths(getattr(value, name), folder) for name in type(value).model_fields}
+        )
+    return value
 
 
 def _explain(item: Any) -> str:

@@ -14,23 +14,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import TextIO, cast
 
 import structlog
 from structlog.contextvars import bound_contextvars as bound
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-__all__ = ["LogFormat", "bound", "configure", "get_logger"]
+from dicom_node.config import LoggingSection
 
-
-class LogFormat(StrEnum):
-    """How a line is written."""
-
-    TEXT = "text"
-    """key=value pairs, for people and for the journal of systemd."""
-    JSON = "json"
-    """One JSON object per line, for collectors."""
+__all__ = ["bound", "configure", "get_logger"]
 
 
 PATIENT_KEYS = frozenset(
@@ -68,14 +60,12 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
-def configure(*, level: str = "INFO", form: LogFormat = LogFormat.TEXT, stream: TextIO | None = None) -> None:
+def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None:
     """Send our own events and those of the libraries to `stream` (default: standard error) in one form.
 
-    Call once per process, at its start. Raises ValueError for an unknown level.
+    Call once per process, at its start.
     """
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise ValueError(f"unknown log level {level!r}; allowed: DEBUG, INFO, WARNING, ERROR")
+    number = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -95,7 +85,7 @@ def configure(*, level: str = "INFO", form: LogFormat = LogFormat.TEXT, stream: 
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(form)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
         )
     )
     handler.addFilter(_hide_warning_text)
@@ -111,8 +101,9 @@ def _stdlib_logger(*names: str) -> logging.Logger:
     return logging.getLogger(names[0] if names else "dicom_node")
 
 
-def _renderer(form: LogFormat) -> Processor:
-    if form is LogFormat.JSON:
+def _renderer(settings: LoggingSection) -> Processor:
+    """key=value pairs for people and the journal of systemd, or one JSON object a line for collectors."""
+    if settings.format == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return structlog.processors.LogfmtRenderer(
         key_order=["timestamp", "level", "event"], bool_as_flag=False, drop_missing=True

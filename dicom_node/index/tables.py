@@ -341,6 +341,10 @@ class Delivery(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     accepted_sop_class_uid: Mapped[Uid] = mapped_column(default="")
     commitment_transaction_uid: Mapped[Uid] = mapped_column(default="", index=True)
+    commitment_asked_at: Mapped[Utc | None] = mapped_column(default=None)
+    """When the outstanding proof was asked for; a time-out counts from here."""
+    proof_attempts: Mapped[int] = mapped_column(default=0)
+    """How often proof was asked for since the object was last accepted."""
     proof: Mapped[Short] = mapped_column(default="")
     """How it was confirmed: "commitment", "find", "none" or "stow"."""
     created_at: Mapped[Utc]
@@ -350,3 +354,89 @@ class Delivery(Base):
     last_error: Mapped[Long] = mapped_column(default="")
 
     document: Mapped[Document] = relationship(back_populates="deliveries")
+
+
+class Verdict(StrEnum):
+    """What a radiologist says of one statement of a result."""
+
+    AGREE = "agree"
+    """It is right."""
+    WRONG = "wrong"
+    """It is wrong; what is right was not said."""
+    CORRECT = "correct"
+    """It is wrong, and `value` is right."""
+
+
+class Feedback(Base):
+    """One word of a radiologist on one statement. Rows are only added: the newest of one author and source counts.
+
+    Holds its own UIDs, so that it outlives the study's retention and can label a training set.
+    """
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index("ix_feedback_study", "study_instance_uid", "finding"),)
+
+    id: Mapped[Key]
+    result_pk: Mapped[int | None] = mapped_column(ForeignKey("result.id", ondelete="SET NULL"), index=True)
+    study_instance_uid: Mapped[Uid]
+    sop_instance_uid: Mapped[Uid] = mapped_column(default="")
+    """The image that the result speaks of."""
+    device_uid: Mapped[Uid] = mapped_column(default="")
+    finding: Mapped[Short] = mapped_column(default="")
+    """Ontology key; "" where the word is on the whole result."""
+    aspect: Mapped[Short] = mapped_column(default="presence")
+    """"presence", "change", "location", "level" or "result"."""
+    stated: Mapped[Short] = mapped_column(default="")
+    """What the node had said."""
+    verdict: Mapped[Verdict] = mapped_column(_states(Verdict))
+    value: Mapped[Short] = mapped_column(default="")
+    """The right value in the ontology's words, with verdict "correct"."""
+    comment: Mapped[Long] = mapped_column(default="")
+    author: Mapped[Name] = mapped_column(default="")
+    role: Mapped[Short] = mapped_column(default="")
+    source: Mapped[Short]
+    """"web", "report" (a radiologist's SR or HL7 report) or "csv"."""
+    created_at: Mapped[Utc]
+
+
+class AuditEvent(Base):
+    """One audit message (DICOM PS3.15 section A.5), kept here and sent to the syslog collector where one is set."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (Index("ix_audit_event_unsent", "sent_at", "id"),)
+
+    id: Mapped[Key]
+    at: Mapped[Utc] = mapped_column(index=True)
+    event_id: Mapped[Short]
+    """Code value of the DCM event, for example "110104"."""
+    event_type: Mapped[Short] = mapped_column(default="")
+    outcome: Mapped[int] = mapped_column(default=0)
+    """0 success, 4 minor, 8 serious, 12 major failure."""
+    message: Mapped[Long]
+    """The XML message."""
+    sent_at: Mapped[Utc | None] = mapped_column(default=None)
+
+
+class Notice(Base):
+    """Something that a person was or will be told. One row per key: the same trouble is told once."""
+
+    __tablename__ = "notice"
+
+    id: Mapped[Key]
+    key: Mapped[Name] = mapped_column(unique=True)
+    kind: Mapped[Short]
+    text: Mapped[Long]
+    created_at: Mapped[Utc]
+    sent_at: Mapped[Utc | None] = mapped_column(default=None)
+    attempts: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[Long] = mapped_column(default="")
+
+
+class Tally(Base):
+    """A counter of what leaves no row of its own, such as refused instances; shared by all processes."""
+
+    __tablename__ = "tally"
+
+    name: Mapped[Short] = mapped_column(primary_key=True)
+    label: Mapped[Name] = mapped_column(primary_key=True, default="")
+    value: Mapped[int] = mapped_column(BigInteger, default=0)
