@@ -1,0 +1,159 @@
+"""DICOM → display image: the one place where stored values become what a person would see, for training and serving.
+
+The steps, each in a module of its own: read and check (`pixels_read`), grey values (`pixels_grey`), border
+(`pixels_crop`), the model's square (`pixels_fit`). Untrusted files are opened through `model.decode`, in a child.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, DT, TM
+
+from model.errors import PixelError
+from model.pixels_crop import film_box
+from model.pixels_fit import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
+from model.pixels_grey import grey_of
+from model.pixels_read import MAX_FRAME_PIXELS, MIN_SIDE, read_dataset, read_sniff, stored_frame
+from model.schema import DisplayImage, SourceGeometry
+
+__all__ = [
+    "SquareFit",
+    "display_image",
+    "fit",
+    "fit_grey",
+    "from_grey",
+    "full_grey",
+    "load_display_image",
+    "load_picture",
+    "square_fit",
+    "square_to_stored",
+    "stored_to_square",
+]
+
+_VIEW_CODES = {"399348003": "AP", "272479007": "PA", "R-10206": "AP", "R-10214": "PA"}
+"""View Code Sequence, CID 4010 (SCT) and its older SRT values."""
+
+
+def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
+    """The display image of an image object; raises PixelError in words fit for a report.
+
+    crop: cut black and white borders off (the geometry says which).
+    """
+    stored, frame = stored_frame(ds)
+    if min(stored.shape) < MIN_SIDE:
+        raise PixelError(f"the image has only {stored.shape[0]} × {stored.shape[1]} pixels")
+    return from_grey(
+        grey_of(ds, stored, frame),
+        crop=crop,
+        sha256=_hash(stored),
+        view=view_of(ds),
+        sop_instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
+        study_instance_uid=str(ds.get("StudyInstanceUID", "") or ""),
+        acquired=acquired_of(ds),
+    )
+
+
+def load_display_image(path: Path, *, crop: bool = True) -> DisplayImage:
+    """The display image of a file: DICOM (also without preamble and meta header), PNG or JPEG.
+
+    Decodes in this process: for files from a peer use `model.decode.decode_in_child`. Raises PixelError.
+    """
+    try:
+        with path.open("rb") as stream:
+            kind = read_sniff(stream)
+    except OSError as error:
+        raise PixelError(f"the file cannot be read: {error.strerror}") from error
+    return display_image(read_dataset(path), crop=crop) if kind == "dicom" else load_picture(path, crop=crop)
+
+
+def full_grey(ds: Dataset) -> NDArray[np.float32]:
+    """Display grey float32 [Rows, Columns] in 0..1 of the whole stored frame, nothing cropped. Raises PixelError."""
+    stored, frame = stored_frame(ds)
+    return grey_of(ds, stored, frame)
+
+
+def load_picture(path: Path, *, crop: bool = True) -> DisplayImage:
+    """The display image of a PNG or JPEG of a public data set (8 or 16 bit grey, or colour that is grey)."""
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_FRAME_PIXELS:
+                raise PixelError(f"the picture is too large: {picture.height} × {picture.width} pixels")
+            deep = picture.mode.startswith("I") or picture.mode == "F"
+            values = np.asarray(picture if deep else picture.convert("L"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise PixelError(f"the picture cannot be read: {error}") from error
+    if min(values.shape) < MIN_SIDE:
+        raise PixelError(f"the image has only {values.shape[0]} × {values.shape[1]} pixels")
+    scale = 65535.0 if deep else 255.0
+    return from_grey(values.astype(np.float32) / np.float32(scale), crop=crop, sha256=_hash(values.astype(np.int32)))
+
+
+def from_grey(grey: NDArray[Any], *, crop: bool = True, **identity: Any) -> DisplayImage:
+    """A display image of grey values [H, W], air dark: floating point in 0..1, uint8 or uint16 over their whole range.
+
+    identity: the other fields of `DisplayImage` (view, sop_instance_uid, …).
+    """
+    if grey.ndim != 2:
+        raise ValueError(f"grey values are [H, W], got {grey.shape}")
+    if grey.dtype.kind == "u":
+        identity.setdefault("sha256", _hash(grey.astype(np.int32)))
+        grey = grey.astype(np.float32) / np.float32(np.iinfo(grey.dtype).max)
+    values = np.clip(grey.astype(np.float32, copy=False), 0.0, 1.0)
+    rows, columns = values.shape
+    top, left, height, width = 0, 0, rows, columns
+    if crop:
+        box = film_box(values)
+        top, left, height, width = box.top, box.left, box.height, box.width
+    return DisplayImage(
+        pixels=np.ascontiguousarray(values[top : top + height, left : left + width]),
+        geometry=SourceGeometry(rows=rows, columns=columns, top=top, left=left, height=height, width=width),
+        **identity,
+    )
+
+
+def view_of(ds: Dataset) -> str | None:
+    """ "PA" or "AP" where ViewPosition or the View Code Sequence says so, else None."""
+    position = str(ds.get("ViewPosition", "") or "").strip().upper()
+    if position:
+        return position if position in ("PA", "AP") else None
+    items = ds.get("ViewCodeSequence")
+    return _VIEW_CODES.get(str(items[0].get("CodeValue", ""))) if items else None
+
+
+def acquired_of(ds: Dataset) -> dt.datetime | None:
+    """Local date and time of the exposure, naive: of acquisition, else content, else study; None if unreadable."""
+    whole = _parsed(DT, ds.get("AcquisitionDateTime"))
+    if isinstance(whole, dt.datetime):
+        return whole.replace(tzinfo=None)
+    for kind in ("Acquisition", "Content", "Study"):
+        day, time = _parsed(DA, ds.get(f"{kind}Date")), _parsed(TM, ds.get(f"{kind}Time"))
+        if isinstance(day, dt.date):
+            return dt.datetime.combine(day, time.replace(tzinfo=None) if isinstance(time, dt.time) else dt.time())
+    return None
+
+
+def _parsed(kind: type, value: Any) -> Any:
+    if isinstance(value, MultiValue):
+        value = value[0] if len(value) else None
+    if not value:
+        return None
+    try:
+        return kind(str(value).strip())
+    except (ValueError, TypeError, IndexError):
+        return None
+
+
+def _hash(stored: NDArray[np.int32]) -> str:
+    """SHA-256 of shape and stored values, whatever their encoding and transfer syntax were."""
+    digest = hashlib.sha256(f"{stored.shape[0]}x{stored.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(stored, dtype="<i4").data)
+    return digest.hexdigest()

@@ -1,0 +1,232 @@
+"""Reading a stored image object: what is refused before anything is decoded, and the stored values of one frame."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.utils import get_nr_frames, pixel_array
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from model.errors import PixelError
+
+MAX_FILE_BYTES = 1 << 30
+MAX_SIDE = 16_384
+"""Pixels; the largest chest detectors have about 4,300 on a side."""
+MAX_FRAME_PIXELS = 64_000_000
+MAX_TOTAL_PIXELS = 512_000_000
+"""Rows × Columns × NumberOfFrames × SamplesPerPixel."""
+MIN_SIDE = 32
+"""Pixels; below this nothing of a chest can be seen."""
+COLOUR_TOLERANCE = 8
+"""Greatest difference of the channels, in 8-bit levels, of a colour picture that only wraps a grey one (JPEG noise)."""
+
+_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The data set of a file, with or without the Part 10 preamble. Raises PixelError where it is no DICOM at all."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise PixelError(f"the file has {size} bytes; more than {MAX_FILE_BYTES} are not read")
+        dataset = dcmread(path, force=True)
+    except (OSError, EOFError, InvalidDicomError, ValueError, struct.error, zlib.error) as error:
+        raise PixelError(f"the file cannot be read as DICOM: {_first_line(error)}") from error
+    except (AttributeError, KeyError, TypeError, NotImplementedError, RecursionError) as error:
+        # what pydicom's parser was seen to raise on mangled input
+        raise PixelError(f"the file is damaged: {_first_line(error)}") from error
+    if len(dataset) == 0:
+        raise PixelError("the file is not DICOM")
+    return dataset
+
+
+def read_sniff(stream: BinaryIO) -> str:
+    """ "png", "jpeg" or "dicom" by the first bytes; everything unknown is tried as DICOM."""
+    head = stream.read(8)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    return "jpeg" if head.startswith(b"\xff\xd8\xff") else "dicom"
+
+
+def stored_frame(dataset: Dataset) -> tuple[NDArray[np.int32], int]:
+    """Stored values int32 [rows, columns] of the shown frame, and its index.
+
+    Everything that can be checked without decoding is checked first. Raises PixelError with words fit for a report.
+    """
+    check_header(dataset)
+    frame = shown_frame(dataset)
+    syntax = transfer_syntax(dataset)
+    if syntax.is_compressed and syntax != UID("1.2.840.10008.1.2.1.99"):
+        _check_codestream(dataset, frame, syntax)
+    else:
+        _check_native_length(dataset)
+    _complete_meta(dataset, syntax)
+    values = _decode(dataset, frame)
+    if values.ndim == 3:
+        values = _grey_of_colour(values)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if values.shape != (rows, columns):
+        raise PixelError(f"the pixel data hold {values.shape} pixels where the header says {rows} × {columns}")
+    return values.astype(np.int32), frame
+
+
+def check_header(dataset: Dataset) -> None:
+    """Refuse what cannot be or must not be decoded, from the header alone (PS3.3 section C.7.6.3)."""
+    if "PixelData" not in dataset:
+        other = [name for name in ("FloatPixelData", "DoubleFloatPixelData") if name in dataset]
+        raise PixelError(f"{other[0]} is not supported" if other else "the object has no pixel data")
+    rows, columns = _positive(dataset, "Rows"), _positive(dataset, "Columns")
+    frames, samples = frame_count(dataset), _positive(dataset, "SamplesPerPixel", default=1)
+    if max(rows, columns) > MAX_SIDE or rows * columns > MAX_FRAME_PIXELS:
+        raise PixelError(f"the image is too large: {rows} × {columns} pixels")
+    if rows * columns * frames * samples > MAX_TOTAL_PIXELS:
+        raise PixelError(f"the image is too large: {rows} × {columns} pixels, {frames} frames, {samples} samples")
+    allocated, stored = _positive(dataset, "BitsAllocated"), _positive(dataset, "BitsStored")
+    if allocated not in (8, 16) or not 1 < stored <= allocated:
+        raise PixelError(f"{stored} bits stored in {allocated} are not supported (8 or 16, all or part of them used)")
+    high = dataset.get("HighBit")
+    if high is not None and high != stored - 1:
+        raise PixelError(f"HighBit {high} with {stored} bits stored is a retired layout and not supported")
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric not in _GREY and photometric not in _COLOUR:
+        raise PixelError(f"photometric interpretation {photometric or 'missing'} is not supported")
+    if (samples == 1) != (photometric in _GREY):
+        raise PixelError(f"{samples} samples per pixel contradict photometric interpretation {photometric}")
+
+
+def shown_frame(dataset: Dataset) -> int:
+    """Index of the frame to show: the Representative Frame Number where the header has a valid one, else the first.
+
+    A multi-frame chest object is a single exposure with derived frames or a sequence whose maker names the frame that
+    stands for it (0028,6010); guessing another frame than a viewer shows first would make the report point elsewhere.
+    """
+    frames = frame_count(dataset)
+    number = dataset.get("RepresentativeFrameNumber")
+    return int(number) - 1 if isinstance(number, int) and 1 <= number <= frames else 0
+
+
+def frame_count(dataset: Dataset) -> int:
+    """NumberOfFrames, 1 where missing or empty; raises PixelError where it is no positive number."""
+    try:
+        return int(get_nr_frames(dataset, warn=False))
+    except (TypeError, ValueError) as error:
+        raise PixelError(f"NumberOfFrames is {dataset.get('NumberOfFrames')!r}") from error
+
+
+def transfer_syntax(dataset: Dataset) -> UID:
+    """From the meta header, else what the parser found the encoding to be (files without a meta header)."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is not None and meta.get("TransferSyntaxUID"):
+        return UID(str(meta.TransferSyntaxUID))
+    implicit, little = dataset.original_encoding
+    if implicit is None or implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def codestream_size(codestream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 codestream says of itself; None where it says nothing."""
+    start = codestream.find(b"\xff\x4f\xff\x51")
+    if 0 <= start < 512:  # JPEG 2000: SIZ follows SOC at once; up to here there may be JP2 boxes
+        if len(codestream) < start + 24:
+            return None
+        right, bottom, left, top = struct.unpack(">4I", codestream[start + 8 : start + 24])
+        return bottom - top, right - left
+    if not codestream.startswith(b"\xff\xd8"):
+        return None
+    position = 2
+    while position + 9 <= len(codestream):
+        if codestream[position] != 0xFF:
+            return None
+        marker = codestream[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _JPEG_FRAME_MARKERS:
+            rows, columns = struct.unpack(">HH", codestream[position + 5 : position + 9])
+            return rows, columns
+        position += 2 + int(struct.unpack(">H", codestream[position + 2 : position + 4])[0])
+    return None
+
+
+def _check_codestream(dataset: Dataset, frame: int, syntax: UID) -> None:
+    """Compare the codestream's own size with the header: a small header must not hide a large picture."""
+    if syntax == RLELossless:
+        return  # carries no size; its decoder is bounded by Rows × Columns
+    try:
+        frames = generate_frames(dataset.PixelData, number_of_frames=frame_count(dataset))
+        codestream = next(data for index, data in enumerate(frames) if index == frame)
+    except (StopIteration, ValueError, EOFError, struct.error) as error:
+        raise PixelError(f"the compressed pixel data are damaged: {_first_line(error)}") from error
+    size = codestream_size(codestream)
+    if size is None:
+        raise PixelError("the compressed pixel data are damaged: they do not begin with an image header")
+    if size != (dataset.Rows, dataset.Columns):
+        raise PixelError(
+            f"the compressed picture is {size[0]} × {size[1]} pixels, "
+            f"the header says {dataset.Rows} × {dataset.Columns}"
+        )
+
+
+def _check_native_length(dataset: Dataset) -> None:
+    samples = int(dataset.get("SamplesPerPixel", 1))
+    per_pixel = dataset.BitsAllocated // 8 * samples
+    if str(dataset.PhotometricInterpretation) == "YBR_FULL_422":
+        per_pixel = 2  # two luminance samples share their chrominance
+    needed = dataset.Rows * dataset.Columns * frame_count(dataset) * per_pixel
+    if len(dataset.PixelData or b"") < needed:
+        raise PixelError(f"the pixel data are cut off: {len(dataset.PixelData or b'')} of {needed} bytes")
+
+
+def _complete_meta(dataset: Dataset, syntax: UID) -> None:
+    """pydicom decodes by the meta header: give one to files that came without it."""
+    if getattr(dataset, "file_meta", None) is None:
+        dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
+    for keyword, value in (("SamplesPerPixel", 1), ("PixelRepresentation", 0)):
+        if dataset.get(keyword) is None:
+            setattr(dataset, keyword, value)
+    try:
+        values: NDArray[np.generic] = pixel_array(dataset, index=frame)
+    except MemoryError as error:
+        raise PixelError("the image needs more memory than a decoder is given") from error
+    except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError, IndexError, OSError) as error:
+        raise PixelError(f"the pixel data cannot be decoded: {_first_line(error)}") from error
+    except (EOFError, KeyError, struct.error, ZeroDivisionError, OverflowError) as error:
+        raise PixelError(f"the pixel data are damaged: {_first_line(error)}") from error
+    return values
+
+
+def _grey_of_colour(values: NDArray[np.generic]) -> NDArray[np.int32]:
+    """A grey picture that was stored as colour; a really coloured one is no radiograph."""
+    channels = values.astype(np.int32)
+    if int((channels.max(axis=2) - channels.min(axis=2)).max()) > COLOUR_TOLERANCE:
+        raise PixelError("the picture is coloured, so it is no plain radiograph")
+    grey: NDArray[np.int32] = (channels.sum(axis=2) + 1) // 3
+    return grey
+
+
+def _positive(dataset: Dataset, keyword: str, default: int | None = None) -> int:
+    value = dataset.get(keyword, default)
+    if not isinstance(value, int) or value < 1:
+        raise PixelError(f"{keyword} is {value!r}" if value is not None else f"{keyword} is missing")
+    return int(value)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0][:200] if lines else "") or type(error).__name__
