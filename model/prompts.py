@@ -161,17 +161,26 @@ def messages(layout: PromptLayout, turns: Sequence[Turn], *, system: bool = Fals
     """
     if layout.difference:
         raise ValueError("the difference feature has no place in another model's chat template")
-    head: list[dict[str, Any]] = []
-    for text, image in _lines(layout):
-        head += (
-            [{"type": "text", "text": text}, {"type": "image"}] if image else [{"type": "text", "text": f"{text}\n"}]
-        )
     result: list[dict[str, Any]] = []
     if system:
         result.append({"role": "system", "content": [{"type": "text", "text": layout.system}]})
     for number, turn in enumerate(turns):
-        question = {"type": "text", "text": clean_text(turn.question)}
-        result.append({"role": "user", "content": [*head, question] if number == 0 else [question]})
+        question = clean_text(turn.question)
+        content = _content(layout, question) if number == 0 else [{"type": "text", "text": question}]
+        result.append({"role": "user", "content": content})
         if turn.answer is not None:
             result.append({"role": "assistant", "content": [{"type": "text", "text": clean_text(turn.answer)}]})
     return result
+
+
+def _content(layout: PromptLayout, question: str) -> list[dict[str, Any]]:
+    """The first user message: texts and images in turn, each line feed kept in the text that follows its image."""
+    content: list[dict[str, Any]] = []
+    pending = ""
+    for text, image in _lines(layout):
+        pending += text
+        if image:
+            content += [{"type": "text", "text": pending}, {"type": "image"}]
+            pending = ""
+        pending += "\n"
+    return [*content, {"type": "text", "text": pending + question}]
