@@ -41,7 +41,7 @@ class FindingConcept:
 
     name: as Medical-Diff-VQA spells it, lower case. synonyms: other wordings that the parser accepts.
     chexpert, nih, diffvqa: the label of that set which means this finding, None where it has none.
-    lateral: it has a side. graded: it has a degree.
+    lateral: it has a side. graded: it has a degree. site: its place, key `site.<site>` among the concepts.
     """
 
     key: str
@@ -54,16 +54,21 @@ class FindingConcept:
     diffvqa: str | None = None
     lateral: bool = False
     graded: bool = False
+    site: str = "chest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ontology:
-    """The whole table, in the order of the file."""
+    """The whole table, in the order of the file.
+
+    concepts: what reports name beside findings (sites, sides, degrees, names of content items), by dotted key.
+    """
 
     version: str
     findings: Mapping[str, FindingConcept]
     changes: Mapping[Change, Code]
     presences: Mapping[Presence, Code]
+    concepts: Mapping[str, Code]
     levels: tuple[str, ...]
     locations: tuple[str, ...]
     types: tuple[str, ...]
@@ -102,6 +107,7 @@ def ontology() -> Ontology:
         findings={concept.key: concept for concept in findings},
         changes={Change(item["key"]): _code(item["code"]) for item in raw["change"]},
         presences={Presence(item["key"]): _code(item["code"]) for item in raw["presence"]},
+        concepts={item["key"]: _code(item["code"]) for item in raw["concept"]},
         levels=tuple(words["levels"]),
         locations=tuple(words["locations"]),
         types=tuple(words["types"]),
