@@ -440,3 +440,76 @@ class Tally(Base):
     name: Mapped[Short] = mapped_column(primary_key=True)
     label: Mapped[Name] = mapped_column(primary_key=True, default="")
     value: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class QuarantineReason(StrEnum):
+    """Why a received object is kept apart."""
+
+    CONFLICT = "conflict"
+    """Its SOPInstanceUID already names an object with other content."""
+    BAD_UID = "bad uid"
+    """One of its UIDs is no UID (PS3.5 section 9.1)."""
+    UNREADABLE = "unreadable"
+    """Its bytes are no data set in the transfer syntax that was negotiated."""
+    MISMATCH = "mismatch"
+    """The data set is not what the C-STORE request or the index says it is."""
+
+
+class Quarantine(Base):
+    """One received object that is not in the index; its file is kept until a person has decided."""
+
+    __tablename__ = "quarantine"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256", "reason"),)
+
+    id: Mapped[Key]
+    reason: Mapped[QuarantineReason] = mapped_column(_states(QuarantineReason))
+    detail: Mapped[Long] = mapped_column(default="")
+    sop_instance_uid: Mapped[Name]
+    """As on the wire, which may be anything; cut to the column's length."""
+    sop_class_uid: Mapped[Name] = mapped_column(default="")
+    path: Mapped[Name]
+    """Relative to the store, under its quarantine folder."""
+    sha256: Mapped[Uid]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    calling_ae_title: Mapped[Short] = mapped_column(default="")
+    address: Mapped[Short] = mapped_column(default="")
+    received_at: Mapped[Utc]
+    times: Mapped[int] = mapped_column(default=1)
+    """How often the same bytes came for the same reason: a peer that retries makes one row."""
+    resolved_at: Mapped[Utc | None] = mapped_column(default=None)
+
+
+class CommitmentState(StrEnum):
+    """State of a peer's storage commitment request.
+
+    pending -A-> reported; pending -B-> dead.
+    """
+
+    PENDING = "pending"
+    """The peer's answer to our N-EVENT-REPORT is outstanding."""
+    REPORTED = "reported"
+    """The peer took the report."""
+    DEAD = "dead"
+    """No way to the peer was found in time: it may ask again."""
+
+
+class CommitmentRequest(Base):
+    """A peer asked whether we hold its objects (PS3.4 annex J); kept until it has our report."""
+
+    __tablename__ = "commitment_request"
+    __table_args__ = (
+        UniqueConstraint("calling_ae_title", "transaction_uid"),
+        Index("ix_commitment_request_due", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[Key]
+    transaction_uid: Mapped[Uid]
+    calling_ae_title: Mapped[Short]
+    referenced_sops: Mapped[list[list[str]]] = mapped_column(JSON)
+    """[[SOPClassUID, SOPInstanceUID], …] as asked."""
+    state: Mapped[CommitmentState] = mapped_column(_states(CommitmentState), default=CommitmentState.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[Utc]
+    created_at: Mapped[Utc]
+    reported_at: Mapped[Utc | None] = mapped_column(default=None)
+    last_error: Mapped[Long] = mapped_column(default="")

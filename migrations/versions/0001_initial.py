@@ -31,6 +31,28 @@ def upgrade() -> None:
         batch_op.create_index("ix_audit_event_unsent", ["sent_at", "id"], unique=False)
 
     op.create_table(
+        "commitment_request",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("referenced_sops", sa.JSON(), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum("pending", "reported", "dead", name="commitmentstate", native_enum=False, length=16),
+            nullable=False,
+        ),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_attempt_at", UtcDateTime(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("reported_at", UtcDateTime(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment_request")),
+        sa.UniqueConstraint("calling_ae_title", "transaction_uid", name=op.f("uq_commitment_request_calling_ae_title")),
+    )
+    with op.batch_alter_table("commitment_request", schema=None) as batch_op:
+        batch_op.create_index("ix_commitment_request_due", ["state", "next_attempt_at"], unique=False)
+
+    op.create_table(
         "job",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
@@ -71,6 +93,30 @@ def upgrade() -> None:
         sa.Column("last_error", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notice")),
         sa.UniqueConstraint("key", name=op.f("uq_notice_key")),
+    )
+    op.create_table(
+        "quarantine",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "reason",
+            sa.Enum(
+                "conflict", "bad uid", "unreadable", "mismatch", name="quarantinereason", native_enum=False, length=16
+            ),
+            nullable=False,
+        ),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=255), nullable=False),
+        sa.Column("sop_class_uid", sa.String(length=255), nullable=False),
+        sa.Column("path", sa.String(length=255), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("received_at", UtcDateTime(), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
+        sa.Column("resolved_at", UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_quarantine")),
+        sa.UniqueConstraint("sop_instance_uid", "sha256", "reason", name=op.f("uq_quarantine_sop_instance_uid")),
     )
     op.create_table(
         "study",
@@ -329,12 +375,17 @@ def downgrade() -> None:
         batch_op.drop_index("ix_study_accession_number")
 
     op.drop_table("study")
+    op.drop_table("quarantine")
     op.drop_table("notice")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index("ix_job_lease")
         batch_op.drop_index("ix_job_claim")
 
     op.drop_table("job")
+    with op.batch_alter_table("commitment_request", schema=None) as batch_op:
+        batch_op.drop_index("ix_commitment_request_due")
+
+    op.drop_table("commitment_request")
     with op.batch_alter_table("audit_event", schema=None) as batch_op:
         batch_op.drop_index("ix_audit_event_unsent")
         batch_op.drop_index(batch_op.f("ix_audit_event_at"))
