@@ -67,12 +67,20 @@ def _trim_black(small: NDArray[np.float32], box: tuple[int, int, int, int]) -> t
     if min(part.shape) < 16:
         return box
     film = part > _background(part) + BLACK_LEVEL
-    speck = max(2, round(max(part.shape) * SPECK_SHARE))
-    film = ndimage.binary_opening(film, structure=np.ones((speck, speck), dtype=bool))
+    film = _without_specks(film)
     rows, columns = np.flatnonzero(film.any(axis=1)), np.flatnonzero(film.any(axis=0))
     if rows.size == 0:
         return box
     return top + int(rows[0]), top + int(rows[-1]) + 1, left + int(columns[0]), left + int(columns[-1]) + 1
+
+
+def _without_specks(film: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Opening with a square. Two rank filters, because `binary_opening` takes twenty times as long; what touches the
+    edge counts as going on beyond it, so that a narrow strip of film there stays."""
+    size = max(3, round(max(film.shape) * SPECK_SHARE)) | 1
+    eroded = ndimage.minimum_filter(film.astype(np.uint8), size=size, mode="nearest")
+    opened: NDArray[np.bool_] = ndimage.maximum_filter(eroded, size=size, mode="constant") > 0
+    return opened
 
 
 def _background(part: NDArray[np.float32]) -> float:

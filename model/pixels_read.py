@@ -205,6 +205,8 @@ def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
     except MemoryError as error:
         raise PixelError("the image needs more memory than a decoder is given") from error
     except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError, IndexError, OSError) as error:
+        if "MemoryError" in str(error) or "memory" in str(error).lower():  # pydicom wraps what its plugins raise
+            raise PixelError("the image needs more memory than a decoder is given") from error
         raise PixelError(f"the pixel data cannot be decoded: {_first_line(error)}") from error
     except (EOFError, KeyError, struct.error, ZeroDivisionError, OverflowError) as error:
         raise PixelError(f"the pixel data are damaged: {_first_line(error)}") from error
