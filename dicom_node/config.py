@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.uids import is_uid
 
 DEFAULT_CONFIG = Path("config.toml")
 CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
@@ -248,6 +249,81 @@ class WebUser(Section):
     role: Role = Role.VIEWER
 
 
+class StorageGroup(StrEnum):
+    """Named groups of storage SOP classes, so that a configuration need not list UIDs."""
+
+    RADIOGRAPHY = "radiography"
+    """Computed and digital radiography, secondary captures."""
+    REPORTS = "reports"
+    """Structured reports, encapsulated PDF, key object selections."""
+    PRESENTATION = "presentation"
+    """Softcopy presentation states."""
+    ALL = "all"
+    """Every class of the Storage service that pynetdicom knows."""
+
+
+def _storage_class(value: str) -> str:
+    """A group's name or a UID."""
+    if value not in set(StorageGroup) and not is_uid(value):
+        raise ValueError(f"not a SOP class UID and not one of {', '.join(StorageGroup)}")
+    return value
+
+
+StorageClass = Annotated[str, AfterValidator(_storage_class)]
+WANTED_CLASSES = (StorageGroup.RADIOGRAPHY, StorageGroup.REPORTS, StorageGroup.PRESENTATION)
+
+
+class ReceivePeer(Section):
+    """What one calling AE may do, and where it is reached when it asked for storage commitment."""
+
+    ae_title: AETitle
+    addresses: tuple[IPv4Network | IPv6Network, ...] = ()
+    """From where this AE may call; empty: from anywhere that [access] allows."""
+    store: bool = True
+    query: bool = True
+    sop_classes: tuple[StorageClass, ...] | None = None
+    """None: those of [receive]."""
+    purpose: Literal["routed", "prior"] = "routed"
+    """What this AE sends is analysed ("routed") or only compared with ("prior")."""
+    host: str = ""
+    port: Port = 104
+    """With a host: where N-EVENT-REPORT is sent when the association that asked is gone."""
+
+
+class ReceiveSection(Section):
+    """Limits and rules of the receiver. Every time is a deadline after which the peer is cut off."""
+
+    sop_classes: tuple[StorageClass, ...] = WANTED_CLASSES
+    called_ae_title: Literal["required", "any"] = "required"
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 64
+    """At once, per receiver process."""
+    max_associations_per_address: Annotated[int, Field(ge=1, le=1000)] = 24
+    max_waiting: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Connections that have not yet asked for an association; beyond it the oldest one goes."""
+    max_waiting_per_address: Annotated[int, Field(ge=1, le=4096)] = 32
+    association_seconds: Seconds = 10.0
+    """From the connection to the whole A-ASSOCIATE-RQ, TLS handshake included."""
+    idle_seconds: Seconds = 120.0
+    """Between two messages of an association."""
+    dimse_seconds: Seconds = 30.0
+    """For one PDU to arrive or leave once it began; and before `min_bytes_per_second` is asked for."""
+    lifetime_seconds: Seconds = 14_400.0
+    """For one association as a whole."""
+    min_bytes_per_second: Annotated[int, Field(ge=0)] = 4096
+    """A message that comes slower, after the first dimse_seconds, is a drip feed."""
+    pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131_072
+    """The largest P-DATA PDU that we take; larger ones end the association."""
+    max_instance_mib: Annotated[int, Field(ge=1)] = 1024
+    min_free_mib: Annotated[int, Field(ge=0)] = 1024
+    """Below so much free disk C-STORE is answered with A700H."""
+    peers: tuple[ReceivePeer, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_rule_per_peer(self) -> ReceiveSection:
+        _unique("receive.peers", (peer.ae_title for peer in self.peers))
+        return self
+
+
 class WebSection(Section):
     """The pages. Without users and without trusted_header nobody can log in, and only health answers.
 
@@ -289,6 +365,7 @@ class Settings(BaseSettings):
     query: tuple[QueryPeer, ...] = ()
     tls: TlsSection | None = None
     access: AccessSection = AccessSection()
+    receive: ReceiveSection = ReceiveSection()
     web: WebSection = WebSection()
     logging: LoggingSection = LoggingSection()
     delivery: DeliverySection = DeliverySection()
