@@ -1,0 +1,232 @@
+"""NVILA from plain Transformers parts: SiglipVisionModel, scale merging, projector and Qwen2ForCausalLM.
+
+`input_ids` hold one placeholder id for each projected token (the processor writes them), so masks, positions and labels
+have the length that the language model sees. The algorithm is that of NVlabs/VILA at commit b760c34.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM, SiglipVisionModel
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+from model.nvila.configuration import NvilaConfig
+from model.nvila.projector import Projector, merge_scales, mosaic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageFeatures:
+    """What became of the tiles of a request.
+
+    vision: [tiles, patches, C]. projector_input, projected: [merged tiles, patches or tokens, width].
+    sequences: for each image [tokens, hidden] in the order that replaces its placeholders, newline rows not included.
+    """
+
+    vision: Tensor
+    projector_input: Tensor
+    projected: Tensor
+    sequences: list[Tensor]
+
+
+@dataclass
+class NvilaOutput(ModelOutput):  # type: ignore[misc,unused-ignore]
+    """loss where labels were given, logits [B, L or kept, vocabulary], the key-value cache, and what was asked for."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
+    """What Transformers must know of the family."""
+
+    config_class = NvilaConfig
+    config: NvilaConfig
+    base_model_prefix = ""
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("SiglipEncoderLayer", "Qwen2DecoderLayer")
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # type: ignore[misc,unused-ignore]
+    """Vision tower + projector + language model (+ optional longitudinal extras).
+
+    The extras are an nn.Module `model.nvila.longitudinal.LongitudinalExtras(config)`, made only where
+    `config.longitudinal` is set. Its `forward(samples)` gets, for each sample that has images, the list of its images'
+    projected tokens [tokens, hidden] in order (prior first, current last) and returns for each sample one tensor
+    [n, hidden] that is put behind the last image's tokens; n is `longitudinal["difference_tokens"]` where the sample
+    has two images and `longitudinal["no_prior_tokens"]` where it has one. It initialises its own parameters.
+    """
+
+    def __init__(self, config: NvilaConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = SiglipVisionModel._from_config(config.vision_config)
+        hidden = config.text_config.hidden_size
+        width = config.vision_config.hidden_size * config.scale_count
+        self.mm_projector = Projector(config.projector_type, width, hidden)
+        self.llm = Qwen2ForCausalLM._from_config(config.text_config)
+        self.longitudinal: nn.Module | None = None
+        if config.longitudinal is not None:
+            from model.nvila.longitudinal import LongitudinalExtras  # plain NVILA does not need it
+
+            self.longitudinal = LongitudinalExtras(config)
+            for part in self.longitudinal.modules():
+                part._is_hf_initialized = True  # it initialises itself; post_init must not redo it
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.llm.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace them."""
+        self.llm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.llm.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm.
+
+        The layers above the chosen one are not run: nothing reads them.
+        """
+        tower = self.vision_tower
+        # hidden_states holds the embeddings and each layer's output, so index -2 is the output of layer L - 1.
+        count = range(len(tower.encoder.layers) + 1)[self.config.vision_select_layer]
+        hidden = tower.embeddings(pixel_values.to(tower.dtype))
+        for layer in tower.encoder.layers[:count]:
+            hidden = layer(hidden, None)
+        return hidden  # type: ignore[no-any-return]
+
+    def encode_images(self, pixel_values: Tensor, image_grids: Tensor | None = None) -> ImageFeatures:
+        """Encode every tile of a request once and put each image's tokens in order.
+
+        image_grids: int [images, 2] = (rows, columns) of the tiles, (0, 0) for an untiled image; None: all untiled.
+        """
+        vision = self.vision_features(pixel_values)
+        grids = [(0, 0)] * vision.shape[0] if image_grids is None else [(int(r), int(c)) for r, c in image_grids]
+        if self.config.image_aspect_ratio == "dynamic_s2":
+            return self._encode_scales(vision, grids)
+        projected = self.mm_projector(vision)
+        counts = [r * c + (r * c > 1) if r else 1 for r, c in grids]  # more than one tile: a thumbnail follows
+        sequences = [part.flatten(0, 1) for part in projected.split(counts)]
+        return ImageFeatures(vision=vision, projector_input=vision, projected=projected, sequences=sequences)
+
+    def _encode_scales(self, vision: Tensor, grids: list[tuple[int, int]]) -> ImageFeatures:
+        scales = self.config.s2_scales or []
+        factors = tuple(scale // scales[0] for scale in scales)
+        output = self.config.s2_resize_output_to_scale_idx % len(factors)
+        below = sum(factor * factor for factor in factors[:-1])
+        merged, blocks, used = [], [], 0
+        for rows, columns in grids:
+            count = below + rows * columns if rows else 1
+            tiles, used = vision[used : used + count], used + count
+            if rows:
+                merged.append(merge_scales(tiles, factors, rows, columns, output))
+                last = output == len(factors) - 1
+                blocks.append((rows, columns) if last else (factors[output], factors[output]))
+            else:
+                merged.append(tiles.repeat(1, 1, len(factors)))
+                blocks.append((1, 1))
+        joined = torch.cat(merged)
+        projected = self.mm_projector(joined)
+        parts = projected.split([rows * columns for rows, columns in blocks])
+        # The tiles' tokens are read as one picture, row by row over the whole mosaic, not tile after tile.
+        sequences = [mosaic(part, r, c).flatten(0, 1) for part, (r, c) in zip(parts, blocks, strict=True)]
+        return ImageFeatures(vision=vision, projector_input=joined, projected=projected, sequences=sequences)
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        image_counts: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids and tiles -> the language model's input embeddings [B, L, hidden].
+
+        image_counts: int [B], images of each sample; only the longitudinal extras need to know. None: one sample.
+        Raises ValueError where the placeholders do not match the projected tokens.
+        """
+        places = input_ids == self.config.image_token_id
+        # The placeholder may lie beyond the vocabulary (the original's does): it is never looked up.
+        embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
+        if pixel_values is None:
+            return embeddings
+        sequences = self.encode_images(pixel_values, image_grids).sequences
+        if self.longitudinal is not None:
+            sequences = self._with_extras(sequences, image_counts)
+        tokens = torch.cat(sequences).to(embeddings.device, embeddings.dtype)
+        if int(places.sum()) != tokens.shape[0]:
+            raise ValueError(f"{int(places.sum())} image placeholders in the text, {tokens.shape[0]} image tokens")
+        return embeddings.masked_scatter(places.unsqueeze(-1), tokens)
+
+    def _with_extras(self, sequences: list[Tensor], image_counts: Tensor | None) -> list[Tensor]:
+        """Append to the last image of each sample what the longitudinal extras say of all images of that sample."""
+        counts = [len(sequences)] if image_counts is None else [int(count) for count in image_counts]
+        samples, used = [], 0
+        for count in counts:
+            samples.append(sequences[used : used + count])
+            used += count
+        with_images = [sample for sample in samples if sample]
+        assert self.longitudinal is not None
+        extras = self.longitudinal(with_images)
+        joined = []
+        for sample, extra in zip(with_images, extras, strict=True):
+            joined += [*sample[:-1], torch.cat([sample[-1], extra])]
+        return joined
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        image_counts: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> NvilaOutput:
+        """Run the whole model; 2-D and 4-D attention masks, positions and labels go to the language model as given."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, pixel_values, image_grids, image_counts)  # type: ignore[arg-type]
+        kwargs.pop("return_dict", None)
+        outputs = self.llm(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            return_dict=True,
+            **kwargs,
+        )
+        return NvilaOutput(
+            loss=outputs.loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = ["ImageFeatures", "NvilaForConditionalGeneration", "NvilaOutput", "NvilaPreTrainedModel"]
