@@ -66,8 +66,9 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
     The extras are an nn.Module `model.nvila.longitudinal.LongitudinalExtras(config)`, made only where
     `config.longitudinal` is set. Its `forward(samples)` gets, for each sample that has images, the list of its images'
     projected tokens [tokens, hidden] in order (prior first, current last) and returns for each sample one tensor
-    [n, hidden] that is put behind the last image's tokens; n is `longitudinal["difference_tokens"]` where the sample
-    has two images and `longitudinal["no_prior_tokens"]` where it has one. It initialises its own parameters.
+    [n, hidden] that follows the last image's tokens (at a placeholder of its own where the prompt has one); n is
+    `longitudinal["difference_tokens"]` where the sample has two images or more and `longitudinal["no_prior_tokens"]`
+    where it has one. It initialises its own parameters.
     """
 
     def __init__(self, config: NvilaConfig) -> None:

@@ -137,26 +137,35 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
             text = self._with_tile_placeholders(text, images)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         wanted = sum(len(image.sequence_tokens) for image in images)
-        if ids.count(self.image_token_id) != wanted:
+        own = int(
+            self.extra_tokens(len(images)) > 0
+        )  # the extras may have a placeholder of their own, after the images
+        if ids.count(self.image_token_id) not in (wanted, wanted + own):
             raise ValueError(f"{ids.count(self.image_token_id)} {IMAGE_TOKEN} in the text for {wanted} image parts")
         return ids
 
     def _with_tile_placeholders(self, text: str, images: Sequence[TiledImage]) -> str:
         """Mode "dynamic": each image that was cut stands as one `<image>` and newline for each of its tiles."""
         parts = text.split(IMAGE_TOKEN)
-        if len(parts) - 1 != len(images):  # already written out tile by tile, or wrong: the caller counts
+        own = int(self.extra_tokens(len(images)) > 0)
+        if len(parts) - 1 not in (len(images), len(images) + own):  # already written out tile by tile, or wrong
             return text
         runs = [f"{IMAGE_TOKEN}\n" * len(image.sequence_tokens) if image.rows else IMAGE_TOKEN for image in images]
+        runs += [IMAGE_TOKEN] * (len(parts) - 1 - len(runs))
         return parts[0] + "".join(run + part for run, part in zip(runs, parts[1:], strict=True))
 
     def expanded_ids(self, text: str, images: Sequence[TiledImage]) -> list[int]:
         """Token ids as the language model sees them: each placeholder repeated, then the newline row."""
+        unexpanded = self.prompt_ids(text, images)
         lengths = [tokens for image in images for tokens in image.sequence_tokens]
-        if lengths:
-            lengths[-1] += self.extra_tokens(len(images))
+        if extra := self.extra_tokens(len(images)):
+            if unexpanded.count(self.image_token_id) > len(lengths):
+                lengths.append(extra)
+            else:
+                lengths[-1] += extra
         remaining = iter(lengths)
         ids: list[int] = []
-        for token in self.prompt_ids(text, images):
+        for token in unexpanded:
             if token == self.image_token_id:
                 ids += [token] * next(remaining) + [self.newline_token_id]
             else:
@@ -164,7 +173,10 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
         return ids
 
     def extra_tokens(self, images: int) -> int:
-        """Placeholders that the longitudinal extras need after the last of so many images; 0 for plain NVILA."""
+        """Tokens of the longitudinal extras for so many images; 0 for plain NVILA.
+
+        They stand at one more `<image>` after the images' where the text has it, else behind the last image's tokens.
+        """
         if images == 0:
             return 0
         return int(self.geometry["no_prior_tokens" if images == 1 else "difference_tokens"])
