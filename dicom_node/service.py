@@ -226,7 +226,7 @@ def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Even
 
 
 def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
-    from dicom_node import analyse, deliver
+    from dicom_node import analyse_job, deliver
     from dicom_node.inference import InferenceProcess
     from dicom_node.priors import fetch
     from dicom_node.worker import Worker
@@ -236,7 +236,7 @@ def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event)
     worker = Worker(
         node,
         {
-            JobKind.ANALYSE: analyse.handler(model),
+            JobKind.ANALYSE: analyse_job.handler(model),
             JobKind.DELIVER: deliver.handle,
             JobKind.FETCH: fetch.handle,
         },

@@ -1,0 +1,230 @@
+"""The story of one study: choose the image, look at it, choose its prior, ask the model, say what came of it.
+
+Files and values in, report requests out: the node's job (`analyse_job`) and `dicom-node analyze` tell the same story.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+
+from dicom_node.index.tables import Outcome
+from dicom_node.inference import PairPredictor
+from dicom_node.logs import get_logger
+from dicom_node.priors import choose_prior, facts_of, image_check, select_current
+from dicom_node.priors.types import CurrentChoice, ImageFacts, JudgedImage, PriorChoice, PriorPolicy
+from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
+from model.errors import InferenceError, PixelError
+from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
+from model.view_check import check_view
+
+log = get_logger(__name__)
+
+PIXELS_LEFT_ON_DISK = 4096
+"""Elements longer than so many bytes are not read with the header."""
+
+Decode = Callable[[Path], DisplayImage]
+"""Makes the display image of a stored object; raises PixelError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredImage:
+    """A stored object that the story may use: its file, its header without pixels, and the facts in it."""
+
+    path: Path
+    header: Dataset
+    facts: ImageFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setting:
+    """What the story needs beside the images. `predecessors` are looked up by the analysed image's SOP Instance UID."""
+
+    predictor: PairPredictor
+    decode: Decode
+    policy: PriorPolicy
+    produced_at: dt.datetime
+    revision: int = 1
+    generation: int = 1
+    language: str = "en"
+    predecessors: Callable[[str], tuple[PredecessorDocument, ...]] = lambda _uid: ()
+    comparison_notes: tuple[str, ...] = ()
+    """What else to say of the search for a prior: a fetch that failed, an archive that did not answer."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Looked:
+    """Images that were decoded, or why they could not be; each file is decoded once."""
+
+    images: dict[Path, DisplayImage] = field(default_factory=dict)
+    failures: dict[Path, str] = field(default_factory=dict)
+
+    def at(self, stored: StoredImage, decode: Decode) -> DisplayImage | None:
+        if stored.path not in self.images and stored.path not in self.failures:
+            try:
+                self.images[stored.path] = decode(stored.path)
+            except PixelError as error:
+                self.failures[stored.path] = str(error)
+        return self.images.get(stored.path)
+
+
+def read_stored(path: Path) -> StoredImage:
+    """Read an object's header; the pixels stay on the disk. Raises PixelError where it is no DICOM object."""
+    try:
+        header = pydicom.dcmread(path, defer_size=PIXELS_LEFT_ON_DISK, force=True)
+    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise PixelError(f"the object cannot be read: {error}") from error
+    facts = facts_of(header)
+    for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        if keyword in header:
+            del header[keyword]
+    return StoredImage(path=path, header=header, facts=facts)
+
+
+def analyse_study(
+    images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting
+) -> list[ReportRequest]:
+    """One report request for each frontal image that deserves it, or one that says why there is none. Never empty.
+
+    images: all objects of the study. earlier: objects of other studies that may be this person's.
+    Raises InferenceError only where the model's identity cannot be had; all else ends in a request.
+    """
+    if not images:
+        raise ValueError("a study without a single object cannot be analysed")
+    looked = _Looked()
+    images = [_checked(image, setting, looked) for image in images]
+    choice = select_current([image.facts for image in images], setting.policy)
+    by_uid = {image.facts.sop_instance_uid: image for image in images}
+    requests = [
+        _analyse_image(by_uid[judged.image.sop_instance_uid], judged, earlier, setting, looked)
+        for judged in choice.chosen
+    ]
+    return requests or [_refused(images, choice, setting, looked)]
+
+
+def _checked(image: StoredImage, setting: Setting, looked: _Looked) -> StoredImage:
+    """The same image with what its pixels say beside what its header says."""
+    if not image.facts.has_pixels:
+        return image
+    seen = looked.at(image, setting.decode)
+    if seen is None:
+        return image
+    facts = replace(image.facts, pixel_sha256=seen.sha256, check=image_check(check_view(seen)))
+    return StoredImage(path=image.path, header=image.header, facts=facts)
+
+
+def _analyse_image(
+    current: StoredImage, judged: JudgedImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
+) -> ReportRequest:
+    seen = looked.at(current, setting.decode)
+    if seen is None:
+        detail = looked.failures[current.path]
+        return _not_analysed(current, AbstainReason.UNREADABLE, f"The image cannot be read: {detail}.", setting)
+    choice, prior = _prior(current, earlier, setting, looked)
+    prior_seen = looked.at(prior, setting.decode) if prior is not None else None
+    pair = StudyPair(current=seen, prior=prior_seen)
+    try:
+        prediction = setting.predictor.predict(pair)
+    except InferenceError as error:
+        log.error("model failed", error=str(error))
+        return _not_analysed(current, AbstainReason.MODEL_FAILED, "The model failed on this image.", setting)
+    outcome = Outcome.FINDINGS_ONLY if prior is None else Outcome.COMPARED
+    if prediction.abstained is not None:
+        outcome = Outcome.NOT_ANALYSED
+    return _request(
+        SourceImage(header=current.header, image=seen),
+        setting,
+        prior=SourceImage(header=prior.header, image=prior_seen) if prior is not None else None,
+        outcome=outcome,
+        reason=_reason(outcome, choice, prediction),
+        prior_reasons=(*choice.reasons, *setting.comparison_notes),
+        prediction=prediction,
+    )
+
+
+def _prior(
+    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
+) -> tuple[PriorChoice, StoredImage | None]:
+    """Choose, look at the chosen film, and choose again where looking changed what is known of it."""
+    candidates = {image.facts.sop_instance_uid: image for image in earlier}
+    unreadable: list[str] = []
+    while True:
+        facts = [image.facts for image in candidates.values()]
+        choice = choose_prior(current.facts, facts, setting.policy)
+        if choice.prior is None:
+            return replace(choice, reasons=(*choice.reasons, *unreadable)), None
+        uid = choice.prior.sop_instance_uid
+        chosen = candidates[uid]
+        if chosen.facts.check is not None:
+            return replace(choice, reasons=(*choice.reasons, *unreadable)), chosen
+        checked = _checked(chosen, setting, looked)
+        if checked.facts.check is None:
+            unreadable.append(f"The film of {chosen.facts.when} could not be read and was passed over.")
+            del candidates[uid]
+        else:
+            candidates[uid] = checked
+
+
+def _reason(outcome: Outcome, choice: PriorChoice, prediction: Prediction) -> str:
+    if outcome is Outcome.NOT_ANALYSED:
+        words = prediction.abstained_detail or str(prediction.abstained)
+        return f"The model gave no answer: {words}."
+    if outcome is Outcome.FINDINGS_ONLY:
+        return choice.reasons[0] if choice.reasons else "No prior chest radiograph was found."
+    return ""
+
+
+def _refused(images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: _Looked) -> ReportRequest:
+    """The request of a study in which no image is fit; it speaks of the image that came nearest."""
+    refusal = choice.refusal
+    shown = next((image for image in images if image.path in looked.images), images[0])
+    failure = next((text for path, text in looked.failures.items() if path == shown.path), "")
+    sentence = choice.sentence
+    if failure and refusal is not None and refusal.abstain_reason is AbstainReason.NOT_FRONTAL:
+        sentence = f"{sentence} The image cannot be read: {failure}."
+    reason = refusal.abstain_reason if refusal is not None else AbstainReason.NOT_FRONTAL
+    return _not_analysed(shown, reason, sentence, setting)
+
+
+def _not_analysed(image: StoredImage, reason: AbstainReason, sentence: str, setting: Setting) -> ReportRequest:
+    prediction = Prediction(findings=(), model=setting.predictor.identity, abstained=reason, abstained_detail=sentence)
+    return _request(
+        SourceImage(header=image.header),
+        setting,
+        prior=None,
+        outcome=Outcome.NOT_ANALYSED,
+        reason=sentence,
+        prior_reasons=(),
+        prediction=prediction,
+    )
+
+
+def _request(
+    current: SourceImage,
+    setting: Setting,
+    *,
+    prior: SourceImage | None,
+    outcome: Outcome,
+    reason: str,
+    prior_reasons: tuple[str, ...],
+    prediction: Prediction,
+) -> ReportRequest:
+    return ReportRequest(
+        current=current,
+        prior=prior,
+        outcome=outcome,
+        reason=reason,
+        prior_reasons=prior_reasons,
+        prediction=prediction,
+        model=prediction.model,
+        produced_at=setting.produced_at,
+        revision=setting.revision,
+        generation=setting.generation,
+        predecessors=setting.predecessors(str(current.header.get("SOPInstanceUID", "") or "")),
+        language=setting.language,
+    )

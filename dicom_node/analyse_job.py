@@ -1,0 +1,192 @@
+"""The ANALYSE job: a complete study revision becomes results, documents on the disk and deliveries, in one commit."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.context import NodeContext
+from dicom_node.deliver.queue import enqueue_deliveries
+from dicom_node.errors import AnalysisError
+from dicom_node.index.queries import instances_of_study, prior_candidates
+from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
+from dicom_node.inference import InferenceProcess
+from dicom_node.jobs import ClaimedJob
+from dicom_node.logs import bound, get_logger
+from dicom_node.outputs import document_bytes, write_outputs
+from dicom_node.priors import policy_of
+from dicom_node.report import build_documents, result_json
+from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
+from dicom_node.worker import Handler
+from model.decode import decode_in_child
+from model.errors import InferenceError, PixelError
+
+log = get_logger(__name__)
+
+Finished = tuple[ReportRequest, tuple[BuiltDocument, ...], Path]
+"""A request, its documents, and the folder that they lie in, relative to the documents folder."""
+
+
+def handler(model: InferenceProcess) -> Handler:
+    """The job's handler over one model."""
+
+    def handle(job: ClaimedJob, node: NodeContext) -> None:
+        with bound(job=job.key):
+            _handle(job, node, model)
+
+    return handle
+
+
+def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None:
+    uid, revision = str(job.payload["study_instance_uid"]), int(job.payload["revision"])
+    generation = int(job.payload.get("generation", 1))
+    with node.database.read() as session:
+        study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one_or_none()
+        rows = instances_of_study(session, study.id) if study is not None else []
+        candidates = prior_candidates(session, study) if study is not None else []
+        # The job's own date, not the clock: a second try after a crash makes the same bytes.
+        produced_at = session.scalars(select(Job.created_at).where(Job.id == job.id)).one()
+    if study is None or study.revision != revision or not rows:
+        # Purged, or a late image re-opened it: the newer revision has a job of its own.
+        log.info("analysis is out of date and left", wanted_revision=revision)
+        with node.database.write() as session:
+            jobs.complete(session, job, now=node.clock())
+        return
+    try:
+        setting = _setting(node, study, produced_at, model)
+        setting = replace(setting, revision=revision, generation=generation)
+        requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
+    except InferenceError as error:
+        raise AnalysisError(str(error)) from error
+    finished = [_write(request, node) for request in requests]
+    _commit(job, node, study.id, finished)
+
+
+def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
+    """The stored objects of these rows; one that cannot even be opened is named in the log and left out."""
+    found = []
+    for row in rows:
+        try:
+            found.append(read_stored(node.store.path_of(row.path)))
+        except PixelError as error:
+            log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
+    return found
+
+
+def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, model: InferenceProcess) -> Setting:
+    def predecessors(sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
+        with node.database.read() as session:
+            return _predecessors(session, study, sop_instance_uid)
+
+    return Setting(
+        predictor=model,
+        decode=decode_in_child,
+        policy=policy_of(node.settings),
+        produced_at=produced_at,
+        language=node.settings.node.language,
+        predecessors=predecessors,
+    )
+
+
+def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
+    rows = session.scalars(
+        select(Document)
+        .join(Result, Result.id == Document.result_pk)
+        .where(Result.study_pk == study.id, Result.is_current, Result.sop_instance_uid == sop_instance_uid)
+        .order_by(Document.id)
+    )
+    return tuple(
+        PredecessorDocument(
+            kind=DocumentKind(row.kind),
+            study_instance_uid=study.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+        )
+        for row in rows
+    )
+
+
+def _write(request: ReportRequest, node: NodeContext) -> Finished:
+    """Documents on the disk before the row that names them; written again with the same bytes after a crash."""
+    documents = build_documents(request)
+    name = hashlib.sha256("\x1f".join(d.sop_instance_uid for d in documents).encode()).hexdigest()[:32]
+    relative = Path(name[:2]) / name
+    write_outputs(node.documents_dir / relative, request, documents)
+    return request, documents, relative
+
+
+def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished]) -> None:
+    """Results, documents, deliveries, the study's state and the end of the job: all or nothing."""
+    now = node.clock()
+    with node.database.write() as session:
+        jobs.complete(session, job, now=now)
+        study = session.get_one(Study, study_pk)
+        if study.revision != int(job.payload["revision"]):
+            log.info("a late image came during the analysis; its own job follows")
+            return
+        superseded = _supersede(session, study_pk)
+        for request, documents, relative in finished:
+            result = _result_row(study_pk, request, superseded, now=now)
+            session.add(result)
+            session.flush()
+            rows = [_document_row(result, document, relative) for document in documents]
+            session.add_all(rows)
+            session.flush()
+            made = enqueue_deliveries(session, rows, node.settings.destinations, now, delivery=node.settings.delivery)
+            log.info("result stored", outcome=request.outcome, documents=len(rows), deliveries=made)
+        study.state = StudyState.ANALYSED
+
+
+def _supersede(session: Session, study_pk: int) -> dict[str, int]:
+    """Take the mark of being current from what the study had; returns image UID → result."""
+    current = session.scalars(select(Result).where(Result.study_pk == study_pk, Result.is_current)).all()
+    for row in current:
+        row.is_current = False
+    session.flush()
+    return {row.sop_instance_uid: row.id for row in current}
+
+
+def _result_row(study_pk: int, request: ReportRequest, superseded: dict[str, int], *, now: dt.datetime) -> Result:
+    image_uid = str(request.current.header.get("SOPInstanceUID", "") or "")
+    prior = request.prior.header if request.prior is not None else None
+    prediction = request.prediction
+    return Result(
+        study_pk=study_pk,
+        revision=request.revision,
+        generation=request.generation,
+        sop_instance_uid=image_uid,
+        outcome=request.outcome,
+        reason=request.reason,
+        prior_study_instance_uid=str(prior.get("StudyInstanceUID", "") or "") if prior is not None else "",
+        prior_sop_instance_uid=str(prior.get("SOPInstanceUID", "") or "") if prior is not None else "",
+        prior_reasons=list(request.prior_reasons),
+        prediction=result_json(request),
+        model_name=request.model.name,
+        model_version=request.model.version,
+        device_uid=request.model.device_uid,
+        seconds=dict(prediction.seconds) if prediction is not None else {},
+        is_current=True,
+        supersedes_pk=superseded.get(image_uid),
+        created_at=now,
+    )
+
+
+def _document_row(result: Result, document: BuiltDocument, relative: Path) -> Document:
+    return Document(
+        result_pk=result.id,
+        kind=document.kind,
+        sop_instance_uid=document.sop_instance_uid,
+        sop_class_uid=document.sop_class_uid,
+        series_instance_uid=document.series_instance_uid,
+        path=str(relative / f"{document.kind}.dcm"),
+        sha256=hashlib.sha256(document_bytes(document)).hexdigest(),
+    )
