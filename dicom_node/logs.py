@@ -39,6 +39,7 @@ QUIET_LOGGERS: Mapping[str, int] = {
     # pydicom quotes the values that it complains about.
     "pydicom": logging.CRITICAL + 1,
     "highdicom": logging.CRITICAL + 1,
+    "dicomweb_client": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     # One line per request would carry search words of the work list.
     "uvicorn.access": logging.CRITICAL + 1,

@@ -123,6 +123,8 @@ class Study(Base):
     state: Mapped[StudyState] = mapped_column(_states(StudyState), default=StudyState.OPEN)
     revision: Mapped[int] = mapped_column(default=1)
     """Grows by one whenever a late instance re-opens the study."""
+    opened_at: Mapped[Utc | None] = mapped_column(default=None)
+    """When a late image re-opened it; None: at `first_instance_at`. The completion deadline runs from here."""
     first_instance_at: Mapped[Utc]
     last_instance_at: Mapped[Utc]
     completed_at: Mapped[Utc | None] = mapped_column(default=None)
@@ -312,7 +314,8 @@ class Document(Base):
 class DeliveryState(StrEnum):
     """State of one document at one destination.
 
-    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending -D-> dead.
+    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending -D-> dead;
+    pending -E-> superseded.
     """
 
     PENDING = "pending"
@@ -323,6 +326,8 @@ class DeliveryState(StrEnum):
     """Proven by the means that the destination is configured for."""
     DEAD = "dead"
     """Given up; needs a person."""
+    SUPERSEDED = "superseded"
+    """A newer result of the study exists and this document never left: it would arrive as an outdated second one."""
 
 
 class Delivery(Base):

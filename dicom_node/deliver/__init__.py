@@ -1,0 +1,6 @@
+"""Delivery of documents that ends in proof: C-STORE or STOW-RS, then storage commitment, C-FIND or QIDO-RS."""
+
+from dicom_node.deliver.handler import handle
+from dicom_node.deliver.queue import enqueue_deliveries
+
+__all__ = ["enqueue_deliveries", "handle"]

@@ -1,0 +1,201 @@
+"""Storage commitment for our own documents (PS3.4 annex J): ask for it, read the report, write it into the rows.
+
+The report may come on the association that asked or on a new one that the peer opens to our receiver, before or after
+the answer to N-ACTION. So the transaction UID is committed to the row before the request leaves.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.deliver.peer import SUCCESS, NotSupportedError, accepts
+from dicom_node.deliver.queue import job_key
+from dicom_node.errors import DeliveryError, IndexUnavailableError
+from dicom_node.index.database import Database
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobState
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_OBJECT_INSTANCE = 0x0112
+INVALID_ARGUMENT_VALUE = 0x0115
+REQUEST_COMMITMENT = 1
+"""Action Type ID, PS3.4 table J.3-1."""
+FAILURE_REASONS = {
+    0x0110: "processing failure",
+    0x0112: "no such object instance",
+    0x0119: "class and instance conflict",
+    0x0122: "SOP class not supported",
+    0x0131: "duplicate transaction UID",
+    0x0213: "resource limitation",
+}
+"""PS3.3 section C.14.1.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentReport:
+    """An N-EVENT-REPORT of the Storage Commitment Push Model, read.
+
+    committed: (SOP class UID, SOP instance UID); failed: the same with the failure reason.
+    """
+
+    transaction_uid: str
+    committed: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str, int], ...]
+
+
+def request_commitment(association: Association, *, transaction_uid: str, sop_class: str, sop_instance: str) -> None:
+    """N-ACTION for one object. Raises NotSupportedError or DeliveryError."""
+    if not accepts(association, StorageCommitmentPushModel):
+        raise NotSupportedError("the peer does not accept the Storage Commitment Push Model")
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = sop_instance
+    action = Dataset()
+    action.TransactionUID = transaction_uid
+    action.ReferencedSOPSequence = DicomSequence([item])
+    try:
+        answer, _ = association.send_n_action(
+            action, REQUEST_COMMITMENT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        )
+    except RuntimeError as error:
+        raise DeliveryError("the association was lost before commitment was asked for") from error
+    if "Status" not in answer:
+        raise DeliveryError("no answer to the request for storage commitment")
+    if answer.Status != 0x0000:
+        raise DeliveryError(f"the request for storage commitment failed with status {answer.Status:04X}H")
+
+
+def read_report(event_information: Dataset) -> CommitmentReport:
+    """Read the Event Information of a report (PS3.4 table J.3-2). Raises DeliveryError where it is malformed."""
+    transaction_uid = str(event_information.get("TransactionUID", "") or "")
+    if not transaction_uid:
+        raise DeliveryError("a commitment report without Transaction UID")
+    committed = tuple(
+        (str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", "")))
+        for item in event_information.get("ReferencedSOPSequence") or []
+    )
+    failed = tuple(
+        (
+            str(item.get("ReferencedSOPClassUID", "")),
+            str(item.get("ReferencedSOPInstanceUID", "")),
+            int(item.get("FailureReason", 0) or 0),
+        )
+        for item in event_information.get("FailedSOPSequence") or []
+    )
+    return CommitmentReport(transaction_uid=transaction_uid, committed=committed, failed=failed)
+
+
+def record_commitment_report(
+    session: Session,
+    *,
+    transaction_uid: str,
+    committed: Sequence[tuple[str, str]],
+    failed: Sequence[tuple[str, str, int]],
+    now: dt.datetime,
+) -> bool:
+    """Write a report into the rows, in the receiver's transaction; returns whether we had asked for it.
+
+    Committed objects are confirmed and their waiting jobs end; failed ones are to be sent again, with back-off, and
+    are given up after as many sends as the job may have attempts. The same report twice changes nothing.
+    """
+    rows = session.execute(
+        select(Delivery, Document)
+        .join(Document, Delivery.document_pk == Document.id)
+        .where(Delivery.commitment_transaction_uid == transaction_uid)
+        .with_for_update(of=Delivery)
+    ).all()
+    committed_uids = {instance for _, instance in committed}
+    reasons = {instance: reason for _, instance, reason in failed}
+    for delivery, document in rows:
+        if delivery.state is not DeliveryState.STORED:
+            continue
+        # A peer that lists the object as failed and as committed has not taken responsibility for it.
+        if document.sop_instance_uid in reasons:
+            _send_again(session, delivery, document, reasons[document.sop_instance_uid], now)
+        elif document.sop_instance_uid in committed_uids:
+            _confirm(session, delivery, document, now)
+    return bool(rows)
+
+
+def _confirm(session: Session, delivery: Delivery, document: Document, now: dt.datetime) -> None:
+    delivery.state = DeliveryState.CONFIRMED
+    delivery.proof = "commitment"
+    delivery.confirmed_at = delivery.updated_at = now
+    delivery.last_error = ""
+    # A job that waits is ended here; one that runs sees the row when it ends.
+    session.execute(
+        update(Job)
+        .where(Job.key == job_key(document.sop_instance_uid, delivery.destination), Job.state == JobState.READY)
+        .values(state=JobState.DONE, finished_at=now, last_error="")
+    )
+    log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof="commitment")
+
+
+def _send_again(session: Session, delivery: Delivery, document: Document, reason: int, now: dt.datetime) -> None:
+    words = FAILURE_REASONS.get(reason, "reason not in the Standard")
+    delivery.state = DeliveryState.PENDING
+    delivery.commitment_transaction_uid = ""
+    delivery.commitment_asked_at = None
+    delivery.last_error = f"commitment failed: {reason:04X}H {words}"
+    delivery.updated_at = now
+    key = job_key(document.sop_instance_uid, delivery.destination)
+    job = session.scalars(select(Job).where(Job.key == key, Job.state == JobState.READY)).one_or_none()
+    if job is not None:
+        job.last_error = delivery.last_error
+        if delivery.attempts >= job.max_attempts:
+            job.state, job.finished_at = JobState.DEAD, now
+            delivery.state = DeliveryState.DEAD
+        else:
+            job.run_at = now + jobs.back_off(delivery.attempts)
+    log.warning("commitment failed", delivery=delivery.id, destination=delivery.destination, reason=f"{reason:04X}H")
+
+
+class ReportReceiver:
+    """Takes reports of one association into the index and tells who waits that one came."""
+
+    def __init__(self, database: Database, clock: Callable[[], dt.datetime]) -> None:
+        self._database = database
+        self._clock = clock
+        self.came = threading.Event()
+
+    def __call__(self, event: evt.Event) -> int:
+        """Answer an N-EVENT-REPORT with its status (PS3.7 section C.5)."""
+        status = answer_report(event.event_information, self._database, self._clock())
+        self.came.set()
+        return status
+
+
+def answer_report(event_information: Dataset, database: Database, now: dt.datetime) -> int:
+    """Write a report into the index; returns the status to answer with. 0000H only after the commit."""
+    try:
+        report = read_report(event_information)
+        with database.write() as session:
+            known = record_commitment_report(
+                session,
+                transaction_uid=report.transaction_uid,
+                committed=report.committed,
+                failed=report.failed,
+                now=now,
+            )
+    except DeliveryError as error:
+        log.warning("commitment report not understood", error=str(error))
+        return INVALID_ARGUMENT_VALUE
+    except IndexUnavailableError as error:
+        log.error("commitment report not taken", error=str(error))
+        return PROCESSING_FAILURE
+    # A report on a transaction that was given up meanwhile, or that never was ours.
+    return SUCCESS if known else NO_SUCH_OBJECT_INSTANCE

@@ -1,0 +1,224 @@
+"""One association with a destination: open it, send an object, look whether it is there, echo. No database here."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+
+from dicom_node.config import DeliverySection, Destination, TlsClient
+from dicom_node.errors import DeliveryError
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+MAXIMUM_PDU_BYTES = 131_072
+UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+
+SUCCESS = 0x0000
+DUPLICATE_SOP_INSTANCE = 0x0111
+"""PS3.7 section C.5.6: the peer has this object already. For us that is success; the proof follows."""
+WARNINGS = frozenset({0xB000, 0xB006, 0xB007})
+"""PS3.4 table B.2-1: stored, with elements coerced or discarded, or with doubts about the SOP class."""
+OUT_OF_RESOURCES = 0xA700
+"""PS3.4 table B.2-1, A7xx: passes by itself or by an administrator there; be patient."""
+PENDING = frozenset({0xFF00, 0xFF01})
+
+
+class DestinationUnreachableError(DeliveryError):
+    """Nobody answers there, or the association is refused: nothing is wrong with the document."""
+
+
+class RefusedError(DeliveryError):
+    """The peer took the request and said no to this document. A few tries, then a person must look."""
+
+
+class NotSupportedError(RefusedError):
+    """The peer accepted the association but not the service that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceReference:
+    """What identifies an object at a peer."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+def tls_context(tls: TlsClient) -> ssl.SSLContext:
+    """TLS towards a peer by the BCP 195 profile (PS3.15 section B.9). Raises DeliveryError for unreadable files."""
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca))
+        if tls.certificate is not None:
+            context.load_cert_chain(str(tls.certificate), str(tls.key) if tls.key else None)
+    except (OSError, ssl.SSLError) as error:
+        raise DeliveryError(f"the TLS files of the destination cannot be used: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@contextmanager
+def associated(
+    destination: Destination,
+    settings: DeliverySection,
+    *,
+    calling_ae_title: str,
+    sop_classes: Sequence[str],
+    on_event_report: Callable[[evt.Event], int] | None = None,
+) -> Iterator[Association]:
+    """An association that offers these SOP classes; released at the end, aborted where the body fails.
+
+    `on_event_report` answers an N-EVENT-REPORT that comes on this association with its status. Raises
+    DestinationUnreachableError.
+    """
+    entity = AE(ae_title=calling_ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = settings.connect_seconds
+    entity.acse_timeout = settings.connect_seconds
+    entity.dimse_timeout = settings.response_seconds
+    entity.network_timeout = settings.response_seconds
+    for sop_class in dict.fromkeys(sop_classes):
+        entity.add_requested_context(sop_class, UNCOMPRESSED)
+    handlers: list[Any] = []
+    if on_event_report is not None:
+        answer = on_event_report
+        handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (answer(event), None)))
+    association = entity.associate(
+        destination.host,
+        destination.port,
+        ae_title=destination.ae_title,
+        max_pdu=MAXIMUM_PDU_BYTES,
+        tls_args=(tls_context(destination.tls), destination.host) if destination.tls else None,
+        evt_handlers=handlers,
+    )
+    if not association.is_established:
+        raise DestinationUnreachableError(_why_not(association, destination))
+    try:
+        yield association
+    except BaseException:
+        association.abort()
+        raise
+    association.release()
+
+
+def _why_not(association: Association, destination: Destination) -> str:
+    where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        reason = getattr(answer, "reason_str", "no reason given") if answer is not None else "no reason given"
+        return f"{where} rejected the association: {reason}"
+    if association.acceptor.primitive is not None and not association.accepted_contexts:
+        raise NotSupportedError(f"{where} accepted none of the SOP classes that were offered", permanent=False)
+    if association.is_aborted:
+        return f"{where} aborted the association while it was being opened"
+    return f"{where} cannot be reached"
+
+
+def accepts(association: Association, sop_class_uid: str) -> bool:
+    """Whether the peer accepted this SOP class on this association."""
+    return any(context.abstract_syntax == sop_class_uid for context in association.accepted_contexts)
+
+
+def store(association: Association, dataset: Dataset) -> int:
+    """C-STORE one object; returns its status where the peer has the object. Raises DeliveryError with the status."""
+    if not accepts(association, dataset.SOPClassUID):
+        raise NotSupportedError(f"SOP class {dataset.SOPClassUID} is not accepted")
+    try:
+        answer = association.send_c_store(dataset)
+    except (ValueError, AttributeError) as error:
+        raise DeliveryError(f"the document cannot be encoded for this peer: {error}", permanent=True) from error
+    except RuntimeError as error:
+        raise DeliveryError("the association was lost before the document was sent") from error
+    status = _status(answer, "C-STORE")
+    if status in {SUCCESS, DUPLICATE_SOP_INSTANCE} | WARNINGS:
+        return status
+    comment = str(answer.get("ErrorComment", ""))[:64]
+    text = f"C-STORE answered with status {status:04X}H{f' ({comment})' if comment else ''}"
+    if status & 0xFF00 == OUT_OF_RESOURCES:
+        raise DeliveryError(text)
+    raise RefusedError(text)
+
+
+def find(association: Association, reference: InstanceReference) -> bool:
+    """Whether the peer lists exactly this object (C-FIND, Study Root, IMAGE level, PS3.4 section C.6.2).
+
+    Raises NotSupportedError where the peer answers no queries, DeliveryError where the query fails.
+    """
+    if not accepts(association, StudyRootQueryRetrieveInformationModelFind):
+        raise NotSupportedError("the peer answers no C-FIND of the Study Root model")
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = reference.study_instance_uid
+    query.SeriesInstanceUID = reference.series_instance_uid
+    query.SOPInstanceUID = reference.sop_instance_uid
+    found = False
+    try:
+        for status_set, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+            status = _status(status_set, "C-FIND")
+            if status in PENDING and identifier is not None:
+                # Some archives ignore keys that they do not index: only an equal UID is a proof.
+                found = found or identifier.get("SOPInstanceUID") == reference.sop_instance_uid
+            elif status not in PENDING and status != SUCCESS:
+                raise DeliveryError(f"C-FIND failed with status {status:04X}H")
+    except RuntimeError as error:
+        raise DeliveryError("the association was lost before the query was answered") from error
+    return found
+
+
+def _status(answer: Dataset, what: str) -> int:
+    """The status of a response; an empty data set is pynetdicom's word for no, late or malformed answer."""
+    if "Status" not in answer:
+        raise DeliveryError(f"no answer to {what}: timed out, aborted or malformed")
+    return int(answer.Status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoResult:
+    """What a destination answered to C-ECHO: seconds for association and echo, and which services it accepts."""
+
+    seconds: float
+    services: tuple[str, ...]
+
+
+PROBED = {
+    "verification": Verification,
+    "comprehensive 3D SR": "1.2.840.10008.5.1.4.1.1.88.34",
+    "comprehensive SR": "1.2.840.10008.5.1.4.1.1.88.33",
+    "enhanced SR": "1.2.840.10008.5.1.4.1.1.88.22",
+    "basic text SR": "1.2.840.10008.5.1.4.1.1.88.11",
+    "storage commitment": StorageCommitmentPushModel,
+    "study root C-FIND": StudyRootQueryRetrieveInformationModelFind,
+}
+"""What `echo` asks for beside C-ECHO itself, so that an administrator sees at once what will not work."""
+
+
+def echo(destination: Destination, settings: DeliverySection, *, calling_ae_title: str) -> EchoResult:
+    """C-ECHO. Raises DeliveryError saying what failed."""
+    started = time.monotonic()
+    with associated(
+        destination, settings, calling_ae_title=calling_ae_title, sop_classes=list(PROBED.values())
+    ) as association:
+        if not accepts(association, Verification):
+            raise NotSupportedError(f"{destination.name} does not accept C-ECHO")
+        try:
+            status = _status(association.send_c_echo(), "C-ECHO")
+        except RuntimeError as error:
+            raise DeliveryError("the association was lost before C-ECHO") from error
+        if status != SUCCESS:
+            raise DeliveryError(f"C-ECHO failed with status {status:04X}H")
+        services = tuple(name for name, sop_class in PROBED.items() if accepts(association, sop_class))
+    return EchoResult(seconds=time.monotonic() - started, services=services)

@@ -1,0 +1,124 @@
+"""Which document goes to which destination: the rows and jobs that are made in the result's transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config import DeliverySection, Destination
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState
+
+
+def job_key(sop_instance_uid: str, destination: str) -> str:
+    """The key of the job that delivers one document to one destination."""
+    return f"deliver:{sop_instance_uid}:{destination}"
+
+
+def enqueue_deliveries(
+    session: Session,
+    document_rows: Sequence[Document],
+    destinations: Sequence[Destination],
+    now: dt.datetime,
+    *,
+    delivery: DeliverySection | None = None,
+) -> int:
+    """Make a Delivery row and a job for each document and each destination that wants it; returns how many are new.
+
+    The documents must be flushed (they need their primary keys). Running it twice makes nothing twice.
+    """
+    settings = delivery or DeliverySection()
+    made = 0
+    for document in document_rows:
+        for destination in destinations:
+            if not wants(destination, document):
+                continue
+            row = session.scalars(
+                select(Delivery).where(Delivery.document_pk == document.id, Delivery.destination == destination.name)
+            ).one_or_none()
+            if row is None:
+                row = Delivery(document_pk=document.id, destination=destination.name, created_at=now, updated_at=now)
+                session.add(row)
+                session.flush()
+            made += jobs.enqueue(
+                session,
+                JobKind.DELIVER,
+                job_key(document.sop_instance_uid, destination.name),
+                {"delivery_id": row.id},
+                now=now,
+                max_attempts=settings.max_attempts,
+            )
+    return made
+
+
+def wants(destination: Destination, document: Document) -> bool:
+    """Whether the destination's rules take this document of this outcome."""
+    return document.kind in destination.documents and document.result.outcome.value in destination.outcomes
+
+
+def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime, settings: DeliverySection) -> int:
+    """An administrator's resend: these deliveries start again from the beginning; returns how many there were."""
+    rows = session.execute(
+        select(Delivery, Document)
+        .join(Document, Delivery.document_pk == Document.id)
+        .where(Delivery.id.in_(list(delivery_ids)))
+    ).all()
+    for delivery, document in rows:
+        delivery.state = DeliveryState.PENDING
+        delivery.proof, delivery.last_error, delivery.commitment_transaction_uid = "", "", ""
+        delivery.attempts = delivery.proof_attempts = 0
+        delivery.stored_at = delivery.confirmed_at = delivery.commitment_asked_at = None
+        delivery.updated_at = now
+        key = job_key(document.sop_instance_uid, delivery.destination)
+        made = jobs.enqueue(
+            session,
+            JobKind.DELIVER,
+            key,
+            {"delivery_id": delivery.id},
+            now=now,
+            priority=jobs.Priority.BULK,
+            max_attempts=settings.max_attempts,
+        )
+        if not made:
+            # A running job sees the row when it ends and goes on; every other one becomes due.
+            session.execute(
+                update(Job)
+                .where(Job.key == key, Job.state != JobState.RUNNING)
+                .values(state=JobState.READY, run_at=now, attempts=0, finished_at=None, last_error="")
+            )
+    return len(rows)
+
+
+def hold_back(session: Session, destination: str, *, until: dt.datetime) -> None:
+    """The destination is down: what waits for it does not each try in vain. Counts no attempt of theirs."""
+    session.execute(
+        update(Job)
+        .where(_waiting_for(destination), Job.run_at < until)
+        .values(run_at=until, last_error=UNREACHABLE)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def let_go(session: Session, destination: str, *, now: dt.datetime) -> None:
+    """The destination answers again: what was held back, or had failed for the same reason, is due now."""
+    session.execute(
+        update(Job)
+        .where(_waiting_for(destination), Job.run_at > now, Job.last_error.startswith(UNREACHABLE, autoescape=True))
+        .values(run_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+UNREACHABLE = "destination down"
+"""Begins `last_error` of what waits for a destination that cannot be reached."""
+
+
+def _waiting_for(destination: str) -> ColumnElement[bool]:
+    return (
+        (Job.kind == JobKind.DELIVER)
+        & (Job.state == JobState.READY)
+        & Job.key.endswith(f":{destination}", autoescape=True)
+    )
