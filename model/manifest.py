@@ -1,0 +1,276 @@
+"""The manifest of a checkpoint: what is in the folder, where it came from and how its answers are to be read.
+
+DO write it last, in one rename: a folder without one is a training that was cut off. DON'T load weights that it does
+not name with their SHA-256: a report must be able to say exactly which bytes answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from model.errors import CheckpointError
+from model.ontology import ontology
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a checkpoint, version or file may be called: never a path."""
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
+_CODE = (".py", ".pyc", ".so")
+_BLOCK = 1 << 20
+
+
+class CheckpointKind(StrEnum):
+    """Which door of `model.vlm` opens the folder."""
+
+    NVILA = "nvila"
+    """`model.nvila.load_nvila`."""
+    AUTO = "auto"
+    """Transformers' AutoModelForImageTextToText and AutoProcessor."""
+
+
+class FileEntry(BaseModel):
+    """One file of the folder: SHA-256 in hexadecimal and size in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class Manifest(BaseModel):
+    """Everything that serving must know of a checkpoint beside its weights.
+
+    name, version: together the checkpoint's name in lists and reports. base: what it was fine-tuned from. recipe,
+    data_snapshot: which recipe and which frozen data set (name or hash). metrics: what evaluation measured.
+    findings: ontology keys that it was trained on and may be asked. question_types: values of
+    `model.questions.QuestionType` that it was trained on; others are never asked. prognosis: prediction questions are
+    enabled. thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
+    calibration: question type → temperature (1.0 where absent). certainty_floor: least certainty (probability of the
+    stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
+    expert: the prompts of training held expert text. calibrated_on: how many validation answers the calibration saw.
+    device_uid: derived from all the rest, so any change of weights or reading rules is another device (IHE AIR 1.2).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    name: str
+    version: str
+    kind: CheckpointKind
+    files: Mapping[str, FileEntry]
+    findings: tuple[str, ...]
+    question_types: tuple[str, ...] = (
+        "presence",
+        "prior_presence",
+        "change",
+        "side",
+        "grade",
+        "difference",
+    )
+    prognosis: bool = False
+    base: str = ""
+    recipe: Mapping[str, Any] | str = ""
+    data_snapshot: str = ""
+    metrics: Mapping[str, Any] = Field(default_factory=dict)
+    thresholds: Mapping[str, float] = Field(default_factory=dict)
+    calibration: Mapping[str, float] = Field(default_factory=dict)
+    calibrated_on: int = 0
+    certainty_floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    tiling: Literal["original", "always", "never"] = "never"
+    expert: bool = False
+    licence: str = ""
+    demonstration: bool = False
+    parameters: int = 0
+    device_uid: str
+
+    @field_validator("name", "version")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not PLAIN_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is not a plain name of letters, digits, dots, dashes and underscores")
+        return value
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [key for key in value if key not in ontology().findings]
+        if unknown:
+            raise ValueError(f"findings {unknown} are not in the ontology")
+        if len(set(value)) != len(value):
+            raise ValueError("a finding stands twice")
+        return value
+
+    @field_validator("calibration")
+    @classmethod
+    def _temperatures(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        if any(not 0.0 < temperature < float("inf") for temperature in value.values()):
+            raise ValueError("a temperature must be positive")
+        return value
+
+    @field_validator("thresholds")
+    @classmethod
+    def _probabilities(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        if any(not 0.0 <= threshold <= 1.0 for threshold in value.values()):
+            raise ValueError("a threshold must lie between 0 and 1")
+        return value
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files.values())
+
+    @property
+    def label(self) -> str:
+        """Name and version as one word, also the usual folder name."""
+        return f"{self.name}-{self.version}"
+
+
+def write_manifest(folder: str | Path, **values: Any) -> Manifest:
+    """Hash every file of a finished checkpoint and write its manifest, last and in one step.
+
+    values: the fields of `Manifest` but files and device_uid. Raises CheckpointError where the folder holds pickled
+    weights or code, or where a value does not fit.
+    """
+    folder = Path(folder)
+    files = _hash_files(folder)
+    if not any(name.endswith(".safetensors") for name in files):
+        raise CheckpointError(f"{folder}: holds no safetensors weights")
+    manifest = _built({**values, "files": files})
+    _write_atomically(folder / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def rewrite_manifest(folder: str | Path, **changes: Any) -> Manifest:
+    """Change reading rules (thresholds, calibration, metrics, …) of a verified checkpoint; gives a new Device UID."""
+    old = read_manifest(folder)
+    forbidden = {"files", "device_uid", "format_version"} & set(changes)
+    if forbidden:
+        raise CheckpointError(f"{sorted(forbidden)} of a manifest cannot be set by hand")
+    values = {name: getattr(old, name) for name in Manifest.model_fields if name != "device_uid"}
+    manifest = _built({**values, **changes})
+    _write_atomically(Path(folder) / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
+    """The manifest of a checkpoint folder; with `verify`, every file is hashed and compared.
+
+    Raises CheckpointError naming the folder and file: no manifest (training did not finish), a file missing, changed,
+    not named, pickled or code.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such checkpoint folder")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST_NAME}; the checkpoint is half-written or not one of ours")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path}: not a manifest of format {FORMAT_VERSION}: {error}") from error
+    if manifest.device_uid != _device_uid(manifest.model_dump(mode="json", exclude={"device_uid"})):
+        raise CheckpointError(f"{path}: was changed by hand (the Device UID does not fit the content)")
+    if verify:
+        _verify(folder, manifest)
+    return manifest
+
+
+def _built(values: Mapping[str, Any]) -> Manifest:
+    try:
+        draft = Manifest.model_validate({**values, "device_uid": ""})
+        # From the JSON that will be read back, so that tuples, enums and floats hash the same both times.
+        content = json.loads(draft.model_dump_json(exclude={"device_uid"}))
+        return Manifest.model_validate({**content, "device_uid": _device_uid(content)})
+    except ValidationError as error:
+        raise CheckpointError(f"the manifest's values do not fit: {error}") from error
+
+
+def _device_uid(content: Mapping[str, Any]) -> str:
+    """A UID under 2.25 (PS3.5 section B.2) that depends on the content and on nothing else."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def _files_of(folder: Path) -> list[tuple[str, Path]]:
+    """Every file below the folder by its POSIX path there, but the manifest itself."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise CheckpointError(f"{folder}: {name} is a link; a checkpoint holds plain files")
+        if "__pycache__" in path.parts:
+            continue
+        if path.is_file() and name not in (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp"):
+            found.append((name, path))
+    return found
+
+
+def _refuse_unsafe(folder: Path, name: str) -> None:
+    if name.lower().endswith(_PICKLED):
+        raise CheckpointError(f"{folder}: {name} may hold pickled objects; weights must be safetensors")
+    if name.lower().endswith(_CODE):
+        raise CheckpointError(f"{folder}: {name} is code; a checkpoint holds none")
+
+
+def _hash_files(folder: Path) -> dict[str, FileEntry]:
+    entries = {}
+    for name, path in _files_of(folder):
+        _refuse_unsafe(folder, name)
+        entries[name] = FileEntry(sha256=sha256_of(path), size=path.stat().st_size)
+    return entries
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    present = dict(_files_of(folder))
+    for name in present:
+        _refuse_unsafe(folder, name)
+    if missing := sorted(set(manifest.files) - set(present)):
+        raise CheckpointError(f"{folder}: {missing[0]} is missing; the checkpoint is half-written")
+    if foreign := sorted(set(present) - set(manifest.files)):
+        raise CheckpointError(f"{folder}: {foreign[0]} is not named in the manifest")
+    for name, entry in manifest.files.items():
+        size = present[name].stat().st_size
+        if size != entry.size:
+            raise CheckpointError(f"{folder}: {name} was changed ({size} bytes, the manifest says {entry.size})")
+        if sha256_of(present[name]) != entry.sha256:
+            raise CheckpointError(f"{folder}: {name} was changed (its SHA-256 is not that of the manifest)")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_atomically(path: Path, manifest: Manifest) -> None:
+    write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Temporary file, fsync, rename, fsync of the folder: a reader sees the old text or the new one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,186 @@
+"""Which checkpoints there are and which of them serves: a folder of checkpoints and one pointer to the champion.
+
+The pointer is a small file that is replaced in one rename, so a node that reads it while a retraining promotes sees
+the old champion or the new one. It keeps the order of promotions, which is what `rollback` goes back along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.errors import CheckpointError
+from model.manifest import (
+    MANIFEST_NAME,
+    PLAIN_NAME,
+    CheckpointKind,
+    FileEntry,
+    Manifest,
+    read_manifest,
+    rewrite_manifest,
+    write_manifest,
+    write_text_atomically,
+)
+
+CHAMPION_NAME = "champion.json"
+
+
+class Promotion(BaseModel):
+    """One entry of the pointer's history: folder name, when (aware UTC) and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    at: dt.datetime
+    reason: str = ""
+
+
+class ChampionPointer(BaseModel):
+    """The champion is the last of `history`; a rollback drops it and keeps it in `withdrawn`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    history: tuple[Promotion, ...] = ()
+    withdrawn: tuple[Promotion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One folder of the models directory; `manifest` is None where it is refused, and `problem` says why."""
+
+    folder: Path
+    champion: bool
+    manifest: Manifest | None = None
+    problem: str = ""
+
+
+def list_models(directory: str | Path) -> tuple[ModelEntry, ...]:
+    """Every checkpoint folder by name, refused ones included; files are not hashed (that takes long), `show` does."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return ()
+    champion = champion_folder(directory)
+    return tuple(
+        _entry(folder, champion=folder == champion, verify=False)
+        for folder in sorted(directory.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    )
+
+
+def show_model(directory: str | Path, name: str) -> ModelEntry:
+    """One checkpoint, fully verified; raises CheckpointError for a name that is not there."""
+    folder = _folder(Path(directory), name)
+    return _entry(folder, champion=folder == champion_folder(directory), verify=True)
+
+
+def champion_folder(directory: str | Path) -> Path | None:
+    """The folder that serves, or None where nothing was promoted yet. Raises CheckpointError for a broken pointer."""
+    pointer = read_pointer(directory)
+    return Path(directory) / pointer.history[-1].folder if pointer.history else None
+
+
+def read_pointer(directory: str | Path) -> ChampionPointer:
+    """The pointer with its history; empty where there is none."""
+    path = Path(directory) / CHAMPION_NAME
+    if not path.is_file():
+        return ChampionPointer()
+    try:
+        pointer = ChampionPointer.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path}: not a champion pointer: {error}") from error
+    for promotion in (*pointer.history, *pointer.withdrawn):
+        if not PLAIN_NAME.fullmatch(promotion.folder):
+            raise CheckpointError(f"{path}: {promotion.folder!r} is not a plain folder name")
+    return pointer
+
+
+def promote(directory: str | Path, name: str, *, at: dt.datetime, reason: str = "") -> Manifest:
+    """Make a checkpoint the champion. Raises CheckpointError where it does not pass verification."""
+    directory = Path(directory)
+    manifest = read_manifest(_folder(directory, name))
+    with _locked(directory):
+        pointer = read_pointer(directory)
+        if pointer.history and pointer.history[-1].folder == name:
+            return manifest
+        entry = Promotion(folder=name, at=_aware(at), reason=reason)
+        _write_pointer(directory, pointer.model_copy(update={"history": (*pointer.history, entry)}))
+    return manifest
+
+
+def rollback(directory: str | Path, *, at: dt.datetime, reason: str = "") -> Manifest | None:
+    """Go back to the champion before this one; None where that was the bundled model (nothing promoted before).
+
+    Raises CheckpointError where nothing was ever promoted, or where the earlier champion does not pass verification:
+    then the pointer stays as it is.
+    """
+    directory = Path(directory)
+    with _locked(directory):
+        pointer = read_pointer(directory)
+        if not pointer.history:
+            raise CheckpointError(f"{directory}: nothing was promoted, so there is nothing to roll back")
+        *earlier, last = pointer.history
+        manifest = read_manifest(_folder(directory, earlier[-1].folder)) if earlier else None
+        gone = Promotion(folder=last.folder, at=_aware(at), reason=reason)
+        _write_pointer(directory, ChampionPointer(history=tuple(earlier), withdrawn=(*pointer.withdrawn, gone)))
+    return manifest
+
+
+def _entry(folder: Path, *, champion: bool, verify: bool) -> ModelEntry:
+    try:
+        return ModelEntry(folder=folder, champion=champion, manifest=read_manifest(folder, verify=verify))
+    except CheckpointError as error:
+        return ModelEntry(folder=folder, champion=champion, problem=str(error))
+
+
+def _folder(directory: Path, name: str) -> Path:
+    if not PLAIN_NAME.fullmatch(name):
+        raise CheckpointError(f"{name!r} is not a plain checkpoint name")
+    if not (directory / name).is_dir():
+        known = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+        raise CheckpointError(f"{directory} holds no checkpoint {name!r}; there are: {', '.join(known) or 'none'}")
+    return directory / name
+
+
+def _aware(moment: dt.datetime) -> dt.datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a promotion needs an aware time")
+    return moment.astimezone(dt.UTC)
+
+
+def _write_pointer(directory: Path, pointer: ChampionPointer) -> None:
+    write_text_atomically(directory / CHAMPION_NAME, pointer.model_dump_json(indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One writer at a time; the lock is the kernel's and ends with the process."""
+    with (directory / ".champion.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+__all__ = [
+    "CHAMPION_NAME",
+    "MANIFEST_NAME",
+    "ChampionPointer",
+    "CheckpointKind",
+    "FileEntry",
+    "Manifest",
+    "ModelEntry",
+    "Promotion",
+    "champion_folder",
+    "list_models",
+    "promote",
+    "read_manifest",
+    "read_pointer",
+    "rewrite_manifest",
+    "rollback",
+    "show_model",
+    "write_manifest",
+]
