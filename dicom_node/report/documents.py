@@ -1,0 +1,57 @@
+"""Documents of a result. No input stops one: full report, else its text, else one sentence that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, EnhancedSRStorage
+
+from dicom_node.report.catalogue import catalogue
+from dicom_node.report.header import UNREADABLE, CleanHeader, clean_header
+from dicom_node.report.iod import sr_document
+from dicom_node.report.machine import machine_content
+from dicom_node.report.reading import reading_content, report_content
+from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
+from dicom_node.report.statements import Section, SectionKey, origin
+
+STANDARD_KINDS = frozenset({DocumentKind.MACHINE, DocumentKind.READING})
+
+
+def build_documents(
+    request: ReportRequest, kinds: Collection[DocumentKind] = STANDARD_KINDS
+) -> tuple[BuiltDocument, ...]:
+    """The reading report first, then the other kinds asked for that could be made; never raises on what it is given.
+
+    A document of a lower rung has another SOP Instance UID than the full one: its content differs.
+    """
+    header = clean_header(request.current.header)
+    built = [_reading(request, header)]
+    if DocumentKind.MACHINE in kinds:
+        try:
+            content = machine_content(request)
+            built.append(sr_document(request, header, DocumentKind.MACHINE, Comprehensive3DSRStorage, content, "full"))
+        except UNREADABLE as error:
+            # The coded document cannot be had; the text one, which is whole, then says so.
+            built = [_reading(request, header, because=error)]
+    return tuple(built)
+
+
+def _reading(request: ReportRequest, header: CleanHeader, because: Exception | None = None) -> BuiltDocument:
+    rung = "full" if because is None else "text"
+    try:
+        content = reading_content(request)
+    except UNREADABLE as error:
+        content, rung = _no_result(request, error), "no result"
+    return sr_document(request, header, DocumentKind.READING, EnhancedSRStorage, content, rung)
+
+
+def _no_result(request: ReportRequest, error: Exception) -> Dataset:
+    """The last rung: one sentence with the reason, and who made it."""
+    words = catalogue(request.language)
+    reason = f"{words.text('no_result.unwritten')} ({type(error).__name__}: {error})"
+    said = (
+        Section(key=SectionKey.IMPRESSIONS, sentences=(words.text("no_result.impression", reason=reason),)),
+        Section(key=SectionKey.ORIGIN, sentences=origin(request, words)),
+    )
+    return report_content(request, said)

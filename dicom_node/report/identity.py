@@ -1,0 +1,63 @@
+"""The UIDs of a result: all derived from what went into it, so that a retry gives the same ones."""
+
+from __future__ import annotations
+
+from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
+from dicom_node.uids import derived_uid, is_uid
+from model.ontology import ontology
+
+SCHEMA_VERSION = "1"
+"""Of the documents' layout; raise it when the same prediction would make other documents."""
+
+
+def header_uid(source: SourceImage | None, keyword: str) -> str:
+    """The UID with this keyword in the image's header, "" where it is missing, multi-valued or no UID."""
+    if source is None:
+        return ""
+    try:
+        value = str(source.header.get(keyword, "") or "").strip("\0 ")
+    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
+        return ""
+    return value if is_uid(value) else ""
+
+
+def study_uid(request: ReportRequest) -> str:
+    """The study that the documents go into: the current image's own, else one derived from what we were given."""
+    return header_uid(request.current, "StudyInstanceUID") or derived_uid("dicom-node", "study", *_inputs(request))
+
+
+def series_uid(request: ReportRequest, kind: DocumentKind) -> str:
+    """Both SR documents share a series; PDF and picture need their own, because a series has one modality."""
+    group = "SR" if kind in (DocumentKind.MACHINE, DocumentKind.READING) else kind.value
+    return derived_uid("dicom-node", "series", group, *_inputs(request))
+
+
+def document_uid(request: ReportRequest, kind: DocumentKind, rung: str) -> str:
+    """SOP Instance UID of one document; `rung` of the ladder enters it, since each rung has another content."""
+    return derived_uid("dicom-node", "document", kind.value, rung, *_inputs(request))
+
+
+def tracking_uid(request: ReportRequest, *what: str) -> str:
+    """Stable over late images, new checkpoints and languages: it names the finding in the study, not the result."""
+    return derived_uid("dicom-node", "tracking", study_uid(request), *what)
+
+
+def _inputs(request: ReportRequest) -> tuple[str, ...]:
+    current, prior = request.current, request.prior
+    abstained = request.prediction.abstained if request.prediction else None
+    return (
+        header_uid(current, "StudyInstanceUID"),
+        header_uid(current, "SOPInstanceUID"),
+        current.image.sha256 if current.image else "",
+        header_uid(prior, "StudyInstanceUID"),
+        header_uid(prior, "SOPInstanceUID"),
+        prior.image.sha256 if prior and prior.image else "",
+        request.outcome.value,
+        abstained.value if abstained else "",
+        request.model.device_uid,
+        ontology().version,
+        SCHEMA_VERSION,
+        request.language,
+        str(request.revision),
+        str(request.generation),
+    )

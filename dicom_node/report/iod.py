@@ -1,0 +1,206 @@
+"""From a content tree to a complete SR object: patient, study, series, equipment, document modules (PS3.3 A.35).
+
+highdicom makes the content; the object around it is made here, because its document classes refuse every header that
+lacks or misspells a type 2 element, copy the image's character set and read the clock (see docs/adr).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicom_node.report.codes import PRIVATE_SCHEME, coding_scheme_identification, concept
+from dicom_node.report.header import CleanHeader
+from dicom_node.report.identity import document_uid, header_uid, series_uid, study_uid
+from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest, SourceImage
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+SERIES_NUMBER = 9901
+"""High, so that our series sorts behind those of the modality; PDF and picture follow with the next numbers."""
+MODEL_SLOT, NODE_MODEL = 64, "dicom-node"
+NODE_VERSION = metadata.version("dicom-node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a document of a kind stands: its modality, series number, instance number and series description."""
+
+    modality: str
+    series_offset: int
+    instance_number: int
+    description: str
+
+
+PLACES = {
+    DocumentKind.MACHINE: Place(modality="SR", series_offset=0, instance_number=2, description="AI LUMEN CXR"),
+    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, description="AI LUMEN CXR"),
+    DocumentKind.PDF: Place(modality="DOC", series_offset=1, instance_number=1, description="AI LUMEN CXR report"),
+    DocumentKind.CAPTURE: Place(modality="OT", series_offset=2, instance_number=1, description="AI LUMEN CXR pair"),
+}
+
+
+def referenceable(source: SourceImage | None) -> bool:
+    """Whether the image has the four UIDs that a reference to it needs."""
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+    return source is not None and all(header_uid(source, keyword) for keyword in keywords)
+
+
+def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_class_uid: str, rung: str) -> Dataset:
+    """Everything but the content: what SR, PDF and picture share."""
+    place, model = PLACES[kind], request.model
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for element in header.elements:
+        ds[element.tag] = element
+    when = request.produced_at
+    ds.InstanceCreationDate, ds.InstanceCreationTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, document_uid(request, kind, rung)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study_uid(request), series_uid(request, kind)
+    ds.Modality = place.modality
+    ds.SeriesNumber = SERIES_NUMBER + place.series_offset
+    ds.InstanceNumber = place.instance_number
+    mark = " - demonstration, not for clinical use" if model.demonstration else " - not verified"
+    ds.SeriesDescription = (place.description + mark)[:64]
+    ds.SeriesDate, ds.SeriesTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
+    ds.ContentDate, ds.ContentTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
+    ds.Manufacturer = model.manufacturer[:MODEL_SLOT]
+    ds.ManufacturerModelName = NODE_MODEL
+    ds.DeviceSerialNumber = NODE_VERSION
+    ds.SoftwareVersions = NODE_VERSION
+    ds.ContributingEquipmentSequence = [_algorithm(request)]
+    return ds
+
+
+def sr_document(
+    request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_class_uid: str, content: Dataset, rung: str
+) -> BuiltDocument:
+    """The SR object around a root container."""
+    ds = common(request, header, kind, sop_class_uid, rung)
+    ds.ReferencedPerformedProcedureStepSequence = []
+    ds.PerformedProcedureCodeSequence = []
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    for element in content:
+        ds[element.tag] = element
+    if uses_private_codes(content):
+        ds.CodingSchemeIdentificationSequence = [coding_scheme_identification()]
+    _add_evidence(ds, request, referenced_instances(content))
+    earlier = [p for p in request.predecessors if p.kind is kind]
+    if earlier:
+        ds.PredecessorDocumentsSequence = hierarchy(
+            (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in earlier
+        )
+    return finished(ds, kind)
+
+
+def finished(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
+    """The data set with its file meta information."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    ds.file_meta = meta
+    return BuiltDocument(
+        kind=kind,
+        dataset=ds,
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+    )
+
+
+def content_items(root: Dataset) -> Iterator[Dataset]:
+    """The tree's items, depth first, the root first."""
+    yield root
+    for item in root.get("ContentSequence", []):
+        yield from content_items(item)
+
+
+def referenced_instances(content: Dataset) -> set[str]:
+    """SOP Instance UIDs that the tree's IMAGE and COMPOSITE items name."""
+    return {
+        str(reference.ReferencedSOPInstanceUID)
+        for item in content_items(content)
+        for reference in item.get("ReferencedSOPSequence", [])
+    }
+
+
+def uses_private_codes(content: Dataset) -> bool:
+    """Whether a code of our private scheme stands anywhere in the tree."""
+    for item in content_items(content):
+        codes = [*item.get("ConceptNameCodeSequence", []), *item.get("ConceptCodeSequence", [])]
+        if any(code.get("CodingSchemeDesignator") == PRIVATE_SCHEME for code in codes):
+            return True
+    return False
+
+
+def hierarchy(references: Iterable[tuple[str, str, str, str]]) -> list[Dataset]:
+    """(study, series, class, instance) UIDs → Hierarchical SOP Instance Reference Macro (PS3.3 table C.17-3)."""
+    studies: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for study, series, sop_class, instance in references:
+        studies.setdefault(study, {}).setdefault(series, []).append((sop_class, instance))
+    items = []
+    for study, all_series in studies.items():
+        item = Dataset()
+        item.StudyInstanceUID = study
+        item.ReferencedSeriesSequence = []
+        for series, instances in all_series.items():
+            inner = Dataset()
+            inner.SeriesInstanceUID = series
+            inner.ReferencedSOPSequence = [instance_reference(c, i) for c, i in instances]
+            item.ReferencedSeriesSequence.append(inner)
+        items.append(item)
+    return items
+
+
+def instance_reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """SOP Instance Reference Macro (PS3.3 table 10-11)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
+
+
+def _add_evidence(ds: Dataset, request: ReportRequest, named: set[str]) -> None:
+    """Current study → Current Requested Procedure Evidence, other studies → Pertinent Other Evidence (C.17.2.3).
+
+    Never both for one instance. An image that the tree does not name is evidence too: the result rests on it.
+    """
+    sources: Sequence[SourceImage | None] = (request.current, request.prior)
+    uids = [
+        tuple(header_uid(s, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"))
+        for s in sources
+        if referenceable(s)
+    ]
+    references = list(dict.fromkeys((u[0], u[1], u[2], u[3]) for u in uids))
+    current = [r for r in references if r[0] == ds.StudyInstanceUID]
+    other = [r for r in references if r[0] != ds.StudyInstanceUID]
+    missing = named - {r[3] for r in references}
+    if missing:
+        raise ValueError(f"the content names images that are no evidence: {sorted(missing)}")
+    if current:
+        ds.CurrentRequestedProcedureEvidenceSequence = hierarchy(current)
+    if other:
+        ds.PertinentOtherEvidenceSequence = hierarchy(other)
+
+
+def _algorithm(request: ReportRequest) -> Dataset:
+    """The checkpoint as contributing equipment (IHE AIR 1.2): a retrained model has another Device UID."""
+    model = request.model
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [concept("value.processing")]
+    item.Manufacturer = model.manufacturer[:MODEL_SLOT] or NODE_MODEL
+    item.ManufacturerModelName = model.name[:MODEL_SLOT]
+    item.DeviceSerialNumber = model.version[:MODEL_SLOT]
+    item.SoftwareVersions = model.version[:MODEL_SLOT]
+    item.DeviceUID = model.device_uid
+    item.ContributionDateTime = dt.datetime.strftime(request.produced_at, "%Y%m%d%H%M%S")
+    mark = " (demonstration, not for clinical use)" if model.demonstration else ""
+    item.ContributionDescription = f"Chest radiograph reading and comparison{mark}"
+    return item

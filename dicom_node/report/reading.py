@@ -1,0 +1,74 @@
+"""The reading report's content: TID 2000, one container for each heading and one for each sentence."""
+
+from __future__ import annotations
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    LanguageOfContentItemAndDescendants,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom import Dataset
+from pydicom.sr.codedict import codes as dicom_codes
+
+from dicom_node.report import codes
+from dicom_node.report.catalogue import Catalogue, catalogue
+from dicom_node.report.request import ReportRequest
+from dicom_node.report.statements import Section, SectionKey, sections
+
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_ITEM_NAMES = {SectionKey.IMPRESSIONS: "name.impression"}
+
+
+def reading_content(request: ReportRequest) -> Dataset:
+    """The root container (18748-4, LN, "Diagnostic Imaging Report")."""
+    return report_content(request, sections(request))
+
+
+def report_content(request: ReportRequest, said: tuple[Section, ...]) -> Dataset:
+    """The same with given sections; the last rung of the ladder says only one sentence."""
+    words = catalogue(request.language)
+    root: Dataset = ContainerContentItem(name=codes.concept("title.reading"), template_id="2000")
+    items: list[Dataset] = [*LanguageOfContentItemAndDescendants(_language(words))]
+    items += [*_observer(request)]
+    items.append(
+        CodeContentItem(
+            name=dicom_codes.DCM.ProcedureReported,
+            value=codes.concept("value.procedure"),
+            relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
+        )
+    )
+    items += [_section(section, words) for section in said]
+    root.ContentSequence = ContentSequence(items)
+    return root
+
+
+def _language(words: Catalogue) -> CodedConcept:
+    """CID 5000: the tag of RFC 5646."""
+    return CodedConcept(value=words.language, scheme_designator="RFC5646", meaning=words.text("language_name"))
+
+
+def _observer(request: ReportRequest) -> ObservationContext:
+    model = request.model
+    device = DeviceObserverIdentifyingAttributes(
+        uid=model.device_uid, name=model.name, manufacturer_name=model.manufacturer, model_name=model.name
+    )
+    context = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=context)
+
+
+def _section(section: Section, words: Catalogue) -> ContainerContentItem:
+    """A heading in the report's language; viewers join neighbouring texts, so each sentence ends its line."""
+    heading = codes.concept(f"heading.{section.key.value}", words.text(f"heading.{section.key.value}"))
+    container = ContainerContentItem(name=heading, relationship_type=_CONTAINS)
+    name = codes.concept(_ITEM_NAMES.get(section.key, "name.finding"))
+    container.ContentSequence = ContentSequence(
+        TextContentItem(name=name, value=sentence, relationship_type=_CONTAINS) for sentence in section.sentences
+    )
+    return container

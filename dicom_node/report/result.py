@@ -1,0 +1,88 @@
+"""The result as plain values: what result.json, the index and the status page hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dicom_node.report.codes import finding_concept
+from dicom_node.report.identity import header_uid
+from dicom_node.report.request import ReportRequest
+from dicom_node.report.statements import moment
+from model.schema import Finding, Region
+
+
+def result_json(request: ReportRequest) -> dict[str, Any]:
+    """The content of result.json: only str, float, bool, None, list and dict; keys as the contract has them.
+
+    `prior` is null without a comparison; `probability` is that of presence on the current image, 0..1.
+    """
+    prediction = request.prediction
+    abstained = prediction.abstained if prediction is not None else None
+    return {
+        "study_uid": header_uid(request.current, "StudyInstanceUID"),
+        "sop_instance_uid": header_uid(request.current, "SOPInstanceUID"),
+        "outcome": request.outcome.value,
+        "reason": request.reason,
+        "prior": _prior(request),
+        "prior_reasons": list(request.prior_reasons),
+        "findings": [_finding(finding) for finding in prediction.findings] if prediction is not None else [],
+        "prognosis": [
+            {
+                "code": finding_concept(p.key).code.value,
+                "key": p.key,
+                "change": p.change.value,
+                "probability": p.probability,
+            }
+            for p in (prediction.prognosis if prediction is not None else ())
+        ],
+        "abstained": None
+        if abstained is None
+        else {"reason": abstained.value, "detail": prediction.abstained_detail if prediction is not None else ""},
+        "model": {
+            "name": request.model.name,
+            "version": request.model.version,
+            "device_uid": request.model.device_uid,
+            "demonstration": request.model.demonstration,
+        },
+        "produced_at": request.produced_at.isoformat(),
+        "revision": request.revision,
+        "generation": request.generation,
+    }
+
+
+def _prior(request: ReportRequest) -> dict[str, Any] | None:
+    if request.prior is None:
+        return None
+    when = moment(request.prior)
+    return {
+        "study_uid": header_uid(request.prior, "StudyInstanceUID"),
+        "sop_instance_uid": header_uid(request.prior, "SOPInstanceUID"),
+        "date": when.isoformat() if when is not None else None,
+        "reasons": list(request.prior_reasons),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    concept = finding_concept(finding.key)
+    return {
+        "key": finding.key,
+        "code": concept.code.value,
+        "scheme": concept.code.scheme,
+        "name": concept.name,
+        "presence": finding.presence.value,
+        "probability": finding.probability,
+        "prior_probability": finding.prior_probability,
+        "change": finding.change.value if finding.change is not None else None,
+        "change_probability": finding.change_probability,
+        "location": finding.location,
+        "level": finding.level,
+        "regions": [_region(region) for region in finding.regions],
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "image": region.role.value,
+        "points": [[float(x), float(y)] for x, y in region.points],
+        "method": region.method,
+    }

@@ -1,0 +1,291 @@
+"""What a result says in words: sections of sentences made from the structured result and from nothing else.
+
+Text, page, PDF and the reading report all print these sections, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dicom_node.report.catalogue import Catalogue, catalogue, sentence
+from dicom_node.report.codes import finding_concept
+from dicom_node.report.header import clean_header, study_moment
+from dicom_node.report.request import ReportRequest, SourceImage
+from model.ontology import FindingKind, ontology
+from model.schema import Change, Finding, Presence
+
+
+class SectionKey(StrEnum):
+    """The sections of a reading report, in the order in which it prints them."""
+
+    IMPRESSIONS = "impressions"
+    """What changed, worst first."""
+    FINDINGS = "findings"
+    """Every finding asked for."""
+    COMPARISON = "comparison"
+    """Which prior, or why none."""
+    PROGNOSIS = "prognosis"
+    """What is likely on the next film; only where the checkpoint is asked for it."""
+    LIMITATIONS = "limitations"
+    """What the result cannot say."""
+    ORIGIN = "origin"
+    """Model, version, disclaimer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One heading and its sentences."""
+
+    key: SectionKey
+    sentences: tuple[str, ...]
+
+
+CHANGE_ORDER = (
+    Change.NEW,
+    Change.WORSENING,
+    Change.NOT_COMPARABLE,
+    Change.STABLE,
+    Change.IMPROVING,
+    Change.RESOLVED,
+)
+"""Worst first."""
+_MOVED = frozenset({Change.NEW, Change.WORSENING, Change.IMPROVING, Change.RESOLVED})
+_SEVERITY = ("massive", "severe", "moderate to severe", "moderate to large", "moderate", "mild to moderate", "mild")
+_NOUNS = frozenset({"lobe", "lung", "area", "base", "rib"})
+
+
+def sections(request: ReportRequest) -> tuple[Section, ...]:
+    """Every section that has something to say."""
+    words = catalogue(request.language)
+    made = (
+        Section(key=SectionKey.IMPRESSIONS, sentences=_impressions(request, words)),
+        Section(key=SectionKey.FINDINGS, sentences=_findings(request, words)),
+        Section(key=SectionKey.COMPARISON, sentences=_comparison(request, words)),
+        Section(key=SectionKey.PROGNOSIS, sentences=_prognosis(request, words)),
+        Section(key=SectionKey.LIMITATIONS, sentences=_limitations(request, words)),
+        Section(key=SectionKey.ORIGIN, sentences=origin(request, words)),
+    )
+    return tuple(section for section in made if section.sentences)
+
+
+def answered(request: ReportRequest) -> bool:
+    """Whether there is an answer of the model to report."""
+    return request.prediction is not None and request.prediction.abstained is None and bool(request.prediction.findings)
+
+
+def moment(source: SourceImage) -> dt.datetime | None:
+    """When the image was made: the exposure where the header says, else the study's date and time."""
+    if source.image is not None and source.image.acquired is not None:
+        return source.image.acquired
+    return study_moment(source.header)
+
+
+def date_text(source: SourceImage | None, words: Catalogue) -> str:
+    """The image's date in words; with the time where both images are of one day, see `_same_day`."""
+    when = moment(source) if source is not None else None
+    return words.date(when) if when is not None else words.text("unknown_date")
+
+
+def prior_date(request: ReportRequest, words: Catalogue) -> str:
+    """The prior's date, with the time of day where the current image is of the same day."""
+    if request.prior is None:
+        return words.text("unknown_date")
+    now, then = moment(request.current), moment(request.prior)
+    date = date_text(request.prior, words)
+    if now is not None and then is not None and now.date() == then.date():
+        return words.text("date_time", date=date, time=f"{then:%H:%M}")
+    return date
+
+
+def worst_first(findings: tuple[Finding, ...]) -> list[Finding]:
+    """Ordered by change, then abnormalities before devices, then degree, then probability."""
+
+    def rank(finding: Finding) -> tuple[int, int, int, float]:
+        change = CHANGE_ORDER.index(finding.change) if finding.change is not None else len(CHANGE_ORDER)
+        device = int(finding_concept(finding.key).kind is FindingKind.DEVICE)
+        degree = _SEVERITY.index(finding.level) if finding.level in _SEVERITY else len(_SEVERITY)
+        return change, device, degree, -(finding.change_probability or finding.probability)
+
+    return sorted(findings, key=rank)
+
+
+def name_of(key: str, words: Catalogue) -> str:
+    """The finding's name in this language."""
+    known = key in ontology().findings
+    return words.word("finding", key) if known else finding_concept(key).name
+
+
+def phrase(finding: Finding, words: Catalogue) -> str:
+    """ "moderate left pleural effusion": degree and place only where the result states them."""
+    level = words.word("level", finding.level) if finding.level else ""
+    places = (finding.location or "").lower().split()
+    place = " ".join(words.word("place", word) for word in places)
+    form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
+    key = form[bool(level), bool(place)]
+    if place and places[-1] in _NOUNS:
+        key += "_noun"
+    return words.text(f"phrase.{key}", finding=name_of(finding.key, words), level=level, place=place)
+
+
+def _change_key(change: Change) -> str:
+    return change.value.replace(" ", "_")
+
+
+def change_word(change: Change, words: Catalogue) -> str:
+    """One word for a change: "worse"."""
+    return words.text(f"mark.{_change_key(change)}")
+
+
+def change_sentence(finding: Finding, date: str, words: Catalogue) -> str:
+    """What became of the finding, as a sentence with the prior's date."""
+    if finding.change is None:
+        raise ValueError(f"finding {finding.key!r} states no change")
+    certainty = ""
+    if finding.change_probability is not None:
+        certainty = words.text("certainty.note", value=words.percent(finding.change_probability))
+    return sentence(
+        words.text(
+            f"change.{_change_key(finding.change)}", finding=phrase(finding, words), date=date, certainty=certainty
+        )
+    )
+
+
+def no_result_reason(request: ReportRequest, words: Catalogue) -> str:
+    """Why there is no answer: the coded reason in this language with its detail, else the free sentence."""
+    prediction = request.prediction
+    if prediction is not None and prediction.abstained is not None:
+        reason = words.text(f"reason.{prediction.abstained.name.lower()}")
+        return f"{reason} ({prediction.abstained_detail})" if prediction.abstained_detail else reason
+    return request.reason.strip().rstrip(".") or words.text("reason.other")
+
+
+def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    prediction = request.prediction
+    if prediction is None or not answered(request):
+        return (words.text("no_result.impression", reason=no_result_reason(request, words)),)
+    ordered = worst_first(prediction.findings)
+    lines: list[str] = []
+    if request.prior is None:
+        present = [f for f in ordered if f.presence is Presence.PRESENT]
+        for f in present:
+            text = words.text("impression.present", finding=phrase(f, words), probability=words.percent(f.probability))
+            lines.append(sentence(text))
+        if not present:
+            lines.append(_none_present(ordered, words))
+        lines.append(words.text("impression.no_prior"))
+    else:
+        date = prior_date(request, words)
+        lines += [change_sentence(f, date, words) for f in ordered if f.change in _MOVED]
+        if not lines:
+            lines.append(words.text(no_change_key(prediction.findings), date=date))
+        lines += [
+            change_sentence(f, date, words) for f in ordered if f.change in (Change.STABLE, Change.NOT_COMPARABLE)
+        ]
+        if not any(f.change in _MOVED or f.presence is Presence.PRESENT for f in ordered):
+            lines.append(_none_present(ordered, words))
+    silent = [name_of(f.key, words) for f in ordered if f.presence is Presence.ABSTAINED]
+    if silent:
+        lines.append(words.text("impression.no_statement", findings=words.joined(silent)))
+    return tuple(lines)
+
+
+def no_change_key(findings: Iterable[Finding]) -> str:
+    """Which message says that nothing changed: with an open question left, only that no change is stated."""
+    open_question = any(f.presence is Presence.ABSTAINED or f.change is Change.NOT_COMPARABLE for f in findings)
+    return "impression.no_change_stated" if open_question else "impression.no_change"
+
+
+def _none_present(findings: list[Finding], words: Catalogue) -> str:
+    if any(f.presence is Presence.ABSTAINED for f in findings):
+        return words.text("impression.none_seen")
+    return words.text("impression.none_present", count=len(findings))
+
+
+def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    prediction = request.prediction
+    if prediction is None or not answered(request):
+        return (words.text("no_result.findings"),)
+    lines = []
+    absent = []
+    for finding in worst_first(prediction.findings):
+        probability = words.percent(finding.probability)
+        values = {"finding": sentence(phrase(finding, words)), "probability": probability}
+        if finding.presence is Presence.ABSTAINED:
+            lines.append(words.text("finding_line.abstained", **values))
+        elif finding.presence is Presence.ABSENT and finding.change is Change.RESOLVED:
+            lines.append(words.text("finding_line.resolved", **values))
+        elif finding.presence is Presence.ABSENT:
+            item = words.text("finding_line.absent_item", finding=name_of(finding.key, words), probability=probability)
+            absent.append(item)
+        elif finding.change is None:
+            lines.append(words.text("finding_line.present", **values))
+        else:
+            change = change_word(finding.change, words)
+            lines.append(words.text("finding_line.present_change", change=change, **values))
+    if absent:
+        lines.append(words.text("finding_line.absent", findings=words.joined(absent)))
+        lines.append(words.text("finding_line.explain"))
+    return tuple(lines)
+
+
+def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    reasons = [sentence(reason.strip().rstrip(".")) + "." for reason in request.prior_reasons if reason.strip()]
+    if request.prior is None or not answered(request):
+        first = words.text("comparison.without")
+        if request.reason.strip() and answered(request):
+            reasons.insert(0, sentence(request.reason.strip().rstrip(".")) + ".")
+        return (first, *dict.fromkeys(reasons))
+    return (words.text("comparison.with", date=_full_date(request.prior, words)), *reasons)
+
+
+def _full_date(source: SourceImage, words: Catalogue) -> str:
+    when = moment(source)
+    if when is None:
+        return words.text("unknown_date")
+    return words.text("date_time", date=words.date(when), time=f"{when:%H:%M}")
+
+
+def _prognosis(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    prediction = request.prediction
+    if prediction is None or not answered(request) or not prediction.prognosis:
+        return ()
+    lines = [
+        words.text(
+            "prognosis.item",
+            finding=sentence(name_of(item.key, words)),
+            change=change_word(item.change, words),
+            probability=words.percent(item.probability),
+        )
+        for item in prediction.prognosis
+    ]
+    return (*lines, words.text("prognosis.note"))
+
+
+def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    lines = []
+    prediction = request.prediction
+    if prediction is not None and answered(request):
+        lines += [words.text("limitations.scope"), words.text("limitations.probability")]
+        lines.append(words.text("limitations.one_view"))
+        methods = sorted({region.method for f in prediction.findings for region in f.regions})
+        if methods:
+            lines.append(words.text("limitations.regions", method=words.joined(methods)))
+    faults = clean_header(request.current.header).faults
+    if faults:
+        lines.append(words.text("limitations.header", elements=", ".join(faults)))
+    return tuple(lines)
+
+
+def origin(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    """Who made this: the last section, and the whole of what every document must say."""
+    model = request.model
+    lines = [words.text("origin.model", name=model.name, version=model.version, device_uid=model.device_uid)]
+    lines.append(words.text("origin.unverified"))
+    if model.demonstration:
+        lines.append(words.text("origin.demonstration"))
+    if model.licence:
+        lines.append(words.text("origin.licence", licence=model.licence))
+    return tuple(lines)
