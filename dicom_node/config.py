@@ -324,6 +324,25 @@ class ReceiveSection(Section):
         return self
 
 
+class PriorsSection(Section):
+    """Which earlier image may be compared with, and how it is fetched (dicom_node.priors)."""
+
+    look_back_days: Annotated[int, Field(ge=1, le=36_525)] = 1826
+    same_view_days: Annotated[int, Field(ge=0, le=36_525)] = 365
+    max_images: Annotated[int, Field(ge=1, le=32)] = 4
+    allow_changed_family_name: bool = False
+    allow_for_processing: bool = False
+    default_issuer: str = ""
+    merged_ids: Path | None = None
+    fetch_studies: Annotated[int, Field(ge=0, le=50)] = 3
+    fetch_instances: Annotated[int, Field(ge=1, le=1000)] = 20
+    query_seconds: Seconds = 20.0
+    retrieve_seconds: Seconds = 120.0
+    wait_seconds: Annotated[float, Field(ge=0)] = 300.0
+    retry_seconds: Annotated[float, Field(ge=0)] = 0.0
+    retry_times: Annotated[int, Field(ge=0, le=100)] = 3
+
+
 class WebSection(Section):
     """The pages. Without users and without trusted_header nobody can log in, and only health answers.
 
@@ -360,6 +379,7 @@ class Settings(BaseSettings):
     node: NodeSection = NodeSection()
     database: DatabaseSection = DatabaseSection()
     completion: CompletionSection = CompletionSection()
+    priors: PriorsSection = PriorsSection()
     model: ModelSection = ModelSection()
     destinations: tuple[Destination, ...] = ()
     query: tuple[QueryPeer, ...] = ()

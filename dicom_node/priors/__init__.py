@@ -1,1 +1,53 @@
-"""Which image is looked at, and which earlier one it may be compared with."""
+"""Which image is looked at, and which earlier one it may be compared with.
+
+Use, all pure (values in, values out; the order of images never matters):
+
+    facts = facts_of(header)                          # from a header; or facts_of_rows(study, series, instance)
+    facts = replace(facts, check=image_check(check_view(display_image)), pixel_sha256=display_image.sha256)
+    choice = select_current(all_facts_of_the_study, policy)   # choice.chosen: JudgedImage each; else choice.sentence
+    prior = choose_prior(choice.chosen[0].image, facts_of_earlier_images, policy)
+    prior.prior, prior.reasons, prior.verdicts        # ImageFacts | None; sentences for the report; one per candidate
+
+`index.queries.prior_candidates` finds the earlier images; `policy_of(settings)` makes the policy.
+"""
+
+from dicom_node.priors.choose import choose_prior
+from dicom_node.priors.current import select_current
+from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of
+from dicom_node.priors.identity import compare_identity
+from dicom_node.priors.rules import image_check, policy_of
+from dicom_node.priors.types import (
+    CandidateVerdict,
+    CurrentChoice,
+    ImageCheck,
+    ImageFacts,
+    JudgedImage,
+    Patient,
+    PatientKey,
+    PriorChoice,
+    PriorPolicy,
+    Refusal,
+    View,
+)
+
+__all__ = [
+    "CandidateVerdict",
+    "CurrentChoice",
+    "ImageCheck",
+    "ImageFacts",
+    "JudgedImage",
+    "Patient",
+    "PatientKey",
+    "PriorChoice",
+    "PriorPolicy",
+    "Refusal",
+    "View",
+    "choose_prior",
+    "compare_identity",
+    "facts_of",
+    "facts_of_rows",
+    "image_check",
+    "patient_of",
+    "policy_of",
+    "select_current",
+]

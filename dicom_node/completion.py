@@ -1,0 +1,75 @@
+"""When a study is complete: the sweep that closes quiet studies and enqueues their analyses.
+
+Rules (transition letters of `tables.StudyState`):
+  B quiet     no instance of any of its series came, and no receiver was busy with it, for `quiet_seconds`
+  B count     a query peer holds exactly as many instances as we do (`priors.counting` asks)
+  B deadline  open for `deadline_seconds`: processed with what is there, and flagged; never discarded
+Transition C, a late image, is the receiver's (`index.ingest`): it opens the study again in the image's transaction.
+The state is in the database only, so any number of receivers and sweeps on any number of machines agree: a study is
+closed by one UPDATE whose WHERE repeats the rule, and the analyse job commits with it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config import CompletionSection
+from dicom_node.index.tables import Instance, JobKind, Series, Study, StudyState
+
+PRIOR = "prior"
+"""Study.purpose of comparison material."""
+
+
+def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) -> list[str]:
+    """Close what is quiet or past its deadline and enqueue the analyses; returns the StudyInstanceUIDs closed.
+
+    Safe to run in several processes at once. A study of purpose "prior" is closed and never analysed by itself.
+    """
+    quiet_since = now - dt.timedelta(seconds=completion.quiet_seconds)
+    opened_before = now - dt.timedelta(seconds=completion.deadline_seconds)
+    opened_at = func.coalesce(Study.opened_at, Study.first_instance_at)
+    closed = _close(session, Study.last_instance_at <= quiet_since, by="quiet", now=now)
+    closed += _close(session, opened_at <= opened_before, by="deadline", now=now)
+    return closed
+
+
+def close_counted(session: Session, *, study_instance_uid: str, count: int, now: dt.datetime) -> bool:
+    """Close one open study because a query peer holds `count` instances of it and so do we; returns whether it was."""
+    held = (
+        select(func.count(Instance.id))
+        .join(Series, Instance.series_pk == Series.id)
+        .where(Series.study_pk == Study.id)
+        .scalar_subquery()
+    )
+    chosen = (Study.study_instance_uid == study_instance_uid) & (held == count)
+    return bool(count > 0 and _close(session, chosen, by="count", now=now))
+
+
+def force(session: Session, *, study_instance_uid: str, now: dt.datetime) -> bool:
+    """Close one open study because an administrator says so; returns whether it was open."""
+    return bool(_close(session, Study.study_instance_uid == study_instance_uid, by="forced", now=now))
+
+
+def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> str:
+    """The key of an analyse job: one for each revision of a study and each time that an administrator asks again."""
+    return f"analyse:{study_instance_uid}:{revision}:{generation}"
+
+
+def _close(session: Session, chosen: ColumnElement[bool], *, by: str, now: dt.datetime) -> list[str]:
+    """Transition B for the open studies that `chosen` holds of, with their jobs, in the caller's transaction."""
+    rows = session.execute(
+        update(Study)
+        .where(Study.state == StudyState.OPEN, chosen)
+        .values(state=StudyState.COMPLETE, completed_at=now, completed_by=by)
+        .returning(Study.study_instance_uid, Study.revision, Study.purpose)
+        .execution_options(synchronize_session=False)
+    ).all()
+    for uid, revision, purpose in rows:
+        if purpose != PRIOR:
+            payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
+            jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload, now=now)
+    return [uid for uid, _, _ in rows]

@@ -1,0 +1,130 @@
+"""Whether two images are of one person: patient ID and issuer, checked against birth date, sex and name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dicom_node.priors.names import NameAgreement, compare_names
+from dicom_node.priors.types import Patient, PatientKey, PriorPolicy
+
+OTHER_ID = "another patient ID"
+SAME_ID_OTHER_ISSUER = "the same patient ID but of another issuer, so another person's"
+
+
+class Identity(StrEnum):
+    """The verdict."""
+
+    SAME = "same"
+    """Proven by ID, and nothing contradicts."""
+    CONFLICT = "conflict"
+    """The IDs agree or are linked, but birth date, sex or name contradict: somebody must look."""
+    UNPROVEN = "unproven"
+    """No ID, or too little agrees beside it."""
+    OTHER = "other"
+    """Another ID, or the same ID of another issuer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityVerdict:
+    """The verdict, with its reason as a sentence without any of the values: reports and logs may carry it."""
+
+    identity: Identity
+    sentence: str
+
+
+class _Link(StrEnum):
+    """What connects two patient IDs."""
+
+    EQUAL = "patient ID and issuer"
+    EQUAL_WITHOUT_ISSUER = "patient ID"
+    ONE_ISSUER = "patient ID (one of them names no issuer)"
+    MERGED = "patient ID as merged by the site"
+    LISTED = "an ID that the other image lists (OtherPatientIDs)"
+
+
+_NEEDS_MORE = frozenset({_Link.ONE_ISSUER, _Link.LISTED})
+"""Links that prove nothing alone: the birth date or the name must agree beside them."""
+
+
+def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) -> IdentityVerdict:
+    """Whether `a` and `b` are one person. Symmetric and reflexive up to missing IDs; pure."""
+    policy = policy or PriorPolicy()
+    if not a.key.patient_id or not b.key.patient_id:
+        return IdentityVerdict(identity=Identity.UNPROVEN, sentence="one of the images bears no patient ID")
+    link = _link(a, b, policy)
+    if link is None:
+        sentence = OTHER_ID
+        if a.key.patient_id == b.key.patient_id:
+            sentence = SAME_ID_OTHER_ISSUER
+        return IdentityVerdict(identity=Identity.OTHER, sentence=sentence)
+    return _checked(a, b, link, policy)
+
+
+def canonical(key: PatientKey, policy: PriorPolicy) -> PatientKey:
+    """The key under which the site now keeps this patient; follows chains of merges and survives circles."""
+    merged = dict(policy.merged_keys)
+    key = PatientKey(patient_id=key.patient_id, issuer=key.issuer or policy.default_issuer)
+    seen = {key}
+    while (further := merged.get(key)) is not None and further not in seen:
+        seen.add(further)
+        key = further
+    # In a circle every member would lead to another one: all of them mean the smallest.
+    return min(seen) if merged.get(key) in seen else key
+
+
+def _link(a: Patient, b: Patient, policy: PriorPolicy) -> _Link | None:
+    key_a, key_b = (
+        PatientKey(patient_id=p.key.patient_id, issuer=p.key.issuer or policy.default_issuer) for p in (a, b)
+    )
+    if key_a == key_b:
+        return _Link.EQUAL if key_a.issuer else _Link.EQUAL_WITHOUT_ISSUER
+    canonical_a, canonical_b = canonical(key_a, policy), canonical(key_b, policy)
+    if canonical_a == canonical_b:
+        return _Link.MERGED
+    if key_a.patient_id == key_b.patient_id and not (key_a.issuer and key_b.issuer):
+        return _Link.ONE_ISSUER
+    others_a = {canonical(key, policy) for key in a.other_keys if key.patient_id and key.issuer}
+    others_b = {canonical(key, policy) for key in b.other_keys if key.patient_id and key.issuer}
+    if canonical_b in others_a or canonical_a in others_b:
+        return _Link.LISTED
+    return None
+
+
+def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> IdentityVerdict:
+    """The linked IDs against birth date, sex and name."""
+    agreeing: list[str] = []
+    contradicting: list[str] = []
+    if a.birth_date and b.birth_date:
+        (agreeing if a.birth_date == b.birth_date else contradicting).append("birth date")
+    sex_a, sex_b = (p.sex if p.sex in ("M", "F") else "" for p in (a, b))
+    if sex_a and sex_b:
+        (agreeing if sex_a == sex_b else contradicting).append("sex")
+    name = compare_names(a.name, b.name)
+    if name is NameAgreement.FAMILY_DIFFERS and policy.allow_changed_family_name and "birth date" in agreeing:
+        agreeing.append("given name (the family name changed)")
+    elif name is not NameAgreement.UNKNOWN:
+        (agreeing if name is NameAgreement.AGREE else contradicting).append("name")
+    if contradicting:
+        return IdentityVerdict(
+            identity=Identity.CONFLICT,
+            sentence=f"the patient ID agrees but the {_listed(contradicting)} {_differ(contradicting)}",
+        )
+    if link in _NEEDS_MORE and not any(word.split()[0] in ("birth", "name", "given") for word in agreeing):
+        return IdentityVerdict(
+            identity=Identity.UNPROVEN,
+            sentence=f"{link.value} alone, with neither birth date nor name to check it against",
+        )
+    if not agreeing:
+        return IdentityVerdict(
+            identity=Identity.SAME, sentence=f"{link.value} agree; no birth date, sex or name to check against"
+        )
+    return IdentityVerdict(identity=Identity.SAME, sentence=f"{_listed([link.value, *agreeing])} agree")
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _differ(words: list[str]) -> str:
+    return "differs" if len(words) == 1 else "differ"

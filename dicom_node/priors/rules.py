@@ -1,0 +1,48 @@
+"""The site's rules for the choice, from the settings; and what looking at a picture means for it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from dicom_node.config import Settings
+from dicom_node.priors.merged import read_merged
+from dicom_node.priors.types import ImageCheck, PatientKey, PriorPolicy, View
+from model.view_check import ViewCheck, ViewKind
+
+_VIEWS = {ViewKind.FRONTAL_CHEST: View.FRONTAL, ViewKind.LATERAL_CHEST: View.LATERAL, ViewKind.OTHER: View.OTHER}
+
+
+def policy_of(settings: Settings) -> PriorPolicy:
+    """The policy that [priors] states. Raises ConfigurationError where the file of merged IDs is wrong."""
+    section = settings.priors
+    return PriorPolicy(
+        look_back_days=section.look_back_days,
+        same_view_days=section.same_view_days,
+        allow_changed_family_name=section.allow_changed_family_name,
+        allow_for_processing=section.allow_for_processing,
+        max_images=section.max_images,
+        default_issuer=section.default_issuer,
+        merged_keys=_merged(section.merged_ids) if section.merged_ids is not None else (),
+    )
+
+
+def image_check(check: ViewCheck) -> ImageCheck:
+    """What the trained look at the pixels means for the rules."""
+    remarks = []
+    if check.kind is ViewKind.FRONTAL_CHEST:
+        if check.inverted:
+            remarks.append("inverted")
+        if check.rotation:
+            remarks.append(f"turned by {check.rotation}°")
+    return ImageCheck(view=_VIEWS[check.kind], probability=check.probability, remark=" and ".join(remarks))
+
+
+def _merged(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:
+    """Read again only when the file changed: an administrator adds a line while the node runs."""
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _changed: int) -> tuple[tuple[PatientKey, PatientKey], ...]:
+    return read_merged(path)
