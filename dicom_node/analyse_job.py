@@ -51,7 +51,7 @@ def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None
     with node.database.read() as session:
         study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one_or_none()
         rows = instances_of_study(session, study.id) if study is not None else []
-        candidates = prior_candidates(session, study) if study is not None else []
+        candidates = _candidates(session, study, node) if study is not None else []
         # The job's own date, not the clock: a second try after a crash makes the same bytes.
         produced_at = session.scalars(select(Job.created_at).where(Job.id == job.id)).one()
     if study is None or study.revision != revision or not rows:
@@ -70,12 +70,24 @@ def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None
     _commit(job, node, study.id, finished)
 
 
+def _candidates(session: Session, study: Study, node: NodeContext) -> list[Instance]:
+    """Instances that the rules may look at: under this ID, and under any other that is said to be this person's."""
+    policy = policy_of(node.settings)
+    others = {item.get("id", "") for item in study.other_patient_ids}
+    for pair in policy.merged_keys:
+        ids = {key.patient_id for key in pair}
+        others |= ids if study.patient_id in ids else set()
+    return prior_candidates(
+        session, study, look_back_days=policy.look_back_days, other_ids=others - {"", study.patient_id}
+    )
+
+
 def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
     """The stored objects of these rows; one that cannot even be opened is named in the log and left out."""
     found = []
     for row in rows:
         try:
-            found.append(read_stored(node.store.path_of(row.path)))
+            found.append(read_stored(node.store.path(row.path)))
         except PixelError as error:
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
     return found

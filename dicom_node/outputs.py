@@ -16,7 +16,7 @@ from dicom_node.store import fsync_folder
 def write_outputs(folder: Path, request: ReportRequest, documents: Sequence[BuiltDocument] | None = None) -> str:
     """Write the documents (`machine.dcm`, `reading.dcm`, …), `report.html`, `report.txt`, `pair.png`, `result.json`.
 
-    Returns the report's text. Every file is on the disk when this returns. Running it twice with the same request writes
+    Returns the report's text. Every file is on the disk when this returns. Running it twice with one request writes
     the same files.
     """
     folder.mkdir(parents=True, exist_ok=True)

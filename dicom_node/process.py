@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
-import sys
 import threading
 from types import FrameType
 
@@ -18,7 +18,7 @@ def end_with_parent(parent_pid: int) -> None:
 
     Linux tells by signal. Elsewhere a thread looks once a second.
     """
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:  # it died before prctl took effect
             os._exit(1)
