@@ -1,0 +1,221 @@
+"""Making probabilities honest: temperature per question type, calibration error, thresholds and the certainty floor.
+
+Pure functions of validation scores. `training` fits after training and writes the values into the manifest;
+`model.predict` applies them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+DEFAULT_BINS = 15
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+class Objective(StrEnum):
+    """What a threshold is chosen for."""
+
+    YOUDEN = "youden"
+    """Greatest sensitivity + specificity - 1."""
+    F1 = "f1"
+    """Greatest harmonic mean of precision and recall."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """A cut on a probability and what it gives on the set it was chosen on: present where probability >= value."""
+
+    value: float
+    sensitivity: float
+    specificity: float
+    precision: float
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in [low, high), the last one closed: how sure they were, how often right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """A certainty below which no statement is made, and what remains: share of answers kept, accuracy among them."""
+
+    value: float
+    coverage: float
+    accuracy: float
+
+
+def apply_temperature(scores: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """softmax(scores / temperature) over the last axis; scores are logits or (unnormalised) log-probabilities.
+
+    The best answer stays the best. Raises ValueError for a temperature that is not positive and finite.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"a temperature is positive, got {temperature}")
+    values = np.asarray(scores, dtype=np.float64) / temperature
+    best = values.max(axis=-1, keepdims=True)
+    powers = np.exp(values - np.where(np.isfinite(best), best, 0.0))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def negative_log_likelihood(scores: Sequence[ArrayLike], truths: Sequence[int], temperature: float) -> float:
+    """Mean of -log softmax(scores_i / temperature)[truth_i]."""
+    total = 0.0
+    for one, truth in zip(scores, truths, strict=True):
+        values = np.asarray(one, dtype=np.float64) / temperature
+        best = float(values.max())
+        total += best + math.log(float(np.exp(values - best).sum())) - float(values[truth])
+    return total / max(len(truths), 1)
+
+
+def fit_temperature(scores: Sequence[ArrayLike], truths: Sequence[int]) -> float:
+    """The temperature of least negative log-likelihood on a validation set (Guo et al. 2017, "temperature scaling").
+
+    scores: for each question the scores of its allowed answers, as many as it has; truths: index of the right one.
+    The likelihood has one minimum in 1 / T, so a golden-section search over log T finds it; the result is kept within
+    MIN_TEMPERATURE..MAX_TEMPERATURE, where it ends up for sets that are all right or carry nothing.
+    1.0 for an empty set.
+    """
+    if not len(truths):
+        return 1.0
+    rows = _padded(scores)
+    index = np.asarray(truths, dtype=np.int64)
+
+    def loss(log_temperature: float) -> float:
+        values = rows / math.exp(log_temperature)
+        best = values.max(axis=1)
+        normaliser = best + np.log(np.exp(values - best[:, None]).sum(axis=1))
+        return float((normaliser - values[np.arange(len(index)), index]).mean())
+
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-5:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = loss(right)
+    return math.exp((low + high) / 2)
+
+
+def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> tuple[ReliabilityBin, ...]:
+    """The bins of equal width that are not empty; confidences in 0..1 of the answers given, correct: was it right."""
+    sure, right = _pair(confidences, correct)
+    if bins < 1:
+        raise ValueError(f"at least one bin, got {bins}")
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    result = []
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            result.append(
+                ReliabilityBin(
+                    low=number / bins,
+                    high=(number + 1) / bins,
+                    count=int(inside.sum()),
+                    confidence=float(sure[inside].mean()),
+                    accuracy=float(right[inside].mean()),
+                )
+            )
+    return tuple(result)
+
+
+def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> float:
+    """Mean over answers of |accuracy - confidence| of their bin: sum_b n_b / N * |acc_b - conf_b|. 0.0 if empty."""
+    table = reliability(confidences, correct, bins)
+    total = sum(item.count for item in table)
+    return sum(item.count * abs(item.accuracy - item.confidence) for item in table) / total if total else 0.0
+
+
+def choose_threshold(
+    probabilities: ArrayLike, present: ArrayLike, objective: Objective = Objective.YOUDEN
+) -> Threshold:
+    """The cut that serves the objective best on a validation set; halfway between the two neighbouring probabilities.
+
+    Among equal ones the one nearest to 0.5. Raises ValueError unless both classes occur: there is nothing to choose on.
+    """
+    values, truth = _pair(probabilities, present)
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        raise ValueError(f"a threshold needs both classes, got {positives} present and {negatives} absent")
+    levels = np.unique(values)
+    cuts = [float(levels[0]), *((levels[:-1] + levels[1:]) / 2).tolist()]
+    options = [_at(values, truth, cut, positives, negatives) for cut in cuts]
+    return max(options, key=lambda option: (round(_worth(option, objective), 12), -abs(option.value - 0.5)))
+
+
+def choose_floor(confidences: ArrayLike, correct: ArrayLike, target_accuracy: float) -> Floor:
+    """The lowest certainty from which on the answers are right at least as often as wanted.
+
+    Where no floor reaches it, the one of greatest accuracy is given: the caller sees `accuracy` and decides.
+    Raises ValueError for an empty set.
+    """
+    sure, right = _pair(confidences, correct)
+    if not sure.size:
+        raise ValueError("a certainty floor needs answers to be chosen on")
+    order = np.argsort(-sure, kind="stable")
+    running = np.cumsum(right[order]) / np.arange(1, sure.size + 1)
+    last = np.append(np.diff(sure[order]) != 0, True)  # a floor cannot part equal certainties
+    kept = np.flatnonzero(last)
+    enough = kept[running[kept] >= target_accuracy]
+    chosen = int(enough[-1]) if enough.size else int(kept[np.argmax(running[kept])])
+    return Floor(value=float(sure[order][chosen]), coverage=(chosen + 1) / sure.size, accuracy=float(running[chosen]))
+
+
+def _padded(scores: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """[N, K]: rows with fewer answers are filled with -inf, which takes no part in a softmax."""
+    rows = [np.asarray(one, dtype=np.float64) for one in scores]
+    out = np.full((len(rows), max(row.size for row in rows)), -np.inf)
+    for number, row in enumerate(rows):
+        out[number, : row.size] = row
+    return out
+
+
+def _pair(values: ArrayLike, flags: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    numbers, truth = np.asarray(values, dtype=np.float64).ravel(), np.asarray(flags, dtype=bool).ravel()
+    if numbers.shape != truth.shape:
+        raise ValueError(f"{numbers.size} values and {truth.size} flags")
+    if numbers.size and not (np.isfinite(numbers).all() and numbers.min() >= 0.0 and numbers.max() <= 1.0):
+        raise ValueError("probabilities lie in 0..1")
+    return numbers, truth
+
+
+def _at(values: NDArray[Any], truth: NDArray[np.bool_], cut: float, positives: int, negatives: int) -> Threshold:
+    said = values >= cut
+    hits, false = int((said & truth).sum()), int((said & ~truth).sum())
+    return Threshold(
+        value=cut,
+        sensitivity=hits / positives,
+        specificity=1.0 - false / negatives,
+        precision=hits / (hits + false) if hits + false else 0.0,
+        positives=positives,
+        negatives=negatives,
+    )
+
+
+def _worth(option: Threshold, objective: Objective) -> float:
+    if objective is Objective.YOUDEN:
+        return option.sensitivity + option.specificity - 1.0
+    both = option.precision + option.sensitivity
+    return 2.0 * option.precision * option.sensitivity / both if both else 0.0
