@@ -1,0 +1,140 @@
+"""The node as its users run it: `dicom-node serve` in a process of its own, with a configuration file, on free ports."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from dicom_node.config import Settings, load_settings
+from dicom_node.index.database import Database
+from dicom_node.index.tables import Delivery, DeliveryState, Result, Study, StudyState
+from tests.support import free_port, listening, wait_until
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """One installation; its process may be stopped, killed and started again."""
+
+    folder: Path
+    port: int
+    ae_title: str = "LUMEN"
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = field(default=0)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "node.log").read_text("utf-8", errors="replace")
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.config)
+
+    def start(self) -> None:
+        """Start and wait until it says that it is ready."""
+        self.starts += 1
+        with (self.folder / "node.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        wait_until(self._is_ready, seconds=120, what="the node to be ready")
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL to the main process; its children end with it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(30)
+        wait_until(lambda: not listening(self.port), seconds=30, what="the killed node's port to close")
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"the node ended with status {self.process.returncode}:\n{self.log[-4000:]}")
+        return self.log.count("node ready") >= self.starts
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        database = Database(self.settings.database.url)
+        try:
+            yield database
+        finally:
+            database.close()
+
+    def wait_for_results(self, studies: int, *, delivered: bool = True, seconds: float = 180) -> None:
+        """Wait until so many studies have their result and, where wanted, every document has its proof."""
+
+        def finished() -> bool:
+            with self.database() as database, database.read() as session:
+                analysed = session.scalar(select(func.count()).where(Study.state == StudyState.ANALYSED)) or 0
+                current = session.scalar(select(func.count()).where(Result.is_current)) or 0
+                waiting = session.scalar(select(func.count()).where(Delivery.state != DeliveryState.CONFIRMED)) or 0
+            return analysed >= studies and current >= studies and (not delivered or waiting == 0)
+
+        try:
+            wait_until(finished, seconds=seconds, what=f"results of {studies} studies")
+        except pytest.fail.Exception:
+            sys.stderr.write(self.log[-6000:])
+            raise
+
+
+def new_node(folder: Path, *, destinations: str = "", quiet_seconds: float = 0.5, extra: str = "") -> Node:
+    """Write the configuration of a node in `folder`; `destinations` and `extra` are TOML tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    (folder / "config.toml").write_text(
+        f"""[node]
+host = "127.0.0.1"
+port = {port}
+[completion]
+quiet_seconds = {quiet_seconds}
+[web]
+enabled = false
+{extra}
+{destinations}
+""",
+        "utf-8",
+    )
+    return Node(folder=folder, port=port)
+
+
+def destination(name: str, ae_title: str, port: int, verify: str) -> str:
+    """A [[destinations]] table."""
+    return (
+        f'[[destinations]]\nname = "{name}"\nae_title = "{ae_title}"\nhost = "127.0.0.1"\n'
+        f'port = {port}\nverify = "{verify}"\n'
+    )
+
+
+@contextmanager
+def running(node: Node) -> Iterator[Node]:
+    """Start the node and make sure that it is gone at the end."""
+    node.start()
+    try:
+        yield node
+    finally:
+        if node.process is not None and node.process.poll() is None:
+            node.process.send_signal(signal.SIGTERM)
+            try:
+                node.process.wait(60)
+            except subprocess.TimeoutExpired:
+                node.process.kill()
+                node.process.wait()
