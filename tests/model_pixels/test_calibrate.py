@@ -47,7 +47,7 @@ def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
 @settings(max_examples=6, deadline=None)
 @given(st.floats(0.3, 4.0), st.integers(0, 10_000))
 def test_the_true_temperature_is_found_again(true: float, seed: int) -> None:
-    """Answers are drawn from softmax(s / T): the fit must give T, also with questions of different numbers of answers."""
+    """Answers are drawn from softmax(s / T): the fit gives T, also where the numbers of answers differ."""
     rng = np.random.default_rng(seed)
     rows = [rng.normal(0, 2.0, int(rng.integers(2, 6))) for _ in range(3000)]
     truths = [int(rng.choice(row.size, p=apply_temperature(row, true))) for row in rows]
