@@ -1,0 +1,97 @@
+"""What NVILA lacks for two images of one person: an explicit difference feature, and a learned state for "no prior".
+
+Both are ours and both are switches of the configuration (`NvilaConfig.longitudinal`). The difference of the two images'
+features gave VED its largest gain; that an absent prior must be a learned state, not a black image, is BioViL-T's
+finding (Bannur et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+
+KEYS = frozenset({"difference_tokens", "no_prior_tokens", "align"})
+
+
+class LongitudinalExtras(nn.Module):
+    """Tokens that follow the last image of a sample.
+
+    difference_tokens: how many stand for the difference of the last two images; 0 switches it off. Must be a square:
+        the difference map is averaged down to that grid. no_prior_tokens: how many learned ones stand where there is
+        one image only; 0 switches it off. align: each token of the current image first looks up, by attention, what
+        of the prior lies where it lies in the body, so that another positioning alone is no difference.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        settings = dict(config.longitudinal or {})
+        unknown = set(settings) - KEYS
+        if unknown:
+            raise CheckpointError(f"longitudinal: unknown keys {sorted(unknown)}; known: {sorted(KEYS)}")
+        hidden = int(config.text_config.hidden_size)
+        self.difference_tokens = int(settings.get("difference_tokens", 0))
+        self.side = round(self.difference_tokens**0.5)
+        if self.side**2 != self.difference_tokens:
+            raise CheckpointError(f"longitudinal.difference_tokens: {self.difference_tokens} is no square number")
+        self.align: nn.MultiheadAttention | None = None
+        if self.difference_tokens:
+            if settings.get("align", False):
+                heads = next(count for count in (4, 3, 2, 1) if hidden % count == 0)
+                self.norm = nn.LayerNorm(hidden)
+                self.align = nn.MultiheadAttention(hidden, heads, batch_first=True)
+                places = self.side if config.token_side == self.side else config.token_side
+                self.place = nn.Parameter(torch.randn(places * places, hidden) * 0.02)
+            self.compare = nn.Sequential(nn.LayerNorm(3 * hidden), nn.Linear(3 * hidden, hidden), nn.GELU())
+            self.out = nn.Linear(hidden, hidden)
+        self.no_prior = nn.Parameter(torch.randn(int(settings.get("no_prior_tokens", 0)), hidden) * 0.02)
+
+    def forward(self, samples: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The extras of each sample, [difference_tokens or no_prior_tokens, hidden].
+
+        samples: for each the projected tokens [tokens, hidden] of its images, oldest first.
+        """
+        pairs = [index for index, images in enumerate(samples) if len(images) > 1]
+        extras: list[Tensor] = [self.no_prior] * len(samples)
+        if pairs and not self.difference_tokens:
+            empty = samples[pairs[0]][0][:0]
+            for index in pairs:
+                extras[index] = empty
+        elif pairs:
+            shapes = {tuple(image.shape) for index in pairs for image in samples[index][-2:]}
+            if len(shapes) == 1:  # the usual case: one batch
+                prior = torch.stack([samples[index][-2] for index in pairs])
+                current = torch.stack([samples[index][-1] for index in pairs])
+                for index, tokens in zip(pairs, self.difference(prior, current), strict=True):
+                    extras[index] = tokens
+            else:
+                for index in pairs:
+                    prior, current = self._to_grid(samples[index][-2]), self._to_grid(samples[index][-1])
+                    extras[index] = self.difference(prior, current)[0]
+        return extras
+
+    def difference(self, prior: Tensor, current: Tensor) -> Tensor:
+        """[B, tokens, hidden] twice -> [B, difference_tokens, hidden]: projected current - prior, beside both."""
+        if self.align is not None and prior.shape[1] == self.place.shape[0]:
+            keys = self.norm(prior) + self.place
+            found, _ = self.align(self.norm(current) + self.place, keys, prior, need_weights=False)
+            prior = prior + found
+        map = self.compare(torch.cat([current - prior, current, prior], dim=-1))
+        tokens: Tensor = self.out(self._to_grid(map))
+        return tokens
+
+    def _to_grid(self, tokens: Tensor) -> Tensor:
+        """[B, tokens, hidden] or [tokens, hidden] -> [B, side * side, hidden], averaged where there are more."""
+        batch = tokens if tokens.ndim == 3 else tokens[None]
+        if batch.shape[1] == self.difference_tokens:
+            return batch
+        side = round(batch.shape[1] ** 0.5)
+        if side * side != batch.shape[1]:  # tiled images need not be square: pool them as one line
+            pooled = nn.functional.adaptive_avg_pool1d(batch.transpose(1, 2), self.difference_tokens)
+            return pooled.transpose(1, 2)
+        grid = batch.transpose(1, 2).reshape(batch.shape[0], -1, side, side)
+        return nn.functional.adaptive_avg_pool2d(grid, self.side).flatten(2).transpose(1, 2)
