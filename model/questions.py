@@ -97,6 +97,11 @@ _ABOUT: Mapping[QuestionType, ImageRole | None] = {
 # The open questions, to the letter (Medical-Diff-VQA 1.0.1) but for PREDICTION, which LUMEN does not print.
 DIFFERENCE_TEXT = "what has changed compared to the reference image?"
 PREDICTION_TEXT = "what will have changed in the next image?"
+PREDICTION_BOTH_TEXT = "looking ahead from the reference image, what will have changed in the next image?"
+"""The setting prediction_inputs = both: the next image is shown as well, which makes it difference in other words."""
+
+LONG_TAG = "in one or two sentences, "
+"""Put before an open question that wants a report-style answer (the length tag of the recipe)."""
 
 TEMPLATES: Mapping[QuestionType, tuple[str, ...]] = {
     QuestionType.ABNORMALITY: (
@@ -119,7 +124,11 @@ TEMPLATES: Mapping[QuestionType, tuple[str, ...]] = {
     QuestionType.LEVEL: ("what level is the {finding}?",),
     QuestionType.TYPE: ("what type is the {finding}?",),
     QuestionType.DIFFERENCE: (DIFFERENCE_TEXT, "what has changed in the {location} area?"),
-    QuestionType.PREDICTION: (PREDICTION_TEXT, "what will have changed in the {location} area in the next image?"),
+    QuestionType.PREDICTION: (
+        PREDICTION_TEXT,
+        "what will have changed in the {location} area in the next image?",
+        PREDICTION_BOTH_TEXT,
+    ),
 }
 
 
@@ -153,8 +162,8 @@ def lumen_question(
 
 
 def parse_question(text: str) -> ParsedQuestion | None:
-    """Read a question of the LUMEN battery; None where it follows no template or names an unknown finding."""
-    wanted = normalise(text)
+    """Read a question of the LUMEN battery (length tag or not); None for no template or an unknown finding."""
+    wanted = normalise(text).removeprefix(normalise(LONG_TAG)).lstrip(", ")
     for type, form, pattern in _PATTERNS:
         match = pattern.fullmatch(wanted)
         if match is None:

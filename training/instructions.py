@@ -1,0 +1,270 @@
+"""Records → conversations: the streams of the recipe (diagnostic, difference, prediction, long answers, expert text).
+
+A conversation is what one training sequence shows: images in order, optional texts, and turns of question and answer.
+The texts come from `model.questions` and `model.prompts` alone, so that serving asks what training taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from model.prompts import PromptLayout, Turn, context_text
+from model.questions import (
+    DIFFERENCE_TEXT,
+    LONG_TAG,
+    PREDICTION_BOTH_TEXT,
+    PREDICTION_TEXT,
+    QuestionType,
+    lumen_question,
+    parse_question,
+)
+from model.questions_grammar import Tense, parse_events, write_events
+from training.drops import DropReport
+from training.instruction_turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.records import ImageRef, Record
+
+
+class Stream(StrEnum):
+    """What a conversation teaches; the names of LUMEN's streams."""
+
+    DIAGNOSTIC = "diagnostic"
+    """A: one image; presence, view, place, degree."""
+    DIFFERENCE = "difference"
+    """B: two images (or more); what has changed."""
+    PREDICTION = "prediction"
+    """C: what will change."""
+    LONG = "long"
+    """D: the difference in one or two report-style sentences."""
+
+
+class PredictionInputs(StrEnum):
+    """What stream C shows."""
+
+    PRIOR_ONLY = "prior_only"
+    """The earlier image alone: a true prediction."""
+    BOTH = "both"
+    """Both images; the question is in the future tense, the answer is on the second image."""
+
+
+ExpertText = Callable[[Sequence[ImageRef]], str | None]
+"""Images in order → the expert's text, None where the expert has none (stream E)."""
+LongAnswers = Mapping[str, str]
+"""Record id → the accepted long answer (`training.rewrite`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionOptions:
+    """Which conversations are made.
+
+    closed: our scored questions; lumen: LUMEN's templates. keep_negatives: share kept of the turns on findings that
+    are on no image. max_turns: of one conversation, drawn at random; None: all. expert_dropout: share of conversations
+    shown without the expert's text, so that the model also works without. context_dropout: the same for the context.
+    max_images: 2 for pairs; more lets the earlier images of a record in.
+    """
+
+    streams: frozenset[Stream] = frozenset({Stream.DIAGNOSTIC, Stream.DIFFERENCE})
+    prediction_inputs: PredictionInputs = PredictionInputs.PRIOR_ONLY
+    closed: bool = True
+    lumen: bool = True
+    keep_negatives: float = 1.0
+    max_turns: int | None = None
+    expert: bool = False
+    expert_dropout: float = 0.5
+    context: bool = False
+    context_dropout: float = 0.5
+    max_images: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("keep_negatives", "expert_dropout", "context_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1")
+        if self.max_images < 1 or (self.max_turns is not None and self.max_turns < 1):
+            raise ValueError("max_images and max_turns are at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One training sequence. images: in the order of the layout's image slots (a difference slot has no image)."""
+
+    conversation_id: str
+    stream: Stream
+    images: tuple[ImageRef, ...]
+    layout: PromptLayout
+    turns: tuple[Turn, ...]
+
+
+def conversations(
+    record: Record,
+    options: InstructionOptions,
+    rng: np.random.Generator,
+    report: DropReport,
+    *,
+    expert: ExpertText | None = None,
+    long_answers: LongAnswers | None = None,
+) -> Iterator[Conversation]:
+    """Every conversation of one record, turns in random order. What cannot be asked is counted in `report`."""
+    for stream, images, turns in _parts(record, options, report, long_answers or {}):
+        chosen = _chosen(turns, options, rng)
+        if not chosen:
+            report.drop(f"{stream.value}: no turn left", record.record_id)
+            continue
+        report.keep()
+        show_expert = options.expert and expert is not None and rng.random() >= options.expert_dropout
+        show_context = options.context and rng.random() >= options.context_dropout
+        yield Conversation(
+            conversation_id=f"{record.record_id}/{stream.value}/{images[-1].image_id}",
+            stream=stream,
+            images=images,
+            layout=PromptLayout(
+                priors=len(images) - 1,
+                expert=expert(images) if show_expert and expert is not None else None,
+                context=context_text(record.context) if show_context else None,
+            ),
+            turns=chosen,
+        )
+
+
+_Part = tuple[Stream, tuple[ImageRef, ...], list[FlaggedTurn]]
+
+
+def _parts(
+    record: Record, options: InstructionOptions, report: DropReport, long_answers: LongAnswers
+) -> Iterator[_Part]:
+    """(stream, images, turns with their negative flag) of every stream that is wanted and possible."""
+    if Stream.DIAGNOSTIC in options.streams:
+        yield from _diagnostic(record, options)
+    if record.prior is None:
+        return
+    earlier = record.earlier[max(0, len(record.earlier) - (options.max_images - 2)) :] if options.max_images > 2 else ()
+    images = (*earlier, record.prior, record.current)
+    if Stream.DIFFERENCE in options.streams:
+        yield Stream.DIFFERENCE, images, _difference(record, options)
+    if Stream.PREDICTION in options.streams:
+        both = options.prediction_inputs is PredictionInputs.BOTH
+        yield (
+            Stream.PREDICTION,
+            (record.prior, record.current) if both else (record.prior,),
+            _prediction(record, options, report),
+        )
+    if Stream.LONG in options.streams and record.record_id in long_answers:
+        question = f"{LONG_TAG}{_difference_question(record)}"
+        yield Stream.LONG, images, [(Turn(question=question, answer=long_answers[record.record_id]), False)]
+
+
+def _diagnostic(record: Record, options: InstructionOptions) -> Iterator[_Part]:
+    """The current image with its published questions; with a labelled prior, that image alone as well."""
+    published = [
+        (Turn(question=item.question, answer=item.answer), False)
+        for item in record.asked
+        if item.type is not QuestionType.DIFFERENCE
+    ]
+    for image, own in ((record.current, True), (record.prior, False)):
+        if image is None:
+            continue
+        turns = list(published) if own else []
+        if options.closed:
+            turns += closed_turns(record.truth, alone="current" if own else "prior")
+        if options.lumen:
+            turns += lumen_turns(record.truth, of="current" if own else "prior")
+        if turns:
+            yield Stream.DIAGNOSTIC, (image,), turns
+
+
+def _difference_question(record: Record) -> str:
+    published = [item.question for item in record.asked if item.type is QuestionType.DIFFERENCE]
+    return published[0] if published else DIFFERENCE_TEXT
+
+
+def _difference(record: Record, options: InstructionOptions) -> list[FlaggedTurn]:
+    turns = [
+        (Turn(question=item.question, answer=item.answer), False)
+        for item in record.asked
+        if item.type is QuestionType.DIFFERENCE
+    ]
+    if options.closed:
+        turns += closed_turns(record.truth)
+    if options.lumen and not _is_published(record):
+        events = events_of_truth(record.truth)
+        if events is not None:
+            turns.append((Turn(question=_difference_question(record), answer=write_events(events)), False))
+    return turns
+
+
+def _is_published(record: Record) -> bool:
+    """Whether the record brings its own difference question: then none is derived from its labels."""
+    return any(item.type is QuestionType.DIFFERENCE for item in record.asked)
+
+
+def _prediction(record: Record, options: InstructionOptions, report: DropReport) -> list[FlaggedTurn]:
+    both = options.prediction_inputs is PredictionInputs.BOTH
+    turns: list[FlaggedTurn] = []
+    if options.closed and not both:
+        turns += prediction_turns(record.truth)
+    question = PREDICTION_BOTH_TEXT if both else PREDICTION_TEXT
+    for item in record.asked:
+        if item.type is not QuestionType.DIFFERENCE:
+            continue
+        asked, parsed = parse_question(item.question), parse_events(item.answer)
+        area = asked.location if asked is not None else None
+        if not parsed.complete:
+            report.drop("prediction: the difference answer does not parse", record.record_id)
+        elif area is not None and both:
+            report.drop("prediction: no question about an area of both images", record.record_id)
+        else:
+            text = lumen_question(QuestionType.PREDICTION, 1, location=area) if area is not None else question
+            turns.append((Turn(question=text, answer=write_events(parsed.events, Tense.PREDICTION)), False))
+    if options.lumen and not _is_published(record):
+        events = events_of_truth(record.truth)
+        if events is not None:
+            turns.append((Turn(question=question, answer=write_events(events, Tense.PREDICTION)), False))
+    return turns
+
+
+def _chosen(turns: Sequence[FlaggedTurn], options: InstructionOptions, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """The turns that are kept, in random order: no question may come to rely on the one before it."""
+    kept = [turn for turn, negative in turns if not negative or rng.random() < options.keep_negatives]
+    order = rng.permutation(len(kept))[: options.max_turns]
+    return tuple(kept[number] for number in order)
+
+
+def mixing_weights(counts: Mapping[Stream, int], temperature: float) -> dict[Stream, float]:
+    """Share of each stream, ∝ count^(1/temperature): 1 keeps the counts, infinity makes all streams equal.
+
+    Raises ValueError for a temperature below 1 (it would starve the small streams further).
+    """
+    if temperature < 1:
+        raise ValueError("the mixing temperature is at least 1")
+    raised = {stream: float(count) ** (1 / temperature) for stream, count in counts.items() if count}
+    total = sum(raised.values())
+    return {stream: value / total for stream, value in raised.items()}
+
+
+def mixed(
+    pools: Mapping[Stream, Sequence[Conversation]], *, temperature: float, seed: int, length: int
+) -> Iterator[Conversation]:
+    """`length` conversations drawn stream by stream with the mixing weights; each pool is gone through in its own
+    shuffled order and begun again when it is used up, so that nothing is drawn twice before all were drawn once."""
+    rng = np.random.default_rng(seed)
+    weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
+    names = list(weights)
+    cycles = {name: _cycle(pools[name], np.random.default_rng([seed, number])) for number, name in enumerate(names)}
+    for _ in range(length if names else 0):
+        yield next(cycles[names[int(rng.choice(len(names), p=list(weights.values())))]])
+
+
+def _cycle(pool: Sequence[Conversation], rng: np.random.Generator) -> Iterator[Conversation]:
+    while True:
+        for number in rng.permutation(len(pool)):
+            yield pool[number]
+
+
+def pools_of(made: Iterable[Conversation]) -> dict[Stream, list[Conversation]]:
+    """Conversations sorted by stream, for `mixed`."""
+    pools: dict[Stream, list[Conversation]] = {}
+    for conversation in made:
+        pools.setdefault(conversation.stream, []).append(conversation)
+    return pools
