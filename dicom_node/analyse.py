@@ -16,7 +16,7 @@ from pydicom import Dataset
 from dicom_node.index.tables import Outcome
 from dicom_node.inference import PairPredictor
 from dicom_node.logs import get_logger
-from dicom_node.priors import choose_prior, facts_of, image_check, select_current
+from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, JudgedImage, PriorChoice, PriorPolicy
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from model.errors import InferenceError, PixelError
@@ -152,22 +152,26 @@ def _prior(
 ) -> tuple[PriorChoice, StoredImage | None]:
     """Choose, look at the chosen film, and choose again where looking changed what is known of it."""
     candidates = {image.facts.sop_instance_uid: image for image in earlier}
-    unreadable: list[str] = []
+    seen = looked.at(current, setting.decode)
+    same: set[str] = set()
+    unreadable: dict[str, str] = {}
     while True:
         facts = [image.facts for image in candidates.values()]
-        choice = choose_prior(current.facts, facts, setting.policy)
+        choice = choose_prior(
+            current.facts, facts, setting.policy, same_picture=same, unreadable=list(unreadable.items())
+        )
         if choice.prior is None:
-            return replace(choice, reasons=(*choice.reasons, *unreadable)), None
+            return choice, None
         uid = choice.prior.sop_instance_uid
         chosen = candidates[uid]
         if chosen.facts.check is not None:
-            return replace(choice, reasons=(*choice.reasons, *unreadable)), chosen
-        checked = _checked(chosen, setting, looked)
-        if checked.facts.check is None:
-            unreadable.append(f"The film of {chosen.facts.when} could not be read and was passed over.")
-            del candidates[uid]
-        else:
-            candidates[uid] = checked
+            return choice, chosen
+        candidates[uid] = _checked(chosen, setting, looked)
+        picture = looked.at(chosen, setting.decode)
+        if picture is None:
+            unreadable[uid] = looked.failures[chosen.path]
+        elif seen is not None and same_picture(seen, picture):
+            same.add(uid)
 
 
 def _reason(outcome: Outcome, choice: PriorChoice, prediction: Prediction) -> str:

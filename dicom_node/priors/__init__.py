@@ -8,6 +8,8 @@ Use, all pure (values in, values out; the order of images never matters):
     prior = choose_prior(choice.chosen[0].image, facts_of_earlier_images, policy)
     prior.prior, prior.reasons, prior.verdicts        # ImageFacts | None; sentences for the report; one per candidate
 
+The chosen film's pixels are looked at last: `same_picture(display_image, other)` and a decoder's failure go back in by
+`choose_prior(..., same_picture={uid}, unreadable=[(uid, why)])`, until the choice stands.
 `index.queries.prior_candidates` finds the earlier images; `policy_of(settings)` makes the policy.
 """
 
@@ -15,6 +17,7 @@ from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.current import select_current
 from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of
 from dicom_node.priors.identity import compare_identity
+from dicom_node.priors.pictures import same_picture
 from dicom_node.priors.rules import image_check, policy_of
 from dicom_node.priors.types import (
     CandidateVerdict,
@@ -49,5 +52,6 @@ __all__ = [
     "image_check",
     "patient_of",
     "policy_of",
+    "same_picture",
     "select_current",
 ]
