@@ -1,4 +1,4 @@
-"""The node as its users run it: `dicom-node serve` in a process of its own, with a configuration file, on free ports."""
+"""The node as its users run it: `dicom-node serve` in a process of its own, with a configuration file of the test."""
 
 from __future__ import annotations
 

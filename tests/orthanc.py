@@ -1,4 +1,4 @@
-"""A real Orthanc on loopback for tests: DICOM, REST and DICOMweb on free ports, everything in a folder that goes away."""
+"""A real Orthanc on loopback: DICOM, REST and DICOMweb on free ports, everything in a folder that goes away."""
 
 from __future__ import annotations
 

@@ -1,0 +1,212 @@
+"""The whole story with real processes: storescu → `dicom-node serve` → Orthanc, and back comes what changed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node.index.tables import Outcome, Result, Study
+from model.schema import Change
+from tests.dcmtk import echoscu, storescu
+from tests.node import Node, destination, new_node, running
+from tests.orthanc import Orthanc, running_orthanc
+from tests.support import shared, wait_until
+from training.phantom_dicom import write_study_pair
+
+PATIENTS = ("HAN-0664ee2b", "HAN-0664ee2b_OTHER", "HAN-2d1f1ee8", "HAN-530a29b3", "NIH-00001108")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A node and the archive that it delivers to."""
+
+    node: Node
+    orthanc: Orthanc
+
+    def results(self) -> dict[str, Result]:
+        """Current results by Study Instance UID."""
+        with self.node.database() as database, database.read() as session:
+            rows = session.execute(
+                select(Study.study_instance_uid, Result).join(Result.study).where(Result.is_current)
+            ).all()
+        return dict(rows)
+
+    def reports(self, study_instance_uid: str) -> dict[str, Dataset]:
+        """The SR documents of a study that Orthanc holds, by kind."""
+        found = {}
+        for item in self.orthanc.instances(StudyInstanceUID=study_instance_uid, Modality="SR"):
+            dataset = pydicom.dcmread(io.BytesIO(self.orthanc.file(item["ID"])))
+            title = dataset.ConceptNameCodeSequence[0].CodeValue
+            kind = {"126000": "machine", "18748-4": "reading"}[title]
+            assert kind not in found, "one current document of each kind, never two"
+            found[kind] = dataset
+        return found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    node = new_node(folder / "node")
+    with running_orthanc(folder / "orthanc", modalities={"LUMEN": ("127.0.0.1", node.port)}) as orthanc:
+        with node.config.open("a") as config:
+            config.write(destination("pacs", orthanc.ae_title, orthanc.dicom_port, "commitment"))
+        with running(node):
+            yield Site(node=node, orthanc=orthanc)
+
+
+def _texts(dataset: Dataset) -> str:
+    """All text values of an SR, in order."""
+    found = []
+    for item in dataset.get("ContentSequence", []):
+        if "TextValue" in item:
+            found.append(str(item.TextValue))
+        found.append(_texts(item))
+    return "\n".join(text for text in found if text)
+
+
+def _evidence(dataset: Dataset, keyword: str) -> set[str]:
+    return {
+        reference.ReferencedSOPInstanceUID
+        for study in dataset.get(keyword, [])
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+
+
+def test_echo(site: Site) -> None:
+    assert echoscu(site.node.port) == 0
+
+
+def test_a_phantom_pair_is_compared(site: Site, tmp_path: Path) -> None:
+    made = write_study_pair(tmp_path, 11)
+    storescu([*made.prior.files, *made.current.files], site.node.port)
+    uids = (made.prior.study_instance_uid, made.current.study_instance_uid)
+    wait_until(lambda: set(uids) <= set(site.results()), seconds=120, what="both phantom studies")
+    first, second = (site.results()[uid] for uid in uids)
+    assert first.outcome is Outcome.FINDINGS_ONLY
+    assert second.outcome is Outcome.COMPARED
+    assert second.prior_study_instance_uid == made.prior.study_instance_uid
+    wait_until(lambda: len(site.reports(uids[1])) == 2, what="both documents at the archive")
+    reports = site.reports(uids[1])
+    current, prior = (pydicom.dcmread(study.files[0]) for study in (made.current, made.prior))
+    for report in reports.values():
+        assert _evidence(report, "CurrentRequestedProcedureEvidenceSequence") == {current.SOPInstanceUID}
+        assert _evidence(report, "PertinentOtherEvidenceSequence") == {prior.SOPInstanceUID}
+        assert report.StudyInstanceUID == uids[1]
+        assert report.PatientID == current.PatientID
+    text = _texts(reports["reading"])
+    for study in (current, prior):
+        date = study.StudyDate
+        assert f"{date[:4]}-{date[4:6]}-{date[6:]}" in text
+    allowed = {*Change, None}
+    for finding in second.prediction["findings"]:
+        assert finding["change"] in allowed
+    assert any(finding["change"] is not None for finding in second.prediction["findings"])
+    for finding in first.prediction["findings"]:
+        assert finding["change"] is None, "without a prior there is no change"
+
+
+@pytest.mark.shared_data
+def test_real_patients_are_compared_with_their_own_priors(site: Site) -> None:
+    folder = shared("data", "studies")
+    with (folder / "manifest.csv").open(encoding="utf-8") as table:
+        rows = [row for row in csv.DictReader(table) if row["file"].split("/")[0] in PATIENTS]
+    rows.sort(key=lambda row: (row["study_date"], row["study_time"]))
+    storescu([folder / row["file"] for row in rows], site.node.port)
+    wanted = {row["study_instance_uid"] for row in rows}
+    wait_until(lambda: wanted <= set(site.results()), seconds=240, what="all studies")
+    results = site.results()
+    expected: dict[str, str] = {}
+    latest: dict[str, str] = {}
+    for row in rows:
+        person = row["file"].split("/")[0]
+        expected[row["study_instance_uid"]] = latest.get(person, "")
+        latest[person] = row["study_instance_uid"]
+    chosen = {uid: results[uid].prior_study_instance_uid for uid in wanted}
+    assert chosen == expected
+    for row in rows:
+        uid = row["study_instance_uid"]
+        wait_until(lambda uid=uid: len(site.reports(uid)) == 2, what="both documents at the archive")
+        text = _texts(site.reports(uid)["reading"])
+        date = row["study_date"]
+        assert f"{date[:4]}-{date[4:6]}-{date[6:]}" in text
+
+
+def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
+    """A copy with other UIDs, another patient and the given elements; returns the file and its study's UID."""
+    ds = pydicom.dcmread(path)
+    study = pydicom.uid.generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study, pydicom.uid.generate_uid()
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.PatientID = str(changes.pop("PatientID", "OUTCOME-" + study[-6:]))
+    for keyword, value in changes.items():
+        setattr(ds, keyword, value)
+    ds.save_as(target)
+    return target, study
+
+
+def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -> None:
+    image = write_study_pair(tmp_path / "source", 12).current.files[0]
+    rows = int(pydicom.dcmread(image, stop_before_pixels=True).Rows)
+    cases = {
+        "hand": _variant(
+            image, tmp_path / "a.dcm", BodyPartExamined="HAND", StudyDescription="Hand", SeriesDescription=""
+        ),
+        "lateral": _variant(image, tmp_path / "b.dcm", ViewPosition="LL", SeriesDescription="CHEST LATERAL"),
+        "unreadable": _variant(image, tmp_path / "c.dcm", Rows=rows * 7),
+        "noise": _variant(image, tmp_path / "d.dcm", PixelData=_noise(image)),
+    }
+    storescu([path for path, _ in cases.values()], site.node.port)
+    wanted = {uid for _, uid in cases.values()}
+    wait_until(lambda: wanted <= set(site.results()), seconds=120, what="an outcome of every study")
+    for name, (_, uid) in cases.items():
+        result = site.results()[uid]
+        assert result.outcome is Outcome.NOT_ANALYSED, name
+        assert len(result.reason) > 10, name
+        wait_until(lambda uid=uid: "reading" in site.reports(uid), what=f"the report of {name}")
+        assert result.reason.split(".")[0] in _texts(site.reports(uid)["reading"]), name
+
+
+def _noise(path: Path) -> bytes:
+    ds = pydicom.dcmread(path)
+    top = 2 ** int(ds.BitsStored)
+    values = np.random.default_rng(0).integers(0, top, ds.pixel_array.shape)
+    return values.astype(ds.pixel_array.dtype).tobytes()
+
+
+def test_an_object_that_is_not_wanted_is_refused(site: Site, tmp_path: Path) -> None:
+    ct = _variant(
+        write_study_pair(tmp_path / "source", 13).current.files[0],
+        tmp_path / "ct.dcm",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.2",
+        Modality="CT",
+    )[0]
+    ds = pydicom.dcmread(ct)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.save_as(ct)
+    with pytest.raises(subprocess.CalledProcessError):
+        storescu([ct], site.node.port)
+
+
+def test_our_own_reports_are_never_input(site: Site, tmp_path: Path) -> None:
+    """The PACS routes everything of the study to us, our SR too."""
+    made = write_study_pair(tmp_path, 14)
+    uid = made.current.study_instance_uid
+    storescu(made.current.files, site.node.port)
+    wait_until(lambda: len(site.reports(uid)) == 2, seconds=120, what="the reports")
+    before = site.results()[uid]
+    for kind, report in site.reports(uid).items():
+        report.save_as(tmp_path / f"{kind}.dcm")
+        with pytest.raises(subprocess.CalledProcessError):
+            storescu([tmp_path / f"{kind}.dcm"], site.node.port)
+    assert site.results()[uid].id == before.id
