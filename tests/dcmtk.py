@@ -44,7 +44,7 @@ if not ENVIRONMENT["DCMDICTPATH"]:
 
 
 def storescu(files: Sequence[Path], port: int, *, ae_title: str = "LUMEN", calling: str = "MODALITY") -> None:
-    """Send files, each on an association that proposes its own transfer syntax; raises CalledProcessError on failure."""
+    """Send files, each on an association that proposes its own transfer syntax; a refusal is CalledProcessError."""
     binary = program("storescu")
     for path in files:
         syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
