@@ -165,7 +165,7 @@ class Instance(Base):
     sop_instance_uid: Mapped[Uid] = mapped_column(unique=True)
     sop_class_uid: Mapped[Uid]
     transfer_syntax_uid: Mapped[Uid]
-    path: Mapped[Name]
+    path: Mapped[Name] = mapped_column(index=True)
     """Relative to the store; our own name, never the wire's."""
     sha256: Mapped[Uid]
     """Of the data set's bytes as received."""
@@ -433,8 +433,22 @@ class Notice(Base):
     text: Mapped[Long]
     created_at: Mapped[Utc]
     sent_at: Mapped[Utc | None] = mapped_column(default=None)
+    next_attempt_at: Mapped[Utc]
     attempts: Mapped[int] = mapped_column(default=0)
     last_error: Mapped[Long] = mapped_column(default="")
+
+
+class Hold(Base):
+    """A study that retention may not touch, and for whom: a training snapshot, a legal matter."""
+
+    __tablename__ = "hold"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "holder"),)
+
+    id: Mapped[Key]
+    study_instance_uid: Mapped[Uid]
+    holder: Mapped[Name]
+    """For example "snapshot 2026-03-01"."""
+    created_at: Mapped[Utc]
 
 
 class Tally(Base):

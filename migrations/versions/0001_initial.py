@@ -53,6 +53,15 @@ def upgrade() -> None:
         batch_op.create_index("ix_commitment_request_due", ["state", "next_attempt_at"], unique=False)
 
     op.create_table(
+        "hold",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("holder", sa.String(length=255), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_hold")),
+        sa.UniqueConstraint("study_instance_uid", "holder", name=op.f("uq_hold_study_instance_uid")),
+    )
+    op.create_table(
         "job",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
@@ -89,6 +98,7 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("sent_at", UtcDateTime(), nullable=True),
+        sa.Column("next_attempt_at", UtcDateTime(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("last_error", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notice")),
@@ -298,6 +308,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_instance_sop_instance_uid")),
     )
     with op.batch_alter_table("instance", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_instance_path"), ["path"], unique=False)
         batch_op.create_index(batch_op.f("ix_instance_series_pk"), ["series_pk"], unique=False)
 
     op.create_table(
@@ -356,6 +367,7 @@ def downgrade() -> None:
     op.drop_table("delivery")
     with op.batch_alter_table("instance", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_instance_series_pk"))
+        batch_op.drop_index(batch_op.f("ix_instance_path"))
 
     op.drop_table("instance")
     with op.batch_alter_table("feedback", schema=None) as batch_op:
@@ -392,6 +404,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_job_claim")
 
     op.drop_table("job")
+    op.drop_table("hold")
     with op.batch_alter_table("commitment_request", schema=None) as batch_op:
         batch_op.drop_index("ix_commitment_request_due")
 

@@ -1,0 +1,155 @@
+"""Telling people: dead letters, disk, quarantine and a new model become rows, and rows go out by webhook and e-mail.
+
+The same trouble is told once (its key is unique). No patient data leaves: texts speak of our own job keys and counts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import smtplib
+from email.message import EmailMessage
+
+import httpx
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from dicom_node.config import NotifySection
+from dicom_node.context import NodeContext
+from dicom_node.errors import NodeError
+from dicom_node.index.tables import Job, JobState, Notice, Quarantine, Result
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+SEND_SECONDS = 10.0
+FIRST_RETRY = dt.timedelta(seconds=30)
+LONGEST_RETRY = dt.timedelta(hours=1)
+MOST_ATTEMPTS = 100
+
+
+class NotifyError(NodeError):
+    """A notice could not be sent."""
+
+
+def raise_notice(session: Session, *, key: str, kind: str, text: str, now: dt.datetime) -> bool:
+    """Add a notice in the caller's transaction; the same key twice makes one. Returns whether it is new."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {"key": key[:255], "kind": kind, "text": text, "created_at": now, "next_attempt_at": now}
+    made = session.execute(
+        insert(Notice)
+        .values(**values, attempts=0, last_error="")
+        .on_conflict_do_nothing(index_elements=["key"])
+        .returning(Notice.id)
+    )
+    new = made.scalar_one_or_none() is not None
+    if new:
+        log.warning("notice", kind=kind, text=text)
+    return new
+
+
+def run(node: NodeContext) -> None:
+    """Tick: look for what people must hear of, then send what waits. Raises NotifyError."""
+    with node.database.write() as session:
+        now = node.clock()
+        _dead_letters(session, now)
+        _quarantined(session, now)
+        _new_model(session, now)
+    settings = node.settings.notify
+    if settings.webhook_url or settings.email_to:
+        send_waiting(node)
+
+
+def _dead_letters(session: Session, now: dt.datetime) -> None:
+    rows = session.execute(
+        select(Job.id, Job.kind, Job.finished_at, Job.last_error)
+        .where(Job.state == JobState.DEAD, Job.finished_at.is_not(None))
+        .order_by(Job.id)
+    )
+    for row in rows:
+        text = f"{row.kind} job {row.id} was given up and needs a person: {row.last_error[:200]}"
+        key = f"dead letter:{row.id}:{row.finished_at.isoformat()}"
+        raise_notice(session, key=key, kind="dead letter", text=text, now=now)
+
+
+def _quarantined(session: Session, now: dt.datetime) -> None:
+    rows = session.execute(
+        select(Quarantine.id, Quarantine.reason, Quarantine.calling_ae_title).where(Quarantine.resolved_at.is_(None))
+    )
+    for row in rows:
+        text = f"object {row.id} from {row.calling_ae_title} is in quarantine: {row.reason}"
+        raise_notice(session, key=f"quarantine:{row.id}", kind="quarantine", text=text, now=now)
+
+
+def _new_model(session: Session, now: dt.datetime) -> None:
+    """The first result of a checkpoint that is not the node's first one."""
+    rows = session.execute(
+        select(Result.device_uid, func.min(Result.id).label("first"), func.max(Result.model_version).label("version"))
+        .where(Result.device_uid != "")
+        .group_by(Result.device_uid)
+        .order_by("first")
+    ).all()
+    for row in rows[1:]:
+        text = f"results now come from model version {row.version}, device UID {row.device_uid}"
+        raise_notice(session, key=f"model:{row.device_uid}", kind="model change", text=text, now=now)
+
+
+def send_waiting(node: NodeContext) -> None:
+    """Send all notices that are due as one message, so that a storm of troubles is one e-mail. Raises NotifyError."""
+    now = node.clock()
+    with node.database.read() as session:
+        rows = session.execute(
+            select(Notice.id, Notice.kind, Notice.text, Notice.created_at)
+            .where(Notice.sent_at.is_(None), Notice.next_attempt_at <= now, Notice.attempts < MOST_ATTEMPTS)
+            .order_by(Notice.id)
+            .limit(500)
+        ).all()
+    if not rows:
+        return
+    lines = [(row.kind, row.text, row.created_at) for row in rows]
+    error = _send(node.settings.notify, node.settings.node.ae_title, lines)
+    with node.database.write() as session:
+        for notice in session.scalars(select(Notice).where(Notice.id.in_([row.id for row in rows]))):
+            notice.attempts += 1
+            notice.last_error = error
+            if error:
+                pause = min(FIRST_RETRY * float(2 ** min(notice.attempts - 1, 12)), LONGEST_RETRY)
+                notice.next_attempt_at = now + pause
+            else:
+                notice.sent_at = now
+    if error:
+        raise NotifyError(f"{len(rows)} notices wait: {error}")
+
+
+def _send(settings: NotifySection, ae_title: str, lines: list[tuple[str, str, dt.datetime]]) -> str:
+    """Send by every configured way; returns "" or what failed."""
+    failures = []
+    if settings.webhook_url:
+        notices = [{"kind": kind, "text": text, "at": at.isoformat()} for kind, text, at in lines]
+        try:
+            answer = httpx.post(
+                settings.webhook_url, json={"node": ae_title, "notices": notices}, timeout=SEND_SECONDS, trust_env=False
+            )
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            failures.append(f"the webhook answered {error.response.status_code}")
+        except httpx.HTTPError as error:
+            failures.append(f"the webhook cannot be reached ({type(error).__name__})")
+    if settings.email_to:
+        try:
+            _mail(settings, ae_title, lines)
+        except (OSError, smtplib.SMTPException) as error:
+            failures.append(f"the mail server did not take it ({type(error).__name__})")
+    return "; ".join(failures)
+
+
+def _mail(settings: NotifySection, ae_title: str, lines: list[tuple[str, str, dt.datetime]]) -> None:
+    message = EmailMessage()
+    kinds = ", ".join(sorted({kind for kind, _, _ in lines}))
+    message["Subject"] = f"[{ae_title}] {kinds}"
+    message["From"], message["To"] = settings.email_from, ", ".join(settings.email_to)
+    message.set_content("\n".join(f"{at:%Y-%m-%d %H:%M:%S} UTC  {kind}: {text}" for kind, text, at in lines))
+    with smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=SEND_SECONDS) as server:
+        if settings.smtp_starttls:
+            server.starttls()
+        server.send_message(message)

@@ -1,0 +1,296 @@
+"""What may be removed, in which order, and the removal. Never what is not proven delivered, never what is held.
+
+A study may go when it is analysed (or was fetched as a prior), every delivery of it is confirmed or superseded, no job
+of it waits, nobody holds it, and it is not needed as a prior: the newest two studies of a patient within
+`keep_as_prior_days` are. Order: too old; then, oldest first, until size and disk watermark hold. In an emergency (free
+space below `emergency_free_percent`) priors go too, oldest first; what is undelivered or held stays even then.
+Removed are the images, the documents' files and the image rows; the study, its results and feedback stay as rows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import audit
+from dicom_node.config import RetentionSection
+from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError
+from dicom_node.index.tables import (
+    Delivery,
+    DeliveryState,
+    Document,
+    Hold,
+    Instance,
+    Job,
+    JobState,
+    Result,
+    Series,
+    Study,
+    StudyState,
+)
+from dicom_node.logs import get_logger
+from dicom_node.notify import raise_notice
+
+log = get_logger(__name__)
+
+KEPT_PER_PATIENT = 2
+"""So many of a patient's newest studies may be the next prior (the second, should the newest prove unfit)."""
+GIGABYTE = 10**9
+BATCH = 200
+
+
+class Why(StrEnum):
+    """Why a study goes."""
+
+    AGE = "age"
+    """Older than keep_days."""
+    SIZE = "size"
+    """The store holds more than max_gigabytes."""
+    DISK = "disk"
+    """Free space is below keep_free_percent."""
+    EMERGENCY = "emergency"
+    """Free space is below emergency_free_percent: priors go too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A study that may go as far as delivery and holds are concerned. size_bytes: of its images."""
+
+    study_pk: int
+    study_instance_uid: str
+    patient: tuple[str, str]
+    study_date: str
+    last_instance_at: dt.datetime
+    size_bytes: int
+    needed_as_prior: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """One study that goes, and why."""
+
+    candidate: Candidate
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Of the disk that the data folder is on, and of the images in it; bytes."""
+
+    total: int
+    free: int
+    images: int
+
+    @property
+    def free_percent(self) -> float:
+        return 100.0 * self.free / self.total if self.total else 100.0
+
+
+def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSection, now: dt.datetime) -> list[Removal]:
+    """What goes now, in order. Pure: the same input gives the same plan."""
+    oldest_first = sorted(candidates, key=lambda c: (c.last_instance_at, c.study_pk))
+    removals: dict[int, Removal] = {}
+    images, free = usage.images, usage.free
+
+    def remove(candidate: Candidate, why: Why) -> None:
+        nonlocal images, free
+        removals[candidate.study_pk] = Removal(candidate=candidate, why=why)
+        images -= candidate.size_bytes
+        free += candidate.size_bytes
+
+    def free_percent() -> float:
+        return 100.0 * free / usage.total if usage.total else 100.0
+
+    spare = [candidate for candidate in oldest_first if not candidate.needed_as_prior]
+    for candidate in spare:
+        too_old = settings.keep_days and candidate.last_instance_at < now - dt.timedelta(days=settings.keep_days)
+        if too_old:
+            remove(candidate, Why.AGE)
+        elif settings.max_gigabytes and images > settings.max_gigabytes * GIGABYTE:
+            remove(candidate, Why.SIZE)
+        elif free_percent() < settings.keep_free_percent:
+            remove(candidate, Why.DISK)
+    for candidate in oldest_first:
+        if free_percent() >= settings.emergency_free_percent:
+            break
+        if candidate.study_pk not in removals:
+            remove(candidate, Why.EMERGENCY)
+    return list(removals.values())
+
+
+def candidates(
+    session: Session, settings: RetentionSection, *, has_destinations: bool, now: dt.datetime
+) -> list[Candidate]:
+    """Studies with images that are done, proven and not held, with the mark whether they are needed as a prior."""
+    size = (
+        select(Series.study_pk, func.sum(Instance.size_bytes).label("size"))
+        .join(Instance, Instance.series_pk == Series.id)
+        .group_by(Series.study_pk)
+        .subquery()
+    )
+    unproven = (
+        exists()
+        .where(Result.study_pk == Study.id)
+        .where(Document.result_pk == Result.id, Delivery.document_pk == Document.id)
+        .where(Delivery.state.not_in([DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED]))
+    )
+    finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
+    if not has_destinations:
+        finished &= Study.id < 0  # without a destination nothing can be proven delivered: only fetched priors may go
+    fetched = (Study.purpose == "prior") & (Study.state != StudyState.OPEN)
+    rows = session.execute(
+        select(Study, size.c.size)
+        .join(size, size.c.study_pk == Study.id)
+        .where(finished | fetched, ~unproven)
+        .where(~exists().where(Hold.study_instance_uid == Study.study_instance_uid))
+    ).all()
+    waiting = _with_waiting_jobs(session)
+    newest = _newest_of_each_patient(session)
+    keep_from = (now - dt.timedelta(days=settings.keep_as_prior_days)).strftime("%Y%m%d")
+    return [
+        Candidate(
+            study_pk=study.id,
+            study_instance_uid=study.study_instance_uid,
+            patient=(study.patient_id, study.issuer_of_patient_id),
+            study_date=study.study_date,
+            last_instance_at=study.last_instance_at,
+            size_bytes=int(size_bytes),
+            needed_as_prior=study.id in newest and study.study_date >= keep_from,
+        )
+        for study, size_bytes in rows
+        if study.study_instance_uid not in waiting
+    ]
+
+
+def _with_waiting_jobs(session: Session) -> set[str]:
+    """Studies that a job will still read."""
+    payloads = session.scalars(select(Job.payload).where(Job.state.in_([JobState.READY, JobState.RUNNING])))
+    return {str(payload["study_instance_uid"]) for payload in payloads if "study_instance_uid" in payload}
+
+
+def _newest_of_each_patient(session: Session) -> set[int]:
+    rank = (
+        func.row_number()
+        .over(
+            partition_by=(Study.patient_id, Study.issuer_of_patient_id),
+            order_by=(Study.study_date.desc(), Study.study_time.desc(), Study.id.desc()),
+        )
+        .label("rank")
+    )
+    ranked = select(Study.id, rank).subquery()
+    return set(session.scalars(select(ranked.c.id).where(ranked.c.rank <= KEPT_PER_PATIENT)))
+
+
+def usage_of(node: NodeContext, session: Session) -> Usage:
+    """How full the disk is and how much of it are images."""
+    disk = disk_usage(node)
+    images = session.scalar(select(func.coalesce(func.sum(Instance.size_bytes), 0))) or 0
+    return Usage(total=disk.total, free=disk.free, images=int(images))
+
+
+def disk_usage(node: NodeContext) -> Usage:
+    """How full the disk of the data folder is. Raises StorageError."""
+    folder = node.settings.node.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        total, _, free = shutil.disk_usage(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    return Usage(total=total, free=free, images=0)
+
+
+def plan_now(node: NodeContext) -> list[Removal]:
+    """What `run` would remove now."""
+    settings, now = node.settings.retention, node.clock()
+    with node.database.read() as session:
+        found = candidates(session, settings, has_destinations=bool(node.settings.destinations), now=now)
+        return plan(found, usage_of(node, session), settings, now)
+
+
+def run(node: NodeContext) -> None:
+    """Tick: remove what may go, and old audit messages."""
+    removals = plan_now(node)
+    carry_out(node, removals)
+    with node.database.write() as session:
+        before = node.clock() - dt.timedelta(days=node.settings.retention.audit_days)
+        audit.forget(session, before=before)
+
+
+def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:
+    """Remove these studies, each looked at again in its own transaction; returns how many went."""
+    gone = 0
+    for removal in removals:
+        paths = _forget_rows(node, removal)
+        if paths is None:
+            continue
+        # Only after the commit: a crash here leaves files without rows, which the store finds at its next start.
+        instances, documents = paths
+        for path in instances:
+            node.store.delete(path)
+        for folder in {node.documents_dir / Path(path).parent for path in documents if Path(path).parent != Path()}:
+            shutil.rmtree(folder, ignore_errors=True)
+        gone += 1
+    if gone:
+        log.info("studies removed", count=gone, reasons=",".join(sorted({r.why.value for r in removals})))
+    return gone
+
+
+def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[str]] | None:
+    """Delete the image rows of one study with its audit message; None where it may not go any more."""
+    settings, now = node.settings.retention, node.clock()
+    with node.database.write() as session:
+        still = candidates(session, settings, has_destinations=bool(node.settings.destinations), now=now)
+        mine = next((c for c in still if c.study_pk == removal.candidate.study_pk), None)
+        if mine is None or (mine.needed_as_prior and removal.why is not Why.EMERGENCY):
+            return None
+        study = session.get_one(Study, mine.study_pk)
+        series = select(Series.id).where(Series.study_pk == study.id)
+        instances = list(session.scalars(select(Instance.path).where(Instance.series_pk.in_(series))))
+        counts = session.execute(
+            select(Instance.sop_class_uid, func.count())
+            .where(Instance.series_pk.in_(series))
+            .group_by(Instance.sop_class_uid)
+        ).all()
+        documents = list(
+            session.scalars(
+                select(Document.path).join(Result, Document.result_pk == Result.id).where(Result.study_pk == study.id)
+            )
+        )
+        session.execute(delete(Instance).where(Instance.series_pk.in_(series)))
+        session.execute(delete(Series).where(Series.study_pk == study.id))
+        audit.record(
+            session,
+            audit.Event.STUDY_DELETED,
+            now=now,
+            participants=(audit.this_node(node.settings.node.ae_title, requestor=True),),
+            study=audit.AboutStudy(
+                study_instance_uid=study.study_instance_uid,
+                patient_id=study.patient_id,
+                patient_name=study.patient_name,
+                accession_number=study.accession_number,
+                sop_classes=tuple((uid, count) for uid, count in counts),
+            ),
+            site=node.settings.audit.site,
+        )
+    return instances, documents
+
+
+def guard_disk(node: NodeContext) -> None:
+    """Tick: tell people when the disk runs full, and clear it in an emergency without waiting for the hour."""
+    usage, settings = disk_usage(node), node.settings.retention
+    if usage.free_percent >= settings.keep_free_percent:
+        return
+    now = node.clock()
+    with node.database.write() as session:
+        text = f"the disk of the data folder has {usage.free_percent:.1f} % free"
+        raise_notice(session, key=f"disk:{now:%Y-%m-%d}", kind="disk", text=text, now=now)
+    if usage.free_percent < settings.emergency_free_percent:
+        carry_out(node, plan_now(node)[:BATCH])

@@ -1,0 +1,257 @@
+"""Ticks: what must happen again and again. APScheduler only ticks; every state is a row, so a lost tick loses nothing.
+
+A tick that comes late runs once, not as often as it was missed; one that still runs is not started again. On PostgreSQL
+one sweeper of all machines leads, by a session-level advisory lock that dies with its connection.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Connection, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from dicom_node import audit, completion, jobs, notify, retention
+from dicom_node.context import NodeContext
+from dicom_node.deliver.queue import job_key
+from dicom_node.errors import NodeError
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
+from dicom_node.logs import bound, get_logger
+
+log = get_logger(__name__)
+
+ADVISORY_LOCK = 0x4C554D45
+"""Of the leading sweeper on PostgreSQL."""
+KEEP_DONE_JOBS = dt.timedelta(days=7)
+CLOCK_JUMP_SECONDS = 5.0
+"""A wall clock that moved so much more or less than the steady one has been set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One thing to do every `seconds`. `leader_only`: once for all machines, not once for each."""
+
+    name: str
+    seconds: float
+    action: Callable[[NodeContext], None]
+    leader_only: bool = True
+
+
+class Leadership:
+    """Whether this process leads. On SQLite there is only one."""
+
+    def __init__(self, node: NodeContext) -> None:
+        self._database = node.database
+        self._connection: Connection | None = None
+
+    def held(self) -> bool:
+        """Take or keep the lead; False where another one has it or the index is away."""
+        if self._database.is_sqlite:
+            return True
+        try:
+            if self._connection is None:
+                connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                if not connection.scalar(select(text(f"pg_try_advisory_lock({ADVISORY_LOCK})"))):
+                    connection.close()
+                    return False
+                self._connection = connection
+                log.info("sweeps are led from here")
+            self._connection.execute(text("SELECT 1"))
+        except DBAPIError:
+            self.give_up()
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Let another one lead: the lock ends with its connection, so that goes for good, not back into the pool."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+
+class Sweeper:
+    """The scheduler of one node. `start`, then `stop`."""
+
+    def __init__(self, node: NodeContext, ticks: tuple[Tick, ...] | None = None) -> None:
+        self._node = node
+        self._ticks = ticks if ticks is not None else TICKS
+        self._leadership = Leadership(node)
+        self._clock = _SteadyClock(node)
+        self._scheduler = BackgroundScheduler(
+            timezone=dt.UTC,
+            executors={"default": ThreadPoolExecutor(4), "steady": ThreadPoolExecutor(1)},
+            # Missed ticks become one, however long the machine slept; none is dropped for being late.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def start(self) -> None:
+        """Begin to tick, each action at once for the first time."""
+        now = dt.datetime.now(dt.UTC)
+        for tick in self._ticks:
+            self._scheduler.add_job(
+                self._run, "interval", seconds=tick.seconds, args=(tick,), id=tick.name, next_run_time=now
+            )
+        self._scheduler.start()
+        self._clock.watch(self._clock_was_set)
+
+    def stop(self) -> None:
+        """Wait for running ticks, then give up the lead."""
+        self._clock.stop()
+        self._scheduler.shutdown(wait=True)
+        self._leadership.give_up()
+
+    def _run(self, tick: Tick) -> None:
+        if self._node.stop.is_set() or (tick.leader_only and not self._leadership.held()):
+            return
+        with bound(tick=tick.name):
+            try:
+                tick.action(self._node)
+            except NodeError as error:
+                log.error("tick failed", error=str(error))
+
+    def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
+        """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
+        log.warning("the clock was set", seconds=round((now - before).total_seconds()))
+        if now < before and self._leadership.held():
+            try:
+                with self._node.database.write() as session:
+                    mend_after_setback(session, before=before, now=now)
+            except NodeError as error:
+                log.error("rows not mended after the clock was set back", error=str(error))
+        for tick in self._ticks:
+            self._scheduler.reschedule_job(tick.name, trigger="interval", seconds=tick.seconds)
+            self._scheduler.modify_job(tick.name, next_run_time=dt.datetime.now(dt.UTC))
+
+
+class _SteadyClock:
+    """Compares the wall clock with the steady one and tells when somebody set it."""
+
+    def __init__(self, node: NodeContext) -> None:
+        self._node = node
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="steady-clock", daemon=True)
+        self._tell: Callable[[dt.datetime, dt.datetime], None] = lambda _before, _now: None
+
+    def watch(self, tell: Callable[[dt.datetime, dt.datetime], None]) -> None:
+        self._tell = tell
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        wall, steady = self._node.clock(), time.monotonic()
+        while not self._ended.wait(0.5):
+            now, steady_now = self._node.clock(), time.monotonic()
+            expected = wall + dt.timedelta(seconds=steady_now - steady)
+            if abs((now - expected).total_seconds()) > CLOCK_JUMP_SECONDS:
+                self._tell(expected, now)
+            wall, steady = now, steady_now
+
+
+def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetime) -> None:
+    """The clock went back from `before` to `now`: what was due stays due, and no lease or study lies in the future."""
+    by = before - now
+    session.execute(
+        update(Job).where(Job.state == JobState.READY, Job.run_at > now, Job.run_at <= before).values(run_at=now)
+    )
+    late = session.scalars(select(Job).where(Job.state == JobState.READY, Job.run_at > before))
+    for job in late:
+        job.run_at -= by
+    session.execute(
+        update(Job)
+        .where(Job.state == JobState.RUNNING, Job.lease_until > now + jobs.LEASE)
+        .values(lease_until=now + jobs.LEASE)
+    )
+    session.execute(
+        update(Study)
+        .where(Study.state == StudyState.OPEN, Study.last_instance_at > now)
+        .values(last_instance_at=now, first_instance_at=now)
+    )
+
+
+def complete_studies(node: NodeContext) -> None:
+    """Close quiet and overdue studies; their analyses are enqueued in the same transaction."""
+    with node.database.write() as session:
+        closed = completion.sweep(session, completion=node.settings.completion, now=node.clock())
+    if closed:
+        log.info("studies complete", count=len(closed))
+
+
+def rescue_jobs(node: NodeContext) -> None:
+    """Bring back what dead workers held."""
+    with node.database.write() as session:
+        keys = jobs.rescue(session, now=node.clock())
+    if keys:
+        log.warning("jobs rescued from lost workers", count=len(keys), keys=",".join(keys[:10]))
+
+
+def reconcile_deliveries(node: NodeContext) -> None:
+    """A delivery that is not at its end has a live job; one whose job was given up is dead. Mends both."""
+    with node.database.write() as session:
+        now = node.clock()
+        rows = session.execute(
+            select(Delivery, Document.sop_instance_uid)
+            .join(Document, Delivery.document_pk == Document.id)
+            .where(Delivery.state.in_([DeliveryState.PENDING, DeliveryState.STORED]))
+        ).all()
+        keys = {job_key(uid, delivery.destination): delivery for delivery, uid in rows}
+        states = _job_states(session, keys)
+        for key, delivery in keys.items():
+            state = states.get(key)
+            if state is JobState.DEAD:
+                delivery.state, delivery.updated_at = DeliveryState.DEAD, now
+                log.warning("delivery given up with its job", delivery=delivery.id)
+            elif state is None or state is JobState.DONE:
+                session.execute(update(Job).where(Job.key == key).values(state=JobState.READY, run_at=now))
+                jobs.enqueue(
+                    session,
+                    JobKind.DELIVER,
+                    key,
+                    {"delivery_id": delivery.id},
+                    now=now,
+                    max_attempts=node.settings.delivery.max_attempts,
+                )
+                log.error("delivery without a job: enqueued again", delivery=delivery.id)
+
+
+def _job_states(session: Session, keys: Mapping[str, Delivery]) -> dict[str, JobState]:
+    found: dict[str, JobState] = {}
+    wanted = list(keys)
+    for start in range(0, len(wanted), 500):  # SQLite takes a limited number of parameters
+        found.update(
+            (key, state)
+            for key, state in session.execute(
+                select(Job.key, Job.state).where(Job.key.in_(wanted[start : start + 500]))
+            )
+        )
+    return found
+
+
+def forget_old_jobs(node: NodeContext) -> None:
+    """Finished jobs of last week are only weight."""
+    with node.database.write() as session:
+        count = jobs.forget_done(session, before=node.clock() - KEEP_DONE_JOBS)
+    if count:
+        log.info("finished jobs forgotten", count=count)
+
+
+TICKS = (
+    Tick(name="completion", seconds=1, action=complete_studies),
+    Tick(name="rescue", seconds=10, action=rescue_jobs),
+    Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
+    Tick(name="notices", seconds=5, action=notify.run),
+    Tick(name="audit", seconds=5, action=audit.send_waiting),
+    Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
+    Tick(name="retention", seconds=3600, action=retention.run),
+    Tick(name="jobs", seconds=3600, action=forget_old_jobs),
+)
