@@ -83,11 +83,12 @@ def is_inverted(dataset: Dataset) -> bool:
     """Whether small values are white.
 
     MONOCHROME1 and PresentationLUTShape INVERSE state the same thing (PS3.3 section C.8.11.3.1.2: INVERSE goes with
-    MONOCHROME1), so both together invert once. Where they contradict each other, the shape alone is believed if it
-    says INVERSE, as DCMTK does.
+    MONOCHROME1, IDENTITY with MONOCHROME2), so both together invert once. Where a header contradicts itself the shape
+    decides, as in DCMTK.
     """
-    if str(dataset.get("PresentationLUTShape", "")).strip() == "INVERSE":
-        return True
+    shape = str(dataset.get("PresentationLUTShape", "") or "").strip()
+    if shape in ("INVERSE", "IDENTITY"):
+        return shape == "INVERSE"
     return str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
 
 
