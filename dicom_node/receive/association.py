@@ -1,0 +1,366 @@
+"""One association as its acceptor: PDUs → messages → handlers → responses, in one thread, until release or abort.
+
+The states of PS3.8 section 9.2 that an acceptor can be in are places in this file's control flow:
+Sta2/Sta3 lie before it (lobby, negotiation), Sta6 is `_serve`, Sta8 and Sta13 are its ends. Nothing polls: a thread
+sleeps in recv until bytes or a deadline come.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from dicom_node.config import ReceiveSection
+from dicom_node.errors import NodeError
+from dicom_node.logs import get_logger
+from dicom_node.receive.messages import (
+    MAX_COMMAND_BYTES,
+    MESSAGE_ID_RESPONDED_TO,
+    Command,
+    CommandField,
+    Message,
+    decode_command,
+    encode_command,
+    response,
+)
+from dicom_node.receive.negotiation import AcceptedContext, Negotiated
+from dicom_node.receive.rules import PeerRule
+from dicom_node.receive.wire import (
+    AbortReason,
+    DeadlineError,
+    Fragment,
+    PduType,
+    PeerGoneError,
+    PeerStream,
+    ProtocolError,
+    abort,
+    fragments,
+    p_data,
+    release_response,
+)
+
+log = get_logger(__name__)
+
+UNRECOGNIZED_OPERATION: Final = 0x0211
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+"""PS3.7 annex C."""
+_CANCEL_LOOK_SECONDS: Final = 0.001
+
+
+class DataSink(Protocol):
+    """Where the data set of a message goes while it arrives."""
+
+    def write(self, data: memoryview) -> None:
+        """Take the next bytes; the view is valid only during the call. Raises ProtocolError above its cap."""
+
+    def discard(self) -> None:
+        """Drop what came: the message will not be completed, or its handler is done with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is at the other end."""
+
+    address: str
+    calling_ae_title: str
+    called_ae_title: str
+    rule: PeerRule
+    is_tls: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One whole message from the peer, as its handler sees it."""
+
+    caller: Caller
+    context: AcceptedContext
+    command: Command
+    data: DataSink | None
+    send_later: Callable[[Message, float], None]
+    """Send a message on this association when nothing came from the peer for so many seconds."""
+    is_cancelled: Callable[[], bool]
+    """Whether the peer has cancelled this request since; looks at the wire."""
+
+
+Handler = Callable[[Request], Iterable[Message]]
+
+
+class Services(Protocol):
+    """What the node offers on an association."""
+
+    handlers: Mapping[int, Handler]
+
+    def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
+        """Where the data set that follows this command shall go."""
+
+
+class Association:
+    """Serves one accepted association. `run` in a thread of its own; `stop` from any other."""
+
+    def __init__(
+        self,
+        *,
+        stream: PeerStream,
+        caller: Caller,
+        negotiated: Negotiated,
+        services: Services,
+        limits: ReceiveSection,
+    ) -> None:
+        self._stream = stream
+        self._caller = caller
+        self._negotiated = negotiated
+        self._services = services
+        self._limits = limits
+        self._ends_by = time.monotonic() + limits.lifetime_seconds
+        self._incoming = _IncomingMessage(limits)
+        self._later: list[tuple[float, Message]] = []
+        self._cancelled: set[int] = set()
+        self._guard = threading.Lock()
+        self._idle = False
+        self._stopping = False
+        self.idle_since = time.monotonic()
+        """Monotonic time of the last whole message."""
+
+    def run(self) -> None:
+        """Serve until the association ends, however it does. Never raises."""
+        about = {"peer": self._caller.address, "calling": self._caller.calling_ae_title}
+        try:
+            self._stream.send(self._negotiated.reply)
+            self._serve()
+        except PeerGoneError as error:
+            log.info("association ended by the peer", why=str(error), **about)
+            self._stream.close()
+        except DeadlineError as error:
+            log.warning("association aborted", why=str(error), **about)
+            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+        except ProtocolError as error:
+            log.warning("association aborted", why=str(error), **about)
+            self._stream.say_goodbye(abort(error.reason))
+        except NodeError as error:
+            log.error("association aborted", why=str(error), **about)
+            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+        # The network edge: whatever a stranger's bytes can raise ends this association, never the receiver.
+        except Exception:
+            log.exception("association aborted by a defect of ours", **about)
+            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+        finally:
+            self._incoming.discard()
+
+    def stop(self) -> None:
+        """End after the message that is being worked on; at once where none is."""
+        with self._guard:
+            self._stopping = True
+            if self._idle:
+                self._stream.interrupt()
+
+    def end_now(self) -> None:
+        """End in the middle of whatever is going on: the grace of `stop` is over."""
+        self._stopping = True
+        self._stream.interrupt()
+
+    def _serve(self) -> None:
+        while True:
+            pdu_type, body = self._next_pdu()
+            if pdu_type is PduType.P_DATA:
+                for fragment in fragments(body):
+                    self._take(fragment)
+            elif pdu_type is PduType.RELEASE_RQ:
+                self._stream.say_goodbye(release_response())
+                return
+            elif pdu_type is PduType.ABORT:
+                raise PeerGoneError("aborted by the peer")
+            else:
+                raise ProtocolError(f"{pdu_type.name} while nobody asked for a release", AbortReason.UNEXPECTED_PDU)
+
+    def _next_pdu(self) -> tuple[PduType, memoryview]:
+        """The next PDU under the deadline that fits where we are: between messages, or inside of one."""
+        if self._incoming.in_progress:
+            start_by = min(time.monotonic() + self._limits.dimse_seconds, self._ends_by)
+            return self._stream.read_pdu(start_by=start_by, whole_within=self._limits.dimse_seconds)
+        with self._guard:
+            if self._stopping:
+                raise ProtocolError("the node is stopping", AbortReason.NOT_SPECIFIED)
+            self._idle = True
+        try:
+            return self._between_messages()
+        except PeerGoneError:
+            if self._stopping:
+                raise ProtocolError("the node is stopping", AbortReason.NOT_SPECIFIED) from None
+            raise
+        finally:
+            with self._guard:
+                self._idle = False
+
+    def _between_messages(self) -> tuple[PduType, memoryview]:
+        """Wait for the peer, and send what was put off once it has been silent long enough."""
+        give_up = min(time.monotonic() + self._limits.idle_seconds, self._ends_by)
+        while True:
+            due = min((when for when, _ in self._later), default=give_up)
+            try:
+                return self._stream.read_pdu(start_by=min(due, give_up), whole_within=self._limits.dimse_seconds)
+            except DeadlineError:
+                now = time.monotonic()
+                if now >= give_up or not any(when <= now for when, _ in self._later):
+                    raise
+                ready = [message for when, message in self._later if when <= now]
+                self._later = [(when, message) for when, message in self._later if when > now]
+                for message in ready:
+                    self._send(message)
+
+    def _take(self, fragment: Fragment) -> None:
+        """Add a fragment to the message that is coming in; serve the message when it is whole."""
+        incoming = self._incoming
+        if fragment.is_command:
+            command = incoming.add_command(fragment)
+            if command is None:
+                return
+            context = self._context(fragment.context_id)
+            if command.has_data_set:
+                incoming.expect_data_set(
+                    command, fragment.context_id, self._services.sink(command, context, self._caller)
+                )
+                return
+            incoming.reset()
+            self._handle(command, context, None)
+        elif incoming.add_data(fragment):
+            command, sink = incoming.take()
+            try:
+                self._handle(command, self._context(fragment.context_id), sink)
+            finally:
+                sink.discard()
+
+    def _handle(self, command: Command, context: AcceptedContext, sink: DataSink | None) -> None:
+        self.idle_since = time.monotonic()
+        if command.field == CommandField.C_CANCEL_RQ:
+            # For a request that has been answered meanwhile: nothing to do (PS3.7 section 9.3.2.3).
+            self._cancelled.add(command.number(MESSAGE_ID_RESPONDED_TO))
+            return
+        handler = self._services.handlers.get(command.field)
+        if handler is None:
+            if command.field & 0x8000:
+                raise ProtocolError(f"a response {command.field:#06x} that nobody asked for")
+            self._send(response(command, context.context_id, UNRECOGNIZED_OPERATION))
+            return
+        self._cancelled.clear()
+        request = Request(
+            caller=self._caller,
+            context=context,
+            command=command,
+            data=sink,
+            send_later=self._send_later,
+            is_cancelled=lambda: self._look_for_cancel(command.message_id),
+        )
+        for message in handler(request):
+            self._send(message)
+        self.idle_since = time.monotonic()
+
+    def _look_for_cancel(self, message_id: int) -> bool:
+        """Read what the peer sent while we answer; only a C-CANCEL may come (no asynchronous operations)."""
+        while message_id not in self._cancelled:
+            soon = time.monotonic() + _CANCEL_LOOK_SECONDS
+            try:
+                pdu_type, body = self._stream.read_pdu(start_by=soon, whole_within=self._limits.dimse_seconds)
+            except DeadlineError:
+                return False
+            if pdu_type is not PduType.P_DATA:
+                raise PeerGoneError(f"{pdu_type.name} while being answered")
+            for fragment in fragments(body):
+                command = self._incoming.add_command(fragment) if fragment.is_command else None
+                if command is None:
+                    continue
+                if command.field != CommandField.C_CANCEL_RQ:
+                    raise ProtocolError("a second request while the first is being answered")
+                self._incoming.reset()
+                self._cancelled.add(command.number(MESSAGE_ID_RESPONDED_TO))
+        return True
+
+    def _send(self, message: Message) -> None:
+        room = self._negotiated.peer_max_pdu_bytes
+        has_data_set = message.data_set is not None
+        command = encode_command(message.elements, has_data_set=has_data_set)
+        pdus = list(p_data(message.context_id, command, is_command=True, max_pdu_bytes=room))
+        if message.data_set is not None:
+            pdus += p_data(message.context_id, message.data_set, is_command=False, max_pdu_bytes=room)
+        self._stream.send(*pdus)
+
+    def _send_later(self, message: Message, seconds: float) -> None:
+        self._later.append((time.monotonic() + seconds, message))
+
+    def _context(self, context_id: int) -> AcceptedContext:
+        context = self._negotiated.contexts.get(context_id)
+        if context is None:
+            raise ProtocolError(f"a message in presentation context {context_id}, which was not accepted")
+        return context
+
+
+class _IncomingMessage:
+    """The message that is being put together, with its caps."""
+
+    def __init__(self, limits: ReceiveSection) -> None:
+        self._limits = limits
+        self._command_bytes = bytearray()
+        self._command: Command | None = None
+        self._context_id = 0
+        self._sink: DataSink | None = None
+        self._began_at = 0.0
+        self._received = 0
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._began_at > 0.0
+
+    def add_command(self, fragment: Fragment) -> Command | None:
+        """Returns the command once it is whole. Raises ProtocolError, DeadlineError."""
+        if self._sink is not None:
+            raise ProtocolError("a new command before the data set of the last one was whole")
+        self._count(fragment)
+        if len(self._command_bytes) + len(fragment.data) > MAX_COMMAND_BYTES:
+            raise ProtocolError("a command set above 64 KiB")
+        self._command_bytes += fragment.data
+        return decode_command(self._command_bytes) if fragment.is_last else None
+
+    def expect_data_set(self, command: Command, context_id: int, sink: DataSink) -> None:
+        self._command, self._context_id, self._sink = command, context_id, sink
+
+    def add_data(self, fragment: Fragment) -> bool:
+        """Returns whether the data set is whole. Raises ProtocolError, DeadlineError."""
+        if self._sink is None:
+            raise ProtocolError("a data set without a command")
+        if fragment.context_id != self._context_id:
+            raise ProtocolError("a data set in another presentation context than its command")
+        self._count(fragment)
+        self._sink.write(fragment.data)
+        return fragment.is_last
+
+    def take(self) -> tuple[Command, DataSink]:
+        """The whole message; the next one may begin."""
+        assert self._command is not None
+        assert self._sink is not None
+        command, sink = self._command, self._sink
+        self._sink = None
+        self.reset()
+        return command, sink
+
+    def reset(self) -> None:
+        self._command_bytes = bytearray()
+        self._command = None
+        self._began_at, self._received = 0.0, 0
+
+    def discard(self) -> None:
+        """Drop a half-received data set."""
+        if self._sink is not None:
+            self._sink.discard()
+            self._sink = None
+
+    def _count(self, fragment: Fragment) -> None:
+        """Cut off a peer that drips: after a first grace the whole message must keep up a least speed."""
+        now = time.monotonic()
+        self._began_at = self._began_at or now
+        self._received += len(fragment.data)
+        seconds = now - self._began_at - self._limits.dimse_seconds
+        if seconds > 0 and self._received < seconds * self._limits.min_bytes_per_second:
+            raise DeadlineError("a message comes too slowly")

@@ -1,0 +1,230 @@
+"""The receiver: listening sockets, lobby, one thread per association, and the services on them. One per process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from dicom_node.config import Settings
+from dicom_node.context import utc_now
+from dicom_node.errors import ConfigurationError
+from dicom_node.index.database import Database
+from dicom_node.logs import get_logger
+from dicom_node.receive.association import Association, Caller, DataSink, Handler
+from dicom_node.receive.echo import handle_echo
+from dicom_node.receive.lobby import Arrival, Lobby, listen
+from dicom_node.receive.messages import Command, CommandField
+from dicom_node.receive.negotiation import AcceptedContext, ae_titles, negotiate
+from dicom_node.receive.recovery import recover
+from dicom_node.receive.rules import LIMIT_EXCEEDED, Rejection, Rules
+from dicom_node.receive.sinks import MemorySink
+from dicom_node.receive.storing import StoreLimits, StoreService, handle_store
+from dicom_node.receive.tls import server_context
+from dicom_node.receive.wire import PeerStream, ProtocolError, abort, reject
+from dicom_node.store import InstanceStore
+
+log = get_logger(__name__)
+
+STOP_SECONDS: Final = 10.0
+"""An association in the middle of a message gets so long to finish it when the receiver stops."""
+_MIB: Final = 1 << 20
+
+
+class _NodeServices:
+    """All services of the node on its associations."""
+
+    def __init__(self, settings: Settings, database: Database, store: InstanceStore) -> None:
+        limits = StoreLimits(
+            max_instance_bytes=settings.receive.max_instance_mib * _MIB,
+            min_free_bytes=settings.receive.min_free_mib * _MIB,
+        )
+        self._storing = StoreService(
+            store=store, database=database, limits=limits, own_ae_title=settings.node.ae_title, clock=utc_now
+        )
+        self.handlers: Mapping[int, Handler] = {
+            CommandField.C_ECHO_RQ: handle_echo,
+            CommandField.C_STORE_RQ: partial(handle_store, self._storing),
+        }
+
+    def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
+        if command.field == CommandField.C_STORE_RQ:
+            return self._storing.upload(command, context)
+        return MemorySink()
+
+
+class Receiver:
+    """Receives for one node on its plain and, where configured, its TLS port. `start` and `stop` once each."""
+
+    def __init__(self, settings: Settings, database: Database, store: InstanceStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._rules = Rules(settings)
+        self._services = _NodeServices(settings, database, store)
+        self._guard = threading.Lock()
+        self._associations: dict[Association, None] = {}
+        self._stopping = False
+        self._by_address: Counter[str] = Counter()
+        self._threads: set[threading.Thread] = set()
+        self._lobby: Lobby | None = None
+        self._lobby_thread: threading.Thread | None = None
+        self.port = 0
+        """The port listened on: the configured one, or the one that the system chose for 0."""
+        self.tls_port = 0
+
+    def start(self) -> None:
+        """Recover what an earlier life left, listen, and return. Raises ConfigurationError, NodeError."""
+        tls = self._settings.tls
+        context = server_context(tls) if tls is not None else None
+        recover(self._database, self._store, clock=utc_now)
+        node = self._settings.node
+        shared = node.receivers > 1
+        listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        try:
+            listeners.append((listen(node.host, node.port, shared=shared), None))
+            self.port = listeners[0][0].getsockname()[1]
+            if tls is not None:
+                listeners.append((listen(node.host, tls.port, shared=shared), context))
+                self.tls_port = listeners[1][0].getsockname()[1]
+        except OSError as error:
+            for listener, _ in listeners:
+                listener.close()
+            where = f"tls.port {tls.port}" if listeners and tls else f"node.port {node.port}"
+            raise ConfigurationError(f"{where} on {node.host}: {error.strerror}") from error
+        self._lobby = Lobby(
+            listeners=listeners,
+            limits=self._settings.receive,
+            admits_address=self._rules.admits_address,
+            decide=self._decide,
+        )
+        self._lobby_thread = threading.Thread(target=self._lobby.run, name="lobby", daemon=True)
+        self._lobby_thread.start()
+        log.info("receiver listening", port=self.port, tls_port=self.tls_port or None, pid=os.getpid())
+
+    def stop(self) -> None:
+        """Take no new association, let messages in work finish, end. May be called twice."""
+        if self._lobby is None or self._lobby_thread is None:
+            return
+        self._lobby.stop()
+        self._lobby_thread.join()
+        self._lobby = None
+        self._stopping = True
+        for association in self._running():
+            association.stop()
+        if not self._wait_for_threads(STOP_SECONDS):
+            for association in self._running():
+                association.end_now()
+            self._wait_for_threads(STOP_SECONDS)
+        self._store.close()
+        log.info("receiver stopped", port=self.port)
+
+    @property
+    def association_count(self) -> int:
+        """How many associations there are now."""
+        with self._guard:
+            return len(self._associations)
+
+    def _decide(self, arrival: Arrival) -> Rejection | None:
+        """Called in the lobby's thread with a whole request: reject it, or start the association's thread."""
+        called, calling = ae_titles(arrival.request)
+        rejection = self._rules.rejection(called=called, calling=calling, address=arrival.address)
+        if rejection is not None:
+            return rejection
+        with self._guard:
+            if (
+                len(self._threads) >= self._settings.receive.max_associations
+                or self._by_address[arrival.address] >= self._settings.receive.max_associations_per_address
+            ):
+                return LIMIT_EXCEEDED
+            thread = threading.Thread(target=self._serve, args=(arrival, calling), name="association", daemon=True)
+            self._threads.add(thread)
+            self._by_address[arrival.address] += 1
+        thread.start()
+        return None
+
+    def _serve(self, arrival: Arrival, calling: str) -> None:
+        """The life of one association, in its own thread."""
+        try:
+            self._negotiate_and_run(arrival, calling)
+        finally:
+            with self._guard:
+                self._threads.discard(threading.current_thread())
+                self._by_address[arrival.address] -= 1
+                if not self._by_address[arrival.address]:
+                    del self._by_address[arrival.address]
+
+    def _negotiate_and_run(self, arrival: Arrival, calling: str) -> None:
+        limits = self._settings.receive
+        stream = PeerStream(arrival.connection, max_pdu_bytes=limits.pdu_bytes, send_seconds=limits.dimse_seconds)
+        rule = self._rules.of(calling)
+        try:
+            negotiated = negotiate(arrival.request, rule=rule, max_pdu_bytes=limits.pdu_bytes)
+        except ProtocolError as error:
+            log.warning("association refused", peer=arrival.address, why=str(error))
+            stream.say_goodbye(abort(error.reason))
+            return
+        if isinstance(negotiated, Rejection):
+            log.warning("association rejected", peer=arrival.address, why=negotiated.why)
+            stream.say_goodbye(reject(negotiated))
+            return
+        association = Association(
+            stream=stream,
+            caller=Caller(
+                address=arrival.address,
+                calling_ae_title=calling,
+                called_ae_title=negotiated.called_ae_title,
+                rule=rule,
+                is_tls=arrival.is_tls,
+            ),
+            negotiated=negotiated,
+            services=self._services,
+            limits=limits,
+        )
+        if negotiated.refused:
+            log.info("presentation contexts refused", calling=calling, abstract_syntaxes=negotiated.refused)
+        with self._guard:
+            self._associations[association] = None
+        if self._stopping:
+            association.stop()
+        try:
+            association.run()
+        finally:
+            with self._guard:
+                del self._associations[association]
+
+    def _running(self) -> list[Association]:
+        with self._guard:
+            return list(self._associations)
+
+    def _wait_for_threads(self, seconds: float) -> bool:
+        """Whether all association threads ended in time."""
+        deadline = time.monotonic() + seconds
+        with self._guard:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+
+def run_receiver(
+    settings: Settings,
+    database: Database,
+    store: InstanceStore,
+    *,
+    stop: threading.Event,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Receive until `stop` is set (SIGTERM sets it in a node's process), then end gracefully."""
+    receiver = Receiver(settings, database, store)
+    receiver.start()
+    if ready is not None:
+        ready()
+    stop.wait()
+    receiver.stop()

@@ -1,0 +1,91 @@
+"""Who may call, and what each caller may do: the configuration's rules as questions with answers. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from dicom_node.config import ReceivePeer, Settings
+from dicom_node.sop_classes import storage_classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+
+    result: int
+    source: int
+    reason: int
+    why: str
+
+
+CALLING_NOT_RECOGNISED = Rejection(result=1, source=1, reason=3, why="calling AE title not recognised")
+CALLED_NOT_RECOGNISED = Rejection(result=1, source=1, reason=7, why="called AE title not recognised")
+LIMIT_EXCEEDED = Rejection(result=2, source=3, reason=2, why="local limit exceeded")
+PROTOCOL_NOT_SUPPORTED = Rejection(result=1, source=2, reason=2, why="protocol version not supported")
+CONTEXT_NAME_NOT_SUPPORTED = Rejection(result=1, source=1, reason=2, why="application context name not supported")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRule:
+    """What one calling AE may do here."""
+
+    store: bool
+    query: bool
+    sop_classes: frozenset[str]
+    purpose: str
+    host: str = ""
+    port: int = 104
+
+
+class Rules:
+    """The rules of one receiver, compiled once."""
+
+    def __init__(self, settings: Settings) -> None:
+        receive = settings.receive
+        self.ae_title = settings.node.ae_title
+        self._called_required = receive.called_ae_title == "required"
+        self._addresses = settings.access.addresses
+        self._calling = frozenset(settings.access.calling_ae_titles)
+        self._peers = {peer.ae_title: peer for peer in receive.peers}
+        default = storage_classes(receive.sop_classes)
+        self._default = PeerRule(store=True, query=True, sop_classes=default, purpose="routed")
+        self._rules = {peer.ae_title: _rule(peer, default) for peer in receive.peers}
+
+    def admits_address(self, address: str) -> bool:
+        """Whether a connection from this IP address is taken at all."""
+        return not self._addresses or _within(address, self._addresses)
+
+    def rejection(self, *, called: str, calling: str, address: str) -> Rejection | None:
+        """Why this caller gets no association, or None."""
+        if self._called_required and called != self.ae_title:
+            return CALLED_NOT_RECOGNISED
+        if self._calling and calling not in self._calling and calling not in self._peers:
+            return CALLING_NOT_RECOGNISED
+        peer = self._peers.get(calling)
+        if peer is not None and peer.addresses and not _within(address, peer.addresses):
+            return CALLING_NOT_RECOGNISED
+        return None
+
+    def of(self, calling: str) -> PeerRule:
+        """What this caller may do."""
+        return self._rules.get(calling, self._default)
+
+
+def _rule(peer: ReceivePeer, default: frozenset[str]) -> PeerRule:
+    return PeerRule(
+        store=peer.store,
+        query=peer.query,
+        sop_classes=default if peer.sop_classes is None else storage_classes(peer.sop_classes),
+        purpose=peer.purpose,
+        host=peer.host,
+        port=peer.port,
+    )
+
+
+def _within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as what it is."""
+    parsed = ip_address(address.split("%")[0])
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return any(parsed.version == network.version and parsed in network for network in networks)

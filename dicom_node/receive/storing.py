@@ -1,0 +1,269 @@
+"""C-STORE: bytes from the wire straight into a file of ours, then fsync, then the index, then Success."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dicom_node.errors import IndexUnavailableError, StorageError
+from dicom_node.header import HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.index.database import Database
+from dicom_node.index.ingest import (
+    PRIOR,
+    ReceivedInstance,
+    Registered,
+    Registration,
+    is_own_document,
+    quarantine_instance,
+    register_instance,
+)
+from dicom_node.index.tables import QuarantineReason
+from dicom_node.logs import get_logger
+from dicom_node.receive import statuses
+from dicom_node.receive.association import Caller, Request
+from dicom_node.receive.messages import (
+    AFFECTED_SOP_CLASS_UID,
+    AFFECTED_SOP_INSTANCE_UID,
+    MOVE_ORIGINATOR,
+    Command,
+    Message,
+    response,
+)
+from dicom_node.receive.negotiation import AcceptedContext
+from dicom_node.receive.statuses import SUCCESS, Failure
+from dicom_node.receive.wire import ProtocolError
+from dicom_node.store import FileMeta, FullError, IncomingFile, InstanceStore, StoredFile
+from dicom_node.uids import MAX_LENGTH, is_uid
+
+log = get_logger(__name__)
+
+_MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """What a C-STORE may cost."""
+
+    max_instance_bytes: int
+    min_free_bytes: int
+
+
+class InstanceUpload:
+    """The data set of a C-STORE on its way into the store. A failure on the way lets the rest pass by unstored."""
+
+    def __init__(
+        self, *, store: InstanceStore, command: Command, context: AcceptedContext, limits: StoreLimits
+    ) -> None:
+        self.sop_class_uid = command.text(AFFECTED_SOP_CLASS_UID)
+        self.sop_instance_uid = command.text(AFFECTED_SOP_INSTANCE_UID)
+        self.transfer_syntax_uid = context.transfer_syntax
+        self.failure: Failure | None = None
+        self._limits = limits
+        self._head = bytearray()
+        self._received = 0
+        self._file: IncomingFile | None = None
+        if self.sop_class_uid != context.abstract_syntax:
+            self.failure = statuses.CLASS_MISMATCH
+        elif store.free_bytes() < limits.min_free_bytes:
+            self.failure = statuses.OUT_OF_SPACE
+        else:
+            self._begin(store)
+
+    def write(self, data: memoryview) -> None:
+        """Take the next bytes. Raises ProtocolError above the cap: what follows may have no end."""
+        self._received += len(data)
+        if self._received > self._limits.max_instance_bytes:
+            raise ProtocolError(f"a data set above {self._limits.max_instance_bytes // _MIB} MiB")
+        if len(self._head) < HEADER_BYTES:
+            self._head += data[: HEADER_BYTES - len(self._head)]
+        if self._file is None:
+            return
+        try:
+            self._file.write(data)
+        except StorageError as error:
+            self._fail(error)
+
+    def commit(self) -> StoredFile | Failure:
+        """Make the file durable. It is in the store then, and in no index."""
+        if self._file is not None:
+            try:
+                return self._file.commit()
+            except StorageError as error:
+                self._fail(error)
+        assert self.failure is not None
+        return self.failure
+
+    def discard(self) -> None:
+        """Drop what is not committed."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+        self._head = bytearray()
+
+    def header(self) -> InstanceHeader:
+        """What the data set's start says."""
+        return read_header(self._head, self.transfer_syntax_uid)
+
+    def _begin(self, store: InstanceStore) -> None:
+        meta = FileMeta(
+            sop_class_uid=self.sop_class_uid,
+            # What is no UID comes this far only to be quarantined; its text has no place in a file meta either.
+            sop_instance_uid=self.sop_instance_uid if is_uid(self.sop_instance_uid) else "",
+            transfer_syntax_uid=self.transfer_syntax_uid,
+        )
+        try:
+            self._file = store.begin(meta)
+        except StorageError as error:
+            self._fail(error)
+
+    def _fail(self, error: StorageError) -> None:
+        log.error("instance not stored", why=str(error))
+        self.failure = statuses.OUT_OF_SPACE if isinstance(error, FullError) else statuses.STORE_FAILED
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreService:
+    """What handling C-STORE needs."""
+
+    store: InstanceStore
+    database: Database
+    limits: StoreLimits
+    own_ae_title: str
+    clock: Callable[[], dt.datetime]
+
+    def upload(self, command: Command, context: AcceptedContext) -> InstanceUpload:
+        """The sink of a C-STORE-RQ's data set."""
+        return InstanceUpload(store=self.store, command=command, context=context, limits=self.limits)
+
+
+def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
+    """Answer a C-STORE-RQ whose data set has come in (PS3.4 annex B)."""
+    upload = request.data
+    if not isinstance(upload, InstanceUpload):
+        raise ProtocolError("a C-STORE-RQ without a data set")
+    failure = _stored_and_indexed(service, request, upload)
+    if failure is None:
+        yield response(request.command, request.context.context_id, SUCCESS)
+        return
+    log.warning(
+        "instance refused", status=f"{failure.status:04X}", why=failure.comment, calling=request.caller.calling_ae_title
+    )
+    yield response(request.command, request.context.context_id, failure.status, failure.comment)
+
+
+def _stored_and_indexed(service: StoreService, request: Request, upload: InstanceUpload) -> Failure | None:
+    """None only once file and row are durable; otherwise nothing of it stays, quarantined objects excepted."""
+    header = upload.header()
+    stored = upload.commit()
+    if isinstance(stored, Failure):
+        return stored
+    found = _defect(upload, header)
+    try:
+        if found is not None:
+            return _quarantined(service, request, upload, stored, *found)
+        return _registered(service, request, upload, stored, header)
+    except IndexUnavailableError as error:
+        # The peer will send it again; a file without a row would be re-indexed at the next start without its asking.
+        service.store.delete(stored.path)
+        log.error("instance not indexed", why=str(error))
+        return statuses.INDEX_FAILED
+
+
+def _defect(upload: InstanceUpload, header: InstanceHeader) -> tuple[QuarantineReason, Failure, str] | None:
+    """Why an object cannot be indexed, before the index is asked."""
+    uids = (upload.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    if header.elements == 0:
+        return QuarantineReason.UNREADABLE, statuses.UNREADABLE, "no element could be read"
+    if not all(is_uid(uid) for uid in uids):
+        longest = max(len(uid) for uid in uids)
+        detail = f"longer than {MAX_LENGTH} characters" if longest > MAX_LENGTH else "not dotted numbers, or missing"
+        return QuarantineReason.BAD_UID, statuses.BAD_UID, f"SOP instance, study or series UID: {detail}"
+    if header.sop_instance_uid != upload.sop_instance_uid or header.sop_class_uid != upload.sop_class_uid:
+        detail = "SOP class or instance UID of the data set is not that of the request"
+        return QuarantineReason.MISMATCH, statuses.REQUEST_MISMATCH, detail
+    return None
+
+
+def _registered(
+    service: StoreService, request: Request, upload: InstanceUpload, stored: StoredFile, header: InstanceHeader
+) -> Failure | None:
+    received = ReceivedInstance(
+        stored=stored,
+        header=header,
+        sop_class_uid=upload.sop_class_uid,
+        sop_instance_uid=upload.sop_instance_uid,
+        transfer_syntax_uid=upload.transfer_syntax_uid,
+        calling_ae_title=request.caller.calling_ae_title[:16],
+        purpose=_purpose(service, request.caller, request.command),
+    )
+    with service.database.write() as session:
+        own = is_own_document(session, upload.sop_instance_uid)
+        registration = None if own else register_instance(session, received, now=service.clock())
+    if registration is None:
+        service.store.delete(stored.path)
+        log.warning("loop guard: our own document came back", calling=request.caller.calling_ae_title)
+        # We do hold it: a failure would only make the sender try for ever.
+        return None
+    return _settled(service, request, upload, stored, registration)
+
+
+def _settled(
+    service: StoreService, request: Request, upload: InstanceUpload, stored: StoredFile, registration: Registration
+) -> Failure | None:
+    """Act on what the index said."""
+    if registration.outcome is Registered.NEW:
+        return None
+    if registration.outcome is Registered.DUPLICATE:
+        if registration.path != stored.path:
+            service.store.delete(stored.path)
+        return None
+    if registration.outcome is Registered.CONFLICT:
+        return _quarantined(
+            service, request, upload, stored, QuarantineReason.CONFLICT, statuses.CONFLICT, registration.detail
+        )
+    return _quarantined(
+        service, request, upload, stored, QuarantineReason.MISMATCH, statuses.STUDY_MISMATCH, registration.detail
+    )
+
+
+def _quarantined(
+    service: StoreService,
+    request: Request,
+    upload: InstanceUpload,
+    stored: StoredFile,
+    reason: QuarantineReason,
+    failure: Failure,
+    detail: str,
+) -> Failure:
+    """Put an object apart for a person to look at, and raise the alarm."""
+    moved = StoredFile(path=service.store.quarantine(stored.path), sha256=stored.sha256, size_bytes=stored.size_bytes)
+    try:
+        with service.database.write() as session:
+            is_first = quarantine_instance(
+                session,
+                reason=reason,
+                detail=detail,
+                stored=moved,
+                sop_class_uid=upload.sop_class_uid,
+                sop_instance_uid=upload.sop_instance_uid,
+                calling_ae_title=request.caller.calling_ae_title[:16],
+                address=request.caller.address,
+                now=service.clock(),
+            )
+    except IndexUnavailableError:
+        service.store.delete(moved.path)
+        raise
+    if not is_first:
+        service.store.delete(moved.path)
+    log.error("instance quarantined", reason=reason, detail=detail, calling=request.caller.calling_ae_title)
+    return failure
+
+
+def _purpose(service: StoreService, caller: Caller, command: Command) -> str:
+    """Comparison material is what our own C-MOVE asked for (PS3.7 section 9.1.1.1.5), or what a rule says is."""
+    return PRIOR if command.text(MOVE_ORIGINATOR) == service.own_ae_title else caller.rule.purpose

@@ -1,0 +1,386 @@
+"""The instance store: bytes that peers gave us, kept bit by bit in files with our own names.
+
+A file is whole or not there: temp → write → fsync → rename → fsync of the folder. The name is a random number of
+ours; nothing of the wire ever becomes part of a path. Layout under the root:
+
+    incoming/<token>/<name>.part   being written by the process that holds the lock of that folder
+    files/<xx>/<name>.dcm          stored; `xx` are the first two digits of the name
+    quarantine/<xx>/<name>.dcm     kept for a person to look at, never in the index
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Protocol
+
+from dicom_node.errors import StorageError
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+FILES: Final = "files"
+QUARANTINE: Final = "quarantine"
+INCOMING: Final = "incoming"
+_LOCK: Final = "lock"
+_CHUNK_BYTES: Final = 1 << 20
+_OWN_NAME = re.compile(rf"(?:{FILES}|{QUARANTINE})/[0-9a-f]{{2}}/[0-9a-f]{{32}}\.dcm")
+
+FULL_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when nothing more fits."""
+
+
+class FullError(StorageError):
+    """No space: the disk or the quota is full. The peer is told A700H."""
+
+
+class ByteSource(Protocol):
+    """Anything with `read(n) -> bytes`."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """One file that is durably on the disk."""
+
+    path: str
+    """Relative to the store's root."""
+    sha256: str
+    """Of the data set's bytes as received, without the Part 10 header."""
+    size_bytes: int
+    """Length of the data set's bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileMeta:
+    """What the Part 10 header says (PS3.10 section 7.1)."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+class InstanceStore:
+    """One folder of instances; safe for several processes at once. Cheap to make: folders appear when first needed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._incoming: Path | None = None
+        self._lock_fd = -1
+        self._guard = threading.Lock()
+
+    def begin(self, meta: FileMeta) -> IncomingFile:
+        """Start a new file whose data set arrives in pieces. Raises StorageError (FullError where no space is left)."""
+        try:
+            folder = self._own_incoming()
+            return IncomingFile(self, folder / f"{secrets.token_hex(16)}.part", meta)
+        except OSError as error:
+            raise as_storage_error(error) from error
+
+    def put(self, data_set: bytes | ByteSource, meta: FileMeta) -> StoredFile:
+        """Store one data set; the bytes stay as they are, the Part 10 header before them is ours.
+
+        Raises StorageError; then nothing of it stays.
+        """
+        with self.begin(meta) as incoming:
+            if isinstance(data_set, bytes):
+                incoming.write(data_set)
+            else:
+                while chunk := data_set.read(_CHUNK_BYTES):
+                    incoming.write(chunk)
+            return incoming.commit()
+
+    def put_part10(self, stream: BinaryIO) -> StoredFile:
+        """Store a DICOM file that somebody else wrote: its data set's bytes unchanged, under a header of ours.
+
+        Raises StorageError where the stream is not a DICOM file or cannot be stored.
+        """
+        return self.put(stream, read_meta(stream))
+
+    def path(self, relative: str) -> Path:
+        """Where a stored file lies. Raises StorageError for a name that is not one of ours."""
+        if _OWN_NAME.fullmatch(relative) is None:
+            raise StorageError(f"not the name of a stored file: {relative!r}")
+        return self.root / relative
+
+    def open(self, relative: str) -> BinaryIO:
+        """The Part 10 file, to read. Raises StorageError where it is missing."""
+        try:
+            return self.path(relative).open("rb")
+        except OSError as error:
+            raise as_storage_error(error) from error
+
+    def read(self, relative: str) -> bytes:
+        """The whole Part 10 file. Raises StorageError where it is missing."""
+        with self.open(relative) as stream:
+            return stream.read()
+
+    def read_data_set(self, relative: str) -> bytes:
+        """The data set's bytes as the peer sent them. Raises StorageError where the file is missing or damaged."""
+        with self.open(relative) as stream:
+            read_meta(stream)
+            return stream.read()
+
+    def meta(self, relative: str) -> FileMeta:
+        """What the header of a stored file says. Raises StorageError where it is missing or damaged."""
+        with self.open(relative) as stream:
+            return read_meta(stream)
+
+    def delete(self, relative: str) -> None:
+        """Remove a file; one that is already gone is no error, so that a delete may run twice."""
+        path = self.path(relative)
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            fsync_folder(path.parent)
+
+    def quarantine(self, relative: str) -> str:
+        """Move a stored file out of the index's sight; returns its new name."""
+        source = self.path(relative)
+        moved = f"{QUARANTINE}/{source.parent.name}/{source.name}"
+        target = self.root / moved
+        try:
+            _make_folder(target.parent)
+            source.rename(target)
+            fsync_folder(target.parent)
+            fsync_folder(source.parent)
+        except OSError as error:
+            raise as_storage_error(error) from error
+        return moved
+
+    def stored_paths(self) -> Iterator[str]:
+        """The names of all stored files, in the order of their text."""
+        folder = self.root / FILES
+        if not folder.is_dir():
+            return
+        for shard in sorted(entry.name for entry in os.scandir(folder)):
+            names = sorted(f"{FILES}/{shard}/{entry.name}" for entry in os.scandir(folder / shard))
+            yield from (name for name in names if _OWN_NAME.fullmatch(name))
+
+    def remove_orphans(self) -> int:
+        """Delete what processes that are gone left half-written; returns how many files that were.
+
+        A process holds the lock of its folder as long as it lives; the kernel drops it with the process, however it
+        ended. So a living sibling's files are never touched.
+        """
+        incoming = self.root / INCOMING
+        if not incoming.is_dir():
+            return 0
+        removed = 0
+        with _folder_lock(incoming):
+            for folder in [entry for entry in incoming.iterdir() if entry.is_dir() and entry != self._incoming]:
+                with (folder / _LOCK).open("a") as lock:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
+                    removed += sum(1 for _ in folder.glob("*.part"))
+                    shutil.rmtree(folder)
+        return removed
+
+    def free_bytes(self) -> int:
+        """What an unprivileged process may still write on the store's disk."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        usage = os.statvfs(folder)
+        return usage.f_bavail * usage.f_frsize
+
+    def close(self) -> None:
+        """Give this process's folder of unfinished files back."""
+        if self._incoming is not None:
+            shutil.rmtree(self._incoming, ignore_errors=True)
+            os.close(self._lock_fd)
+            self._incoming, self._lock_fd = None, -1
+
+    def _own_incoming(self) -> Path:
+        """This process's folder for unfinished files, made and locked at the first need."""
+        with self._guard:
+            if self._incoming is None:
+                incoming = self.root / INCOMING
+                _make_folder(incoming)
+                # Between mkdir and flock a folder looks like an orphan; hence the lock around both.
+                with _folder_lock(incoming):
+                    folder = incoming / secrets.token_hex(8)
+                    folder.mkdir()
+                    self._lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._incoming = folder
+            return self._incoming
+
+
+class IncomingFile:
+    """A file on its way in. Ends by `commit` or `discard`; leaving a `with` block discards what was not committed."""
+
+    def __init__(self, store: InstanceStore, temporary: Path, meta: FileMeta) -> None:
+        self._store = store
+        self._temporary = temporary
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._write_all(memoryview(part10_header(meta)))
+        except StorageError:
+            self.discard()
+            raise
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes of the data set. Raises StorageError; FullError where no space is left."""
+        view = memoryview(data)
+        self._write_all(view)
+        self._hash.update(view)
+        self.size_bytes += len(view)
+
+    def commit(self) -> StoredFile:
+        """Make the file durable under its final name. Raises StorageError; then nothing of it stays."""
+        name = self._temporary.stem
+        relative = f"{FILES}/{name[:2]}/{name}.dcm"
+        target = self._store.root / relative
+        try:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            _make_folder(target.parent)
+            self._temporary.rename(target)
+            fsync_folder(target.parent)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            self.discard()
+            raise as_storage_error(error) from error
+        return StoredFile(path=relative, sha256=self._hash.hexdigest(), size_bytes=self.size_bytes)
+
+    def discard(self) -> None:
+        """Remove what was written. May be called twice, and after `commit` does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._temporary.unlink(missing_ok=True)
+
+    def _write_all(self, view: memoryview) -> None:
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            raise as_storage_error(error) from error
+
+    def __enter__(self) -> IncomingFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def part10_header(meta: FileMeta) -> bytes:
+    """Preamble, prefix and File Meta Information of a file that we write (PS3.10 section 7.1)."""
+    elements = b"".join(
+        (
+            struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
+            _short_element(0x0002, b"UI", meta.sop_class_uid),
+            _short_element(0x0003, b"UI", meta.sop_instance_uid),
+            _short_element(0x0010, b"UI", meta.transfer_syntax_uid),
+            _short_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+            _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
+        )
+    )
+    group_length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements))
+    return bytes(128) + b"DICM" + group_length + elements
+
+
+def read_meta(stream: ByteSource) -> FileMeta:
+    """Read a Part 10 header and leave the stream at the first byte of the data set. Raises StorageError."""
+    start = stream.read(132)
+    if start[128:] != b"DICM":
+        raise StorageError("not a DICOM file: the prefix DICM is missing")
+    first = stream.read(12)
+    if len(first) < 12 or first[:6] != b"\x02\x00\x00\x00UL":
+        raise StorageError("not a DICOM file: the File Meta Information has no group length")
+    elements = stream.read(min(int.from_bytes(first[8:12], "little"), _CHUNK_BYTES))
+    values = dict(_meta_elements(elements))
+    try:
+        return FileMeta(
+            sop_class_uid=values[0x0002], sop_instance_uid=values[0x0003], transfer_syntax_uid=values[0x0010]
+        )
+    except KeyError as error:
+        raise StorageError(f"the File Meta Information lacks (0002,{error.args[0]:04X})") from error
+
+
+def hashed(stream: BinaryIO, relative: str) -> tuple[FileMeta, StoredFile, bytes]:
+    """Read a stored file again: its header, what `commit` said of it, and the first MiB of its data set.
+
+    Raises StorageError where it is damaged.
+    """
+    meta = read_meta(stream)
+    digest = hashlib.sha256()
+    size, head = 0, b""
+    while chunk := stream.read(_CHUNK_BYTES):
+        head = head or chunk
+        digest.update(chunk)
+        size += len(chunk)
+    return meta, StoredFile(path=relative, sha256=digest.hexdigest(), size_bytes=size), head
+
+
+def _meta_elements(data: bytes) -> Iterator[tuple[int, str]]:
+    """The UI elements of group 0002 by element number, explicit VR little endian."""
+    position = 0
+    while position + 8 <= len(data):
+        _, element, vr, length = struct.unpack_from("<HH2sH", data, position)
+        position += 8
+        if vr in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
+            if position + 4 > len(data):
+                return
+            (length,) = struct.unpack_from("<I", data, position)
+            position += 4
+        if vr == b"UI":
+            yield element, data[position : position + length].rstrip(b"\x00 ").decode("ascii", "replace")
+        position += length
+
+
+def _short_element(element: int, vr: bytes, value: str) -> bytes:
+    encoded = value.encode("ascii", "replace")
+    if len(encoded) % 2:
+        encoded += b"\x00" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(encoded)) + encoded
+
+
+def as_storage_error(error: OSError) -> StorageError:
+    """The tree's own error for what the file system said."""
+    kind = FullError if error.errno in FULL_ERRORS else StorageError
+    return kind(f"the instance store: {error.strerror or error}")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a folder's entries durable: without it a rename may be gone after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    with (folder / _LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder durably, parents first."""
+    if folder.is_dir():
+        return
+    if not folder.parent.is_dir():
+        _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
