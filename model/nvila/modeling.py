@@ -84,7 +84,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
 
             self.longitudinal = LongitudinalExtras(config)
             for part in self.longitudinal.modules():
-                part._is_hf_initialized = True  # it initialises itself; post_init must not redo it
+                part.__dict__["_is_hf_initialized"] = True  # it initialises itself; post_init must not redo it
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

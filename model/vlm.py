@@ -1,0 +1,258 @@
+"""One door to every image-text model: NVILA folders and whatever Transformers' Auto classes open, in the same words.
+
+What differs between models (chat template, image tokens, stop tokens) ends here; the engine sees texts and token ids.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.processing_auto import processor_class_from_name
+
+from model.errors import CheckpointError
+from model.manifest import CheckpointKind
+from model.nvila import IMAGE_TOKEN, NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
+from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
+from model.nvila.configuration import NvilaConfig
+from model.pixels_fit import fit
+from model.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
+from model.schema import DisplayImage
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""Inputs that have one value for each token."""
+
+
+class Vlm(ABC):
+    """A loaded model and its processor. `image_size`: side in pixels of the square pictures that it is given."""
+
+    kind: CheckpointKind
+    image_size: int
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        stops = self.model.generation_config.eos_token_id
+        if stops is None:
+            stops = self.tokenizer.eos_token_id
+        return tuple(stops) if isinstance(stops, (list, tuple)) else (int(stops),)
+
+    def picture(self, image: DisplayImage) -> NDArray[np.uint8]:
+        """The square uint8 picture of a display image, as training makes it."""
+        return fit(image, self.image_size)
+
+    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
+        """The prompt layout that this checkpoint was made for."""
+        return PromptLayout(priors=priors, expert=expert, context=context)
+
+    @property
+    @abstractmethod
+    def placeholder(self) -> str:
+        """What stands for an image in a prompt text."""
+
+    @abstractmethod
+    def prompt(self, layout: PromptLayout, question: str) -> str:
+        """The whole text up to where the answer begins."""
+
+    @abstractmethod
+    def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
+        """What follows `prompt` when this is the answer: the answer and its end token."""
+
+    def inputs(self, text: str, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
+        """Everything that `model(**inputs)` needs, on its device, for one prompt and its pictures in order."""
+        images = [Image.fromarray(picture).convert("RGB") for picture in pictures]
+        batch = self._processed(text, images)
+        return {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
+            if isinstance(value, Tensor)
+        }
+
+    @abstractmethod
+    def _processed(self, text: str, images: list[Image.Image]) -> Any: ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """Tokens of a text without images."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+
+class NvilaVlm(Vlm):
+    """An NVILA of either folder layout."""
+
+    kind = CheckpointKind.NVILA
+
+    def __init__(self, model: NvilaForConditionalGeneration, processor: NvilaProcessor, tiling: Tiling) -> None:
+        super().__init__(model, processor)
+        self.tiling = tiling
+        config: NvilaConfig = model.config
+        scales = config.s2_scales or [config.tile_side * 3]
+        tiled = tiling is not Tiling.NEVER and config.image_aspect_ratio != "resize"
+        self.image_size = max(scales) if tiled else config.tile_side
+        self._difference = bool((config.longitudinal or {}).get("difference_tokens"))
+
+    @property
+    def placeholder(self) -> str:
+        return IMAGE_TOKEN
+
+    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
+        difference = self._difference and priors > 0
+        return PromptLayout(priors=priors, difference=difference, expert=expert, context=context)
+
+    def prompt(self, layout: PromptLayout, question: str) -> str:
+        return render_prefix(layout) + render_question(question)
+
+    def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
+        return render_answer(answer)
+
+    def _processed(self, text: str, images: list[Image.Image]) -> Any:
+        return self.processor(text=text, images=images or None, tiling=self.tiling)
+
+
+class AutoVlm(Vlm):
+    """A model of Transformers' own, spoken to through its chat template."""
+
+    kind = CheckpointKind.AUTO
+    image_size = 448
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        if not (getattr(processor, "chat_template", None) or self.tokenizer.chat_template):
+            raise CheckpointError("the checkpoint has no chat template; without one nobody knows how to ask it")
+        side = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+        if isinstance(side, int):
+            self.image_size = side
+
+    @property
+    def placeholder(self) -> str:
+        return str(self.processor.image_token)
+
+    def prompt(self, layout: PromptLayout, question: str) -> str:
+        return self._rendered(messages(layout, [Turn(question=question)]), open_answer=True)
+
+    def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
+        asked = self.prompt(layout, question)
+        answered = self._rendered(messages(layout, [Turn(question=question, answer=answer)]), open_answer=False)
+        if answered.startswith(asked):
+            return answered[len(asked) :].rstrip("\n")
+        # The template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
+        return answer + str(self.tokenizer.eos_token)
+
+    def _rendered(self, conversation: list[dict[str, Any]], *, open_answer: bool) -> str:
+        text: str = self.processor.apply_chat_template(conversation, add_generation_prompt=open_answer, tokenize=False)
+        # Templates write the start token themselves and the processor would write a second one.
+        start = self.tokenizer.bos_token
+        return text[len(start) :] if start and text.startswith(start) and self._adds_start() else text
+
+    def _adds_start(self) -> bool:
+        ids = self.tokenizer("a").input_ids
+        return bool(ids) and ids[0] == self.tokenizer.bos_token_id
+
+    def _processed(self, text: str, images: list[Image.Image]) -> Any:
+        # One inner list for each prompt: processors that take several images for one prompt all accept this form.
+        return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+
+
+def open_vlm(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+    tiling: str = Tiling.NEVER,
+) -> Vlm:
+    """Open a checkpoint folder or a Hub id with the commit it is pinned to; eval mode, safetensors only.
+
+    dtype: float32 on a CPU and bfloat16 elsewhere where not given. tiling: for NVILA, the `Tiling` of its training.
+    Raises CheckpointError naming source and reason.
+    """
+    folder = local_folder(source, revision=revision, trust_remote_code=trust_remote_code)
+    chosen = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind in (NvilaConfig.model_type, ORIGINAL_TYPE):
+        nvila, nvila_processor = load_nvila(folder, dtype=chosen, device=device)
+        return NvilaVlm(nvila, nvila_processor, Tiling(tiling))
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=chosen, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+        processor = load_processor(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(f"{source}: Transformers cannot open it: {error}") from error
+    return AutoVlm(model.to(device).eval(), processor)
+
+
+def local_folder(source: str | Path, *, revision: str | None, trust_remote_code: bool = False) -> Path:
+    """The folder of a source; a Hub id is fetched at exactly one commit, without pickles and without foreign code."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise CheckpointError(
+            f"{source}: there is no such folder; a Hub id needs `revision`, the 40 hexadecimal digits of a commit"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(f"{source}@{revision}: cannot be fetched: {error}") from error
+
+
+def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The checkpoint's processor; where its video part wants torchvision, the same class without that part.
+
+    torchvision is not among our dependencies: its resize differs from PIL's and nothing here shows films.
+    """
+    try:
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ImportError, ValueError, OSError) as error:
+        if "video" not in str(error).lower() and "torchvision" not in str(error).lower():
+            raise
+        stock = _processor_class(folder)
+        if stock is None or "video_processor" not in stock.get_attributes():
+            raise
+    return without_video(stock).from_pretrained(folder)
+
+
+def without_video(stock: Any) -> Any:
+    """A subclass of a processor class that neither loads nor expects the video part."""
+
+    class WithoutVideo(stock):  # type: ignore[misc,unused-ignore]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in stock.get_attributes() if name != "video_processor"]
+
+    WithoutVideo.__name__ = stock.__name__
+    return WithoutVideo
+
+
+def _processor_class(folder: Path) -> Any:
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and (found := read_json(folder / name).get("processor_class")):
+            return processor_class_from_name(found)
+    return None
