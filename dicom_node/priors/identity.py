@@ -65,12 +65,14 @@ def canonical(key: PatientKey, policy: PriorPolicy) -> PatientKey:
     """The key under which the site now keeps this patient; follows chains of merges and survives circles."""
     merged = dict(policy.merged_keys)
     key = PatientKey(patient_id=key.patient_id, issuer=key.issuer or policy.default_issuer)
-    seen = {key}
-    while (further := merged.get(key)) is not None and further not in seen:
-        seen.add(further)
+    way = [key]
+    while (further := merged.get(key)) is not None:
+        if further in way:
+            # A circle, each member of which leads to another: all of them mean the smallest.
+            return min(way[way.index(further) :])
+        way.append(further)
         key = further
-    # In a circle every member would lead to another one: all of them mean the smallest.
-    return min(seen) if merged.get(key) in seen else key
+    return key
 
 
 def _link(a: Patient, b: Patient, policy: PriorPolicy) -> _Link | None:
