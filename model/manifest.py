@@ -58,7 +58,8 @@ class Manifest(BaseModel):
     enabled. thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
     calibration: question type → temperature (1.0 where absent). certainty_floor: least certainty (probability of the
     stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
-    expert: the prompts of training held expert text. calibrated_on: how many validation answers the calibration saw.
+    expert, context: the prompts of training held such lines; others are not shown any. calibrated_on: how many
+    validation answers the calibration saw.
     device_uid: derived from all the rest, so any change of weights or reading rules is another device (IHE AIR 1.2).
     """
 
@@ -89,6 +90,7 @@ class Manifest(BaseModel):
     certainty_floor: float = Field(default=0.0, ge=0.0, le=1.0)
     tiling: Literal["original", "always", "never"] = "never"
     expert: bool = False
+    context: bool = False
     licence: str = ""
     demonstration: bool = False
     parameters: int = 0

@@ -1,0 +1,241 @@
+"""Load a checkpoint once, answer image pairs: battery → engine → calibration → consistent findings → regions."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from model.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.errors import CheckpointError, InferenceError
+from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
+from model.ontology import ontology
+from model.prompts import context_text
+from model.questions import Question, QuestionType, battery
+from model.reading import NONE, FindingAnswers, read_finding
+from model.registry import CHAMPION_NAME, champion_folder
+from model.schema import Change, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
+from model.vlm import Vlm, open_vlm
+
+DEMO = "demo"
+"""The source that means the bundled demonstration checkpoint."""
+FOREIGN_TYPES = tuple(
+    kind.value
+    for kind in (
+        QuestionType.PRESENCE,
+        QuestionType.PRIOR_PRESENCE,
+        QuestionType.CHANGE,
+        QuestionType.SIDE,
+        QuestionType.GRADE,
+        QuestionType.DIFFERENCE,
+    )
+)
+"""What a checkpoint without a manifest of ours is asked."""
+
+
+class Predictor:
+    """One loaded checkpoint. Not for several threads at once.
+
+    manifest: how its answers are read. `findings`: ontology keys that it may be asked, in ontology order.
+    """
+
+    def __init__(self, vlm: Vlm, manifest: Manifest, *, engine: Engine | None = None) -> None:
+        self.vlm = vlm
+        self.manifest = manifest
+        self.engine = engine or Engine(vlm)
+        order = list(ontology().findings)
+        self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
+        self._identity = ModelIdentity(
+            name=manifest.name,
+            version=manifest.version,
+            device_uid=manifest.device_uid,
+            demonstration=manifest.demonstration,
+            licence=manifest.licence,
+        )
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which checkpoint answers."""
+        return self._identity
+
+    def predict(self, pair: StudyPair) -> Prediction:
+        """Answer one pair. Raises InferenceError where the model fails."""
+        return self.predict_many([pair])[0]
+
+    def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
+        """Answer several pairs, in batches where the model allows it."""
+        started = time.perf_counter()
+        jobs, owners = [], []
+        for number, pair in enumerate(pairs):
+            for job in self.jobs(pair):
+                jobs.append(job)
+                owners.append(number)
+        try:
+            answered = self.engine.ask(jobs)
+        except MemoryError as error:
+            raise InferenceError("the model ran out of memory") from error
+        except RuntimeError as error:
+            if "memory" not in str(error).lower() and "allocate" not in str(error).lower():
+                raise
+            raise InferenceError(f"the model ran out of memory: {error}") from error
+        merged = [JobAnswers() for _ in pairs]
+        for owner, answers in zip(owners, answered, strict=True):
+            merged[owner].closed |= answers.closed
+            merged[owner].open |= answers.open
+            for stage, value in answers.seconds.items():
+                merged[owner].seconds[stage] = merged[owner].seconds.get(stage, 0.0) + value
+        share = (time.perf_counter() - started) / max(len(pairs), 1)
+        return [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
+
+    def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
+        """What a pair is asked: the battery of the checkpoint's findings, without types it was not trained on."""
+        known = set(self.manifest.question_types)
+        everything = battery(self.findings, with_prior=with_prior, prognosis=self.manifest.prognosis)
+        return tuple(
+            question
+            for question in everything
+            if (question.type in known or (self.manifest.prognosis and question.type is QuestionType.PREDICTION))
+            # The open prediction has no place in a Prediction: its closed questions say the same, coded.
+            and not (question.type is QuestionType.PREDICTION and question.allowed is None)
+        )
+
+    def jobs(self, pair: StudyPair) -> list[Job]:
+        """The engine's jobs for one pair: the pair's own, and one on the current image alone for the prognosis."""
+        questions = self.questions(with_prior=pair.prior is not None)
+        context = context_text(pair.context) if self.manifest.context else None
+        current = self.vlm.picture(pair.current)
+        pictures = (current,) if pair.prior is None else (self.vlm.picture(pair.prior), current)
+        layout = self.vlm.layout(priors=len(pictures) - 1, context=context)
+        together = tuple(question for question in questions if not question.alone)
+        alone = tuple(question for question in questions if question.alone)
+        jobs = [Job(pictures=pictures, layout=layout, questions=together)]
+        if alone:
+            layout = self.vlm.layout(priors=0, context=context)
+            jobs.append(Job(pictures=(current,), layout=layout, questions=alone))
+        return jobs
+
+    def calibrated(self, answer: ClosedAnswer) -> dict[str, float]:
+        """Probabilities of the allowed answers at the temperature of the question's type."""
+        return answer.probabilities(self.manifest.calibration.get(answer.question.type.value, 1.0))
+
+    def _read(self, pair: StudyPair, answers: JobAnswers, seconds: float) -> Prediction:
+        calibrated = {key: self.calibrated(answer) for key, answer in answers.closed.items()}
+        findings = tuple(self._finding(key, calibrated, pair) for key in self.findings)
+        difference = answers.open.get(QuestionType.DIFFERENCE.value)
+        return Prediction(
+            findings=findings,
+            model=self.identity,
+            prognosis=self._prognosis(calibrated),
+            difference_text=difference.text if difference is not None else None,
+            seconds={**answers.seconds, "total": seconds},
+        )
+
+    def _finding(self, key: str, calibrated: Mapping[str, Mapping[str, float]], pair: StudyPair) -> Finding:
+        def of(type: QuestionType) -> Mapping[str, float] | None:
+            return calibrated.get(f"{type.value}/{key}")
+
+        presence = of(QuestionType.PRESENCE)
+        if presence is None:
+            raise InferenceError(f"the checkpoint {self.manifest.label} was not trained on presence questions")
+        prior = of(QuestionType.PRIOR_PRESENCE)
+        return read_finding(
+            key,
+            FindingAnswers(
+                presence=presence["yes"],
+                prior_presence=prior["yes"] if prior is not None else None,
+                change=of(QuestionType.CHANGE),
+                side=of(QuestionType.SIDE),
+                grade=of(QuestionType.GRADE),
+            ),
+            threshold=self.manifest.thresholds.get(key, 0.5),
+            floor=self.manifest.certainty_floor,
+            with_prior=pair.prior is not None,
+        )
+
+    def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
+        """Every finding whose likeliest future is a change or a staying; what is and stays absent is not said."""
+        items = []
+        for key in self.findings:
+            shares = calibrated.get(f"{QuestionType.PREDICTION.value}/{key}")
+            if shares is None:
+                continue
+            best = max(shares, key=lambda answer: shares[answer])
+            if best != NONE and shares[best] >= self.manifest.certainty_floor:
+                items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
+        return tuple(items)
+
+
+def load_predictor(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    findings: Sequence[str] = (),
+) -> Predictor:
+    """Load a checkpoint: "demo", a folder of ours, a models directory with a champion, or a foreign folder or Hub id.
+
+    A checkpoint with a manifest is verified file by file. One without must be told which `findings` it may be asked,
+    because nobody else knows what it has learned. Raises CheckpointError.
+    """
+    resolved = resolve_source(source)
+    if isinstance(resolved, Path) and (resolved / MANIFEST_NAME).is_file():
+        manifest = read_manifest(resolved)
+        vlm = open_vlm(
+            resolved, dtype=dtype, device=device, trust_remote_code=trust_remote_code, tiling=manifest.tiling
+        )
+        if vlm.kind is not manifest.kind:
+            raise CheckpointError(f"{resolved}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
+        return Predictor(vlm, manifest)
+    if not findings:
+        raise CheckpointError(
+            f"{source}: has no {MANIFEST_NAME}, so it is half-written or foreign; a foreign checkpoint needs the "
+            "findings that it may be asked ([model] findings)"
+        )
+    vlm = open_vlm(resolved, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    return Predictor(vlm, _foreign_manifest(source, resolved, revision, vlm.kind, findings))
+
+
+def resolve_source(source: str | Path) -> str | Path:
+    """What a source names: the bundled folder, a champion's folder, a folder as it stands, or a Hub id as it stands."""
+    if source == DEMO:
+        with resources.as_file(resources.files("model").joinpath("demo")) as folder:
+            if not (folder / MANIFEST_NAME).is_file():
+                raise CheckpointError("the bundled demonstration checkpoint is not in this installation")
+            return folder
+    folder = Path(source)
+    if not folder.is_dir():
+        return str(source)
+    if (folder / CHAMPION_NAME).is_file():
+        champion = champion_folder(folder)
+        if champion is None:
+            raise CheckpointError(f"{folder}: no checkpoint was promoted here")
+        return champion
+    return folder
+
+
+def _foreign_manifest(
+    source: str | Path, resolved: str | Path, revision: str | None, kind: CheckpointKind, findings: Sequence[str]
+) -> Manifest:
+    """Reading rules of a checkpoint that is not ours: no calibration, no thresholds, an identity from its bytes."""
+    parts = [str(source), revision or ""]
+    if isinstance(resolved, Path):
+        parts += [f"{path.name} {sha256_of(path)}" for path in sorted(resolved.rglob("*")) if path.is_file()]
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    name = "".join(character if character.isalnum() else "-" for character in Path(str(source)).name).strip("-")
+    return Manifest(
+        name=name or "model",
+        version=(revision or digest.hex())[:12],
+        kind=kind,
+        files={},
+        findings=tuple(findings),
+        question_types=FOREIGN_TYPES,
+        device_uid=f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}",
+        base=str(source),
+    )
