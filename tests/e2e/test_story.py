@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import calendar
 import csv
+import datetime as dt
 import io
 import subprocess
 from collections.abc import Iterator
@@ -83,6 +85,12 @@ def _evidence(dataset: Dataset, keyword: str) -> set[str]:
     }
 
 
+def _spoken(date: str) -> str:
+    """A DA value as the English report says it: "10 March 2026"."""
+    day = dt.date(int(date[:4]), int(date[4:6]), int(date[6:]))
+    return f"{day.day} {calendar.month_name[day.month]} {day.year}"
+
+
 def test_echo(site: Site) -> None:
     assert echoscu(site.node.port) == 0
 
@@ -106,8 +114,7 @@ def test_a_phantom_pair_is_compared(site: Site, tmp_path: Path) -> None:
         assert report.PatientID == current.PatientID
     text = _texts(reports["reading"])
     for study in (current, prior):
-        date = study.StudyDate
-        assert f"{date[:4]}-{date[4:6]}-{date[6:]}" in text
+        assert _spoken(study.StudyDate) in text
     allowed = {*Change, None}
     for finding in second.prediction["findings"]:
         assert finding["change"] in allowed
@@ -138,8 +145,10 @@ def test_real_patients_are_compared_with_their_own_priors(site: Site) -> None:
         uid = row["study_instance_uid"]
         wait_until(lambda uid=uid: len(site.reports(uid)) == 2, what="both documents at the archive")
         text = _texts(site.reports(uid)["reading"])
-        date = row["study_date"]
-        assert f"{date[:4]}-{date[4:6]}-{date[6:]}" in text
+        assert _spoken(row["study_date"]) in text
+        if expected[uid]:
+            prior_row = next(other for other in rows if other["study_instance_uid"] == expected[uid])
+            assert _spoken(prior_row["study_date"]) in text
 
 
 def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
