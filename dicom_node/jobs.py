@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -160,44 +160,42 @@ def postpone(session: Session, job: ClaimedJob, *, now: dt.datetime, until: dt.d
 
 
 def rescue(session: Session, *, now: dt.datetime) -> list[str]:
-    """Transition C for every running job whose lease ran out; returns their keys.
-
-    A job that was lost with its worker as often as it may be tried goes dead: it may be what kills the worker.
-    """
-    lost = (Job.state == JobState.RUNNING) & (Job.lease_until < now)
-    killers = session.execute(
-        update(Job)
-        .where(lost, Job.attempts >= Job.max_attempts)
-        .values(
-            state=JobState.DEAD,
-            finished_at=now,
-            lease_until=None,
-            lease_owner="",
-            last_error="the worker was lost at every attempt",
-        )
-        .returning(Job.key)
-        .execution_options(synchronize_session=False)
-    ).scalars()
-    rescued = session.execute(
-        update(Job)
-        .where(lost, Job.attempts < Job.max_attempts)
-        .values(state=JobState.READY, run_at=now, lease_until=None, lease_owner="", last_error="the worker was lost")
-        .returning(Job.key)
-        .execution_options(synchronize_session=False)
-    ).scalars()
-    return [*killers, *rescued]
+    """Transition C for every running job whose lease ran out; returns their keys."""
+    return _take_from_lost(session, Job.lease_until < now, now=now)
 
 
 def release(session: Session, *, owner_prefix: str, now: dt.datetime) -> int:
     """Give back at once all running jobs of workers that are known to be gone (start of the same node again)."""
-    released = session.execute(
-        update(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_owner.startswith(owner_prefix, autoescape=True))
-        .values(state=JobState.READY, run_at=now, lease_until=None, lease_owner="", attempts=Job.attempts)
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    )
-    return len(released.all())
+    return len(_take_from_lost(session, Job.lease_owner.startswith(owner_prefix, autoescape=True), now=now))
+
+
+def _take_from_lost(session: Session, lost: ColumnElement[bool], *, now: dt.datetime) -> list[str]:
+    """Transition C for running jobs that their worker will not end; returns their keys.
+
+    A job that was lost with its worker as often as it may be tried goes dead (D): it may be what kills the worker, and a
+    node that starts again and again would otherwise die of it for ever.
+    """
+    lost = (Job.state == JobState.RUNNING) & lost
+    keys: list[str] = []
+    for spent, values in (
+        (
+            Job.attempts >= Job.max_attempts,
+            {"state": JobState.DEAD, "finished_at": now, "last_error": "the worker was lost at every attempt"},
+        ),
+        (
+            Job.attempts < Job.max_attempts,
+            {"state": JobState.READY, "run_at": now, "last_error": "the worker was lost"},
+        ),
+    ):
+        changed = session.execute(
+            update(Job)
+            .where(lost, spent)
+            .values(lease_until=None, lease_owner="", **values)
+            .returning(Job.key)
+            .execution_options(synchronize_session=False)
+        )
+        keys.extend(changed.scalars())
+    return keys
 
 
 def retry_dead(session: Session, *, now: dt.datetime, keys: Collection[str] | None = None) -> list[str]:

@@ -47,7 +47,7 @@ class Database:
         with _mapped_errors(), self._sessions() as session:
             session.connection(execution_options={"sqlite_begin": "DEFERRED"} if self.is_sqlite else {})
             yield session
-            session.rollback()
+            # Closing rolls back. A rollback here would expire the rows, and a reader could not use them afterwards.
 
     def close(self) -> None:
         """Give all connections back."""
