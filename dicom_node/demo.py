@@ -79,15 +79,25 @@ def _send_and_collect(
     with _node(config, log):
         _wait(lambda: _accepts(port), START_SECONDS, "the node to listen", log)
         say(f"node {AE_TITLE} and PACS {pacs.ae_title} run on 127.0.0.1 (ports {port} and {pacs.port})")
-        for study in to_send:
-            send(study.files, "127.0.0.1", port, AE_TITLE)
-            say(f"sent study of {study.order[0] or 'unknown date'}: {len(study.files)} images by C-STORE")
+        accepted = sum(_send(study, port, say) for study in to_send)
+        if accepted == 0:
+            raise NodeError(f"the node took none of the studies; its log is {log}")
         database = Database(f"sqlite:///{folder / 'data' / 'index.db'}")
         try:
-            _wait(lambda: _finished(database, len(to_send)), FINISH_SECONDS, "reports and their proof", log)
+            _wait(lambda: _finished(database, accepted), FINISH_SECONDS, "reports and their proof", log)
             _collect(database, folder, pacs, to_send, out, say)
         finally:
             database.close()
+
+
+def _send(study: _StudyFiles, port: int, say: Say) -> bool:
+    """Send one study; whether the node has taken any of it."""
+    refused = send(study.files, "127.0.0.1", port, AE_TITLE)
+    taken = len(study.files) - len(refused)
+    say(f"sent study of {study.order[0] or 'unknown date'}: {taken} of {len(study.files)} objects taken")
+    for path, why in refused.items():
+        say(f"  not taken: {path.name}: {why}")
+    return taken > 0
 
 
 def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_StudyFiles]:

@@ -100,22 +100,30 @@ class DemoPacs:
             association.release()
 
 
-def send(files: Sequence[Path], host: str, port: int, ae_title: str, calling: str = "MODALITY") -> None:
-    """Send files by C-STORE in their own transfer syntaxes. Raises DeliveryError naming file and status."""
+def send(files: Sequence[Path], host: str, port: int, ae_title: str, calling: str = "MODALITY") -> dict[Path, str]:
+    """Send files by C-STORE in their own transfer syntaxes; returns what was not accepted, and why.
+
+    Raises DeliveryError where there is no association at all.
+    """
     ae = AE(calling)
     for sop_class, syntax in sorted(_contexts(files)):
         ae.add_requested_context(sop_class, syntax)
     association = ae.associate(host, port, ae_title=ae_title)
     if not association.is_established:
         raise DeliveryError(f"no association with {ae_title} at {host}:{port}")
+    refused: dict[Path, str] = {}
     try:
         for path in files:
-            status = association.send_c_store(path)
-            code = status.get("Status")
+            try:
+                code = association.send_c_store(path).get("Status")
+            except ValueError as error:  # no presentation context was accepted for this class and syntax
+                refused[path] = str(error)
+                continue
             if code != 0x0000:
-                raise DeliveryError(f"{path.name} was not accepted: status {code:04X}H" if code else "no answer")
+                refused[path] = f"status {code:04X}H" if code is not None else "no answer"
     finally:
         association.release()
+    return refused
 
 
 def _contexts(files: Iterable[Path]) -> set[tuple[UID, UID]]:

@@ -151,6 +151,7 @@ def _serve(pipe: Connection, section: ModelSection, threads: int | None, parent_
 def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
     """Load the configured predictor in this process. Imports torch: never call it in a receiver."""
     import torch
+
     from model.predict import load_predictor
 
     if threads is not None:
