@@ -172,8 +172,8 @@ def release(session: Session, *, owner_prefix: str, now: dt.datetime) -> int:
 def _take_from_lost(session: Session, lost: ColumnElement[bool], *, now: dt.datetime) -> list[str]:
     """Transition C for running jobs that their worker will not end; returns their keys.
 
-    A job that was lost with its worker as often as it may be tried goes dead (D): it may be what kills the worker, and a
-    node that starts again and again would otherwise die of it for ever.
+    A job that was lost with its worker as often as it may be tried goes dead (D): it may be what kills the worker, and
+    a node that starts again and again would otherwise die of it for ever.
     """
     lost = (Job.state == JobState.RUNNING) & lost
     keys: list[str] = []

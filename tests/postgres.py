@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.support import free_port, program
 
@@ -36,11 +37,11 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://{ACCOUNT}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """Make an empty database and return its SQLAlchemy URL."""
+    def new_database(self, *, template: str = "template1") -> str:
+        """Make a database, empty or a copy of `template`, to which nobody is connected; returns its SQLAlchemy URL."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
         with psycopg.connect(host="127.0.0.1", port=self.port, user=ACCOUNT, dbname="postgres", autocommit=True) as db:
-            db.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload] - our own name, not a literal
+            db.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
 
 
