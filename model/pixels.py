@@ -22,7 +22,7 @@ from model.errors import PixelError
 from model.pixels_crop import film_box
 from model.pixels_fit import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
 from model.pixels_grey import grey_of
-from model.pixels_read import MAX_FRAME_PIXELS, MIN_SIDE, read_dataset, read_sniff, stored_frame
+from model.pixels_read import MAX_FRAME_PIXELS, MIN_SIDE, damage_is_pixel_error, read_dataset, read_sniff, stored_frame
 from model.schema import DisplayImage, SourceGeometry
 
 __all__ = [
@@ -48,18 +48,19 @@ def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
 
     crop: cut black and white borders off (the geometry says which).
     """
-    stored, frame = stored_frame(ds)
-    if min(stored.shape) < MIN_SIDE:
-        raise PixelError(f"the image has only {stored.shape[0]} × {stored.shape[1]} pixels")
-    return from_grey(
-        grey_of(ds, stored, frame),
-        crop=crop,
-        sha256=_hash(stored),
-        view=view_of(ds),
-        sop_instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
-        study_instance_uid=str(ds.get("StudyInstanceUID", "") or ""),
-        acquired=acquired_of(ds),
-    )
+    with damage_is_pixel_error():
+        stored, frame = stored_frame(ds)
+        if min(stored.shape) < MIN_SIDE:
+            raise PixelError(f"the image has only {stored.shape[0]} × {stored.shape[1]} pixels")
+        return from_grey(
+            grey_of(ds, stored, frame),
+            crop=crop,
+            sha256=_hash(stored),
+            view=view_of(ds),
+            sop_instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
+            study_instance_uid=str(ds.get("StudyInstanceUID", "") or ""),
+            acquired=acquired_of(ds),
+        )
 
 
 def load_display_image(path: Path, *, crop: bool = True) -> DisplayImage:
@@ -77,8 +78,9 @@ def load_display_image(path: Path, *, crop: bool = True) -> DisplayImage:
 
 def full_grey(ds: Dataset) -> NDArray[np.float32]:
     """Display grey float32 [Rows, Columns] in 0..1 of the whole stored frame, nothing cropped. Raises PixelError."""
-    stored, frame = stored_frame(ds)
-    return grey_of(ds, stored, frame)
+    with damage_is_pixel_error():
+        stored, frame = stored_frame(ds)
+        return grey_of(ds, stored, frame)
 
 
 def load_picture(path: Path, *, crop: bool = True) -> DisplayImage:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -29,6 +31,21 @@ MIN_SIDE = 32
 COLOUR_TOLERANCE = 8
 """Greatest difference of the channels, in 8-bit levels, of a colour picture that only wraps a grey one (JPEG noise)."""
 
+PARSER_ERRORS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    BytesLengthException,
+    RecursionError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises on mangled bytes, many of them only when the element is looked at."""
+
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -41,14 +58,22 @@ def read_dataset(path: Path) -> Dataset:
         if size > MAX_FILE_BYTES:
             raise PixelError(f"the file has {size} bytes; more than {MAX_FILE_BYTES} are not read")
         dataset = dcmread(path, force=True)
-    except (OSError, EOFError, InvalidDicomError, ValueError, struct.error, zlib.error) as error:
+    except (OSError, InvalidDicomError) as error:
         raise PixelError(f"the file cannot be read as DICOM: {_first_line(error)}") from error
-    except (AttributeError, KeyError, TypeError, NotImplementedError, RecursionError) as error:
-        # what pydicom's parser was seen to raise on mangled input
+    except PARSER_ERRORS as error:
         raise PixelError(f"the file is damaged: {_first_line(error)}") from error
     if len(dataset) == 0:
         raise PixelError("the file is not DICOM")
     return dataset
+
+
+@contextmanager
+def damage_is_pixel_error() -> Iterator[None]:
+    """The border to a stranger's bytes: whatever looking at an element raises there is a damaged object."""
+    try:
+        yield
+    except PARSER_ERRORS as error:
+        raise PixelError(f"the object is damaged: {_first_line(error)}") from error
 
 
 def read_sniff(stream: BinaryIO) -> str:
@@ -210,6 +235,11 @@ def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
         raise PixelError(f"the pixel data cannot be decoded: {_first_line(error)}") from error
     except (EOFError, KeyError, struct.error, ZeroDivisionError, OverflowError) as error:
         raise PixelError(f"the pixel data are damaged: {_first_line(error)}") from error
+    except BaseException as error:
+        # the RLE decoder is written in Rust and panics on runs that do not fit; its exception is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise PixelError("the pixel data are damaged: the decoder gave up") from error
     return values
 
 
