@@ -1,4 +1,4 @@
-"""The border crop and the model's square: black and white borders go, anatomy stays, and every point finds its way back."""
+"""The border crop and the square: black and white borders go, anatomy stays, every point finds its way back."""
 
 from __future__ import annotations
 
