@@ -71,6 +71,10 @@ class Caller:
     is_tls: bool
 
 
+PutOff = Callable[[], Message | None]
+"""Makes a message when its time has come; None: it is not needed any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One whole message from the peer, as its handler sees it."""
@@ -79,8 +83,10 @@ class Request:
     context: AcceptedContext
     command: Command
     data: DataSink | None
-    send_later: Callable[[Message, float], None]
-    """Send a message on this association when nothing came from the peer for so many seconds."""
+    send_later: Callable[[PutOff, float], None]
+    """Ask for a message after so many seconds and send it between two of the peer's, if the association still lives."""
+    outstanding: dict[int, int]
+    """Message id of a request that we sent on this association → what its handler wants to remember about it."""
     is_cancelled: Callable[[], bool]
     """Whether the peer has cancelled this request since; looks at the wire."""
 
@@ -116,7 +122,8 @@ class Association:
         self._limits = limits
         self._ends_by = time.monotonic() + limits.lifetime_seconds
         self._incoming = _IncomingMessage(limits)
-        self._later: list[tuple[float, Message]] = []
+        self._later: list[tuple[float, PutOff]] = []
+        self._outstanding: dict[int, int] = {}
         self._cancelled: set[int] = set()
         self._guard = threading.Lock()
         self._idle = False
@@ -205,10 +212,11 @@ class Association:
                 now = time.monotonic()
                 if now >= give_up or not any(when <= now for when, _ in self._later):
                     raise
-                ready = [message for when, message in self._later if when <= now]
-                self._later = [(when, message) for when, message in self._later if when > now]
-                for message in ready:
-                    self._send(message)
+                ready = [make for when, make in self._later if when <= now]
+                self._later = [(when, make) for when, make in self._later if when > now]
+                for message in (make() for make in ready):
+                    if message is not None:
+                        self._send(message)
 
     def _take(self, fragment: Fragment) -> None:
         """Add a fragment to the message that is coming in; serve the message when it is whole."""
@@ -251,6 +259,7 @@ class Association:
             command=command,
             data=sink,
             send_later=self._send_later,
+            outstanding=self._outstanding,
             is_cancelled=lambda: self._look_for_cancel(command.message_id),
         )
         for message in handler(request):
@@ -286,8 +295,8 @@ class Association:
             pdus += p_data(message.context_id, message.data_set, is_command=False, max_pdu_bytes=room)
         self._stream.send(*pdus)
 
-    def _send_later(self, message: Message, seconds: float) -> None:
-        self._later.append((time.monotonic() + seconds, message))
+    def _send_later(self, make: PutOff, seconds: float) -> None:
+        self._later.append((time.monotonic() + seconds, make))
 
     def _context(self, context_id: int) -> AcceptedContext:
         context = self._negotiated.contexts.get(context_id)

@@ -34,10 +34,8 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 
 VERIFICATION: Final = str(Verification)
 COMMITMENT: Final = str(StorageCommitmentPushModel)
-QUERIES: Final = (
-    str(PatientRootQueryRetrieveInformationModelFind),
-    str(StudyRootQueryRetrieveInformationModelFind),
-)
+PATIENT_ROOT: Final = str(PatientRootQueryRetrieveInformationModelFind)
+QUERIES: Final = (PATIENT_ROOT, str(StudyRootQueryRetrieveInformationModelFind))
 _APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 _MAX_CONTEXTS: Final = 128
 """Odd numbers from 1 to 255 (PS3.8 section 9.3.2.2)."""

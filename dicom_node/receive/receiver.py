@@ -18,11 +18,14 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.association import Association, Caller, DataSink, Handler
+from dicom_node.receive.committing import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.echo import handle_echo
+from dicom_node.receive.finding import handle_find
 from dicom_node.receive.lobby import Arrival, Lobby, listen
 from dicom_node.receive.messages import Command, CommandField
 from dicom_node.receive.negotiation import AcceptedContext, ae_titles, negotiate
 from dicom_node.receive.recovery import recover
+from dicom_node.receive.reporter import CommitmentReporter
 from dicom_node.receive.rules import LIMIT_EXCEEDED, Rejection, Rules
 from dicom_node.receive.sinks import MemorySink
 from dicom_node.receive.storing import StoreLimits, StoreService, handle_store
@@ -48,9 +51,14 @@ class _NodeServices:
         self._storing = StoreService(
             store=store, database=database, limits=limits, own_ae_title=settings.node.ae_title, clock=utc_now
         )
+        committing = CommitmentService(database=database, store=store, clock=utc_now)
         self.handlers: Mapping[int, Handler] = {
             CommandField.C_ECHO_RQ: handle_echo,
             CommandField.C_STORE_RQ: partial(handle_store, self._storing),
+            CommandField.C_FIND_RQ: partial(handle_find, database),
+            CommandField.N_ACTION_RQ: partial(handle_action, committing),
+            CommandField.N_EVENT_REPORT_RQ: partial(handle_event, committing),
+            CommandField.N_EVENT_REPORT_RSP: partial(handle_event_response, committing),
         }
 
     def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
@@ -68,6 +76,7 @@ class Receiver:
         self._store = store
         self._rules = Rules(settings)
         self._services = _NodeServices(settings, database, store)
+        self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=utc_now)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
         self._stopping = False
@@ -106,6 +115,7 @@ class Receiver:
         )
         self._lobby_thread = threading.Thread(target=self._lobby.run, name="lobby", daemon=True)
         self._lobby_thread.start()
+        self._reporter.start()
         log.info("receiver listening", port=self.port, tls_port=self.tls_port or None, pid=os.getpid())
 
     def stop(self) -> None:
@@ -122,6 +132,7 @@ class Receiver:
             for association in self._running():
                 association.end_now()
             self._wait_for_threads(STOP_SECONDS)
+        self._reporter.stop()
         self._store.close()
         log.info("receiver stopped", port=self.port)
 

@@ -1,0 +1,63 @@
+"""C-FIND over the node's own index (PS3.4 annex C), so that an administrator can ask what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+
+from dicom_node.errors import IndexUnavailableError
+from dicom_node.index.database import Database
+from dicom_node.logs import get_logger
+from dicom_node.receive import statuses
+from dicom_node.receive.association import Request
+from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
+from dicom_node.receive.messages import Message, response
+from dicom_node.receive.negotiation import PATIENT_ROOT, QUERIES
+from dicom_node.receive.query import BadKeyError, QueryLevel, TooManyMatchesError, find
+from dicom_node.receive.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
+
+log = get_logger(__name__)
+
+_LOOK_FOR_CANCEL_EVERY = 50
+
+
+def handle_find(database: Database, request: Request) -> Iterator[Message]:
+    """Answer a C-FIND-RQ with one pending response per match."""
+    command, context_id = request.command, request.context.context_id
+    if request.context.abstract_syntax not in QUERIES:
+        yield response(command, context_id, NO_SUCH_SOP_CLASS)
+        return
+    found = _matches(database, request)
+    if isinstance(found, Failure):
+        yield response(command, context_id, found.status, found.comment)
+        return
+    for number, identifier in enumerate(found):
+        if number % _LOOK_FOR_CANCEL_EVERY == 0 and request.is_cancelled():
+            yield response(command, context_id, CANCELLED)
+            return
+        pending = response(command, context_id, PENDING)
+        data = encoded_data_set(identifier, request.context.transfer_syntax)
+        yield Message(context_id=context_id, elements=pending.elements, data_set=data)
+    yield response(command, context_id, SUCCESS)
+
+
+def _matches(database: Database, request: Request) -> list[Dataset] | Failure:
+    """All matches, read in one short look: an answer that goes out slowly must not hold the index."""
+    try:
+        identifier = decoded_data_set(request)
+        level = QueryLevel(str(identifier.get("QueryRetrieveLevel", "")).strip())
+    except (UnreadableError, ValueError):
+        return statuses.FIND_UNABLE
+    if level is QueryLevel.PATIENT and request.context.abstract_syntax != PATIENT_ROOT:
+        return statuses.FIND_MISMATCH
+    try:
+        with database.read() as session:
+            return list(find(session, identifier, level))
+    except BadKeyError as error:
+        return Failure(status=statuses.FIND_UNABLE.status, comment=f"Cannot match the value of {error}")
+    except TooManyMatchesError:
+        return Failure(status=0xA701, comment="Out of resources: too many matches, narrow the query")
+    except IndexUnavailableError as error:
+        log.error("query failed", why=str(error))
+        return statuses.FIND_OUT_OF_RESOURCES

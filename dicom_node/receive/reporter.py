@@ -1,0 +1,133 @@
+"""Commitment reports on associations of our own, to peers that asked and hung up. One thread per receiver process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, build_role
+from pynetdicom.sop_class import StorageCommitmentPushModel
+from sqlalchemy import select, update
+
+from dicom_node.errors import IndexUnavailableError
+from dicom_node.index.database import Database
+from dicom_node.index.tables import CommitmentRequest, CommitmentState
+from dicom_node.logs import get_logger
+from dicom_node.receive.committing import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
+from dicom_node.receive.rules import PeerRule, Rules
+from dicom_node.store import InstanceStore
+
+log = get_logger(__name__)
+
+TICK_SECONDS: Final = 2.0
+NETWORK_SECONDS: Final = 30.0
+LEASE: Final = dt.timedelta(seconds=120)
+"""While one process tries, the others leave the row alone."""
+LONGEST_RETRY: Final = dt.timedelta(hours=1)
+GIVE_UP_AFTER: Final = dt.timedelta(days=2)
+
+
+class CommitmentReporter:
+    """Sends what is due. `start` and `stop` once each."""
+
+    def __init__(
+        self, *, database: Database, store: InstanceStore, rules: Rules, clock: Callable[[], dt.datetime]
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commitment-reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a report that is on its way is finished first."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                self.send_due()
+            except IndexUnavailableError as error:
+                log.error("commitment reports wait", why=str(error))
+
+    def send_due(self) -> int:
+        """Send every report that is due now; returns how many peers took theirs. Raises IndexUnavailableError."""
+        taken = 0
+        while not self._stop.is_set() and (row := self._claim()) is not None:
+            taken += self._send(row)
+        return taken
+
+    def _claim(self) -> CommitmentRequest | None:
+        now = self._clock()
+        due = (
+            select(CommitmentRequest.id)
+            .where(CommitmentRequest.state == CommitmentState.PENDING, CommitmentRequest.next_attempt_at <= now)
+            .order_by(CommitmentRequest.next_attempt_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        with self._database.write() as session:
+            row = session.scalar(
+                update(CommitmentRequest)
+                .where(CommitmentRequest.id == due.scalar_subquery())
+                .values(next_attempt_at=now + LEASE, attempts=CommitmentRequest.attempts + 1)
+                .returning(CommitmentRequest)
+                .execution_options(synchronize_session=False)
+            )
+            session.expunge_all()
+            return row
+
+    def _send(self, row: CommitmentRequest) -> bool:
+        rule = self._rules.of(row.calling_ae_title)
+        why = self._report(row, rule) if rule.host else "no host is configured for this AE ([[receive.peers]])"
+        now = self._clock()
+        with self._database.write() as session:
+            if not why:
+                mark_reported(session, row.id, now=now)
+                return True
+            pause = min(dt.timedelta(seconds=30) * 2 ** min(row.attempts, 10), LONGEST_RETRY)
+            is_over = now - row.created_at > GIVE_UP_AFTER
+            session.execute(
+                update(CommitmentRequest)
+                .where(CommitmentRequest.id == row.id)
+                .values(
+                    state=CommitmentState.DEAD if is_over else CommitmentState.PENDING,
+                    next_attempt_at=now + pause,
+                    last_error=why,
+                )
+                .execution_options(synchronize_session=False)
+            )
+        log.warning("commitment report not delivered", to=row.calling_ae_title, why=why, given_up=is_over)
+        return False
+
+    def _report(self, row: CommitmentRequest, rule: PeerRule) -> str:
+        """Send one report as the SCP on an association that we open (PS3.4 section J.3.3); "" or what failed."""
+        with self._database.read() as session:
+            event_type, information = event_information(
+                row.transaction_uid, verdict(session, self._store, row.referenced_sops)
+            )
+        ae = AE(ae_title=self._rules.ae_title)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = NETWORK_SECONDS
+        ae.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
+        role = build_role(StorageCommitmentPushModel, scp_role=True)
+        association = ae.associate(rule.host, rule.port, ae_title=row.calling_ae_title, ext_neg=[role])
+        if not association.is_established:
+            return f"no association with {rule.host}:{rule.port}"
+        try:
+            answer, _ = association.send_n_event_report(
+                information, event_type, StorageCommitmentPushModel, WELL_KNOWN_INSTANCE
+            )
+        except (RuntimeError, ValueError) as error:
+            return str(error)
+        finally:
+            association.release()
+        status = answer.get("Status")
+        return "" if status == 0 else f"the peer answered {status if status is None else f'{status:04X}H'}"
