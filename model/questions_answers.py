@@ -82,9 +82,11 @@ def parse_view(text: str) -> str | None:
 
 
 def write_findings(keys: Iterable[str]) -> str:
-    """An open list of findings by ontology key; `NOTHING_FOUND` where there are none."""
-    ordered = in_ontology_order(keys)
-    return join_words([finding_name(key) for key in ordered]) if ordered else NOTHING_FOUND
+    """An open list of findings by ontology key, joined by commas alone as the published abnormality answers are.
+
+    `NOTHING_FOUND` where there are none.
+    """
+    return ", ".join(finding_name(key) for key in in_ontology_order(keys)) or NOTHING_FOUND
 
 
 def parse_findings(text: str) -> ParsedWords:

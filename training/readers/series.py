@@ -1,0 +1,77 @@
+"""Images of one patient in time order → records: the first alone, every later one with its prior and earlier images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.schema import PatientContext
+from training.drops import DropReport
+from training.readers.labels import Known, pair_findings, single_findings
+from training.records import ImageRef, Record, Split
+from training.truth import PairTruth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImage:
+    """One image of a series. known: its own labels. order: sorts the series; equal orders are not comparable."""
+
+    image: ImageRef
+    known: Known
+    order: tuple[float | int | str, ...]
+    context: PatientContext | None = None
+
+
+def series_records(
+    patient_id: str,
+    images: Sequence[LabelledImage],
+    split: Split,
+    report: DropReport,
+    *,
+    set_name: str,
+    proxy: bool = True,
+    facts: Callable[[str, str], Mapping[str, str]] | None = None,
+) -> Iterator[Record]:
+    """Records of one patient: each image alone where it is the first, else against the one before it.
+
+    Two images of one order (same moment, same number) cannot be compared: the pair is dropped and counted, the image
+    is given alone. So is a pair of two files with the same bytes: one film under two names. facts: (prior, current) ids
+    → further facts of a pair.
+    """
+    ordered = sorted(images, key=lambda item: (item.order, item.image.image_id))
+    for place, item in enumerate(ordered):
+        before = ordered[place - 1] if place else None
+        if before is not None and before.order == item.order:
+            report.drop("pair without an order in time", f"{before.image.image_id} and {item.image.image_id}")
+            before = None
+        elif before is not None and same_file(before.image.key, item.image.key):
+            report.drop("pair of one film under two names", f"{before.image.image_id} and {item.image.image_id}")
+            before = None
+        report.keep()
+        pair_id = f"{set_name}/{item.image.image_id}" + (f"/{before.image.image_id}" if before else "")
+        yield Record(
+            truth=PairTruth(
+                pair_id=pair_id,
+                patient_id=f"{set_name}/{patient_id}",
+                findings=pair_findings(item.known, before.known) if before else single_findings(item.known),
+                has_prior=before is not None,
+                view=item.image.view,
+                prior_view=before.image.view if before else None,
+                proxy=proxy,
+                facts=dict(facts(before.image.image_id, item.image.image_id)) if facts and before else {},
+            ),
+            current=item.image,
+            prior=before.image if before else None,
+            earlier=tuple(other.image for other in ordered[: place - 1]) if before else (),
+            context=item.context,
+            split=split,
+        )
+
+
+def same_file(first: str, second: str) -> bool:
+    """Whether two files hold the same bytes; False where one is not there."""
+    one, other = Path(first), Path(second)
+    if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
+        return False
+    return one.read_bytes() == other.read_bytes()
