@@ -64,6 +64,7 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
     """
     known = _known(session, received)
     if known is not None:
+        _promote(session, known, received, now)
         return known
     study = _study(session, received, now)
     if mismatch := _study_mismatch(study, received.header):
@@ -132,18 +133,51 @@ def is_own_document(session: Session, sop_instance_uid: str) -> bool:
 
 def _known(session: Session, received: ReceivedInstance) -> Registration | None:
     row = session.execute(
-        select(Instance.sha256, Instance.transfer_syntax_uid, Instance.path, Series.study_pk)
+        select(
+            Instance.sha256,
+            Instance.transfer_syntax_uid,
+            Instance.path,
+            Series.study_pk,
+            Study.purpose,
+            Study.study_instance_uid,
+        )
         .join(Series, Instance.series_pk == Series.id)
+        .join(Study, Series.study_pk == Study.id)
         .where(Instance.sop_instance_uid == received.sop_instance_uid)
     ).one_or_none()
     if row is None:
         return None
-    if row.sha256 == received.stored.sha256 and row.transfer_syntax_uid == received.transfer_syntax_uid:
+    same = row.sha256 == received.stored.sha256 and row.transfer_syntax_uid == received.transfer_syntax_uid
+    # An archive gives a retrieved image in a syntax and with demographics of its own choice: of an image that came as
+    # comparison material, the same study's UID is all that can be asked for.
+    retrieved = (
+        PRIOR in (row.purpose, received.purpose) and row.study_instance_uid == received.header.study_instance_uid
+    )
+    if same or retrieved:
         return Registration(outcome=Registered.DUPLICATE, path=row.path, study_pk=row.study_pk)
     return Registration(
         outcome=Registered.CONFLICT,
         study_pk=row.study_pk,
         detail="the index holds other content under this SOPInstanceUID",
+    )
+
+
+def _promote(session: Session, known: Registration, received: ReceivedInstance, now: dt.datetime) -> None:
+    """A study that was fetched as a prior is now sent to us: it is analysed like any other, known as its images are."""
+    if known.outcome is not Registered.DUPLICATE or received.purpose != ROUTED or not is_image(received.sop_class_uid):
+        return
+    session.execute(
+        update(Study)
+        .where(Study.id == known.study_pk, Study.purpose == PRIOR)
+        .values(
+            purpose=ROUTED,
+            state=StudyState.OPEN,
+            opened_at=now,
+            last_instance_at=now,
+            completed_at=None,
+            completed_by="",
+        )
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -185,6 +219,7 @@ def _note_activity(session: Session, study: Study, received: ReceivedInstance, n
             values |= {
                 "state": StudyState.OPEN,
                 "revision": Study.revision + 1,
+                "opened_at": now,
                 "completed_at": None,
                 "completed_by": "",
             }
