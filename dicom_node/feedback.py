@@ -1,0 +1,134 @@
+"""What radiologists say of results: one row per word, checked against the vocabulary, never overriding another row."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import UsageError
+from dicom_node.index.tables import Feedback, Result, Study, Verdict
+from model.ontology import ontology
+from model.schema import Change, Presence
+
+
+class Aspect(StrEnum):
+    """Which statement of a finding the word is on."""
+
+    PRESENCE = "presence"
+    """Whether the finding is there."""
+    CHANGE = "change"
+    """What became of it since the prior."""
+    LOCATION = "location"
+    """Where it is."""
+    LEVEL = "level"
+    """How severe it is."""
+    RESULT = "result"
+    """The whole result; free text."""
+
+
+class Source(StrEnum):
+    """By which way the word came (docs: decision 7)."""
+
+    WEB = "web"
+    """The pages of this node."""
+    REPORT = "report"
+    """The radiologist's own report of the study, read by rules."""
+    CSV = "csv"
+    """A table that somebody filled in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """What somebody says. finding: ontology key, "" with aspect RESULT. value: only with verdict CORRECT."""
+
+    finding: str
+    aspect: Aspect
+    verdict: Verdict
+    value: str = ""
+    comment: str = ""
+
+
+MAX_COMMENT = 4000
+
+
+def allowed_values(aspect: Aspect) -> tuple[str, ...]:
+    """The words that a correction of this aspect may use."""
+    words = ontology()
+    return {
+        Aspect.PRESENCE: (Presence.PRESENT.value, Presence.ABSENT.value),
+        Aspect.CHANGE: tuple(change.value for change in Change if change is not Change.NOT_COMPARABLE),
+        Aspect.LOCATION: tuple(words.locations),
+        Aspect.LEVEL: tuple(words.levels),
+        Aspect.RESULT: (),
+    }[aspect]
+
+
+def check(word: Word) -> None:
+    """Raises UsageError naming what is wrong and what is allowed."""
+    if word.aspect is Aspect.RESULT:
+        if word.finding or word.value:
+            raise UsageError("a word on the whole result names no finding and no value")
+    elif word.finding not in ontology().findings:
+        raise UsageError(f"no finding {word.finding!r} in the vocabulary")
+    if word.verdict is Verdict.CORRECT and word.value not in allowed_values(word.aspect):
+        allowed = ", ".join(allowed_values(word.aspect)) or "no value"
+        raise UsageError(f"{word.aspect} cannot be {word.value!r}; allowed: {allowed}")
+    if word.verdict is not Verdict.CORRECT and word.value:
+        raise UsageError('a value goes with the verdict "correct" only')
+    if len(word.comment) > MAX_COMMENT:
+        raise UsageError(f"a comment has at most {MAX_COMMENT} characters")
+
+
+def record(
+    session: Session,
+    result: Result,
+    study: Study,
+    word: Word,
+    *,
+    author: str,
+    role: str,
+    source: Source,
+    now: dt.datetime,
+) -> Feedback:
+    """Add one row in the caller's transaction. Raises UsageError."""
+    check(word)
+    row = Feedback(
+        result_pk=result.id,
+        study_instance_uid=study.study_instance_uid,
+        sop_instance_uid=result.sop_instance_uid,
+        device_uid=result.device_uid,
+        finding=word.finding,
+        aspect=word.aspect.value,
+        stated=stated(result, word.finding, word.aspect),
+        verdict=word.verdict,
+        value=word.value,
+        comment=word.comment,
+        author=author,
+        role=role,
+        source=source.value,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def stated(result: Result, finding: str, aspect: Aspect) -> str:
+    """What the result says of this aspect of this finding; "" where it says nothing."""
+    if aspect is Aspect.RESULT:
+        return result.outcome.value
+    for item in result.prediction.get("findings", []):
+        if item.get("key") == finding:
+            return str(item.get(aspect.value) or "")
+    return ""
+
+
+def of_study(session: Session, study_instance_uid: str) -> list[Feedback]:
+    """All words on a study, oldest first."""
+    return list(
+        session.scalars(select(Feedback).where(Feedback.study_instance_uid == study_instance_uid).order_by(Feedback.id))
+    )

@@ -1,0 +1,96 @@
+"""What an administrator does to studies and jobs, the same from the command line and from the pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+
+from sqlalchemy import func, literal, select
+from sqlalchemy.orm import Session
+
+from dicom_node import audit, jobs
+from dicom_node.completion import analyse_key, force
+from dicom_node.config import Settings
+from dicom_node.deliver.queue import resend
+from dicom_node.errors import UsageError
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result, Study, StudyState
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+
+def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, now: dt.datetime, who: str) -> int:
+    """Analyse a study's revision again; the new result supersedes the old one. Returns the new generation.
+
+    An open study is closed as it is. Raises UsageError for an unknown study or a fetched prior.
+    """
+    study = _study(session, study_instance_uid)
+    if study.purpose == "prior":
+        raise UsageError("the study was fetched as comparison material and is not analysed itself")
+    if force(session, study_instance_uid=study_instance_uid, now=now):
+        session.refresh(study)
+        _audited(session, settings, study, now=now, who=who)
+        return 1
+    newest = select(func.max(Result.generation)).where(Result.study_pk == study.id, Result.revision == study.revision)
+    generation = (session.scalar(newest) or 0) + 1
+    key = analyse_key(study_instance_uid, study.revision, generation)
+    payload = {"study_instance_uid": study_instance_uid, "revision": study.revision, "generation": generation}
+    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, now=now, priority=jobs.Priority.BULK):
+        jobs.retry_dead(session, now=now, keys=[key])
+    study.state = StudyState.COMPLETE
+    _audited(session, settings, study, now=now, who=who)
+    return generation
+
+
+def resend_study(session: Session, study_instance_uid: str, *, settings: Settings, now: dt.datetime, who: str) -> int:
+    """Send the current documents of a study to their destinations again; returns how many deliveries that is."""
+    study = _study(session, study_instance_uid)
+    ids = session.scalars(
+        select(Delivery.id)
+        .join(Document, Delivery.document_pk == Document.id)
+        .join(Result, Document.result_pk == Result.id)
+        .where(Result.study_pk == study.id, Result.is_current)
+    ).all()
+    count = resend(session, ids, now=now, settings=settings.delivery)
+    _audited(session, settings, study, now=now, who=who)
+    return count
+
+
+def retry(session: Session, *, now: dt.datetime, keys: Collection[str] | None = None) -> list[str]:
+    """Revive dead jobs (None: all) with their deliveries; returns their keys."""
+    revived = jobs.retry_dead(session, now=now, keys=keys)
+    dead = session.execute(
+        select(Delivery, Job.key)
+        .join(Document, Delivery.document_pk == Document.id)
+        .join(Job, Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + Delivery.destination)
+        .where(Delivery.state == DeliveryState.DEAD, Job.state == JobState.READY)
+    ).all()
+    for delivery, key in dead:
+        if key in revived:
+            delivery.state = DeliveryState.PENDING
+            delivery.attempts, delivery.updated_at = 0, now
+    log.info("dead jobs revived", count=len(revived))
+    return revived
+
+
+def _study(session: Session, study_instance_uid: str) -> Study:
+    study = session.scalars(select(Study).where(Study.study_instance_uid == study_instance_uid)).one_or_none()
+    if study is None:
+        raise UsageError(f"no study {study_instance_uid} in the index")
+    return study
+
+
+def _audited(session: Session, settings: Settings, study: Study, *, now: dt.datetime, who: str) -> None:
+    audit.record(
+        session,
+        audit.Event.PATIENT_RECORD,
+        now=now,
+        participants=(audit.Participant(user_id=who, requestor=True), audit.this_node(settings.node.ae_title)),
+        study=audit.AboutStudy(
+            study_instance_uid=study.study_instance_uid,
+            patient_id=study.patient_id,
+            patient_name=study.patient_name,
+            accession_number=study.accession_number,
+        ),
+        site=settings.audit.site,
+    )

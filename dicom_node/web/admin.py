@@ -1,0 +1,136 @@
+"""The pages of administrators: jobs and dead letters, deliveries, destinations, models, notices."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from dicom_node import jobs as queue
+from dicom_node import operations
+from dicom_node.config import Destination, Role
+from dicom_node.deliver import peer, stow
+from dicom_node.errors import DeliveryError
+from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Notice
+from dicom_node.web import reading
+from dicom_node.web.pages import render
+from dicom_node.web.routing import Call, Rule
+from dicom_node.web.views import choice
+
+
+def jobs(call: Call) -> Response:
+    """What is to be done, dead letters first."""
+    given = call.text("state")
+    if given and given not in [state.value for state in JobState]:
+        raise HTTPException(400, f"state must be one of: {', '.join(JobState)}")
+    with call.node.database.read() as session:
+        lines = reading.job_lines(session, JobState(given) if given else None)
+        depth = queue.depth(session)
+    return render(
+        call.request,
+        "jobs.html",
+        user=call.user,
+        jobs=lines,
+        depth={f"{kind.value} {state.value}": count for (kind, state), count in sorted(depth.items())},
+        dead=sum(count for (_, state), count in depth.items() if state is JobState.DEAD),
+        state=given,
+        states=list(JobState),
+        done=call.text("done")[:80],
+    )
+
+
+def retry(call: Call) -> Response:
+    """Revive one dead letter, or all of them."""
+    given = call.form.get("job", "")
+    with call.node.database.write() as session:
+        keys = None
+        if given:
+            key = session.scalar(select(Job.key).where(Job.id == int(given))) if given.isdigit() else None
+            if key is None:
+                raise HTTPException(404, "no such job")
+            keys = [key]
+        revived = operations.retry(session, now=call.node.clock(), keys=keys)
+    return RedirectResponse(f"/jobs?done={len(revived)} jobs will be tried again", 303)
+
+
+def deliveries(call: Call) -> Response:
+    """The latest deliveries."""
+    with call.node.database.read() as session:
+        state = choice(call, "state", DeliveryState)
+        lines = reading.deliveries(session, state)
+    return render(call.request, "deliveries.html", user=call.user, lines=lines, state=state, states=list(DeliveryState))
+
+
+def destinations(call: Call) -> Response:
+    """Where results go, and how that fares."""
+    with call.node.database.read() as session:
+        counts: dict[str, dict[str, int]] = {}
+        for name, state, count in session.execute(
+            select(Delivery.destination, Delivery.state, func.count()).group_by(Delivery.destination, Delivery.state)
+        ):
+            counts.setdefault(name, {})[state.value] = count
+    return render(
+        call.request,
+        "destinations.html",
+        user=call.user,
+        destinations=call.node.settings.destinations,
+        counts=counts,
+        answer=None,
+        asked="",
+    )
+
+
+def echo(call: Call) -> Response:
+    """C-ECHO to a destination, now."""
+    name = str(call.request.path_params["name"])
+    destination = next((d for d in call.node.settings.destinations if d.name == name), None)
+    if destination is None:
+        raise HTTPException(404, "no such destination")
+    return render(
+        call.request,
+        "destinations.html",
+        user=call.user,
+        destinations=call.node.settings.destinations,
+        counts={},
+        answer=echo_answer(call, destination),
+        asked=name,
+    )
+
+
+def echo_answer(call: Call, destination: Destination) -> str:
+    """The echo in one sentence."""
+    settings = call.node.settings
+    try:
+        if destination.url:
+            stow.check(destination, settings.delivery)
+            return "the DICOMweb service answers"
+        result = peer.echo(destination, settings.delivery, calling_ae_title=settings.node.ae_title)
+    except DeliveryError as error:
+        return f"failed: {error}"
+    return f"answers in {result.seconds:.2f} s; accepts {', '.join(result.services)}"
+
+
+def models(call: Call) -> Response:
+    """The checkpoints that made results."""
+    with call.node.database.read() as session:
+        lines = reading.models(session)
+    return render(call.request, "models.html", user=call.user, models=lines, settings=call.node.settings.model)
+
+
+def notices(call: Call) -> Response:
+    """What people were or will be told."""
+    with call.node.database.read() as session:
+        rows = list(session.scalars(select(Notice).order_by(Notice.id.desc()).limit(200)))
+        session.expunge_all()
+    return render(call.request, "notices.html", user=call.user, notices=rows)
+
+
+RULES = (
+    Rule(path="/jobs", view=jobs),
+    Rule(path="/jobs/retry", view=retry, methods=("POST",), role=Role.ADMINISTRATOR),
+    Rule(path="/deliveries", view=deliveries),
+    Rule(path="/destinations", view=destinations),
+    Rule(path="/destinations/{name}/echo", view=echo, methods=("POST",), role=Role.ADMINISTRATOR),
+    Rule(path="/models", view=models),
+    Rule(path="/notices", view=notices),
+)

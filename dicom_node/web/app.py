@@ -1,0 +1,46 @@
+"""The application: every route in one table, behind sessions and security headers."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from dicom_node.context import NodeContext
+from dicom_node.web import admin, api, health, images, views
+from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
+from dicom_node.web.security import Doorkeeper, SecurityHeaders, session_secret
+
+RULES: tuple[Rule, ...] = (*views.RULES, *admin.RULES, *images.RULES, *api.RULES, *health.RULES)
+"""All there is. Whatever is not here is a 404; whatever names no `role=None` needs a log-in."""
+
+
+def create_app(node: NodeContext) -> Starlette:
+    """The pages of one node."""
+    web = node.settings.web
+    doorkeeper = Doorkeeper(web)
+    static = Path(str(resources.files("dicom_node.web").joinpath("static")))
+    return Starlette(
+        routes=[
+            *(route(rule, node, doorkeeper) for rule in RULES),
+            Mount("/static", StaticFiles(directory=static)),
+        ],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(
+                SessionMiddleware,
+                secret_key=session_secret(node.settings.node.data_dir),
+                session_cookie="dicom_node",
+                max_age=int(web.session_hours * 3600),
+                same_site="strict",
+                https_only=web.secure_cookie,
+            ),
+        ],
+        exception_handlers={HTTPException: on_http_exception, 500: on_unexpected},
+    )

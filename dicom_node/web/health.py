@@ -1,0 +1,56 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from dicom_node.errors import NodeError
+from dicom_node.index import schema
+from dicom_node.retention import disk_usage
+from dicom_node.web.metrics import NodeCollector
+from dicom_node.web.routing import Call, Rule
+from dicom_node.web.security import client_address, within
+
+
+def live(_call: Call) -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "live"})
+
+
+def ready(call: Call) -> Response:
+    """The index answers with the right schema and the disk is above its watermark; 503 saying what is not."""
+    node = call.node
+    troubles = []
+    try:
+        schema.require_current(node.database)
+    except NodeError as error:
+        troubles.append(f"index: {error}")
+    try:
+        usage = disk_usage(node)
+        if usage.free_percent < node.settings.retention.emergency_free_percent:
+            troubles.append(f"disk: {usage.free_percent:.1f} % free")
+    except NodeError as error:
+        troubles.append(f"disk: {error}")
+    if troubles:
+        return JSONResponse({"status": "not ready", "troubles": troubles}, 503)
+    return JSONResponse({"status": "ready"})
+
+
+def metrics(call: Call) -> Response:
+    """Prometheus text; for scrapers of metrics_addresses and for users that are logged in."""
+    allowed = within(client_address(call.request), call.node.settings.web.metrics_addresses)
+    if not allowed and call.user is None:
+        raise HTTPException(401, "not from metrics_addresses and not logged in")
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(call.node))
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+RULES = (
+    Rule(path="/health/live", view=live, role=None),
+    Rule(path="/health/ready", view=ready, role=None),
+    Rule(path="/metrics", view=metrics, role=None),
+)

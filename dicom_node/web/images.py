@@ -1,0 +1,126 @@
+"""Pixels for the study page: the display image as 16-bit values for window and level, and as PNG without a script."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from dicom_node.config import Role
+from dicom_node.index.tables import Instance
+from dicom_node.uids import is_uid
+from dicom_node.web.routing import Call, Rule
+from model.decode import decode_in_child
+from model.errors import PixelError
+
+LONGEST_SIDE = 1400
+"""Pixels on the screen: enough for a status page; the PACS viewer is for diagnosis."""
+KEPT = 24
+"""Decoded images in memory, at most LONGEST_SIDE² × 2 bytes each (4 MB)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """One image as the page gets it. values: little-endian uint16, row by row. geometry: see model.schema."""
+
+    rows: int
+    columns: int
+    values: bytes
+    geometry: dict[str, int]
+
+
+class _Cache:
+    """The last images that were looked at; decoding one takes most of a second."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Path, Shown] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> Shown:
+        with self._lock:
+            if path in self._kept:
+                self._kept.move_to_end(path)
+                return self._kept[path]
+        shown = _decode(path)
+        with self._lock:
+            self._kept[path] = shown
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return shown
+
+
+_cache = _Cache()
+
+
+def _decode(path: Path) -> Shown:
+    """Decode in the limited child process. Raises PixelError."""
+    image = decode_in_child(path)
+    pixels = image.pixels
+    scale = min(1.0, LONGEST_SIDE / max(pixels.shape))
+    if scale < 1.0:
+        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    values = np.round(np.clip(pixels, 0.0, 1.0) * 65535).astype("<u2")
+    geometry = image.geometry
+    return Shown(
+        rows=values.shape[0],
+        columns=values.shape[1],
+        values=values.tobytes(),
+        geometry={
+            "rows": geometry.rows,
+            "columns": geometry.columns,
+            "top": geometry.top,
+            "left": geometry.left,
+            "height": geometry.height,
+            "width": geometry.width,
+        },
+    )
+
+
+def _shown(call: Call) -> Shown:
+    uid = str(call.request.path_params["sop_instance_uid"])
+    if not is_uid(uid):
+        raise HTTPException(404, "no such image")
+    with call.node.database.read() as session:
+        path = session.scalar(select(Instance.path).where(Instance.sop_instance_uid == uid))
+    if path is None:
+        raise HTTPException(404, "no such image; it may have been removed by retention")
+    try:
+        return _cache.get(call.node.store.path(path))
+    except PixelError as error:
+        raise HTTPException(422, f"the image cannot be shown: {error}") from error
+
+
+def pixels(call: Call) -> Response:
+    """uint16 values; size and geometry in headers."""
+    shown = _shown(call)
+    headers = {
+        "X-Rows": str(shown.rows),
+        "X-Columns": str(shown.columns),
+        "X-Geometry": json.dumps(shown.geometry),
+    }
+    return Response(shown.values, media_type="application/octet-stream", headers=headers)
+
+
+def picture(call: Call) -> Response:
+    """PNG, 8 bit."""
+    shown = _shown(call)
+    values = np.frombuffer(shown.values, dtype="<u2").reshape(shown.rows, shown.columns)
+    buffer = BytesIO()
+    Image.fromarray((values >> 8).astype(np.uint8)).save(buffer, "PNG")
+    return Response(buffer.getvalue(), media_type="image/png")
+
+
+RULES = (
+    Rule(path="/images/{sop_instance_uid}/pixels", view=pixels, role=Role.VIEWER),
+    Rule(path="/images/{sop_instance_uid}/picture.png", view=picture, role=Role.VIEWER),
+)

@@ -1,0 +1,76 @@
+"""Rendering of the templates, with what every page needs: user, token, words for states and times."""
+
+from __future__ import annotations
+
+import datetime as dt
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from dicom_node.web.security import csrf_token
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dicom_node.web", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(moment=moment, day=day, name=person_name, percent=percent, span=span, label=label)
+    return environment
+
+
+def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page. `user` is given by the caller where there is one."""
+    values.setdefault("user", None)
+    page = _environment().get_template(template)
+    text = page.render(csrf=csrf_token(request.session), path=request.url.path, **values)
+    return HTMLResponse(text, status)
+
+
+def moment(value: dt.datetime | None) -> str:
+    """A point in time of ours, UTC to the second."""
+    return f"{value:%Y-%m-%d %H:%M:%S}" if value is not None else ""
+
+
+def day(value: str) -> str:
+    """A DA as people write it; what is no DA stays as it is."""
+    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if len(value) == 8 and value.isdigit() else value
+
+
+def person_name(value: str) -> str:
+    """A PN for a list: family name, given names; the first group that is filled."""
+    group = next((part for part in value.split("=") if part.strip("^ ")), "")
+    family, _, rest = group.partition("^")
+    given = " ".join(part for part in rest.split("^")[:2] if part)
+    return f"{family}, {given}" if given else family
+
+
+def percent(value: float | None) -> str:
+    """A probability for people."""
+    return f"{100 * value:.0f} %" if value is not None else ""
+
+
+LABELS = {"open": "receiving", "complete": "waiting for analysis"}
+
+
+def label(value: object) -> str:
+    """A state in words; most states are words already."""
+    return LABELS.get(str(value), str(value))
+
+
+def span(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return ""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,69 @@
+"""The pages' server: uvicorn on a thread of the main process, ended with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import uvicorn
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import get_logger
+from dicom_node.web.app import create_app
+
+log = get_logger(__name__)
+
+START_SECONDS = 30.0
+
+
+class WebServer:
+    """`start`, then `stop`. `port` is the one that is listened on (settings may say 0)."""
+
+    def __init__(self, node: NodeContext) -> None:
+        web = node.settings.web
+        self._where = f"{web.host}:{web.port}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(node),
+                host=web.host,
+                port=web.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # The peer's address is the socket's; nobody may say another one by header.
+                proxy_headers=False,
+                timeout_keep_alive=10,
+                timeout_graceful_shutdown=5,
+                limit_concurrency=64,
+                h11_max_incomplete_event_size=32_768,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once started."""
+        port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    def start(self) -> None:
+        """Listen. Raises ConfigurationError where the address cannot be had."""
+        self._thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise ConfigurationError(f"web.host, web.port: cannot listen on {self._where}")
+            time.sleep(0.01)  # uvicorn tells of its start by an attribute only
+        log.info("pages ready", host=self._where.rsplit(":", 1)[0], port=self.port)
+
+    def stop(self) -> None:
+        """Finish running requests, then end."""
+        self._server.should_exit = True
+        self._thread.join(15)
+
+    def _run(self) -> None:
+        try:
+            self._server.run()
+        except SystemExit:  # uvicorn's way to say that the address is taken; start() tells
+            return
