@@ -75,6 +75,7 @@ class DatabaseSection(Section):
 class CompletionSection(Section):
     quiet_seconds: Annotated[float, Field(ge=0)] = 60.0
     deadline_seconds: Seconds = 5400.0
+    count_seconds: Annotated[float, Field(ge=0)] = 15.0
 
 
 class ModelSection(Section):
@@ -143,7 +144,9 @@ class QueryPeer(Section):
     port: Port = 104
     retrieve: Retrieve = Retrieve.MOVE
     url: str | None = None
+    token_file: Path | None = None
     tls: TlsClient | None = None
+    names_originator: bool = True
 
     @model_validator(mode="after")
     def _web_needs_url(self) -> QueryPeer:

@@ -311,6 +311,36 @@ class Document(Base):
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="document", cascade="all, delete-orphan")
 
 
+class PriorSearch(Base):
+    """What came of asking one query peer for a study's priors; the newest asking replaces the one before."""
+
+    __tablename__ = "prior_search"
+    __table_args__ = (UniqueConstraint("study_pk", "peer"),)
+
+    id: Mapped[Key]
+    study_pk: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"))
+    peer: Mapped[Name]
+    outcome: Mapped[Short]
+    """One of "fetched", "nothing" and "failed"."""
+    detail: Mapped[Long] = mapped_column(default="")
+    """A sentence for the report and the status page."""
+    found: Mapped[int] = mapped_column(default=0)
+    """How many earlier studies of this person the peer listed that may hold a frontal chest radiograph."""
+    fetched: Mapped[list[str]] = mapped_column(JSON, default=list)
+    """StudyInstanceUIDs of what arrived whole."""
+    searched_at: Mapped[Utc]
+
+
+class ExpectedRetrieval(Base):
+    """A study that we fetch from a peer which does not name the move originator: what arrives of it is a prior."""
+
+    __tablename__ = "expected_retrieval"
+
+    study_instance_uid: Mapped[Uid] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[Short] = mapped_column(default="")
+    until: Mapped[Utc]
+
+
 class DeliveryState(StrEnum):
     """State of one document at one destination.
 

@@ -53,6 +53,13 @@ def upgrade() -> None:
         batch_op.create_index("ix_commitment_request_due", ["state", "next_attempt_at"], unique=False)
 
     op.create_table(
+        "expected_retrieval",
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=64), nullable=False),
+        sa.Column("until", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("study_instance_uid", name=op.f("pk_expected_retrieval")),
+    )
+    op.create_table(
         "hold",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
@@ -172,6 +179,22 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=255), nullable=False),
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", "label", name=op.f("pk_tally")),
+    )
+    op.create_table(
+        "prior_search",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_pk", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("peer", sa.String(length=255), nullable=False),
+        sa.Column("outcome", sa.String(length=64), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("found", sa.Integer(), nullable=False),
+        sa.Column("fetched", sa.JSON(), nullable=False),
+        sa.Column("searched_at", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["study_pk"], ["study.id"], name=op.f("fk_prior_search_study_pk_study"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_prior_search")),
+        sa.UniqueConstraint("study_pk", "peer", name=op.f("uq_prior_search_study_pk")),
     )
     op.create_table(
         "result",
@@ -390,6 +413,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_result_study_pk"))
 
     op.drop_table("result")
+    op.drop_table("prior_search")
     op.drop_table("tally")
     with op.batch_alter_table("study", schema=None) as batch_op:
         batch_op.drop_index("ix_study_state_last_instance_at")
@@ -405,6 +429,7 @@ def downgrade() -> None:
 
     op.drop_table("job")
     op.drop_table("hold")
+    op.drop_table("expected_retrieval")
     with op.batch_alter_table("commitment_request", schema=None) as batch_op:
         batch_op.drop_index("ix_commitment_request_due")
 
