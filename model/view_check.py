@@ -24,6 +24,8 @@ from model.schema import DisplayImage
 SIDE = 64
 """Pixels of the square that the check sees."""
 ROTATIONS = (0, 90, 180, 270)
+FRONTAL_FLOOR = 0.9
+"""Least probability that is called a frontal chest: what the network does not know it is less sure of."""
 
 
 class ViewKind(StrEnum):
@@ -45,7 +47,7 @@ KINDS = (ViewKind.FRONTAL_CHEST, ViewKind.LATERAL_CHEST, ViewKind.OTHER)
 class ViewCheck:
     """What the check thinks of a picture.
 
-    kind: the most probable one, and `probability` its probability; `frontal_probability` that of a frontal chest.
+    kind: FRONTAL_CHEST from FRONTAL_FLOOR on, else the likelier of the others; `probability` is that of kind, `frontal_probability` that of a frontal chest.
     inverted: black and white are exchanged. rotation: degrees clockwise by which the picture is turned away from
     upright (0, 90, 180, 270); turning it back anticlockwise by as much sets it right. Both mean something only where
     kind is FRONTAL_CHEST.
@@ -68,7 +70,8 @@ class ViewCheck:
 def check_view(image: DisplayImage) -> ViewCheck:
     """Look at one display image. Takes about 3 ms."""
     kind, rotation, inverted = forward(view_input(image.pixels), _weights())
-    best, turn = int(np.argmax(kind)), int(np.argmax(rotation))
+    best = 0 if kind[0] >= FRONTAL_FLOOR else 1 + int(np.argmax(kind[1:]))
+    turn = int(np.argmax(rotation))
     return ViewCheck(
         kind=KINDS[best],
         probability=float(kind[best]),

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.pixels import from_grey, load_picture
-from model.view_check import KINDS, ROTATIONS, SIDE, forward, view_input
+from model.view_check import FRONTAL_FLOOR, KINDS, ROTATIONS, SIDE, forward, view_input
 from training.phantom import render_pair, sample_pair
 from training.view_check_data import CANVAS, Grey, Sample, chest_sample, exposed, lateral_sample, moved, other_sample
 
@@ -149,7 +149,7 @@ def measure(weights: dict[str, NDArray[Any]], chests: Sequence[Grey], *, drawn: 
     upright = [forward(view_input(chest), full) for chest in chests]
     result: dict[str, Any] = {
         "chests": len(chests),
-        "taken for frontal": sum(int(np.argmax(kind)) == 0 for kind, _, _ in upright),
+        "taken for frontal": sum(_is_frontal(kind) for kind, _, _ in upright),
         "taken for upright": sum(int(np.argmax(rotation)) == 0 for _, rotation, _ in upright),
         "taken for not inverted": sum(bool(inverted[0] >= 0.5) for _, _, inverted in upright),
     }
@@ -161,12 +161,16 @@ def measure(weights: dict[str, NDArray[Any]], chests: Sequence[Grey], *, drawn: 
     result["inverted recognised"] = sum(bool(view[2][1] > 0.5) for view in inverse)
     for name in (*TRAINED, *HELD_OUT):
         samples = [other_sample(chests[i % len(chests)], rng, (name,)) for i in range(drawn)]
-        refused = sum(int(np.argmax(forward(view_input(s.pixels), full)[0])) != 0 for s in samples)
+        refused = sum(not _is_frontal(forward(view_input(s.pixels), full)[0]) for s in samples)
         result[f"refused: {name}{' (never seen)' if name in HELD_OUT else ''}"] = f"{refused}/{drawn}"
     laterals = [lateral_sample(rng) for _ in range(drawn)]
-    refused = sum(int(np.argmax(forward(view_input(s.pixels), full)[0])) != 0 for s in laterals)
+    refused = sum(not _is_frontal(forward(view_input(s.pixels), full)[0]) for s in laterals)
     result["refused: drawn laterals"] = f"{refused}/{drawn}"
     return result
+
+
+def _is_frontal(kind: NDArray[np.float32]) -> bool:
+    return bool(kind[0] >= FRONTAL_FLOOR)
 
 
 def main() -> None:
@@ -179,22 +183,29 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=4000, help="drawn laterals and other things")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phantoms", type=int, default=400, help="synthetic chests beside the real ones")
+    parser.add_argument("--measure", action="store_true", help="only measure the weights at --out")
     options = parser.parse_args()
+    if options.measure:
+        weights = load_file(options.out)
+    else:
+        weights = _trained(options)
+        save_file(weights, options.out)
+    print(json.dumps(measure(weights, frontals(options.data, "dev"), drawn=200, seed=99), indent=1))
+    print(json.dumps({"phantoms": measure(weights, phantoms(200, seed=2_000_000), drawn=1, seed=99)}, indent=1))
+
+
+def _trained(options: argparse.Namespace) -> dict[str, NDArray[Any]]:
     chests = frontals(options.data, "train")
     print(f"{len(chests)} frontal chests to train on", flush=True)
-    chests += phantoms(options.phantoms, seed=1_000_000)
     net = train(
-        chests,
+        chests + phantoms(options.phantoms, seed=1_000_000),
         steps=options.steps,
         batch=options.batch,
         pool=options.drawn,
         seed=options.seed,
         say=lambda text: print(text, flush=True),
     )
-    weights = weights_of(net)
-    save_file(weights, options.out)
-    print(json.dumps(measure(weights, frontals(options.data, "dev"), drawn=200, seed=99), indent=1))
-    print(json.dumps({"phantoms": measure(weights, phantoms(200, seed=2_000_000), drawn=1, seed=99)}, indent=1))
+    return weights_of(net)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
