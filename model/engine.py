@@ -283,12 +283,29 @@ class Engine:
         cache = copy.deepcopy(prefix.cache)
         cache.batch_repeat_interleave(len(rows))  # type: ignore[attr-defined]
         mask = torch.cat([prefix.mask.long().expand(len(rows), -1), real], dim=1)
-        outputs = self.vlm.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        outputs = self.vlm.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **self._rotary_positions(prefix, len(rows), width),
+        )
         totals = []
         for index, (suffix, answer) in enumerate(rows):
             logs = outputs.logits[index, len(suffix) - 1 : len(suffix) - 1 + len(answer)].float().log_softmax(-1)
             totals.append(float(logs.gather(1, torch.tensor(answer, device=device)[:, None]).sum()))
         return totals
+
+    def _rotary_positions(self, prefix: _Prefix, rows: int, width: int) -> dict[str, Tensor]:
+        """Positions behind a cached prefix for the Qwen-VL family: three equal parts, moved by what images saved.
+
+        The family's own computation covers the whole mask, not only the new tokens, so it fails behind a cache.
+        """
+        deltas = getattr(getattr(self.vlm.model, "model", None), "rope_deltas", None)
+        if deltas is None:
+            return {}
+        behind = prefix.lengths[:1] + torch.arange(width, device=self.vlm.device)
+        return {"position_ids": (behind + deltas[0].to(behind)).expand(3, rows, width)}
 
     def _plain_score(self, inputs: Mapping[str, Tensor], answer: tuple[int, ...]) -> float:
         extended = self._extended(inputs, answer[:-1])
