@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from model.ontology import FindingConcept, FindingKind, ontology
-from model.questions_answers import CHANGE_ANSWERS, VIEW_ANSWERS, YES_NO, parse_choice
+from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES, VIEW_ANSWERS, YES_NO, parse_choice
 from model.questions_vocabulary import finding_key, finding_name, normalise
 from model.schema import ImageRole
 
@@ -195,11 +195,19 @@ def closed_question(type: QuestionType, finding: str) -> Question:
         type=type,
         finding=finding,
         text=_CLOSED_TEXT[type].format(name=finding_name(finding)),
-        allowed=_ALLOWED[type](),
+        allowed=_allowed(type, finding),
         image=_ABOUT.get(type, ImageRole.CURRENT),
         needs_prior=type in _ABOUT,
         alone=type is QuestionType.PREDICTION,
     )
+
+
+def _allowed(type: QuestionType, finding: str) -> tuple[str, ...]:
+    """The answers that make sense: what has no degree (a tube, a fracture) comes, stays or goes, but grows no worse."""
+    answers = _ALLOWED[type]()
+    if type in (QuestionType.CHANGE, QuestionType.PREDICTION) and not ontology().findings[finding].graded:
+        return tuple(answer for answer in answers if answer not in DEGREE_CHANGES)
+    return answers
 
 
 def view_question(image: ImageRole = ImageRole.CURRENT) -> Question:

@@ -19,6 +19,8 @@ from model.questions_vocabulary import (
 
 YES_NO = ("yes", "no")
 CHANGE_ANSWERS = ("new", "worsening", "stable", "improving", "resolved", "none")
+DEGREE_CHANGES = ("worsening", "improving")
+"""Changes of degree, which only a graded finding can show."""
 """"none": absent on both images. The others are the values of `Change`."""
 VIEW_ANSWERS = ("AP", "PA")
 

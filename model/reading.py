@@ -104,7 +104,7 @@ def _change(
 
 def _share(answers: FindingAnswers, name: str) -> float:
     if answers.change is not None:
-        return answers.change[name]
+        return answers.change.get(name, 0.0)  # what has no degree is never asked whether it got worse
     return 1.0 / 3.0 if _STATES[name] == (True, True) else 1.0
 
 

@@ -238,3 +238,11 @@ def test_the_context_says_what_is_known_and_nothing_else() -> None:
     assert context_text(PatientContext()) is None
     context = PatientContext(age_years=67, sex="F", indication="dyspnea", labs={"CRP": "120 mg/l"})
     assert context_text(context) == "patient: 67 years, F; indication: dyspnea; labs: CRP 120 mg/l"
+
+
+def test_what_has_no_degree_is_never_asked_whether_it_grew_worse() -> None:
+    for concept in ontology().findings.values():
+        allowed = closed_question(QuestionType.CHANGE, concept.key).allowed
+        assert allowed is not None
+        assert ("worsening" in allowed) is concept.graded
+        assert {"new", "stable", "resolved", "none"} <= set(allowed)
