@@ -100,6 +100,7 @@ class Sweeper:
                 self._run, "interval", seconds=tick.seconds, args=(tick,), id=tick.name, next_run_time=now
             )
         self._scheduler.start()
+        self._audit(audit.EventType.APPLICATION_START)
         self._clock.watch(self._clock_was_set)
 
     def stop(self) -> None:
@@ -107,6 +108,22 @@ class Sweeper:
         self._clock.stop()
         self._scheduler.shutdown(wait=True)
         self._leadership.give_up()
+        self._audit(audit.EventType.APPLICATION_STOP)
+
+    def _audit(self, event_type: audit.EventType) -> None:
+        settings = self._node.settings
+        try:
+            with self._node.database.write() as session:
+                audit.record(
+                    session,
+                    audit.Event.APPLICATION_ACTIVITY,
+                    event_type=event_type,
+                    now=self._node.clock(),
+                    participants=(audit.this_node(settings.node.ae_title),),
+                    site=settings.audit.site,
+                )
+        except NodeError as error:
+            log.error("start or stop not audited", error=str(error))
 
     def _run(self, tick: Tick) -> None:
         if self._node.stop.is_set() or (tick.leader_only and not self._leadership.held()):

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StudyRootQueryRetri
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
+from dicom_node import audit, jobs
 from dicom_node.config import Destination, Verify
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer, stow
@@ -209,6 +209,29 @@ def mark_stored(task: Task, sop_class_uid: str) -> None:
         delivery.commitment_transaction_uid, delivery.commitment_asked_at = "", None
         delivery.proof_attempts, delivery.last_error = 0, ""
         let_go(session, task.destination.name, now=now)
+        _audit_transfer(session, task, delivery.document, now)
+
+
+def _audit_transfer(session: Session, task: Task, document: Document, now: dt.datetime) -> None:
+    """PS3.15 section A.5.3.7, written by the sender."""
+    study, settings, destination = document.result.study, task.node.settings, task.destination
+    audit.record(
+        session,
+        audit.Event.INSTANCES_TRANSFERRED,
+        now=now,
+        participants=(
+            audit.this_node(settings.node.ae_title, requestor=True, role="source"),
+            audit.Participant(user_id=destination.ae_title, role="destination", address=destination.host),
+        ),
+        study=audit.AboutStudy(
+            study_instance_uid=study.study_instance_uid,
+            patient_id=study.patient_id,
+            patient_name=study.patient_name,
+            accession_number=study.accession_number,
+            sop_classes=((document.sop_class_uid, 1),),
+        ),
+        site=settings.audit.site,
+    )
 
 
 def _prove(task: Task, association: Association, reports: ReportReceiver, *, proof_attempts: int) -> None:

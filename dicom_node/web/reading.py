@@ -367,3 +367,13 @@ def models(session: Session) -> list[ModelLine]:
         for uid, group in lines.items()
     ]
     return sorted(found, key=lambda line: line.last_at, reverse=True)
+
+
+def delivery_counts(session: Session) -> list[tuple[str, DeliveryState, int]]:
+    """(destination, state, how many)."""
+    rows = session.execute(
+        select(Delivery.destination, Delivery.state, func.count())
+        .group_by(Delivery.destination, Delivery.state)
+        .order_by(Delivery.destination, Delivery.state)
+    )
+    return [(destination, state, count) for destination, state, count in rows]

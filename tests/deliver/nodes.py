@@ -44,12 +44,13 @@ class Clock:
 
 def make_node(folder: Path, clock: Clock, *destinations: dict[str, Any], **sections: Any) -> NodeContext:
     """A node on a SQLite file in `folder` with these destinations; short time-outs."""
-    settings = Settings(
-        node={"data_dir": folder / "data"},
-        database={"url": f"sqlite:///{folder / 'index.db'}"},
-        destinations=destinations,
-        **{"delivery": {"connect_seconds": 2, "response_seconds": 2}, **sections},
-    )
+    values: dict[str, Any] = {
+        "node": {"data_dir": folder / "data"},
+        "database": {"url": f"sqlite:///{folder / 'index.db'}"},
+        "destinations": destinations,
+        "delivery": {"connect_seconds": 2, "response_seconds": 2},
+    }
+    settings = Settings(**{**values, **sections})
     database = Database(settings.database.url)
     schema.upgrade(database)
     store = InstanceStore(settings.node.data_dir / "instances")

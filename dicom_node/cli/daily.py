@@ -1,0 +1,214 @@
+"""`status`, `studies`, `jobs`, `retry`, `reprocess`, `resend`, `purge`: an administrator's daily work."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from sqlalchemy import select
+
+from dicom_node import jobs as queue
+from dicom_node import operations, retention
+from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.context import NodeContext
+from dicom_node.errors import UsageError
+from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
+from dicom_node.web import reading
+from dicom_node.web.pages import day, moment, person_name
+
+MEGABYTE = 10**6
+
+
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """How the node stands: studies, jobs, deliveries, disk. Exit 1 where something needs a person."""
+    with open_node(config) as node:
+        values = _status(node)
+    if as_json:
+        print_json(values)
+    else:
+        table = Table("what", "which", "count", box=None)
+        for what in ("studies", "jobs", "deliveries"):
+            for which, count in values[what].items():
+                style = "red" if which.endswith("dead") else None
+                table.add_row(what, which, str(count), style=style)
+        console.print(table)
+        disk = values["disk"]
+        console.print(f"disk    {disk['free_percent']:.1f} % free of {disk['total_bytes'] / 10**9:.0f} GB")
+        for trouble in values["troubles"]:
+            console.print(f"[red]trouble[/red]  {trouble}")
+    if values["troubles"]:
+        raise typer.Exit(1)
+
+
+def _status(node: NodeContext) -> dict[str, Any]:
+    with node.database.read() as session:
+        studies = {
+            state.value: session.query(Study).filter(Study.state == state, Study.purpose != "prior").count()
+            for state in StudyState
+        }
+        depth = {f"{kind.value} {state.value}": count for (kind, state), count in queue.depth(session).items()}
+        deliveries: dict[str, int] = {}
+        for line in reading.delivery_counts(session):
+            deliveries[f"{line[0]} {line[1].value}"] = line[2]
+    usage = retention.disk_usage(node)
+    troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
+    if usage.free_percent < node.settings.retention.keep_free_percent:
+        troubles.append(f"the disk has {usage.free_percent:.1f} % free")
+    return {
+        "studies": studies,
+        "jobs": depth,
+        "deliveries": deliveries,
+        "disk": {"total_bytes": usage.total, "free_bytes": usage.free, "free_percent": usage.free_percent},
+        "troubles": troubles,
+    }
+
+
+def studies(
+    search: Annotated[str, typer.Option("--search", help="Words of name, ID or accession number.")] = "",
+    state: Annotated[StudyState | None, typer.Option("--state", help="Only studies in this state.")] = None,
+    outcome: Annotated[Outcome | None, typer.Option("--outcome", help="Only results with this outcome.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The studies that were sent to the node, newest first."""
+    with open_node(config) as node, node.database.read() as session:
+        wanted = reading.Filter(words=search, state=state, outcome=outcome, limit=limit)
+        lines, total = reading.work_list(session, wanted)
+    if as_json:
+        print_json({"total": total, "studies": [dataclasses.asdict(line) for line in lines]})
+        return
+    table = Table("patient", "date", "state", "outcome", "changes", "delivery", "study", box=None)
+    for line in lines:
+        table.add_row(
+            f"{person_name(line.patient_name)} ({line.patient_id})",
+            day(line.study_date),
+            line.state,
+            line.outcome,
+            ", ".join(f"{change}: {finding}" for change, finding in line.changes[:3]),
+            ", ".join(f"{name} {count}" for name, count in line.deliveries.items()),
+            line.study_instance_uid,
+            style="red" if line.failed else None,
+        )
+    console.print(table)
+    console.print(f"{len(lines)} of {total}")
+
+
+def jobs(
+    state: Annotated[JobState | None, typer.Option("--state", help="Default: all that are not done.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 200,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What is to be done; dead letters first."""
+    with open_node(config) as node, node.database.read() as session:
+        rows = reading.job_lines(session, state, limit=limit)
+    if as_json:
+        keys = ("id", "kind", "key", "state", "attempts", "max_attempts", "run_at", "created_at", "last_error")
+        print_json([{key: getattr(row, key) for key in keys} for row in rows])
+        return
+    table = Table("id", "kind", "state", "attempts", "due (UTC)", "trouble", "key", box=None)
+    for row in rows:
+        table.add_row(
+            str(row.id),
+            row.kind,
+            row.state,
+            f"{row.attempts}/{row.max_attempts}",
+            moment(row.run_at),
+            row.last_error[:80],
+            row.key,
+            style="red" if row.state is JobState.DEAD else None,
+        )
+    console.print(table)
+
+
+def retry(
+    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of dead jobs (see `jobs`).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try dead letters again."""
+    if bool(ids) == everything:
+        raise UsageError("name the dead jobs by their numbers, or give --all")
+    with open_node(config) as node, node.database.write() as session:
+        keys = None
+        if ids:
+            found = {row.id: row.key for row in session.execute(select(Job.id, Job.key).where(Job.id.in_(ids)))}
+            missing = [str(one) for one in ids if one not in found]
+            if missing:
+                raise UsageError(f"no job {', '.join(missing)}")
+            keys = list(found.values())
+        revived = operations.retry(session, now=node.clock(), keys=keys)
+    if as_json:
+        print_json({"revived": revived})
+    else:
+        console.print(f"{len(revived)} jobs will be tried again")
+
+
+def reprocess(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    config: ConfigOption = None,
+) -> None:
+    """Analyse a study again; the new result replaces the old one and is sent."""
+    with open_node(config) as node, node.database.write() as session:
+        generation = operations.reprocess(
+            session, study, settings=node.settings, now=node.clock(), who=getpass.getuser()
+        )
+    console.print(f"generation {generation} will be analysed")
+
+
+def resend(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    config: ConfigOption = None,
+) -> None:
+    """Send the current documents of a study again."""
+    with open_node(config) as node, node.database.write() as session:
+        count = operations.resend_study(session, study, settings=node.settings, now=node.clock(), who=getpass.getuser())
+    console.print(f"{count} deliveries will be made again")
+
+
+def purge(
+    for_real: Annotated[bool, typer.Option("--yes", help="Remove; without it only the plan is shown.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what retention would remove now; with --yes remove it."""
+    with open_node(config) as node:
+        plan = retention.plan_now(node)
+        gone = retention.carry_out(node, plan) if for_real else 0
+    if as_json:
+        print_json(
+            {
+                "dry_run": not for_real,
+                "removed": gone,
+                "plan": [
+                    {
+                        "study_instance_uid": removal.candidate.study_instance_uid,
+                        "why": removal.why,
+                        "bytes": removal.candidate.size_bytes,
+                        "last_instance_at": removal.candidate.last_instance_at,
+                    }
+                    for removal in plan
+                ],
+            }
+        )
+        return
+    table = Table("study", "date", "why", "MB", box=None)
+    for removal in plan:
+        candidate = removal.candidate
+        size = f"{candidate.size_bytes / MEGABYTE:.1f}"
+        table.add_row(candidate.study_instance_uid, day(candidate.study_date), removal.why, size)
+    console.print(table)
+    total = sum(removal.candidate.size_bytes for removal in plan) / MEGABYTE
+    verb = f"removed {gone}" if for_real else "would remove"
+    console.print(f"{verb} of {len(plan)} studies, {total:.1f} MB" + ("" if for_real else "; --yes removes them"))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (status, studies, jobs, retry, reprocess, resend, purge):
+        app.command()(command)

@@ -1,0 +1,323 @@
+"""`echo` and `doctor`: what a new installation gets wrong, found before the first study is lost to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
+from dicom_node.config import Destination, Settings, TlsSection
+from dicom_node.deliver import peer, stow
+from dicom_node.errors import NodeError, UsageError
+from dicom_node.index import schema
+from dicom_node.index.database import Database
+from model.errors import InferenceError
+
+SLOW_DISK_MB_PER_SECOND = 20.0
+"""Below it a busy hour of 0.5 MB images at 2 studies per second would not fit on the disk in time."""
+DISK_PROBE_BYTES = 16 << 20
+FSYNC_LIMIT_SECONDS = 0.25
+CERTIFICATE_WARNING_DAYS = 30
+
+
+class Grade(StrEnum):
+    """How bad a line of the doctor's is."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line."""
+
+    what: str
+    grade: Grade
+    text: str
+
+
+def echo(
+    destination: Annotated[str, typer.Argument(help="Name of a destination or query peer.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """C-ECHO to a destination, and which services it accepts."""
+    settings = settings_from(config)
+    target = _peer_named(settings, destination)
+    try:
+        text = _echo(target, settings)
+    except NodeError as error:
+        if as_json:
+            print_json({"destination": destination, "answers": False, "error": str(error)})
+            raise typer.Exit(1) from error
+        raise
+    if as_json:
+        print_json({"destination": destination, "answers": True, "text": text})
+    else:
+        console.print(f"{destination}: {text}")
+
+
+def _echo(target: Destination, settings: Settings) -> str:
+    if target.url:
+        stow.check(target, settings.delivery)
+        return "the DICOMweb service answers"
+    result = peer.echo(target, settings.delivery, calling_ae_title=settings.node.ae_title)
+    return f"answers in {result.seconds:.2f} s; accepts {', '.join(result.services)}"
+
+
+def _peer_named(settings: Settings, name: str) -> Destination:
+    """A destination, or a query peer in the clothes of one. Raises UsageError naming all there are."""
+    for destination in settings.destinations:
+        if destination.name == name:
+            return destination
+    for query in settings.query:
+        if query.name == name:
+            return Destination(
+                name=query.name,
+                ae_title=query.ae_title,
+                host=query.host,
+                port=query.port,
+                tls=query.tls,
+                url=query.url,
+                verify="none",  # type: ignore[arg-type]
+            )
+    known = ", ".join([d.name for d in settings.destinations] + [q.name for q in settings.query]) or "none"
+    raise UsageError(f"no destination or query peer {name!r}; configured: {known}")
+
+
+def doctor(
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    without_model: Annotated[bool, typer.Option("--without-model", help="Do not load the model.")] = False,
+) -> None:
+    """Check everything that a new installation gets wrong. Exit 1 where something is bad."""
+    settings = settings_from(config)
+    found: list[Check] = []
+    for check in examinations(settings, without_model=without_model):
+        found.append(check)
+        if not as_json:
+            style = {Grade.GOOD: "green", Grade.WARNING: "yellow", Grade.BAD: "red"}[check.grade]
+            console.print(f"[{style}]{check.grade:8}[/{style}] {check.what:22} {escape(check.text)}")
+    if as_json:
+        print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in found])
+    else:
+        table = Table(box=None, show_header=False)
+        table.add_row(*(f"{sum(1 for c in found if c.grade is grade)} {grade}" for grade in Grade))
+        console.print(table)
+    if any(check.grade is Grade.BAD for check in found):
+        raise typer.Exit(1)
+
+
+def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
+    """All checks, one after the other; each tells its own failure and stops no other."""
+    yield from _ae_titles(settings)
+    yield from _guarded("data folder", lambda: _write_rights(settings.node.data_dir))
+    yield from _guarded("disk speed", lambda: _disk_speed(settings.node.data_dir))
+    yield from _guarded("index", lambda: _index(settings))
+    yield from _ports(settings)
+    if settings.tls is not None:
+        tls = settings.tls
+        yield from _guarded("TLS files", lambda: _tls(tls))
+    yield _clock()
+    yield from _peers(settings)
+    yield _pages(settings)
+    if not without_model:
+        yield from _guarded("model", lambda: _model(settings))
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        yield Check(what="user", grade=Grade.WARNING, text="runs as root; the node needs no rights of root")
+
+
+def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
+    """A check's own failure is its finding."""
+    try:
+        yield check()
+    except (NodeError, InferenceError, OSError, ValueError) as error:
+        yield Check(what=what, grade=Grade.BAD, text=str(error))
+
+
+def _ae_titles(settings: Settings) -> Iterator[Check]:
+    ours = settings.node.ae_title
+    same = [d.name for d in settings.destinations if d.ae_title == ours and not d.url]
+    if same:
+        text = f"{', '.join(same)}: has our own AE title {ours}; results would come back to us"
+        yield Check(what="AE titles", grade=Grade.BAD, text=text)
+    elif any(d.ae_title == "ANY-SCP" and not d.url for d in settings.destinations):
+        text = "a destination has the AE title ANY-SCP: most archives check the called AE title"
+        yield Check(what="AE titles", grade=Grade.WARNING, text=text)
+    else:
+        yield Check(what="AE titles", grade=Grade.GOOD, text=f"we are {ours}")
+
+
+def _write_rights(folder: Path) -> Check:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".doctor-{secrets.token_hex(8)}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    return Check(what="data folder", grade=Grade.GOOD, text=f"{folder} can be written")
+
+
+def _disk_speed(folder: Path) -> Check:
+    """Write and fsync: what each received instance waits for."""
+    probe = folder / f".doctor-{secrets.token_hex(8)}"
+    data = os.urandom(1 << 20)
+    started = time.perf_counter()
+    try:
+        with probe.open("wb") as file:
+            for _ in range(DISK_PROBE_BYTES // len(data)):
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            speed = DISK_PROBE_BYTES / 10**6 / (time.perf_counter() - started)
+            started = time.perf_counter()
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+            sync = time.perf_counter() - started
+    finally:
+        probe.unlink(missing_ok=True)
+    slow = speed < SLOW_DISK_MB_PER_SECOND or sync > FSYNC_LIMIT_SECONDS
+    text = f"{speed:.0f} MB/s written and synced, one fsync {1000 * sync:.1f} ms"
+    return Check(what="disk speed", grade=Grade.WARNING if slow else Grade.GOOD, text=text)
+
+
+def _index(settings: Settings) -> Check:
+    database = Database(settings.database.url)
+    try:
+        found = schema.current_revision(database)
+        needed = schema.needed_revision()
+        if found is None and database.is_sqlite:
+            return Check(what="index", grade=Grade.GOOD, text="new; `serve` makes its tables")
+        if found != needed:
+            text = f"schema {found or 'none'}, needed is {needed}: run `dicom-node db upgrade`"
+            return Check(what="index", grade=Grade.BAD, text=text)
+        with database.write() as session:
+            session.connection()
+        return Check(what="index", grade=Grade.GOOD, text=f"schema {needed}, can be written")
+    finally:
+        database.close()
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    wanted = [("DICOM port", settings.node.host, settings.node.port)]
+    if settings.tls is not None:
+        wanted.append(("TLS port", settings.node.host, settings.tls.port))
+    if settings.web.enabled:
+        wanted.append(("web port", settings.web.host, settings.web.port))
+    for what, host, port in wanted:
+        yield _port(what, host, port)
+
+
+def _port(what: str, host: str, port: int) -> Check:
+    try:
+        with socket.create_server((host, port)):
+            return Check(what=what, grade=Grade.GOOD, text=f"{host}:{port} can be listened on")
+    except PermissionError:
+        text = f"{port} needs rights that this user has not; take one above 1023 or give CAP_NET_BIND_SERVICE"
+        return Check(what=what, grade=Grade.BAD, text=text)
+    except OSError as error:
+        text = f"{host}:{port}: {error.strerror}; fine where the node runs already"
+        return Check(what=what, grade=Grade.WARNING, text=text)
+
+
+def _tls(tls: TlsSection) -> Check:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.ca is not None:
+        context.load_verify_locations(tls.ca)
+    # CPython has no public reader of certificates; this one is what its own tests use.
+    certificate = ssl._ssl._test_decode_cert(str(tls.certificate))  # type: ignore[attr-defined]
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+    days = (ends - datetime.now(UTC)).days
+    if days < 0:
+        return Check(what="TLS files", grade=Grade.BAD, text=f"{tls.certificate} ran out on {ends:%Y-%m-%d}")
+    grade = Grade.WARNING if days < CERTIFICATE_WARNING_DAYS else Grade.GOOD
+    return Check(what="TLS files", grade=grade, text=f"certificate and key fit; valid until {ends:%Y-%m-%d}")
+
+
+def _clock() -> Check:
+    """Without a network clock at hand: a year that cannot be, and what the system says of its synchronisation."""
+    if datetime.now(UTC).year < 2026:
+        return Check(what="clock", grade=Grade.BAD, text=f"the clock says {datetime.now(UTC):%Y-%m-%d}: set it")
+    synchronised = Path("/run/systemd/timesync/synchronized").exists() or Path("/run/chrony").exists()
+    text = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if not synchronised:
+        return Check(what="clock", grade=Grade.WARNING, text=f"{text}; no time service seen: audit and TLS need one")
+    return Check(what="clock", grade=Grade.GOOD, text=f"{text}, kept by a time service")
+
+
+def _peers(settings: Settings) -> Iterator[Check]:
+    if not settings.destinations:
+        text = "none is configured: results stay on this node"
+        yield Check(what="destinations", grade=Grade.WARNING, text=text)
+    for name in dict.fromkeys([d.name for d in settings.destinations] + [q.name for q in settings.query]):
+        target = _peer_named(settings, name)
+        what = f"peer {name}"
+        try:
+            text = _echo(target, settings)
+        except NodeError as error:
+            yield Check(what=what, grade=Grade.BAD, text=str(error))
+            continue
+        missing = target.verify == "commitment" and "storage commitment" not in text
+        if missing:
+            text += "; does not accept storage commitment, so C-FIND will be the proof"
+        yield Check(what=what, grade=Grade.WARNING if missing else Grade.GOOD, text=text)
+
+
+def _pages(settings: Settings) -> Check:
+    web = settings.web
+    if not web.enabled:
+        return Check(what="pages", grade=Grade.GOOD, text="off")
+    if not web.users and not web.trusted_header:
+        text = "nobody can log in: add [[web.users]] (`dicom-node web-password` makes the hash)"
+        return Check(what="pages", grade=Grade.WARNING, text=text)
+    if web.host not in ("127.0.0.1", "::1", "localhost") and not web.secure_cookie:
+        text = f"listens on {web.host} without secure_cookie: put a TLS proxy before it and set secure_cookie = true"
+        return Check(what="pages", grade=Grade.WARNING, text=text)
+    return Check(what="pages", grade=Grade.GOOD, text=f"{len(web.users)} users")
+
+
+def _model(settings: Settings) -> Check:
+    from dicom_node.inference import InferenceProcess
+
+    started = time.perf_counter()
+    process = InferenceProcess(settings.model, source=lambda: settings.model.source)
+    try:
+        identity = process.identity
+    finally:
+        process.close()
+    seconds = time.perf_counter() - started
+    text = f"{identity.name} {identity.version} loads in {seconds:.1f} s"
+    if identity.demonstration:
+        return Check(what="model", grade=Grade.WARNING, text=f"{text}; demonstration, not for clinical use")
+    return Check(what="model", grade=Grade.GOOD, text=text)
+
+
+def web_password() -> None:
+    """Ask for a password and print its hash for [[web.users]]."""
+    from dicom_node.web.security import hash_password
+
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if len(password) < 10:
+        raise UsageError("a password has at least 10 characters")
+    typer.echo(hash_password(password))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(echo)
+    app.command()(doctor)
+    app.command("web-password")(web_password)
