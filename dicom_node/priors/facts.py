@@ -38,34 +38,36 @@ def facts_of(ds: Dataset, *, has_pixels: bool | None = None, pixel_sha256: str =
     has_pixels: pass it where the header was read without the pixel data; None looks for the elements.
     """
     taken_at, time_known = exposure_time(ds)
-    study_date, study_time = da(_text(ds, "StudyDate")), tm(_text(ds, "StudyTime"))
+    study_date, study_time = da(text_of(ds, "StudyDate")), tm(text_of(ds, "StudyTime"))
     return ImageFacts(
-        sop_instance_uid=_text(ds, "SOPInstanceUID"),
-        study_instance_uid=_text(ds, "StudyInstanceUID"),
-        series_instance_uid=_text(ds, "SeriesInstanceUID"),
-        sop_class_uid=_text(ds, "SOPClassUID"),
+        sop_instance_uid=text_of(ds, "SOPInstanceUID"),
+        study_instance_uid=text_of(ds, "StudyInstanceUID"),
+        series_instance_uid=text_of(ds, "SeriesInstanceUID"),
+        sop_class_uid=text_of(ds, "SOPClassUID"),
         patient=patient_of(ds),
-        modality=_text(ds, "Modality").upper(),
+        modality=text_of(ds, "Modality").upper(),
         study_date=study_date,
         study_time=study_time,
         taken_at=taken_at,
         taken_time_known=time_known,
-        view_position=_text(ds, "ViewPosition").upper(),
+        view_position=text_of(ds, "ViewPosition").upper(),
         view_codes=_codes(ds, "ViewCodeSequence"),
-        body_part=_text(ds, "BodyPartExamined").upper(),
+        body_part=text_of(ds, "BodyPartExamined").upper(),
         region_codes=_codes(ds, "AnatomicRegionSequence"),
-        texts=tuple((keyword, value) for keyword in _TEXTS if (value := _text(ds, keyword))),
-        patient_orientation=_values(ds, "PatientOrientation"),
-        presentation_intent=_text(ds, "PresentationIntentType").upper(),
-        image_type=tuple(value.upper() for value in _values(ds, "ImageType")),
+        texts=tuple((keyword, value) for keyword in _TEXTS if (value := text_of(ds, keyword))),
+        patient_orientation=values_of(ds, "PatientOrientation"),
+        presentation_intent=text_of(ds, "PresentationIntentType").upper(),
+        image_type=tuple(value.upper() for value in values_of(ds, "ImageType")),
         species=_species(ds),
-        rows=_number(ds, "Rows"),
-        columns=_number(ds, "Columns"),
-        frames=_number(ds, "NumberOfFrames") or 1,
+        rows=number_of(ds, "Rows"),
+        columns=number_of(ds, "Columns"),
+        frames=number_of(ds, "NumberOfFrames") or 1,
         has_pixels=any(keyword in ds for keyword in _PIXELS) if has_pixels is None else has_pixels,
-        instance_number=_number(ds, "InstanceNumber"),
-        irradiation_event_uid=_text(ds, "IrradiationEventUID"),
-        source_sop_uids=tuple(_text(item, "ReferencedSOPInstanceUID") for item in _items(ds, "SourceImageSequence")),
+        instance_number=number_of(ds, "InstanceNumber"),
+        irradiation_event_uid=text_of(ds, "IrradiationEventUID"),
+        source_sop_uids=tuple(
+            text_of(item, "ReferencedSOPInstanceUID") for item in items_of(ds, "SourceImageSequence")
+        ),
         pixel_sha256=pixel_sha256,
     )
 
@@ -75,20 +77,13 @@ def facts_of_rows(study: Study, series: Series, instance: Instance) -> ImageFact
     taken_at = None
     if date := da(instance.acquired_at[:8]):
         taken_at = _moment(date, tm(instance.acquired_at[8:]))
-    others = tuple(PatientKey(patient_id=o.get("id", ""), issuer=o.get("issuer", "")) for o in study.other_patient_ids)
     texts = (("SeriesDescription", series.series_description), ("StudyDescription", study.study_description))
     return ImageFacts(
         sop_instance_uid=instance.sop_instance_uid,
         study_instance_uid=study.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         sop_class_uid=instance.sop_class_uid,
-        patient=Patient(
-            key=PatientKey(patient_id=study.patient_id.strip(), issuer=study.issuer_of_patient_id.strip()),
-            birth_date=da(study.patient_birth_date),
-            sex=study.patient_sex.strip().upper(),
-            name=study.patient_name,
-            other_keys=others,
-        ),
+        patient=patient_of_row(study),
         modality=series.modality.upper(),
         study_date=da(study.study_date),
         study_time=tm(study.study_time),
@@ -107,30 +102,42 @@ def facts_of_rows(study: Study, series: Series, instance: Instance) -> ImageFact
     )
 
 
+def patient_of_row(study: Study) -> Patient:
+    """Whose study it is, by its row."""
+    others = tuple(PatientKey(patient_id=o.get("id", ""), issuer=o.get("issuer", "")) for o in study.other_patient_ids)
+    return Patient(
+        key=PatientKey(patient_id=study.patient_id.strip(), issuer=study.issuer_of_patient_id.strip()),
+        birth_date=da(study.patient_birth_date),
+        sex=study.patient_sex.strip().upper(),
+        name=study.patient_name,
+        other_keys=others,
+    )
+
+
 def patient_of(ds: Dataset) -> Patient:
     """Whose data set it is."""
     others = [
-        PatientKey(patient_id=_text(item, "PatientID"), issuer=_text(item, "IssuerOfPatientID"))
-        for item in _items(ds, "OtherPatientIDsSequence")
+        PatientKey(patient_id=text_of(item, "PatientID"), issuer=text_of(item, "IssuerOfPatientID"))
+        for item in items_of(ds, "OtherPatientIDsSequence")
     ]
     return Patient(
-        key=PatientKey(patient_id=_text(ds, "PatientID"), issuer=_text(ds, "IssuerOfPatientID")),
-        birth_date=da(_text(ds, "PatientBirthDate")),
-        sex=_text(ds, "PatientSex").upper(),
-        name=_text(ds, "PatientName"),
+        key=PatientKey(patient_id=text_of(ds, "PatientID"), issuer=text_of(ds, "IssuerOfPatientID")),
+        birth_date=da(text_of(ds, "PatientBirthDate")),
+        sex=text_of(ds, "PatientSex").upper(),
+        name=text_of(ds, "PatientName"),
         other_keys=tuple(key for key in others if key.patient_id),
     )
 
 
 def exposure_time(ds: Dataset) -> tuple[dt.datetime | None, bool]:
     """Local date and time of the exposure, and whether the time is known: the first valid date with its own time."""
-    combined = _text(ds, "AcquisitionDateTime")
+    combined = text_of(ds, "AcquisitionDateTime")
     if date := da(combined[:8]):
         time = tm(combined[8:].split("+")[0].split("-")[0])
         return _moment(date, time), bool(time)
     for stem in ("Acquisition", "Content", "Series", "Study"):
-        if date := da(_text(ds, f"{stem}Date")):
-            time = tm(_text(ds, f"{stem}Time"))
+        if date := da(text_of(ds, f"{stem}Date")):
+            time = tm(text_of(ds, f"{stem}Time"))
             return _moment(date, time), bool(time)
     return None, False
 
@@ -166,40 +173,42 @@ def _moment(date: str, time: str) -> dt.datetime:
 
 def _species(ds: Dataset) -> str:
     """What kind of animal, "" for a person."""
-    described = _text(ds, "PatientSpeciesDescription")
+    described = text_of(ds, "PatientSpeciesDescription")
     if described.casefold() not in _HUMAN:
         return described
     for code, meaning in _codes(ds, "PatientSpeciesCodeSequence"):
         if code not in _HUMAN and meaning.casefold() not in _HUMAN:
             return meaning or code
-    if _text(ds, "PatientBreedDescription"):
-        return _text(ds, "PatientBreedDescription")
-    if _text(ds, "ResponsiblePersonRole").upper() == "OWNER":
+    if text_of(ds, "PatientBreedDescription"):
+        return text_of(ds, "PatientBreedDescription")
+    if text_of(ds, "ResponsiblePersonRole").upper() == "OWNER":
         return "animal with an owner"
     for keyword in _SPECIES_TEXTS:
-        if found := _ANIMALS.search(_text(ds, keyword)):
+        if found := _ANIMALS.search(text_of(ds, keyword)):
             return f"{found.group(0).lower()} ({keyword})"
     return ""
 
 
 def _codes(ds: Dataset, keyword: str) -> tuple[tuple[str, str], ...]:
-    return tuple((_text(item, "CodeValue"), _text(item, "CodeMeaning")) for item in _items(ds, keyword))
+    return tuple((text_of(item, "CodeValue"), text_of(item, "CodeMeaning")) for item in items_of(ds, keyword))
 
 
-def _items(ds: Dataset, keyword: str) -> Iterable[Dataset]:
+def items_of(ds: Dataset, keyword: str) -> Iterable[Dataset]:
+    """The items of a sequence; nothing where it is missing or no sequence."""
     value = _value(ds, keyword)
     return value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else ()
 
 
-def _text(ds: Dataset, keyword: str) -> str:
-    """The first value as text; "" where missing, empty or unreadable."""
+def text_of(ds: Dataset, keyword: str) -> str:
+    """An element's first value as text; "" where missing, empty or unreadable."""
     value = _value(ds, keyword)
     if isinstance(value, MultiValue):
         value = value[0] if value else ""
     return "" if value is None else str(value).strip().strip("\0").strip()
 
 
-def _values(ds: Dataset, keyword: str) -> tuple[str, ...]:
+def values_of(ds: Dataset, keyword: str) -> tuple[str, ...]:
+    """All values of an element as text, empty ones left out."""
     value = _value(ds, keyword)
     if value is None:
         return ()
@@ -207,9 +216,10 @@ def _values(ds: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in values if str(item).strip())
 
 
-def _number(ds: Dataset, keyword: str) -> int | None:
+def number_of(ds: Dataset, keyword: str) -> int | None:
+    """An element's first value as a whole number; None where missing or none."""
     try:
-        return int(_text(ds, keyword))
+        return int(text_of(ds, keyword))
     except ValueError:
         return None
 

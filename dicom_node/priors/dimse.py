@@ -1,0 +1,300 @@
+"""Asking and fetching by DIMSE: C-FIND, then C-MOVE to ourselves or C-GET (PS3.4 annex C, Study Root).
+
+Nothing that a peer says is believed that can be counted: the caller counts what arrived. Every wait has an end: the
+association's own time-outs, a deadline over all responses of a query, and the node's sign to stop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from dicom_node.config import QueryPeer, Retrieve
+from dicom_node.deliver.peer import tls_context
+from dicom_node.errors import DeliveryError, RetrieveError
+from dicom_node.priors.remote import RemoteSeries, RemoteStudy, remote_series, remote_study
+from dicom_node.priors.suitability import CAPTURES, RADIOGRAPHS
+from dicom_node.store import FileMeta
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+FIND = StudyRootQueryRetrieveInformationModelFind
+MOVE = StudyRootQueryRetrieveInformationModelMove
+GET = StudyRootQueryRetrieveInformationModelGet
+SUCCESS, WARNING, CANCELLED = 0x0000, 0xB000, 0xFE00
+PENDING = frozenset({0xFF00, 0xFF01})
+MEANINGS = {
+    0xA701: "out of resources, cannot count the matches",
+    0xA702: "out of resources, cannot perform sub-operations",
+    0xA801: "it does not know our AE title as a move destination",
+    0xA900: "the identifier does not match the SOP class",
+    0x0110: "processing failure",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorised",
+    0x0211: "unrecognised operation",
+}
+"""PS3.4 tables C.4-1 to C.4-3 and PS3.7 annex C."""
+MOST_RESPONSES = 1000
+"""A peer that lists more ignores the patient ID: the query is cancelled."""
+CONNECT_SECONDS = 10.0
+UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+COMPRESSED = tuple(
+    f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "5")
+)
+"""JPEG, JPEG-LS, JPEG 2000 and RLE (PS3.5 annex A): each in a context of its own, so that nobody need recompress."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_MESSAGE_ID = 7
+
+Sink = Callable[[bytes, FileMeta], int]
+"""Takes a data set that came by C-GET; returns the C-STORE status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimseArchive:
+    """A peer that is asked by C-FIND and fetched from by C-MOVE or C-GET. Implements `remote.Archive`."""
+
+    peer: QueryPeer
+    own_ae_title: str
+    query_seconds: float
+    retrieve_seconds: float
+    stop: threading.Event
+    sink: Sink
+
+    def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
+        query = _identifier(
+            "STUDY",
+            PatientID=_literal(patient_id),
+            StudyDate=dates,
+            **dict.fromkeys(
+                (
+                    "IssuerOfPatientID",
+                    "PatientName",
+                    "PatientBirthDate",
+                    "PatientSex",
+                    "StudyInstanceUID",
+                    "StudyTime",
+                    "StudyDescription",
+                    "ModalitiesInStudy",
+                    "NumberOfStudyRelatedInstances",
+                ),
+                "",
+            ),
+        )
+        # A peer may ignore keys that it does not index: only what names the very ID is this patient's.
+        found = [remote_study(item) for item in self._find(query)]
+        return [study for study in found if study.patient.key.patient_id == patient_id]
+
+    def series(self, study_instance_uid: str) -> list[RemoteSeries]:
+        keys = (
+            "SeriesInstanceUID",
+            "Modality",
+            "BodyPartExamined",
+            "SeriesDescription",
+            "NumberOfSeriesRelatedInstances",
+        )
+        query = _identifier("SERIES", StudyInstanceUID=study_instance_uid, **dict.fromkeys(keys, ""))
+        answers = [item for item in self._find(query) if _of(item, study_instance_uid)]
+        counted = [remote_series(item) for item in answers if item.get("SeriesInstanceUID")]
+        return [s if s.instances is not None else self._counted(study_instance_uid, s) for s in counted]
+
+    def count(self, study_instance_uid: str) -> int | None:
+        query = _identifier("STUDY", StudyInstanceUID=study_instance_uid, NumberOfStudyRelatedInstances="")
+        for item in self._find(query):
+            if _of(item, study_instance_uid) and (counted := remote_study(item).instances) is not None:
+                return counted
+        series = self.series(study_instance_uid)
+        counts = [s.instances for s in series]
+        return sum(c for c in counts if c is not None) if series and None not in counts else None
+
+    def retrieve(self, study_instance_uid: str, series_instance_uid: str) -> None:
+        query = _identifier("SERIES" if series_instance_uid else "STUDY", StudyInstanceUID=study_instance_uid)
+        if series_instance_uid:
+            query.SeriesInstanceUID = series_instance_uid
+        if self.peer.retrieve is Retrieve.GET:
+            contexts, roles, handlers = self._get_negotiation()
+            with self._associated(contexts, self.retrieve_seconds, roles, handlers) as association:
+                self._watch_retrieval(association.send_c_get(query, GET, msg_id=_MESSAGE_ID), "C-GET")
+            return
+        with self._associated([build_context(MOVE, UNCOMPRESSED)], self.retrieve_seconds) as association:
+            self._watch_retrieval(association.send_c_move(query, self.own_ae_title, MOVE, msg_id=_MESSAGE_ID), "C-MOVE")
+
+    def _counted(self, study_instance_uid: str, series: RemoteSeries) -> RemoteSeries:
+        """The series with its instances counted at IMAGE level, for peers without NumberOfSeriesRelatedInstances."""
+        query = _identifier(
+            "IMAGE",
+            StudyInstanceUID=study_instance_uid,
+            SeriesInstanceUID=series.series_instance_uid,
+            SOPInstanceUID="",
+        )
+        uids = {
+            str(item.get("SOPInstanceUID", ""))
+            for item in self._find(query)
+            if str(item.get("SeriesInstanceUID", series.series_instance_uid)) == series.series_instance_uid
+        } - {""}
+        return RemoteSeries(
+            series_instance_uid=series.series_instance_uid,
+            modality=series.modality,
+            body_part=series.body_part,
+            description=series.description,
+            instances=len(uids) or None,
+        )
+
+    def _find(self, query: Dataset) -> list[Dataset]:
+        """All matches. Raises RetrieveError; a peer that lists without end is cancelled and is an error."""
+        found: list[Dataset] = []
+        with self._associated([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
+            for answer, identifier in self._responses(association.send_c_find(query, FIND, msg_id=_MESSAGE_ID)):
+                status = self._status(answer, "C-FIND")
+                if status in PENDING:
+                    if identifier is not None:
+                        found.append(identifier)
+                    if len(found) == MOST_RESPONSES:
+                        association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
+                elif status == SUCCESS and len(found) < MOST_RESPONSES:
+                    return found
+                elif status in (SUCCESS, CANCELLED):
+                    raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
+                else:
+                    raise self._error(f"answered C-FIND with status {_words(status)}")
+        raise self._error("ended the query without a final answer")
+
+    def _watch_retrieval(self, responses: Iterable[tuple[Dataset, Dataset | None]], what: str) -> None:
+        for answer, _ in self._responses(responses):
+            status = self._status(answer, what)
+            if status in PENDING:
+                continue
+            failed = int(answer.get("NumberOfFailedSuboperations", 0) or 0)
+            if status == SUCCESS and not failed:
+                return
+            if status in (SUCCESS, WARNING):
+                raise self._error(f"could not send {failed or 'some'} of the images ({what} status {_words(status)})")
+            raise self._error(f"answered {what} with status {_words(status)}")
+        raise self._error(f"ended the {what} without a final answer")
+
+    def _responses(
+        self, responses: Iterable[tuple[Dataset, Dataset | None]]
+    ) -> Iterator[tuple[Dataset, Dataset | None]]:
+        try:
+            yield from responses
+        except (RuntimeError, ValueError) as error:
+            raise self._error(f"was lost or took no such request: {error}") from error
+
+    @contextmanager
+    def _associated(
+        self,
+        contexts: list[PresentationContext],
+        seconds: float,
+        roles: list[Any] | None = None,
+        handlers: list[Any] | None = None,
+    ) -> Iterator[Association]:
+        """An association that is aborted after `seconds` without a word, after 4 times that in all, and at stop."""
+        entity = AE(ae_title=self.own_ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.connection_timeout = entity.acse_timeout = min(seconds, CONNECT_SECONDS)
+        entity.dimse_timeout = entity.network_timeout = seconds
+        try:
+            tls = (tls_context(self.peer.tls), self.peer.host) if self.peer.tls else None
+        except DeliveryError as error:
+            raise self._error(f"cannot be asked: {error}") from error
+        association = entity.associate(
+            self.peer.host,
+            self.peer.port,
+            contexts=contexts,
+            ae_title=self.peer.ae_title,
+            ext_neg=roles,
+            evt_handlers=handlers,
+            tls_args=tls,
+        )
+        if not association.is_established:
+            raise self._error("cannot be reached or refused the association")
+        if contexts[0].abstract_syntax not in {c.abstract_syntax for c in association.accepted_contexts}:
+            association.release()
+            raise self._error("does not offer the query or retrieve service")
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(association, done, 4 * seconds), daemon=True)
+        watcher.start()
+        try:
+            yield association
+        except BaseException:
+            association.abort()
+            raise
+        else:
+            association.release()
+        finally:
+            done.set()
+            watcher.join()
+
+    def _watch(self, association: Association, done: threading.Event, seconds: float) -> None:
+        """End an association that a peer keeps alive by dripping answers, and every one when the node stops."""
+        deadline = time.monotonic() + seconds
+        while not done.wait(0.2):
+            if self.stop.is_set() or time.monotonic() > deadline:
+                association.abort(block=False)
+                return
+
+    def _get_negotiation(self) -> tuple[list[PresentationContext], list[Any], list[Any]]:
+        """C-GET: the peer stores on our association, so we offer every class and syntax that we take, as its SCP."""
+        contexts = [build_context(GET, UNCOMPRESSED)]
+        classes = sorted(RADIOGRAPHS | CAPTURES)
+        for sop_class in classes:
+            contexts.append(build_context(sop_class, UNCOMPRESSED))
+            contexts += [build_context(sop_class, [syntax]) for syntax in (DEFLATED, *COMPRESSED)]
+        roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
+
+        def on_store(event: evt.Event) -> int:
+            meta = FileMeta(
+                sop_class_uid=str(event.request.AffectedSOPClassUID),
+                sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+            )
+            return self.sink(event.encoded_dataset(include_meta=False), meta)
+
+        return contexts, roles, [(evt.EVT_C_STORE, on_store)]
+
+    def _status(self, answer: Dataset, what: str) -> int:
+        """An empty answer is pynetdicom's word for none, a late one or a malformed one."""
+        if "Status" not in answer:
+            raise self._error(f"did not answer {what} in time, or broke off")
+        return int(answer.Status)
+
+    def _error(self, what: str) -> RetrieveError:
+        return RetrieveError(f"the archive {self.peer.name!r} {what}")
+
+
+def _identifier(level: str, **values: str) -> Dataset:
+    query = Dataset()
+    query.SpecificCharacterSet = "ISO_IR 192"
+    query.QueryRetrieveLevel = level
+    for keyword, value in values.items():
+        setattr(query, keyword, value)
+    return query
+
+
+def _literal(patient_id: str) -> str:
+    """An ID with characters that mean something in a query (PS3.4 section C.2.2.2.4) is asked with "?" for each."""
+    return "".join("?" if character in "*\\" else character for character in patient_id)
+
+
+def _of(identifier: Dataset, study_instance_uid: str) -> bool:
+    """Whether an answer is about this study; one that does not repeat the key that was asked is taken at its word."""
+    return str(identifier.get("StudyInstanceUID", "") or study_instance_uid) == study_instance_uid
+
+
+def _words(status: int) -> str:
+    meaning = MEANINGS.get(status, "")
+    return f"{status:04X}H{f' ({meaning})' if meaning else ''}"

@@ -1,0 +1,319 @@
+"""The FETCH job: ask every query peer for earlier studies of a study's patient and bring what may be a prior.
+
+The story: what do we have → what does the peer list → what of it may be newer → which series → retrieve → count.
+A peer's "success" is believed when as many images are in the index as it listed. Whatever fails ends in a sentence that
+stands in the report; it never stops the analysis.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config import QueryPeer, Retrieve
+from dicom_node.context import NodeContext
+from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
+from dicom_node.header import read_header
+from dicom_node.index.ingest import PRIOR, ReceivedInstance, Registered, register_instance
+from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
+from dicom_node.index.tables import ExpectedRetrieval, Instance, PriorSearch, Series, Study
+from dicom_node.jobs import ClaimedJob
+from dicom_node.logs import bound, get_logger
+from dicom_node.priors import prefetch
+from dicom_node.priors.choose import choose_prior
+from dicom_node.priors.dimse import DimseArchive, Sink
+from dicom_node.priors.facts import facts_of_rows, patient_of_row
+from dicom_node.priors.remote import (
+    Archive,
+    RemoteSeries,
+    RemoteStudy,
+    date_range,
+    expected_instances,
+    wanted_series,
+    wanted_studies,
+)
+from dicom_node.priors.rules import policy_of
+from dicom_node.priors.types import ImageFacts, PriorPolicy
+from dicom_node.priors.web_archive import WebArchive
+from dicom_node.store import FileMeta
+from dicom_node.uids import is_uid
+
+log = get_logger(__name__)
+
+TRIES = 3
+"""So often is a failed search tried again at once (with the queue's back-off), while the analysis still waits."""
+SETTLE_SECONDS = 5.0
+"""Some archives say success before the last image is through: so long without a new one, and it will not come."""
+POLL_SECONDS = 0.1
+STUDIES_LOOKED_INTO = 4
+"""For each study that may be fetched so many are asked for their series."""
+MOST_IDS = 4
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Have:
+    """What we know before asking. current: the study as a peer would list it. newer_than: our best prior's moment."""
+
+    current: RemoteStudy
+    patient_ids: tuple[str, ...]
+    held: frozenset[str]
+    newer_than: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What came of asking one peer; see `tables.PriorSearch`."""
+
+    peer: str
+    outcome: str
+    detail: str
+    found: int = 0
+    fetched: tuple[str, ...] = ()
+
+
+def handle(job: ClaimedJob, node: NodeContext) -> None:
+    """Do one FETCH job and end it. Raises RetrieveError where a peer failed and trying again soon may help."""
+    uid = str(job.payload["study_instance_uid"])
+    attempt = int(job.payload.get("attempt", 1))
+    policy = policy_of(node.settings)
+    with bound(job=job.key), node.database.read() as session:
+        study = study_by_uid(session, uid)
+        have = _have(session, study, policy) if study is not None and study.study_date else None
+    searches = [] if have is None else [search(peer, have, policy, node) for peer in node.settings.query]
+    failed = [s for s in searches if s.outcome == "failed"]
+    for s in searches:
+        log.info("priors searched", peer=s.peer, outcome=s.outcome, found=s.found, fetched=len(s.fetched))
+    with node.database.write() as session:
+        _record(session, uid, searches, node.clock())
+    if failed and job.attempts < TRIES and not node.stop.is_set():
+        raise RetrieveError("; ".join(s.detail for s in failed))
+    with node.database.write() as session:
+        now = node.clock()
+        jobs.complete(session, job, now=now)
+        study = study_by_uid(session, uid)
+        if study is not None and any(s.fetched for s in searches):
+            prefetch.report_anew_if_late(session, study, node.settings, now=now)
+        if study is not None and failed:
+            _try_later(session, uid, attempt, node, now)
+
+
+def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) -> Search:
+    """Ask one peer and fetch from it. Never raises RetrieveError: a failure is an outcome."""
+    archive = open_archive(peer, node)
+    fetched: list[str] = []
+    failures: list[str] = []
+    try:
+        dates = date_range(have.current.study_date, policy.look_back_days)
+        listed = [study for patient_id in have.patient_ids for study in archive.studies(patient_id, dates)]
+        wanted = wanted_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
+    except RetrieveError as error:
+        return Search(peer=peer.name, outcome="failed", detail=_sentence(str(error)))
+    limit = node.settings.priors.fetch_studies
+    for study in wanted.studies[: STUDIES_LOOKED_INTO * limit]:
+        if len(fetched) + len(failures) >= limit or node.stop.is_set():
+            break
+        try:
+            if _fetch(study, archive, peer, node):
+                fetched.append(study.study_instance_uid)
+        except RetrieveError as error:
+            failures.append(_sentence(str(error)))
+    said = [*failures, *wanted.passed_over]
+    if failures:
+        outcome = "failed"
+    elif fetched:
+        outcome = "fetched"
+    else:
+        outcome = "nothing"
+        said.append(f"The archive {peer.name!r} lists no earlier chest radiograph of this patient that is not here.")
+    return Search(
+        peer=peer.name, outcome=outcome, detail=" ".join(said), found=len(wanted.studies), fetched=tuple(fetched)
+    )
+
+
+def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
+    """The peer behind its protocol."""
+    priors = node.settings.priors
+    if peer.retrieve is Retrieve.DICOMWEB:
+        return WebArchive(
+            peer=peer,
+            query_seconds=priors.query_seconds,
+            retrieve_seconds=priors.retrieve_seconds,
+            stop=node.stop,
+            sink=_sink(peer, node),
+        )
+    return DimseArchive(
+        peer=peer,
+        own_ae_title=node.settings.node.ae_title,
+        query_seconds=priors.query_seconds,
+        retrieve_seconds=priors.retrieve_seconds,
+        stop=node.stop,
+        sink=_sink(peer, node),
+    )
+
+
+def _have(session: Session, study: Study, policy: PriorPolicy) -> Have:
+    """Ourselves: the study, its patient's IDs, what we hold, and how new our best prior is."""
+    candidates = prior_candidates(session, study, look_back_days=policy.look_back_days)
+    own = instances_of_study(session, study.id)
+    facts = [facts_of_rows(row.series.study, row.series, row) for row in candidates]
+    best: ImageFacts | None = None
+    if own:
+        best = choose_prior(facts_of_rows(study, own[0].series, own[0]), facts, policy).prior
+    patient = patient_of_row(study)
+    ids = dict.fromkeys((study.patient_id, *(key.patient_id for key in patient.other_keys)))
+    return Have(
+        current=RemoteStudy(
+            study_instance_uid=study.study_instance_uid,
+            patient=patient,
+            study_date=study.study_date,
+            study_time=study.study_time,
+        ),
+        patient_ids=tuple(i for i in ids if i)[:MOST_IDS],
+        # What was routed to us is whole or on its way; of a fetched study we may lack images.
+        held=frozenset(row.series.study.study_instance_uid for row in candidates if row.series.study.purpose != PRIOR),
+        newer_than=(best.study_date, best.study_time) if best is not None else ("", ""),
+    )
+
+
+def _fetch(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeContext) -> bool:
+    """Bring one study; False where it holds nothing that we want. Raises RetrieveError where not all of it came."""
+    uid = study.study_instance_uid
+    try:
+        listed = archive.series(uid)
+    except RetrieveError as error:
+        # A peer may answer queries at STUDY level only: then the whole study is fetched.
+        log.info("series are not listed", peer=peer.name, why=str(error))
+        listed = []
+    series = wanted_series(listed)
+    if listed and not series:
+        return False
+    expected = expected_instances(series) if series else study.instances
+    if expected is not None and expected > node.settings.priors.fetch_instances:
+        raise RetrieveError(f"an earlier study has {expected} images, more than fetch_instances allows")
+    if expected is not None and _arrived(node, uid, series) >= expected:
+        return False
+    _expect(peer, uid, node, expected=True)
+    try:
+        _retrieve(uid, series, expected, archive, peer, node)
+    finally:
+        _expect(peer, uid, node, expected=False)
+    return True
+
+
+def _retrieve(
+    uid: str, series: Sequence[RemoteSeries], expected: int | None, archive: Archive, peer: QueryPeer, node: NodeContext
+) -> None:
+    """Retrieve and count. What counts is what arrived: an error of a peer that sent everything is none."""
+    failure: RetrieveError | None = None
+    for series_uid in [s.series_instance_uid for s in series] or [""]:
+        try:
+            archive.retrieve(uid, series_uid)
+        except RetrieveError as error:
+            failure = error
+            break
+    arrived = _settled(node, uid, series, expected or 1, patient=failure is None)
+    if arrived < (expected or 1):
+        said = str(failure) if failure else f"the archive {peer.name!r} said success"
+        raise RetrieveError(f"{said}; {arrived} of {expected if expected is not None else 'the'} images arrived")
+    if failure is not None and expected is None:
+        raise failure
+
+
+def _settled(node: NodeContext, uid: str, series: Sequence[RemoteSeries], expected: int, *, patient: bool) -> int:
+    """How many images are here, once it is all of them or no more come."""
+    arrived = _arrived(node, uid, series)
+    quiet_until = time.monotonic() + (SETTLE_SECONDS if patient else 1.0)
+    while arrived < expected and time.monotonic() < quiet_until and not node.stop.wait(POLL_SECONDS):
+        now_here = _arrived(node, uid, series)
+        if now_here > arrived:
+            arrived, quiet_until = now_here, time.monotonic() + SETTLE_SECONDS
+    return arrived
+
+
+def _arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int:
+    wanted = Study.study_instance_uid == uid
+    if series:
+        wanted &= Series.series_instance_uid.in_([s.series_instance_uid for s in series])
+    counted = select(func.count(Instance.id)).select_from(Instance).join(Instance.series).join(Series.study)
+    with node.database.read() as session:
+        return session.scalar(counted.where(wanted)) or 0
+
+
+def _expect(peer: QueryPeer, uid: str, node: NodeContext, *, expected: bool) -> None:
+    """Mark what we asked for, where the peer's C-STORE will not say that it is the answer to our C-MOVE."""
+    if peer.names_originator or peer.retrieve is not Retrieve.MOVE:
+        return
+    with node.database.write() as session:
+        session.execute(delete(ExpectedRetrieval).where(ExpectedRetrieval.study_instance_uid == uid))
+        if expected:
+            until = node.clock() + dt.timedelta(seconds=4 * node.settings.priors.retrieve_seconds)
+            session.add(ExpectedRetrieval(study_instance_uid=uid, calling_ae_title=peer.ae_title, until=until))
+
+
+def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
+    """What comes by C-GET or WADO-RS goes into store and index as what comes by C-STORE does, marked as a prior."""
+
+    def take(data_set: bytes, meta: FileMeta) -> int:
+        header = read_header(data_set, meta.transfer_syntax_uid)
+        uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+        if not all(map(is_uid, uids)) or header.sop_instance_uid != meta.sop_instance_uid:
+            return CANNOT_UNDERSTAND
+        try:
+            stored = node.store.put(data_set, meta)
+            received = ReceivedInstance(
+                stored=stored,
+                header=header,
+                sop_class_uid=meta.sop_class_uid,
+                sop_instance_uid=meta.sop_instance_uid,
+                transfer_syntax_uid=meta.transfer_syntax_uid,
+                calling_ae_title=peer.ae_title,
+                purpose=PRIOR,
+            )
+            with node.database.write() as session:
+                registration = register_instance(session, received, now=node.clock())
+        except (StorageError, IndexUnavailableError) as error:
+            log.error("fetched image not stored", why=str(error))
+            return OUT_OF_RESOURCES
+        if registration.path != stored.path:
+            node.store.delete(stored.path)
+        return SUCCESS if registration.outcome in (Registered.NEW, Registered.DUPLICATE) else CANNOT_UNDERSTAND
+
+    return take
+
+
+def _record(session: Session, uid: str, searches: Sequence[Search], now: dt.datetime) -> None:
+    study = study_by_uid(session, uid)
+    if study is None:
+        return
+    session.execute(delete(PriorSearch).where(PriorSearch.study_pk == study.id))
+    for s in searches:
+        session.add(
+            PriorSearch(
+                study_pk=study.id,
+                peer=s.peer,
+                outcome=s.outcome,
+                detail=s.detail,
+                found=s.found,
+                fetched=list(s.fetched),
+                searched_at=now,
+            )
+        )
+
+
+def _try_later(session: Session, uid: str, attempt: int, node: NodeContext, now: dt.datetime) -> None:
+    """Where the site wants it, ask again much later: the archive may be back in the morning."""
+    priors = node.settings.priors
+    if priors.retry_seconds > 0 and attempt <= priors.retry_times:
+        run_at = now + dt.timedelta(seconds=priors.retry_seconds)
+        prefetch.enqueue(session, uid, now=now, attempt=attempt + 1, run_at=run_at)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
