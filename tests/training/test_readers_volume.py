@@ -73,7 +73,7 @@ def read_in_a_process(folder: Path) -> dict[str, float]:
 
 
 def test_memory_grows_little_with_the_number_of_questions(tmp_path: Path) -> None:
-    sizes = ((2_000, 469), (40_000, 9_380))
+    sizes = ((2_000, 469), (16_000, 3_752))
     found = []
     for questions, pairs in sizes:
         write_set(tmp_path / str(questions), questions, pairs)
