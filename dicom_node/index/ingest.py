@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, cast
 
-from sqlalchemy import select, update
+from sqlalchemy import Executable, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -62,25 +63,35 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
     A new image of a study that was complete or analysed re-opens it (tables.StudyState, transition C), unless it came
     as comparison material. Documents and presentation states only mark activity while the study is open.
     """
-    known = _known(session, received)
-    if known is not None:
-        _promote(session, known, received, now)
-        return known
-    study = _study(session, received, now)
-    if mismatch := _study_mismatch(study, received.header):
-        return Registration(outcome=Registered.MISMATCH, detail=mismatch, study_pk=study.id)
-    series_pk = _series(session, study.id, received.header)
+    header = received.header
+    # The common case first, an instance of a known series: three statements, built once, for speed.
+    place = _place(session, header)
+    if place is None or place.series_pk is None:
+        # Looked at before anything is made: a duplicate may claim another study.
+        known = _known(session, received, now)
+        if known is not None:
+            return known
+    if place is None:
+        _insert_or_none(session, Study, _study_values(received, now))
+        place = _place(session, header)
+        assert place is not None
+    if mismatch := _study_mismatch(place, header):
+        return _known(session, received, now) or _mismatch(place.study_pk, mismatch)
+    series_pk, series_study_pk = place.series_pk, place.series_study_pk
     if series_pk is None:
-        return Registration(
-            outcome=Registered.MISMATCH, detail="its series belongs to another study in the index", study_pk=study.id
+        _insert_or_none(session, Series, _series_values(place.study_pk, header))
+        row = session.execute(_SELECT_SERIES, {"uid": header.series_instance_uid}).one()
+        series_pk, series_study_pk = row.id, row.study_pk
+    if series_study_pk != place.study_pk:
+        return _known(session, received, now) or _mismatch(
+            place.study_pk, "its series belongs to another study in the index"
         )
-    made = _insert_or_none(session, Instance, _instance_values(received, series_pk, now), "sop_instance_uid")
-    if made is None:  # another process was faster
-        known = _known(session, received)
+    if _insert_or_none(session, Instance, _instance_values(received, series_pk, now)) is None:
+        known = _known(session, received, now)
         assert known is not None
         return known
-    _note_activity(session, study, received, now)
-    return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=study.id)
+    _note_activity(session, place, received, now)
+    return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=place.study_pk)
 
 
 def quarantine_instance(
@@ -128,23 +139,28 @@ def quarantine_instance(
 
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:
     """Whether this is an object that this node made: the loop guard's question."""
-    return session.scalar(select(Document.id).where(Document.sop_instance_uid == sop_instance_uid)) is not None
+    return session.execute(_SELECT_DOCUMENT, {"uid": sop_instance_uid}).first() is not None
 
 
-def _known(session: Session, received: ReceivedInstance) -> Registration | None:
-    row = session.execute(
-        select(
-            Instance.sha256,
-            Instance.transfer_syntax_uid,
-            Instance.path,
-            Series.study_pk,
-            Study.purpose,
-            Study.study_instance_uid,
-        )
-        .join(Series, Instance.series_pk == Series.id)
-        .join(Study, Series.study_pk == Study.id)
-        .where(Instance.sop_instance_uid == received.sop_instance_uid)
-    ).one_or_none()
+class _Place(Protocol):
+    """Where an instance belongs: its study's row, and its series' where there is one."""
+
+    study_pk: int
+    state: StudyState
+    purpose: str
+    series_pk: int | None
+    series_study_pk: int | None
+
+
+def _place(session: Session, header: InstanceHeader) -> _Place | None:
+    """The study's row, locked against other receivers, and the series'."""
+    uids = {"study_uid": header.study_instance_uid, "series_uid": header.series_instance_uid}
+    return cast("_Place | None", session.execute(_SELECT_PLACE, uids).one_or_none())
+
+
+def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
+    """What the index says of this SOPInstanceUID, None where it does not know it."""
+    row = session.execute(_SELECT_KNOWN, {"uid": received.sop_instance_uid}).one_or_none()
     if row is None:
         return None
     same = row.sha256 == received.stored.sha256 and row.transfer_syntax_uid == received.transfer_syntax_uid
@@ -154,6 +170,9 @@ def _known(session: Session, received: ReceivedInstance) -> Registration | None:
         PRIOR in (row.purpose, received.purpose) and row.study_instance_uid == received.header.study_instance_uid
     )
     if same or retrieved:
+        if row.purpose == PRIOR and received.purpose == ROUTED and is_image(received.sop_class_uid):
+            # Fetched as a prior, now sent to us: it is analysed like any other study, known as its images are.
+            session.execute(_PROMOTE, {"pk": row.study_pk, "now": now})
         return Registration(outcome=Registered.DUPLICATE, path=row.path, study_pk=row.study_pk)
     return Registration(
         outcome=Registered.CONFLICT,
@@ -162,83 +181,77 @@ def _known(session: Session, received: ReceivedInstance) -> Registration | None:
     )
 
 
-def _promote(session: Session, known: Registration, received: ReceivedInstance, now: dt.datetime) -> None:
-    """A study that was fetched as a prior is now sent to us: it is analysed like any other, known as its images are."""
-    if known.outcome is not Registered.DUPLICATE or received.purpose != ROUTED or not is_image(received.sop_class_uid):
-        return
-    session.execute(
-        update(Study)
-        .where(Study.id == known.study_pk, Study.purpose == PRIOR)
-        .values(
-            purpose=ROUTED,
-            state=StudyState.OPEN,
-            opened_at=now,
-            last_instance_at=now,
-            completed_at=None,
-            completed_by="",
-        )
-        .execution_options(synchronize_session=False)
-    )
+def _mismatch(study_pk: int, detail: str) -> Registration:
+    return Registration(outcome=Registered.MISMATCH, detail=detail, study_pk=study_pk)
 
 
-def _study(session: Session, received: ReceivedInstance, now: dt.datetime) -> Study:
-    """The study's row, made where it is missing, locked against other receivers."""
-    header = received.header
-    wanted = select(Study).where(Study.study_instance_uid == header.study_instance_uid).with_for_update()
-    study = session.scalar(wanted)
-    if study is None:
-        _insert_or_none(session, Study, _study_values(received, now), "study_instance_uid")
-        study = session.scalar(wanted)
-        assert study is not None
-    return study
-
-
-def _series(session: Session, study_pk: int, header: InstanceHeader) -> int | None:
-    """The series' primary key, made where it is missing; None where it is another study's."""
-    wanted = select(Series.id, Series.study_pk).where(Series.series_instance_uid == header.series_instance_uid)
-    row = session.execute(wanted).one_or_none()
-    if row is None:
-        _insert_or_none(session, Series, _series_values(study_pk, header), "series_instance_uid")
-        row = session.execute(wanted).one()
-    return row.id if row.study_pk == study_pk else None
-
-
-def _study_mismatch(study: Study, header: InstanceHeader) -> str:
+def _study_mismatch(place: _Place, header: InstanceHeader) -> str:
     """Why an instance cannot be of this study although it says so, or ""."""
     for name in ("patient_id", "issuer_of_patient_id", "patient_birth_date"):
-        ours, theirs = getattr(study, name), getattr(header, name)
+        ours, theirs = getattr(place, name), getattr(header, name)
         if ours and theirs and ours != theirs:
             return f"its {name} differs from that of the study in the index"
     return ""
 
 
-def _note_activity(session: Session, study: Study, received: ReceivedInstance, now: dt.datetime) -> None:
-    values: dict[str, Any] = {"last_instance_at": now}
-    if received.purpose == ROUTED:
-        if study.state is not StudyState.OPEN and is_image(received.sop_class_uid):
-            values |= {
-                "state": StudyState.OPEN,
-                "revision": Study.revision + 1,
-                "opened_at": now,
-                "completed_at": None,
-                "completed_by": "",
-            }
-        if study.purpose != ROUTED and is_image(received.sop_class_uid):
-            values["purpose"] = ROUTED
-    elif study.state is not StudyState.OPEN:
-        return
-    session.execute(
-        update(Study).where(Study.id == study.id).values(**values).execution_options(synchronize_session=False)
+def _note_activity(session: Session, place: _Place, received: ReceivedInstance, now: dt.datetime) -> None:
+    is_open = place.state is StudyState.OPEN
+    if received.purpose == ROUTED and is_image(received.sop_class_uid) and not (is_open and place.purpose == ROUTED):
+        session.execute(_REOPEN if not is_open else _TAKE_AS_ROUTED, {"pk": place.study_pk, "now": now})
+    elif is_open or received.purpose == ROUTED:
+        session.execute(_TOUCH, {"pk": place.study_pk, "now": now})
+
+
+_study = cast(Table, Study.__table__)
+_series = cast(Table, Series.__table__)
+_instance = cast(Table, Instance.__table__)
+_document = cast(Table, Document.__table__)
+
+_SELECT_PLACE = (
+    select(
+        _study.c.id.label("study_pk"),
+        *(_study.c.state, _study.c.purpose),
+        *(_study.c.patient_id, _study.c.issuer_of_patient_id, _study.c.patient_birth_date),
+        _series.c.id.label("series_pk"),
+        _series.c.study_pk.label("series_study_pk"),
     )
+    .select_from(_study.outerjoin(_series, _series.c.series_instance_uid == bindparam("series_uid")))
+    .where(_study.c.study_instance_uid == bindparam("study_uid"))
+    .with_for_update(of=_study)
+)
+_SELECT_SERIES = select(_series.c.id, _series.c.study_pk).where(_series.c.series_instance_uid == bindparam("uid"))
+_SELECT_KNOWN = (
+    select(
+        *(_instance.c.sha256, _instance.c.transfer_syntax_uid, _instance.c.path, _series.c.study_pk),
+        *(_study.c.purpose, _study.c.study_instance_uid),
+    )
+    .select_from(
+        _instance.join(_series, _instance.c.series_pk == _series.c.id).join(_study, _series.c.study_pk == _study.c.id)
+    )
+    .where(_instance.c.sop_instance_uid == bindparam("uid"))
+)
+_SELECT_DOCUMENT = select(_document.c.id).where(_document.c.sop_instance_uid == bindparam("uid"))
+_TOUCH = update(_study).where(_study.c.id == bindparam("pk")).values(last_instance_at=bindparam("now"))
+_TAKE_AS_ROUTED = _TOUCH.values(purpose=ROUTED)
+_PROMOTE = _TAKE_AS_ROUTED.values(state=StudyState.OPEN, opened_at=bindparam("now"), completed_at=None, completed_by="")
+_REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
+_INSERTS: Mapping[tuple[str, type[Base]], Executable] = {
+    (dialect.__name__.rpartition(".")[2], table): dialect.insert(cast(Table, table.__table__))
+    .on_conflict_do_nothing(index_elements=[unique])
+    .returning(table.__table__.c.id)
+    for dialect in (sqlite, postgresql)
+    for table, unique in (
+        (Study, "study_instance_uid"),
+        (Series, "series_instance_uid"),
+        (Instance, "sop_instance_uid"),
+    )
+}
 
 
-def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any], unique: str) -> int | None:
+def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any]) -> int | None:
     """Insert, or leave it where the unique column is taken; returns the new primary key or None."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = session.execute(
-        insert(table).values(**values).on_conflict_do_nothing(index_elements=[unique]).returning(table.__table__.c.id)
-    )
-    return made.scalar_one_or_none()
+    made = session.execute(_INSERTS[session.get_bind().dialect.name, table], values)
+    return cast("int | None", made.scalar_one_or_none())
 
 
 def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any]:
