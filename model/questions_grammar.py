@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from model.ontology import ontology
 from model.questions_vocabulary import (
@@ -188,12 +189,14 @@ def canonical(events: Iterable[Event]) -> tuple[Event, ...]:
 
 def _ordered(events: Iterable[Event]) -> tuple[Event, ...]:
     """Canonical order without the checks: a model may well contradict itself, and its reader must show that."""
-    place = {key: number for number, key in enumerate(ontology().findings)}
+    unique = set(events)
+    return tuple(sorted(unique, key=_order)) if len(unique) > 1 else tuple(unique)
 
-    def order(event: Event) -> tuple[int, int, str, str]:
-        return _KIND_ORDER[event.kind], place.get(event.finding, -1), event.before or "", event.after or ""
 
-    return tuple(sorted(set(events), key=order))
+@cache
+def _order(event: Event) -> tuple[int, int, str, str]:
+    place = list(ontology().findings).index(event.finding) if event.finding else -1
+    return _KIND_ORDER[event.kind], place, event.before or "", event.after or ""
 
 
 def write_events(events: Iterable[Event], tense: Tense = Tense.DIFFERENCE) -> str:
