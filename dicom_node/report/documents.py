@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, EnhancedSRStorage
 
+from dicom_node.report.capture import capture_document
 from dicom_node.report.catalogue import catalogue
 from dicom_node.report.header import UNREADABLE, CleanHeader, clean_header
 from dicom_node.report.iod import sr_document
 from dicom_node.report.machine import machine_content
+from dicom_node.report.pdf import pdf_document
 from dicom_node.report.reading import reading_content, report_content
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
 from dicom_node.report.statements import Section, SectionKey, origin
+
+_Maker = Callable[[ReportRequest, CleanHeader], BuiltDocument]
+_EXTRA: dict[DocumentKind, _Maker] = {DocumentKind.PDF: pdf_document, DocumentKind.CAPTURE: capture_document}
 
 STANDARD_KINDS = frozenset({DocumentKind.MACHINE, DocumentKind.READING})
 
@@ -34,7 +39,18 @@ def build_documents(
         except UNREADABLE as error:
             # The coded document cannot be had; the text one, which is whole, then says so.
             built = [_reading(request, header, because=error)]
+    for kind, make in _EXTRA.items():
+        if kind in kinds:
+            built += _extra(make, request, header)
     return tuple(built)
+
+
+def _extra(make: _Maker, request: ReportRequest, header: CleanHeader) -> list[BuiltDocument]:
+    """A picture or page of the result; the reading report stands whole without it."""
+    try:
+        return [make(request, header)]
+    except (*UNREADABLE, OSError):  # OSError: pillow and fpdf2 raise it for pictures that they cannot write
+        return []
 
 
 def _reading(request: ReportRequest, header: CleanHeader, because: Exception | None = None) -> BuiltDocument:

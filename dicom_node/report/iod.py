@@ -85,7 +85,7 @@ def sr_document(
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.PerformedProcedureCodeSequence = []
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
-    for element in content:
+    for element in plain(content):
         ds[element.tag] = element
     if uses_private_codes(content):
         ds.CodingSchemeIdentificationSequence = [coding_scheme_identification()]
@@ -96,6 +96,17 @@ def sr_document(
             (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in earlier
         )
     return finished(ds, kind)
+
+
+def plain(item: Dataset) -> Dataset:
+    """A copy in pydicom's own classes: highdicom's content items refuse later changes, such as those of the ladder."""
+    copy = Dataset()
+    for element in item:
+        if element.VR == "SQ":
+            copy.add_new(element.tag, "SQ", [plain(child) for child in element.value])
+        else:
+            copy.add_new(element.tag, element.VR, element.value)
+    return copy
 
 
 def finished(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
@@ -165,6 +176,15 @@ def instance_reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
     return item
+
+
+def referenced_sources(request: ReportRequest) -> list[Dataset]:
+    """References to the images that a picture or page was made from."""
+    return [
+        instance_reference(header_uid(s, "SOPClassUID"), header_uid(s, "SOPInstanceUID"))
+        for s in (request.current, request.prior)
+        if s is not None and referenceable(s)
+    ]
 
 
 def _add_evidence(ds: Dataset, request: ReportRequest, named: set[str]) -> None:

@@ -23,7 +23,7 @@ from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import Section, SectionKey, sections
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
-_ITEM_NAMES = {SectionKey.IMPRESSIONS: "name.impression"}
+_ITEM_NAMES = {SectionKey.IMPRESSIONS: "name.impression", SectionKey.FINDINGS: "name.finding"}
 
 
 def reading_content(request: ReportRequest) -> Dataset:
@@ -34,7 +34,9 @@ def reading_content(request: ReportRequest) -> Dataset:
 def report_content(request: ReportRequest, said: tuple[Section, ...]) -> Dataset:
     """The same with given sections; the last rung of the ladder says only one sentence."""
     words = catalogue(request.language)
-    root: Dataset = ContainerContentItem(name=codes.concept("title.reading"), template_id="2000")
+    root: Dataset = ContainerContentItem(
+        name=codes.concept("title.reading"), template_id="2000", is_content_continuous=False
+    )
     items: list[Dataset] = [*LanguageOfContentItemAndDescendants(_language(words))]
     items += [*_observer(request)]
     items.append(
@@ -56,19 +58,18 @@ def _language(words: Catalogue) -> CodedConcept:
 
 def _observer(request: ReportRequest) -> ObservationContext:
     model = request.model
-    device = DeviceObserverIdentifyingAttributes(
-        uid=model.device_uid, name=model.name, manufacturer_name=model.manufacturer, model_name=model.name
-    )
+    device = DeviceObserverIdentifyingAttributes(uid=model.device_uid, name=model.name)
     context = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
     return ObservationContext(observer_device_context=context)
 
 
 def _section(section: Section, words: Catalogue) -> ContainerContentItem:
-    """A heading in the report's language; viewers join neighbouring texts, so each sentence ends its line."""
+    """A heading in the report's language; viewers join neighbouring texts, so a sentence ends its line."""
     heading = codes.concept(f"heading.{section.key.value}", words.text(f"heading.{section.key.value}"))
     container = ContainerContentItem(name=heading, relationship_type=_CONTAINS)
-    name = codes.concept(_ITEM_NAMES.get(section.key, "name.finding"))
+    name = codes.concept(_ITEM_NAMES.get(section.key, "name.comment"))
+    lines = [f"{sentence}\n" for sentence in section.sentences[:-1]] + list(section.sentences[-1:])
     container.ContentSequence = ContentSequence(
-        TextContentItem(name=name, value=sentence, relationship_type=_CONTAINS) for sentence in section.sentences
+        TextContentItem(name=name, value=line, relationship_type=_CONTAINS) for line in lines
     )
     return container

@@ -131,7 +131,11 @@ def kinds() -> dict[str, ReportRequest]:
         ),
         "stable": request(prediction(finding("cardiomegaly", Change.STABLE, level="mild"))),
         "better": request(prediction(finding("consolidation", Change.IMPROVING, location="right lower"))),
-        "resolved": request(prediction(finding("pneumothorax", Change.RESOLVED, regions=(region(ImageRole.PRIOR),)))),
+        "resolved": request(
+            prediction(
+                finding("pneumothorax", Change.RESOLVED, regions=(region(ImageRole.PRIOR),), prior_probability=0.9)
+            )
+        ),
         "nothing": request(prediction()),
         "no prior": request(prediction(finding("pleural_effusion", location="bilateral", level="mild")), prior=None),
         "unsure": request(
