@@ -16,13 +16,13 @@ from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.errors import AnalysisError
-from dicom_node.index.queries import instances_of_study, prior_candidates
+from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
 from dicom_node.inference import InferenceProcess
 from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.outputs import document_bytes, write_outputs
-from dicom_node.priors import policy_of
+from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
 from dicom_node.report import build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.worker import Handler
@@ -48,6 +48,8 @@ def handler(model: InferenceProcess) -> Handler:
 def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None:
     uid, revision = str(job.payload["study_instance_uid"]), int(job.payload["revision"])
     generation = int(job.payload.get("generation", 1))
+    if _waits_for_priors(job, node, uid):
+        return
     with node.database.read() as session:
         study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one_or_none()
         rows = instances_of_study(session, study.id) if study is not None else []
@@ -73,13 +75,19 @@ def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None
 def _candidates(session: Session, study: Study, node: NodeContext) -> list[Instance]:
     """Instances that the rules may look at: under this ID, and under any other that is said to be this person's."""
     policy = policy_of(node.settings)
-    others = {item.get("id", "") for item in study.other_patient_ids}
-    for pair in policy.merged_keys:
-        ids = {key.patient_id for key in pair}
-        others |= ids if study.patient_id in ids else set()
-    return prior_candidates(
-        session, study, look_back_days=policy.look_back_days, other_ids=others - {"", study.patient_id}
-    )
+    others = linked_ids(patient_of_row(study), policy)
+    return prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
+
+
+def _waits_for_priors(job: ClaimedJob, node: NodeContext, study_instance_uid: str) -> bool:
+    """Give the job back while the study's priors are being fetched; no attempt is counted."""
+    now = node.clock()
+    with node.database.write() as session:
+        study = study_by_uid(session, study_instance_uid)
+        until = prefetch.wait_for_priors(session, study, node.settings, now=now) if study is not None else None
+        if until is not None:
+            jobs.postpone(session, job, now=now, until=until)
+    return until is not None
 
 
 def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
@@ -98,8 +106,11 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, model: I
         with node.database.read() as session:
             return _predecessors(session, study, sop_instance_uid)
 
+    with node.database.read() as session:
+        comparison_notes = prefetch.notes(session, study)
     return Setting(
         predictor=model,
+        comparison_notes=comparison_notes,
         decode=decode_in_child,
         policy=policy_of(node.settings),
         produced_at=produced_at,

@@ -24,6 +24,8 @@ from dicom_node.deliver.queue import job_key
 from dicom_node.errors import NodeError
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
 from dicom_node.logs import bound, get_logger
+from dicom_node.priors import prefetch
+from dicom_node.priors.counting import CountAgreement
 
 log = get_logger(__name__)
 
@@ -197,8 +199,9 @@ def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetim
 
 
 def complete_studies(node: NodeContext) -> None:
-    """Close quiet and overdue studies; their analyses are enqueued in the same transaction."""
+    """Have the priors of new studies fetched; close quiet and overdue ones and enqueue their analyses: one commit."""
     with node.database.write() as session:
+        prefetch.enqueue_for_open(session, node.settings, now=node.clock())
         closed = completion.sweep(session, completion=node.settings.completion, now=node.clock())
     if closed:
         log.info("studies complete", count=len(closed))
@@ -264,6 +267,7 @@ def forget_old_jobs(node: NodeContext) -> None:
 
 TICKS = (
     Tick(name="completion", seconds=1, action=complete_studies),
+    Tick(name="count", seconds=5, action=CountAgreement()),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),

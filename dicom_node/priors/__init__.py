@@ -15,8 +15,8 @@ The chosen film's pixels are looked at last: `same_picture(display_image, other)
 
 from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.current import select_current
-from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of
-from dicom_node.priors.identity import compare_identity
+from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of, patient_of_row
+from dicom_node.priors.identity import compare_identity, linked_ids
 from dicom_node.priors.pictures import same_picture
 from dicom_node.priors.rules import image_check, policy_of
 from dicom_node.priors.types import (
@@ -50,7 +50,9 @@ __all__ = [
     "facts_of",
     "facts_of_rows",
     "image_check",
+    "linked_ids",
     "patient_of",
+    "patient_of_row",
     "policy_of",
     "same_picture",
     "select_current",

@@ -29,6 +29,7 @@ from dicom_node.priors import prefetch
 from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.dimse import DimseArchive, Sink
 from dicom_node.priors.facts import facts_of_rows, patient_of_row
+from dicom_node.priors.identity import linked_ids
 from dicom_node.priors.remote import (
     Archive,
     RemoteSeries,
@@ -160,14 +161,15 @@ def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
 
 def _have(session: Session, study: Study, policy: PriorPolicy) -> Have:
     """Ourselves: the study, its patient's IDs, what we hold, and how new our best prior is."""
-    candidates = prior_candidates(session, study, look_back_days=policy.look_back_days)
+    patient = patient_of_row(study)
+    others = linked_ids(patient, policy)
+    candidates = prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
     own = instances_of_study(session, study.id)
     facts = [facts_of_rows(row.series.study, row.series, row) for row in candidates]
     best: ImageFacts | None = None
     if own:
         best = choose_prior(facts_of_rows(study, own[0].series, own[0]), facts, policy).prior
-    patient = patient_of_row(study)
-    ids = dict.fromkeys((study.patient_id, *(key.patient_id for key in patient.other_keys)))
+    ids = dict.fromkeys((study.patient_id, *others))
     return Have(
         current=RemoteStudy(
             study_instance_uid=study.study_instance_uid,

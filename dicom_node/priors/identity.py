@@ -75,6 +75,13 @@ def canonical(key: PatientKey, policy: PriorPolicy) -> PatientKey:
     return key
 
 
+def linked_ids(patient: Patient, policy: PriorPolicy) -> tuple[str, ...]:
+    """Every patient ID under which this person's images may be filed: own, listed and merged ones, to look up."""
+    keys = {canonical(key, policy) for key in (patient.key, *patient.other_keys) if key.patient_id}
+    merged = {old for old, _ in policy.merged_keys if canonical(old, policy) in keys}
+    return tuple(sorted({key.patient_id for key in keys | merged} | ({patient.key.patient_id} - {""})))
+
+
 def _link(a: Patient, b: Patient, policy: PriorPolicy) -> _Link | None:
     key_a, key_b = (
         PatientKey(patient_id=p.key.patient_id, issuer=p.key.issuer or policy.default_issuer) for p in (a, b)
