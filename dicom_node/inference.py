@@ -151,8 +151,11 @@ def _serve(pipe: Connection, section: ModelSection, threads: int | None, parent_
 def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
     """Load the configured predictor in this process. Imports torch: never call it in a receiver."""
     import torch
+    from transformers.utils import logging as transformers_logging
 
     from model.predict import load_predictor
+
+    transformers_logging.disable_progress_bar()  # it would stand between the lines of the log
 
     if threads is not None:
         torch.set_num_threads(threads)
