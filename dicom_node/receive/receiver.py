@@ -21,6 +21,7 @@ from dicom_node.receive.association import Association, Caller, DataSink, Handle
 from dicom_node.receive.committing import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.echo import handle_echo
 from dicom_node.receive.finding import handle_find
+from dicom_node.receive.indexing import IndexWriter
 from dicom_node.receive.lobby import Arrival, Lobby, listen
 from dicom_node.receive.messages import Command, CommandField
 from dicom_node.receive.negotiation import AcceptedContext, ae_titles, negotiate
@@ -49,7 +50,11 @@ class _NodeServices:
             min_free_bytes=settings.receive.min_free_mib * _MIB,
         )
         self._storing = StoreService(
-            store=store, database=database, limits=limits, own_ae_title=settings.node.ae_title, clock=utc_now
+            store=store,
+            index=IndexWriter(database),
+            limits=limits,
+            own_ae_title=settings.node.ae_title,
+            clock=utc_now,
         )
         committing = CommitmentService(database=database, store=store, clock=utc_now)
         self.handlers: Mapping[int, Handler] = {

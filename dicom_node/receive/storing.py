@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
+
+from sqlalchemy.orm import Session
 
 from dicom_node.errors import IndexUnavailableError, StorageError
 from dicom_node.header import HEADER_BYTES, InstanceHeader, read_header
-from dicom_node.index.database import Database
 from dicom_node.index.ingest import (
     PRIOR,
     ReceivedInstance,
@@ -23,6 +25,7 @@ from dicom_node.index.tables import QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.receive import statuses
 from dicom_node.receive.association import Caller, Request
+from dicom_node.receive.indexing import IndexWriter
 from dicom_node.receive.messages import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
@@ -131,7 +134,7 @@ class StoreService:
     """What handling C-STORE needs."""
 
     store: InstanceStore
-    database: Database
+    index: IndexWriter
     limits: StoreLimits
     own_ae_title: str
     clock: Callable[[], dt.datetime]
@@ -201,9 +204,12 @@ def _registered(
         calling_ae_title=request.caller.calling_ae_title[:16],
         purpose=_purpose(service, request.caller, request.command),
     )
-    with service.database.write() as session:
+
+    def register(session: Session) -> Registration | None:
         own = is_own_document(session, upload.sop_instance_uid)
-        registration = None if own else register_instance(session, received, now=service.clock())
+        return None if own else register_instance(session, received, now=service.clock())
+
+    registration = service.index.run(register)
     if registration is None:
         service.store.delete(stored.path)
         log.warning("loop guard: our own document came back", calling=request.caller.calling_ae_title)
@@ -243,9 +249,9 @@ def _quarantined(
     """Put an object apart for a person to look at, and raise the alarm."""
     moved = StoredFile(path=service.store.quarantine(stored.path), sha256=stored.sha256, size_bytes=stored.size_bytes)
     try:
-        with service.database.write() as session:
-            is_first = quarantine_instance(
-                session,
+        is_first = service.index.run(
+            partial(
+                quarantine_instance,
                 reason=reason,
                 detail=detail,
                 stored=moved,
@@ -255,6 +261,7 @@ def _quarantined(
                 address=request.caller.address,
                 now=service.clock(),
             )
+        )
     except IndexUnavailableError:
         service.store.delete(moved.path)
         raise

@@ -77,7 +77,7 @@ def test_a_stored_instance_is_a_file_and_a_row(node: RunningNode) -> None:
 
 
 def test_every_wanted_class_in_every_transfer_syntax_keeps_its_bytes(node: RunningNode) -> None:
-    """Bit by bit: what the peer sent is what lies behind our header. Negotiated: all by all; sent: four by all in turn."""
+    """Bit by bit: what the peer sent lies behind our header. Negotiated: all by all; sent: every fourth, in turn."""
     classes = sorted(RADIOGRAPHY | REPORTS)
     for turn, transfer_syntax in enumerate(sorted(TRANSFER_SYNTAXES)):
         sent: dict[str, bytes] = {}
