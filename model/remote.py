@@ -1,0 +1,355 @@
+"""A model behind an OpenAI-compatible server: the same questions and the same structured answers as the local engine.
+
+Images go as data URLs in the order of the prompt layout. Open questions are plain chat completions. A closed question
+is scored by one of two ways, because the servers differ:
+
+- `Scoring.PROMPT` (vLLM): the conversation with the answer already given is sent with `prompt_logprobs`, one request
+  for each allowed answer; the log-probabilities of the answer's tokens and its end token are added up. These are the
+  local engine's numbers.
+- `Scoring.TOP` (vLLM, SGLang and most others): one request for each question asks for a single token with its
+  `top_logprobs`; tokens that begin an allowed answer count for it. Where several answers begin with the same token the
+  walk goes on behind it (`continue_final_message`). What a token that only one answer can begin with leads to is not
+  asked any further, so these are probabilities of the choice, not of every letter; an answer beyond the listed tokens
+  counts as much as the last listed one at most.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.engine import ClosedAnswer, Engine, Job, JobAnswers, OpenAnswer
+from model.errors import InferenceError
+from model.manifest import CheckpointKind, Manifest
+from model.pixels_fit import fit
+from model.predict import FOREIGN_TYPES, Predictor
+from model.prompts import PromptLayout, Turn, clean_text, messages
+from model.questions import Question
+from model.remote_client import DEFAULT_CONNECTIONS, ServerClient
+from model.schema import DisplayImage
+from model.vlm import Vlm
+
+TOP_LOGPROBS = 20
+"""The most that OpenAI's protocol, vLLM and SGLang all give."""
+UNLISTED_MARGIN = 1.0
+"""Nats below the last listed token at which an unlisted one is put."""
+MAX_DEPTH = 8
+"""Tokens of common beginning that are walked through before answers are told apart by what is known."""
+
+
+class Scoring(StrEnum):
+    """How closed questions are scored on a server."""
+
+    TOP = "top_logprobs"
+    """By the most probable next tokens: one request for each question."""
+    PROMPT = "prompt_logprobs"
+    """By the log-probabilities of a given answer (vLLM): one request for each allowed answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePictures:
+    """What a predictor needs of a model that it cannot touch: picture size and prompt layout."""
+
+    image_size: int
+
+    def picture(self, image: DisplayImage) -> NDArray[np.uint8]:
+        """The square uint8 picture that is sent; the server's processor scales it as it likes."""
+        return fit(image, self.image_size)
+
+    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
+        """The prompt layout; the difference feature exists in our own models only."""
+        return PromptLayout(priors=priors, expert=expert, context=context)
+
+
+class RemoteEngine:
+    """Asks a server. The interface of `model.engine.Engine`: `ask(jobs)`, one result for each job."""
+
+    def __init__(
+        self, client: ServerClient, model: str, *, scoring: Scoring = Scoring.TOP, max_new_tokens: int = 96
+    ) -> None:
+        self.client = client
+        self.model = model
+        self.scoring = scoring
+        self._max_new_tokens = max_new_tokens
+
+    def ask(self, jobs: Sequence[Job]) -> list[JobAnswers]:
+        """Answer every question of every job. Raises InferenceError."""
+        return [self._ask(job) for job in jobs]
+
+    def _ask(self, job: Job) -> JobAnswers:
+        urls = [data_url(picture) for picture in job.pictures]
+        closed = [question for question in job.questions if question.allowed is not None]
+        open_ = [question for question in job.questions if question.allowed is None]
+        answers = JobAnswers()
+        started = time.perf_counter()
+        score = self._score_prompts if self.scoring is Scoring.PROMPT else self._score_tops
+        for question, scores in zip(closed, score(job.layout, urls, closed), strict=True):
+            answers.closed[question.key] = ClosedAnswer(question=question, log_probabilities=scores)
+        answers.seconds["score"] = time.perf_counter() - started
+        started = time.perf_counter()
+        bodies = [self._body(job.layout, urls, question, max_tokens=self._max_new_tokens) for question in open_]
+        for question, reply in zip(open_, self.client.chat_many(bodies), strict=True):
+            choice = _choice(reply)
+            text = str((choice.get("message") or {}).get("content") or "").strip()
+            complete = choice.get("finish_reason") == "stop"
+            answers.open[question.key] = OpenAnswer(question=question, text=text, complete=complete)
+        answers.seconds["generate"] = time.perf_counter() - started
+        return answers
+
+    # --- by the next tokens ---
+
+    def _score_tops(
+        self, layout: PromptLayout, urls: Sequence[str], questions: Sequence[Question]
+    ) -> list[tuple[float, ...]]:
+        """Walk all questions in step: each round asks for the next token of every beginning that is still open."""
+        walks = [_Walk(question.allowed or ()) for question in questions]
+        for _ in range(MAX_DEPTH):
+            waiting = [
+                (walk, beginning, question)
+                for walk, question in zip(walks, questions, strict=True)
+                for beginning in walk.open_beginnings()
+            ]
+            if not waiting:
+                break
+            bodies = [
+                self._body(layout, urls, question, answer=beginning, max_tokens=1, logprobs=True, top=TOP_LOGPROBS)
+                for _, beginning, question in waiting
+            ]
+            for (walk, beginning, _), reply in zip(waiting, self.client.chat_many(bodies), strict=True):
+                walk.take(beginning, _top_tokens(reply))
+        return [walk.scores() for walk in walks]
+
+    # --- by the tokens of a given answer ---
+
+    def _score_prompts(
+        self, layout: PromptLayout, urls: Sequence[str], questions: Sequence[Question]
+    ) -> list[tuple[float, ...]]:
+        asked = [(question, answer) for question in questions for answer in question.allowed or ()]
+        bodies = []
+        for question, answer in asked:
+            body = self._body(layout, urls, question, max_tokens=1)
+            body["messages"].append({"role": "assistant", "content": clean_text(answer)})
+            bodies.append(body | {"prompt_logprobs": 0, "add_generation_prompt": False})
+        replies = iter(zip(asked, self.client.chat_many(bodies), strict=True))
+        result = []
+        for question in questions:
+            scores = []
+            for _ in question.allowed or ():
+                (_, answer), reply = next(replies)
+                scores.append(answer_log_probability(reply, clean_text(answer)))
+            result.append(tuple(scores))
+        return result
+
+    def _body(
+        self,
+        layout: PromptLayout,
+        urls: Sequence[str],
+        question: Question,
+        *,
+        max_tokens: int,
+        answer: str = "",
+        logprobs: bool = False,
+        top: int = 0,
+    ) -> dict[str, Any]:
+        conversation = with_images(messages(layout, [Turn(question=question.text)]), urls)
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": conversation,
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+        }
+        if logprobs:
+            body |= {"logprobs": True, "top_logprobs": top}
+        if answer:
+            conversation.append({"role": "assistant", "content": answer})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        return body
+
+
+class _Walk:
+    """Telling allowed answers apart token by token. A beginning is the text that several answers share so far."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = tuple(clean_text(answer) for answer in allowed)
+        self._scores: dict[str, float] = {}
+        self._open: dict[str, float] = {"": 0.0} if len(self._allowed) > 1 else {}
+        if len(self._allowed) == 1:
+            self._scores[self._allowed[0]] = 0.0
+
+    def open_beginnings(self) -> list[str]:
+        return list(self._open)
+
+    def take(self, beginning: str, tokens: Mapping[str, float]) -> None:
+        """Spread the probability of a beginning over what may follow it.
+
+        Tokens with which the answer goes on add up (several spellings of one beginning); of a beginning that is itself
+        an answer, everything that begins no longer answer ends it.
+        """
+        so_far = self._open.pop(beginning)
+        here = [answer for answer in self._allowed if answer.startswith(beginning) and answer not in self._scores]
+        unlisted = min(tokens.values(), default=-UNLISTED_MARGIN) - UNLISTED_MARGIN
+        shares: dict[str, float] = {}
+        ending = 0.0
+        for token, log_probability in tokens.items():
+            text = token.lstrip() if not beginning else token
+            followers = [answer for answer in here if text and answer[len(beginning) :].startswith(text)]
+            if followers:
+                shares[beginning + text] = shares.get(beginning + text, 0.0) + math.exp(log_probability)
+            else:
+                ending += math.exp(log_probability)
+        found: set[str] = set()
+        for prefix, share in shares.items():
+            followers = [answer for answer in here if answer.startswith(prefix)]
+            found.update(followers)
+            if len(followers) == 1:
+                self._add(followers[0], so_far + math.log(share))
+            else:
+                self._open[prefix] = so_far + math.log(share)
+        for answer in here:
+            if answer == beginning:
+                self._add(answer, so_far + math.log(max(ending, 1e-12)))
+            elif answer not in found:
+                self._add(answer, so_far + unlisted)
+
+    def scores(self) -> tuple[float, ...]:
+        """Log-probability of each answer in the order given; what was never told apart shares equally."""
+        result = dict(self._scores)
+        for beginning, so_far in self._open.items():
+            rest = [answer for answer in self._allowed if answer.startswith(beginning)]
+            for answer in rest:
+                result[answer] = float(np.logaddexp(result.get(answer, -math.inf), so_far - math.log(len(rest))))
+        return tuple(result[answer] for answer in self._allowed)
+
+    def _add(self, answer: str, value: float) -> None:
+        self._scores[answer] = float(np.logaddexp(self._scores.get(answer, -math.inf), value))
+
+
+def open_remote_predictor(
+    base_url: str,
+    *,
+    findings: Sequence[str],
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout_seconds: float = 300.0,
+    connections: int = DEFAULT_CONNECTIONS,
+    scoring: Scoring = Scoring.TOP,
+    image_size: int = 448,
+    manifest: Manifest | None = None,
+) -> Predictor:
+    """A predictor whose model lives on a server. Raises InferenceError where the server does not answer.
+
+    findings: what it may be asked; nobody but its trainer knows what a served model has learned. model: its name on
+    the server, the first one where not given. manifest: reading rules (calibration, thresholds, device UID) of the
+    checkpoint that the server serves, where that has one; otherwise the identity is made of address and name.
+    """
+    client = ServerClient(base_url, api_key=api_key, timeout_seconds=timeout_seconds, connections=connections)
+    try:
+        offered = client.models()
+        name = model or (offered[0] if offered else "")
+        if name not in offered:
+            raise InferenceError(f"{base_url}: offers {offered}, not {name!r}")
+    except InferenceError:
+        client.close()
+        raise
+    rules = manifest or _manifest_of(base_url, name, findings)
+    # A predictor takes of both only `picture`, `layout` and `ask`, which a server can give without torch.
+    vlm = cast(Vlm, RemotePictures(image_size=image_size))
+    return Predictor(vlm, rules, engine=cast(Engine, RemoteEngine(client, name, scoring=scoring)))
+
+
+def data_url(picture: NDArray[np.uint8]) -> str:
+    """A grey picture [H, W] as a PNG in a data URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def with_images(conversation: list[dict[str, Any]], urls: Sequence[str]) -> list[dict[str, Any]]:
+    """The image placeholders of a conversation replaced by the pictures, in order. ValueError where they do not fit."""
+    left = list(urls)
+    result = []
+    for message in conversation:
+        content = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                if not left:
+                    raise ValueError("more image placeholders than images")
+                part = {"type": "image_url", "image_url": {"url": left.pop(0)}}
+            content.append(part)
+        result.append({**message, "content": content})
+    if left:
+        raise ValueError("more images than image placeholders")
+    return result
+
+
+def answer_log_probability(reply: Mapping[str, Any], answer: str) -> float:
+    """Sum over the tokens of the answer that ends the prompt, and the token that ends it, from vLLM's prompt_logprobs.
+
+    Each entry of the list maps token ids to {"logprob", "decoded_token"}; with prompt_logprobs = 0 it holds the one
+    that stands there. Raises InferenceError where the answer is not found at the end of the prompt.
+    """
+    try:
+        entries = [next(iter(entry.values())) for entry in reply["prompt_logprobs"] if entry]
+        texts = [str(entry["decoded_token"]) for entry in entries]
+        scores = [float(entry["logprob"]) for entry in entries]
+    except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+        raise InferenceError("the server gave no prompt_logprobs; use scoring = top_logprobs") from error
+    joined, last = "", len(texts)
+    for start in range(len(texts) - 1, -1, -1):
+        joined = texts[start] + joined
+        if joined.lstrip().startswith(answer):
+            covered, end = "", start
+            while len(covered.lstrip()) < len(answer):
+                covered += texts[end]
+                end += 1
+            return sum(scores[start : min(end + 1, last)])
+    raise InferenceError(f"the server's prompt does not end with the answer {answer!r}")
+
+
+def _top_tokens(reply: Mapping[str, Any]) -> dict[str, float]:
+    """Text → log-probability of the first generated token's alternatives; the same text by two tokens adds up."""
+    try:
+        listed = _choice(reply)["logprobs"]["content"][0]["top_logprobs"]
+        tokens: dict[str, float] = {}
+        for item in listed:
+            value = float(item["logprob"])
+            tokens[str(item["token"])] = float(np.logaddexp(tokens.get(str(item["token"]), -math.inf), value))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InferenceError("the server gave no top_logprobs; closed questions cannot be scored on it") from error
+    return tokens
+
+
+def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        choice: dict[str, Any] = reply["choices"][0]
+    except (KeyError, IndexError, TypeError) as error:
+        raise InferenceError("the server's answer holds no choice") from error
+    return choice
+
+
+def _manifest_of(base_url: str, name: str, findings: Sequence[str]) -> Manifest:
+    """Reading rules of a served model without a manifest: no calibration, an identity from address and name."""
+    digest = hashlib.sha256(f"{base_url}\n{name}".encode()).digest()
+    plain = "".join(character if character.isalnum() else "-" for character in name).strip("-")[:100]
+    return Manifest(
+        name=plain or "model",
+        version=digest.hex()[:12],
+        kind=CheckpointKind.AUTO,
+        files={},
+        findings=tuple(findings),
+        question_types=FOREIGN_TYPES,
+        device_uid=f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}",
+        base=f"{name} on {base_url}",
+    )

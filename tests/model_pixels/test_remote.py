@@ -1,0 +1,225 @@
+"""The remote back end against a real HTTP server with a real tiny model behind it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.engine import Engine, Job
+from model.errors import InferenceError
+from model.nvila import Tiling
+from model.pixels import from_grey
+from model.prompts import PromptLayout
+from model.questions import Question, QuestionType, battery, difference_question
+from model.remote import RemoteEngine, Scoring, _Walk, answer_log_probability, open_remote_predictor
+from model.remote_client import ServerClient
+from model.schema import Presence, StudyPair
+from model.vlm import NvilaVlm
+from tests.model_nvila.tiny import picture, tiny_nvila
+from tests.model_pixels.openai_server import MODEL_NAME, Faults, serving
+
+FINDINGS = ("pleural_effusion", "edema")
+
+
+@pytest.fixture(scope="module")
+def vlm() -> NvilaVlm:
+    model, processor = tiny_nvila()
+    return NvilaVlm(model, processor, Tiling.NEVER)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def base_url(vlm: NvilaVlm, faults: Faults) -> Iterator[str]:
+    with serving(vlm, faults) as url:
+        yield url
+
+
+def _job(*, open_question: bool = False) -> Job:
+    questions = tuple(q for q in battery(FINDINGS, with_prior=True) if q.allowed is not None)
+    extra = (difference_question(),) if open_question else ()
+    return Job(pictures=(picture(1), picture(2)), layout=PromptLayout(priors=1), questions=(*questions, *extra))
+
+
+def test_prompt_scoring_gives_the_numbers_of_the_local_engine(vlm: NvilaVlm, base_url: str) -> None:
+    job = _job(open_question=True)
+    local = Engine(vlm).ask([job])[0]
+    with ServerClient(base_url) as client:
+        remote = RemoteEngine(client, MODEL_NAME, scoring=Scoring.PROMPT).ask([job])[0]
+    assert remote.closed.keys() == local.closed.keys()
+    for key, answer in local.closed.items():
+        assert remote.closed[key].log_probabilities == pytest.approx(answer.log_probabilities, abs=2e-3), key
+    for key, written in local.open.items():
+        assert (remote.open[key].text, remote.open[key].complete) == (written.text, written.complete)
+
+
+def test_top_scoring_gives_the_listed_tokens_of_the_local_model(vlm: NvilaVlm, base_url: str) -> None:
+    """Where both first tokens of a question are listed, their log-probabilities are the model's own."""
+    job = _job()
+    with ServerClient(base_url) as client:
+        remote = RemoteEngine(client, MODEL_NAME).ask([job])[0]
+    checked = 0
+    for question in job.questions:
+        inputs = vlm.inputs(vlm.prompt(job.layout, question.text), job.pictures)
+        logs = vlm.model(**inputs).logits[0, -1].float().log_softmax(-1).tolist()
+        listed = sorted(range(len(logs)), key=lambda token: -logs[token])[:20]
+        spelled = {token: vlm.tokenizer.decode([token]).lstrip() for token in listed}
+        for answer, score in zip(question.allowed or (), remote.closed[question.key].log_probabilities, strict=True):
+            own = [t for t in listed if spelled[t] and answer.startswith(spelled[t])]
+            alone = [t for t in own if sum(a.startswith(spelled[t]) for a in question.allowed or ()) == 1]
+            if own and own == alone:
+                assert score == pytest.approx(math.log(sum(math.exp(logs[t]) for t in own)), abs=2e-3)
+                checked += 1
+            elif not own:
+                assert score <= logs[listed[-1]]
+    assert len(remote.closed) == len(job.questions)
+    assert checked > 0, "no answer of any question was among the listed tokens"
+
+
+def test_a_predictor_over_a_server_answers_a_pair(vlm: NvilaVlm, base_url: str, faults: Faults) -> None:
+    predictor = open_remote_predictor(base_url, findings=FINDINGS, api_key="secret", image_size=56)
+    film = from_grey(picture(3, 112))
+    prediction = predictor.predict(StudyPair(current=film, prior=from_grey(picture(4, 112))))
+    assert [finding.key for finding in prediction.findings] == list(predictor.findings)
+    assert all(finding.presence in Presence for finding in prediction.findings)
+    assert all(0.0 <= finding.probability <= 1.0 for finding in prediction.findings)
+    assert prediction.difference_text is not None
+    assert prediction.model.device_uid.startswith("2.25.")
+    assert set(faults.keys) == {"Bearer secret"}
+    again = open_remote_predictor(base_url, findings=FINDINGS, image_size=56)
+    assert again.identity.device_uid == prediction.model.device_uid
+    urls = [p["image_url"]["url"] for p in faults.seen[0]["messages"][0]["content"] if p["type"] == "image_url"]
+    assert len(urls) == 2
+    assert urls[0] != urls[1]
+
+
+def test_a_busy_server_is_waited_for(base_url: str, faults: Faults) -> None:
+    faults.busy = 5
+    with ServerClient(base_url, first_pause_seconds=0.02) as client:
+        answers = RemoteEngine(client, MODEL_NAME).ask([_job()])[0]
+    assert len(answers.closed) == len(_job().questions)
+    assert faults.busy == 0
+
+
+def test_no_more_requests_at_once_than_agreed(base_url: str, faults: Faults) -> None:
+    with ServerClient(base_url, connections=2) as client:
+        RemoteEngine(client, MODEL_NAME).ask([_job()])
+    assert 1 <= faults.most_at_once <= 2
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (401, 1), (404, 1), (503, 6)])
+def test_a_refusal_is_an_inference_error(base_url: str, faults: Faults, status: int, attempts: int) -> None:
+    faults.refuse = status
+    with (
+        ServerClient(base_url, connections=1, first_pause_seconds=0.001) as client,
+        pytest.raises(InferenceError, match=f"status {status}"),
+    ):
+        client.chat({"model": MODEL_NAME, "messages": [], "max_tokens": 1})
+    assert len(faults.seen) == attempts
+
+
+def test_a_server_that_never_answers_is_given_up(base_url: str, faults: Faults) -> None:
+    faults.hang = threading.Event()
+    started = time.monotonic()
+    with ServerClient(base_url, timeout_seconds=0.6) as client, pytest.raises(InferenceError, match="in time"):
+        RemoteEngine(client, MODEL_NAME).ask([_job()])
+    assert time.monotonic() - started < 10
+    faults.hang.set()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'])
+@pytest.mark.parametrize("scoring", list(Scoring))
+def test_an_answer_that_is_none_is_an_inference_error(
+    base_url: str, faults: Faults, garbage: bytes, scoring: Scoring
+) -> None:
+    faults.garbage = garbage
+    with ServerClient(base_url) as client, pytest.raises(InferenceError):
+        RemoteEngine(client, MODEL_NAME, scoring=scoring).ask([_job()])
+
+
+def test_nobody_there_and_a_model_that_is_not_offered(base_url: str) -> None:
+    with pytest.raises(InferenceError, match="offers"):
+        open_remote_predictor(base_url, findings=FINDINGS, model="another")
+    with (
+        ServerClient("http://127.0.0.1:1/v1", first_pause_seconds=0.001) as client,
+        pytest.raises(InferenceError, match="line broke"),
+    ):
+        client.models()
+
+
+def test_a_line_that_breaks_is_tried_again(vlm: NvilaVlm) -> None:
+    """The server goes away between two questions and comes back on the same port."""
+    with serving(vlm, Faults()) as url:
+        client = ServerClient(url, first_pause_seconds=0.05)
+        assert client.models() == [MODEL_NAME]
+    with pytest.raises(InferenceError):
+        client.models()
+    client.close()
+
+
+# --- telling answers apart ---
+
+CHANGE = ("new", "none", "stable", "worsening")
+
+
+def test_answers_that_share_their_beginning_are_walked_on() -> None:
+    walk = _Walk(CHANGE)
+    walk.take("", {"n": math.log(0.5), "st": math.log(0.3), " wors": math.log(0.1), "x": math.log(0.1)})
+    assert walk.open_beginnings() == ["n"]
+    walk.take("n", {"ew": math.log(0.8), "one": math.log(0.2)})
+    assert walk.open_beginnings() == []
+    assert walk.scores() == pytest.approx([math.log(v) for v in (0.4, 0.1, 0.3, 0.1)])
+
+
+def test_an_answer_that_begins_another_one_gets_what_ends_it() -> None:
+    walk = _Walk(("left", "left and right", "right"))
+    walk.take("", {"left": math.log(0.7), "right": math.log(0.3)})
+    walk.take("left", {"<|im_end|>": math.log(0.9), " and": math.log(0.1)})
+    assert walk.scores() == pytest.approx([math.log(v) for v in (0.63, 0.07, 0.3)])
+
+
+def test_an_unlisted_answer_is_below_every_listed_token() -> None:
+    walk = _Walk(("yes", "no"))
+    walk.take("", {"yes": math.log(0.9), "maybe": math.log(0.01)})
+    assert walk.scores()[1] < math.log(0.01)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
+def test_whole_answers_as_tokens_keep_their_probabilities(weights: list[float]) -> None:
+    shares = np.asarray(weights) / sum(weights)
+    walk = _Walk(CHANGE)
+    walk.take("", {answer: math.log(share) for answer, share in zip(CHANGE, shares, strict=True)})
+    assert np.exp(walk.scores()) == pytest.approx(shares)
+
+
+def test_the_answer_is_found_at_the_end_of_the_prompt_only() -> None:
+    def entry(text: str, score: float) -> dict[str, dict[str, float | str]]:
+        return {"7": {"logprob": score, "decoded_token": text}}
+
+    prompt = [
+        None,
+        entry("is it yes", -9),
+        entry("\n", -8),
+        entry("y", -1),
+        entry("es", -2),
+        entry("<end>", -4),
+        entry("\n", -16),
+    ]
+    assert answer_log_probability({"prompt_logprobs": prompt}, "yes") == -7
+    with pytest.raises(InferenceError, match="does not end"):
+        answer_log_probability({"prompt_logprobs": prompt}, "no")
+
+
+def test_questions_without_a_choice_are_scored_as_certain() -> None:
+    question = Question(key="k", type=QuestionType.VIEW, text="which?", allowed=("only",))
+    assert _Walk(question.allowed or ()).scores() == (0.0,)
