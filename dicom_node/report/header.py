@@ -50,10 +50,10 @@ def clean_header(header: Dataset) -> CleanHeader:
     requests = _requests(header, clean)
     if requests:
         clean.ReferencedRequestSequence = requests
-    issuer = _items(header, "IssuerOfAccessionNumberSequence")
+    issuer = items_of(header, "IssuerOfAccessionNumberSequence")
     if issuer and clean.AccessionNumber and (entity := _entity(issuer[0])):
         clean.IssuerOfAccessionNumberSequence = [entity]
-    qualifiers = _items(header, "IssuerOfPatientIDQualifiersSequence")
+    qualifiers = items_of(header, "IssuerOfPatientIDQualifiersSequence")
     if qualifiers and (entity := _entity(qualifiers[0], local=False)):
         clean.IssuerOfPatientIDQualifiersSequence = [entity]
     return CleanHeader(elements=clean, faults=tuple(faults))
@@ -90,13 +90,13 @@ def _raw(header: Dataset, keyword: str) -> tuple[str, bool]:
         return (content.decode("ascii", "replace") if isinstance(content, bytes) else ""), False
 
 
-def _items(header: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence, none where it is missing or no sequence."""
+def items_of(header: Dataset, keyword: str, limit: int = MAX_ITEMS) -> list[Dataset]:
+    """At most `limit` items of a sequence, none where it is missing or no sequence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = header[keyword].value if keyword in header else []
-            return [item for item in value if isinstance(item, Dataset)][:MAX_ITEMS]
+            return [item for item in value if isinstance(item, Dataset)][:limit]
     except UNREADABLE:
         return []
 
@@ -149,7 +149,7 @@ def _zone(value: str) -> str:
 
 def _requests(header: Dataset, clean: Dataset) -> list[Dataset]:
     """Referenced Request Sequence: the image's own, else its request attributes, else the accession number alone."""
-    sources = _items(header, "ReferencedRequestSequence") or _items(header, "RequestAttributesSequence")
+    sources = items_of(header, "ReferencedRequestSequence") or items_of(header, "RequestAttributesSequence")
     if not sources and clean.AccessionNumber:
         sources = [Dataset()]
     requests = []
@@ -172,7 +172,7 @@ def _requests(header: Dataset, clean: Dataset) -> list[Dataset]:
 
 def _codes(source: Dataset, keyword: str) -> list[Dataset]:
     """The first complete code of a code sequence; half of a code says nothing."""
-    for code in _items(source, keyword):
+    for code in items_of(source, keyword):
         value, scheme = text_of(code, "CodeValue", 16), text_of(code, "CodingSchemeDesignator", 16)
         meaning = text_of(code, "CodeMeaning")
         if value and scheme and meaning and value == _raw(code, "CodeValue")[0].strip(" "):

@@ -50,9 +50,10 @@ def converted(dataset: Dataset, sop_class_uid: str) -> Dataset:
     """A deep copy in the given, poorer SR class."""
     copy = deepcopy(dataset)
     copy.SOPClassUID = UID(sop_class_uid)
-    copy.SOPInstanceUID = UID(variant_uid(str(dataset.SOPInstanceUID), sop_class_uid))
+    own = variant_uid(str(dataset.SOPInstanceUID), sop_class_uid)
+    copy.SOPInstanceUID = UID(own)
     if getattr(copy, "file_meta", None) is not None:
-        copy.file_meta.MediaStorageSOPClassUID = sop_class_uid
+        copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID
         copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
     for study in copy.get("PredecessorDocumentsSequence", []):
         for series in study.ReferencedSeriesSequence:
