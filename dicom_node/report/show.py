@@ -98,17 +98,12 @@ def _name(item: Dataset) -> str:
 
 def _meaning(item: Dataset, keyword: str) -> str:
     """ "Present", or "(52101004, SCT)" where the meaning is missing."""
-    try:
-        codes = item.get(keyword, None) or []
-        if not len(codes):
-            return ""
-        code = codes[0]
+    for code in items_of(item, keyword):
         value = (
             text_of(code, "CodeValue") or text_of(code, "LongCodeValue", 1024) or text_of(code, "URNCodeValue", 1024)
         )
         return text_of(code, "CodeMeaning", 200) or f"({value}, {text_of(code, 'CodingSchemeDesignator')})"
-    except UNREADABLE:
-        return ""
+    return ""
 
 
 def _value(item: Dataset) -> str:
