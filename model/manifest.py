@@ -60,6 +60,8 @@ class Manifest(BaseModel):
     stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
     expert, context: the prompts of training held such lines; others are not shown any. calibrated_on: how many
     validation answers the calibration saw.
+    localisation: finding → share of validation findings whose most relevant point lay inside their true outline, by
+    `model.localise`; only findings that stand here get a region.
     device_uid: derived from all the rest, so any change of weights or reading rules is another device (IHE AIR 1.2).
     """
 
@@ -88,6 +90,7 @@ class Manifest(BaseModel):
     calibration: Mapping[str, float] = Field(default_factory=dict)
     calibrated_on: int = 0
     certainty_floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    localisation: Mapping[str, float] = Field(default_factory=dict)
     tiling: Literal["original", "always", "never"] = "never"
     expert: bool = False
     context: bool = False
@@ -120,11 +123,11 @@ class Manifest(BaseModel):
             raise ValueError("a temperature must be positive")
         return value
 
-    @field_validator("thresholds")
+    @field_validator("thresholds", "localisation")
     @classmethod
     def _probabilities(cls, value: Mapping[str, float]) -> Mapping[str, float]:
         if any(not 0.0 <= threshold <= 1.0 for threshold in value.values()):
-            raise ValueError("a threshold must lie between 0 and 1")
+            raise ValueError("thresholds and shares lie between 0 and 1")
         return value
 
     @property
