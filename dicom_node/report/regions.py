@@ -1,0 +1,51 @@
+"""Regions: outlines on stored images as spatial coordinates (PS3.3 section C.18.6)."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from highdicom.sr import CoordinatesForMeasurement, GraphicTypeValues, ImageRegion, SourceImageForRegion
+from numpy.typing import NDArray
+
+from dicom_node.report.identity import header_uid
+from dicom_node.report.request import SourceImage
+from model.schema import Region
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+def stored_size(source: SourceImage) -> tuple[int, int]:
+    """(columns, rows) as the header has them, zeros where it does not."""
+    columns, rows = source.header.get("Columns"), source.header.get("Rows")
+    return (columns, rows) if isinstance(columns, int) and isinstance(rows, int) else (0, 0)
+
+
+def measured_on(source: SourceImage, region: Region) -> CoordinatesForMeasurement:
+    """SCOORD POLYLINE on the stored image (PS3.3 section C.18.6.1)."""
+    points, image = _outline(source, region), _source_of_region(source)
+    return CoordinatesForMeasurement(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
+
+
+def image_region(source: SourceImage, region: Region) -> ImageRegion:
+    """The same as TID 1410 has it."""
+    points, image = _outline(source, region), _source_of_region(source)
+    return ImageRegion(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
+
+
+def _outline(source: SourceImage, region: Region) -> FloatArray:
+    """The region's points, float64 [N, 2] as (column, row). Raises ValueError for what is no outline on this image."""
+    points = np.asarray(region.points, dtype=np.float64)
+    limits = stored_size(source) if all(stored_size(source)) else (np.inf, np.inf)
+    if points.ndim != 2 or len(points) < 4 or not np.isfinite(points).all():
+        raise ValueError(f"a region of {len(points)} points is no outline")
+    if (points < 0).any() or (points > limits).any():
+        raise ValueError(f"a region leaves its image of {limits[0]:.0f} by {limits[1]:.0f} pixels")
+    return points
+
+
+def _source_of_region(source: SourceImage) -> SourceImageForRegion:
+    return SourceImageForRegion(
+        referenced_sop_class_uid=header_uid(source, "SOPClassUID"),
+        referenced_sop_instance_uid=header_uid(source, "SOPInstanceUID"),
+    )
