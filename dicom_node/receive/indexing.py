@@ -78,7 +78,7 @@ class IndexWriter:
                     self._has_leader = False
 
     def _write(self, batch: list[_Item]) -> None:
-        """Write a batch; on failure its items hold the error. A defect, no error of ours or the database, goes through."""
+        """Write a batch; on failure its items hold the error. What is a defect of ours goes through."""
         try:
             with self._database.write() as session:
                 results = [item.work(session) for item in batch]
