@@ -51,6 +51,7 @@ __all__ = [
     "Rendered",
     "changes_between",
     "composite",
+    "finding_marks",
     "render",
     "render_pair",
     "sample_acquisition",
@@ -123,7 +124,22 @@ def composite(background: Plane, patient: Patient, states: Mapping[str, FindingS
     return clip01(background + scale * (with_it - without))
 
 
-def _chest(patient: Patient, states: Mapping[str, FindingState], film: Acquisition, rows: int, columns: int) -> Chest:
+def finding_marks(
+    patient: Patient, states: Mapping[str, FindingState], film: Acquisition, rows: int, columns: int
+) -> dict[str, Plane]:
+    """Opacity 0..1 of each finding of a film, [rows, columns], without rendering the film: for a coarse raster."""
+    return _chest(patient, states, film, rows, columns, anatomy=False).marks
+
+
+def _chest(
+    patient: Patient,
+    states: Mapping[str, FindingState],
+    film: Acquisition,
+    rows: int,
+    columns: int,
+    *,
+    anatomy: bool = True,
+) -> Chest:
     x, y, pixel = body_coordinates(rows, columns, film, patient)
     collapse = states.get("atelectasis")
     lungs = {side: lung_field(side, x, y, patient, film, lost_volume(collapse, side)) for side in SIDES}
@@ -137,11 +153,12 @@ def _chest(patient: Patient, states: Mapping[str, FindingState], film: Acquisiti
         lungs=lungs,
         heart=heart_plane(x, y, patient, film, heart_ratio(patient, states.get("cardiomegaly"))),
     )
-    mediastinum(chest, patient, film)
-    vessel_plane(chest, patient)
-    grain(chest, patient)
     broken = fracture_place(states.get("fracture"))
-    bones(chest, patient, film, broken)
+    if anatomy:
+        mediastinum(chest, patient, film)
+        vessel_plane(chest, patient)
+        grain(chest, patient)
+        bones(chest, patient, film, broken)
     for side, (outward, height) in broken.items():
         lung = lungs[side]
         chest.marks["fracture"] = bump(lung.outward - np.float32(outward), 0.08) * bump(y - np.float32(height), 0.26)

@@ -100,14 +100,16 @@ def torso(x: Plane, y: Plane, patient: Patient) -> Plane:
     half_width = np.float32(0.30) + shoulder * np.float32(0.85) - np.float32(0.20) * step(y + 0.25, 0.9)
     half_width = half_width * np.float32(0.94 + 0.08 * patient.body)
     inside = clip01(1 - np.square(reach / half_width))
-    tissue: Plane = np.float32(0.60 * patient.body) * np.sqrt(inside) + np.float32(0.06) * (inside > 0)
+    tissue: Plane = np.float32(0.60 * patient.body) * np.sqrt(inside) + np.float32(0.06) * (inside > 0).astype(
+        np.float32
+    )
     abdomen = np.float32(0.16) * step(y - np.float32(patient.diaphragm + 0.02), 0.5) * (inside > 0)
     tissue += abdomen + np.float32(0.10) * step(reach - np.float32(0.70), 0.3) * step(-y - 0.25, 0.5) * (inside > 0)
     if patient.breast > 0:
         for sign in (-1.0, 1.0):
             radius = np.square((x - np.float32(sign * 0.42)) / 0.34) + np.square((y - 0.34) / np.float32(0.30))
             tissue += np.float32(0.11 * patient.breast) * np.sqrt(clip01(1 - radius))
-    return tissue.astype(np.float32, copy=False)
+    return tissue
 
 
 def heart_plane(x: Plane, y: Plane, patient: Patient, film: Acquisition, size: float) -> Plane:

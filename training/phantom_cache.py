@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.pixels_fit import fit_grey
-from training.phantom import PairOptions, PhantomPair, composite, render, sample_pair
+from training.phantom import PHANTOM_FINDINGS, PairOptions, PhantomPair, composite, finding_marks, render, sample_pair
 from training.phantom_texture import Plane
 
 FORMAT = 1
+MARK_SIDE = 20
+"""Raster of the stored outlines of the findings."""
 FINE_SHARE = 0.2
 """Share of the pairs rendered at twice the size and reduced, as a real film is."""
 
@@ -48,6 +50,11 @@ class Shard:
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
         return mapped
 
+    def marks(self) -> NDArray[np.uint8] | None:
+        """Where the findings lie, mapped: uint8 [pairs, 2, findings, MARK_SIDE, MARK_SIDE]; None where not made."""
+        path = self.path.with_suffix(".marks")
+        return np.load(path, mmap_mode="r") if path.exists() else None
+
 
 def film_pixels(pair: PhantomPair, size: int, *, fine: bool = False) -> NDArray[np.uint8]:
     """Both films as the model sees them, uint8 [2, size, size], prior first."""
@@ -65,6 +72,30 @@ def composite_pixels(pair: PhantomPair, backgrounds: tuple[Plane, Plane], size: 
     for place, ((states, film), background) in enumerate(zip(films, backgrounds, strict=True)):
         out[place] = fit_grey(composite(background, pair.patient, states, film), size)
     return out
+
+
+def pair_marks(pair: PhantomPair) -> NDArray[np.uint8]:
+    """Opacity (0..255) of every finding on both films over the model's square: uint8 [2, findings, side, side]."""
+    out = np.zeros((2, len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE), np.uint8)
+    fine = 2 * MARK_SIDE
+    for place, (states, film) in enumerate(((pair.prior, pair.prior_film), (pair.current, pair.current_film))):
+        rows, columns = film.shape(fine)
+        top, left = (fine - rows) // 2, (fine - columns) // 2
+        for key, plane in finding_marks(pair.patient, states, film, rows, columns).items():
+            square = np.zeros((fine, fine), np.float32)
+            square[top : top + rows, left : left + columns] = plane
+            coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))
+            out[place, PHANTOM_FINDINGS.index(key)] = np.clip(coarse * 255, 0, 255)
+    return out
+
+
+def write_marks(shard: Shard) -> None:
+    """Write the outlines of a shard beside its pixels, in one step."""
+    marks = np.stack([pair_marks(shard.pair(index)) for index in range(shard.pairs)])
+    temporary = shard.path.with_suffix(".marks.tmp")
+    with temporary.open("wb") as stream:
+        np.save(stream, marks)
+    temporary.replace(shard.path.with_suffix(".marks"))
 
 
 def write_shard(
@@ -129,6 +160,9 @@ def fill(
         name = f"{prefix}-{first_seed}-{number:04d}"
         if not (folder / f"{name}.json").exists():
             write_shard(folder, name, first_seed=first_seed + start, pairs=min(shard_pairs, pairs - start), size=size)
+        shard = read_shard(folder / f"{name}.json")
+        if shard.marks() is None:
+            write_marks(shard)
 
 
 def main(

@@ -1,4 +1,4 @@
-"""Phantom films as DICOM files: studies of a made-up person, valid DX or CR objects, everything derived from the seed."""
+"""Phantom films as DICOM files: studies of a made-up person, valid DX or CR objects, all derived from the seed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
+    UID,
     ExplicitVRLittleEndian,
 )
 
@@ -27,7 +28,7 @@ from training.phantom_texture import Plane, smooth_noise, step
 LONG_SIDE = 1536
 """Pixels of the longer side: that of a plate of 43 cm read at 0.28 mm."""
 PLATE_MM = 430.0
-_FIRST_DAY = dt.datetime(2026, 1, 5, 7, 30)
+_FIRST_DAY = dt.datetime(2026, 1, 5, 7, 30)  # noqa: DTZ001 (DICOM local time has no zone)
 _STORED_LOW, _STORED_HIGH, _STORED_MAX = 240, 3800, 4095
 
 STORIES: tuple[Mapping[str, Change], ...] = (
@@ -193,7 +194,7 @@ def _dataset(
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.ImplementationClassUID = _uid("implementation")
+    dataset.file_meta.ImplementationClassUID = UID(_uid("implementation"))
     return dataset
 
 

@@ -92,7 +92,7 @@ def _consolidation(chest: Chest, side: str, state: FindingState, rng: Generator)
 def _atelectasis(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     """Plates above a raised diaphragm; a wedge of collapse where severe."""
     lung, q = chest.lungs[side], state.severity
-    total = np.zeros_like(chest.x)
+    total: Plane = np.zeros_like(chest.x)
     for number in range(1 + round(2.4 * q)):
         slope = float(rng.uniform(-0.28, 0.12))
         height = 0.07 + 0.085 * number + float(rng.uniform(0, 0.02))

@@ -1,0 +1,219 @@
+"""From trained weights to a checkpoint that serves: half precision, calibration on validation pairs, figures, manifest.
+
+python -m training.finish TRAINED --to FOLDER --version 1 --calibration phantom:400@8000000 --test phantom:600
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from model.calibrate import apply_temperature, choose_threshold, fit_temperature
+from model.engine import ClosedAnswer
+from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
+from model.nvila import load_nvila
+from model.predict import Predictor, load_predictor
+from model.questions import Question, QuestionType
+from model.schema import StudyPair
+from training.datasets import loaded, open_records, parse_spec
+from training.drops import DropReport
+from training.evaluate import Evaluation, EvaluationOptions, evaluate
+from training.phantom import PHANTOM_FINDINGS
+from training.records import Record
+from training.truth import FindingTruth, ImageTruth
+
+LICENCE = "Apache-2.0"
+QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
+FEWEST = 20
+"""With fewer positive (or negative) validation answers a finding keeps the threshold 0.5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was fitted. answers: how many validation answers were seen."""
+
+    temperatures: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    answers: int
+
+
+def write_weights(trained: Path, folder: Path) -> int:
+    """Copy a trained model into an empty checkpoint folder in float16; returns the number of parameters.
+
+    float16 and not bfloat16: the weights are small, and its ten bits of mantissa change no answer.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    model, processor = load_nvila(trained, dtype=torch.float32)
+    parameters: int = sum(parameter.numel() for parameter in model.parameters())
+    model.to(torch.float16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return parameters
+
+
+def answer_truth(question: Question, record: Record) -> str | None:
+    """The true answer to a closed question of the battery, None where the truth does not say."""
+    if question.finding is None:
+        return record.truth.view if question.type is QuestionType.VIEW else None
+    truth = record.truth.findings.get(question.finding)
+    if truth is None:
+        return None
+    if question.type is QuestionType.CHANGE:
+        return truth.change_answer
+    image = _image_asked(question, truth)
+    if image is None:
+        return None
+    if question.type in (QuestionType.PRESENCE, QuestionType.PRIOR_PRESENCE):
+        return "yes" if image.present else "no"
+    if not image.present:
+        return None
+    return image.side if question.type is QuestionType.SIDE else image.grade
+
+
+def _image_asked(question: Question, truth: FindingTruth) -> ImageTruth | None:
+    return truth.prior if question.type is QuestionType.PRIOR_PRESENCE else truth.current
+
+
+def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -> Calibration:
+    """Fit one temperature for each question type and, on calibrated probabilities, one threshold for each finding."""
+    scores: dict[str, list[Sequence[float]]] = defaultdict(list)
+    truths: dict[str, list[int]] = defaultdict(list)
+    presence: dict[str, list[tuple[Sequence[float], bool]]] = defaultdict(list)
+    for record, pair in items:
+        jobs = [job for job in predictor.jobs(pair) if job.layout.priors or pair.prior is None]
+        for answers in predictor.engine.ask([_closed_only(job) for job in jobs]):
+            for answer in answers.closed.values():
+                _note(answer, record, scores, truths, presence)
+    temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
+    heat = temperatures.get(QuestionType.PRESENCE.value, 1.0)
+    thresholds = {}
+    for finding, seen in presence.items():
+        positives = sum(present for _, present in seen)
+        if min(positives, len(seen) - positives) >= FEWEST:
+            probabilities = [float(apply_temperature(row, heat)[0]) for row, _ in seen]
+            thresholds[finding] = choose_threshold(probabilities, [present for _, present in seen]).value
+    return Calibration(
+        temperatures=temperatures, thresholds=thresholds, answers=sum(len(rows) for rows in truths.values())
+    )
+
+
+def _closed_only(job: Any) -> Any:
+    return dataclasses.replace(job, questions=tuple(q for q in job.questions if q.allowed is not None))
+
+
+def _note(
+    answer: ClosedAnswer,
+    record: Record,
+    scores: dict[str, list[Sequence[float]]],
+    truths: dict[str, list[int]],
+    presence: dict[str, list[tuple[Sequence[float], bool]]],
+) -> None:
+    question = answer.question
+    truth = answer_truth(question, record)
+    if truth is None or question.allowed is None:
+        return
+    scores[question.type.value].append(answer.log_probabilities)
+    truths[question.type.value].append(question.allowed.index(truth))
+    if question.type is QuestionType.PRESENCE and question.finding is not None:
+        presence[question.finding].append((answer.log_probabilities, truth == "yes"))
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """What goes into the manifest: each figure with its interval."""
+    if evaluation.scores is None:
+        return {}
+    rounded = {
+        name: {"value": round(i.value, 4), "low": round(i.low, 4), "high": round(i.high, 4)}
+        for name, i in evaluation.scores.figures.items()
+        if i.value == i.value  # a figure of an empty set is not a number and says nothing
+    }
+    changes = {score.label: round(score.f1, 4) for score in evaluation.scores.changes}
+    auroc = {key: round(value, 4) for key, value in evaluation.scores.finding_auroc.items()}
+    return {"pairs": evaluation.scores.pairs, "figures": rounded, "change_f1_by_change": changes, "auroc": auroc}
+
+
+def finish(
+    trained: Path,
+    folder: Path,
+    *,
+    version: str,
+    calibration: str,
+    tests: Sequence[str],
+    recipe: Mapping[str, Any],
+    snapshot: str,
+    consistency: bool = True,
+) -> Manifest:
+    """Write the checkpoint with its manifest; `tests` are data sets of `training.datasets`, measured one by one."""
+    parameters = write_weights(trained, folder)
+    write_manifest(
+        folder,
+        name="lumen-demonstration",
+        version=version,
+        kind=CheckpointKind.NVILA,
+        findings=tuple(PHANTOM_FINDINGS),
+        question_types=QUESTION_TYPES,
+        recipe=dict(recipe),
+        data_snapshot=snapshot,
+        tiling="never",
+        licence=LICENCE,
+        demonstration=True,
+        parameters=parameters,
+    )
+    report = DropReport()
+    fitted = calibrate(load_predictor(folder), loaded(open_records(parse_spec(calibration), report), report))
+    rewrite_manifest(
+        folder,
+        calibration={key: round(value, 4) for key, value in fitted.temperatures.items()},
+        thresholds={key: round(value, 4) for key, value in fitted.thresholds.items()},
+        calibrated_on=fitted.answers,
+    )
+    measured = {name: figures(measure(folder, name, consistency=consistency)) for name in tests}
+    return rewrite_manifest(folder, metrics=measured)
+
+
+def measure(folder: Path, data: str, *, consistency: bool = True) -> Evaluation:
+    """Evaluate a checkpoint on a data set named as in `training.datasets`."""
+    report = DropReport()
+    predictor = load_predictor(folder)
+    items = loaded(open_records(parse_spec(data), report), report)
+    return evaluate(predictor, items, report, data=data, options=EvaluationOptions(consistency=consistency))
+
+
+def main(
+    trained: Annotated[Path, typer.Argument(help="the final folder of a training run")],
+    to: Annotated[Path, typer.Option(help="checkpoint folder; what is there is replaced")],
+    version: Annotated[str, typer.Option(help="version of the checkpoint")] = "1",
+    calibration: Annotated[str, typer.Option(help="data set for calibration")] = "phantom:400@8000000",
+    test: Annotated[list[str] | None, typer.Option(help="data sets to measure on; may be repeated")] = None,
+    snapshot: Annotated[str, typer.Option(help="what the training data were, in words")] = "",
+    consistency: Annotated[bool, typer.Option(help="also ask pairs in both orders and images twice")] = True,
+) -> None:
+    """Make TRAINED a checkpoint that serves."""
+    torch.set_num_threads(2)
+    recipe_file = trained.parent / "recipe.json"
+    recipe = json.loads(recipe_file.read_text("utf-8")) if recipe_file.exists() else {}
+    manifest = finish(
+        trained,
+        to,
+        version=version,
+        calibration=calibration,
+        tests=test or ["phantom:600"],
+        recipe=recipe,
+        snapshot=snapshot,
+        consistency=consistency,
+    )
+    print(json.dumps(dict(manifest.metrics), indent=2))
+    print(f"{to / MANIFEST_NAME}: {manifest.label}, {manifest.size / 1e6:.1f} MB, Device UID {manifest.device_uid}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,172 @@
+"""Recipes: everything that a training run is, as one TOML file. Unknown and wrong keys are refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import ModelError
+
+PARTS = ("vision_tower", "mm_projector", "llm", "longitudinal", "heads")
+
+
+class RecipeError(ModelError):
+    """A recipe that cannot be run; the message names the file and the key."""
+
+
+class Objective(StrEnum):
+    """What is learned."""
+
+    HEADS = "heads"
+    """Only the auxiliary heads' losses: warms the vision tower, the projector and the longitudinal extras up."""
+    INSTRUCTIONS = "instructions"
+    """Answers to questions; with heads.weight > 0 also the heads' losses."""
+
+
+class Tune(StrEnum):
+    """Which weights are learned."""
+
+    FULL = "full"
+    """All of them."""
+    LORA = "lora"
+    """Low-rank adapters in the language model, and the projector and the longitudinal extras."""
+    PROJECTOR = "projector"
+    """The projector and the longitudinal extras only."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(_Section):
+    """[run]"""
+
+    objective: Objective = Objective.INSTRUCTIONS
+    steps: int = Field(gt=0)
+    seed: int = 0
+    tune: Tune = Tune.FULL
+    log_every: int = Field(default=10, gt=0)
+    checkpoint_every: int = Field(default=200, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    tensorboard: bool = False
+
+
+class ModelSection(_Section):
+    """[model] start: a checkpoint folder, or "new" for the small architecture of `architecture`."""
+
+    start: str = "new"
+    heads: str | None = None
+
+
+class ArchitectureSection(_Section):
+    """[architecture] of a model that starts anew; sizes as in SiglipVisionConfig and Qwen2Config."""
+
+    image_size: int = 160
+    patch_size: int = 16
+    vision_width: int = 192
+    vision_layers: int = 6
+    vision_heads: int = 4
+    vision_feed: int = 512
+    text_width: int = 192
+    text_layers: int = 4
+    text_heads: int = 4
+    text_kv_heads: int = 2
+    text_feed: int = 512
+    difference_tokens: int = 25
+    no_prior_tokens: int = 1
+    align: bool = True
+    vocabulary: int = 900
+
+
+class DataSection(_Section):
+    """[data] cache: folder of `training.phantom_cache`, replaced by --cache where that is given; instructions: folder
+    of prepared conversations. The shares are those of `TurnOptions`."""
+
+    kind: Literal["phantom"] = "phantom"
+    cache: str = ""
+    negatives: int = Field(default=3, ge=0)
+    difference: float = Field(default=0.4, ge=0, le=1)
+    lumen: float = Field(default=0.25, ge=0, le=1)
+    prediction: float = Field(default=0.1, ge=0, le=1)
+    alone: float = Field(default=0.15, ge=0, le=1)
+    swap: float = Field(default=0.5, ge=0, le=1)
+    same: float = Field(default=0.04, ge=0, le=1)
+    turns: int = Field(default=18, gt=0)
+    workers: int = Field(default=0, ge=0)
+    max_length: int = Field(default=4096, gt=0)
+
+
+class OptimiserSection(_Section):
+    """[optimiser] AdamW. rate: learning rate; rates: factor on it by part of the model. batch: samples of one
+    micro-batch on one rank; a step takes batch * accumulation * ranks of them."""
+
+    rate: float = Field(gt=0)
+    rates: dict[Literal["vision_tower", "mm_projector", "llm", "longitudinal", "heads"], float] = Field(
+        default_factory=dict
+    )
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0)
+    batch: int = Field(default=16, gt=0)
+    accumulation: int = Field(default=1, gt=0)
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+
+
+class HeadsSection(_Section):
+    """[heads] weight of the auxiliary losses, and of each among them."""
+
+    weight: float = Field(default=0.3, ge=0)
+    presence: float = 1.0
+    side: float = 0.5
+    severity: float = 4.0
+    change: float = 0.5
+    outline: float = 8.0
+
+
+class LoraSection(_Section):
+    """[lora] as published for NVILA."""
+
+    rank: int = Field(default=64, gt=0)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class Recipe(_Section):
+    """One run."""
+
+    run: RunSection
+    optimiser: OptimiserSection
+    model: ModelSection = ModelSection()
+    architecture: ArchitectureSection = ArchitectureSection()
+    data: DataSection = DataSection()
+    heads: HeadsSection = HeadsSection()
+    lora: LoraSection = LoraSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.run.objective is Objective.HEADS and self.heads.weight == 0:
+            raise ValueError("objective 'heads' needs heads.weight above 0")
+        if self.run.objective is Objective.HEADS and self.run.tune is Tune.LORA:
+            raise ValueError("objective 'heads' does not touch the language model: tune 'lora' makes no sense")
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises RecipeError naming the file, the key and what is allowed."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: not a readable TOML file ({error})") from error
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{path}: {problems}") from error

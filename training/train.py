@@ -1,0 +1,270 @@
+"""The training loop, flat, on accelerate.
+
+    python -m training.train training/recipes/demo-vision.toml --cache FOLDER --out FOLDER
+    accelerate launch --config_file YOURS.yaml -m training.train RECIPE --out FOLDER     (several GPUs, FSDP, DeepSpeed)
+
+Samples are numbered: step, rank and place in the batch name a sample, so that a run that was killed goes on with the
+very same samples. Checkpoints are written beside their final name and renamed, so a half-written one never counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader, Dataset
+
+from model.errors import ModelError
+from training.collate import Batch, Collator
+from training.recipe import Objective, Recipe, load_recipe
+from training.samples import PhantomSource, Sample, SampleSource, TurnOptions
+from training.start import structured_start
+from training.trainable import build, export, parameter_groups
+
+
+class TrainingError(ModelError):
+    """Training cannot go on; the message says what happened at which step and what to look at."""
+
+
+class _Numbered(Dataset[Sample]):
+    """The samples that one rank sees from one step on, in order."""
+
+    def __init__(self, source: SampleSource, *, first_step: int, recipe: Recipe, rank: int, ranks: int) -> None:
+        self.source = source
+        self.batch = recipe.optimiser.batch
+        self.per_step = recipe.optimiser.accumulation
+        self.first, self.rank, self.ranks = first_step, rank, ranks
+        self.steps = recipe.run.steps - first_step
+
+    def __len__(self) -> int:
+        return self.steps * self.per_step * self.batch
+
+    def __getitem__(self, index: int) -> Sample:
+        micro, place = divmod(index, self.batch)
+        micro += self.first * self.per_step
+        return self.source.sample((micro * self.ranks + self.rank) * self.batch + place)
+
+
+def source_of(recipe: Recipe, cache: Path | None) -> SampleSource:
+    """The data of a recipe."""
+    names = {f.name for f in fields(TurnOptions)}
+    options = TurnOptions(**{k: v for k, v in recipe.data.model_dump().items() if k in names})
+    folder = cache or Path(recipe.data.cache)
+    heads_only = recipe.run.objective is Objective.HEADS
+    return PhantomSource(folder=folder, seed=recipe.run.seed, options=options, heads_only=heads_only)
+
+
+def rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine down to `floor`; the factor on every group's rate at `step` (0-based)."""
+    warm = max(1, round(recipe.optimiser.warmup * recipe.run.steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, recipe.run.steps - warm)
+    return recipe.optimiser.floor + (1 - recipe.optimiser.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def train(recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool = False) -> Path:
+    """Run a recipe to its end, going on from the newest checkpoint in `out`; returns the folder of the final model.
+
+    Raises TrainingError where the loss is not a number, and whatever `load_recipe` and the checkpoints raise.
+    """
+    accelerator = Accelerator(
+        mixed_precision=recipe.optimiser.precision, gradient_accumulation_steps=recipe.optimiser.accumulation
+    )
+    set_seed(recipe.run.seed)
+    source = source_of(recipe, cache)
+    module, processor = build(recipe, len(source.findings))
+    if recipe.model.start == "new":
+        structured_start(module.model, source.films(64))
+    optimiser = torch.optim.AdamW(parameter_groups(module, recipe), betas=recipe.optimiser.betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, recipe))
+    collate = Collator(
+        processor, max_length=recipe.data.max_length, texts=recipe.run.objective is Objective.INSTRUCTIONS
+    )
+    model, optimiser = accelerator.prepare(module, optimiser)
+    accelerator.register_for_checkpointing(schedule)
+
+    first = 0
+    newest = newest_checkpoint(out)
+    if newest is not None:
+        accelerator.load_state(str(newest))
+        first = int(newest.name.removeprefix("step-"))
+    log = _Log(out, recipe, first, main=accelerator.is_main_process, quiet=quiet)
+    samples = _Numbered(
+        source, first_step=first, recipe=recipe, rank=accelerator.process_index, ranks=accelerator.num_processes
+    )
+    batches = iter(_loader(samples, collate, recipe))
+
+    model.train()
+    waited = 0.0
+    for step in range(first, recipe.run.steps):
+        sums: dict[str, float] = {}
+        for _ in range(recipe.optimiser.accumulation):
+            started = time.perf_counter()
+            batch = next(batches).to(accelerator.device)
+            waited += time.perf_counter() - started
+            with accelerator.accumulate(model):
+                with accelerator.autocast():
+                    losses = model(batch)
+                _refuse_nan(losses, step)
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
+                optimiser.step()
+                optimiser.zero_grad()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss.detach()) / recipe.optimiser.accumulation
+        schedule.step()
+        log.step(step + 1, sums, float(schedule.get_last_lr()[0]), waited)
+        if (step + 1) % recipe.run.checkpoint_every == 0 and step + 1 < recipe.run.steps:
+            _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
+    accelerator.wait_for_everyone()
+    final = out / "final"
+    if accelerator.is_main_process:
+        export(accelerator.unwrap_model(model), processor, final)
+    log.close()
+    accelerator.end_training()
+    return final
+
+
+def _loader(samples: _Numbered, collate: Collator, recipe: Recipe) -> DataLoader[Any]:
+    return DataLoader(
+        samples,
+        batch_size=recipe.optimiser.batch,
+        shuffle=False,
+        num_workers=recipe.data.workers,
+        collate_fn=collate,
+        persistent_workers=recipe.data.workers > 0,
+        prefetch_factor=4 if recipe.data.workers else None,
+    )
+
+
+def _refuse_nan(losses: dict[str, torch.Tensor], step: int) -> None:
+    bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.detach()))]
+    if bad:
+        raise TrainingError(
+            f"step {step + 1}: the loss is not a number ({', '.join(bad)}). The checkpoint before it is unharmed; "
+            "lower optimiser.rate, or set optimiser.precision to 'no', and start again: it goes on from there"
+        )
+
+
+def _save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
+    """Write `step-N` atomically and drop the oldest beyond `keep`."""
+    final, partial = out / f"step-{step}", out / f"partial-{step}"
+    if accelerator.is_main_process and partial.exists():
+        shutil.rmtree(partial)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        partial.replace(final)
+        steps = sorted((int(path.name.removeprefix("step-")), path) for path in out.glob("step-*"))
+        for _, path in steps[:-keep]:
+            shutil.rmtree(path)
+    accelerator.wait_for_everyone()
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The checkpoint to go on from, or None."""
+    found = [path for path in out.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+class _Log:
+    """log.jsonl (one line for each step), a line or a bar for people, TensorBoard where wanted."""
+
+    def __init__(self, out: Path, recipe: Recipe, first: int, *, main: bool, quiet: bool) -> None:
+        self.main, self.quiet, self.recipe, self.first = main, quiet, recipe, first
+        self.started = time.perf_counter()
+        self.recent: dict[str, float] = {}
+        self.board: Any = None
+        if not main:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", "utf-8")
+        self.file = (out / "log.jsonl").open("a", encoding="utf-8")
+        if recipe.run.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # optional extra "train"
+
+            self.board = SummaryWriter(str(out / "tensorboard"))
+
+    def step(self, step: int, losses: dict[str, float], rate: float, waited: float) -> None:
+        """Note one step; `waited`: seconds spent on data so far."""
+        if not self.main:
+            return
+        seconds = time.perf_counter() - self.started
+        line = {"step": step, "rate": rate, "seconds": round(seconds, 2), "data_seconds": round(waited, 2)}
+        self.file.write(json.dumps(line | {name: round(value, 5) for name, value in losses.items()}) + "\n")
+        for name, value in losses.items():
+            self.recent[name] = 0.9 * self.recent.get(name, value) + 0.1 * value
+            if self.board is not None:
+                self.board.add_scalar(name, value, step)
+        if step % self.recipe.run.log_every == 0 or step == self.recipe.run.steps:
+            self.file.flush()
+            if not self.quiet:
+                self._say(step, seconds, rate)
+
+    def _say(self, step: int, seconds: float, rate: float) -> None:
+        total = self.recipe.run.steps
+        left = seconds / max(1, step - self.first) * (total - step)
+        values = " ".join(f"{name} {value:.4f}" for name, value in self.recent.items())
+        bar = "#" * round(20 * step / total)
+        text = f"[{bar:<20}] {step}/{total} {values} rate {rate:.1e} left {left / 60:.1f} min"
+        end = "" if sys.stdout.isatty() else "\n"
+        print(("\r" if not end else "") + text, end=end, flush=True)
+
+    def close(self) -> None:
+        """End the files."""
+        if self.main:
+            self.file.close()
+            if self.board is not None:
+                self.board.close()
+
+
+def batches_of(recipe: Recipe, cache: Path, processor: Any) -> Iterator[Batch]:
+    """The batches of a run without the run: for benches and tests of the data path."""
+    samples = _Numbered(source_of(recipe, cache), first_step=0, recipe=recipe, rank=0, ranks=1)
+    yield from _loader(samples, Collator(processor), recipe)
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="a recipe, see training/recipes")],
+    out: Annotated[Path, typer.Option(help="checkpoints, log and the final model go here; a run found there goes on")],
+    cache: Annotated[Path | None, typer.Option(help="folder of rendered phantom pairs")] = None,
+    start: Annotated[str | None, typer.Option(help="checkpoint folder to start from, instead of the recipe's")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes")] = 0,
+) -> None:
+    """Train by RECIPE."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        loaded = load_recipe(recipe)
+        if start is not None:
+            heads = Path(start) / "heads.safetensors"
+            loaded = loaded.model_copy(
+                update={
+                    "model": loaded.model.model_copy(
+                        update={"start": start, "heads": str(heads) if heads.exists() else None}
+                    )
+                }
+            )
+        final = train(loaded, out, cache=cache)
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(f"done: {final}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
