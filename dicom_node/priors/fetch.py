@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pydicom
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -27,8 +28,9 @@ from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors import prefetch
 from dicom_node.priors.choose import choose_prior
+from dicom_node.priors.current import select_current
 from dicom_node.priors.dimse import DimseArchive, Sink
-from dicom_node.priors.facts import facts_of_rows, patient_of_row
+from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of_row
 from dicom_node.priors.identity import linked_ids
 from dicom_node.priors.remote import (
     Archive,
@@ -110,6 +112,7 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
     archive = open_archive(peer, node)
     fetched: list[str] = []
     failures: list[str] = []
+    useful = 0
     try:
         dates = date_range(have.current.study_date, policy.look_back_days)
         listed = [study for patient_id in have.patient_ids for study in archive.studies(patient_id, dates)]
@@ -118,11 +121,12 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
         return Search(peer=peer.name, outcome="failed", detail=_sentence(str(error)))
     limit = node.settings.priors.fetch_studies
     for study in wanted.studies[: STUDIES_LOOKED_INTO * limit]:
-        if len(fetched) + len(failures) >= limit or node.stop.is_set():
+        if useful + len(failures) >= limit or node.stop.is_set():
             break
         try:
             if _fetch(study, archive, peer, node):
                 fetched.append(study.study_instance_uid)
+                useful += _is_useful(study.study_instance_uid, policy, node)
         except RetrieveError as error:
             failures.append(_sentence(str(error)))
     said = [*failures, *wanted.passed_over]
@@ -193,7 +197,7 @@ def _fetch(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeCont
         # A peer may answer queries at STUDY level only: then the whole study is fetched.
         log.info("series are not listed", peer=peer.name, why=str(error))
         listed = []
-    series = wanted_series(listed)
+    series = wanted_series(listed, study)
     if listed and not series:
         return False
     expected = expected_instances(series) if series else study.instances
@@ -246,6 +250,25 @@ def _arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int
     counted = select(func.count(Instance.id)).select_from(Instance).join(Instance.series).join(Series.study)
     with node.database.read() as session:
         return session.scalar(counted.where(wanted)) or 0
+
+
+def _is_useful(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
+    """Whether a fetched study holds a film to compare with. One that does not takes nobody's place: see fetch_studies.
+
+    Many archives keep neither body part nor view in their index, so that only the image itself tells.
+    """
+    with node.database.read() as session:
+        study = study_by_uid(session, uid)
+        rows = instances_of_study(session, study.id) if study is not None else []
+    facts = []
+    for row in rows:
+        try:
+            header = pydicom.dcmread(node.store.path(row.path), stop_before_pixels=True, force=True)
+        except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError) as error:
+            log.error("fetched image cannot be read", instance_pk=row.id, why=str(error))
+            continue
+        facts.append(facts_of(header, has_pixels=row.rows is not None))
+    return bool(select_current(facts, policy).chosen)
 
 
 def _expect(peer: QueryPeer, uid: str, node: NodeContext, *, expected: bool) -> None:

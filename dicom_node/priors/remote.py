@@ -123,16 +123,18 @@ def wanted_studies(
     return Wanted(studies=tuple(wanted), passed_over=tuple(sorted(passed_over)))
 
 
-def wanted_series(series: Iterable[RemoteSeries]) -> list[RemoteSeries]:
-    """The series that may hold a frontal chest radiograph; a body part that names another region excludes."""
-    return sorted(
-        (
-            s
-            for s in series
-            if (not s.modality or s.modality in MODALITIES) and body_in(s.body_part) in (None, Body.CHEST, Body.BOTH)
-        ),
-        key=lambda s: s.series_instance_uid,
-    )
+def wanted_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:
+    """The series that may hold a frontal chest radiograph: of the modality, and not said to be of another body part.
+
+    The first of body part, series and study description that names one decides.
+    """
+    wanted = []
+    for s in series:
+        texts = (s.body_part, s.description, study.description)
+        body = next((body for text in texts if (body := body_in(text)) is not None), None)
+        if (not s.modality or s.modality in MODALITIES) and body is not Body.OTHER:
+            wanted.append(s)
+    return sorted(wanted, key=lambda s: s.series_instance_uid)
 
 
 def expected_instances(series: Sequence[RemoteSeries]) -> int | None:
