@@ -13,6 +13,7 @@ from pathlib import Path
 import pydicom
 from pydicom import Dataset
 
+from dicom_node.errors import AnalysisError
 from dicom_node.index.tables import Outcome
 from dicom_node.inference import PairPredictor
 from dicom_node.logs import get_logger
@@ -53,6 +54,8 @@ class Setting:
     generation: int = 1
     language: str = "en"
     predecessors: Callable[[str], tuple[PredecessorDocument, ...]] = lambda _uid: ()
+    last_try: bool = True
+    """Whether a model that fails on this study ends in a report that says so; else it is an AnalysisError."""
     comparison_notes: tuple[str, ...] = ()
     """What else to say of the search for a prior: a fetch that failed, an archive that did not answer."""
 
@@ -92,7 +95,8 @@ def analyse_study(
     """One report request for each frontal image that deserves it, or one that says why there is none. Never empty.
 
     images: all objects of the study. earlier: objects of other studies that may be this person's.
-    Raises InferenceError only where the model's identity cannot be had; all else ends in a request.
+    Raises AnalysisError where there is no model to ask, or it failed and this is not the last try; all else ends in a
+    request.
     """
     if not images:
         raise ValueError("a study without a single object cannot be analysed")
@@ -131,7 +135,9 @@ def _analyse_image(
     try:
         prediction = setting.predictor.predict(pair)
     except InferenceError as error:
-        log.error("model failed", error=str(error))
+        log.error("model failed", error=str(error), last_try=setting.last_try)
+        if not setting.last_try:
+            raise AnalysisError(f"the model failed: {error}") from error
         return _not_analysed(current, AbstainReason.MODEL_FAILED, "The model failed on this image.", setting)
     outcome = Outcome.FINDINGS_ONLY if prior is None else Outcome.COMPARED
     if prediction.abstained is not None:

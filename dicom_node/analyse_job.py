@@ -15,7 +15,6 @@ from dicom_node import jobs
 from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
-from dicom_node.errors import AnalysisError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
 from dicom_node.inference import InferenceProcess
@@ -27,9 +26,12 @@ from dicom_node.report import build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.worker import Handler
 from model.decode import decode_in_child
-from model.errors import InferenceError, PixelError
+from model.errors import PixelError
 
 log = get_logger(__name__)
+
+MODEL_TRIES = 3
+"""A model that failed so often on one study fails because of it: the report then says so."""
 
 Finished = tuple[ReportRequest, tuple[BuiltDocument, ...], Path]
 """A request, its documents, and the folder that they lie in, relative to the documents folder."""
@@ -62,12 +64,9 @@ def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None
         with node.database.write() as session:
             jobs.complete(session, job, now=node.clock())
         return
-    try:
-        setting = _setting(node, study, produced_at, model)
-        setting = replace(setting, revision=revision, generation=generation)
-        requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
-    except InferenceError as error:
-        raise AnalysisError(str(error)) from error
+    setting = _setting(node, study, produced_at, model)
+    setting = replace(setting, revision=revision, generation=generation, last_try=job.attempts >= MODEL_TRIES)
+    requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
     finished = [_write(request, node) for request in requests]
     _commit(job, node, study.id, finished)
 

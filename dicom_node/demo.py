@@ -185,7 +185,8 @@ def _finished(database: Database, studies: int) -> bool:
         if dead is not None:
             raise NodeError(f"a job of the node failed for good: {dead}")
         analysed = session.scalar(select(func.count()).where(Study.state == StudyState.ANALYSED)) or 0
-        open_deliveries = session.scalar(select(func.count()).where(Delivery.state != DeliveryState.CONFIRMED)) or 0
+        ended = Delivery.state.in_([DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED])
+        open_deliveries = session.scalar(select(func.count()).where(~ended)) or 0
         deliveries = session.scalar(select(func.count()).select_from(Delivery)) or 0
     return analysed >= studies and deliveries > 0 and open_deliveries == 0
 

@@ -6,13 +6,15 @@ import multiprocessing
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from dicom_node.config import ModelSection
+from dicom_node.errors import AnalysisError
 from dicom_node.logs import get_logger
 from dicom_node.process import end_with_parent
 from model.errors import InferenceError, ModelError
@@ -43,91 +45,129 @@ class _Answer:
     error: str = ""
 
 
+_NOBODY = ModelIdentity(name="", version="", device_uid="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """The child and our end of its pipe."""
+
+    child: BaseProcess
+    pipe: Connection
+    identity: ModelIdentity = _NOBODY
+
+
 class InferenceProcess:
     """A predictor behind a pipe. Not for several threads at once; the worker has one analysis thread.
 
     The child is started on first use and again after each failure.
     """
 
-    def __init__(self, section: ModelSection, *, source: Callable[[], str], threads: int | None = None) -> None:
-        """`source` is asked before each pair: when it names another checkpoint, the model is exchanged in between."""
+    def __init__(
+        self,
+        section: ModelSection,
+        *,
+        source: Callable[[], str],
+        stop: threading.Event | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """`source` is asked before each pair: when it names another checkpoint, the model is exchanged in between.
+
+        stop: loading is given up when it is set; a pair that is being answered is not.
+        """
         self._section = section
         self._source = source
+        self._stop = stop or threading.Event()
         self._threads = threads
         self._loaded_source = ""
-        self._child: BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._identity: ModelIdentity | None = None
+        self._running: _Running | None = None
         self._lock = threading.Lock()
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which checkpoint answers now; loads it where none is loaded. Raises InferenceError."""
+        """Which checkpoint answers now; loaded first where none is. Raises AnalysisError where it cannot be."""
         with self._lock:
-            return self._ensure()
+            return self._ensure().identity
 
     def predict(self, pair: StudyPair) -> Prediction:
-        """Ask the model. Raises InferenceError where it does not answer in time, fails or dies."""
+        """Ask the model. Raises InferenceError where it does not answer this pair in time, fails or dies.
+
+        Raises AnalysisError where there is no model to ask: another try may find one.
+        """
         with self._lock:
-            self._ensure()
-            return self._call(pair, self._section.timeout_seconds)
+            running = self._ensure()
+            try:
+                running.pipe.send(pair)
+                prediction: Prediction = self._receive(running, self._section.timeout_seconds, "the pair")
+            except (BrokenPipeError, ConnectionError) as error:
+                self._end(running)
+                raise InferenceError("the model process is gone") from error
+            return prediction
 
     def close(self) -> None:
-        """End the child."""
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._child is not None:
-            self._child.terminate()
-            self._child.join(5.0)
-            if self._child.is_alive():
-                self._child.kill()
-                self._child.join()
-        self._child, self._pipe, self._identity = None, None, None
+        """End the child; a thread that waits for its answer gets an InferenceError."""
+        running = self._running
+        if running is not None:
+            self._end(running)
 
-    def _ensure(self) -> ModelIdentity:
+    def _ensure(self) -> _Running:
         wanted = self._source()
-        alive = self._child is not None and self._child.is_alive()
-        if alive and wanted == self._loaded_source and self._identity is not None:
-            return self._identity
+        running = self._running
+        if running is not None and running.child.is_alive() and wanted == self._loaded_source:
+            return running
         self.close()
-        self._pipe, child_end = _spawn.Pipe()
-        section = self._section.model_copy(update={"source": wanted})
-        self._child = _spawn.Process(
+        try:
+            self._running = self._load(wanted)
+        except InferenceError as error:
+            raise AnalysisError(str(error)) from error
+        self._loaded_source = wanted
+        identity = self._running.identity
+        log.info("model loaded", source=wanted, model=identity.name, version=identity.version)
+        return self._running
+
+    def _load(self, source: str) -> _Running:
+        pipe, child_end = _spawn.Pipe()
+        section = self._section.model_copy(update={"source": source})
+        child = _spawn.Process(
             target=_serve, args=(child_end, section, self._threads, os.getpid()), name="model", daemon=True
         )
-        self._child.start()
+        child.start()
         child_end.close()
-        self._identity = self._receive(LOAD_TIMEOUT_SECONDS, f"loading {wanted}")
-        self._loaded_source = wanted
-        log.info("model loaded", source=wanted, model=self._identity.name, version=self._identity.version)
-        return self._identity
+        running = _Running(child=child, pipe=pipe)
+        deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
+        while not pipe.poll(0.1):
+            if self._stop.is_set() or time.monotonic() > deadline:
+                self._end(running)
+                why = "the node stops" if self._stop.is_set() else f"not loaded within {LOAD_TIMEOUT_SECONDS:.0f} s"
+                raise InferenceError(f"{source}: {why}")
+        return replace(running, identity=self._receive(running, 1.0, f"loading {source}"))
 
-    def _call(self, pair: StudyPair, timeout: float) -> Prediction:
-        assert self._pipe is not None
+    def _receive(self, running: _Running, timeout: float, what: str) -> Any:
         try:
-            self._pipe.send(pair)
-        except (BrokenPipeError, OSError) as error:
-            self.close()
-            raise InferenceError("the model process is gone") from error
-        prediction: Prediction = self._receive(timeout, "the pair")
-        return prediction
-
-    def _receive(self, timeout: float, what: str) -> Any:
-        assert self._pipe is not None
-        assert self._child is not None
-        if not self._pipe.poll(timeout):
-            self.close()
-            raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped")
-        try:
-            answer: _Answer = self._pipe.recv()
+            if not running.pipe.poll(timeout):
+                raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped")
+            answer: _Answer = running.pipe.recv()
         except (EOFError, OSError) as error:
-            self._child.join(5.0)
-            status = self._child.exitcode
-            self.close()
+            running.child.join(5.0)
+            status = running.child.exitcode
+            self._end(running)
             raise InferenceError(f"the model process ended at {what} (exit status {status})") from error
+        except InferenceError:
+            self._end(running)
+            raise
         if answer.error:
             raise InferenceError(answer.error)
         return answer.value
+
+    def _end(self, running: _Running) -> None:
+        if self._running is running:
+            self._running = None
+        running.child.terminate()
+        running.child.join(5.0)
+        if running.child.is_alive():
+            running.child.kill()
+            running.child.join()
+        running.pipe.close()
 
 
 def _serve(pipe: Connection, section: ModelSection, threads: int | None, parent_pid: int) -> None:

@@ -49,6 +49,7 @@ QUIET_LOGGERS: Mapping[str, int] = {
     "httpcore": logging.WARNING,
     "httpcore2": logging.WARNING,
     "apscheduler": logging.WARNING,
+    "alembic": logging.WARNING,
     "fontTools": logging.ERROR,
     "fpdf": logging.ERROR,
     "PIL": logging.WARNING,

@@ -232,7 +232,7 @@ def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event)
     from dicom_node.worker import Worker
 
     node = node_context(settings, stop)
-    model = InferenceProcess(settings.model, source=lambda: settings.model.source)
+    model = InferenceProcess(settings.model, source=lambda: settings.model.source, stop=stop)
     worker = Worker(
         node,
         {

@@ -76,13 +76,21 @@ class Worker:
         deadline = time.monotonic() + grace_seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        now = self._node.clock()
         with self._held_lock:
             left = list(self._held.values())
         for job in left:
-            log.warning("job given back at stop", job=job.key)
+            self._give_back(job)
+
+    def _give_back(self, job: ClaimedJob) -> None:
+        """Being stopped is no failure of the job's: it goes back as it was."""
+        now = self._node.clock()
+        try:
             with self._node.database.write() as session:
                 jobs.postpone(session, job, now=now, until=now)
+        except (IndexUnavailableError, LeaseLostError) as error:
+            log.warning("job not given back: its lease brings it back", job=job.key, error=str(error))
+            return
+        log.info("job given back at stop", job=job.key)
 
     def _take_back(self) -> None:
         """A worker process of this machine that is gone cannot renew its leases: do not wait until they run out."""
@@ -136,6 +144,9 @@ class Worker:
         except LeaseLostError as error:
             log.warning("job lost to another worker", job=job.key, error=str(error))
         except NodeError as error:
+            if self._node.stop.is_set():
+                self._give_back(job)
+                return
             self._fail(job, str(error), permanent=isinstance(error, DeliveryError) and error.permanent)
         except Exception as error:
             log.exception("job failed unexpectedly", job=job.key)
