@@ -1,9 +1,9 @@
 """Asking: images encoded once, the common prefix read once, all closed questions scored over that one cache.
 
-For NVILA all questions of a pair are one packed row: each sees the prefix and itself, never another question, and its
-positions start again where the prefix ends. That is the distribution that training shows (each question asked on its
-own over the shared prefix) and the same numbers as asking one by one, for the price of about one pass. Several pairs
-are rows of one batch. Other architectures get one batch row for each answer over a repeated cache; the first pair is
+For NVILA all questions of a pair are packed in a few rows: each sees the prefix and itself, never another question, and
+its positions start again where the prefix ends. That is the distribution that training shows (each question asked on
+its own over the shared prefix) and the same numbers as asking one by one, for the price of about one pass. Several
+pairs share a batch. Other architectures get one batch row for each answer over a repeated cache; the first pair is
 checked against the plain way, and where that disagrees the engine says so and goes the plain way from then on.
 """
 
@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from model.engine_plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
 from model.errors import InferenceError
@@ -39,7 +41,7 @@ class Strategy(StrEnum):
     """How closed questions are scored."""
 
     PACKED = "packed"
-    """One row of all questions behind the prefix (NVILA)."""
+    """A few rows of many questions each behind the prefix, each question blind to the others (NVILA)."""
     ROWS = "rows"
     """One batch row for each answer over the repeated cache of the prefix."""
     PLAIN = "plain"
@@ -237,22 +239,25 @@ class Engine:
         return [self._score_rows(prefix, closed)]
 
     def _score_packed(self, prefix: _Prefix, plan: PackedPlan) -> list[list[tuple[float, ...]]]:
-        device, batch = self.vlm.device, prefix.lengths.shape[0]
-        count = plan.ids.shape[0]
-        own = plan.mask.to(device).expand(batch, 1, count, count)
-        shared = prefix.mask[:, None, None, :].expand(batch, 1, count, prefix.mask.shape[1])
-        outputs = self.vlm.model(
-            input_ids=plan.ids.to(device).expand(batch, count),
+        """One pass of the language model over pairs x rows; the vocabulary only where an answer token is predicted."""
+        device, llm = self.vlm.device, self.vlm.model.llm
+        pairs, (count, width) = prefix.lengths.shape[0], plan.ids.shape
+        own = plan.mask.to(device).repeat(pairs, 1, 1)[:, None]
+        shared = prefix.mask.repeat_interleave(count, dim=0)[:, None, None, :].expand(-1, 1, width, -1)
+        offsets = plan.offsets.to(device).clamp(min=0).repeat(pairs, 1)
+        hidden = llm.model(
+            input_ids=plan.ids.to(device).repeat(pairs, 1),
             attention_mask=self._mask(torch.cat([shared, own], dim=-1)),
-            position_ids=prefix.lengths[:, None] + plan.offsets.to(device),
-            past_key_values=prefix.cache,
+            position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
+            past_key_values=repeated(prefix.cache, count),
             use_cache=True,
-            logits_to_keep=plan.rows.to(device),
-        )
-        prefix.cache.crop(-count)  # type: ignore[attr-defined]  # the open questions start from the prefix again
-        logs = outputs.logits.float().log_softmax(-1)
-        taken = logs[:, plan.sources.to(device), plan.targets.to(device)]  # [B, answer tokens]
-        totals = torch.zeros(batch, sum(plan.answers), device=device).index_add_(1, plan.owners.to(device), taken)
+        ).last_hidden_state.view(pairs, count, width, -1)
+        # Several answer tokens are predicted from the same place: project each place once.
+        places, back = torch.unique(plan.rows * width + plan.columns, return_inverse=True)
+        needed = hidden.flatten(1, 2)[:, places.to(device)]
+        logs = llm.lm_head(needed).float().log_softmax(-1)
+        taken = logs[:, back.to(device), plan.targets.to(device)]  # [pairs, answer tokens]
+        totals = torch.zeros(pairs, sum(plan.answers), device=device).index_add_(1, plan.owners.to(device), taken)
         return [[tuple(part.tolist()) for part in row.split(plan.answers)] for row in totals.cpu()]
 
     def _mask(self, seen: Tensor) -> Tensor:
@@ -280,8 +285,7 @@ class Engine:
         width = max(len(row) for row in fed)
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in fed], device=device)
         real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], device=device)
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_repeat_interleave(len(rows))  # type: ignore[attr-defined]
+        cache = repeated(prefix.cache, len(rows))
         mask = torch.cat([prefix.mask.long().expand(len(rows), -1), real], dim=1)
         outputs = self.vlm.model(
             input_ids=ids,
@@ -370,8 +374,7 @@ class Engine:
     def _generate_rows(self, prefix: _Prefix, suffixes: Sequence[tuple[int, ...]]) -> list[tuple[str, bool]]:
         """Greedy answers of all questions of all rows in one batch; finished rows idle until the last one ends."""
         device, count = self.vlm.device, len(suffixes)
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_repeat_interleave(count)  # type: ignore[attr-defined]
+        cache = repeated(prefix.cache, count)
         pairs = prefix.lengths.shape[0]
         width = max(len(suffix) for suffix in suffixes)
         ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes] * pairs, device=device)
@@ -412,3 +415,14 @@ class Engine:
         end = next((place for place, token in enumerate(row) if token in stops), len(row))
         text: str = self.vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
         return text.strip()
+
+
+def repeated(cache: Any, times: int) -> Any:
+    """A cache of its own in which each row stands `times` times; the original may be continued again."""
+    twin = copy.copy(cache)
+    # These two append by making new tensors, so the prefix's are shared; any other kind may write in place.
+    shared = (DynamicLayer, DynamicSlidingWindowLayer)
+    twin.layers = [copy.copy(layer) if type(layer) in shared else copy.deepcopy(layer) for layer in cache.layers]
+    if times > 1:
+        twin.batch_repeat_interleave(times)
+    return twin

@@ -6,7 +6,7 @@ No model runs here. A plan depends on the texts alone, so it is made once for a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from model.errors import InferenceError
 from model.prompts import PromptLayout
 from model.questions import Question
 from model.vlm import Vlm
+
+ROW_TOKENS = 128
+"""About how many question tokens share a row of the packed pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +45,44 @@ class BatteryTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedPlan:
-    """All closed questions as one row of tokens behind the prefix.
+    """All closed questions in R rows of W tokens behind the prefix.
 
-    ids [S]. offsets [S]: position of each token, counted from the end of the prefix; every question starts again at 0.
-    mask [S, S]: which tokens of the row a token sees beside the prefix: its own question up to itself, and of that
-    question's answers only its own. rows [K]: tokens whose logits are needed. For each answer token: `sources` its
-    place in rows, `targets` its id, `owners` the number of its answer; `answers`: how many answers each question has.
+    ids, offsets [R, W]: tokens and their positions, counted from the end of the prefix; every question starts again at
+    0. mask [R, W, W]: which tokens of its row a token sees beside the prefix: its own question up to itself, and of
+    that question's answers only its own. Padding sees itself. For each answer token: `rows` and `columns` the token
+    whose logits count, `targets` its id, `owners` the number of its answer; `answers`: how many each question has.
     """
 
     ids: Tensor
     offsets: Tensor
     mask: Tensor
     rows: Tensor
-    sources: Tensor
+    columns: Tensor
     targets: Tensor
     owners: Tensor
     answers: tuple[int, ...]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens without padding."""
+        return int((self.offsets >= 0).sum())
+
+
+@dataclass(slots=True)
+class _Trie:
+    """One question with its answers as a tree. parents: place before each token, -1 for the prefix. wanted: for each
+    answer token the place whose logits count, its id, and the answer's number within the question."""
+
+    ids: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    wanted: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, token: int, offset: int, parent: int) -> int:
+        self.ids.append(token)
+        self.offsets.append(offset)
+        self.parents.append(parent)
+        return len(self.ids) - 1
 
 
 def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]) -> BatteryTokens:
@@ -78,45 +103,68 @@ def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]
     return BatteryTokens(first_prompt=prompts[0], first_suffix=entries[0].suffix, questions=tuple(entries))
 
 
-def packed_plan(questions: Sequence[QuestionTokens]) -> PackedPlan:
-    """Lay all suffixes and the tries of their answers in one row."""
-    ids: list[int] = []
-    offsets: list[int] = []
-    parents: list[int] = []  # the token before, -1 where that is the prefix
-    wanted: list[tuple[int, int, int]] = []  # (token whose logits count, target id, answer number)
-    owner = 0
-    for entry in questions:
-        last = -1
-        for offset, token in enumerate(entry.suffix):
-            parents.append(last)
-            ids.append(token)
-            offsets.append(offset)
-            last = len(ids) - 1
-        nodes: dict[tuple[int, ...], int] = {(): last}
-        for answer in entry.answers:
-            for depth, token in enumerate(answer):
-                before = nodes[answer[:depth]]
-                wanted.append((before, token, owner))
-                path = answer[: depth + 1]
-                # The last token of an answer is only ever a target; nothing is read behind it.
-                if depth + 1 < len(answer) and path not in nodes:
-                    parents.append(before)
-                    ids.append(token)
-                    offsets.append(len(entry.suffix) + depth)
-                    nodes[path] = len(ids) - 1
-            owner += 1
-    rows = sorted({source for source, _, _ in wanted})
-    place = {row: index for index, row in enumerate(rows)}
+def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:
+    """Lay all suffixes and the tries of their answers in rows of about `width` tokens.
+
+    Few long rows waste attention on other questions, many short ones copy the prefix's cache more often.
+    """
+    tries = [_trie(entry) for entry in questions]
+    rows = _filled_rows([len(trie.ids) for trie in tries], width)
+    longest = max(sum(len(tries[number].ids) for number in row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    offsets = torch.full((len(rows), longest), -1)
+    mask = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
+    starts = [sum(len(entry.answers) for entry in questions[:number]) for number in range(len(questions))]
+    wanted: list[tuple[int, int, int, int]] = []
+    for row, numbers in enumerate(rows):
+        used = 0
+        for number in numbers:
+            trie = tries[number]
+            end = used + len(trie.ids)
+            ids[row, used:end] = torch.tensor(trie.ids)
+            offsets[row, used:end] = torch.tensor(trie.offsets)
+            mask[row, used:end, used:end] = ancestor_mask(trie.parents)
+            wanted += [(row, used + place, token, starts[number] + answer) for place, token, answer in trie.wanted]
+            used = end
+    columns = torch.tensor(wanted).unbind(1)
     return PackedPlan(
-        ids=torch.tensor(ids),
-        offsets=torch.tensor(offsets),
-        mask=ancestor_mask(parents),
-        rows=torch.tensor(rows),
-        sources=torch.tensor([place[source] for source, _, _ in wanted]),
-        targets=torch.tensor([target for _, target, _ in wanted]),
-        owners=torch.tensor([number for _, _, number in wanted]),
+        ids=ids,
+        offsets=offsets,
+        mask=mask,
+        rows=columns[0],
+        columns=columns[1],
+        targets=columns[2],
+        owners=columns[3],
         answers=tuple(len(entry.answers) for entry in questions),
     )
+
+
+def _trie(entry: QuestionTokens) -> _Trie:
+    trie = _Trie()
+    last = -1
+    for offset, token in enumerate(entry.suffix):
+        last = trie.add(token, offset, last)
+    nodes: dict[tuple[int, ...], int] = {(): last}
+    for number, answer in enumerate(entry.answers):
+        for depth, token in enumerate(answer):
+            before, path = nodes[answer[:depth]], answer[: depth + 1]
+            trie.wanted.append((before, token, number))
+            # The last token of an answer is only ever a target; nothing is read behind it.
+            if depth + 1 < len(answer) and path not in nodes:
+                nodes[path] = trie.add(token, len(entry.suffix) + depth, before)
+    return trie
+
+
+def _filled_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Number of each question by row: the longest first, each into the emptiest row; rows come out about equal."""
+    count = max(1, -(-sum(lengths) // width))
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        row = filled.index(min(filled))
+        rows[row].append(number)
+        filled[row] += lengths[number]
+    return [row for row in rows if row]
 
 
 def ancestor_mask(parents: Sequence[int]) -> Tensor:

@@ -130,7 +130,7 @@ def test_answers_of_unequal_length_share_their_beginning(vlm: NvilaVlm) -> None:
     assert_same(engine.ask([asked])[0], engine.ask_plainly(asked))
     tokens = battery_tokens(vlm, asked.layout, asked.questions)
     plan = packed_plan(tokens.questions)
-    assert len(plan.ids) < len(tokens.questions[0].suffix) + sum(len(row) - 1 for row in tokens.questions[0].answers)
+    assert plan.token_count < len(tokens.questions[0].suffix) + sum(len(row) - 1 for row in tokens.questions[0].answers)
 
 
 def test_no_question_sees_another() -> None:
