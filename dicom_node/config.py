@@ -441,27 +441,23 @@ def load_settings(path: Path) -> Settings:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute against the folder of the file, so that the working directory does not matter."""
-    update: dict[str, Any] = {
-        name: _with_paths(getattr(settings, name), folder) for name in type(settings).model_fields
-    }
-    url = settings.database.url
-    prefix = "sqlite:///"
+    anchored: Settings = _below(settings, folder)
+    url, prefix = settings.database.url, "sqlite:///"
     if url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
-        update["database"] = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
-    return settings.model_copy(update=update)
+        database = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
+        anchored = anchored.model_copy(update={"database": database})
+    return anchored
 
 
-def _with_paths(value: Any, folder: Path) -> Any:
-    """`value` with every relative Path in it put below `folder`."""
-    if isinstance(value, Path):
-        return folder / value
-    if isinstance(value, tuple):
-        return tuple(_with_paths(item, folder) for item in value)
-    if isinstance(value, Section):
+def _below(value: Any, folder: Path) -> Any:
+    """The same value with every relative path in it below `folder`."""
+    if isinstance(value, BaseModel):
         return value.model_copy(
-            update={name: _with_paths(getattr(value, name), folder) for name in type(value).model_fields}
+            update={name: _below(getattr(value, name), folder) for name in type(value).model_fields}
         )
-    return value
+    if isinstance(value, tuple):
+        return tuple(_below(item, folder) for item in value)
+    return folder / value if isinstance(value, Path) else value
 
 
 def _explain(item: Any) -> str:
