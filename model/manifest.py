@@ -181,10 +181,12 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST_NAME}; the checkpoint is half-written or not one of ours")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        stored = json.loads(path.read_bytes())
+        manifest = Manifest.model_validate(stored)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a manifest of format {FORMAT_VERSION}: {error}") from error
-    if manifest.device_uid != _device_uid(manifest.model_dump(mode="json", exclude={"device_uid"})):
+    # From the values as stored, not as we would write them: a field that we add later must not disown old manifests.
+    if manifest.device_uid != _device_uid({key: value for key, value in stored.items() if key != "device_uid"}):
         raise CheckpointError(f"{path}: was changed by hand (the Device UID does not fit the content)")
     if verify:
         _verify(folder, manifest)
