@@ -86,7 +86,8 @@ class Node:
             with self.database() as database, database.read() as session:
                 analysed = session.scalar(select(func.count()).where(Study.state == StudyState.ANALYSED)) or 0
                 current = session.scalar(select(func.count()).where(Result.is_current)) or 0
-                waiting = session.scalar(select(func.count()).where(Delivery.state != DeliveryState.CONFIRMED)) or 0
+                ended = Delivery.state.in_([DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED])
+                waiting = session.scalar(select(func.count()).where(~ended)) or 0
             return analysed >= studies and current >= studies and (not delivered or waiting == 0)
 
         try:

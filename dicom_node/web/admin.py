@@ -15,7 +15,7 @@ from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Noti
 from dicom_node.web import reading
 from dicom_node.web.pages import render
 from dicom_node.web.routing import Call, Rule
-from dicom_node.web.views import choice
+from dicom_node.web.views import choice, row_number
 
 
 def jobs(call: Call) -> Response:
@@ -45,7 +45,8 @@ def retry(call: Call) -> Response:
     with call.node.database.write() as session:
         keys = None
         if given:
-            key = session.scalar(select(Job.key).where(Job.id == int(given))) if given.isdigit() else None
+            number = row_number(given)
+            key = session.scalar(select(Job.key).where(Job.id == number)) if number is not None else None
             if key is None:
                 raise HTTPException(404, "no such job")
             keys = [key]

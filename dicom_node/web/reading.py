@@ -229,10 +229,24 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         instances=count or 0,
         timeline=_timeline(study, results, rows),
         deliveries=tuple(_delivery_line(delivery, document) for delivery, document, _ in rows),
-        findings=tuple(result.prediction.get("findings", ())) if result is not None else (),
+        findings=_most_urgent_first(result.prediction.get("findings", ())) if result is not None else (),
     )
     session.expunge_all()  # the values outlive the session
     return page
+
+
+def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """What changed, then what is there, then what is not known, then what is absent; else as the model has it."""
+    presences = ("present", "abstained", "absent")
+
+    def rank(finding: dict[str, Any]) -> tuple[int, int]:
+        change, presence = finding.get("change"), finding.get("presence")
+        return (
+            URGENCY.index(change) if change in URGENCY else len(URGENCY),
+            presences.index(presence) if presence in presences else len(presences),
+        )
+
+    return tuple(sorted(findings, key=rank))
 
 
 def _any_image(session: Session, study_pk: int) -> str:

@@ -89,11 +89,11 @@ def work_list(call: Call) -> Response:
 def filter_of(call: Call) -> reading.Filter:
     """The filter in the query string. Raises HTTPException 400 naming what is allowed."""
     return reading.Filter(
-        words=call.text("q")[:200],
+        words=call.text("q").replace("\x00", "")[:200],
         state=choice(call, "state", StudyState),
         outcome=choice(call, "outcome", Outcome),
         delivery=choice(call, "delivery", DeliveryState),
-        study_date=call.text("date")[:10],
+        study_date=call.text("date").replace("\x00", "")[:10],
         offset=call.number("offset", 0),
         limit=call.number("limit", reading.PAGE, least=1, most=500),
     )
@@ -170,6 +170,8 @@ def give_feedback(call: Call) -> Response:
 
 def word_of(fields: dict[str, str]) -> feedback.Word:
     """A word out of a form or JSON object. Raises UsageError naming what is allowed."""
+    if any(not _is_storable(value) for value in fields.values()):
+        raise UsageError("a text holds characters that no text may hold")
     try:
         aspect = feedback.Aspect(fields.get("aspect", ""))
         verdict = Verdict(fields.get("verdict", ""))
@@ -186,13 +188,24 @@ def word_of(fields: dict[str, str]) -> feedback.Word:
     )
 
 
+def _is_storable(text: str) -> bool:
+    """Whether databases take it: lone surrogates come in by JSON, and PostgreSQL refuses NUL."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def row_number(text: str) -> int | None:
+    """The number of a row; None for what is none, also where it is longer than any database keeps."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def keep_word(call: Call, word: feedback.Word, result_id: str) -> int:
     """Write the word to a result of the path's study. Raises UsageError, HTTPException 404."""
     uid = str(call.request.path_params["study_instance_uid"])
-    if not result_id.isdigit():
+    number = row_number(result_id)
+    if number is None:
         raise UsageError("result: which result the word is on, by its number")
     with call.node.database.write() as session:
-        result = session.get(Result, int(result_id))
+        result = session.get(Result, number)
         if result is None or result.study.study_instance_uid != uid:
             raise HTTPException(404, "no such result of this study")
         row = feedback.record(

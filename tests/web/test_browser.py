@@ -1,0 +1,163 @@
+"""A person in Debian's Chromium: work list → study → feedback → reprocess → dead letter retry, by mouse and by keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import select, update
+
+from dicom_node.index.tables import Delivery, DeliveryState, Feedback, Job, JobKind
+from tests.deliver.nodes import run_due
+from tests.deliver.pacs import Fault, Pacs, running
+from tests.support import REPOSITORY, program
+from tests.web.site import PASSWORD, Site, running_site
+
+PHONE = {"width": 375, "height": 740}
+DESK = {"width": 1280, "height": 900}
+PICTURES = Path(os.environ.get("DICOM_NODE_ARTEFACTS", REPOSITORY / "artefacts")) / "web"
+
+
+@pytest.fixture(scope="module")
+def pacs() -> Iterator[Pacs]:
+    with running(Pacs(faults={Fault.REFUSES})) as pacs:
+        yield pacs
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Site]:
+    where = {"name": "pacs", "port": pacs.port, "ae_title": "FAULTY", "verify": "find"}
+    with running_site(tmp_path_factory.mktemp("site"), where) as site:
+        with site.node.database.write() as session:
+            session.execute(update(Job).values(attempts=4))
+        run_due(site.node)
+        yield site
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = program("chromium")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+def enter(browser: Browser, site: Site, name: str, *, scheme: str = "light", phone: bool = False) -> Page:
+    """A page of a logged-in user; errors of its scripts fail the test."""
+    page = browser.new_page(viewport=PHONE if phone else DESK, color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: pytest.fail(f"script error: {error}"))
+    page.goto(site.base)
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Work list")).to_be_visible()
+    return page
+
+
+def picture(page: Page, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+def grey_levels(page: Page, role: str) -> tuple[float, float]:
+    """Mean and spread of what the canvas shows."""
+    script = """role => {
+      const canvas = document.querySelector(`canvas[data-role=${role}]`);
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      let sum = 0, squares = 0, count = data.length / 4;
+      for (let i = 0; i < data.length; i += 4) { sum += data[i]; squares += data[i] * data[i]; }
+      return [sum / count, Math.sqrt(squares / count - (sum / count) ** 2)];
+    }"""
+    mean, spread = page.evaluate(script, role)
+    return float(mean), float(spread)
+
+
+def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Browser, pacs: Pacs) -> None:
+    page = enter(browser, site, "administrator")
+    picture(page, "worklist")
+    page.get_by_role("link", name="Phantom").first.click()
+    expect(page.locator("canvas[data-role=current][data-ready]")).to_be_visible()
+    expect(page.locator("canvas[data-role=prior][data-ready]")).to_be_visible()
+    assert grey_levels(page, "current")[1] > 20, "a radiograph, not a black square"
+    assert grey_levels(page, "prior")[1] > 20
+    before = grey_levels(page, "current")[0]
+    page.get_by_label("Regions").check()
+    assert grey_levels(page, "current")[0] != before, "the region is drawn"
+    picture(page, "study")
+    page.get_by_role("slider", name="Level").fill("90")
+    assert grey_levels(page, "current")[0] < before, "a higher level is a darker picture"
+    page.get_by_role("button", name="Reset").click()
+
+    page.get_by_label("Correct pleural effusion").click()
+    row = page.locator("#finding-pleural_effusion")
+    row.locator("form", has_text="change").locator("select").select_option("worsening")
+    row.locator("form:has(select)", has_text="change").get_by_role("button", name="Right is this").click()
+    expect(page.get_by_text("your word is kept")).to_be_visible()
+    expect(page.locator("ul.words")).to_contain_text("worsening")
+
+    page.get_by_role("button", name="Reprocess").click()
+    expect(page.get_by_text("the study will be analysed again")).to_be_visible()
+
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.locator("tr.attention")).to_have_count(2)
+    picture(page, "jobs")
+    pacs.faults.clear()
+    page.get_by_role("button", name="Retry all 2 dead letters").click()
+    expect(page.get_by_text("2 jobs will be tried again")).to_be_visible()
+    run_due(site.node)
+    page.goto(f"{site.base}/studies/{site.study_instance_uid}")
+    expect(page.locator(".timeline")).to_contain_text("proven delivered")
+    page.close()
+    with site.node.database.read() as session:
+        assert [row.value for row in session.scalars(select(Feedback))] == ["worsening"]
+        assert session.scalars(select(Job).where(Job.kind == JobKind.ANALYSE)).one().payload["generation"] == 2
+        assert set(session.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
+
+
+def test_the_same_by_keys_alone(site: Site, browser: Browser) -> None:
+    page = enter(browser, site, "radiologist")
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("Phantom")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("2 studies")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    canvas = page.locator("canvas[data-role=current][data-ready]")
+    expect(canvas).to_be_visible()
+    before = grey_levels(page, "current")[0]
+    page.keyboard.press("o")
+    expect(page.get_by_label("Regions")).to_be_checked()
+    canvas.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowUp")
+    assert grey_levels(page, "current")[0] < before
+    page.keyboard.press("r")
+    page.keyboard.press("g")
+    page.keyboard.press("d")
+    expect(page.get_by_role("heading", name="Deliveries")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browser, scheme: str) -> None:
+    page = enter(browser, site, "viewer", scheme=scheme, phone=True)
+    for path in ("/", f"/studies/{site.study_instance_uid}", "/jobs", "/deliveries", "/destinations", "/models"):
+        page.goto(site.base + path)
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{path} is {wide} pixels wider than the phone"
+    page.goto(f"{site.base}/studies/{site.study_instance_uid}")
+    expect(page.locator("canvas[data-role=current][data-ready]")).to_be_visible()
+    assert page.get_by_text("Your word").count() == 0, "a viewer gives no feedback"
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (dark == "rgb(16, 20, 24)") == (scheme == "dark")
+    picture(page, f"phone-{scheme}")
+    page.close()
