@@ -129,7 +129,7 @@ def _analyse_image(
     if seen is None:
         detail = looked.failures[current.path]
         return _not_analysed(current, AbstainReason.UNREADABLE, f"The image cannot be read: {detail}.", setting)
-    choice, prior = _prior(current, earlier, setting, looked)
+    choice, prior = _prior(current, seen, earlier, setting, looked)
     prior_seen = looked.at(prior, setting.decode) if prior is not None else None
     pair = StudyPair(current=seen, prior=prior_seen)
     try:
@@ -154,30 +154,29 @@ def _analyse_image(
 
 
 def _prior(
-    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
+    current: StoredImage, seen: DisplayImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
 ) -> tuple[PriorChoice, StoredImage | None]:
-    """Choose, look at the chosen film, and choose again where looking changed what is known of it."""
+    """Choose, look at the chosen film, and choose again until what was seen no longer changes the choice."""
     candidates = {image.facts.sop_instance_uid: image for image in earlier}
-    seen = looked.at(current, setting.decode)
     same: set[str] = set()
-    unreadable: dict[str, str] = {}
+    unreadable: list[tuple[str, str]] = []
+    verified: set[str] = set()
     while True:
         facts = [image.facts for image in candidates.values()]
-        choice = choose_prior(
-            current.facts, facts, setting.policy, same_picture=same, unreadable=list(unreadable.items())
-        )
+        choice = choose_prior(current.facts, facts, setting.policy, same_picture=same, unreadable=unreadable)
         if choice.prior is None:
             return choice, None
         uid = choice.prior.sop_instance_uid
-        chosen = candidates[uid]
-        if chosen.facts.check is not None:
-            return choice, chosen
-        candidates[uid] = _checked(chosen, setting, looked)
-        picture = looked.at(chosen, setting.decode)
-        if picture is None:
-            unreadable[uid] = looked.failures[chosen.path]
-        elif seen is not None and same_picture(seen, picture):
+        if uid in verified:
+            return choice, candidates[uid]
+        prior_seen = looked.at(candidates[uid], setting.decode)
+        if prior_seen is None:
+            unreadable.append((uid, looked.failures[candidates[uid].path]))
+        elif same_picture(seen, prior_seen):
             same.add(uid)
+        else:
+            candidates[uid] = _checked(candidates[uid], setting, looked)
+            verified.add(uid)
 
 
 def _reason(outcome: Outcome, choice: PriorChoice, prediction: Prediction) -> str:
