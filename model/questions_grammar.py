@@ -229,7 +229,7 @@ def parse_events(text: str, tense: Tense = Tense.DIFFERENCE) -> ParsedEvents:
             if match is None:
                 continue
             if kind is EventKind.LEVEL:
-                readings = _level_readings(match[1], match[2])
+                readings = level_readings(match[1], match[2])
                 if len(readings) == 1:
                     events.extend(readings)
                 elif readings:
@@ -267,7 +267,7 @@ def _named(names: str, kind: EventKind) -> tuple[list[Event], list[str]]:
     return known, foreign
 
 
-def _level_readings(name: str, degrees: str) -> tuple[Event, ...]:
+def level_readings(name: str, degrees: str) -> tuple[Event, ...]:
     """Every way to read "A to B" with both parts in the level vocabulary (some level words hold " to " themselves)."""
     key, levels = finding_key(name), set(ontology().levels)
     if key is None:

@@ -1,0 +1,244 @@
+"""Commands of the ML engineer: `evaluate`, and `train preview | rewrite | leakage`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dicom_node.cli.common import console, errors
+from dicom_node.errors import NodeError, UsageError
+from model.errors import ModelError
+from training.drops import DataError, DropReport
+
+if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
+    from model.schema import StudyPair
+    from training.evaluate import Evaluation
+    from training.judge import JudgeScores, TextModel
+    from training.records import Record, Split
+
+DataOption = Annotated[
+    str, typer.Option("--data", help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".')
+]
+SplitOption = Annotated[str, typer.Option(help='Split: "train", "validate", "test", "fixture" or "all".')]
+ServerOption = Annotated[str, typer.Option(help="OpenAI-compatible server of the text model, with its /v1.")]
+TextModelOption = Annotated[
+    str, typer.Option(help="Text model: a name on the server, or a local folder or Hub id without one.")
+]
+
+group = typer.Typer(name="train", help="Look at and prepare training data.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("evaluate")(evaluate_command)
+    group.command("preview")(preview)
+    group.command("rewrite")(rewrite_command)
+    group.command("leakage")(leakage_command)
+    app.add_typer(group)
+
+
+def evaluate_command(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.html and evaluation.json.")],
+    model: Annotated[str, typer.Option(help='Checkpoint: "demo", a folder, or a Hub id.')] = "demo",
+    split: SplitOption = "all",
+    limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
+    findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
+    consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
+    device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
+    judge_server: ServerOption = "",
+    judge_model: TextModelOption = "",
+) -> None:
+    """Evaluate a checkpoint on a data set: one HTML page and one JSON file."""
+    from model.predict import load_predictor
+    from training.datasets import loaded, open_records, parse_spec
+    from training.evaluate import EvaluationOptions, evaluate
+    from training.evaluate_report import write_report
+    from training.evaluate_texts import published_asker
+
+    with _our_errors():
+        report = DropReport()
+        spec = parse_spec(data)
+        predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
+        items = list(loaded(open_records(spec, report), report, split=_split(split), limit=limit))
+        if not items:
+            raise NodeError(f"{data} gives no pair in split {split}:\n" + "\n".join(report.lines()))
+        with _progress() as (bar, task):
+            bar.update(task, total=len(items), description="evaluating")
+            result = evaluate(
+                predictor,
+                items,
+                report,
+                data=f"{spec}, split {split}",
+                options=EvaluationOptions(consistency=consistency),
+                ask=published_asker(predictor),
+                progress=lambda done: bar.update(task, completed=done),
+            )
+        verdicts = _judged(items, result, judge_server, judge_model)
+        page, values = write_report(
+            result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
+        )
+    for line in report.lines():
+        console.print(line)
+    console.print(f"{page}\n{values}")
+
+
+def preview(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The page to write, an .html file.")],
+    split: SplitOption = "train",
+    streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
+    samples: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 24,
+    limit: Annotated[int, typer.Option(min=1, help="Read at most so many records.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples.")] = 0,
+    long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
+) -> None:
+    """Write a page with training samples: images, questions, answers, and what the loss sees."""
+    from itertools import islice
+
+    from training.datasets import open_records, parse_spec
+    from training.instructions import InstructionOptions, Stream
+    from training.preview import write_preview
+    from training.rewrite import load_answers
+
+    with _our_errors():
+        try:
+            wanted = frozenset(Stream(name.strip()) for name in streams.split(","))
+        except ValueError as error:
+            raise UsageError(f"--streams: {error}; there are {', '.join(Stream)}") from error
+        report, chosen = DropReport(), _split(split)
+        records = open_records(parse_spec(data), DropReport())
+        if chosen is not None and not data.startswith("phantom:"):
+            records = (record for record in records if record.split is chosen)
+        shown = write_preview(
+            islice(records, limit),
+            InstructionOptions(streams=wanted),
+            out,
+            report,
+            data=data,
+            samples=samples,
+            seed=seed,
+            long_answers=load_answers(long_answers) if long_answers is not None else None,
+        )
+    console.print(f"{shown} samples in {out}")
+
+
+def rewrite_command(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="JSON file for the accepted answers.")],
+    server: ServerOption = "",
+    text_model: TextModelOption = "",
+    limit: Annotated[int | None, typer.Option(help="At most so many answers.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the rule-based writer.")] = 0,
+) -> None:
+    """Rewrite difference answers into report-style sentences by a text model or by rules; keep what stays true."""
+    from itertools import islice
+
+    from training.datasets import open_records, parse_spec
+    from training.evaluate_texts import reference_sentence
+    from training.rewrite import ModelWriter, RuleWriter, rewrite, save_answers
+
+    with _our_errors():
+        report = DropReport()
+        records = open_records(parse_spec(data), DropReport())
+        sources = (
+            (record.record_id, sentence) for record in records if (sentence := reference_sentence(record)) is not None
+        )
+        model = _text_model(server, text_model)
+        writer = ModelWriter(model) if model is not None else RuleWriter(seed)
+        with _progress() as (bar, task):
+            bar.update(task, total=limit, description="rewriting")
+            answers = rewrite(
+                islice(sources, limit), writer, report, progress=lambda done: bar.update(task, completed=done)
+            )
+        save_answers(out, answers, writer=writer.name, report=report)
+    for line in report.lines():
+        console.print(line)
+
+
+def leakage_command(
+    data: DataOption,
+    by_patient: Annotated[
+        bool, typer.Option(help="Check the patient-disjoint split instead of the official one.")
+    ] = False,
+    salt: Annotated[str, typer.Option(help="Of the patient-disjoint split.")] = "dicom-node",
+) -> None:
+    """Say what a data set holds, what was dropped and why, and what stands in more than one split."""
+    from training.datasets import open_records, parse_spec
+    from training.readers.splits import leakage, patient_disjoint
+
+    with _our_errors():
+        report = DropReport()
+        records = open_records(parse_spec(data), report)
+        found = leakage(patient_disjoint(records, salt=salt) if by_patient else records)
+    for line in (*report.lines(), *found.lines()):
+        console.print(line)
+    if not found.clean:
+        errors.print("the splits leak")
+        raise typer.Exit(1)
+
+
+def _judged(
+    items: Sequence[tuple[Record, StudyPair]], result: Evaluation, server: str, name: str
+) -> JudgeScores | None:
+    """The judge's scores of the difference sentences; None where no judge was named."""
+    from model.questions import DIFFERENCE_TEXT
+    from training.evaluate_texts import reference_sentence
+    from training.judge import JudgeItem, judge
+
+    model = _text_model(server, name)
+    if model is None:
+        return None
+    judged = [
+        JudgeItem(key=record.record_id, question=DIFFERENCE_TEXT, reference=reference, candidate=sentence)
+        for (record, _), sentence in zip(items, result.sentences, strict=True)
+        if sentence is not None and (reference := reference_sentence(record)) is not None
+    ]
+    return judge(judged, model)
+
+
+def _text_model(server: str, name: str) -> TextModel | None:
+    """The text model that was named: on a server, or local; None where none was."""
+    from model.remote_client import ServerClient
+    from training.judge import LocalText, ServerText
+
+    if server and not name:
+        raise UsageError("a server needs the name of one of its models as well")
+    if server:
+        return ServerText(ServerClient(server, api_key=os.environ.get("OPENAI_API_KEY")), name)
+    return LocalText(name) if name else None
+
+
+def _split(word: str) -> Split | None:
+    """The split of an option, None for "all"."""
+    from training.readers.mimic import SPLIT_WORDS
+
+    if word == "all":
+        return None
+    if word not in SPLIT_WORDS:
+        raise UsageError(f"--split is one of all, {', '.join(sorted(SPLIT_WORDS))}; not {word!r}")
+    return SPLIT_WORDS[word]
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Errors of `model` and `training` leave the command line as ours: one sentence and exit status 1."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        raise NodeError(str(error)) from error
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Progress, TaskID]]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        yield bar, bar.add_task("")

@@ -1,0 +1,176 @@
+"""One evaluation as one HTML page (tables, plots, worst cases with images) and as JSON; both stand alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from PIL import Image
+
+from model.schema import DisplayImage
+from training.evaluate import Curve, Evaluation
+from training.judge import JudgeScores
+from training.metrics.classification import ReliabilityBin
+
+PICTURE_SIDE = 320
+"""Longer side of an image in the report, pixels."""
+PLOT_SIDE = 180
+
+LABELS = {
+    "presence_auroc": "presence AUROC, mean over findings",
+    "presence_accuracy": "presence accuracy",
+    "change_f1": "change, macro F1",
+    "side_accuracy": "side accuracy, of findings rightly called present",
+    "side_coverage": "share of present findings given a side",
+    "grade_accuracy": "grade accuracy",
+    "swap_consistency": "other order gives the inverse change, all findings",
+    "swap_consistency_changed": "the same, where a change is stated or true",
+    "same_image_consistency": "same image twice: stable or none",
+    "presence_ece": "expected calibration error, presence",
+    "change_ece": "expected calibration error, change",
+}
+
+
+def write_report(
+    evaluation: Evaluation, folder: Path, *, produced_at: str = "", judge: JudgeScores | None = None
+) -> tuple[Path, Path]:
+    """Write `evaluation.html` and `evaluation.json` into the folder (made where missing); returns both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, data = folder / "evaluation.html", folder / "evaluation.json"
+    page.write_text(as_html(evaluation, produced_at=produced_at, judge=judge), "utf-8")
+    values = as_json(evaluation, produced_at=produced_at, judge=judge)
+    data.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", "utf-8")
+    return page, data
+
+
+def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores | None = None) -> dict[str, Any]:
+    """Every figure as plain values; what could not be computed is null, never a number."""
+    values = {
+        "data": evaluation.data,
+        "produced_at": produced_at,
+        "model": asdict(evaluation.model),
+        "proxy_labels": evaluation.proxy,
+        "scores": asdict(evaluation.scores) if evaluation.scores else None,
+        "baselines": {name: asdict(scores) for name, scores in evaluation.baselines.items()},
+        "texts": asdict(evaluation.texts) if evaluation.texts else None,
+        "published": asdict(evaluation.published) if evaluation.published else None,
+        "progression": evaluation.progression,
+        "judge": asdict(judge) if judge else None,
+        "reliability": {
+            "presence": [asdict(part) for part in evaluation.presence_reliability],
+            "change": [asdict(part) for part in evaluation.change_reliability],
+        },
+        "roc": [asdict(curve) for curve in evaluation.curves],
+        "worst": [{"record": c.record_id, "loss": c.loss, "differences": c.rows} for c in evaluation.worst],
+        "seconds_per_pair": evaluation.seconds_per_pair,
+        "left_out": evaluation.report.as_json(),
+        "per_question": evaluation.per_question,
+    }
+    finite: dict[str, Any] = _finite(values)
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores | None = None) -> str:
+    """The whole page as text; images are inside it."""
+    environment = Environment(
+        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
+    )
+    environment.filters["figure"] = figure
+    curves = sorted(evaluation.curves, key=lambda curve: curve.auroc)
+    reliability_plots = [
+        (name, reliability_plot(bins))
+        for name, bins in (("presence", evaluation.presence_reliability), ("change", evaluation.change_reliability))
+        if bins
+    ]
+    cases = [
+        {
+            "record_id": case.record_id,
+            "loss": case.loss,
+            "rows": case.rows,
+            "current": picture_url(case.current),
+            "prior": picture_url(case.prior) if case.prior is not None else None,
+        }
+        for case in evaluation.worst
+    ]
+    return environment.get_template("evaluation.html").render(
+        data=evaluation.data,
+        model=evaluation.model,
+        produced_at=produced_at,
+        proxy=evaluation.proxy,
+        scores=evaluation.scores,
+        baselines=evaluation.baselines,
+        texts=evaluation.texts,
+        published=evaluation.published,
+        progression=evaluation.progression,
+        judge=judge,
+        labels=LABELS,
+        reliability_plots=reliability_plots,
+        roc_plots=[(curve, roc_plot(curve)) for curve in curves],
+        cases=cases,
+        dropped=evaluation.report.lines(),
+        seconds_per_pair=evaluation.seconds_per_pair,
+    )
+
+
+def figure(value: float | None) -> str:
+    """Three decimals; "–" for what could not be computed."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def picture_url(image: DisplayImage, side: int = PICTURE_SIDE) -> str:
+    """The image as a PNG data URL, its longer side at most `side` pixels."""
+    grey = Image.fromarray((np.clip(image.pixels, 0, 1) * 255).round().astype(np.uint8))
+    grey.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    grey.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _plot(points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float, float]] = ()) -> Markup:
+    """An SVG square 0..1 × 0..1 with its diagonal, a line, and dots (x, y, radius). Numbers only: nothing to escape."""
+
+    def place(x: float, y: float) -> str:
+        return f"{x * PLOT_SIDE:.1f},{(1 - y) * PLOT_SIDE:.1f}"
+
+    line = " ".join(place(x, y) for x, y in points)
+    circles = "".join(
+        f'<circle cx="{x * PLOT_SIDE:.1f}" cy="{(1 - y) * PLOT_SIDE:.1f}" r="{radius:.1f}" fill="#0969da"/>'
+        for x, y, radius in dots
+    )
+    return Markup(  # formatted numbers alone
+        f'<svg viewBox="0 0 {PLOT_SIDE} {PLOT_SIDE}" width="{PLOT_SIDE}" height="{PLOT_SIDE}" role="img">'
+        f'<polyline points="{place(0, 0)} {place(1, 1)}" fill="none" stroke="#d0d7de"/>'
+        f'<polyline points="{line}" fill="none" stroke="#0969da" stroke-width="1.5"/>{circles}</svg>'
+    )
+
+
+def reliability_plot(bins: Sequence[ReliabilityBin]) -> Markup:
+    """Mean confidence against share right; the dot's area grows with the count."""
+    points = [(part.confidence, part.accuracy) for part in bins]
+    most = max((part.count for part in bins), default=1)
+    return _plot(points, [(p.confidence, p.accuracy, 2 + 4 * math.sqrt(p.count / most)) for p in bins])
+
+
+def roc_plot(curve: Curve) -> Markup:
+    """False against true positive rate."""
+    return _plot(list(zip(curve.false_rate, curve.true_rate, strict=True)))

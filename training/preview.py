@@ -1,0 +1,100 @@
+"""A page to look at what will be trained on: conversations with their images, prompts and the part the loss sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from model.errors import PixelError
+from model.prompts import render_conversation
+from training.datasets import load_image
+from training.drops import DataError, DropReport
+from training.evaluate_report import picture_url
+from training.instructions import (
+    Conversation,
+    ExpertText,
+    InstructionOptions,
+    LongAnswers,
+    conversations,
+    mixed,
+    mixing_weights,
+    pools_of,
+)
+from training.records import Record
+
+MIXING_TEMPERATURE = 3.0
+"""Default of the recipes: between the streams' own sizes (1) and equal shares (infinity)."""
+
+
+def write_preview(
+    records: Iterable[Record],
+    options: InstructionOptions,
+    page: Path,
+    report: DropReport,
+    *,
+    data: str,
+    samples: int = 24,
+    seed: int = 0,
+    temperature: float = MIXING_TEMPERATURE,
+    expert: ExpertText | None = None,
+    long_answers: LongAnswers | None = None,
+) -> int:
+    """Write the page; returns how many samples it shows. Raises DataError where no record gives a conversation.
+
+    A sample whose image cannot be decoded is counted and another one shown.
+    """
+    rng = np.random.default_rng(seed)
+    pools = pools_of(
+        conversation
+        for record in records
+        for conversation in conversations(record, options, rng, report, expert=expert, long_answers=long_answers)
+    )
+    total = sum(len(pool) for pool in pools.values())
+    if not total:
+        raise DataError(f"{data} gives no conversation with these streams:\n" + "\n".join(report.lines()))
+    weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
+    shown: list[dict[str, object]] = []
+    seen: set[str] = set()
+    for conversation in mixed(pools, temperature=temperature, seed=seed, length=samples * 4):
+        if len(shown) >= samples or conversation.conversation_id in seen:
+            continue
+        seen.add(conversation.conversation_id)
+        sample = _sample(conversation, report)
+        if sample is not None:
+            shown.append(sample)
+    environment = Environment(
+        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
+    )
+    text = environment.get_template("preview.html").render(
+        data=data,
+        shown=len(shown),
+        total=total,
+        temperature=temperature,
+        streams=[(stream.value, len(pool), weights[stream]) for stream, pool in pools.items()],
+        samples=shown,
+        dropped=report.lines(),
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, "utf-8")
+    return len(shown)
+
+
+def _sample(conversation: Conversation, report: DropReport) -> dict[str, object] | None:
+    images = []
+    slots = [slot.value for slot in conversation.layout.slots]
+    for name, image in zip(slots, conversation.images, strict=False):
+        try:
+            images.append((name, picture_url(load_image(image))))
+        except PixelError as error:
+            report.drop(f"image cannot be decoded: {error}", conversation.conversation_id)
+            return None
+    return {
+        "stream": conversation.stream.value,
+        "conversation_id": conversation.conversation_id,
+        "images": images,
+        "turns": conversation.turns,
+        "parts": render_conversation(conversation.layout, conversation.turns),
+    }

@@ -1,0 +1,242 @@
+"""Stream D: short difference answers rewritten into one or two report-style sentences, kept only when still true.
+
+The writer is any text model (OpenAI-compatible server or local Transformers, `training.judge`), or the rules below when
+there is none. Whatever wrote it, a sentence is kept only if the findings and changes read back from it equal the
+source's; everything else is dropped and counted. A writer is never trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from model.ontology import ontology
+from model.questions_grammar import NOTHING, Event, EventKind, parse_events
+from model.questions_vocabulary import finding_name, finding_wordings, join_words
+from training.drops import DataError, DropReport
+from training.judge import TextModel
+
+MAX_TOKENS = 120
+MAX_WORDS = 80
+"""Longer answers are no one or two sentences."""
+
+PROMPT = """\
+Rewrite the statement as one or two sentences of a radiology report that compares a current chest radiograph with the
+prior one. Say exactly the same findings and changes, each by its name as written; add nothing, leave nothing out. Use
+"new" for what has appeared, "resolved" for what has gone, and keep the words of degree.
+Statement: {statement}
+Answer with the sentences alone."""
+
+PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
+
+_NEW = r"new(?:ly)?|appeared|developed|additional|now present|interval development|has arisen|since then"
+_GONE = r"resolved|resolution|cleared|disappeared|no longer|gone|missing|not seen any more|absent"
+_SAME = r"unchanged|no change|nothing has changed|no interval change|not changed|stable"
+_WORDS = {
+    EventKind.NEW: re.compile(rf"\b(?:{_NEW})\b"),
+    EventKind.RESOLVED: re.compile(rf"\b(?:{_GONE})\b"),
+    EventKind.NONE: re.compile(rf"\b(?:{_SAME})\b"),
+}
+_FINDING = re.compile(
+    r"\b(?:" + "|".join(re.escape(w) for w in sorted(finding_wordings(), key=len, reverse=True)) + r")\b"
+)
+_LEVEL = re.compile(
+    r"\b(?:" + "|".join(re.escape(w) for w in sorted(ontology().levels, key=len, reverse=True)) + r")\b"
+)
+_NEGATION = re.compile(r"\b(?:no|not|without|neither|nor)\b")
+
+
+class Writer(Protocol):
+    """Turns statements of events into report-style sentences."""
+
+    @property
+    def name(self) -> str:
+        """Who wrote, as it is recorded."""
+        ...
+
+    def write(self, statements: Sequence[tuple[Event, ...]], sources: Sequence[str]) -> list[str]:
+        """One text for each statement; `sources` are the same in the published grammar."""
+        ...
+
+
+class ModelWriter:
+    """A language model that rewrites."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+
+    @property
+    def name(self) -> str:
+        """The model's name and the prompt's hash."""
+        return f"{self._model.name}, prompt {PROMPT_SHA256[:12]}"
+
+    def write(self, statements: Sequence[tuple[Event, ...]], sources: Sequence[str]) -> list[str]:
+        """Ask the model once for each."""
+        return self._model.complete([PROMPT.format(statement=source) for source in sources], max_tokens=MAX_TOKENS)
+
+
+class RuleWriter:
+    """Report-style sentences from templates, chosen by a seed: for use without a language model."""
+
+    _NEW = (
+        "There is new {names}.",
+        "New {names} has appeared since the prior radiograph.",
+        "Interval development of {names}.",
+    )
+    _GONE = ("{names} has resolved.", "There is no longer {names}.", "Interval resolution of {names}.")
+    _LEVEL = (
+        "The {name} has changed from {before} to {after}.",
+        "{name}, {before} on the prior radiograph, is now {after}.",
+    )
+    _SAME = ("No interval change since the prior radiograph.", "The chest is unchanged compared with the prior image.")
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    @property
+    def name(self) -> str:
+        """Rules and seed."""
+        return f"rules 1, seed {self._seed}"
+
+    def write(self, statements: Sequence[tuple[Event, ...]], sources: Sequence[str]) -> list[str]:
+        """One text for each; the same source always gives the same text."""
+        return [self._one(events, source) for events, source in zip(statements, sources, strict=True)]
+
+    def _one(self, events: tuple[Event, ...], source: str) -> str:
+        digest = hashlib.sha256(f"{self._seed}\x1f{source}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+        def pick(options: Sequence[str], **values: str) -> str:
+            text = options[int(rng.integers(len(options)))].format(**values)
+            return text[0].upper() + text[1:]
+
+        if events == (NOTHING,):
+            return pick(self._SAME)
+        parts = []
+        for kind, options in ((EventKind.NEW, self._NEW), (EventKind.RESOLVED, self._GONE)):
+            names = [finding_name(event.finding) for event in events if event.kind is kind]
+            if names:
+                parts.append(pick(options, names=join_words(names)))
+        parts += [
+            pick(self._LEVEL, name=finding_name(e.finding), before=e.before or "", after=e.after or "")
+            for e in events
+            if e.kind is EventKind.LEVEL
+        ]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBack:
+    """What a report-style text says. doubtful: clauses with a finding whose change could not be read."""
+
+    events: frozenset[Event]
+    doubtful: tuple[str, ...]
+
+
+def read_back(text: str) -> ReadBack:
+    """Read a report-style text clause by clause; strict on purpose, because a wrong "kept" poisons the training set.
+
+    A clause's findings take the one kind of change that the clause states. "from A to B", or "A … now B", with two
+    level words is a change of degree. A clause that states no change or two, or negates one, is doubtful.
+    """
+    events: set[Event] = set()
+    doubtful = []
+    for clause in re.split(r"(?<=[.;])\s+|\s+while\s+|\s+whereas\s+|\s+but\s+|\n+", text.lower()):
+        findings = [finding_wordings()[found] for found in _FINDING.findall(clause)]
+        levels = _LEVEL.findall(_FINDING.sub(" ", clause))
+        kinds = [kind for kind, pattern in _WORDS.items() if pattern.search(clause)]
+        if findings and len(levels) == 2 and kinds in ([], [EventKind.NEW]) and len(findings) == 1:
+            events.add(Event(kind=EventKind.LEVEL, finding=findings[0], before=levels[0], after=levels[1]))
+        elif not findings and kinds == [EventKind.NONE]:
+            events.add(NOTHING)
+        elif findings and len(kinds) == 1 and kinds[0] is not EventKind.NONE and not _turned(clause, kinds[0]):
+            events.update(Event(kind=kinds[0], finding=finding) for finding in findings)
+        elif findings or kinds:
+            doubtful.append(clause.strip())
+    return ReadBack(events=frozenset(events), doubtful=tuple(doubtful))
+
+
+def _turned(clause: str, kind: EventKind) -> bool:
+    """Whether a negation stands in the clause beside the "no longer" kind of words themselves."""
+    return _NEGATION.search(_WORDS[kind].sub(" ", clause)) is not None
+
+
+def rewrite(
+    sources: Iterable[tuple[str, str]],
+    writer: Writer,
+    report: DropReport,
+    *,
+    batch: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """(record id, difference answer) → {record id: accepted long answer}. Everything not accepted is counted.
+
+    Raises InferenceError where the writer's server fails for good.
+    """
+    accepted: dict[str, str] = {}
+    waiting: list[tuple[str, str, tuple[Event, ...]]] = []
+    done = 0
+
+    def flush() -> None:
+        nonlocal done
+        texts = writer.write([events for _, _, events in waiting], [source for _, source, _ in waiting])
+        for (record_id, _, events), text in zip(waiting, texts, strict=True):
+            reason = _fault(text, events)
+            if reason is None:
+                accepted[record_id] = " ".join(text.split())
+                report.keep()
+            else:
+                report.drop(reason, record_id)
+        done += len(waiting)
+        waiting.clear()
+        progress(done)
+
+    for record_id, source in sources:
+        parsed = parse_events(source)
+        if not parsed.complete:
+            report.drop("long answer: the source does not parse", record_id)
+            continue
+        waiting.append((record_id, source, parsed.events))
+        if len(waiting) >= batch:
+            flush()
+    if waiting:
+        flush()
+    return accepted
+
+
+def _fault(text: str, events: tuple[Event, ...]) -> str | None:
+    """Why a text may not stand for the events; None where it may."""
+    if not text.strip():
+        return "long answer: empty"
+    if len(text.split()) > MAX_WORDS:
+        return "long answer: longer than two sentences"
+    said = read_back(text)
+    if said.doubtful:
+        return "long answer: a clause could not be read back"
+    if said.events != frozenset(events):
+        return "long answer: says other findings than its source"
+    return None
+
+
+def save_answers(path: Path, answers: Mapping[str, str], *, writer: str, report: DropReport) -> None:
+    """Keep accepted answers for training, with who wrote them and what was dropped, as JSON."""
+    content = {"writer": writer, "prompt_sha256": PROMPT_SHA256, "report": report.as_json(), "answers": dict(answers)}
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def load_answers(path: Path) -> dict[str, str]:
+    """Read what `save_answers` wrote; raises DataError for anything else."""
+    try:
+        answers = json.loads(path.read_text("utf-8"))["answers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} holds no long answers: {error}") from error
+    if not isinstance(answers, dict) or not all(isinstance(text, str) for text in answers.values()):
+        raise DataError(f"{path} holds no long answers")
+    return {str(key): text for key, text in answers.items()}
