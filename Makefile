@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean bench-model
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,10 @@ test: $(VENV)/.installed-dev
 	scripts/install_test_tools.sh
 	$(MAKE) lint
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not soak'
+
+# make bench-model   the question battery by the engine, one at a time, and the floor
+bench-model: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench_model.py
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -79,7 +79,10 @@ class CompletionSection(Section):
 
 
 class ModelSection(Section):
+    """findings: ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked."""
+
     source: str = "demo"
+    findings: tuple[str, ...] = ()
     revision: str | None = None
     backend: Literal["transformers", "openai"] = "transformers"
     trust_remote_code: bool = False
