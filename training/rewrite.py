@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from model.ontology import ontology
-from model.questions_grammar import NOTHING, Event, EventKind, parse_events
+from model.questions_grammar import NOTHING, Event, EventKind, level_readings, parse_events
 from model.questions_vocabulary import finding_name, finding_wordings, join_words
 from training.drops import DataError, DropReport
 from training.judge import TextModel
@@ -47,9 +47,9 @@ _WORDS = {
 _FINDING = re.compile(
     r"\b(?:" + "|".join(re.escape(w) for w in sorted(finding_wordings(), key=len, reverse=True)) + r")\b"
 )
-_LEVEL = re.compile(
-    r"\b(?:" + "|".join(re.escape(w) for w in sorted(ontology().levels, key=len, reverse=True)) + r")\b"
-)
+_DEGREE = "(?:" + "|".join(re.escape(w) for w in sorted(ontology().levels, key=len, reverse=True)) + ")"
+_LEVEL = re.compile(rf"\b{_DEGREE}\b")
+_FROM_TO = re.compile(rf"\bfrom ({_DEGREE}(?: to {_DEGREE})+)\b")
 _NEGATION = re.compile(r"\b(?:no|not|without|neither|nor)\b")
 
 
@@ -150,10 +150,10 @@ def read_back(text: str) -> ReadBack:
     doubtful = []
     for clause in re.split(r"(?<=[.;])\s+|\s+while\s+|\s+whereas\s+|\s+but\s+|\n+", text.lower()):
         findings = [finding_wordings()[found] for found in _FINDING.findall(clause)]
-        levels = _LEVEL.findall(_FINDING.sub(" ", clause))
+        degrees = _degrees(_FINDING.sub(" ", clause))
         kinds = [kind for kind, pattern in _WORDS.items() if pattern.search(clause)]
-        if findings and len(levels) == 2 and kinds in ([], [EventKind.NEW]) and len(findings) == 1:
-            events.add(Event(kind=EventKind.LEVEL, finding=findings[0], before=levels[0], after=levels[1]))
+        if degrees is not None and not kinds and len(findings) == 1:
+            events.add(Event(kind=EventKind.LEVEL, finding=findings[0], before=degrees[0], after=degrees[1]))
         elif not findings and kinds == [EventKind.NONE]:
             events.add(NOTHING)
         elif findings and len(kinds) == 1 and kinds[0] is not EventKind.NONE and not _turned(clause, kinds[0]):
@@ -161,6 +161,16 @@ def read_back(text: str) -> ReadBack:
         elif findings or kinds:
             doubtful.append(clause.strip())
     return ReadBack(events=frozenset(events), doubtful=tuple(doubtful))
+
+
+def _degrees(clause: str) -> tuple[str, str] | None:
+    """The degree before and after that a clause states; None where it states none, or one that can be read two ways."""
+    stated = _FROM_TO.search(clause)
+    if stated is not None:
+        readings = level_readings("edema", stated[1])  # whichever finding: only the degrees are read here
+        return (readings[0].before or "", readings[0].after or "") if len(readings) == 1 else None
+    levels = _LEVEL.findall(clause)
+    return (levels[0], levels[1]) if len(levels) == 2 and " is now " in clause else None
 
 
 def _turned(clause: str, kind: EventKind) -> bool:
