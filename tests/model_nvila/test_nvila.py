@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +285,35 @@ def test_text_and_images_must_agree(tiny: Any) -> None:
     batch = processor(text=PAIR, images=[picture(1), picture(2)])
     with pytest.raises(ValueError, match="image placeholders"):
         model(**(batch | {"pixel_values": batch["pixel_values"][:1], "image_grids": batch["image_grids"][:1]}))
+
+
+_MEASURE = """
+import resource, sys, torch
+from model.nvila import load_nvila
+load_nvila(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model, _ = load_nvila(sys.argv[2], dtype=torch.float64)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024, sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+
+
+def test_loading_holds_one_copy(tmp_path: Path) -> None:
+    """Converting four shards to another type takes the memory of the result, not of the result and the files."""
+    save_nvila(tmp_path / "small", *tiny_nvila())
+    folder = tmp_path / "large"
+    save_nvila(folder, *tiny_nvila(hidden=512, layers=10))
+    single = folder / "llm" / "model.safetensors"
+    weights = load_file(single)
+    index = {}
+    for number in range(4):
+        part = {key: weights[key] for key in sorted(weights)[number::4]}
+        save_file(part, folder / "llm" / f"model-{number}.safetensors")
+        index |= dict.fromkeys(part, f"model-{number}.safetensors")
+    single.unlink()
+    (folder / "llm" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    command = [sys.executable, "-c", _MEASURE, str(tmp_path / "small"), str(folder)]
+    measured = subprocess.run(command, check=True, capture_output=True, text=True)
+    taken, weights_bytes = (int(word) for word in measured.stdout.split()[-2:])
+    assert weights_bytes > 1e8
+    assert taken < 1.35 * weights_bytes
