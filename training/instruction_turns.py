@@ -35,8 +35,8 @@ def closed_turns(truth: PairTruth, *, alone: Image | None = None) -> list[Flagge
         else:
             turns += _image_turns(finding, finding.current)
             turns += _image_turns(finding, finding.prior, prior=True)
-            change = finding.change_answer
-            if change is not None and truth.has_prior:
+            change = _allowed(QuestionType.CHANGE, finding)
+            if truth.has_prior and change is not None:
                 turns.append((_turn(QuestionType.CHANGE, finding.key, change), change == "none"))
     return turns
 
@@ -66,8 +66,14 @@ def prediction_turns(truth: PairTruth) -> list[FlaggedTurn]:
     return [
         (_turn(QuestionType.PREDICTION, finding.key, answer), answer == "none")
         for finding in truth.findings.values()
-        if (answer := finding.change_answer) is not None
+        if (answer := _allowed(QuestionType.PREDICTION, finding)) is not None
     ]
+
+
+def _allowed(type: QuestionType, finding: FindingTruth) -> str | None:
+    """The known change where the question allows it: published labels let a tube or a fracture grow worse."""
+    answer = finding.change_answer
+    return answer if answer in (closed_question(type, finding.key).allowed or ()) else None
 
 
 def lumen_turns(truth: PairTruth, *, of: Image) -> list[FlaggedTurn]:

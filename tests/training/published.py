@@ -198,6 +198,35 @@ def vqa_questions(studies: Sequence[Study], *, seed: int = 0, reverse_every: int
     return rows
 
 
+LUMEN_SHARES = {"none": 4_544, "new": 7_515, "resolved": 7_105, "both": 11_902, "level": 489, "mixed": 1_206}
+"""Rows of validation and test of Medical-Diff-VQA 1.0.1 by what their answer says (LUMEN.md section 2)."""
+
+
+def lumen_answers(seed: int = 0) -> list[tuple[str, str]]:
+    """(what it says, difference answer) in exactly the published numbers, in the published grammar, shuffled."""
+    chance = random.Random(seed)
+    answers = []
+    for said, count in LUMEN_SHARES.items():
+        for _ in range(count):
+            names = chance.sample(DIFFVQA_NAMES, chance.choices(range(2, 11), [30, 20, 12, 8, 4, 2, 1, 1, 1])[0])
+            kinds = {
+                "none": [],
+                "new": [EventKind.NEW] * (1 if chance.random() < 0.5 else len(names)),
+                "resolved": [EventKind.RESOLVED] * (1 if chance.random() < 0.5 else len(names)),
+                "both": [EventKind.NEW, *[EventKind.RESOLVED] * (len(names) - 1)],
+                "level": [EventKind.LEVEL],
+                "mixed": [EventKind.LEVEL, *chance.choices([EventKind.NEW, EventKind.RESOLVED], k=len(names) - 1)],
+            }[said]
+            events = []
+            for kind, finding in zip(kinds, names, strict=False):
+                before, after = chance.sample(["mild", "moderate", "severe", "minimal", "small"], 2)
+                level = {"before": before, "after": after} if kind is EventKind.LEVEL else {}
+                events.append(Event(kind=kind, finding=finding, **level))
+            answers.append((said, write_events(events)))
+    chance.shuffle(answers)
+    return answers
+
+
 def random_events(chance: random.Random) -> list[Event]:
     """Up to four events on different findings, none of them with an ambiguous degree."""
     events = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.ontology import ontology
 from model.prompts import render_conversation
-from model.questions import PREDICTION_TEXT, QuestionType, battery, parse_question
+from model.questions import PREDICTION_TEXT, QuestionType, battery, closed_question, parse_question
 from model.questions_grammar import Tense, parse_events
 from model.schema import Change, PatientContext
 from training.drops import DropReport
@@ -31,7 +31,7 @@ from training.instructions import (
 from training.phantom_sampling import sample_pair
 from training.phantom_scene import PHANTOM_FINDINGS
 from training.records import Asked, ImageRef, Record, same_image, swapped
-from training.truth import PairTruth, truth_of_phantom
+from training.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
 
 ALL = frozenset(Stream)
 CLOSED = {q.text: q for q in battery(PHANTOM_FINDINGS, with_prior=True, prognosis=True)}
@@ -222,6 +222,23 @@ def test_a_published_difference_is_inverted_or_the_swap_refused() -> None:
     assert back.asked[0].answer == "the level of edema has changed from severe to mild."
     unclear = replace(asked, answer="who knows.")
     assert swapped(phantom_record(1, truth=truth, asked=(unclear,))) is None
+
+
+def test_a_published_degree_of_what_has_none_is_not_asked() -> None:
+    findings = {
+        key: FindingTruth(
+            key=key, current=ImageTruth(present=True), prior=ImageTruth(present=True), change=Change.WORSENING
+        )
+        for key in ("calcification", "edema")
+    }
+    truth = PairTruth(pair_id="p", patient_id="1", findings=findings)
+    for stream in (Stream.DIFFERENCE, Stream.PREDICTION):
+        (conversation,) = made(phantom_record(1, truth=truth), streams=frozenset({stream}), lumen=False)
+        assert [t.question for t in conversation.turns if t.answer == "worsening"] == [
+            closed_question(
+                QuestionType.CHANGE if stream is Stream.DIFFERENCE else QuestionType.PREDICTION, "edema"
+            ).text
+        ]
 
 
 def test_temperature_balances_the_streams() -> None:

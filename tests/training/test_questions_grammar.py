@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from model.questions_grammar import (
 )
 from model.questions_vocabulary import finding_key, finding_name, finding_wordings
 from model.schema import INVERSE_CHANGE, Change
+from tests.training.published import LUMEN_SHARES, lumen_answers
 
 FINDINGS = tuple(ontology().findings)
 LEVELS = ontology().levels
@@ -186,6 +188,25 @@ def test_a_change_of_degree_has_a_direction_where_the_words_have_an_order() -> N
     assert level("edema", "acute", "mild").change is None
     ambiguous = parse_events("the level of edema has changed from mild to moderate to severe.").ambiguous
     assert direction_of_readings(ambiguous[0]) is Change.WORSENING
+
+
+def test_the_parser_finds_the_published_shares_again() -> None:
+    answers = lumen_answers()
+    assert len(answers) == 32_761
+    found = Counter[str]()
+    for said, text in answers:
+        parsed = parse_events(text)
+        assert parsed.complete
+        kinds = {event.kind for event in parsed.events}
+        if kinds == {EventKind.NONE}:
+            kind = "none"
+        elif EventKind.LEVEL in kinds:
+            kind = "level" if len(kinds) == 1 else "mixed"
+        else:
+            kind = "both" if len(kinds) == 2 else kinds.pop().value
+        assert kind == said
+        found[kind] += 1
+    assert found == LUMEN_SHARES
 
 
 def test_an_event_that_makes_no_sense_cannot_be_made() -> None:
