@@ -1,4 +1,4 @@
-"""Commands of the ML engineer: `evaluate`, and `train preview | rewrite | leakage`."""
+"""Commands of the ML engineer: `evaluate`, and `train preview | rewrite | leakage | export | compare`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dicom_node.cli.common import console, errors
+from dicom_node.cli.common import ConfigOption, console, errors, open_node
 from dicom_node.errors import NodeError, UsageError
 from model.errors import ModelError
 from training.drops import DataError, DropReport
@@ -41,6 +41,8 @@ def register(app: typer.Typer) -> None:
     group.command("preview")(preview)
     group.command("rewrite")(rewrite_command)
     group.command("leakage")(leakage_command)
+    group.command("export")(export_command)
+    group.command("compare")(compare_command)
     app.add_typer(group)
 
 
@@ -183,6 +185,49 @@ def leakage_command(
     if not found.clean:
         errors.print("the splits leak")
         raise typer.Exit(1)
+
+
+def export_command(
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write; films are named relative to it.")],
+    everything: Annotated[bool, typer.Option("--all", help="Also images that nobody has said anything of.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write the node's own studies with feedback, pseudonymised, for training (docs/site-export.md)."""
+    from dicom_node.site_export import export_site
+
+    report = DropReport()
+    with open_node(config) as node:
+        export_site(node, out, report, everything=everything)
+    for line in report.lines():
+        console.print(line)
+
+
+def compare_command(
+    first: Annotated[list[Path], typer.Option(help="evaluation.json of the first system; once for each run (seed).")],
+    second: Annotated[list[Path], typer.Option(help="The same of the second system.")],
+) -> None:
+    """Say whether two systems differ on the same questions: runs averaged first, then a paired Wilcoxon test."""
+    from training.metrics.significance import compare
+
+    with _our_errors():
+        try:
+            result = compare([_per_question(path) for path in first], [_per_question(path) for path in second])
+        except ValueError as error:
+            raise NodeError(str(error)) from error
+    console.print(
+        f"accuracy {result.first:.4f} → {result.second:.4f}, difference {result.difference:+.4f}, "
+        f"two-sided p = {result.p:.3g}, {result.n} questions"
+    )
+
+
+def _per_question(path: Path) -> dict[str, float]:
+    import json
+
+    try:
+        scores = json.loads(path.read_text("utf-8"))["per_question"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no evaluation.json: {error}") from error
+    return {str(key): float(value) for key, value in scores.items()}
 
 
 def _judged(

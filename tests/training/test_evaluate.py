@@ -238,6 +238,28 @@ def test_the_other_commands_write_what_they_say(runner: CliRunner, tmp_path: Pat
     assert "patients in more than one split: 0" in leaks.output
 
 
+def test_two_reports_are_compared_by_command(
+    runner: CliRunner, items: list[tuple[Record, StudyPair]], tmp_path: Path
+) -> None:
+    paths = []
+    for name, wrong in (("a", "cardiomegaly"), ("b", None)):
+        result = evaluate(Oracle(items, wrong=wrong), items, DropReport(), data="x", options=QUICK)
+        paths.append(write_report(result, tmp_path / name)[1])
+    arguments = ["train", "compare", "--first", str(paths[0]), "--second", str(paths[1]), "--second", str(paths[1])]
+    done = runner.invoke(app(), arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = re.search(r"difference ([+-][\d.]+), two-sided p = (\S+), (\d+) questions", done.output)
+    assert found is not None
+    assert float(found[1]) > 0
+    assert float(found[2]) < 0.05
+    assert int(found[3]) == len(items) * 26
+    (tmp_path / "odd.json").write_text("[]")
+    from dicom_node.errors import NodeError
+
+    with pytest.raises(NodeError, match=r"is no evaluation\.json"):
+        runner.invoke(app(), [*arguments[:3], str(tmp_path / "odd.json"), *arguments[4:]], catch_exceptions=False)
+
+
 def test_the_commands_name_what_is_wrong(runner: CliRunner, tmp_path: Path) -> None:
     from dicom_node.errors import NodeError, UsageError
 

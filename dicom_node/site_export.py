@@ -1,0 +1,163 @@
+"""The site's own studies with feedback as one file for training, read by `training.readers.site`."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError
+from dicom_node.feedback import Aspect
+from dicom_node.index.tables import Feedback, Instance, Result, Study
+from dicom_node.store import fsync_folder
+from training.drops import DropReport
+from training.readers.site import FORMAT, VERSION, SiteImage, Statement, Word
+
+KEY_NAME = "pseudonym.key"
+"""In the data directory: the key of the patients' pseudonyms. It stays on this machine; with it they can be traced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Film:
+    """An instance as the export names it."""
+
+    path: str
+    when: str
+    view: str | None
+
+
+def export_site(node: NodeContext, target: Path, report: DropReport, *, everything: bool = False) -> int:
+    """Write every analysed image that somebody has said something of; returns how many. The file appears whole or not.
+
+    everything: also images without feedback (they give no truth, but a snapshot may want them). What cannot be
+    exported (film deleted by retention, a statement outside the vocabulary) is counted. Raises StorageError.
+    """
+    key = _key(node.settings.node.data_dir)
+    temporary = target.with_name(target.name + ".part")
+    count = 0
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(f'{{"format": "{FORMAT}", "version": {VERSION}, "exported_at": "{node.clock().isoformat()}"}}\n')
+            with node.database.read() as session:
+                for image in _images(session, node, target.parent, key, report, everything=everything):
+                    file.write(image.model_dump_json() + "\n")
+                    report.keep()
+                    count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise StorageError(f"the export cannot be written: {error}") from error
+    return count
+
+
+def _images(
+    session: Session, node: NodeContext, folder: Path, key: bytes, report: DropReport, *, everything: bool
+) -> Iterator[SiteImage]:
+    rows = session.execute(
+        select(Result, Study)
+        .join(Study, Study.id == Result.study_pk)
+        .where(Result.is_current, Result.sop_instance_uid != "")
+        .order_by(Result.id)
+    )
+    for result, study in rows:
+        words = list(
+            session.scalars(
+                select(Feedback).where(
+                    Feedback.study_instance_uid == study.study_instance_uid,
+                    Feedback.sop_instance_uid == result.sop_instance_uid,
+                )
+            )
+        )
+        if not words and not everything:
+            continue
+        current = _film(session, node, folder, result.sop_instance_uid)
+        prior = _film(session, node, folder, result.prior_sop_instance_uid) if result.prior_sop_instance_uid else None
+        if current is None or (result.prior_sop_instance_uid and prior is None):
+            report.drop("film is no longer in the store", result.sop_instance_uid)
+            continue
+        try:
+            yield SiteImage(
+                patient=_pseudonym(study, key),
+                study=study.study_instance_uid,
+                image=result.sop_instance_uid,
+                when=current.when,
+                path=current.path,
+                view=current.view,
+                prior_image=result.prior_sop_instance_uid if prior else "",
+                prior_path=prior.path if prior else "",
+                prior_when=prior.when if prior else "",
+                prior_view=prior.view if prior else None,
+                said=tuple(_statements(result)),
+                words=tuple(_words(words, result, report)),
+            )
+        except ValidationError as error:
+            report.drop(f"malformed row: {error.errors()[0]['msg']}", result.sop_instance_uid)
+
+
+def _statements(result: Result) -> Iterator[Statement]:
+    for item in result.prediction.get("findings", []):
+        names = ("presence", "probability", "change", "location", "level")
+        yield Statement(finding=item["key"], **{name: item.get(name) for name in names})
+
+
+def _words(rows: list[Feedback], result: Result, report: DropReport) -> Iterator[Word]:
+    """A word on a whole result counts for that result alone: a later one may state something else."""
+    for row in rows:
+        if row.aspect == Aspect.RESULT and row.result_pk != result.id:
+            report.drop("word on a whole result that was replaced", row.sop_instance_uid)
+            continue
+        yield Word(
+            finding=row.finding,
+            aspect=row.aspect,
+            stated=row.stated,
+            verdict=row.verdict.value,
+            value=row.value,
+            author=row.author,
+            role=row.role,
+            source=row.source,
+            at=row.created_at.isoformat(),
+        )
+
+
+def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: str) -> _Film | None:
+    instance = session.scalars(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid)).first()
+    if instance is None:
+        return None
+    path = node.store.path(instance.path)
+    if not path.is_file():
+        return None
+    view = instance.view_position if instance.view_position in ("AP", "PA") else None
+    return _Film(path=os.path.relpath(path, folder), when=instance.acquired_at, view=view)
+
+
+def _pseudonym(study: Study, key: bytes) -> str:
+    """A keyed hash of issuer and PatientID; a study without PatientID is a person of its own."""
+    person = f"{study.issuer_of_patient_id}\x1f{study.patient_id}" if study.patient_id else study.study_instance_uid
+    return hmac.new(key, person.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _key(data_dir: Path) -> bytes:
+    """The site's key, made on first use, readable by its owner alone."""
+    path = data_dir / KEY_NAME
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        key = secrets.token_bytes(32)
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
