@@ -9,21 +9,20 @@ checked against the plain way, and where that disagrees the engine says so and g
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from model.engine_plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
+from model.engine_scoring import Prefix, plain_score, score_packed, score_rows
+from model.engine_writing import decoding_threads, write_plainly, write_rows
 from model.errors import InferenceError
 from model.prompts import PromptLayout
 from model.questions import Question
@@ -31,10 +30,10 @@ from model.vlm import ALIGNED, NvilaVlm, Vlm
 
 log = logging.getLogger(__name__)
 
-ROWS_AT_ONCE = 32
-"""Batch rows of one forward over a repeated cache; bounds memory for long prefixes."""
 CHECK_TOLERANCE = 1e-3
 """Greatest difference of total log-probability, relative to its size, that the check of the first pair accepts."""
+HALF_TOLERANCE = 0.05
+"""The same in half precision, where two orders of summation differ by so much."""
 
 
 class Strategy(StrEnum):
@@ -89,15 +88,6 @@ class JobAnswers:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Prefix:
-    """A read prefix: the cache, the real length of each row [B], and which cached tokens are real [B, P]."""
-
-    cache: object
-    lengths: Tensor
-    mask: Tensor
-
-
 class Engine:
     """Asks one model. Not for several threads at once.
 
@@ -142,12 +132,12 @@ class Engine:
         tokens = self._battery(job)
         answers = JobAnswers()
         for entry in tokens.questions:
-            inputs = self.vlm.inputs(self.vlm.prompt(job.layout, entry.question.text), job.pictures)
             if entry.answers:
-                scores = tuple(self._plain_score(inputs, answer) for answer in entry.answers)
+                inputs = self.vlm.inputs(self.vlm.prompt(job.layout, entry.question.text), job.pictures)
+                scores = tuple(plain_score(self.vlm, inputs, answer) for answer in entry.answers)
                 answers.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=scores)
             else:
-                answers.open[entry.question.key] = self._generate_plainly(entry.question, inputs)
+                answers.open[entry.question.key] = self._written_plainly(job, entry.question)
         return answers
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
@@ -163,8 +153,13 @@ class Engine:
     def _ask_group(self, jobs: Sequence[Job]) -> list[JobAnswers]:
         if not jobs[0].questions:
             return [JobAnswers() for _ in jobs]
+        if self._unchecked:
+            self._check(jobs[0])
         if self._strategy is Strategy.PLAIN:
             return [self.ask_plainly(job) for job in jobs]
+        return self._ask_shared(jobs)
+
+    def _ask_shared(self, jobs: Sequence[Job]) -> list[JobAnswers]:
         answers = [JobAnswers() for _ in jobs]
         tokens = self._battery(jobs[0])
         closed = [entry for entry in tokens.questions if entry.answers]
@@ -179,8 +174,6 @@ class Engine:
                 for entry, row in zip(closed, scores[index], strict=True):
                     result.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=row)
             seconds["score"] = time.perf_counter() - started
-            if self._unchecked and not self._agrees(jobs[0], answers[0], closed):
-                return [self.ask_plainly(job) for job in jobs]
         if open_:
             started = time.perf_counter()
             for number, generated in enumerate(self._generate(jobs, prefix, open_)):
@@ -201,7 +194,7 @@ class Engine:
 
     # --- the prefix ---
 
-    def _read_prefix(self, jobs: Sequence[Job], tokens: BatteryTokens) -> _Prefix:
+    def _read_prefix(self, jobs: Sequence[Job], tokens: BatteryTokens) -> Prefix:
         """Encode the images and read the prefix of every job; rows of unequal length are padded on the right."""
         rows = [self._prefix_inputs(job, tokens) for job in jobs]
         lengths = [row["input_ids"].shape[1] for row in rows]
@@ -215,7 +208,7 @@ class Engine:
         outputs = self.vlm.model(**inputs, use_cache=True, logits_to_keep=1)
         if outputs.past_key_values is None:
             raise InferenceError("the model gives no cache")
-        return _Prefix(
+        return Prefix(
             cache=outputs.past_key_values,
             lengths=torch.tensor(lengths, device=self.vlm.device),
             mask=inputs["attention_mask"].bool(),
@@ -230,138 +223,50 @@ class Engine:
 
     # --- closed questions ---
 
-    def _score(self, job: Job, prefix: _Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:
+    def _score(self, job: Job, prefix: Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:
         """For each row of the prefix and each question the total log-probability of each allowed answer."""
         if self._strategy is Strategy.PACKED:
-            key = (job.layout, job.questions)
+            key = (job.layout, tuple(entry.question for entry in closed))
             plan = self._plans.get(key) or self._plans.setdefault(key, packed_plan(closed))
-            return self._score_packed(prefix, plan)
-        return [self._score_rows(prefix, closed)]
+            return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]
+        return [score_rows(self.vlm, prefix, closed)]
 
-    def _score_packed(self, prefix: _Prefix, plan: PackedPlan) -> list[list[tuple[float, ...]]]:
-        """One pass of the language model over pairs x rows; the vocabulary only where an answer token is predicted."""
-        device, llm = self.vlm.device, self.vlm.model.llm
-        pairs, (count, width) = prefix.lengths.shape[0], plan.ids.shape
-        own = plan.mask.to(device).repeat(pairs, 1, 1)[:, None]
-        shared = prefix.mask.repeat_interleave(count, dim=0)[:, None, None, :].expand(-1, 1, width, -1)
-        offsets = plan.offsets.to(device).clamp(min=0).repeat(pairs, 1)
-        hidden = llm.model(
-            input_ids=plan.ids.to(device).repeat(pairs, 1),
-            attention_mask=self._mask(torch.cat([shared, own], dim=-1)),
-            position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
-            past_key_values=repeated(prefix.cache, count),
-            use_cache=True,
-        ).last_hidden_state.view(pairs, count, width, -1)
-        # Several answer tokens are predicted from the same place: project each place once.
-        places, back = torch.unique(plan.rows * width + plan.columns, return_inverse=True)
-        needed = hidden.flatten(1, 2)[:, places.to(device)]
-        logs = llm.lm_head(needed).float().log_softmax(-1)
-        taken = logs[:, back.to(device), plan.targets.to(device)]  # [pairs, answer tokens]
-        totals = torch.zeros(pairs, sum(plan.answers), device=device).index_add_(1, plan.owners.to(device), taken)
-        return [[tuple(part.tolist()) for part in row.split(plan.answers)] for row in totals.cpu()]
-
-    def _mask(self, seen: Tensor) -> Tensor:
-        """A bool mask [B, 1, Q, K] in the form that the attention implementation takes."""
-        if self.vlm.model.config._attn_implementation == "sdpa":
-            return seen
-        floor = torch.finfo(self.vlm.model.dtype).min
-        return torch.zeros_like(seen, dtype=self.vlm.model.dtype).masked_fill(~seen, floor)
-
-    def _score_rows(self, prefix: _Prefix, closed: Sequence[QuestionTokens]) -> list[tuple[float, ...]]:
-        rows = [(entry.suffix, answer) for entry in closed for answer in entry.answers]
-        totals: list[float] = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            totals += self._score_chunk(prefix, rows[start : start + ROWS_AT_ONCE])
-        split, used = [], 0
-        for entry in closed:
-            split.append(tuple(totals[used : used + len(entry.answers)]))
-            used += len(entry.answers)
-        return split
-
-    def _score_chunk(self, prefix: _Prefix, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[float]:
-        """Score rows (suffix, answer), padded on the right, over a copy of the cache for each."""
-        device = self.vlm.device
-        fed = [suffix + answer[:-1] for suffix, answer in rows]
-        width = max(len(row) for row in fed)
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in fed], device=device)
-        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], device=device)
-        cache = repeated(prefix.cache, len(rows))
-        mask = torch.cat([prefix.mask.long().expand(len(rows), -1), real], dim=1)
-        outputs = self.vlm.model(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **self._rotary_positions(prefix, len(rows), width),
-        )
-        totals = []
-        for index, (suffix, answer) in enumerate(rows):
-            logs = outputs.logits[index, len(suffix) - 1 : len(suffix) - 1 + len(answer)].float().log_softmax(-1)
-            totals.append(float(logs.gather(1, torch.tensor(answer, device=device)[:, None]).sum()))
-        return totals
-
-    def _rotary_positions(self, prefix: _Prefix, rows: int, width: int) -> dict[str, Tensor]:
-        """Positions behind a cached prefix for the Qwen-VL family: three equal parts, moved by what images saved.
-
-        The family's own computation covers the whole mask, not only the new tokens, so it fails behind a cache.
-        """
-        deltas = getattr(getattr(self.vlm.model, "model", None), "rope_deltas", None)
-        if deltas is None:
-            return {}
-        behind = prefix.lengths[:1] + torch.arange(width, device=self.vlm.device)
-        return {"position_ids": (behind + deltas[0].to(behind)).expand(3, rows, width)}
-
-    def _plain_score(self, inputs: Mapping[str, Tensor], answer: tuple[int, ...]) -> float:
-        extended = self._extended(inputs, answer[:-1])
-        logits = self.vlm.model(**extended).logits[0, -len(answer) :].float().log_softmax(-1)
-        return float(logits.gather(1, torch.tensor(answer, device=logits.device)[:, None]).sum())
-
-    def _extended(self, inputs: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
-        """The same inputs with more text tokens at the end."""
-        fill = {"input_ids": torch.tensor([list(ids)], dtype=torch.long), "attention_mask": torch.ones(1, len(ids))}
-        result = dict(inputs)
-        for name in ALIGNED:
-            if name in inputs:
-                more = fill.get(name, torch.zeros(1, len(ids)))
-                result[name] = torch.cat([inputs[name], more.to(inputs[name])], dim=1)
-        return result
-
-    def _agrees(self, job: Job, answers: JobAnswers, closed: Sequence[QuestionTokens]) -> bool:
-        """Compare the first question with the plain way, once."""
+    def _check(self, job: Job) -> None:
+        """Once, for an architecture that is not ours: does sharing the prefix give the plain numbers? Else say so."""
         self._unchecked = False
-        entry = closed[-1]  # not the first one: its prompt made the prefix
-        inputs = self.vlm.inputs(self.vlm.prompt(job.layout, entry.question.text), job.pictures)
-        shared = np.asarray(answers.closed[entry.question.key].log_probabilities)
-        plain = np.asarray([self._plain_score(inputs, answer) for answer in entry.answers])
-        loosened = CHECK_TOLERANCE if self.vlm.model.dtype == torch.float32 else 0.05
-        if np.allclose(shared, plain, rtol=loosened, atol=loosened):
-            return True
+        tokens = self._battery(job)
+        closed = [entry for entry in tokens.questions if entry.answers][-1:]  # the first one's prompt makes the prefix
+        if not closed:
+            return
+        inputs = self.vlm.inputs(self.vlm.prompt(job.layout, closed[0].question.text), job.pictures)
+        plain = np.asarray([plain_score(self.vlm, inputs, answer) for answer in closed[0].answers])
+        try:
+            shared = np.asarray(self._score(job, self._read_prefix([job], tokens), closed)[0][0])
+        except torch.OutOfMemoryError:
+            raise
+        except (InferenceError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+            self._go_plain(f"its cache cannot be shared ({type(error).__name__}: {error})")
+            return
+        tolerance = CHECK_TOLERANCE if self.vlm.model.dtype == torch.float32 else HALF_TOLERANCE
+        if not np.allclose(shared, plain, rtol=tolerance, atol=tolerance):
+            self._go_plain(f"scores over a shared cache differ from plain ones by {np.abs(shared - plain).max():.3g}")
+
+    def _go_plain(self, reason: str) -> None:
         self._strategy = Strategy.PLAIN
-        note = (
-            f"{type(self.vlm.model).__name__}: scores over a shared cache differ from plain ones by "
-            f"{np.abs(shared - plain).max():.3g}; every question is asked by itself from now on, which is slow"
-        )
+        note = f"{type(self.vlm.model).__name__}: {reason}; every question is asked by itself, which is slow"
         self.notes.append(note)
         log.warning(note)
-        return False
 
     # --- open questions ---
 
     def _generate(
-        self, jobs: Sequence[Job], prefix: _Prefix, questions: Sequence[QuestionTokens]
+        self, jobs: Sequence[Job], prefix: Prefix, questions: Sequence[QuestionTokens]
     ) -> list[list[OpenAnswer]]:
+        """The open answers of each job. A batch over the cache for NVILA; one by one for the rest."""
         if not isinstance(self.vlm, NvilaVlm):
-            return [
-                [
-                    self._generate_plainly(
-                        entry.question,
-                        self.vlm.inputs(self.vlm.prompt(job.layout, entry.question.text), job.pictures),
-                    )
-                    for entry in questions
-                ]
-                for job in jobs
-            ]
-        texts = self._generate_rows(prefix, [entry.suffix for entry in questions])
+            return [[self._written_plainly(job, entry.question) for entry in questions] for job in jobs]
+        with decoding_threads(self.vlm):
+            texts = write_rows(self.vlm, prefix, [entry.suffix for entry in questions], self._max_new_tokens)
         count = len(questions)
         return [
             [
@@ -371,58 +276,8 @@ class Engine:
             for row in range(len(jobs))
         ]
 
-    def _generate_rows(self, prefix: _Prefix, suffixes: Sequence[tuple[int, ...]]) -> list[tuple[str, bool]]:
-        """Greedy answers of all questions of all rows in one batch; finished rows idle until the last one ends."""
-        device, count = self.vlm.device, len(suffixes)
-        cache = repeated(prefix.cache, count)
-        pairs = prefix.lengths.shape[0]
-        width = max(len(suffix) for suffix in suffixes)
-        ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes] * pairs, device=device)
-        real = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes] * pairs, device=device)
-        mask = torch.cat([prefix.mask.long().repeat_interleave(count, dim=0), real], dim=1)
-        positions = prefix.lengths.repeat_interleave(count)[:, None] + (real.cumsum(1) - 1).clamp(min=0)
-        stops = torch.tensor(self.vlm.stop_ids, device=device)
-        done = torch.zeros(len(ids), dtype=torch.bool, device=device)
-        written: list[Tensor] = []
-        for _ in range(self._max_new_tokens):
-            outputs = self.vlm.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            token = outputs.logits[:, -1].argmax(-1)
-            written.append(token.masked_fill(done, int(stops[0])))
-            done |= torch.isin(token, stops)
-            if bool(done.all()):
-                break
-            ids, positions = token[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        tokens = torch.stack(written, dim=1).tolist()
-        return [(self._text(row), bool(end)) for row, end in zip(tokens, done.tolist(), strict=True)]
-
-    def _generate_plainly(self, question: Question, inputs: Mapping[str, Tensor]) -> OpenAnswer:
-        output = self.vlm.model.generate(
-            **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, repetition_penalty=1.0
-        )
-        row = output[0, inputs["input_ids"].shape[1] :].tolist()
-        return OpenAnswer(question=question, text=self._text(row), complete=bool(set(row) & set(self.vlm.stop_ids)))
-
-    def _text(self, row: Sequence[int]) -> str:
-        stops = set(self.vlm.stop_ids)
-        end = next((place for place, token in enumerate(row) if token in stops), len(row))
-        text: str = self.vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
-        return text.strip()
-
-
-def repeated(cache: Any, times: int) -> Any:
-    """A cache of its own in which each row stands `times` times; the original may be continued again."""
-    twin = copy.copy(cache)
-    # These two append by making new tensors, so the prefix's are shared; any other kind may write in place.
-    shared = (DynamicLayer, DynamicSlidingWindowLayer)
-    twin.layers = [copy.copy(layer) if type(layer) in shared else copy.deepcopy(layer) for layer in cache.layers]
-    if times > 1:
-        twin.batch_repeat_interleave(times)
-    return twin
+    def _written_plainly(self, job: Job, question: Question) -> OpenAnswer:
+        inputs = self.vlm.inputs(self.vlm.prompt(job.layout, question.text), job.pictures)
+        with decoding_threads(self.vlm):
+            text, complete = write_plainly(self.vlm, inputs, self._max_new_tokens)
+        return OpenAnswer(question=question, text=text, complete=complete)

@@ -106,8 +106,32 @@ def test_an_architecture_that_cannot_share_falls_back_loudly(tmp_path: Path, cap
         return original(hidden + 0.5 if behind else hidden, *args, **kwargs)
 
     layer.forward = broken
+    check_fallback(vlm, caplog)  # type: ignore[arg-type]
+
+
+def test_an_architecture_whose_cache_cannot_be_repeated_falls_back_loudly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that gives no cache at all."""
+    vlm = open_vlm(gemma3(tmp_path / "m"))
+    forward = vlm.model.forward
+
+    def without_cache(*args: object, **kwargs: object) -> object:
+        output = forward(*args, **kwargs)
+        output.past_key_values = None
+        return output
+
+    vlm.model.forward = without_cache
+    check_fallback(vlm, caplog)  # type: ignore[arg-type]
+
+
+def check_fallback(vlm: AutoVlm, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(vlm, max_new_tokens=1)
-    asked = job(vlm)  # type: ignore[arg-type]
+    asked = Job(
+        pictures=(picture(1), picture(2)),
+        layout=vlm.layout(priors=1),
+        questions=battery(FINDINGS[:1], with_prior=True)[:3],
+    )
     answers = engine.ask([asked])[0]
     assert engine.strategy is Strategy.PLAIN
     assert len(engine.notes) == 1
