@@ -1,0 +1,145 @@
+"""Ticks: what they mend, that a clock that is set neither storms nor stalls them, and that one leads on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from pathlib import Path
+
+from sqlalchemy import delete, select, update
+
+from dicom_node import jobs, sweeps
+from dicom_node.context import NodeContext
+from dicom_node.index.tables import AuditEvent, DeliveryState, Job, JobKind, JobState, Study, StudyState
+from dicom_node.sweeps import Leadership, Sweeper, Tick, mend_after_setback
+from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result
+from tests.postgres import running_postgres
+from tests.support import wait_until
+
+PACS = {"name": "pacs", "port": 1}
+
+
+def test_a_delivery_that_lost_its_job_gets_one_and_a_dead_job_ends_its_delivery(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    with node.database.write() as session:
+        first, second = session.scalars(select(Job).order_by(Job.id))
+        session.execute(delete(Job).where(Job.id == first.id))
+        session.execute(update(Job).where(Job.id == second.id).values(state=JobState.DEAD, finished_at=clock.now))
+    sweeps.reconcile_deliveries(node)
+    assert [row.state for row in deliveries(node)] == [DeliveryState.PENDING, DeliveryState.DEAD]
+    assert sorted(job.state for job in all_jobs(node)) == [JobState.DEAD, JobState.READY]
+    sweeps.reconcile_deliveries(node)
+    assert len(all_jobs(node)) == 2
+
+
+def test_a_lost_lease_is_rescued_and_old_finished_jobs_are_forgotten(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    with node.database.write() as session:
+        job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="gone:1:x", now=clock.now)
+        other = jobs.claim(session, kinds=[JobKind.DELIVER], owner="done:1:x", now=clock.now)
+        assert job is not None
+        assert other is not None
+        jobs.complete(session, other, now=clock.now)
+    clock.forward(seconds=61)
+    sweeps.rescue_jobs(node)
+    assert [row.state for row in all_jobs(node)] == [JobState.READY, JobState.DONE]
+    clock.forward(days=8)
+    sweeps.forget_old_jobs(node)
+    assert [row.state for row in all_jobs(node)] == [JobState.READY]
+
+
+def test_a_quiet_study_is_completed_by_the_tick(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    clock.forward(seconds=61)
+    sweeps.complete_studies(node)
+    with node.database.read() as session:
+        assert session.scalars(select(Study.state)).one() is StudyState.COMPLETE
+        assert session.scalars(select(Job).where(Job.kind == JobKind.ANALYSE)).one().state is JobState.READY
+
+
+def test_a_clock_set_back_leaves_nothing_waiting_in_the_future(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    before = clock.now
+    with node.database.write() as session:
+        session.execute(update(Job).where(Job.id == 2).values(run_at=before + dt.timedelta(minutes=5)))
+    now = before - dt.timedelta(hours=3)
+    with node.database.write() as session:
+        mend_after_setback(session, before=before, now=now)
+    assert [job.run_at for job in all_jobs(node)] == [now, now + dt.timedelta(minutes=5)]
+    with node.database.read() as session:
+        assert session.scalars(select(Study.last_instance_at)).one() == now
+
+
+def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(tmp_path: Path) -> None:
+    clock = _MovableClock()
+    node = make_node(tmp_path, clock, PACS)  # type: ignore[arg-type]
+    runs: list[int] = []
+    gate = threading.Event()
+
+    def slow(_node: NodeContext) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            gate.wait(30)  # the first tick takes as long as many intervals
+
+    sweeper = Sweeper(node, ticks=(Tick(name="slow", seconds=0.2, action=slow),))
+    sweeper.start()
+    try:
+        wait_until(lambda: runs, what="the first tick")
+        clock.offset = dt.timedelta(hours=-6)
+        wait_until(lambda: clock.asked_since_set > 3, what="the steady clock to look")
+        assert len(runs) == 1, "a tick that still runs is not started again"
+        gate.set()
+        wait_until(lambda: len(runs) >= 3, seconds=10, what="ticks after the clock was set back")
+    finally:
+        gate.set()
+        sweeper.stop()
+    ended = len(runs)
+    with node.database.read() as session:
+        types = list(session.scalars(select(AuditEvent.event_type)))
+    assert types == ["110120", "110121"], "start and stop are audited"
+    assert len(runs) == ended
+
+
+class _MovableClock:
+    """The real clock, set by a test."""
+
+    def __init__(self) -> None:
+        self._offset = dt.timedelta(0)
+        self.asked_since_set = 0
+
+    @property
+    def offset(self) -> dt.timedelta:
+        return self._offset
+
+    @offset.setter
+    def offset(self, value: dt.timedelta) -> None:
+        self._offset, self.asked_since_set = value, 0
+
+    def __call__(self) -> dt.datetime:
+        self.asked_since_set += 1
+        return dt.datetime.now(dt.UTC) + self._offset
+
+
+def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        url = server.new_database()
+        first = make_node(tmp_path / "a", Clock(), PACS, database={"url": url})
+        second = make_node(tmp_path / "b", Clock(), PACS, database={"url": url})
+        leader, follower = Leadership(first), Leadership(second)
+        assert leader.held()
+        assert leader.held()
+        assert not follower.held()
+        leader.give_up()
+        wait_until(follower.held, seconds=10, what="the follower to lead")
+        assert not leader.held()
+        follower.give_up()
+        first.database.close()
+        second.database.close()
