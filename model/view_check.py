@@ -47,7 +47,8 @@ KINDS = (ViewKind.FRONTAL_CHEST, ViewKind.LATERAL_CHEST, ViewKind.OTHER)
 class ViewCheck:
     """What the check thinks of a picture.
 
-    kind: FRONTAL_CHEST from FRONTAL_FLOOR on, else the likelier of the others; `probability` is that of kind, `frontal_probability` that of a frontal chest.
+    kind: FRONTAL_CHEST from FRONTAL_FLOOR on, else the likelier of the others; `probability` is that of kind,
+    `frontal_probability` that of a frontal chest.
     inverted: black and white are exchanged. rotation: degrees clockwise by which the picture is turned away from
     upright (0, 90, 180, 270); turning it back anticlockwise by as much sets it right. Both mean something only where
     kind is FRONTAL_CHEST.

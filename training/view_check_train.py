@@ -116,14 +116,21 @@ def loss_of(net: ViewNet, samples: Sequence[Sample]) -> Tensor:
 
 
 def train(
-    chests: Sequence[Grey], *, steps: int, batch: int, pool: int, seed: int, say: Callable[[str], None]
+    net: ViewNet,
+    chests: Sequence[Grey],
+    *,
+    rate: float,
+    steps: int,
+    batch: int,
+    pool: int,
+    seed: int,
+    say: Callable[[str], None],
 ) -> ViewNet:
     """Adam with a cosine schedule; every batch is drawn anew."""
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    net = ViewNet()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
+    net.train()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     started = time.monotonic()
     drawn = drawn_pool(chests, rng, pool)
     for step in range(steps):
@@ -183,6 +190,8 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=4000, help="drawn laterals and other things")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phantoms", type=int, default=400, help="synthetic chests beside the real ones")
+    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--measure", action="store_true", help="only measure the weights at --out")
     options = parser.parse_args()
     if options.measure:
@@ -197,8 +206,16 @@ def main() -> None:
 def _trained(options: argparse.Namespace) -> dict[str, NDArray[Any]]:
     chests = frontals(options.data, "train")
     print(f"{len(chests)} frontal chests to train on", flush=True)
-    net = train(
+    torch.manual_seed(options.seed)
+    net = ViewNet()
+    if options.start:
+        net.load_state_dict(
+            {name: torch.from_numpy(v.astype(np.float32)) for name, v in load_file(options.start).items()}
+        )
+    train(
+        net,
         chests + phantoms(options.phantoms, seed=1_000_000),
+        rate=options.rate,
         steps=options.steps,
         batch=options.batch,
         pool=options.drawn,
