@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import jobs
 from dicom_node.deliver.peer import SUCCESS, NotSupportedError, accepts
-from dicom_node.deliver.queue import job_key
+from dicom_node.deliver.queue import job_key, sent_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobState
@@ -124,9 +124,10 @@ def record_commitment_report(
         if delivery.state is not DeliveryState.STORED:
             continue
         # A peer that lists the object as failed and as committed has not taken responsibility for it.
-        if document.sop_instance_uid in reasons:
-            _send_again(session, delivery, document, reasons[document.sop_instance_uid], now)
-        elif document.sop_instance_uid in committed_uids:
+        sent = sent_uid(delivery, document)
+        if sent in reasons:
+            _send_again(session, delivery, document, reasons[sent], now)
+        elif sent in committed_uids:
             _confirm(session, delivery, document, now)
     return bool(rows)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -24,11 +24,12 @@ from dicom_node.config import Destination, Verify
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer, stow
 from dicom_node.deliver.commitment import ReportReceiver, request_commitment
-from dicom_node.deliver.queue import UNREACHABLE, hold_back, let_go
+from dicom_node.deliver.queue import UNREACHABLE, hold_back, let_go, sent_uid
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobState, Result, Study
 from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
+from dicom_node.report import ladder
 
 log = get_logger(__name__)
 
@@ -50,6 +51,9 @@ class Task:
     stored_at: dt.datetime | None
     asked_at: dt.datetime | None
     reference: peer.InstanceReference
+    """The document as this destination has or will get it: in the class that it accepted before, else its own."""
+    document_uid: str
+    document_class: str
     path: str
 
     def proof_is_late(self) -> bool:
@@ -115,9 +119,11 @@ def _begin(job: ClaimedJob, node: NodeContext) -> Task | None:
             reference=peer.InstanceReference(
                 study_instance_uid=row.Study.study_instance_uid,
                 series_instance_uid=document.series_instance_uid,
-                sop_class_uid=document.sop_class_uid,
-                sop_instance_uid=document.sop_instance_uid,
+                sop_class_uid=delivery.accepted_sop_class_uid or document.sop_class_uid,
+                sop_instance_uid=sent_uid(delivery, document),
             ),
+            document_uid=document.sop_instance_uid,
+            document_class=document.sop_class_uid,
             path=document.path,
         )
 
@@ -136,8 +142,8 @@ def _send_and_prove(task: Task) -> None:
     dataset = read_document(task)
     reports = ReportReceiver(task.node.database, task.node.clock)
     with _association(task, reports) as association:
-        _send(task, association, dataset)
-        _prove(task, association, reports, proof_attempts=0)
+        sent = _send(task, association, dataset)
+        _prove(sent, association, reports, proof_attempts=0)
 
 
 def _continue(task: Task) -> None:
@@ -151,8 +157,8 @@ def _continue(task: Task) -> None:
             log.warning("accepted and lost: sending again", delivery=task.delivery_id)
             if task.sends >= task.job.max_attempts:
                 raise DeliveryError("accepted and lost as often as it may be tried", permanent=True)
-            _send(task, association, read_document(task))
-            _prove(task, association, reports, proof_attempts=0)
+            sent = _send(task, association, read_document(task))
+            _prove(sent, association, reports, proof_attempts=0)
         else:
             _prove(task, association, reports, proof_attempts=task.proof_attempts)
 
@@ -181,7 +187,7 @@ def _association(task: Task, reports: ReportReceiver) -> AbstractContextManager[
         task.node.settings.delivery,
         calling_ae_title=task.node.settings.node.ae_title,
         sop_classes=[
-            task.reference.sop_class_uid,
+            *ladder_of(task.document_class),
             StorageCommitmentPushModel,
             StudyRootQueryRetrieveInformationModelFind,
         ],
@@ -189,11 +195,37 @@ def _association(task: Task, reports: ReportReceiver) -> AbstractContextManager[
     )
 
 
-def _send(task: Task, association: Association, dataset: Dataset) -> None:
-    """C-STORE, then transition A."""
-    status = peer.store(association, dataset)
-    log.info("document accepted", delivery=task.delivery_id, status=f"{status:04X}H")
-    mark_stored(task, dataset.SOPClassUID)
+def ladder_of(sop_class_uid: str) -> list[str]:
+    """The class itself and every poorer SR class that the document can be turned into, richest first."""
+    steps = [str(step) for step in ladder.STEPS]
+    return steps[steps.index(sop_class_uid) :] if sop_class_uid in steps else [sop_class_uid]
+
+
+def _send(task: Task, association: Association, dataset: Dataset) -> Task:
+    """C-STORE in the richest class that the peer takes, then transition A; returns the task with what was sent.
+
+    A class that took it before comes first: a second send must not leave a second object. Raises DeliveryError.
+    """
+    steps = [step for step in ladder_of(task.document_class) if peer.accepts(association, step)]
+    if task.reference.sop_class_uid in steps:
+        steps.remove(task.reference.sop_class_uid)
+        steps.insert(0, task.reference.sop_class_uid)
+    if not steps:
+        raise peer.NotSupportedError(f"none of the SOP classes {', '.join(ladder_of(task.document_class))} is accepted")
+    for step in steps:
+        version = dataset if step == task.document_class else ladder.converted(dataset, step)
+        try:
+            status = peer.store(association, version)
+        except peer.NotSupportedError:
+            # Negotiated, and refused all the same (0122H): the next poorer class may do.
+            if step == steps[-1]:
+                raise
+            continue
+        break
+    log.info("document accepted", delivery=task.delivery_id, status=f"{status:04X}H", sop_class=step)
+    mark_stored(task, step)
+    reference = replace(task.reference, sop_class_uid=step, sop_instance_uid=str(version.SOPInstanceUID))
+    return replace(task, reference=reference)
 
 
 def mark_stored(task: Task, sop_class_uid: str) -> None:
@@ -209,12 +241,12 @@ def mark_stored(task: Task, sop_class_uid: str) -> None:
         delivery.commitment_transaction_uid, delivery.commitment_asked_at = "", None
         delivery.proof_attempts, delivery.last_error = 0, ""
         let_go(session, task.destination.name, now=now)
-        _audit_transfer(session, task, delivery.document, now)
+        _audit_transfer(session, task, delivery, now)
 
 
-def _audit_transfer(session: Session, task: Task, document: Document, now: dt.datetime) -> None:
+def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.datetime) -> None:
     """PS3.15 section A.5.3.7, written by the sender."""
-    study, settings, destination = document.result.study, task.node.settings, task.destination
+    study, settings, destination = delivery.document.result.study, task.node.settings, task.destination
     audit.record(
         session,
         audit.Event.INSTANCES_TRANSFERRED,
@@ -228,7 +260,7 @@ def _audit_transfer(session: Session, task: Task, document: Document, now: dt.da
             patient_id=study.patient_id,
             patient_name=study.patient_name,
             accession_number=study.accession_number,
-            sop_classes=((document.sop_class_uid, 1),),
+            sop_classes=((delivery.accepted_sop_class_uid, 1),),
         ),
         site=settings.audit.site,
     )

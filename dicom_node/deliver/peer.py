@@ -31,6 +31,8 @@ DUPLICATE_SOP_INSTANCE = 0x0111
 """PS3.7 section C.5.6: the peer has this object already. For us that is success; the proof follows."""
 WARNINGS = frozenset({0xB000, 0xB006, 0xB007})
 """PS3.4 table B.2-1: stored, with elements coerced or discarded, or with doubts about the SOP class."""
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+"""PS3.7 section C.5.22."""
 OUT_OF_RESOURCES = 0xA700
 """PS3.4 table B.2-1, A7xx: passes by itself or by an administrator there; be patient."""
 PENDING = frozenset({0xFF00, 0xFF01})
@@ -147,6 +149,8 @@ def store(association: Association, dataset: Dataset) -> int:
     if status in {SUCCESS, DUPLICATE_SOP_INSTANCE} | WARNINGS:
         return status
     comment = str(answer.get("ErrorComment", ""))[:64]
+    if status == SOP_CLASS_NOT_SUPPORTED:
+        raise NotSupportedError(f"SOP class {dataset.SOPClassUID} is refused (0122H)")
     text = f"C-STORE answered with status {status:04X}H{f' ({comment})' if comment else ''}"
     if status & 0xFF00 == OUT_OF_RESOURCES:
         raise DeliveryError(text)

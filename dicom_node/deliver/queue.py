@@ -11,11 +11,20 @@ from sqlalchemy.orm import Session
 from dicom_node import jobs
 from dicom_node.config import DeliverySection, Destination
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState
+from dicom_node.report.ladder import variant_uid
 
 
 def job_key(sop_instance_uid: str, destination: str) -> str:
     """The key of the job that delivers one document to one destination."""
     return f"deliver:{sop_instance_uid}:{destination}"
+
+
+def sent_uid(delivery: Delivery, document: Document) -> str:
+    """The SOP Instance UID under which the destination has the document: each SR class has one of its own."""
+    accepted = delivery.accepted_sop_class_uid
+    if accepted in ("", document.sop_class_uid):
+        return document.sop_instance_uid
+    return variant_uid(document.sop_instance_uid, accepted)
 
 
 def enqueue_deliveries(

@@ -32,6 +32,8 @@ class Fault(StrEnum):
     """Rejects every association."""
     REFUSES = "refuses"
     """Answers C-STORE with C000H."""
+    NO_3D = "no 3D"
+    """Negotiates Comprehensive 3D SR, and refuses each with 0122H."""
     FULL = "full"
     """Answers C-STORE with A700H."""
     LOSES = "loses"
@@ -75,6 +77,8 @@ class Pacs:
             return 0xC000
         if Fault.FULL in self.faults:
             return 0xA700
+        if Fault.NO_3D in self.faults and event.request.AffectedSOPClassUID == COMPREHENSIVE_3D_SR:
+            return 0x0122
         if Fault.ABORTS in self.faults:
             event.assoc.abort()
             return 0x0110

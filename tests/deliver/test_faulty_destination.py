@@ -13,8 +13,11 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.context import NodeContext
 from dicom_node.deliver.commitment import answer_report
+from dicom_node.deliver.queue import resend
 from dicom_node.index.tables import DeliveryState, JobState
+from dicom_node.report.ladder import variant_uid
 from tests.deliver.nodes import (
+    BASIC_TEXT_SR,
     COMPREHENSIVE_3D_SR,
     Clock,
     all_jobs,
@@ -244,10 +247,45 @@ def test_an_outdated_document_that_never_left_is_not_sent_after_its_successor(tm
     assert [row.state for row in deliveries(node)] == [DeliveryState.SUPERSEDED] * 2 + [DeliveryState.CONFIRMED] * 2
 
 
-def test_one_sop_class_rejected_does_not_hold_up_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", ["not negotiated", "0122H"])
+def test_one_sop_class_rejected_goes_down_the_ladder_and_is_proven_as_sent(tmp_path: Path, refused: str) -> None:
     clock = Clock()
-    with running(Pacs(), storage=STORAGE[1:]) as pacs:
+    faults = {Fault.NO_3D} if refused == "0122H" else set()
+    storage = STORAGE if refused == "0122H" else STORAGE[1:]
+    with running(Pacs(faults=faults), storage=storage) as pacs:
         node = make_node(tmp_path, clock, to(pacs.port, same_association_seconds=10))
-        uids = make_result(node)
+        machine, reading = make_result(node)
         run_due(node)
-        assert uids[1] in pacs.kept
+        as_sent = variant_uid(machine, STORAGE[1])
+        assert_proven(node, pacs, [as_sent, reading], proof="commitment")
+        assert [row.accepted_sop_class_uid for row in deliveries(node)] == [STORAGE[1], BASIC_TEXT_SR]
+        # The archive learns the richer class later: a resend still leaves one object.
+        pacs.faults.clear()
+        with node.database.write() as session:
+            resend(session, [row.id for row in deliveries(node)], now=clock.now, settings=node.settings.delivery)
+        run_due(node)
+        assert_proven(node, pacs, [as_sent, reading], proof="commitment")
+
+
+def test_a_destination_without_any_fitting_class_is_a_dead_letter_that_says_so(tmp_path: Path) -> None:
+    clock = Clock()
+    with running(Pacs(), storage=STORAGE[:1]) as pacs:
+        node = make_node(tmp_path, clock, to(pacs.port, same_association_seconds=10))
+        make_result(node)
+        run_until_quiet(node, clock)
+        states = [row.state for row in deliveries(node)]
+        assert states == [DeliveryState.CONFIRMED, DeliveryState.DEAD]
+        assert "none of the SOP classes" in deliveries(node)[1].last_error
+
+
+def test_rules_say_which_document_of_which_outcome_goes_where(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(
+        tmp_path,
+        clock,
+        {"name": "viewer", "documents": ["reading"]},
+        {"name": "registry", "documents": ["machine"], "outcomes": ["findings only"]},
+        {"name": "changes", "outcomes": ["compared"]},
+    )
+    make_result(node)
+    assert sorted((row.destination, row.document_pk) for row in deliveries(node)) == [("registry", 1), ("viewer", 2)]
