@@ -16,23 +16,29 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from safetensors.torch import load_file, save_file
 
 from model.calibrate import apply_temperature, choose_threshold, fit_temperature
 from model.engine import ClosedAnswer
+from model.localise import HEADS_FILE, Localiser, read_outline_head
 from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
 from model.nvila import load_nvila
 from model.predict import Predictor, load_predictor
 from model.questions import Question, QuestionType
 from model.schema import StudyPair
+from model.vlm import open_vlm
 from training.datasets import loaded, open_records, parse_spec
 from training.drops import DropReport
 from training.evaluate import Evaluation, EvaluationOptions, evaluate
+from training.localise_measure import FIRST_SEED, localisation_of, measure_pointing
 from training.phantom import PHANTOM_FINDINGS
 from training.records import Record
 from training.truth import FindingTruth, ImageTruth
 
 LICENCE = "Apache-2.0"
 QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
+POINTING_PAIRS = 150
+"""Phantom pairs of the pointing game: about 25 of each finding."""
 FEWEST = 20
 """With fewer positive (or negative) validation answers a finding keeps the threshold 0.5."""
 
@@ -57,7 +63,22 @@ def write_weights(trained: Path, folder: Path) -> int:
     parameters: int = sum(parameter.numel() for parameter in model.parameters())
     model.to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
+    if (trained / HEADS_FILE).is_file():  # of the heads, serving needs the outlines only
+        heads = load_file(trained / HEADS_FILE)
+        save_file({k: v.contiguous() for k, v in heads.items() if k.startswith("outline.")}, folder / HEADS_FILE)
     return parameters
+
+
+def pointing(folder: Path, pairs: int = POINTING_PAIRS) -> dict[str, float]:
+    """The value for `Manifest.localisation`: which findings the checkpoint may localise, by the pointing game."""
+    vlm = open_vlm(folder)
+    localiser = Localiser(vlm, head=read_outline_head(folder, PHANTOM_FINDINGS), measured={})
+    if not localiser.is_possible:
+        return {}
+    config = vlm.model.config
+    seeds = range(FIRST_SEED, FIRST_SEED + pairs)
+    cells = config.tile_side // config.vision_config.patch_size
+    return localisation_of(measure_pointing(localiser, vlm, PHANTOM_FINDINGS, seeds, cells=cells))
 
 
 def answer_truth(question: Question, record: Record) -> str | None:
@@ -175,6 +196,7 @@ def finish(
         calibration={key: round(value, 4) for key, value in fitted.temperatures.items()},
         thresholds={key: round(value, 4) for key, value in fitted.thresholds.items()},
         calibrated_on=fitted.answers,
+        localisation=pointing(folder),
     )
     measured = {name: figures(measure(folder, name, consistency=consistency)) for name in tests}
     return rewrite_manifest(folder, metrics=measured)
