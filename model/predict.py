@@ -13,6 +13,7 @@ import torch
 
 from model.engine import ClosedAnswer, Engine, Job, JobAnswers
 from model.errors import CheckpointError, InferenceError
+from model.localise import Localiser, read_outline_head
 from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
 from model.ontology import ontology
 from model.prompts import context_text
@@ -41,13 +42,17 @@ FOREIGN_TYPES = tuple(
 class Predictor:
     """One loaded checkpoint. Not for several threads at once.
 
-    manifest: how its answers are read. `findings`: ontology keys that it may be asked, in ontology order.
+    manifest: how its answers are read. `findings`: ontology keys that it may be asked, in ontology order. localiser:
+    adds regions where given.
     """
 
-    def __init__(self, vlm: Vlm, manifest: Manifest, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self, vlm: Vlm, manifest: Manifest, *, engine: Engine | None = None, localiser: Localiser | None = None
+    ) -> None:
         self.vlm = vlm
         self.manifest = manifest
         self.engine = engine or Engine(vlm)
+        self.localiser = localiser
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._identity = ModelIdentity(
@@ -90,7 +95,10 @@ class Predictor:
             for stage, value in answers.seconds.items():
                 merged[owner].seconds[stage] = merged[owner].seconds.get(stage, 0.0) + value
         share = (time.perf_counter() - started) / max(len(pairs), 1)
-        return [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
+        read = [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
+        if self.localiser is None:
+            return read
+        return [self.localiser.add_regions(pair, prediction) for pair, prediction in zip(pairs, read, strict=True)]
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
         """What a pair is asked: the battery of the checkpoint's findings, without types it was not trained on."""
@@ -192,7 +200,8 @@ def load_predictor(
         )
         if vlm.kind is not manifest.kind:
             raise CheckpointError(f"{resolved}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
-        return Predictor(vlm, manifest)
+        head = read_outline_head(resolved, manifest.findings)
+        return Predictor(vlm, manifest, localiser=Localiser(vlm, head=head, measured=manifest.localisation))
     if not findings:
         raise CheckpointError(
             f"{source}: has no {MANIFEST_NAME}, so it is half-written or foreign; a foreign checkpoint needs the "
