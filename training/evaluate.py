@@ -22,7 +22,7 @@ from training.evaluate_texts import (
 )
 from training.metrics.baselines import MajorityFindings, majority_findings
 from training.metrics.classification import ReliabilityBin, auroc, reliability, roc_curve
-from training.metrics.pairs import Answered, PairScores, change_said, score_pairs
+from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
 from training.records import Record
 from training.truth import FindingTruth, PairTruth
 
@@ -49,9 +49,13 @@ PublishedAsker = Callable[[Record, StudyPair], Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions:
-    """consistency: ask each pair in both orders and each image twice (three times the work). resamples: bootstrap."""
+    """consistency: ask each pair in both orders and each image twice (three times the work). resamples: bootstrap.
+
+    prognosis: show the prior alone and compare what is foretold with what came.
+    """
 
     consistency: bool = True
+    prognosis: bool = False
     resamples: int = 1000
     worst: int = WORST_CASES
     meteor: bool = True
@@ -100,6 +104,10 @@ class Evaluation:
     proxy: bool
     sentences: tuple[str | None, ...] = ()
     """The said difference sentence of each record, in order."""
+    records: tuple[Record, ...] = ()
+    """What was asked, without the images."""
+    prognosis: PrognosisScores | None = None
+    """What was said of the current image when the prior alone was shown; None where it was not asked."""
     per_question: dict[str, float] = field(default_factory=dict)
     """"pair/finding/aspect" → 1 or 0: what a paired test compares."""
 
@@ -123,12 +131,15 @@ def evaluate(
     said_published: list[tuple[Record, Sequence[str]]] = []
     cases: list[Case] = []
     records: list[Record] = []
-    seconds = 0.0
+    seconds, foretold = 0.0, list[tuple[PairTruth, Prediction]]()
     for record, pair in items:
         answer = _answer(predictor, record, pair, options)
         seconds += answer.said.seconds.get("total", 0.0)
         answered.append(answer)
         records.append(record)
+        if options.prognosis and pair.prior is not None:
+            alone = StudyPair(current=pair.prior, context=pair.context)
+            foretold.append((record.truth, predictor.predict(alone)))
         if ask is not None and record.asked:
             said_published.append((record, ask(record, pair)))
         cases = _worst([*cases, _case(answer, pair)], options.worst)
@@ -151,6 +162,8 @@ def evaluate(
         report=report,
         proxy=any(answer.truth.proxy for answer in answered),
         sentences=tuple(answer.said.difference_text for answer in answered),
+        records=tuple(records),
+        prognosis=score_prognosis(foretold) if foretold else None,
         per_question=_per_question(labelled),
     )
 

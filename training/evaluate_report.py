@@ -64,6 +64,7 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "texts": asdict(evaluation.texts) if evaluation.texts else None,
         "published": asdict(evaluation.published) if evaluation.published else None,
         "progression": evaluation.progression,
+        "prognosis": asdict(evaluation.prognosis) if evaluation.prognosis else None,
         "judge": asdict(judge) if judge else None,
         "reliability": {
             "presence": [asdict(part) for part in evaluation.presence_reliability],
@@ -122,6 +123,7 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         texts=evaluation.texts,
         published=evaluation.published,
         progression=evaluation.progression,
+        prognosis=evaluation.prognosis,
         judge=judge,
         labels=LABELS,
         reliability_plots=reliability_plots,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +18,9 @@ from model.errors import ModelError
 from training.drops import DataError, DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
-    from model.schema import StudyPair
     from training.evaluate import Evaluation
     from training.judge import JudgeScores, TextModel
-    from training.records import Record, Split
+    from training.records import Split
 
 DataOption = Annotated[
     str, typer.Option("--data", help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".')
@@ -54,6 +53,7 @@ def evaluate_command(
     limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
+    prognosis: Annotated[bool, typer.Option(help="Show the prior alone and compare what is foretold.")] = False,
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
@@ -69,21 +69,21 @@ def evaluate_command(
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
-        items = list(loaded(open_records(spec, report), report, split=_split(split), limit=limit))
-        if not items:
-            raise NodeError(f"{data} gives no pair in split {split}:\n" + "\n".join(report.lines()))
+        items = loaded(open_records(spec, report), report, split=_split(split), limit=limit)
         with _progress() as (bar, task):
-            bar.update(task, total=len(items), description="evaluating")
+            bar.update(task, total=limit, description="evaluating")
             result = evaluate(
                 predictor,
                 items,
                 report,
                 data=f"{spec}, split {split}",
-                options=EvaluationOptions(consistency=consistency),
+                options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
                 ask=published_asker(predictor),
                 progress=lambda done: bar.update(task, completed=done),
             )
-        verdicts = _judged(items, result, judge_server, judge_model)
+        if not result.records:
+            raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
+        verdicts = _judged(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
         )
@@ -230,9 +230,7 @@ def _per_question(path: Path) -> dict[str, float]:
     return {str(key): float(value) for key, value in scores.items()}
 
 
-def _judged(
-    items: Sequence[tuple[Record, StudyPair]], result: Evaluation, server: str, name: str
-) -> JudgeScores | None:
+def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
     """The judge's scores of the difference sentences; None where no judge was named."""
     from model.questions import DIFFERENCE_TEXT
     from training.evaluate_texts import reference_sentence
@@ -243,7 +241,7 @@ def _judged(
         return None
     judged = [
         JudgeItem(key=record.record_id, question=DIFFERENCE_TEXT, reference=reference, candidate=sentence)
-        for (record, _), sentence in zip(items, result.sentences, strict=True)
+        for record, sentence in zip(result.records, result.sentences, strict=True)
         if sentence is not None and (reference := reference_sentence(record)) is not None
     ]
     return judge(judged, model)

@@ -21,7 +21,7 @@ from dicom_node.cli import train as cli
 from model.questions import QuestionType
 from model.questions_grammar import write_events
 from model.remote_client import ServerClient
-from model.schema import Finding, ModelIdentity, Prediction, Presence, StudyPair
+from model.schema import Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
 from tests.model_nvila.tiny import nvila_tokenizer, save_tiny
 from tests.training.oracle import IDENTITY, told, unchanged
 from tests.training.published import write_csv
@@ -103,6 +103,42 @@ def test_what_is_wrong_is_shown_and_significant(items: list[tuple[Record, StudyP
     result = compare([bad.per_question], [good.per_question])
     assert result.difference > 0
     assert result.p < 0.05
+
+
+def test_a_prognosis_is_scored_from_the_prior_alone(items: list[tuple[Record, StudyPair]]) -> None:
+    truths = {id(pair.prior.pixels): record.truth for record, pair in items if pair.prior is not None}
+
+    class Seer(Oracle):
+        def predict(self, pair: StudyPair) -> Prediction:
+            if pair.prior is not None:
+                return super().predict(pair)
+            truth = truths[id(pair.current.pixels)]
+            foretold = tuple(
+                PrognosisItem(key=key, change=finding.change, probability=0.8)
+                for key, finding in truth.findings.items()
+                if finding.change is not None and key != "edema"
+            )
+            return replace(told(truth), prognosis=foretold)
+
+    options = replace(QUICK, prognosis=True, consistency=False)
+    result = evaluate(Seer(items), items, DropReport(), data="x", options=options)
+    assert result.prognosis is not None
+    assert result.prognosis.pairs == len(items)
+    assert result.prognosis.answers == len(items) * 13
+    assert result.prognosis.majority_f1 < 0.7 < result.prognosis.f1 <= 1.0
+    missed = [t for t in truths.values() if t.findings["edema"].change is not None]
+    scores = {score.label: score for score in result.prognosis.changes}
+    assert scores["none"].recall == 1.0
+    assert (scores["none"].precision < 1.0) == bool(missed)
+    assert "Prognosis" in as_html(result)
+
+
+def test_fixtures_count_in_no_metric() -> None:
+    records = [replace(record, split=Split.FIXTURE) for record in phantom_records(1)]
+    report = DropReport()
+    assert list(loaded(records, report)) == []
+    assert report.notes["fixture left out: it counts in no metric"] == 1
+    assert len(list(loaded(records, DropReport(), split=Split.FIXTURE))) == 1
 
 
 def test_the_report_stands_alone_and_its_json_holds_the_same(

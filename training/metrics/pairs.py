@@ -6,15 +6,16 @@ This is the evaluation of the demonstration model on phantoms (exact truth) and 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from model.questions_answers import side_of_place
+from model.questions_answers import CHANGE_ANSWERS, side_of_place
 from model.questions_vocabulary import grade_of_level
 from model.schema import INVERSE_CHANGE, Change, Finding, Prediction, Presence
-from training.metrics.classification import ClassScore
+from training.metrics.classification import ClassScore, class_scores, macro_f1
 from training.metrics.pair_columns import (
     PairColumns,
     PairRow,
@@ -160,3 +161,51 @@ def _grade(answer: Finding | None) -> str:
 
 def _inverse(stated: str) -> str:
     return stated if stated in ("none", "missing") else INVERSE_CHANGE[Change(stated)].value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrognosisScores:
+    """What was foretold from the prior image alone against what came. f1: macro over the changes and none, pooled.
+
+    majority_f1: of the most frequent true change of each finding in this very set, which flatters the baseline.
+    """
+
+    pairs: int
+    answers: int
+    f1: float
+    majority_f1: float
+    changes: tuple[ClassScore, ...]
+
+
+def score_prognosis(foretold: Sequence[tuple[PairTruth, Prediction]]) -> PrognosisScores:
+    """Score predictions of change; a finding without a statement counts as "none", as `prognosis` means it."""
+    keys: list[str] = []
+    truth: list[str] = []
+    said: list[str] = []
+    for known, answer in foretold:
+        stated = {item.key: item.change.value for item in answer.prognosis}
+        asked = {finding.key for finding in answer.findings}
+        for key, finding in known.findings.items():
+            if finding.change_answer is not None:
+                keys.append(key)
+                truth.append(finding.change_answer)
+                said.append(stated.get(key, "none") if key in asked else "missing")
+    frequent = {
+        key: Counter(true for other, true in zip(keys, truth, strict=True) if other == key)
+        for key in dict.fromkeys(keys)
+    }
+    likeliest = {key: _most_frequent(counts) for key, counts in frequent.items()}
+    majority = [likeliest[key] for key in keys]
+    scores = class_scores(truth, said, CHANGE_ANSWERS)
+    return PrognosisScores(
+        pairs=len(foretold),
+        answers=len(truth),
+        f1=macro_f1(scores),
+        majority_f1=macro_f1(class_scores(truth, majority, CHANGE_ANSWERS)),
+        changes=scores,
+    )
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    """Ties go to the alphabetically first."""
+    return min(counts, key=lambda word: (-counts[word], word))
