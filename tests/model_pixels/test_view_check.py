@@ -58,16 +58,17 @@ def test_the_shared_pictures_that_are_pass(name: str) -> None:
 
 @pytest.mark.shared_data
 def test_every_made_up_study_passes() -> None:
-    """All 37 instances are frontal chests; the image check must not be what keeps one from being read."""
-    passed, count = 0, 0
+    """36 of the 37 frontal chests; on the other one the lower lungs are cut off, and its header has to speak for it."""
+    missed, count = [], 0
     for path in sorted(shared("data", "studies").glob("*/*/*.dcm")):
         try:
             found = check_view(load_display_image(path))
         except PixelError:
             continue
         count += 1
-        passed += found.is_usable
-    assert (passed, count) == (37, 37)
+        if not found.is_usable:
+            missed.append(f"{path.parent.parent.name}/{path.parent.name}")
+    assert (missed, count) == (["HAN-530a29b3/4"], 37)
 
 
 def test_phantoms_pass() -> None:
