@@ -1,0 +1,271 @@
+"""Audit messages to a syslog collector, notices by webhook and e-mail, and logs that name no patient."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import logging
+import socket
+import ssl
+import threading
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+from sqlalchemy import select, update
+
+from dicom_node import audit, notify
+from dicom_node.audit import AuditError, Event, EventType, Participant
+from dicom_node.config import LoggingSection
+from dicom_node.index.tables import AuditEvent, Job, JobState, Notice
+from dicom_node.logs import bound, configure, get_logger
+from dicom_node.notify import NotifyError
+from tests.certificates import Authority
+from tests.deliver.nodes import (
+    ACCESSION,
+    PATIENT_ID,
+    START,
+    Clock,
+    make_node,
+    make_result,
+    run_due,
+    run_until_quiet,
+)
+from tests.deliver.pacs import Fault, Pacs, running
+from tests.support import free_port, wait_until
+
+
+@contextmanager
+def collector(context: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[bytes]]]:
+    """A syslog collector; yields its port and the messages, unframed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.1)
+    messages: list[bytes] = []
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            try:
+                plain, _ = listener.accept()
+            except TimeoutError:
+                continue
+            try:
+                connection = context.wrap_socket(plain, server_side=True) if context else plain
+                with connection, connection.makefile("rb") as stream:
+                    while head := _until_space(stream):
+                        messages.append(stream.read(int(head)))
+            except OSError:
+                plain.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], messages
+    finally:
+        ended.set()
+        thread.join()
+        listener.close()
+
+
+def _until_space(stream: io.BufferedIOBase) -> bytes:
+    head = b""
+    while (byte := stream.read(1)) not in (b"", b" "):
+        head += byte
+    return head
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tls"])
+def test_audit_messages_reach_the_collector_once_and_in_order(tmp_path: Path, transport: str) -> None:
+    authority = Authority(tmp_path)
+    context = None
+    if transport == "tls":
+        certificate, key = authority.issue("127.0.0.1")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+    with collector(context) as (port, messages):
+        tls = {"ca": authority.certificate} if transport == "tls" else None
+        where = {"host": "127.0.0.1", "port": port, "transport": transport, "tls": tls, "site": "St. Vitus"}
+        node = make_node(tmp_path, Clock(), audit=where)
+        with node.database.write() as session:
+            for name in ("Müller", 'a" <b>&c'):
+                audit.record(
+                    session,
+                    Event.USER_AUTHENTICATION,
+                    event_type=EventType.LOGIN,
+                    now=START,
+                    participants=(Participant(user_id=name, requestor=True, address="10.1.1.1"),),
+                    site="St. Vitus",
+                )
+        audit.send_waiting(node)
+        audit.send_waiting(node)
+        wait_until(lambda: len(messages) >= 2, what="the messages")
+    assert len(messages) == 2
+    head, _, body = messages[0].partition(b"\xef\xbb\xbf")
+    assert head.startswith(b"<85>1 2026-03-01T22:00:00.000+00:00 ")
+    root = ET.fromstring(body)
+    assert root.find("EventIdentification/EventID").get("csd-code") == "110114"  # type: ignore[union-attr]
+    users = [ET.fromstring(m.partition(b"\xef\xbb\xbf")[2])[1].get("UserID") for m in messages]
+    assert users == ["Müller", 'a" <b>&c']
+
+
+def test_a_collector_that_is_down_loses_nothing(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), audit={"host": "127.0.0.1", "port": free_port(), "transport": "tcp"})
+    with node.database.write() as session:
+        audit.record(session, Event.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
+    with pytest.raises(AuditError):
+        audit.send_waiting(node)
+    with node.database.read() as session:
+        assert session.scalars(select(AuditEvent.sent_at)).one() is None
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[str], list[int]]]:
+    """A web server that keeps bodies and answers with the statuses it is told, 200 when none is left."""
+    bodies: list[str] = []
+    statuses: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(statuses.pop(0) if statuses else 200)
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook", bodies, statuses
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def mail_server() -> Iterator[tuple[int, list[str]]]:
+    """A mail server that takes one message after the other."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.1)
+    mails: list[str] = []
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection, connection.makefile("rwb") as stream:
+                _smtp(stream, mails)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], mails
+    finally:
+        ended.set()
+        thread.join()
+        listener.close()
+
+
+def _smtp(stream: io.BufferedRWPair, mails: list[str]) -> None:
+    def say(text: str) -> None:
+        stream.write(text.encode() + b"\r\n")
+        stream.flush()
+
+    say("220 here")
+    while line := stream.readline().decode().strip():
+        if line.upper() == "DATA":
+            say("354 go on")
+            text = ""
+            while (part := stream.readline().decode()) != ".\r\n":
+                text += part
+            mails.append(text)
+        if line.upper() == "QUIT":
+            say("221 bye")
+            return
+        say("250 good")
+
+
+def test_a_dead_letter_is_told_once_without_naming_the_patient(tmp_path: Path) -> None:
+    clock = Clock()
+    with webhook() as (url, bodies, statuses), mail_server() as (port, mails):
+        told = {"webhook_url": url, "email_to": ["pacs@example.org"], "smtp_port": port}
+        node = make_node(tmp_path, clock, {"name": "pacs", "port": 1}, notify=told)
+        make_result(node)
+        with node.database.write() as session:
+            session.execute(update(Job).values(state=JobState.DEAD, finished_at=clock.now, last_error="refused"))
+        statuses.append(500)
+        with pytest.raises(NotifyError):
+            notify.run(node)
+        notify.run(node)
+        assert len(bodies) == 1, "not before its time"
+        clock.forward(seconds=31)
+        notify.run(node)
+        notify.run(node)
+        assert len(bodies) == 2
+        notices = json.loads(bodies[-1])["notices"]
+        assert [notice["kind"] for notice in notices] == ["dead letter", "dead letter"]
+        assert "Subject: [LUMEN] dead letter" in mails[-1]
+        for text in (*bodies, *mails):
+            assert not any(word in text for word in (PATIENT_ID, "Marchetti", ACCESSION))
+    with node.database.read() as session:
+        assert all(row.sent_at == clock.now for row in session.scalars(select(Notice)))
+
+
+@pytest.fixture
+def log_stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    levels = {name: logging.getLogger(name).level for name in list(logging.root.manager.loggerDict)}
+    stream = io.StringIO()
+    yield stream
+    root.handlers[:], _ = before
+    root.setLevel(before[1])
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def test_no_log_line_names_the_patient_whatever_goes_wrong(tmp_path: Path, log_stream: io.StringIO) -> None:
+    configure(LoggingSection(level="info"), stream=log_stream)
+    clock = Clock()
+    for fault in (Fault.REFUSES, Fault.ABORTS, Fault.LOSES, Fault.DENIES):
+        with running(Pacs(faults={fault})) as pacs:
+            folder = tmp_path / fault.value
+            folder.mkdir()
+            node = make_node(folder, clock, {"name": "pacs", "port": pacs.port, "same_association_seconds": 5})
+            make_result(node)
+            run_due(node)
+            pacs.faults.clear()
+            run_until_quiet(node, clock)
+    text = log_stream.getvalue()
+    assert text.count("delivery confirmed") == 8
+    assert not any(word in text for word in (PATIENT_ID, "Marchetti", "Ottavia", ACCESSION))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_is_one_line_with_its_ids_and_without_what_names_a_patient(log_stream: io.StringIO, form: str) -> None:
+    configure(LoggingSection(level="info", format=form), stream=log_stream)
+    log = get_logger("dicom_node.test")
+    with bound(job="deliver:1"):
+        log.info("one", text="evil\nlevel=error event=forged", patient_name="Doe^Jane", accession_number="A1")
+    log.debug("hidden", patient_name="Doe^Jane")
+    warnings.warn("Invalid value for VR PN: 'Doe^Jane'", stacklevel=1)
+    logging.getLogger("pydicom").warning("Doe^Jane")
+    lines = log_stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "deliver:1" in lines[0]
+    assert "Doe" not in log_stream.getvalue()
+    assert "A1" not in log_stream.getvalue()
+    if form == "json":
+        assert json.loads(lines[0])["event"] == "one"
