@@ -199,11 +199,30 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if section.backend == "openai":
+        return _remote(section)
     return load_predictor(
         section.source,
+        findings=section.findings,
         revision=section.revision,
         device=section.device,
         trust_remote_code=section.trust_remote_code,
+    )
+
+
+def _remote(section: ModelSection) -> PairPredictor:
+    """A predictor over an OpenAI-compatible server; `source` is the model's name there, its first where "demo"."""
+    from model.predict import DEMO
+    from model.remote import open_remote_predictor
+
+    assert section.base_url is not None  # the settings refuse an openai back end without one
+    key = section.api_key_file.read_text("utf-8").strip() if section.api_key_file is not None else None
+    return open_remote_predictor(
+        section.base_url,
+        findings=section.findings,
+        model=None if section.source == DEMO else section.source,
+        api_key=key,
+        timeout_seconds=section.timeout_seconds,
     )
 
 

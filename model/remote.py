@@ -254,6 +254,8 @@ def open_remote_predictor(
     the server, the first one where not given. manifest: reading rules (calibration, thresholds, device UID) of the
     checkpoint that the server serves, where that has one; otherwise the identity is made of address and name.
     """
+    if not findings and manifest is None:
+        raise InferenceError(f"{base_url}: nobody says what the served model may be asked ([model] findings)")
     client = ServerClient(base_url, api_key=api_key, timeout_seconds=timeout_seconds, connections=connections)
     try:
         offered = client.models()

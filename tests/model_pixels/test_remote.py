@@ -6,12 +6,15 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_node.config import ModelSection
+from dicom_node.inference import load
 from model.engine import Engine, Job
 from model.errors import InferenceError
 from model.nvila import Tiling
@@ -101,6 +104,18 @@ def test_a_predictor_over_a_server_answers_a_pair(vlm: NvilaVlm, base_url: str, 
     urls = [p["image_url"]["url"] for p in faults.seen[0]["messages"][0]["content"] if p["type"] == "image_url"]
     assert len(urls) == 2
     assert urls[0] != urls[1]
+
+
+def test_the_node_opens_a_served_model_by_its_settings(base_url: str, faults: Faults, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-a-file\n", "utf-8")
+    section = ModelSection(backend="openai", base_url=base_url, findings=FINDINGS, api_key_file=tmp_path / "key")
+    predictor = load(section)
+    assert predictor.identity.name == MODEL_NAME
+    film = from_grey(picture(3, 112))
+    assert len(predictor.predict(StudyPair(current=film)).findings) == len(FINDINGS)
+    assert set(faults.keys) == {"Bearer from-a-file"}
+    with pytest.raises(InferenceError, match="findings"):
+        load(ModelSection(backend="openai", base_url=base_url))
 
 
 def test_a_busy_server_is_waited_for(base_url: str, faults: Faults) -> None:
