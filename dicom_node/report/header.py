@@ -14,12 +14,23 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 from dicom_node.uids import is_uid
 
-# What pydicom raises on values that it cannot convert; NotImplementedError and AttributeError come from odd VRs.
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, ArithmeticError, RecursionError)
+# What pydicom raises on values that it cannot convert; NotImplementedError and AttributeError come from odd VRs, and
+# BytesLengthException stands outside the tree of ValueError.
+UNREADABLE = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    ArithmeticError,
+    RecursionError,
+)
 
 MAX_ITEMS = 16
 """More requests than this behind one image are not believed."""
@@ -69,8 +80,16 @@ def study_moment(header: Dataset) -> dt.datetime | None:
     day = _date(_raw(header, "StudyDate")[0])
     if not day:
         return None
-    time = (_time(_raw(header, "StudyTime")[0]).split(".")[0] + "000000")[:6].replace("60", "59")
+    time = (_time(_raw(header, "StudyTime")[0]).split(".")[0] + "000000")[:6]
+    if time.endswith("60"):
+        time = time[:4] + "59"  # a leap second, which datetime does not know
     return dt.datetime.strptime(day + time, "%Y%m%d%H%M%S")  # noqa: DTZ007 - local by definition, has no zone
+
+
+def whole_number(header: Dataset, keyword: str) -> int:
+    """An element such as Rows, 0 where it is missing or no whole number."""
+    value = _raw(header, keyword)[0].strip("\0 ")
+    return int(value) if value.isascii() and value.isdigit() else 0
 
 
 def _raw(header: Dataset, keyword: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dicom_node.report.header import UNREADABLE
 from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
 from dicom_node.uids import derived_uid, is_uid
 from model.ontology import ontology
@@ -16,7 +17,7 @@ def header_uid(source: SourceImage | None, keyword: str) -> str:
         return ""
     try:
         value = str(source.header.get(keyword, "") or "").strip("\0 ")
-    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
+    except UNREADABLE:
         return ""
     return value if is_uid(value) else ""
 

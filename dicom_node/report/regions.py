@@ -8,6 +8,7 @@ import numpy as np
 from highdicom.sr import CoordinatesForMeasurement, GraphicTypeValues, ImageRegion, SourceImageForRegion
 from numpy.typing import NDArray
 
+from dicom_node.report.header import whole_number
 from dicom_node.report.identity import header_uid
 from dicom_node.report.request import SourceImage
 from model.schema import Region
@@ -17,8 +18,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 def stored_size(source: SourceImage) -> tuple[int, int]:
     """(columns, rows) as the header has them, zeros where it does not."""
-    columns, rows = source.header.get("Columns"), source.header.get("Rows")
-    return (columns, rows) if isinstance(columns, int) and isinstance(rows, int) else (0, 0)
+    return whole_number(source.header, "Columns"), whole_number(source.header, "Rows")
 
 
 def measured_on(source: SourceImage, region: Region) -> CoordinatesForMeasurement:
