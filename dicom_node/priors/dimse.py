@@ -245,6 +245,8 @@ class DimseArchive:
         while not done.wait(0.2):
             if self.stop.is_set() or time.monotonic() > deadline:
                 association.abort(block=False)
+                # pynetdicom's own word for "no more will come"; without it the waiting thread waits out its time.
+                association.dimse.msg_queue.put((None, None))
                 return
 
     def _get_negotiation(self) -> tuple[list[PresentationContext], list[Any], list[Any]]:

@@ -55,6 +55,7 @@ class _NodeServices:
             limits=limits,
             own_ae_title=settings.node.ae_title,
             clock=utc_now,
+            expects_unnamed=any(not peer.names_originator for peer in settings.query),
         )
         committing = CommitmentService(database=database, store=store, clock=utc_now)
         self.handlers: Mapping[int, Handler] = {

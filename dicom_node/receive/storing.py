@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -21,6 +21,7 @@ from dicom_node.index.ingest import (
     quarantine_instance,
     register_instance,
 )
+from dicom_node.index.purpose import is_expected
 from dicom_node.index.tables import QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.receive import statuses
@@ -138,6 +139,8 @@ class StoreService:
     limits: StoreLimits
     own_ae_title: str
     clock: Callable[[], dt.datetime]
+    expects_unnamed: bool = False
+    """Whether a query peer does not name us as the Move Originator of what we retrieve (names_originator = false)."""
 
     def upload(self, command: Command, context: AcceptedContext) -> InstanceUpload:
         """The sink of a C-STORE-RQ's data set."""
@@ -206,8 +209,10 @@ def _registered(
     )
 
     def register(session: Session) -> Registration | None:
-        own = is_own_document(session, upload.sop_instance_uid)
-        return None if own else register_instance(session, received, now=service.clock())
+        if is_own_document(session, upload.sop_instance_uid):
+            return None
+        now = service.clock()
+        return register_instance(session, _as_asked_for(session, service, request, received, now), now=now)
 
     registration = service.index.run(register)
     if registration is None:
@@ -269,6 +274,16 @@ def _quarantined(
         service.store.delete(moved.path)
     log.error("instance quarantined", reason=reason, detail=detail, calling=request.caller.calling_ae_title)
     return failure
+
+
+def _as_asked_for(
+    session: Session, service: StoreService, request: Request, received: ReceivedInstance, now: dt.datetime
+) -> ReceivedInstance:
+    """Marked as a prior where it answers a C-MOVE of ours to a peer that does not say so."""
+    if not service.expects_unnamed or received.purpose == PRIOR:
+        return received
+    asked = is_expected(session, received.header.study_instance_uid, received.calling_ae_title, now=now)
+    return replace(received, purpose=PRIOR) if asked else received
 
 
 def _purpose(service: StoreService, caller: Caller, command: Command) -> str:
