@@ -230,6 +230,8 @@ def _series_and_equipment(
     }[subject]
     dataset.BodyPartExamined = "FOREARM" if subject is Subject.NO_CHEST else "CHEST"
     dataset.ViewPosition = {Subject.FRONTAL: view, Subject.LATERAL: "LL", Subject.NO_CHEST: "AP"}[subject]
+    if subject is Subject.NO_CHEST and storage is Storage.CR:
+        dataset.Laterality = "L"  # type 2C: of a paired body part
     dataset.Manufacturer = "dicom-node"
     dataset.ManufacturerModelName = "Phantom"
     dataset.SoftwareVersions = "1"
