@@ -37,6 +37,7 @@ test: $(VENV)/.installed-dev
 # make bench-model   the question battery by the engine, one at a time, and the floor
 bench-model: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_model.py
+	$(BIN)/python benchmarks/bench_study.py
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
