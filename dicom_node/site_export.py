@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,9 +20,9 @@ from dicom_node.errors import StorageError
 from dicom_node.feedback import Aspect
 from dicom_node.index.tables import Feedback, Instance, Result, Study
 from dicom_node.store import fsync_folder
-from training.drops import DropReport
-from training.readers.site import FORMAT, VERSION, SiteImage, Statement, Word
 
+FORMAT, VERSION = "dicom-node-site", 1
+"""What docs/site-export.md describes; the reader in `training` refuses any other."""
 KEY_NAME = "pseudonym.key"
 """In the data directory: the key of the patients' pseudonyms. It stays on this machine; with it they can be traced."""
 
@@ -35,11 +36,23 @@ class _Film:
     view: str | None
 
 
-def export_site(node: NodeContext, target: Path, report: DropReport, *, everything: bool = False) -> int:
+class Counts(Protocol):
+    """Counts what is exported and what is not (training.drops.DropReport)."""
+
+    def drop(self, reason: str, which: str) -> None:
+        """One that is left out, and why."""
+        ...
+
+    def keep(self) -> None:
+        """One that is written."""
+        ...
+
+
+def export_site(node: NodeContext, target: Path, report: Counts, *, everything: bool = False) -> int:
     """Write every analysed image that somebody has said something of; returns how many. The file appears whole or not.
 
     everything: also images without feedback (they give no truth, but a snapshot may want them). What cannot be
-    exported (film deleted by retention, a statement outside the vocabulary) is counted. Raises StorageError.
+    exported (film deleted by retention) is counted. Raises StorageError.
     """
     key = _key(node.settings.node.data_dir)
     temporary = target.with_name(target.name + ".part")
@@ -50,7 +63,7 @@ def export_site(node: NodeContext, target: Path, report: DropReport, *, everythi
             file.write(f'{{"format": "{FORMAT}", "version": {VERSION}, "exported_at": "{node.clock().isoformat()}"}}\n')
             with node.database.read() as session:
                 for image in _images(session, node, target.parent, key, report, everything=everything):
-                    file.write(image.model_dump_json() + "\n")
+                    file.write(json.dumps(image, ensure_ascii=False) + "\n")
                     report.keep()
                     count += 1
             file.flush()
@@ -63,8 +76,8 @@ def export_site(node: NodeContext, target: Path, report: DropReport, *, everythi
 
 
 def _images(
-    session: Session, node: NodeContext, folder: Path, key: bytes, report: DropReport, *, everything: bool
-) -> Iterator[SiteImage]:
+    session: Session, node: NodeContext, folder: Path, key: bytes, report: Counts, *, everything: bool
+) -> Iterator[dict[str, Any]]:
     rows = session.execute(
         select(Result, Study)
         .join(Study, Study.id == Result.study_pk)
@@ -87,48 +100,47 @@ def _images(
         if current is None or (result.prior_sop_instance_uid and prior is None):
             report.drop("film is no longer in the store", result.sop_instance_uid)
             continue
-        try:
-            yield SiteImage(
-                patient=_pseudonym(study, key),
-                study=study.study_instance_uid,
-                image=result.sop_instance_uid,
-                when=current.when,
-                path=current.path,
-                view=current.view,
-                prior_image=result.prior_sop_instance_uid if prior else "",
-                prior_path=prior.path if prior else "",
-                prior_when=prior.when if prior else "",
-                prior_view=prior.view if prior else None,
-                said=tuple(_statements(result)),
-                words=tuple(_words(words, result, report)),
-            )
-        except ValidationError as error:
-            report.drop(f"malformed row: {error.errors()[0]['msg']}", result.sop_instance_uid)
+        yield {
+            "patient": _pseudonym(study, key),
+            "study": study.study_instance_uid,
+            "image": result.sop_instance_uid,
+            "when": current.when,
+            "path": current.path,
+            "view": current.view,
+            "prior_image": result.prior_sop_instance_uid if prior else "",
+            "prior_path": prior.path if prior else "",
+            "prior_when": prior.when if prior else "",
+            "prior_view": prior.view if prior else None,
+            "said": _statements(result),
+            "words": list(_words(words, result, report)),
+        }
 
 
-def _statements(result: Result) -> Iterator[Statement]:
-    for item in result.prediction.get("findings", []):
-        names = ("presence", "probability", "change", "location", "level")
-        yield Statement(finding=item["key"], **{name: item.get(name) for name in names})
+def _statements(result: Result) -> list[dict[str, Any]]:
+    names = ("presence", "probability", "change", "location", "level")
+    return [
+        {"finding": item["key"], **{name: item.get(name) for name in names}}
+        for item in result.prediction.get("findings", [])
+    ]
 
 
-def _words(rows: list[Feedback], result: Result, report: DropReport) -> Iterator[Word]:
+def _words(rows: list[Feedback], result: Result, report: Counts) -> Iterator[dict[str, str]]:
     """A word on a whole result counts for that result alone: a later one may state something else."""
     for row in rows:
         if row.aspect == Aspect.RESULT and row.result_pk != result.id:
             report.drop("word on a whole result that was replaced", row.sop_instance_uid)
             continue
-        yield Word(
-            finding=row.finding,
-            aspect=row.aspect,
-            stated=row.stated,
-            verdict=row.verdict.value,
-            value=row.value,
-            author=row.author,
-            role=row.role,
-            source=row.source,
-            at=row.created_at.isoformat(),
-        )
+        yield {
+            "finding": row.finding,
+            "aspect": row.aspect,
+            "stated": row.stated,
+            "verdict": row.verdict.value,
+            "value": row.value,
+            "author": row.author,
+            "role": row.role,
+            "source": row.source,
+            "at": row.created_at.isoformat(),
+        }
 
 
 def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: str) -> _Film | None:
