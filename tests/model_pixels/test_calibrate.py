@@ -23,6 +23,7 @@ from model.calibrate import (
 scores = st.lists(st.floats(-30, 30), min_size=2, max_size=6)
 
 
+@settings(deadline=None)
 @given(scores, st.floats(0.05, 20))
 def test_temperature_keeps_the_order_and_sums_to_one(values: list[float], temperature: float) -> None:
     probabilities = apply_temperature(values, temperature)
@@ -98,6 +99,7 @@ def test_a_clean_cut_is_found() -> None:
     assert choose_threshold([0.2, 0.4, 0.6], [False, True, True], Objective.F1).value == pytest.approx(0.3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=40))
 def test_no_cut_beats_the_chosen_one(samples: list[tuple[float, bool]]) -> None:
     values, truth = np.array([v for v, _ in samples]), np.array([t for _, t in samples])

@@ -126,6 +126,7 @@ geometries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(geometries, st.sampled_from([64, 128, 448]), st.floats(0, 1), st.floats(0, 1))
 def test_a_point_of_the_film_finds_its_way_to_the_square_and_back(
     geometry: SourceGeometry, size: int, u: float, v: float

@@ -29,6 +29,7 @@ def _film(low: int = 500, high: int = 3500, side: int = 96, kind: str = "u2") ->
     return (high - (high - low) * np.clip(lungs, 0, 1) - 200 * y).astype(kind)
 
 
+@settings(deadline=None)
 @given(st.floats(-1000, 1000), st.floats(1.5, 5000), st.floats(-6000, 6000))
 def test_the_three_functions_of_the_standard(centre: float, width: float, value: float) -> None:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, output 0..1."""

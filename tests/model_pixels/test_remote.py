@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.config import ModelSection
@@ -209,6 +209,7 @@ def test_an_unlisted_answer_is_below_every_listed_token() -> None:
     assert walk.scores()[1] < math.log(0.01)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
 def test_whole_answers_as_tokens_keep_their_probabilities(weights: list[float]) -> None:
     shares = np.asarray(weights) / sum(weights)
