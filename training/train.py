@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch.utils.data import DataLoader, Dataset
 
 from model.errors import ModelError
@@ -80,7 +80,10 @@ def train(recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool =
     Raises TrainingError where the loss is not a number, and whatever `load_recipe` and the checkpoints raise.
     """
     accelerator = Accelerator(
-        mixed_precision=recipe.optimiser.precision, gradient_accumulation_steps=recipe.optimiser.accumulation
+        mixed_precision=recipe.optimiser.precision,
+        gradient_accumulation_steps=recipe.optimiser.accumulation,
+        # a batch without a lone image or without a pair leaves the tokens of that case unused
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_seed(recipe.run.seed)
     source = source_of(recipe, cache)
@@ -206,14 +209,13 @@ class _Log:
         seconds = time.perf_counter() - self.started
         line = {"step": step, "rate": rate, "seconds": round(seconds, 2), "data_seconds": round(waited, 2)}
         self.file.write(json.dumps(line | {name: round(value, 5) for name, value in losses.items()}) + "\n")
+        self.file.flush()  # a checkpoint may follow: a kill must not take the lines of steps that it holds
         for name, value in losses.items():
             self.recent[name] = 0.9 * self.recent.get(name, value) + 0.1 * value
             if self.board is not None:
                 self.board.add_scalar(name, value, step)
-        if step % self.recipe.run.log_every == 0 or step == self.recipe.run.steps:
-            self.file.flush()
-            if not self.quiet:
-                self._say(step, seconds, rate)
+        if (step % self.recipe.run.log_every == 0 or step == self.recipe.run.steps) and not self.quiet:
+            self._say(step, seconds, rate)
 
     def _say(self, step: int, seconds: float, rate: float) -> None:
         total = self.recipe.run.steps
