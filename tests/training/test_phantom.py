@@ -1,4 +1,4 @@
-"""The phantom: truth that inverts with the pair, findings that are where the truth says, DICOM that validators accept."""
+"""The phantom: truth that inverts with the pair, findings where the truth says, DICOM that validators accept."""
 
 from __future__ import annotations
 
