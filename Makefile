@@ -41,3 +41,12 @@ bench-model: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
+
+# make train-demo OUT=FOLDER   the demonstration model from nothing, on two cores about 75 minutes
+OUT ?= runs/demo
+.PHONY: train-demo
+train-demo: $(VENV)/.installed-dev
+	$(BIN)/python -m training.phantom_cache $(OUT)/cache --pairs 17500
+	$(BIN)/python -m training.train training/recipes/demo-vision.toml --cache $(OUT)/cache --out $(OUT)/vision
+	$(BIN)/python -m training.train training/recipes/demo.toml --cache $(OUT)/cache --start $(OUT)/vision/final --out $(OUT)/instructions
+	$(BIN)/python -m training.finish $(OUT)/instructions/final --to $(OUT)/checkpoint --calibration phantom:400@8000000 --test phantom:600
