@@ -1,0 +1,126 @@
+"""What the reports say, what they must not say, and that others read the same out of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import highdicom as hd
+import pytest
+from pydicom import Dataset
+
+from dicom_node.report import as_html, as_text, build_documents, pair_picture, result_json
+from dicom_node.report.catalogue import catalogue, languages
+from dicom_node.report.iod import content_items
+from dicom_node.report.ladder import STEPS, variants
+from dicom_node.report.show import tree_lines
+from dicom_node.report.statements import SectionKey, sections
+from model.schema import Change
+from tests.report import cases
+from tests.report.cases import finding, kinds, prediction, request
+
+KINDS = kinds()
+
+
+def _impressions(said: object) -> tuple[str, ...]:
+    return sections(said)[0].sentences  # type: ignore[arg-type]
+
+
+def test_it_opens_with_what_changed_worst_first() -> None:
+    order = [Change.RESOLVED, Change.STABLE, Change.IMPROVING, Change.WORSENING, Change.NEW]
+    keys = ["pneumothorax", "cardiomegaly", "edema", "consolidation", "pleural_effusion"]
+    lines = _impressions(request(prediction(*(finding(k, c) for k, c in zip(keys, order, strict=True)))))
+    starts = [
+        "New pleural",
+        "Worsening consolidation",
+        "Improving pulmonary edema",
+        "Resolved pneumo",
+        "Unchanged card",
+    ]
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 5
+    assert sections(KINDS["new"])[0].key is SectionKey.IMPRESSIONS
+
+
+def test_without_a_prior_nothing_is_said_about_change() -> None:
+    text = as_text(KINDS["no prior"]).lower()
+    for word in ("new ", "worse", "unchanged", "stable", "improv", "resolved", "since"):
+        assert word not in text, word
+    assert "no earlier chest radiograph of this patient was found." in text
+
+
+def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
+    assert _impressions(KINDS["nothing"])[0].startswith("No finding is new")
+    assert _impressions(KINDS["unsure"])[0] == "No change is stated since 1 March 2026."
+
+
+@pytest.mark.parametrize("name", ["abstained", "refused"])
+def test_no_result_names_no_finding(name: str) -> None:
+    text = as_text(KINDS[name]).lower()
+    assert "no automated result for this study" in text
+    assert not any(word in text for word in ("effusion", "edema", "pneumothorax"))
+
+
+def test_every_language_has_every_message() -> None:
+    english = catalogue("en").messages
+    for language in languages():
+        other = catalogue(language).messages
+        assert set(other) == set(english)
+        for key in english:
+            places = {part.split("}")[0] for part in english[key].split("{")[1:]}
+            assert {part.split("}")[0] for part in other[key].split("{")[1:]} == places, key
+
+
+def test_german_is_coded_as_german() -> None:
+    said = dataclasses.replace(KINDS["new"], language="de-AT")
+    reading = build_documents(said)[0].dataset
+    language = reading.ContentSequence[0].ConceptCodeSequence[0]
+    assert (language.CodeValue, language.CodingSchemeDesignator) == ("de", "RFC5646")
+    assert "Neu seit 1. März 2026: Pleuraerguss links, mäßig" in as_text(said)
+
+
+def test_values_in_a_page_are_escaped() -> None:
+    header = cases.header("current", "20260310")
+    header.PatientName = "<script>alert(1)</script>"
+    page = as_html(dataclasses.replace(KINDS["new"], current=dataclasses.replace(cases.CURRENT, header=header)))
+    assert "<script>" not in page
+    assert "data:image/png;base64," in page
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_has_its_values_and_its_picture(name: str) -> None:
+    values = result_json(KINDS[name])
+    assert {"prior", "findings", "prognosis", "abstained", "model"} <= set(values)
+    assert (values["prior"] is None) == (KINDS[name].prior is None)
+    assert pair_picture(KINDS[name]).width > 800
+
+
+def _groups(dataset: Dataset) -> dict[str, str]:
+    """Finding → presence, of every measurement group that speaks of the current image, as highdicom reads it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = hd.sr.Comprehensive3DSR.from_dataset(dataset)
+    found = {}
+    for item in content_items(report.content[0]):
+        if item.ConceptNameCodeSequence[0].CodeValue == "125007":
+            codes = {i.name.value: i.value for i in item.ContentSequence if i.ValueType == "CODE"}
+            if "705057003" in codes:
+                found[codes["121071"].value] = codes["705057003"].meaning
+    return found
+
+
+@pytest.mark.parametrize("name", ["new", "worse", "unsure", "no prior"])
+def test_highdicom_reads_the_same_findings(name: str) -> None:
+    said = {f["code"]: f["presence"] for f in result_json(KINDS[name])["findings"]}
+    words = {"present": "Present", "absent": "Absent", "abstained": "Undetermined"}
+    assert _groups(build_documents(KINDS[name])[1].dataset) == {code: words[p] for code, p in said.items()}
+
+
+def test_the_ladder_has_own_uids_and_keeps_every_text() -> None:
+    steps = variants(build_documents(KINDS["new"])[1].dataset)
+    assert [str(step.SOPClassUID) for step in steps] == [str(uid) for uid in STEPS]
+    assert len({step.SOPInstanceUID for step in steps}) == 4
+    assert [s.SOPInstanceUID for s in variants(steps[0])] == [s.SOPInstanceUID for s in steps]
+    basic = "\n".join(tree_lines(steps[-1]))
+    for words in ("Probability: 93.0 %", "Presence: Present", "Qualitative Difference: New"):
+        assert words in basic
+    assert not {i.ValueType for i in content_items(steps[-1])} & {"NUM", "SCOORD"}
