@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean bench-model
+.PHONY: demo test lint clean bench-model bench-index
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +38,10 @@ test: $(VENV)/.installed-dev
 bench-model: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_study.py
+
+# make bench-index   prior look-up and insertion at 10,000 and 1,000,000 studies, SQLite and PostgreSQL
+bench-index: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

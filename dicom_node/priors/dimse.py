@@ -245,9 +245,9 @@ class DimseArchive:
         while not done.wait(0.2):
             if self.stop.is_set() or time.monotonic() > deadline:
                 association.abort(block=False)
-                # pynetdicom's own word for "no more will come"; without it the waiting thread waits out its time.
+                # pynetdicom's own word for "no more will come", for the thread that waits for an answer. Said again
+                # until it is heard: the association's own thread reads from the same queue once it was aborted.
                 association.dimse.msg_queue.put((None, None))
-                return
 
     def _get_negotiation(self) -> tuple[list[PresentationContext], list[Any], list[Any]]:
         """C-GET: the peer stores on our association, so we offer every class and syntax that we take, as its SCP."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_the_analysis_does_not_wait_for_ever_and_is_done_again_when_the_prior_co
         with node.database.read() as session:
             keys = session.scalars(select(Job.key).where(Job.kind == JobKind.ANALYSE).order_by(Job.id)).all()
         assert keys == [completion.analyse_key(uid("current"), 1, generation) for generation in (1, 2)]
+
+
+def test_stopping_the_node_ends_a_retrieval_at_once(tmp_path: Path) -> None:
+    with (
+        faulty_peer(MARCH, Fault.MOVE_SILENT, node_port=free_port()) as peer,
+        fetching_node(tmp_path, [peer.peer()], port=peer.node_port, retrieve_seconds=60) as node,
+    ):
+        job = claimed(node)
+        timer = threading.Timer(1.0, node.stop.set)
+        timer.start()
+        begun = time.monotonic()
+        fetch.handle(job, node)
+        assert time.monotonic() - begun < 15
+        timer.join()
 
 
 def test_a_peer_that_does_not_name_the_originator(tmp_path: Path) -> None:
