@@ -140,3 +140,7 @@ def _hide_warning_text(record: logging.LogRecord) -> bool:
         place = text.split(": ", 1)[0].splitlines()[0] if ": " in text else ""
         record.msg = f"python warning at {place}" if place else record.msg
     return True
+
+
+# Until `configure`: standard error, since the standard output of a command may be JSON for a program.
+structlog.configure(logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr))

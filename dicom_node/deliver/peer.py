@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def associated(
     entity.network_timeout = settings.response_seconds
     for sop_class in dict.fromkeys(sop_classes):
         entity.add_requested_context(sop_class, UNCOMPRESSED)
-    handlers: list[Any] = []
+    opened = threading.Event()
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, lambda _event: opened.set())]
     if on_event_report is not None:
         answer = on_event_report
         handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (answer(event), None)))
@@ -108,7 +110,7 @@ def associated(
         evt_handlers=handlers,
     )
     if not association.is_established:
-        raise DestinationUnreachableError(_why_not(association, destination))
+        raise DestinationUnreachableError(_why_not(association, destination, opened=opened.is_set()))
     try:
         yield association
     except BaseException:
@@ -117,7 +119,7 @@ def associated(
     association.release()
 
 
-def _why_not(association: Association, destination: Destination) -> str:
+def _why_not(association: Association, destination: Destination, *, opened: bool) -> str:
     where = f"{destination.name} ({destination.ae_title} at {destination.host}:{destination.port})"
     if association.is_rejected:
         answer = association.acceptor.primitive
@@ -125,8 +127,8 @@ def _why_not(association: Association, destination: Destination) -> str:
         return f"{where} rejected the association: {reason}"
     if association.acceptor.primitive is not None and not association.accepted_contexts:
         raise NotSupportedError(f"{where} accepted none of the SOP classes that were offered", permanent=False)
-    if association.is_aborted:
-        return f"{where} aborted the association while it was being opened"
+    if opened:
+        return f"{where} did not answer the request for an association, or aborted it"
     return f"{where} cannot be reached"
 
 

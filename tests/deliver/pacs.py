@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -148,7 +149,13 @@ class Pacs:
 
 @contextlib.contextmanager
 def running(
-    pacs: Pacs, *, storage: tuple[str, ...] = STORAGE, commitment: bool = True, query: bool = True, port: int = 0
+    pacs: Pacs,
+    *,
+    storage: tuple[str, ...] = STORAGE,
+    commitment: bool = True,
+    query: bool = True,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Pacs]:
     """Run the PACS on a port of loopback; with `port`, on the one it had before."""
     entity = AE(ae_title="FAULTY")
@@ -169,6 +176,7 @@ def running(
     server = entity.start_server(
         ("127.0.0.1", port),
         block=False,
+        ssl_context=tls,
         evt_handlers=[
             (evt.EVT_REQUESTED, requested),
             (evt.EVT_C_STORE, pacs.store),

@@ -1,0 +1,128 @@
+"""The daily commands on a node's own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+from typer import Typer
+from typer.testing import CliRunner
+
+from dicom_node.cli import daily, doctor
+from dicom_node.context import NodeContext
+from dicom_node.errors import DeliveryError, UsageError
+from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState
+from tests.certificates import Authority
+from tests.deliver.nodes import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
+from tests.deliver.pacs import Pacs, running
+from tests.support import free_port
+
+app = Typer()
+daily.register(app)
+doctor.register(app)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[node]\nport = 0\n[web]\nport = 0\n[database]\nurl = "sqlite:///index.db"\n[[destinations]]\nname = "pacs"\n'
+        f'ae_title = "FAULTY"\nport = {free_port()}\n',
+        "utf-8",
+    )
+    return path
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NodeContext:
+    node = make_node(tmp_path, Clock(), {"name": "pacs", "ae_title": "FAULTY", "port": 1})
+    make_result(node)
+    return node
+
+
+def run(config: Path, *arguments: str, status: int = 0) -> str:
+    done = CliRunner().invoke(app, [*arguments, "--config", str(config)])
+    assert done.exit_code == status, done.output
+    return done.stdout
+
+
+def test_status_studies_and_jobs_say_how_it_stands(config: Path, node: NodeContext) -> None:
+    values = json.loads(run(config, "status", "--json"))
+    assert values["deliveries"] == {"pacs pending": 2}
+    assert values["jobs"] == {"deliver ready": 2}
+    found = json.loads(run(config, "studies", "--search", PATIENT_ID, "--json"))
+    assert found["total"] == 1
+    assert json.loads(run(config, "studies", "--search", "nobody", "--json"))["total"] == 0
+    assert len(json.loads(run(config, "jobs", "--json"))) == 2
+    assert "Marchetti" in run(config, "studies")
+
+
+def test_a_dead_letter_is_trouble_until_it_is_retried(config: Path, node: NodeContext) -> None:
+    with node.database.write() as session:
+        session.execute(update(Job).values(state=JobState.DEAD, finished_at=node.clock()))
+        session.execute(update(Delivery).values(state=DeliveryState.DEAD))
+        first = session.scalars(select(Job.id)).first()
+    assert json.loads(run(config, "status", "--json", status=1))["troubles"]
+    assert len(json.loads(run(config, "retry", str(first), "--json"))["revived"]) == 1
+    run(config, "retry", "--all")
+    assert {row.state for row in deliveries(node)} == {DeliveryState.PENDING}
+    run(config, "status")
+    for wrong in (("retry",), ("retry", "--all", "1"), ("retry", "99999")):
+        done = CliRunner().invoke(app, [*wrong, "--config", str(config)])
+        assert isinstance(done.exception, UsageError)
+
+
+def test_purge_shows_before_it_does(config: Path, node: NodeContext) -> None:
+    assert json.loads(run(config, "purge", "--json")) == {"dry_run": True, "removed": 0, "plan": []}
+    assert "would remove" in run(config, "purge")
+
+
+def test_doctor_names_what_is_wrong_and_echo_what_is_accepted(config: Path) -> None:
+    lines = {c["what"]: c for c in json.loads(run(config, "doctor", "--without-model", "--json", status=1))}
+    assert lines["peer pacs"]["grade"] == "bad"
+    assert "cannot be reached" in lines["peer pacs"]["text"]
+    assert lines["data folder"]["grade"] == "good"
+    assert lines["index"]["grade"] == "good"
+    assert lines["pages"]["grade"] == "warning"
+    done = CliRunner().invoke(app, ["echo", "pacs", "--config", str(config)])
+    assert isinstance(done.exception, DeliveryError)
+    port = int(config.read_text("utf-8").rsplit("= ", 1)[1])
+    with running(Pacs(), port=port):
+        assert "storage commitment" in run(config, "echo", "pacs")
+        run(config, "doctor", "--without-model")
+
+
+def test_doctor_reads_the_tls_files(config: Path, tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue("127.0.0.1")
+    other, _ = Authority(tmp_path).issue("127.0.0.1", "other")
+    for chosen, grade in ((certificate, "good"), (other, "bad")):
+        tls = f'[tls]\nport = 0\ncertificate = "{chosen.name}"\nkey = "{key.name}"\nca = "ca.crt"\n'
+        path = config.with_name(f"{chosen.stem}.toml")
+        path.write_text(config.read_text("utf-8") + tls, "utf-8")
+        lines = {c["what"]: c for c in json.loads(run(path, "doctor", "--without-model", "--json", status=1))}
+        # A certificate of 30 days is near its end, which the doctor says as well.
+        assert (lines["TLS files"]["grade"] == "bad") == (grade == "bad"), lines["TLS files"]
+
+
+def test_delivery_by_mutual_tls_and_to_nobody_else(tmp_path: Path) -> None:
+    import ssl
+
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(authority.certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    (tmp_path / "stranger").mkdir()
+    stranger = Authority(tmp_path / "stranger")
+    own = {"ca": authority.certificate, "certificate": certificate, "key": key}
+    with running(Pacs(), tls=context) as pacs:
+        where = {"name": "pacs", "port": pacs.port, "ae_title": "FAULTY", "same_association_seconds": 5}
+        for folder, tls, arrives in (("a", {**own, "ca": stranger.certificate}, False), ("b", own, True)):
+            node = make_node(tmp_path / folder, Clock(), {**where, "tls": tls})
+            make_result(node)
+            run_due(node)
+            assert ({row.state for row in deliveries(node)} == {DeliveryState.CONFIRMED}) == arrives
+            assert len(pacs.kept) == (2 if arrives else 0)
