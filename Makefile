@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean bench-model bench-index
+.PHONY: demo test lint soak clean bench-model bench-index
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +42,10 @@ bench-model: $(VENV)/.installed-dev
 # make bench-index   prior look-up and insertion at 10,000 and 1,000,000 studies, SQLite and PostgreSQL
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
+
+# make soak    the long tests: a hundred kills between result and proof, and others
+soak: $(VENV)/.installed-dev
+	$(BIN)/pytest -m soak
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
