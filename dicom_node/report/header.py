@@ -120,12 +120,17 @@ def items_of(header: Dataset, keyword: str, limit: int = MAX_ITEMS) -> list[Data
         return []
 
 
+def _cut(text: str, limit: int) -> str:
+    """At most `limit` bytes of UTF-8: PS3.5 counts characters, but validators and databases count bytes."""
+    return text.encode("utf-8")[:limit].decode("utf-8", "ignore")
+
+
 def _text(limit: int) -> Callable[[str], str]:
     """LO and SH: no backslash, no control characters, at most `limit` characters."""
 
     def check(value: str) -> str:
         kept = "".join(c for c in value if c != "\\" and c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF)
-        return kept.strip(" ")[:limit].rstrip(" ")
+        return _cut(kept.strip(" "), limit).rstrip(" ")
 
     return check
 
@@ -135,7 +140,7 @@ def _name(value: str) -> str:
     groups = []
     for group in _text(10_000)(value).split("=")[:3]:
         components = [component.strip(" ") for component in group.split("^")][:5]
-        groups.append("^".join(components)[:64].rstrip("^ "))
+        groups.append(_cut("^".join(components), 64).rstrip("^ "))
     return "=".join(groups).rstrip("=")
 
 
