@@ -212,7 +212,8 @@ def table(targets: list[Target], figures: dict[tuple[str, Case], list[float]], r
     """The figures as Markdown: medians in instances per second, and the ratios of the one-process node to the peers."""
     names = [target.name for target in targets]
     lines = [
-        f"`make bench-receive`, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine()}{', busy with other work' if busy else ''};"
+        f"`make bench-receive`, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine()}"
+        f"{', busy with other work' if busy else ''};"
         f" medians of {rounds} interleaved rounds, instances per second, sender DCMTK storescu on the same machine,"
         " TCP_NODELAY=1, node with fsync of file, folder and index.",
         "",
@@ -222,9 +223,7 @@ def table(targets: list[Target], figures: dict[tuple[str, Case], list[float]], r
     for case in CASES:
         medians = {name: statistics.median(figures[name, case]) for name in names}
         ours = max((rate for name, rate in medians.items() if name.startswith("node")), default=float("nan"))
-        ratios = [
-            f"{ours / medians[peer]:.2f}" if peer in medians else "–" for peer in ("storescp --fork", "Orthanc")
-        ]
+        ratios = [f"{ours / medians[peer]:.2f}" if peer in medians else "–" for peer in ("storescp --fork", "Orthanc")]
         cells = [f"{medians[name]:.1f}" for name in names] + ratios
         senders = "1 sender" if case.senders == 1 else f"{case.senders} senders"
         lines.append(f"| {case.size}, {senders} | " + " | ".join(cells) + " |")
@@ -233,7 +232,11 @@ def table(targets: list[Target], figures: dict[tuple[str, Case], list[float]], r
 
 def machine() -> str:
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return f"{os.cpu_count()} shared cores, {model}"
@@ -247,7 +250,7 @@ def write_section(path: Path, title: str, body: str) -> None:
         before, rest = text.split(head, 1)
         following = rest.find("\n## ")
         notes_at = rest.find("\n### ")
-        notes = rest[notes_at : following if following >= 0 else None] if 0 <= notes_at else ""
+        notes = rest[notes_at : following if following >= 0 else None] if notes_at >= 0 else ""
         if following >= 0 and notes_at > following:
             notes = ""
         after = rest[following:] if following >= 0 else "\n"
