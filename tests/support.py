@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,10 @@ def shared(*parts: str) -> Path:
 
 def program(name: str, *also_in: str) -> str:
     """The full path of a program; skips the test where it is not installed."""
-    search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", *also_in])
+    # pynetdicom installs a storescu, echoscu, … of its own into the virtual environment: we want DCMTK's.
+    own = str(Path(sys.prefix) / "bin")
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder.rstrip("/") != own]
+    search = os.pathsep.join([*folders, "/usr/sbin", "/usr/local/sbin", *also_in])
     found = shutil.which(name, path=search)
     if found is None:
         pytest.skip(f"{name} is not installed; scripts/install_test_tools.sh installs it where it may")

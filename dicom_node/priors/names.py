@@ -68,6 +68,8 @@ def _is_written_in(text: str, scripts: tuple[str, ...]) -> bool:
 
 
 def _compare_group(a: str, b: str) -> NameAgreement:
+    if a == b:
+        return NameAgreement.AGREE  # whatever script it is in: code points without letters have no spelling below
     if "^" not in a.strip("^ ") or "^" not in b.strip("^ "):
         # One is not split into components: compare the words, whatever their order.
         return NameAgreement.AGREE if _same_words(a, b) else NameAgreement.DIFFER

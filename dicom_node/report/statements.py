@@ -238,7 +238,8 @@ def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         if request.reason.strip() and answered(request):
             reasons.insert(0, sentence(request.reason.strip().rstrip(".")) + ".")
         return (first, *dict.fromkeys(reasons))
-    return (words.text("comparison.with", date=_full_date(request.prior, words)), *reasons)
+    dates = {"current": _full_date(request.current, words), "date": _full_date(request.prior, words)}
+    return (words.text("comparison.with", **dates), *reasons)
 
 
 def _full_date(source: SourceImage, words: Catalogue) -> str:

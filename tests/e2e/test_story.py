@@ -23,7 +23,7 @@ from tests.dcmtk import echoscu, storescu
 from tests.node import Node, destination, new_node, running
 from tests.orthanc import Orthanc, running_orthanc
 from tests.support import shared, wait_until
-from training.phantom_dicom import write_study_pair
+from training.phantom_dicom import Subject, write_study_pair
 
 PATIENTS = ("HAN-0664ee2b", "HAN-0664ee2b_OTHER", "HAN-2d1f1ee8", "HAN-530a29b3", "NIH-00001108")
 
@@ -167,11 +167,11 @@ def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
 def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -> None:
     image = write_study_pair(tmp_path / "source", 12).current.files[0]
     rows = int(pydicom.dcmread(image, stop_before_pixels=True).Rows)
+    hand = write_study_pair(tmp_path / "hand", 13, current_subject=Subject.NO_CHEST).current
+    lateral = write_study_pair(tmp_path / "lateral", 14, current_subject=Subject.LATERAL).current
     cases = {
-        "hand": _variant(
-            image, tmp_path / "a.dcm", BodyPartExamined="HAND", StudyDescription="Hand", SeriesDescription=""
-        ),
-        "lateral": _variant(image, tmp_path / "b.dcm", ViewPosition="LL", SeriesDescription="CHEST LATERAL"),
+        "no chest": (hand.files[0], hand.study_instance_uid),
+        "lateral": (lateral.files[0], lateral.study_instance_uid),
         "unreadable": _variant(image, tmp_path / "c.dcm", Rows=rows * 7),
         "noise": _variant(image, tmp_path / "d.dcm", PixelData=_noise(image)),
     }

@@ -91,7 +91,7 @@ def _open_text(page: Page) -> None:
     for sentence in (
         "Worsening severe pulmonary edema since 1 March 2026 (certainty 88%).",
         "Unchanged cardiomegaly since 1 March 2026 (certainty 88%).",
-        "Compared with the chest radiograph of 1 March 2026, 08:15.",
+        "The chest radiograph of 10 March 2026, 08:15 was compared with that of 1 March 2026, 08:15.",
         "The model is a demonstration, not for clinical use.",
     ):
         assert sentence in [line.strip() for line in body.splitlines()], sentence

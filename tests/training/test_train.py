@@ -213,7 +213,7 @@ def test_the_rate_warms_up_and_falls_to_its_floor(tmp_path: Path) -> None:
     assert factors[0] == pytest.approx(1 / 3)
     assert max(factors) == pytest.approx(1.0)
     assert factors[-1] < 0.01
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert all(a >= b for a, b in itertools.pairwise(factors[2:]))
 
 
 # --- runs ---
