@@ -33,7 +33,6 @@ UNREADABLE: Final = Failure(status=0xC000, comment="Data set cannot be understoo
 BAD_UID: Final = Failure(status=0xC001, comment="A UID of the object is not a UID")
 CONFLICT: Final = Failure(status=0xC002, comment="Other content is held under this SOP Instance UID")
 STUDY_MISMATCH: Final = Failure(status=0xC003, comment="Study or series belongs to another patient or study")
-OWN_OBJECT: Final = Failure(status=0xC004, comment="This node made this object and takes it from nobody")
 """The Standard leaves the last two digits of A7xx, A9xx and Cxxx to the application (PS3.4 section B.2.3)."""
 
 FIND_OUT_OF_RESOURCES: Final = Failure(status=0xA700, comment="The index does not answer")
