@@ -1,0 +1,136 @@
+"""kill -9 at random instants while storescu sends: what was answered with Success is there, bit-identical, once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+from sqlalchemy import select
+
+from dicom_node.index.database import Database
+from dicom_node.index.tables import Instance
+from dicom_node.store import InstanceStore, read_meta
+from tests.receive.node import radiograph
+from tests.receive.process import ReceiverProcess, receiver_process
+from tests.support import program
+
+SEED = 20260
+FILES = 40
+SIDE = 256
+"""Pixels: 128 KiB per image, several PDUs each."""
+SENDERS = 2
+
+
+@pytest.fixture(scope="module")
+def outbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of files, one per sender; fresh ones are made of them for each round."""
+    return tmp_path_factory.mktemp("outbox")
+
+
+def _fill(folder: Path, chance: random.Random) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    study, series = generate_uid(), generate_uid()
+    for number in range(FILES):
+        data_set = radiograph(
+            StudyInstanceUID=study,
+            SeriesInstanceUID=series,
+            Rows=SIDE,
+            Columns=SIDE,
+            PixelData=chance.randbytes(2 * SIDE * SIDE),
+        )
+        data_set.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
+
+
+def _send(receiver: ReceiverProcess, folder: Path) -> subprocess.Popen[str]:
+    command = [program("storescu"), "-v", "-xe", "+sd", "-aec", "LUMEN", "127.0.0.1", str(receiver.port), str(folder)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "TCP_NODELAY": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _acknowledged(output: str) -> list[Path]:
+    """The files that storescu was told Success for, by its own words."""
+    files: list[Path] = []
+    sending = None
+    for line in output.splitlines():
+        if match := re.search(r"Sending file: (.+)$", line):
+            sending = Path(match.group(1).strip())
+        elif "Received Store Response (Success)" in line:
+            assert sending is not None
+            files.append(sending)
+    return files
+
+
+@contextlib.contextmanager
+def _index_of(receiver: ReceiverProcess) -> Iterator[tuple[Database, InstanceStore]]:
+    data = receiver.folder / "data"
+    database = Database(f"sqlite:///{data}/index.db")
+    try:
+        yield database, InstanceStore(data / "instances")
+    finally:
+        database.close()
+
+
+def _check(receiver: ReceiverProcess, acknowledged: list[Path]) -> None:
+    """The invariant, on a receiver that has just been started again."""
+    assert receiver.part_files() == []
+    with _index_of(receiver) as (database, store), database.read() as session:
+        rows = {row.sop_instance_uid: row.path for row in session.execute(select(Instance)).scalars()}
+        assert sorted(store.stored_paths()) == sorted(rows.values()), "each file has its row, each row its file"
+    for path in acknowledged:
+        uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        assert uid in rows, f"{path.name} was answered with Success and is gone"
+        with path.open("rb") as sent:
+            read_meta(sent)
+            assert store.read_data_set(rows[uid]) == sent.read(), path.name
+
+
+def _rounds(receiver: ReceiverProcess, outbox: Path, count: int) -> None:
+    chance = random.Random(SEED)
+    acknowledged: list[Path] = []
+    for number in range(count):
+        folders = [outbox / f"round{number}-{sender}" for sender in range(SENDERS)]
+        for folder in folders:
+            _fill(folder, chance)
+        senders = [_send(receiver, folder) for folder in folders]
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in the middle of it: the very instant that we want
+            senders[0].wait(timeout=chance.uniform(0.05, 1.5))
+        receiver.kill()
+        for sender in senders:
+            acknowledged += _acknowledged(sender.communicate(timeout=60)[0])
+        receiver.start()
+        _check(receiver, acknowledged)
+    # What was interrupted is sent again and arrives: nothing is locked or half-known.
+    for folder in folders:
+        again = _send(receiver, folder)
+        output, _ = again.communicate(timeout=120)
+        assert len(_acknowledged(output)) == FILES, output[-2000:]
+        acknowledged += sorted(folder.iterdir())
+    assert len(acknowledged) > SENDERS * FILES, "no round got anywhere before its kill: the test proves nothing"
+    receiver.kill()
+    receiver.start()
+    _check(receiver, acknowledged)
+
+
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, outbox: Path) -> None:
+    with receiver_process(tmp_path / "node") as receiver:
+        _rounds(receiver, outbox, 2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_nothing_acknowledged_is_lost_by_a_hundred_kills(tmp_path: Path, outbox: Path) -> None:
+    with receiver_process(tmp_path / "node") as receiver:
+        _rounds(receiver, outbox, 100)
