@@ -80,8 +80,16 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
     try:
         pdu.decode(request)
         asked: A_ASSOCIATE = pdu.to_primitive()
-    # pynetdicom says with any of these that the bytes are not what they claim to be.
-    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, struct.error) as error:
+    # pynetdicom says with any of these that the bytes are not what they claim to be, AssertionError for a length.
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
         raise ProtocolError(f"an A-ASSOCIATE-RQ that cannot be understood: {type(error).__name__}") from error
     if not pdu.protocol_version & 1:
         return PROTOCOL_NOT_SUPPORTED

@@ -36,6 +36,9 @@ from dicom_node.store import InstanceStore
 
 log = get_logger(__name__)
 
+FEW = 3
+"""So many refused classes are named in the log; a workstation proposes a hundred."""
+
 STOP_SECONDS: Final = 10.0
 """An association in the middle of a message gets so long to finish it when the receiver stops."""
 _MIB: Final = 1 << 20
@@ -171,6 +174,7 @@ class Receiver:
         try:
             self._negotiate_and_run(arrival, calling)
         finally:
+            arrival.connection.close()  # whatever ended it: a connection that stays open is a way to fill us up
             with self._guard:
                 self._threads.discard(threading.current_thread())
                 self._by_address[arrival.address] -= 1
@@ -205,7 +209,8 @@ class Receiver:
             limits=limits,
         )
         if negotiated.refused:
-            log.info("presentation contexts refused", calling=calling, abstract_syntaxes=negotiated.refused)
+            few, count = negotiated.refused[:FEW], len(negotiated.refused)
+            log.info("presentation contexts refused", calling=calling, count=count, among_them=few)
         with self._guard:
             self._associations[association] = None
         if self._stopping:
