@@ -13,7 +13,7 @@ help:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
+	$(BIN)/pip install -q -c constraints.txt --upgrade pip setuptools wheel
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
 	touch $@
 
