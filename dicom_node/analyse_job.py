@@ -22,7 +22,7 @@ from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.outputs import document_bytes, write_outputs
 from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
-from dicom_node.report import build_documents, result_json
+from dicom_node.report import STANDARD_KINDS, build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.worker import Handler
 from model.decode import decode_in_child
@@ -139,11 +139,17 @@ def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tupl
 
 def _write(request: ReportRequest, node: NodeContext) -> Finished:
     """Documents on the disk before the row that names them; written again with the same bytes after a crash."""
-    documents = build_documents(request)
+    documents = build_documents(request, kinds=_kinds(node))
     name = hashlib.sha256("\x1f".join(d.sop_instance_uid for d in documents).encode()).hexdigest()[:32]
     relative = Path(name[:2]) / name
     write_outputs(node.documents_dir / relative, request, documents)
     return request, documents, relative
+
+
+def _kinds(node: NodeContext) -> tuple[DocumentKind, ...]:
+    """The two reports always; a PDF or a capture where a destination asks for it."""
+    asked = {DocumentKind(kind) for destination in node.settings.destinations for kind in destination.documents}
+    return tuple(kind for kind in DocumentKind if kind in asked | set(STANDARD_KINDS))
 
 
 def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished]) -> None:

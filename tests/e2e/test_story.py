@@ -62,6 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with running_orthanc(folder / "orthanc", modalities={"LUMEN": ("127.0.0.1", node.port)}) as orthanc:
         with node.config.open("a") as config:
             config.write(destination("pacs", orthanc.ae_title, orthanc.dicom_port, "commitment"))
+            config.write('documents = ["machine", "reading", "pdf", "capture"]\n')
         with running(node):
             yield Site(node=node, orthanc=orthanc)
 
@@ -89,6 +90,11 @@ def _spoken(date: str) -> str:
     """A DA value as the English report says it: "10 March 2026"."""
     day = dt.date(int(date[:4]), int(date[4:6]), int(date[6:]))
     return f"{day.day} {calendar.month_name[day.month]} {day.year}"
+
+
+def orthanc_of(site: Site, study_instance_uid: str, modality: str) -> list[object]:
+    """What the archive holds of a study in one modality."""
+    return site.orthanc.instances(StudyInstanceUID=study_instance_uid, Modality=modality)
 
 
 def test_echo(site: Site) -> None:
@@ -119,6 +125,10 @@ def test_a_phantom_pair_is_compared(site: Site, tmp_path: Path) -> None:
     for finding in second.prediction["findings"]:
         assert finding["change"] in allowed
     assert any(finding["change"] is not None for finding in second.prediction["findings"])
+    for modality in ("DOC", "OT"):  # the PDF and the capture that this destination asks for
+        wait_until(
+            lambda modality=modality: len(orthanc_of(site, uids[1], modality)) == 1, what=f"the {modality} document"
+        )
     for finding in first.prediction["findings"]:
         assert finding["change"] is None, "without a prior there is no change"
 
