@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean bench-model bench-index
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +39,10 @@ bench-model: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_study.py
 
+# make bench-receive   the receiver beside DCMTK storescp and Orthanc, in one run
+bench-receive: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench_receive.py --write
+
 # make bench-index   prior look-up and insertion at 10,000 and 1,000,000 studies, SQLite and PostgreSQL
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
@@ -52,7 +56,7 @@ clean:
 
 # make train-demo OUT=FOLDER   the demonstration model from nothing, on two cores about 75 minutes
 OUT ?= runs/demo
-.PHONY: train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index train-demo
 train-demo: $(VENV)/.installed-dev
 	$(BIN)/python -m training.phantom_cache $(OUT)/cache --pairs 17500
 	$(BIN)/python -m training.train training/recipes/demo-vision.toml --cache $(OUT)/cache --out $(OUT)/vision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ def dcmtk_grey(path: Path, folder: Path, *options: str) -> NDArray[np.int64]:
     syntax = getattr(dcmread(path, force=True, stop_before_pixels=True), "file_meta", {}).get("TransferSyntaxUID", "")
     if syntax in _JPEG_2000:
         raw = folder / "raw.dcm"
-        subprocess.run([program("gdcmconv"), "--raw", str(path), str(raw)], check=True, capture_output=True)
+        subprocess.run(
+            [program("gdcmconv", str(Path(sys.prefix) / "bin")), "--raw", str(path), str(raw)],
+            check=True,
+            capture_output=True,
+        )
         path = raw
     tool = program("dcml2pnm" if syntax in _JPEG_LS else "dcmj2pnm")
     picture = folder / "dcmtk.pgm"
