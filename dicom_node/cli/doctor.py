@@ -307,7 +307,7 @@ def _model(settings: Settings) -> Check:
 
 
 def web_password() -> None:
-    """Ask for a password and print its hash for [[web.users]]."""
+    """Ask for a password and print its hash for a web.users table."""
     from dicom_node.web.security import hash_password
 
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)

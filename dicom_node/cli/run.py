@@ -22,7 +22,7 @@ def init(
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; --force replaces it")
     path.write_text(text, "utf-8")
-    console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}")
+    console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}", markup=False)
 
 
 def serve(

@@ -1,0 +1,44 @@
+"""`dicom-node import DIR`: index an existing folder, with a progress bar, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.errors import NodeError, UsageError
+from dicom_node.importing import files_below, import_files, summary
+
+
+def import_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files.")],
+    analyse: Annotated[bool, typer.Option("--analyse", help="Analyse the studies; default: priors only.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a folder of DICOM files into store and index, as priors or, with --analyse, as studies to be analysed."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    files = files_below(folder)
+    with open_node(config) as node:
+        taken = import_files(files, node, purpose="routed" if analyse else "prior")
+        if console.is_terminal and not as_json:
+            taken = iter(track(taken, "importing", total=len(files), console=console))
+        result = summary(taken)
+    if as_json:
+        print_json({kind.value: count for kind, count in sorted(result.counts.items())})
+    else:
+        for kind, count in sorted(result.counts.items()):
+            console.print(f"{count:8d}  {kind.value}")
+        for path, why in result.trouble[:50]:
+            console.print(f"  {path.name}: {why.value}", markup=False)
+    if result.trouble:
+        raise NodeError(f"{len(result.trouble)} files were not taken and need a look")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="import")(import_folder)

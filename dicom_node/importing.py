@@ -1,0 +1,121 @@
+"""`dicom-node import`: a folder of DICOM files becomes instances of the index, as if a peer had sent them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import select
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError
+from dicom_node.header import HEADER_BYTES, read_header
+from dicom_node.index.ingest import ReceivedInstance, Registered, register_instance
+from dicom_node.index.tables import Instance
+from dicom_node.sop_classes import storage_classes
+from dicom_node.store import read_meta
+from dicom_node.uids import is_uid
+
+
+class Taken(StrEnum):
+    """What became of one file."""
+
+    NEW = "new"
+    """Stored and indexed."""
+    THERE = "already there"
+    """The index holds the instance; what makes an interrupted import resumable."""
+    NOT_DICOM = "not a DICOM file"
+    NOT_WANTED = "SOP class not wanted"
+    """[receive] sop_classes leaves it out."""
+    BAD_UID = "a UID that is not a UID"
+    CONFLICT = "other content under the same UID"
+    """Left where it is: nothing is overwritten."""
+    UNREADABLE = "cannot be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """How many files ended in what, and the names of those that need a look."""
+
+    counts: Counter[Taken] = field(default_factory=Counter)
+    trouble: list[tuple[Path, Taken]] = field(default_factory=list)
+
+
+_TROUBLE = frozenset({Taken.BAD_UID, Taken.CONFLICT, Taken.UNREADABLE})
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below `folder`, in a stable order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def import_files(files: list[Path], node: NodeContext, *, purpose: str) -> Iterator[tuple[Path, Taken]]:
+    """Take the files one by one, each durable and committed before the next; yields what became of each.
+
+    purpose: "prior" for comparison material, "routed" for studies that are to be analysed. A file that was taken
+    before is only looked up, so an import that was interrupted goes on where it ended. Raises StorageError where the
+    store cannot take any more.
+    """
+    wanted = storage_classes(node.settings.receive.sop_classes)
+    for path in files:
+        yield path, _take(path, node, wanted, purpose)
+
+
+def summary(taken: Iterator[tuple[Path, Taken]]) -> Imported:
+    """Count everything and keep the names of what needs a look."""
+    result = Imported()
+    for path, outcome in taken:
+        result.counts[outcome] += 1
+        if outcome in _TROUBLE:
+            result.trouble.append((path, outcome))
+    return result
+
+
+def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: str) -> Taken:
+    try:
+        with path.open("rb") as stream:
+            meta = read_meta(stream)
+            start = stream.read(HEADER_BYTES)
+    except StorageError:
+        return Taken.NOT_DICOM
+    except OSError:
+        return Taken.UNREADABLE
+    if meta.sop_class_uid not in wanted:
+        return Taken.NOT_WANTED
+    header = read_header(start, meta.transfer_syntax_uid)
+    uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    if not all(map(is_uid, uids)) or header.sop_instance_uid != meta.sop_instance_uid:
+        return Taken.BAD_UID
+    with node.database.read() as session:
+        known = session.scalar(select(Instance.sha256).where(Instance.sop_instance_uid == meta.sop_instance_uid))
+    if known is not None:
+        return Taken.THERE if _data_set_sha256(path) == known else Taken.CONFLICT
+    with path.open("rb") as stream:
+        stored = node.store.put_part10(stream)
+    received = ReceivedInstance(
+        stored=stored,
+        header=header,
+        sop_class_uid=meta.sop_class_uid,
+        sop_instance_uid=meta.sop_instance_uid,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        calling_ae_title="IMPORT",
+        purpose=purpose,
+    )
+    with node.database.write() as session:
+        registration = register_instance(session, received, now=node.clock())
+    if registration.path != stored.path:
+        node.store.delete(stored.path)
+    if registration.outcome is Registered.NEW:
+        return Taken.NEW
+    return Taken.THERE if registration.outcome is Registered.DUPLICATE else Taken.CONFLICT
+
+
+def _data_set_sha256(path: Path) -> str:
+    """Of the data set's bytes without the Part 10 header, as the index keeps it."""
+    with path.open("rb") as stream:
+        read_meta(stream)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
