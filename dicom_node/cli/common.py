@@ -16,6 +16,7 @@ from dicom_node.config import Settings, config_path, load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
+from dicom_node.logs import configure
 from dicom_node.store import InstanceStore
 
 ConfigOption = Annotated[
@@ -37,6 +38,7 @@ def settings_from(config: Path | None) -> Settings:
 def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[NodeContext]:
     """A node's index and store for a command that does its work beside a running node."""
     settings = settings_from(config)
+    configure(settings.logging)  # to standard error, and behind the fence that keeps patient data out
     database = Database(settings.database.url)
     try:
         if need_schema:
