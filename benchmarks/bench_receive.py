@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md")
-    parser.add_argument("--only", default="", help="comma-separated names of targets")
+    parser.add_argument("--only", default="", help="names of targets, with | between them")
     parser.add_argument("--busy", action="store_true", help="note that the machine had other work")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT, prefix="bench-") as folder, ExitStack() as running:
@@ -73,7 +73,7 @@ def main() -> None:
             running.enter_context(orthanc(work / "orthanc")),
         ]
         if arguments.only:
-            targets = [target for target in targets if target.name in arguments.only.split(",")]
+            targets = [target for target in targets if target.name in arguments.only.split("|")]
         figures = measure(targets, arguments.rounds, work)
     report = table(targets, figures, arguments.rounds, busy=arguments.busy)
     print(report)
