@@ -1,0 +1,16 @@
+"""what radiologists' reports say of our results"""
+
+from __future__ import annotations
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """what radiologists' reports say of our results"""
+
+
+def downgrade() -> None:
+    """Undo it."""

@@ -1,0 +1,16 @@
+"""which model serves, shadow results, drift figures"""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """which model serves, shadow results, drift figures"""
+
+
+def downgrade() -> None:
+    """Undo it."""
