@@ -1,0 +1,129 @@
+"""What radiologists' words settle: one value for each statement that all sources agree on, and where they do not.
+
+Precedence: none between sources. The newest word of one author by one source replaces that author's earlier one by the
+same source; a word on a single statement weighs more than one on the whole result. Everything else that differs is a
+contradiction: listed, never used, never decided by a rule.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.index.tables import Feedback, Result, Verdict
+from model.schema import Presence
+
+OTHER = "other"
+"""A radiologist says that the stated change, place or degree is wrong, and not what is right."""
+ASPECTS = ("presence", "change", "location", "level")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """One statement of the node that radiologists have judged.
+
+    stated: the node's value, "" where it says nothing. values: what was said instead or in agreement, each with who
+    said it: more than one value is a contradiction. at: the newest word's time. sources: by which ways.
+    """
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    device_uid: str
+    finding: str
+    aspect: str
+    stated: str
+    values: Mapping[str, tuple[str, ...]]
+    at: dt.datetime
+
+    @property
+    def contradictory(self) -> bool:
+        """Sources or authors disagree."""
+        return len(self.values) > 1
+
+    @property
+    def value(self) -> str:
+        """What all agree on; "" where they do not."""
+        return next(iter(self.values)) if len(self.values) == 1 else ""
+
+
+def settle(words: Iterable[Feedback], predictions: Mapping[int, Mapping[str, object]]) -> list[Opinion]:
+    """Opinions of any number of images, in order of their newest word.
+
+    predictions: `Result.prediction` by the result's key, for words on whole results; those of other results are left.
+    """
+    newest: dict[tuple[str, ...], Feedback] = {}
+    for word in sorted(words, key=lambda word: (word.created_at, word.id)):
+        place = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
+        newest[(*place, word.author, word.source)] = word
+    said: dict[tuple[str, str, str, str], list[tuple[str, Feedback]]] = defaultdict(list)
+    for word in newest.values():
+        value = value_of(word)
+        if word.aspect in ASPECTS and value:
+            said[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
+    whole: dict[tuple[str, str, str, str], list[tuple[str, Feedback]]] = defaultdict(list)
+    for word in newest.values():
+        if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
+            for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
+                whole[word.study_instance_uid, word.sop_instance_uid, finding, aspect].append((value, word))
+    found = [_opinion(place, given) for place, given in {**whole, **said}.items()]
+    return sorted(found, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect))
+
+
+def load(session: Session, *, study_instance_uid: str | None = None) -> list[Opinion]:
+    """The opinions on all results, or on those of one study."""
+    query = select(Feedback)
+    if study_instance_uid is not None:
+        query = query.where(Feedback.study_instance_uid == study_instance_uid)
+    words = list(session.scalars(query))
+    wanted = {word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None}
+    predictions: dict[int, Mapping[str, object]] = {}
+    for key in sorted(wanted):
+        row = session.get(Result, key)
+        if row is not None and row.is_current:
+            predictions[key] = row.prediction
+    return settle(words, predictions)
+
+
+def value_of(word: Feedback) -> str:
+    """What a word says is right; OTHER where only that the statement is wrong; "" where it settles nothing."""
+    if word.verdict is Verdict.AGREE:
+        return word.stated
+    if word.verdict is Verdict.CORRECT:
+        return word.value
+    if word.aspect == "presence":
+        turned = {Presence.PRESENT.value: Presence.ABSENT.value, Presence.ABSENT.value: Presence.PRESENT.value}
+        return turned.get(word.stated, "")
+    return OTHER if word.stated else ""
+
+
+def _opinion(place: tuple[str, str, str, str], given: list[tuple[str, Feedback]]) -> Opinion:
+    values: dict[str, list[str]] = defaultdict(list)
+    for value, word in given:
+        values[value].append(f"{word.author} ({word.role}, {word.source})")
+    newest = max((word for _, word in given), key=lambda word: (word.created_at, word.id))
+    study, image, finding, aspect = place
+    value = newest.stated if newest.aspect != "result" else given[-1][0]
+    return Opinion(
+        study_instance_uid=study,
+        sop_instance_uid=image,
+        device_uid=newest.device_uid,
+        finding=finding,
+        aspect=aspect,
+        stated=value,
+        values={value: tuple(who) for value, who in sorted(values.items())},
+        at=newest.created_at,
+    )
+
+
+def _statements(prediction: Mapping[str, object]) -> Iterable[tuple[str, str, str]]:
+    findings = prediction.get("findings")
+    for item in findings if isinstance(findings, list) else []:
+        if item.get("presence") in (Presence.PRESENT.value, Presence.ABSENT.value):
+            for aspect in ASPECTS:
+                if item.get(aspect):
+                    yield str(item["key"]), aspect, str(item[aspect])
