@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -141,10 +141,15 @@ class Engine:
         return answers
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        """Jobs with the same text share a batch (NVILA); all others are asked one at a time."""
+        """Jobs with the same questions on as many images share a batch (NVILA); all others are asked one at a time.
+
+        The texts beside the images (expert, context) may differ from pair to pair: they are in the prefix, which is
+        read row by row, and the questions' own tokens are the same behind each.
+        """
         same: dict[tuple[PromptLayout, tuple[Question, ...]], list[int]] = {}
         for index, job in enumerate(jobs):
-            same.setdefault((job.layout, job.questions), []).append(index)
+            images_alone = replace(job.layout, expert=None, context=None)
+            same.setdefault((images_alone, job.questions), []).append(index)
         size = self._pairs_at_once if self._strategy is Strategy.PACKED else 1
         for indices in same.values():
             for start in range(0, len(indices), size):
@@ -165,7 +170,7 @@ class Engine:
         closed = [entry for entry in tokens.questions if entry.answers]
         open_ = [entry for entry in tokens.questions if not entry.answers]
         started = time.perf_counter()
-        prefix = self._read_prefix(jobs, tokens)
+        prefix = self._read_prefix(jobs)
         seconds = {"prefill": time.perf_counter() - started}
         if closed:
             started = time.perf_counter()
@@ -194,9 +199,9 @@ class Engine:
 
     # --- the prefix ---
 
-    def _read_prefix(self, jobs: Sequence[Job], tokens: BatteryTokens) -> Prefix:
+    def _read_prefix(self, jobs: Sequence[Job]) -> Prefix:
         """Encode the images and read the prefix of every job; rows of unequal length are padded on the right."""
-        rows = [self._prefix_inputs(job, tokens) for job in jobs]
+        rows = [self._prefix_inputs(job, self._battery(job)) for job in jobs]
         lengths = [row["input_ids"].shape[1] for row in rows]
         width = max(lengths)
         inputs: dict[str, Tensor] = {}
@@ -241,7 +246,7 @@ class Engine:
         inputs = self.vlm.inputs(self.vlm.prompt(job.layout, closed[0].question.text), job.pictures)
         plain = np.asarray([plain_score(self.vlm, inputs, answer) for answer in closed[0].answers])
         try:
-            shared = np.asarray(self._score(job, self._read_prefix([job], tokens), closed)[0][0])
+            shared = np.asarray(self._score(job, self._read_prefix([job]), closed)[0][0])
         except torch.OutOfMemoryError:
             raise
         except (InferenceError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:

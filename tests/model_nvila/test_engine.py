@@ -84,12 +84,8 @@ def test_padded_prefixes_in_one_batch(vlm: NvilaVlm) -> None:
     assert rows[0]["input_ids"].shape != rows[1]["input_ids"].shape
     closed = [entry for entry in tokens[0].questions if entry.answers]
     with torch.inference_mode():
-        alone = [
-            engine._score(asked, engine._read_prefix([asked], part), closed)[0]
-            for asked, part in zip((short, long), tokens, strict=True)
-        ]
-        engine._prefix_inputs = lambda asked, _: rows[0] if asked is short else rows[1]  # type: ignore[method-assign]
-        prefix = engine._read_prefix([short, long], tokens[0])
+        alone = [engine._score(asked, engine._read_prefix([asked]), closed)[0] for asked in (short, long)]
+        prefix = engine._read_prefix([short, long])
         together = engine._score(short, prefix, closed)
     for expected, found in zip(alone, together, strict=True):
         for left, right in zip(expected, found, strict=True):
