@@ -231,6 +231,36 @@ class NotifySection(Section):
     smtp_starttls: bool = False
 
 
+class RetrainSection(Section):
+    """How the node learns from its own studies (docs/retraining.md). `dicom-node retrain` reads it.
+
+    recipe: a training recipe; None: training/recipes/retrain.toml. folder: snapshots, runs and their pages; None:
+    "retrain" below data_dir. min_patients: with fewer labelled patients on the training side nothing is trained.
+    frozen_patients: so many are set aside for ever to compare models on. frozen_share: so many of the new patients go
+    there until it has its size. validate_share: of the training side held back for calibration.
+    margin: how far no finding may fall. alpha: level of significance of the main figure. calibration_margin: how far
+    the calibration error may rise. consistency_margin, consistency_floor: agreement with the swapped pair and with the
+    same film twice may fall by the margin, or further while it stays above the floor.
+    device: "cpu" or "cuda"; threads, nice: of the training process.
+    """
+
+    recipe: Path | None = None
+    folder: Path | None = None
+    promote: Literal["auto", "ask", "never"] = "ask"
+    min_patients: Annotated[int, Field(ge=1)] = 200
+    frozen_patients: Annotated[int, Field(ge=1)] = 100
+    frozen_share: Annotated[float, Field(gt=0, lt=1)] = 0.35
+    validate_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    calibration_margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    consistency_margin: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    consistency_floor: Annotated[float, Field(ge=0, le=1)] = 0.9
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+
+
 class LoggingSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -398,6 +428,7 @@ class Settings(BaseSettings):
     retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
     notify: NotifySection = NotifySection()
+    retrain: RetrainSection = RetrainSection()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
