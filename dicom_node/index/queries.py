@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Integer, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, contains_eager
 
 from dicom_node.index.tables import Instance, Series, Study
@@ -43,21 +43,9 @@ def prior_candidates(
     ids = {value for value in (study.patient_id, *listed, *other_ids) if value}
     if not ids:
         return []
-    dated = Study.study_date == ""
-    if study.study_date:
-        dated = or_(
-            dated,
-            and_(Study.study_date >= _window(study.study_date, look_back_days), Study.study_date <= study.study_date),
-        )
-    else:
-        dated = or_(dated, Study.study_date != "")
-    chosen = session.scalars(
-        select(Study.id)
-        .where(Study.patient_id.in_(sorted(ids)), dated, Study.id != study.id)
-        .order_by(Study.study_date.desc(), Study.study_time.desc(), Study.id)
-        .limit(most)
-    ).all()
-    return list(session.scalars(_instances().where(Study.id.in_(chosen)))) if chosen else []
+    first = _window(study.study_date, look_back_days) if study.study_date else ""
+    bounds = {"first": first, "last": study.study_date or _AFTER_ALL, "own": study.id, "most": most}
+    return list(session.scalars(_CANDIDATES, {"ids": sorted(ids), **bounds}))
 
 
 def count_instances(session: Session, study_instance_uid: str) -> int:
@@ -79,6 +67,25 @@ def _instances() -> Select[Instance]:
         .options(contains_eager(Instance.series).contains_eager(Series.study))
         .order_by(Study.study_date.desc(), Study.id, Series.series_instance_uid, Instance.sop_instance_uid)
     )
+
+
+_AFTER_ALL = "~"
+"""Sorts behind every date."""
+_CHOSEN = (
+    select(Study.id)
+    .where(
+        Study.patient_id.in_(bindparam("ids", expanding=True)),
+        or_(
+            Study.study_date == "",
+            and_(Study.study_date >= bindparam("first"), Study.study_date <= bindparam("last")),
+        ),
+        Study.id != bindparam("own"),
+    )
+    .order_by(Study.study_date.desc(), Study.study_time.desc(), Study.id)
+    .limit(bindparam("most", type_=Integer))
+)
+# Made once, and one statement with one answer: on PostgreSQL round trips and planning are most of the look-up's time.
+_CANDIDATES = _instances().where(Study.id.in_(_CHOSEN))
 
 
 def _window(study_date: str, look_back_days: int) -> str:
