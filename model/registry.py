@@ -32,13 +32,18 @@ CHAMPION_NAME = "champion.json"
 
 
 class Promotion(BaseModel):
-    """One entry of the pointer's history: folder name, when (aware UTC) and why."""
+    """One entry of the pointer's history: folder name, when (aware UTC), by whom and why.
+
+    promoted: of a withdrawn one, the entry that it had in the history, so that no promotion is ever forgotten.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: str
     at: dt.datetime
+    who: str = ""
     reason: str = ""
+    promoted: Promotion | None = None
 
 
 class ChampionPointer(BaseModel):
@@ -100,7 +105,7 @@ def read_pointer(directory: str | Path) -> ChampionPointer:
     return pointer
 
 
-def promote(directory: str | Path, name: str, *, at: dt.datetime, reason: str = "") -> Manifest:
+def promote(directory: str | Path, name: str, *, at: dt.datetime, who: str = "", reason: str = "") -> Manifest:
     """Make a checkpoint the champion. Raises CheckpointError where it does not pass verification."""
     directory = Path(directory)
     manifest = read_manifest(_folder(directory, name))
@@ -108,12 +113,12 @@ def promote(directory: str | Path, name: str, *, at: dt.datetime, reason: str = 
         pointer = read_pointer(directory)
         if pointer.history and pointer.history[-1].folder == name:
             return manifest
-        entry = Promotion(folder=name, at=_aware(at), reason=reason)
+        entry = Promotion(folder=name, at=_aware(at), who=who, reason=reason)
         _write_pointer(directory, pointer.model_copy(update={"history": (*pointer.history, entry)}))
     return manifest
 
 
-def rollback(directory: str | Path, *, at: dt.datetime, reason: str = "") -> Manifest | None:
+def rollback(directory: str | Path, *, at: dt.datetime, who: str = "", reason: str = "") -> Manifest | None:
     """Go back to the champion before this one; None where that was the bundled model (nothing promoted before).
 
     Raises CheckpointError where nothing was ever promoted, or where the earlier champion does not pass verification:
@@ -126,7 +131,7 @@ def rollback(directory: str | Path, *, at: dt.datetime, reason: str = "") -> Man
             raise CheckpointError(f"{directory}: nothing was promoted, so there is nothing to roll back")
         *earlier, last = pointer.history
         manifest = read_manifest(_folder(directory, earlier[-1].folder)) if earlier else None
-        gone = Promotion(folder=last.folder, at=_aware(at), reason=reason)
+        gone = Promotion(folder=last.folder, at=_aware(at), who=who, reason=reason, promoted=last)
         _write_pointer(directory, ChampionPointer(history=tuple(earlier), withdrawn=(*pointer.withdrawn, gone)))
     return manifest
 
@@ -160,6 +165,7 @@ def _write_pointer(directory: Path, pointer: ChampionPointer) -> None:
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One writer at a time; the lock is the kernel's and ends with the process."""
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".champion.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
