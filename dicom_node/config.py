@@ -9,11 +9,13 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.schedule import parse_schedule
 from dicom_node.uids import is_uid
 
 DEFAULT_CONFIG = Path("config.toml")
@@ -79,7 +81,11 @@ class CompletionSection(Section):
 
 
 class ModelSection(Section):
-    """findings: ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked."""
+    """findings: ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked.
+
+    shadow: a checkpoint of the models folder that answers live studies unheard. standby: the champion before this one
+    stays loaded, so that a rollback takes effect at once; costs its memory.
+    """
 
     source: str = "demo"
     findings: tuple[str, ...] = ()
@@ -91,6 +97,8 @@ class ModelSection(Section):
     memory_limit_bytes: Annotated[int, Field(gt=0)] | None = None
     base_url: str | None = None
     api_key_file: Path | None = None
+    shadow: str = ""
+    standby: bool = True
 
     @model_validator(mode="after")
     def _remote_needs_url(self) -> ModelSection:
@@ -202,6 +210,7 @@ class RetentionSection(Section):
     keep_free_percent: Annotated[float, Field(ge=0, le=50)] = 10.0
     emergency_free_percent: Annotated[float, Field(ge=0, le=50)] = 3.0
     audit_days: Annotated[float, Field(gt=0)] = 2190.0
+    shadow_days: Annotated[float, Field(gt=0)] = 180.0
 
 
 class AuditSection(Section):
@@ -231,6 +240,21 @@ class NotifySection(Section):
     smtp_starttls: bool = False
 
 
+def _schedule(value: str) -> str:
+    if value:
+        parse_schedule(value)
+    return value
+
+
+def _timezone(value: str) -> str:
+    try:
+        if value:
+            ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError('a time zone is an IANA name such as "Europe/Berlin"') from None
+    return value
+
+
 class RetrainSection(Section):
     """How the node learns from its own studies (docs/retraining.md). `dicom-node retrain` reads it.
 
@@ -242,6 +266,8 @@ class RetrainSection(Section):
     the calibration error may rise. consistency_margin, consistency_floor: agreement with the swapped pair and with the
     same film twice may fall by the margin, or further while it stays above the floor.
     device: "cpu" or "cuda"; threads, nice: of the training process.
+    schedule: when the node trains by itself, such as "mon-fri 01:00-05:00"; "": never. timezone: of those times, an
+    IANA name; "": the machine's own.
     """
 
     recipe: Path | None = None
@@ -259,6 +285,20 @@ class RetrainSection(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
     nice: Annotated[int, Field(ge=0, le=19)] = 10
+    schedule: Annotated[str, AfterValidator(_schedule)] = ""
+    timezone: Annotated[str, AfterValidator(_timezone)] = ""
+
+
+class DriftSection(Section):
+    """Weekly figures of input and output against their baseline (docs/model-lifecycle.md).
+
+    baseline_weeks: the first so many weeks with enough pairs are the baseline. min_pairs: a week with fewer is not
+    judged. false_alarms: chance that all figures of one week together raise an alarm though nothing has changed.
+    """
+
+    baseline_weeks: Annotated[int, Field(ge=1, le=52)] = 4
+    min_pairs: Annotated[int, Field(ge=20)] = 50
+    false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
 
 
 class LoggingSection(Section):
@@ -429,6 +469,7 @@ class Settings(BaseSettings):
     audit: AuditSection = AuditSection()
     notify: NotifySection = NotifySection()
     retrain: RetrainSection = RetrainSection()
+    drift: DriftSection = DriftSection()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:
