@@ -24,6 +24,7 @@ from dicom_node.deliver.queue import job_key
 from dicom_node.errors import NodeError
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
 from dicom_node.logs import bound, get_logger
+from dicom_node.models import catch_up as journal_models
 from dicom_node.priors import prefetch
 from dicom_node.priors.counting import CountAgreement
 
@@ -272,6 +273,7 @@ TICKS = (
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
     Tick(name="audit", seconds=5, action=audit.send_waiting),
+    Tick(name="models", seconds=5, action=journal_models),
     Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
     Tick(name="retention", seconds=3600, action=retention.run),
     Tick(name="jobs", seconds=3600, action=forget_old_jobs),
