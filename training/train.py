@@ -22,10 +22,11 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, Dataset
 
 from model.errors import ModelError
+from training.breaks import Between
 from training.collate import Batch, Collator
 from training.recipe import Objective, Recipe, load_recipe
 from training.samples import PhantomSource, Sample, SampleSource, TurnOptions
@@ -35,6 +36,10 @@ from training.trainable import build, export, parameter_groups
 
 class TrainingError(ModelError):
     """Training cannot go on; the message says what happened at which step and what to look at."""
+
+
+class TrainingStopped(ModelError):
+    """Training was asked to stop; the newest checkpoint holds every step that was done, and the next run goes on."""
 
 
 class _Numbered(Dataset[Sample]):
@@ -74,10 +79,13 @@ def rate_factor(step: int, recipe: Recipe) -> float:
     return recipe.optimiser.floor + (1 - recipe.optimiser.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def train(recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool = False) -> Path:
+def train(
+    recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool = False, between: Between | None = None
+) -> Path:
     """Run a recipe to its end, going on from the newest checkpoint in `out`; returns the folder of the final model.
 
-    Raises TrainingError where the loss is not a number, and whatever `load_recipe` and the checkpoints raise.
+    between: asked after each step, see `training.breaks`. Raises TrainingStopped where it says so, TrainingError
+    where the loss is not a number, and whatever `load_recipe` and the checkpoints raise.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.optimiser.precision,
@@ -130,8 +138,12 @@ def train(recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool =
                 sums[name] = sums.get(name, 0.0) + float(loss.detach()) / recipe.optimiser.accumulation
         schedule.step()
         log.step(step + 1, sums, float(schedule.get_last_lr()[0]), waited)
-        if (step + 1) % recipe.run.checkpoint_every == 0 and step + 1 < recipe.run.steps:
+        stop = _stop_asked(between, accelerator) and step + 1 < recipe.run.steps
+        if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and step + 1 < recipe.run.steps):
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
+        if stop:
+            log.close()
+            raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on from there")
     accelerator.wait_for_everyone()
     final = out / "final"
     if accelerator.is_main_process:
@@ -151,6 +163,14 @@ def _loader(samples: _Numbered, collate: Collator, recipe: Recipe) -> DataLoader
         persistent_workers=recipe.data.workers > 0,
         prefetch_factor=4 if recipe.data.workers else None,
     )
+
+
+def _stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
+    """Whether to stop here: the main process asks, all ranks do the same."""
+    stop = [between() if between is not None and accelerator.is_main_process else False]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(stop)
+    return stop[0]
 
 
 def _refuse_nan(losses: dict[str, torch.Tensor], step: int) -> None:
