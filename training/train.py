@@ -143,7 +143,7 @@ def train(
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
         if stop:
             log.close()
-            raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on from there")
+            raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on")
     accelerator.wait_for_everyone()
     final = out / "final"
     if accelerator.is_main_process:
