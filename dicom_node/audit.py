@@ -1,4 +1,4 @@
-"""Audit messages by DICOM PS3.15 section A.5: who did what to whose data, kept as rows and sent to a syslog collector.
+"""Audit messages by DICOM PS3.15 section A.5: who did what to whose data, kept as rows (`syslog` sends them on).
 
 An audit message names the patient, as the Standard wants; so it goes to the database and to the audit collector only,
 never into the ordinary log. `record` writes in the caller's transaction: what is rolled back was not done.
@@ -9,40 +9,26 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import os
+import re
 import socket
-import ssl
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from dicom_node.config import AuditSection
-from dicom_node.errors import NodeError
 from dicom_node.index.tables import AuditEvent
-from dicom_node.logs import get_logger
 
-if TYPE_CHECKING:
-    from dicom_node.context import NodeContext
-
-log = get_logger(__name__)
-
-SYSLOG_PRIORITY = 10 * 8 + 5
-"""Facility 10 (security), severity 5 (notice), as IHE ITI TF-2 3.20 has it."""
-BATCH = 200
-CONNECT_SECONDS = 5.0
-
-
-class AuditError(NodeError):
-    """The audit collector did not take messages; they stay in the database and go later."""
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""XML 1.0 section 2.2, production 2, turned round."""
 
 
 class Event(Enum):
     """Event identification: DCM code value and meaning (PS3.16 CID 400)."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
+    BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
     INSTANCES_ACCESSED = ("110103", "DICOM Instances Accessed")
     INSTANCES_TRANSFERRED = ("110104", "DICOM Instances Transferred")
     STUDY_DELETED = ("110105", "DICOM Study Deleted")
@@ -76,6 +62,7 @@ class Outcome(IntEnum):
 
 ACTIONS = {
     Event.APPLICATION_ACTIVITY: "E",
+    Event.BEGIN_TRANSFERRING: "E",
     Event.INSTANCES_ACCESSED: "R",
     Event.INSTANCES_TRANSFERRED: "C",
     Event.STUDY_DELETED: "D",
@@ -114,6 +101,15 @@ class AboutStudy:
     """(SOP class UID, number of instances)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedQuery:
+    """The object of a Query message (PS3.15 table A.5.3.10-1): what was asked, byte by byte, and in which syntax."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    identifier: bytes
+
+
 ROLES = {
     "source": ("110153", "Source Role ID"),
     "destination": ("110152", "Destination Role ID"),
@@ -135,19 +131,22 @@ def record(
     event_type: EventType | None = None,
     outcome: Outcome = Outcome.SUCCESS,
     study: AboutStudy | None = None,
-    query: bytes | None = None,
+    query: AskedQuery | None = None,
     alert: str = "",
+    about_node: str = "",
+    action: str = "",
     site: str = "",
 ) -> None:
     """Keep one message, in the caller's transaction.
 
-    query: the encoded identifier of a Query event. alert: what a Security Alert is about, in plain words.
+    alert: what a Security Alert is about, in plain words; about_node: the node that it is about. action: where the
+    event's own action code does not fit ("R" for instances that were held already, PS3.15 table A.5.3.7-1).
     """
     root = ET.Element("AuditMessage")
     identification = ET.SubElement(
         root,
         "EventIdentification",
-        EventActionCode=ACTIONS[event],
+        EventActionCode=action or ACTIONS[event],
         EventDateTime=now.isoformat(timespec="milliseconds"),
         EventOutcomeIndicator=str(int(outcome)),
     )
@@ -165,16 +164,21 @@ def record(
     if query is not None:
         _query(root, query)
     if alert:
-        _alert(root, alert)
+        _alert(root, alert, about_node or "dicom-node")
     session.add(
         AuditEvent(
             at=now,
             event_id=event.value[0],
             event_type=event_type.value[0] if event_type else "",
             outcome=int(outcome),
-            message=ET.tostring(root, encoding="unicode"),
+            message=_writable(ET.tostring(root, encoding="unicode")),
         )
     )
+
+
+def _writable(xml: str) -> str:
+    """Without the characters that XML 1.0 has no place for: names and AE titles come from strangers."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", xml)
 
 
 def _code(parent: ET.Element, tag: str, code: tuple[str, str]) -> None:
@@ -224,83 +228,30 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
         ET.SubElement(patient, "ParticipantObjectName").text = study.patient_name
 
 
-def _query(root: ET.Element, identifier: bytes) -> None:
+def _query(root: ET.Element, query: AskedQuery) -> None:
     element = ET.SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID="1.2.840.10008.5.1.4.1.2.2.1",
+        ParticipantObjectID=query.sop_class_uid,
         ParticipantObjectTypeCode="2",
         ParticipantObjectTypeCodeRole="3",
     )
     _code(element, "ParticipantObjectIDTypeCode", ("110181", "SOP Class UID"))
-    ET.SubElement(element, "ParticipantObjectQuery").text = base64.b64encode(identifier).decode()
+    ET.SubElement(element, "ParticipantObjectQuery").text = base64.b64encode(query.identifier).decode()
+    _detail(element, "TransferSyntax", query.transfer_syntax_uid)
 
 
-def _alert(root: ET.Element, alert: str) -> None:
+def _alert(root: ET.Element, alert: str, about_node: str) -> None:
     element = ET.SubElement(
-        root, "ParticipantObjectIdentification", ParticipantObjectID="dicom-node", ParticipantObjectTypeCode="2"
+        root, "ParticipantObjectIdentification", ParticipantObjectID=about_node, ParticipantObjectTypeCode="2"
     )
     _code(element, "ParticipantObjectIDTypeCode", ("110182", "Node ID"))
-    ET.SubElement(
-        element,
-        "ParticipantObjectDetail",
-        type="Alert Description",
-        value=base64.b64encode(alert.encode()).decode(),
-    )
+    _detail(element, "Alert Description", alert)
 
 
-def send_waiting(node: NodeContext) -> None:
-    """Tick: send what the collector has not got yet, oldest first. Raises AuditError; the rows then wait."""
-    settings = node.settings.audit
-    if settings.host is None:
-        return
-    with node.database.read() as session:
-        rows = session.execute(
-            select(AuditEvent.id, AuditEvent.at, AuditEvent.message)
-            .where(AuditEvent.sent_at.is_(None))
-            .order_by(AuditEvent.id)
-            .limit(BATCH)
-        ).all()
-    if not rows:
-        return
-    try:
-        with _connect(settings) as connection:
-            for row in rows:
-                connection.sendall(frame(row.at, row.message))
-            # An orderly end makes a collector that is gone show itself before the rows are marked.
-            connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(CONNECT_SECONDS)
-            connection.recv(1)
-    except OSError as error:
-        raise AuditError(
-            f"the audit collector {settings.host}:{settings.port} did not take messages: {error}"
-        ) from error
-    with node.database.write() as session:
-        now = node.clock()
-        for event in session.scalars(select(AuditEvent).where(AuditEvent.id.in_([row.id for row in rows]))):
-            event.sent_at = now
-
-
-def frame(at: dt.datetime, message: str) -> bytes:
-    """One RFC 5424 message with the octet count of RFC 5425 section 4.3 before it."""
-    head = f"<{SYSLOG_PRIORITY}>1 {at.isoformat(timespec='milliseconds')} {socket.gethostname()} dicom-node"
-    body = f"{head} {os.getpid()} DICOM - ".encode() + b"\xef\xbb\xbf" + message.encode()
-    return f"{len(body)} ".encode() + body
-
-
-def _connect(settings: AuditSection) -> socket.socket:
-    assert settings.host is not None
-    plain = socket.create_connection((settings.host, settings.port), timeout=CONNECT_SECONDS)
-    if settings.transport == "tcp" or settings.tls is None:
-        return plain
-    try:
-        context = ssl.create_default_context(cafile=str(settings.tls.ca))
-        if settings.tls.certificate is not None:
-            context.load_cert_chain(settings.tls.certificate, settings.tls.key)
-        return context.wrap_socket(plain, server_hostname=settings.host)
-    except OSError:
-        plain.close()
-        raise
+def _detail(element: ET.Element, kind: str, text: str) -> None:
+    value = base64.b64encode(text.encode()).decode()
+    ET.SubElement(element, "ParticipantObjectDetail", type=kind, value=value)
 
 
 def forget(session: Session, *, before: dt.datetime) -> int:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, completion, jobs, notify, retention
+from dicom_node import audit, completion, jobs, notify, retention, syslog
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import job_key
 from dicom_node.errors import NodeError
@@ -272,7 +272,7 @@ TICKS = (
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
-    Tick(name="audit", seconds=5, action=audit.send_waiting),
+    Tick(name="audit", seconds=5, action=syslog.send_waiting),
     Tick(name="models", seconds=5, action=journal_models),
     Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
     Tick(name="retention", seconds=3600, action=retention.run),

@@ -28,6 +28,7 @@ from dicom_node.receive.messages import (
 )
 from dicom_node.receive.negotiation import AcceptedContext, Negotiated
 from dicom_node.receive.rules import PeerRule
+from dicom_node.receive.transfers import TransferBook
 from dicom_node.receive.wire import (
     AbortReason,
     DeadlineError,
@@ -89,6 +90,8 @@ class Request:
     """Message id of a request that we sent on this association → what its handler wants to remember about it."""
     is_cancelled: Callable[[], bool]
     """Whether the peer has cancelled this request since; looks at the wire."""
+    transfers: TransferBook
+    """What has come over this association so far."""
 
 
 Handler = Callable[[Request], Iterable[Message]]
@@ -101,6 +104,9 @@ class Services(Protocol):
 
     def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
         """Where the data set that follows this command shall go."""
+
+    def ended(self, caller: Caller, transfers: TransferBook) -> None:
+        """The association is over, with what came over it. Must not raise."""
 
 
 class Association:
@@ -125,6 +131,7 @@ class Association:
         self._later: list[tuple[float, PutOff]] = []
         self._outstanding: dict[int, int] = {}
         self._cancelled: set[int] = set()
+        self._transfers = TransferBook()
         self._guard = threading.Lock()
         self._idle = False
         self._stopping = False
@@ -155,6 +162,7 @@ class Association:
             self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
         finally:
             self._incoming.discard()
+            self._services.ended(self._caller, self._transfers)
 
     def stop(self) -> None:
         """End after the message that is being worked on; at once where none is."""
@@ -261,6 +269,7 @@ class Association:
             send_later=self._send_later,
             outstanding=self._outstanding,
             is_cancelled=lambda: self._look_for_cancel(command.message_id),
+            transfers=self._transfers,
         )
         for message in handler(request):
             self._send(message)

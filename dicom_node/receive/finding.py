@@ -6,15 +6,18 @@ from collections.abc import Iterator
 
 from pydicom import Dataset
 
+from dicom_node.audit import AskedQuery
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive import statuses
 from dicom_node.receive.association import Request
+from dicom_node.receive.auditing import ReceiveAudit
 from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
 from dicom_node.receive.messages import Message, response
 from dicom_node.receive.negotiation import PATIENT_ROOT, QUERIES
 from dicom_node.receive.query import BadKeyError, QueryLevel, TooManyMatchesError, find
+from dicom_node.receive.sinks import MemorySink
 from dicom_node.receive.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
 
 log = get_logger(__name__)
@@ -22,11 +25,15 @@ log = get_logger(__name__)
 _LOOK_FOR_CANCEL_EVERY = 50
 
 
-def handle_find(database: Database, request: Request) -> Iterator[Message]:
-    """Answer a C-FIND-RQ with one pending response per match."""
+def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> Iterator[Message]:
+    """Answer a C-FIND-RQ with one pending response per match; the query itself is audited first."""
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax not in QUERIES:
         yield response(command, context_id, NO_SUCH_SOP_CLASS)
+        return
+    if not _audited(database, audit, request):
+        failure = statuses.FIND_OUT_OF_RESOURCES
+        yield response(command, context_id, failure.status, failure.comment)
         return
     found = _matches(database, request)
     if isinstance(found, Failure):
@@ -40,6 +47,22 @@ def handle_find(database: Database, request: Request) -> Iterator[Message]:
         data = encoded_data_set(identifier, request.context.transfer_syntax)
         yield Message(context_id=context_id, elements=pending.elements, data_set=data)
     yield response(command, context_id, SUCCESS)
+
+
+def _audited(database: Database, audit: ReceiveAudit, request: Request) -> bool:
+    """Note who asked what. A question that cannot be noted is not answered."""
+    query = AskedQuery(
+        sop_class_uid=request.context.abstract_syntax,
+        transfer_syntax_uid=request.context.transfer_syntax,
+        identifier=bytes(request.data.data) if isinstance(request.data, MemorySink) else b"",
+    )
+    try:
+        with database.write() as session:
+            audit.asked(session, request.caller, query)
+    except IndexUnavailableError as error:
+        log.error("query not audited and so not answered", why=str(error))
+        return False
+    return True
 
 
 def _matches(database: Database, request: Request) -> list[Dataset] | Failure:

@@ -18,7 +18,7 @@ from typing import Final
 
 from dicom_node.config import ReceiveSection
 from dicom_node.logs import get_logger
-from dicom_node.receive.rules import Rejection
+from dicom_node.receive.rules import ADDRESS_NOT_ALLOWED, NO_REQUEST, TLS_REFUSED, Rejection
 from dicom_node.receive.wire import HEADER_BYTES, LINGER_SECONDS, AbortReason, PduType, abort, reject
 
 log = get_logger(__name__)
@@ -70,6 +70,8 @@ class Arrival:
 
 Decide = Callable[[Arrival], Rejection | None]
 """Takes the connection over (None), or says why not; then the lobby refuses and closes it."""
+TellRefusal = Callable[[str, str], None]
+"""Hears of each refusal: address, and why in the words of `rules`."""
 
 
 class Lobby:
@@ -82,10 +84,12 @@ class Lobby:
         limits: ReceiveSection,
         admits_address: Callable[[str], bool],
         decide: Decide,
+        tell_refusal: TellRefusal,
     ) -> None:
         self._limits = limits
         self._admits_address = admits_address
         self._decide = decide
+        self._tell_refusal = tell_refusal
         self._selector = selectors.DefaultSelector()
         self._guests: dict[_Guest, None] = {}  # ordered: oldest first
         self._by_address: Counter[str] = Counter()
@@ -130,6 +134,8 @@ class Lobby:
         now = time.monotonic()
         for guest in [guest for guest in self._guests if guest.deadline <= now]:
             log.info("connection closed: no association in time", peer=guest.address, stage=guest.stage.name)
+            if guest.stage is not _Stage.FAREWELL:
+                self._tell_refusal(guest.address, NO_REQUEST)
             self._close(guest)
 
     def _until_next_deadline(self) -> float | None:
@@ -156,6 +162,7 @@ class Lobby:
         """Take a connection in, or close it at once."""
         if not self._admits_address(address):
             log.warning("connection refused: address not allowed", peer=address)
+            self._tell_refusal(address, ADDRESS_NOT_ALLOWED)
             connection.close()
             return
         if self._by_address[address] >= self._limits.max_waiting_per_address:
@@ -203,6 +210,7 @@ class Lobby:
             self._wait_for(guest, selectors.EVENT_WRITE)
         except ssl.SSLError as error:
             log.warning("TLS refused", peer=guest.address, why=error.reason or "no TLS")
+            self._tell_refusal(guest.address, TLS_REFUSED)
             self._close(guest)
         except OSError as error:
             log.info("connection lost", peer=guest.address, why=error.strerror)
@@ -231,10 +239,12 @@ class Lobby:
         if guest.received[0] != PduType.ASSOCIATE_RQ:
             known = PduType.ASSOCIATE_RQ <= guest.received[0] <= PduType.ABORT
             log.warning("connection refused: no A-ASSOCIATE-RQ", peer=guest.address, pdu_type=guest.received[0])
+            self._tell_refusal(guest.address, NO_REQUEST)
             self._dismiss(guest, abort(AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNISED_PDU))
             return False
         if not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
             log.warning("connection refused: length of A-ASSOCIATE-RQ", peer=guest.address, length=length)
+            self._tell_refusal(guest.address, NO_REQUEST)
             self._dismiss(guest, abort(AbortReason.INVALID_PARAMETER))
             return False
         return True
@@ -250,6 +260,7 @@ class Lobby:
             return
         self._selector.register(guest.connection, selectors.EVENT_READ, guest)
         log.warning("association rejected", peer=guest.address, why=rejection.why)
+        self._tell_refusal(guest.address, rejection.why)
         self._dismiss(guest, reject(rejection))
 
     def _dismiss(self, guest: _Guest, last_words: bytes) -> None:

@@ -18,6 +18,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.association import Association, Caller, DataSink, Handler
+from dicom_node.receive.auditing import ReceiveAudit
 from dicom_node.receive.committing import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.echo import handle_echo
 from dicom_node.receive.finding import handle_find
@@ -27,10 +28,11 @@ from dicom_node.receive.messages import Command, CommandField
 from dicom_node.receive.negotiation import AcceptedContext, ae_titles, negotiate
 from dicom_node.receive.recovery import recover
 from dicom_node.receive.reporter import CommitmentReporter
-from dicom_node.receive.rules import LIMIT_EXCEEDED, Rejection, Rules
+from dicom_node.receive.rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
 from dicom_node.receive.sinks import MemorySink
 from dicom_node.receive.storing import StoreLimits, StoreService, handle_store
 from dicom_node.receive.tls import server_context
+from dicom_node.receive.transfers import TransferBook
 from dicom_node.receive.wire import PeerStream, ProtocolError, abort, reject
 from dicom_node.store import InstanceStore
 
@@ -47,7 +49,8 @@ _MIB: Final = 1 << 20
 class _NodeServices:
     """All services of the node on its associations."""
 
-    def __init__(self, settings: Settings, database: Database, store: InstanceStore) -> None:
+    def __init__(self, settings: Settings, database: Database, store: InstanceStore, audit: ReceiveAudit) -> None:
+        self._audit = audit
         limits = StoreLimits(
             max_instance_bytes=settings.receive.max_instance_mib * _MIB,
             min_free_bytes=settings.receive.min_free_mib * _MIB,
@@ -55,6 +58,7 @@ class _NodeServices:
         self._storing = StoreService(
             store=store,
             index=IndexWriter(database),
+            audit=audit,
             limits=limits,
             own_ae_title=settings.node.ae_title,
             clock=utc_now,
@@ -64,7 +68,7 @@ class _NodeServices:
         self.handlers: Mapping[int, Handler] = {
             CommandField.C_ECHO_RQ: handle_echo,
             CommandField.C_STORE_RQ: partial(handle_store, self._storing),
-            CommandField.C_FIND_RQ: partial(handle_find, database),
+            CommandField.C_FIND_RQ: partial(handle_find, database, audit),
             CommandField.N_ACTION_RQ: partial(handle_action, committing),
             CommandField.N_EVENT_REPORT_RQ: partial(handle_event, committing),
             CommandField.N_EVENT_REPORT_RSP: partial(handle_event_response, committing),
@@ -75,6 +79,9 @@ class _NodeServices:
             return self._storing.upload(command, context)
         return MemorySink()
 
+    def ended(self, caller: Caller, transfers: TransferBook) -> None:
+        self._audit.association_ended(caller, transfers)
+
 
 class Receiver:
     """Receives for one node on its plain and, where configured, its TLS port. `start` and `stop` once each."""
@@ -84,7 +91,8 @@ class Receiver:
         self._database = database
         self._store = store
         self._rules = Rules(settings)
-        self._services = _NodeServices(settings, database, store)
+        self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=utc_now)
+        self._services = _NodeServices(settings, database, store, self._audit)
         self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=utc_now)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
@@ -121,10 +129,12 @@ class Receiver:
             limits=self._settings.receive,
             admits_address=self._rules.admits_address,
             decide=self._decide,
+            tell_refusal=self._audit.refused,
         )
         self._lobby_thread = threading.Thread(target=self._lobby.run, name="lobby", daemon=True)
         self._lobby_thread.start()
         self._reporter.start()
+        self._audit.start()
         log.info("receiver listening", port=self.port, tls_port=self.tls_port or None, pid=os.getpid())
 
     def stop(self) -> None:
@@ -142,6 +152,7 @@ class Receiver:
                 association.end_now()
             self._wait_for_threads(STOP_SECONDS)
         self._reporter.stop()
+        self._audit.stop()
         self._store.close()
         log.info("receiver stopped", port=self.port)
 
@@ -189,10 +200,12 @@ class Receiver:
             negotiated = negotiate(arrival.request, rule=rule, max_pdu_bytes=limits.pdu_bytes)
         except ProtocolError as error:
             log.warning("association refused", peer=arrival.address, why=str(error))
+            self._audit.refused(arrival.address, NOT_UNDERSTOOD)
             stream.say_goodbye(abort(error.reason))
             return
         if isinstance(negotiated, Rejection):
             log.warning("association rejected", peer=arrival.address, why=negotiated.why)
+            self._audit.refused(arrival.address, negotiated.why)
             stream.say_goodbye(reject(negotiated))
             return
         association = Association(

@@ -27,6 +27,15 @@ PROTOCOL_NOT_SUPPORTED = Rejection(result=1, source=2, reason=2, why="protocol v
 CONTEXT_NAME_NOT_SUPPORTED = Rejection(result=1, source=1, reason=2, why="application context name not supported")
 
 
+ADDRESS_NOT_ALLOWED = "address not allowed"
+TLS_REFUSED = "TLS refused"
+NO_REQUEST = "no association request"
+"""Something else was said, or nothing in time: a port scanner, a load balancer's probe."""
+NOT_UNDERSTOOD = "association request not understood"
+ALERTS = frozenset({ADDRESS_NOT_ALLOWED, TLS_REFUSED, CALLING_NOT_RECOGNISED.why, CALLED_NOT_RECOGNISED.why})
+"""Refusals that are Security Alerts (PS3.15 section A.5.3.11): somebody who is not who may come in."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRule:
     """What one calling AE may do here."""

@@ -26,6 +26,7 @@ from dicom_node.index.tables import QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.receive import statuses
 from dicom_node.receive.association import Caller, Request
+from dicom_node.receive.auditing import ReceiveAudit
 from dicom_node.receive.indexing import IndexWriter
 from dicom_node.receive.messages import (
     AFFECTED_SOP_CLASS_UID,
@@ -43,6 +44,8 @@ from dicom_node.uids import MAX_LENGTH, is_uid
 
 log = get_logger(__name__)
 
+TAKEN: Final = (Registered.NEW, Registered.DUPLICATE)
+"""Outcomes that are answered with Success, and so are transfers."""
 _MIB: Final = 1 << 20
 
 
@@ -136,6 +139,7 @@ class StoreService:
 
     store: InstanceStore
     index: IndexWriter
+    audit: ReceiveAudit
     limits: StoreLimits
     own_ae_title: str
     clock: Callable[[], dt.datetime]
@@ -156,6 +160,7 @@ def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
     if failure is None:
         yield response(request.command, request.context.context_id, SUCCESS)
         return
+    service.audit.instance_refused(failure.status)
     log.warning(
         "instance refused", status=f"{failure.status:04X}", why=failure.comment, calling=request.caller.calling_ae_title
     )
@@ -212,7 +217,10 @@ def _registered(
         if is_own_document(session, upload.sop_instance_uid):
             return None
         now = service.clock()
-        return register_instance(session, _as_asked_for(session, service, request, received, now), now=now)
+        found = register_instance(session, _as_asked_for(session, service, request, received, now), now=now)
+        if found.outcome in TAKEN and header.study_instance_uid not in request.transfers:
+            service.audit.began(session, request.caller, header)
+        return found
 
     registration = service.index.run(register)
     if registration is None:
@@ -220,6 +228,9 @@ def _registered(
         log.warning("loop guard: our own document came back", calling=request.caller.calling_ae_title)
         # We do hold it: a failure would only make the sender try for ever.
         return None
+    if registration.outcome in TAKEN:
+        is_new = registration.outcome is Registered.NEW
+        request.transfers.add(header, upload.sop_class_uid, is_new=is_new)
     return _settled(service, request, upload, stored, registration)
 
 

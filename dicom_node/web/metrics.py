@@ -25,12 +25,19 @@ from dicom_node.index.tables import (
     StudyState,
     Tally,
 )
+from dicom_node.receive import auditing
 from dicom_node.retention import disk_usage
 
 WINDOW = dt.timedelta(hours=24)
 """Durations are those of the last day."""
 DRIFT_WINDOW = dt.timedelta(days=7)
 MOST_ROWS = 5000
+COUNTERS = {
+    auditing.RECEIVED: ("dicom_node_instances_received", "Instances answered with Success", "which"),
+    auditing.INSTANCE_REFUSED: ("dicom_node_instances_refused", "C-STORE answered with a failure", "status"),
+    auditing.ASSOCIATION_REFUSED: ("dicom_node_associations_refused", "Connections and associations refused", "why"),
+}
+"""Tally → (metric, what it says, name of its label)."""
 Metric = CounterMetricFamily | GaugeMetricFamily
 
 
@@ -59,10 +66,7 @@ def _counts(session: Session) -> Iterator[Metric]:
     received = GaugeMetricFamily("dicom_node_instances", "Instances in the store")
     received.add_metric([], session.scalar(select(func.count(Instance.id))) or 0)
     yield received
-    tallies = CounterMetricFamily("dicom_node_events", "What leaves no row of its own", labels=["event", "label"])
-    for name, label, value in session.execute(select(Tally.name, Tally.label, Tally.value)):
-        tallies.add_metric([name, label], value)
-    yield tallies
+    yield from _tallies(session)
     quarantined = GaugeMetricFamily("dicom_node_quarantine", "Objects kept apart", labels=["reason"])
     for reason, count in session.execute(
         select(Quarantine.reason, func.count()).where(Quarantine.resolved_at.is_(None)).group_by(Quarantine.reason)
@@ -78,6 +82,21 @@ def _counts(session: Session) -> Iterator[Metric]:
     notices = GaugeMetricFamily("dicom_node_notices_unsent", "Notices that nobody was told of yet")
     notices.add_metric([], session.scalar(select(func.count(Notice.id)).where(Notice.sent_at.is_(None))) or 0)
     yield notices
+
+
+def _tallies(session: Session) -> Iterator[Metric]:
+    """Counters of what leaves no row of its own; since the index was made, whatever retention removed meanwhile."""
+    families = {
+        name: CounterMetricFamily(metric, text, labels=[label]) for name, (metric, text, label) in COUNTERS.items()
+    }
+    others = CounterMetricFamily("dicom_node_events", "Other events", labels=["event", "label"])
+    for name, label, value in session.execute(select(Tally.name, Tally.label, Tally.value).order_by(Tally.label)):
+        if name in families:
+            families[name].add_metric([label], value)
+        else:
+            others.add_metric([name, label], value)
+    yield from families.values()
+    yield others
 
 
 def _queue(session: Session) -> Iterator[Metric]:

@@ -19,12 +19,13 @@ import pytest
 import structlog
 from sqlalchemy import select, update
 
-from dicom_node import audit, notify
-from dicom_node.audit import AuditError, Event, EventType, Participant
+from dicom_node import audit, notify, syslog
+from dicom_node.audit import Event, EventType, Participant
 from dicom_node.config import LoggingSection
 from dicom_node.index.tables import AuditEvent, Job, JobState, Notice
 from dicom_node.logs import bound, configure, get_logger
 from dicom_node.notify import NotifyError
+from dicom_node.syslog import AuditError
 from tests.certificates import Authority
 from tests.deliver.nodes import (
     ACCESSION,
@@ -101,8 +102,8 @@ def test_audit_messages_reach_the_collector_once_and_in_order(tmp_path: Path, tr
                     participants=(Participant(user_id=name, requestor=True, address="10.1.1.1"),),
                     site="St. Vitus",
                 )
-        audit.send_waiting(node)
-        audit.send_waiting(node)
+        syslog.send_waiting(node)
+        syslog.send_waiting(node)
         wait_until(lambda: len(messages) >= 2, what="the messages")
     assert len(messages) == 2
     head, _, body = messages[0].partition(b"\xef\xbb\xbf")
@@ -118,7 +119,7 @@ def test_a_collector_that_is_down_loses_nothing(tmp_path: Path) -> None:
     with node.database.write() as session:
         audit.record(session, Event.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
     with pytest.raises(AuditError):
-        audit.send_waiting(node)
+        syslog.send_waiting(node)
     with node.database.read() as session:
         assert session.scalars(select(AuditEvent.sent_at)).one() is None
 
