@@ -54,7 +54,7 @@ def export_site(node: NodeContext, target: Path, report: Counts, *, everything: 
     everything: also images without feedback (they give no truth, but a snapshot may want them). What cannot be
     exported (film deleted by retention) is counted. Raises StorageError.
     """
-    key = _key(node.settings.node.data_dir)
+    key = site_key(node.settings.node.data_dir)
     temporary = target.with_name(target.name + ".part")
     count = 0
     try:
@@ -101,7 +101,7 @@ def _images(
             report.drop("film is no longer in the store", result.sop_instance_uid)
             continue
         yield {
-            "patient": _pseudonym(study, key),
+            "patient": pseudonym(study, key),
             "study": study.study_instance_uid,
             "image": result.sop_instance_uid,
             "when": current.when,
@@ -154,13 +154,13 @@ def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: s
     return _Film(path=os.path.relpath(path, folder), when=instance.acquired_at, view=view)
 
 
-def _pseudonym(study: Study, key: bytes) -> str:
+def pseudonym(study: Study, key: bytes) -> str:
     """A keyed hash of issuer and PatientID; a study without PatientID is a person of its own."""
     person = f"{study.issuer_of_patient_id}\x1f{study.patient_id}" if study.patient_id else study.study_instance_uid
     return hmac.new(key, person.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def _key(data_dir: Path) -> bytes:
+def site_key(data_dir: Path) -> bytes:
     """The site's key, made on first use, readable by its owner alone."""
     path = data_dir / KEY_NAME
     try:

@@ -1,0 +1,1 @@
+"""Retraining: the node learns from its own hospital, and a challenger serves only if it is measurably better."""
