@@ -1,4 +1,4 @@
-"""Making probabilities honest: temperature per question type, calibration error, thresholds and the certainty floor.
+"""Making probabilities honest: temperatures, the joint reading, calibration error, thresholds and the certainty floor.
 
 Pure functions of validation scores. `training` fits after training and writes the values into the manifest;
 `model.predict` applies them.
@@ -14,9 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+
+from model.reading import POOLED, STATES, FindingAnswers, JointWeights, evidence
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 DEFAULT_BINS = 15
+JOINT_PENALTY = 1e-3
+"""Of the squared biases of `fit_joint`: a state that validation never saw gets no endless bias."""
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -119,6 +124,57 @@ def fit_temperature(scores: Sequence[ArrayLike], truths: Sequence[int]) -> float
     return math.exp((low + high) / 2)
 
 
+def fit_joint(samples: Sequence[tuple[FindingAnswers, str]]) -> JointWeights:
+    """The weights of `reading.JointWeights` of least loss on a validation set; the defaults for an empty one.
+
+    samples: the calibrated answers on one finding of one pair with a prior, and its true state (a key of
+    `reading.STATES`). loss = mean of -log p(true state) + JOINT_PENALTY * sum of squared biases, weights not negative:
+    a multinomial logistic regression with three shared slopes and five intercepts ("none" has 0). It is convex, so the
+    minimum found is the one there is. Raises ValueError for a state that its change question does not allow.
+    """
+    if not samples:
+        return JointWeights()
+    names = tuple(STATES)
+    table, allowed, truths = _evidence_table(samples, names)
+    free, rows = len(names) - 1, np.arange(len(samples))
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        slopes, biases = values[: len(POOLED)], np.append(values[len(POOLED) :], 0.0)
+        scores = np.where(allowed, table @ slopes + biases, -np.inf)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        surplus = shares.copy()
+        surplus[rows, truths] -= 1.0
+        by_slope = np.einsum("ns,nsk->k", surplus, table) / len(truths)
+        by_bias = surplus.mean(axis=0)[:free] + 2 * JOINT_PENALTY * biases[:free]
+        value = float(-np.log(np.maximum(shares[rows, truths], 1e-300)).mean() + JOINT_PENALTY * (biases**2).sum())
+        return value, np.concatenate([by_slope, by_bias])
+
+    start = np.array([1.0] * len(POOLED) + [0.0] * free)
+    bounds = [(0.0, None)] * len(POOLED) + [(None, None)] * free
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    slopes = dict(zip(POOLED, (float(value) for value in found), strict=False))
+    bias = dict(zip(names, (float(value) for value in found[len(POOLED) :]), strict=False))
+    return JointWeights(**slopes, bias=bias)
+
+
+def _evidence_table(
+    samples: Sequence[tuple[FindingAnswers, str]], names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Log-probabilities [N, states, answers], 0 where a state is not allowed; allowed [N, states]; true state [N]."""
+    table = np.zeros((len(samples), len(names), len(POOLED)))
+    allowed = np.zeros(table.shape[:2], dtype=bool)
+    for number, (answers, truth) in enumerate(samples):
+        known = evidence(answers)
+        if truth not in known:
+            raise ValueError(f"the true state {truth!r} is none of the allowed {sorted(known)}")
+        for place, name in enumerate(names):
+            if name in known:
+                allowed[number, place] = True
+                table[number, place] = [known[name].get(answer, 0.0) for answer in POOLED]
+    return table, allowed, np.array([list(names).index(truth) for _, truth in samples], dtype=np.int64)
+
+
 def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> tuple[ReliabilityBin, ...]:
     """The bins of equal width that are not empty; confidences in 0..1 of the answers given, correct: was it right."""
     sure, right = _pair(confidences, correct)
@@ -165,19 +221,26 @@ def choose_threshold(
     return max(options, key=lambda option: (round(_worth(option, objective), 12), -abs(option.value - 0.5)))
 
 
-def choose_floor(confidences: ArrayLike, correct: ArrayLike, target_accuracy: float) -> Floor:
-    """The lowest certainty from which on the answers are right at least as often as wanted.
+def choose_floor(
+    confidences: ArrayLike, correct: ArrayLike, target_accuracy: float, *, least_coverage: float = 0.0
+) -> Floor:
+    """The lowest certainty from which on the answers are right at least as often as wanted (selective accuracy).
 
-    Where no floor reaches it, the one of greatest accuracy is given: the caller sees `accuracy` and decides.
+    For a floor t: coverage(t) = share of answers with confidence >= t, accuracy(t) = share of right ones among them.
+    Given is the smallest t with accuracy(t) >= target_accuracy and coverage(t) >= least_coverage. Where no floor has
+    both, the one of greatest accuracy among those of enough coverage: the caller sees `accuracy` and decides.
     Raises ValueError for an empty set.
     """
     sure, right = _pair(confidences, correct)
     if not sure.size:
         raise ValueError("a certainty floor needs answers to be chosen on")
+    if not 0.0 <= least_coverage <= 1.0:
+        raise ValueError(f"a coverage lies in 0..1, got {least_coverage}")
     order = np.argsort(-sure, kind="stable")
     running = np.cumsum(right[order]) / np.arange(1, sure.size + 1)
     last = np.append(np.diff(sure[order]) != 0, True)  # a floor cannot part equal certainties
     kept = np.flatnonzero(last)
+    kept = kept[(kept + 1) / sure.size >= least_coverage - 1e-12]
     enough = kept[running[kept] >= target_accuracy]
     chosen = int(enough[-1]) if enough.size else int(kept[np.argmax(running[kept])])
     return Floor(value=float(sure[order][chosen]), coverage=(chosen + 1) / sure.size, accuracy=float(running[chosen]))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.errors import CheckpointError
 from model.ontology import ontology
+from model.reading import JointWeights
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -56,8 +57,9 @@ class Manifest(BaseModel):
     findings: ontology keys that it was trained on and may be asked. question_types: values of
     `model.questions.QuestionType` that it was trained on; others are never asked. prognosis: prediction questions are
     enabled. thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
-    calibration: question type → temperature (1.0 where absent). certainty_floor: least certainty (probability of the
-    stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
+    calibration: question type → temperature (1.0 where absent). joint: how presence, prior and change answers are put
+    together, `model.reading.JointWeights` (its defaults where empty). certainty_floor: least certainty (probability of
+    the stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
     expert, context: the prompts of training held such lines; others are not shown any. calibrated_on: how many
     validation answers the calibration saw.
     localisation: finding → share of validation findings whose most relevant point lay inside their true outline, by
@@ -88,6 +90,7 @@ class Manifest(BaseModel):
     metrics: Mapping[str, Any] = Field(default_factory=dict)
     thresholds: Mapping[str, float] = Field(default_factory=dict)
     calibration: Mapping[str, float] = Field(default_factory=dict)
+    joint: Mapping[str, float] = Field(default_factory=dict)
     calibrated_on: int = 0
     certainty_floor: float = Field(default=0.0, ge=0.0, le=1.0)
     localisation: Mapping[str, float] = Field(default_factory=dict)
@@ -121,6 +124,12 @@ class Manifest(BaseModel):
     def _temperatures(cls, value: Mapping[str, float]) -> Mapping[str, float]:
         if any(not 0.0 < temperature < float("inf") for temperature in value.values()):
             raise ValueError("a temperature must be positive")
+        return value
+
+    @field_validator("joint")
+    @classmethod
+    def _weights(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        JointWeights.from_values(value)  # raises ValueError naming what does not belong
         return value
 
     @field_validator("thresholds", "localisation")

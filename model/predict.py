@@ -18,7 +18,7 @@ from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifes
 from model.ontology import ontology
 from model.prompts import context_text
 from model.questions import Question, QuestionType, battery
-from model.reading import NONE, FindingAnswers, read_finding
+from model.reading import NONE, FindingAnswers, JointWeights, read_finding
 from model.registry import CHAMPION_NAME, champion_folder
 from model.schema import Change, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
 from model.vlm import Vlm, open_vlm
@@ -55,6 +55,7 @@ class Predictor:
         self.localiser = localiser
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
+        self._weights = JointWeights.from_values(manifest.joint)
         self._identity = ModelIdentity(
             name=manifest.name,
             version=manifest.version,
@@ -144,25 +145,16 @@ class Predictor:
         )
 
     def _finding(self, key: str, calibrated: Mapping[str, Mapping[str, float]], pair: StudyPair) -> Finding:
-        def of(type: QuestionType) -> Mapping[str, float] | None:
-            return calibrated.get(f"{type.value}/{key}")
-
-        presence = of(QuestionType.PRESENCE)
-        if presence is None:
+        answers = finding_answers(key, calibrated)
+        if answers is None:
             raise InferenceError(f"the checkpoint {self.manifest.label} was not trained on presence questions")
-        prior = of(QuestionType.PRIOR_PRESENCE)
         return read_finding(
             key,
-            FindingAnswers(
-                presence=presence["yes"],
-                prior_presence=prior["yes"] if prior is not None else None,
-                change=of(QuestionType.CHANGE),
-                side=of(QuestionType.SIDE),
-                grade=of(QuestionType.GRADE),
-            ),
+            answers,
             threshold=self.manifest.thresholds.get(key, 0.5),
             floor=self.manifest.certainty_floor,
             with_prior=pair.prior is not None,
+            weights=self._weights,
         )
 
     def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
@@ -176,6 +168,25 @@ class Predictor:
             if best != NONE and shares[best] >= self.manifest.certainty_floor:
                 items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
         return tuple(items)
+
+
+def finding_answers(key: str, calibrated: Mapping[str, Mapping[str, float]]) -> FindingAnswers | None:
+    """The answers on one finding among those of a pair (question key → calibrated shares); None where its presence was
+    not asked."""
+
+    def of(type: QuestionType) -> Mapping[str, float] | None:
+        return calibrated.get(f"{type.value}/{key}")
+
+    presence, prior = of(QuestionType.PRESENCE), of(QuestionType.PRIOR_PRESENCE)
+    if presence is None:
+        return None
+    return FindingAnswers(
+        presence=presence["yes"],
+        prior_presence=prior["yes"] if prior is not None else None,
+        change=of(QuestionType.CHANGE),
+        side=of(QuestionType.SIDE),
+        grade=of(QuestionType.GRADE),
+    )
 
 
 def load_predictor(

@@ -161,7 +161,7 @@ class Finding:
     probability: calibrated probability that it is present on the current image, 0..1.
     prior_probability: the same for the prior image where it was asked, else None.
     change: None without a prior, and where the finding is absent on both images: nothing is there that could change.
-    change_probability: calibrated probability of the stated change, None where change is None.
+    change_probability: calibrated probability of the stated change, None where no change is stated.
     location: words of the ontology such as "left" or "right lower", None where not asked or not present.
     level: a level word of the ontology such as "moderate", None where not asked or not present.
     """

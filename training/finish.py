@@ -5,12 +5,9 @@ python -m training.finish TRAINED --to FOLDER --version 1 --calibration phantom:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,38 +15,22 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from model.calibrate import apply_temperature, choose_threshold, fit_temperature
-from model.engine import ClosedAnswer
 from model.localise import HEADS_FILE, Localiser, read_outline_head
 from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
 from model.nvila import load_nvila
-from model.predict import Predictor, load_predictor
-from model.questions import Question, QuestionType
-from model.schema import StudyPair
+from model.predict import load_predictor
 from model.vlm import open_vlm
+from training.calibration import calibrate
 from training.datasets import loaded, open_records, parse_spec
 from training.drops import DropReport
 from training.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.localise_measure import FIRST_SEED, localisation_of, measure_pointing
 from training.phantom import PHANTOM_FINDINGS
-from training.records import Record
-from training.truth import FindingTruth, ImageTruth
 
 LICENCE = "Apache-2.0"
 QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
 POINTING_PAIRS = 150
 """Phantom pairs of the pointing game: about 25 of each finding."""
-FEWEST = 20
-"""With fewer positive (or negative) validation answers a finding keeps the threshold 0.5."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """What was fitted. answers: how many validation answers were seen."""
-
-    temperatures: Mapping[str, float]
-    thresholds: Mapping[str, float]
-    answers: int
 
 
 def write_weights(trained: Path, folder: Path) -> int:
@@ -79,73 +60,6 @@ def pointing(folder: Path, pairs: int = POINTING_PAIRS) -> dict[str, float]:
     seeds = range(FIRST_SEED, FIRST_SEED + pairs)
     cells = config.tile_side // config.vision_config.patch_size
     return localisation_of(measure_pointing(localiser, vlm, PHANTOM_FINDINGS, seeds, cells=cells))
-
-
-def answer_truth(question: Question, record: Record) -> str | None:
-    """The true answer to a closed question of the battery, None where the truth does not say."""
-    if question.finding is None:
-        return record.truth.view if question.type is QuestionType.VIEW else None
-    truth = record.truth.findings.get(question.finding)
-    if truth is None:
-        return None
-    if question.type is QuestionType.CHANGE:
-        return truth.change_answer
-    image = _image_asked(question, truth)
-    if image is None:
-        return None
-    if question.type in (QuestionType.PRESENCE, QuestionType.PRIOR_PRESENCE):
-        return "yes" if image.present else "no"
-    if not image.present:
-        return None
-    return image.side if question.type is QuestionType.SIDE else image.grade
-
-
-def _image_asked(question: Question, truth: FindingTruth) -> ImageTruth | None:
-    return truth.prior if question.type is QuestionType.PRIOR_PRESENCE else truth.current
-
-
-def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -> Calibration:
-    """Fit one temperature for each question type and, on calibrated probabilities, one threshold for each finding."""
-    scores: dict[str, list[Sequence[float]]] = defaultdict(list)
-    truths: dict[str, list[int]] = defaultdict(list)
-    presence: dict[str, list[tuple[Sequence[float], bool]]] = defaultdict(list)
-    for record, pair in items:
-        jobs = [job for job in predictor.jobs(pair) if job.layout.priors or pair.prior is None]
-        for answers in predictor.engine.ask([_closed_only(job) for job in jobs]):
-            for answer in answers.closed.values():
-                _note(answer, record, scores, truths, presence)
-    temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
-    heat = temperatures.get(QuestionType.PRESENCE.value, 1.0)
-    thresholds = {}
-    for finding, seen in presence.items():
-        positives = sum(present for _, present in seen)
-        if min(positives, len(seen) - positives) >= FEWEST:
-            probabilities = [float(apply_temperature(row, heat)[0]) for row, _ in seen]
-            thresholds[finding] = choose_threshold(probabilities, [present for _, present in seen]).value
-    return Calibration(
-        temperatures=temperatures, thresholds=thresholds, answers=sum(len(rows) for rows in truths.values())
-    )
-
-
-def _closed_only(job: Any) -> Any:
-    return dataclasses.replace(job, questions=tuple(q for q in job.questions if q.allowed is not None))
-
-
-def _note(
-    answer: ClosedAnswer,
-    record: Record,
-    scores: dict[str, list[Sequence[float]]],
-    truths: dict[str, list[int]],
-    presence: dict[str, list[tuple[Sequence[float], bool]]],
-) -> None:
-    question = answer.question
-    truth = answer_truth(question, record)
-    if truth is None or question.allowed is None:
-        return
-    scores[question.type.value].append(answer.log_probabilities)
-    truths[question.type.value].append(question.allowed.index(truth))
-    if question.type is QuestionType.PRESENCE and question.finding is not None:
-        presence[question.finding].append((answer.log_probabilities, truth == "yes"))
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -191,13 +105,7 @@ def finish(
     )
     report = DropReport()
     fitted = calibrate(load_predictor(folder), loaded(open_records(parse_spec(calibration), report), report))
-    rewrite_manifest(
-        folder,
-        calibration={key: round(value, 4) for key, value in fitted.temperatures.items()},
-        thresholds={key: round(value, 4) for key, value in fitted.thresholds.items()},
-        calibrated_on=fitted.answers,
-        localisation=pointing(folder),
-    )
+    rewrite_manifest(folder, **fitted.manifest_values(), localisation=pointing(folder))
     measured = {name: figures(measure(folder, name, consistency=consistency)) for name in tests}
     return rewrite_manifest(folder, metrics=measured)
 

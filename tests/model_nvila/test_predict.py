@@ -1,4 +1,4 @@
-"""The predictor end to end on a tiny random checkpoint, and the rules that keep its statements consistent."""
+"""The predictor end to end on a tiny random checkpoint; the rules of reading have tests of their own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model.engine import Engine
 from model.errors import CheckpointError
 from model.ontology import ontology
 from model.pixels import from_grey
 from model.predict import Predictor, load_predictor
-from model.questions_answers import CHANGE_ANSWERS
-from model.reading import FindingAnswers, read_finding, shifted
 from model.registry import promote, rewrite_manifest
-from model.schema import Change, DisplayImage, Presence, StudyPair
+from model.schema import DisplayImage, Presence, StudyPair
 from tests.model_nvila.test_registry import NOW
 from tests.model_nvila.tiny import FINDINGS, save_tiny
 
@@ -122,82 +118,3 @@ def test_the_champion_of_a_models_folder_is_loaded(tmp_path: Path, folder: Path)
     shutil.copytree(folder, tmp_path / "tiny-1")
     promote(tmp_path, "tiny-1", at=NOW)
     assert load_predictor(tmp_path).identity.version == "1"
-
-
-shares = st.lists(st.floats(1e-6, 1.0), min_size=6, max_size=6).map(
-    lambda numbers: dict(zip(CHANGE_ANSWERS, [number / sum(numbers) for number in numbers], strict=True))
-)
-probability = st.floats(0.0, 1.0)
-
-
-@given(
-    presence=probability,
-    prior=st.none() | probability,
-    change=st.none() | shares,
-    threshold=st.floats(0.01, 0.99),
-    floor=st.floats(0.0, 1.0),
-)
-def test_presence_and_change_never_contradict(
-    presence: float, prior: float | None, change: dict[str, float] | None, threshold: float, floor: float
-) -> None:
-    answers = FindingAnswers(presence=presence, prior_presence=prior, change=change)
-    finding = read_finding("edema", answers, threshold=threshold, floor=floor, with_prior=True)
-    there = presence >= threshold
-    if finding.presence is not Presence.ABSTAINED:
-        assert (finding.presence is Presence.PRESENT) == there
-    if finding.change is Change.RESOLVED:
-        assert finding.presence is Presence.ABSENT
-    if finding.change in (Change.NEW, Change.WORSENING, Change.STABLE, Change.IMPROVING):
-        assert finding.presence is Presence.PRESENT
-    if finding.change is None:
-        assert finding.change_probability is None
-    elif finding.change is not Change.NOT_COMPARABLE:
-        assert finding.change_probability is not None
-        assert finding.change_probability >= floor
-
-
-@given(presence=probability, change=shares)
-def test_without_prior_there_is_no_change(presence: float, change: dict[str, float]) -> None:
-    answers = FindingAnswers(presence=presence, change=change)
-    assert read_finding("edema", answers, threshold=0.5, floor=0.0, with_prior=False).change is None
-
-
-def clear(answer: str, strength: float = 0.9) -> dict[str, float]:
-    rest = (1.0 - strength) / 5
-    return {name: strength if name == answer else rest for name in CHANGE_ANSWERS}
-
-
-@pytest.mark.parametrize(
-    ("presence", "prior", "change", "expected"),
-    [
-        (0.9, 0.1, "new", Change.NEW),
-        (0.1, 0.9, "resolved", Change.RESOLVED),
-        (0.9, 0.9, "worsening", Change.WORSENING),
-        (0.1, 0.1, "none", None),
-        (0.95, 0.95, "none", Change.NOT_COMPARABLE),  # says "none" of what it sees twice: no state fits well
-        (0.9, 0.45, "new", Change.NEW),  # a doubtful prior gives way to a clear change
-        (0.6, 0.95, "resolved", Change.NOT_COMPARABLE),  # present, yet resolved: contradiction
-    ],
-)
-def test_rules_by_example(presence: float, prior: float, change: str, expected: Change | None) -> None:
-    answers = FindingAnswers(presence=presence, prior_presence=prior, change=clear(change))
-    finding = read_finding("edema", answers, threshold=0.5, floor=0.3, with_prior=True)
-    assert finding.change is expected
-
-
-def test_presence_without_a_change_question() -> None:
-    new = read_finding(
-        "edema", FindingAnswers(presence=0.9, prior_presence=0.1), threshold=0.5, floor=0.0, with_prior=True
-    )
-    assert new.change is Change.NEW
-    both = read_finding(
-        "edema", FindingAnswers(presence=0.9, prior_presence=0.9), threshold=0.5, floor=0.0, with_prior=True
-    )
-    assert both.change is Change.NOT_COMPARABLE
-
-
-@given(probability=probability, threshold=st.floats(0.01, 0.99))
-def test_the_threshold_becomes_one_half(probability: float, threshold: float) -> None:
-    assert (shifted(probability, threshold) >= 0.5 - 1e-9) == (probability >= threshold - 1e-9) or np.isclose(
-        probability, threshold, atol=1e-6
-    )

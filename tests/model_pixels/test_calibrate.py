@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.calibrate import (
+    JOINT_PENALTY,
     Objective,
     apply_temperature,
     choose_floor,
     choose_threshold,
     expected_calibration_error,
+    fit_joint,
     fit_temperature,
     negative_log_likelihood,
     reliability,
 )
+from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES
+from model.reading import STATES, FindingAnswers, JointWeights, believe
+
+Sample = tuple[FindingAnswers, str]
+_UNGRADED = tuple(answer for answer in CHANGE_ANSWERS if answer not in DEGREE_CHANGES)
 
 scores = st.lists(st.floats(-30, 30), min_size=2, max_size=6)
 
@@ -126,3 +134,79 @@ def test_values_outside_zero_to_one_are_refused() -> None:
         expected_calibration_error([1.2], [True])
     with pytest.raises(ValueError, match="2 values and 1 flags"):
         choose_floor([0.1, 0.2], [True], 0.5)
+
+
+def _drawn(rng: np.random.Generator, weights: JointWeights, count: int, names: tuple[str, ...]) -> list[Sample]:
+    """Answers at random, and a true state drawn from what `weights` believe of them."""
+    samples: list[Sample] = []
+    for _ in range(count):
+        shares = dict(zip(names, apply_temperature(rng.normal(0, 1.5, len(names)), 1.0).tolist(), strict=True))
+        answers = FindingAnswers(presence=rng.random(), prior_presence=rng.random(), change=shares)
+        states = believe(answers, weights, with_prior=True).states
+        assert states is not None
+        samples.append((answers, str(rng.choice(list(states), p=np.array(list(states.values()))))))
+    return samples
+
+
+def _loss(samples: list[Sample], weights: JointWeights) -> float:
+    beliefs = [believe(answers, weights, with_prior=True).states or {} for answers, _ in samples]
+    likelihood = np.mean([-math.log(belief[truth]) for belief, (_, truth) in zip(beliefs, samples, strict=True)])
+    return float(likelihood) + JOINT_PENALTY * sum(value**2 for value in weights.bias.values())
+
+
+def test_the_true_joint_weights_are_found_again() -> None:
+    true = JointWeights(presence=0.4, prior_presence=0.1, change=0.9, bias={"new": -0.8, "resolved": -1.0})
+    rng = np.random.default_rng(3)
+    samples = _drawn(rng, true, 2500, CHANGE_ANSWERS) + _drawn(rng, true, 1500, _UNGRADED)
+    found = fit_joint(samples)
+    assert (found.presence, found.prior_presence, found.change) == pytest.approx((0.4, 0.1, 0.9), abs=0.12)
+    bias = {name: found.bias.get(name, 0.0) for name in CHANGE_ANSWERS}
+    assert bias == pytest.approx({**dict.fromkeys(CHANGE_ANSWERS, 0.0), **true.bias}, abs=0.25)
+
+
+def test_no_neighbour_of_the_joint_weights_is_better() -> None:
+    """The prior answer says the opposite of the truth here: its weight ends at 0, never below."""
+    rng = np.random.default_rng(4)
+    samples = _drawn(rng, JointWeights(prior_presence=0.0, bias={"stable": 0.5}), 300, CHANGE_ANSWERS)
+    samples = [(replace(a, prior_presence=0.05 if STATES[truth][0] else 0.95), truth) for a, truth in samples]
+    found = fit_joint(samples)
+    assert found.prior_presence == 0.0
+    best = _loss(samples, found)
+    for name in ("presence", "prior_presence", "change"):
+        for step in (-0.05, 0.05):
+            moved = max(getattr(found, name) + step, 0.0)
+            assert _loss(samples, replace(found, **{name: moved})) >= best - 1e-6
+    for name in ("new", "stable", "resolved"):
+        for step in (-0.05, 0.05):
+            bias = {**found.bias, name: found.bias[name] + step}
+            assert _loss(samples, replace(found, bias=bias)) >= best - 1e-6
+
+
+def test_the_joint_fit_refuses_what_cannot_be_and_takes_nothing() -> None:
+    assert fit_joint([]) == JointWeights()
+    device = FindingAnswers(presence=0.9, prior_presence=0.9, change=dict.fromkeys(_UNGRADED, 0.25))
+    with pytest.raises(ValueError, match="worsening"):
+        fit_joint([(device, "worsening")])
+    alone = fit_joint([(device, "stable")])  # a state that was never seen gets no endless bias
+    assert all(math.isfinite(value) for value in alone.values().values())
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40), st.floats(0.3, 1), st.floats(0, 1))
+def test_the_floor_is_the_lowest_that_keeps_both_promises(
+    answers: list[tuple[float, bool]], target: float, coverage: float
+) -> None:
+    sure, right = [s for s, _ in answers], [r for _, r in answers]
+    floor = choose_floor(sure, right, target, least_coverage=coverage)
+    kept = [r for s, r in answers if s >= floor.value]
+    assert floor.coverage == pytest.approx(len(kept) / len(answers))
+    assert floor.accuracy == pytest.approx(sum(kept) / len(kept))
+    assert floor.coverage >= coverage - 1e-9
+    for other in sorted(set(sure)):
+        rest = [r for s, r in answers if s >= other]
+        if len(rest) / len(answers) >= coverage:
+            if sum(rest) / len(rest) >= target:
+                assert floor.value <= other
+                assert floor.accuracy >= target
+            elif floor.accuracy < target:
+                assert floor.accuracy >= sum(rest) / len(rest) - 1e-9
