@@ -17,3 +17,7 @@ class CheckpointError(ModelError):
 
 class InferenceError(ModelError):
     """The model could not answer a pair: out of memory, time-out, broken remote server."""
+
+
+class LabellerError(ModelError):
+    """A report could not be labelled, or a file of labelled sentences is malformed."""

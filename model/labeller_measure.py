@@ -1,0 +1,174 @@
+"""How well labels agree with sentences labelled by hand: precision and recall per finding, change, side and level.
+
+The file's form stands at the head of tests/feedback/sentences_development.txt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import LabellerError
+from model.labeller import Label, Stated
+from model.ontology import ontology
+from model.schema import Change
+
+Labeller = Callable[[str], Sequence[Label]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One sentence and what it states."""
+
+    sentence: str
+    gold: tuple[Label, ...]
+
+
+@dataclass(slots=True)
+class Score:
+    """Counts of one class. precision and recall are None where nothing was said or nothing was there."""
+
+    right: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        """right / (right + wrong)."""
+        return self.right / (self.right + self.wrong) if self.right + self.wrong else None
+
+    @property
+    def recall(self) -> float | None:
+        """right / (right + missed)."""
+        return self.right / (self.right + self.missed) if self.right + self.missed else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Scores by class. findings: a finding with its presence is one item, right only where both are."""
+
+    sentences: int
+    exact: int
+    """Sentences in which every label is right in every respect."""
+    findings: Mapping[str, Score]
+    presences: Mapping[str, Score]
+    changes: Mapping[str, Score]
+    sides: Mapping[str, Score]
+    levels: Mapping[str, Score]
+    errors: tuple[str, ...] = field(default=(), repr=False)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The sentences of a file. Raises LabellerError naming the line."""
+    cases: list[Case] = []
+    sentence, gold = "", []
+    for number, line in enumerate([*path.read_text("utf-8").splitlines(), ""], start=1):
+        if line.startswith("#"):
+            continue
+        if line.startswith("  = "):
+            if line != "  = nothing":
+                gold.append(_label(line[4:].split(), f"{path.name}, line {number}"))
+        elif not line.strip():
+            if sentence:
+                cases.append(Case(sentence=sentence, gold=tuple(gold)))
+            sentence, gold = "", []
+        elif sentence:
+            raise LabellerError(f"{path.name}, line {number}: two sentences without an empty line between")
+        else:
+            sentence = line
+    return cases
+
+
+def _label(words: list[str], where: str) -> Label:
+    if len(words) < 2 or words[0] not in ontology().findings or words[1] not in set(Stated):
+        raise LabellerError(
+            f"{where}: wanted `finding presence …` with a key of the ontology, found {' '.join(words)!r}"
+        )
+    side = level = change = None
+    for word in words[2:]:
+        plain = word.replace("_", " ")
+        if plain in ontology().sides:
+            side = plain
+        elif plain in set(Change):
+            change = Change(plain)
+        elif plain in ontology().levels:
+            level = plain
+        else:
+            raise LabellerError(f"{where}: {word!r} is no side, level or change")
+    return Label(finding=words[0], presence=Stated(words[1]), side=side, level=level, change=change)
+
+
+def measure(cases: Iterable[Case], labeller: Labeller) -> Measured:
+    """Label every sentence and compare. Side, level and change are compared where the finding's presence is right."""
+    tables: dict[str, dict[str, Score]] = {
+        name: defaultdict(Score) for name in ("finding", "presence", "change", "side", "level")
+    }
+    total = exact = 0
+    errors: list[str] = []
+    for case in cases:
+        made = list(labeller(case.sentence))
+        total += 1
+        if Counter(map(_key, made)) == Counter(map(_key, case.gold)):
+            exact += 1
+        else:
+            wanted, found = ([" ".join(map(str, _key(label))) for label in side] for side in (case.gold, made))
+            errors.append(f"{case.sentence}\n    wanted {sorted(wanted)}\n    found  {sorted(found)}")
+        _compare(case.gold, made, tables)
+    return Measured(
+        sentences=total,
+        exact=exact,
+        findings=_in_order(tables["finding"], list(ontology().findings)),
+        presences=_in_order(tables["presence"], [stated.value for stated in Stated]),
+        changes=_in_order(tables["change"], [change.value for change in Change]),
+        sides=_in_order(tables["side"], list(ontology().sides)),
+        levels=_in_order(tables["level"], list(ontology().levels)),
+        errors=tuple(errors),
+    )
+
+
+def _key(label: Label) -> tuple[str, ...]:
+    return (label.finding, label.presence.value, label.side or "-", label.level or "-", label.change or "-")
+
+
+def _compare(gold: Sequence[Label], made: Sequence[Label], tables: dict[str, dict[str, Score]]) -> None:
+    left = list(made)
+    for label in gold:
+        same = [one for one in left if (one.finding, one.presence) == (label.finding, label.presence)]
+        match = min(same, key=lambda one: (one.side != label.side, one.change != label.change), default=None)
+        _count(tables["finding"], label.finding, label.finding if match else None)
+        _count(tables["presence"], label.presence.value, label.presence.value if match else None)
+        if match is None:
+            if label.change is not None:
+                tables["change"][label.change].missed += 1
+            continue
+        left.remove(match)
+        for name in ("change", "side", "level"):
+            _count(tables[name], getattr(label, name), getattr(match, name))
+    for one in left:
+        _count(tables["finding"], None, one.finding)
+        _count(tables["presence"], None, one.presence.value)
+        if one.change is not None:
+            tables["change"][one.change].wrong += 1
+
+
+def _count(table: dict[str, Score], wanted: str | None, found: str | None) -> None:
+    if wanted == found:
+        if wanted is not None:
+            table[str(wanted)].right += 1
+        return
+    if wanted is not None:
+        table[str(wanted)].missed += 1
+    if found is not None:
+        table[str(found)].wrong += 1
+
+
+def _in_order(table: dict[str, Score], order: list[str]) -> dict[str, Score]:
+    return {key: table[key] for key in order if key in table}
+
+
+def pooled(table: Mapping[str, Score]) -> Score:
+    """All classes of one table together."""
+    scores = list(table.values())
+    return Score(sum(s.right for s in scores), sum(s.wrong for s in scores), sum(s.missed for s in scores))
