@@ -11,19 +11,20 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
+from dicom_node import jobs, shadow
 from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
-from dicom_node.inference import InferenceProcess
+from dicom_node.inference import PairPredictor
 from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.outputs import document_bytes, write_outputs
 from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
 from dicom_node.report import STANDARD_KINDS, build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
+from dicom_node.serving import ServingModels
 from dicom_node.worker import Handler
 from model.decode import decode_in_child
 from model.errors import PixelError
@@ -37,17 +38,17 @@ Finished = tuple[ReportRequest, tuple[BuiltDocument, ...], Path]
 """A request, its documents, and the folder that they lie in, relative to the documents folder."""
 
 
-def handler(model: InferenceProcess) -> Handler:
-    """The job's handler over one model."""
+def handler(models: ServingModels) -> Handler:
+    """The job's handler over the models in service; one of them answers a whole study."""
 
     def handle(job: ClaimedJob, node: NodeContext) -> None:
         with bound(job=job.key):
-            _handle(job, node, model)
+            _handle(job, node, models)
 
     return handle
 
 
-def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None:
+def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
     uid, revision = str(job.payload["study_instance_uid"]), int(job.payload["revision"])
     generation = int(job.payload.get("generation", 1))
     if _waits_for_priors(job, node, uid):
@@ -64,9 +65,10 @@ def _handle(job: ClaimedJob, node: NodeContext, model: InferenceProcess) -> None
         with node.database.write() as session:
             jobs.complete(session, job, now=node.clock())
         return
-    setting = _setting(node, study, produced_at, model)
-    setting = replace(setting, revision=revision, generation=generation, last_try=job.attempts >= MODEL_TRIES)
-    requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
+    with models.lease() as predictor:
+        setting = _setting(node, study, produced_at, predictor)
+        setting = replace(setting, revision=revision, generation=generation, last_try=job.attempts >= MODEL_TRIES)
+        requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
     finished = [_write(request, node) for request in requests]
     _commit(job, node, study.id, finished)
 
@@ -100,7 +102,7 @@ def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
     return found
 
 
-def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, model: InferenceProcess) -> Setting:
+def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predictor: PairPredictor) -> Setting:
     def predecessors(sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
         with node.database.read() as session:
             return _predecessors(session, study, sop_instance_uid)
@@ -108,7 +110,7 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, model: I
     with node.database.read() as session:
         comparison_notes = prefetch.notes(session, study)
     return Setting(
-        predictor=model,
+        predictor=predictor,
         comparison_notes=comparison_notes,
         decode=decode_in_child,
         policy=policy_of(node.settings),
@@ -170,6 +172,7 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             session.add_all(rows)
             session.flush()
             made = enqueue_deliveries(session, rows, node.settings.destinations, now, delivery=node.settings.delivery)
+            shadow.enqueue(session, node, result)
             log.info("result stored", outcome=request.outcome, documents=len(rows), deliveries=made)
         study.state = StudyState.ANALYSED
 

@@ -70,15 +70,17 @@ class InferenceProcess:
         source: Callable[[], str],
         stop: threading.Event | None = None,
         threads: int | None = None,
+        nice: int = 0,
     ) -> None:
         """`source` is asked before each pair: when it names another checkpoint, the model is exchanged in between.
 
-        stop: loading is given up when it is set; a pair that is being answered is not.
+        stop: loading is given up when it is set; a pair that is being answered is not. nice: of the child, 0 to 19.
         """
         self._section = section
         self._source = source
         self._stop = stop or threading.Event()
         self._threads = threads
+        self._nice = nice
         self._loaded_source = ""
         self._running: _Running | None = None
         self._lock = threading.Lock()
@@ -88,6 +90,12 @@ class InferenceProcess:
         """Which checkpoint answers now; loaded first where none is. Raises AnalysisError where it cannot be."""
         with self._lock:
             return self._ensure().identity
+
+    @property
+    def loaded(self) -> ModelIdentity | None:
+        """Who would answer without loading first; None where nobody is loaded. Never waits for a pair."""
+        running = self._running
+        return running.identity if running is not None and running.child.is_alive() else None
 
     def predict(self, pair: StudyPair) -> Prediction:
         """Ask the model. Raises InferenceError where it does not answer this pair in time, fails or dies.
@@ -129,7 +137,7 @@ class InferenceProcess:
         pipe, child_end = _spawn.Pipe()
         section = self._section.model_copy(update={"source": source})
         child = _spawn.Process(
-            target=_serve, args=(child_end, section, self._threads, os.getpid()), name="model", daemon=True
+            target=_serve, args=(child_end, section, self._threads, self._nice, os.getpid()), name="model", daemon=True
         )
         child.start()
         child_end.close()
@@ -170,9 +178,10 @@ class InferenceProcess:
         running.pipe.close()
 
 
-def _serve(pipe: Connection, section: ModelSection, threads: int | None, parent_pid: int) -> None:
+def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: int, parent_pid: int) -> None:
     """The child's life: load, say who answers, then answer pairs until the pipe closes."""
     end_with_parent(parent_pid)
+    os.nice(nice)
     _limit_memory(section.memory_limit_bytes)
     try:
         predictor = load(section, threads=threads)

@@ -56,8 +56,9 @@ class Change:
 def candidates(settings: Settings, models_dir: Path) -> tuple[Candidate, ...]:
     """Who may answer, first choice first: the champion, the champions before it, the configured model. Never empty.
 
-    One that was withdrawn since it was promoted is not among the latter. The pointer is opened anew each time: on a network file system an open
-    file is checked with the server, a cached `stat` is not. Raises ModelsError for a pointer that cannot be read.
+    One that was withdrawn since it was promoted is not among the latter. The pointer is opened anew each time: on a
+    network file system an open file is checked with the server, a cached `stat` is not. Raises ModelsError for a
+    pointer that cannot be read.
     """
     configured = Candidate(folder="", source=settings.model.source)
     if settings.model.backend != "transformers":

@@ -19,7 +19,7 @@ from pathlib import Path
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import audit
+from dicom_node import audit, shadow
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
@@ -216,12 +216,13 @@ def plan_now(node: NodeContext) -> list[Removal]:
 
 
 def run(node: NodeContext) -> None:
-    """Tick: remove what may go, and old audit messages."""
+    """Tick: remove what may go, old audit messages and old answers of challengers."""
     removals = plan_now(node)
     carry_out(node, removals)
     with node.database.write() as session:
-        before = node.clock() - dt.timedelta(days=node.settings.retention.audit_days)
-        audit.forget(session, before=before)
+        now, settings = node.clock(), node.settings.retention
+        audit.forget(session, before=now - dt.timedelta(days=settings.audit_days))
+        shadow.forget(session, before=now - dt.timedelta(days=settings.shadow_days))
 
 
 def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:

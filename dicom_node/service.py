@@ -227,23 +227,28 @@ def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Even
 
 def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
     from dicom_node import analyse_job, deliver
-    from dicom_node.inference import InferenceProcess
     from dicom_node.priors import fetch
+    from dicom_node.serving import ServingModels
+    from dicom_node.shadow import ShadowModel
     from dicom_node.worker import Worker
 
     node = node_context(settings, stop)
-    model = InferenceProcess(settings.model, source=lambda: settings.model.source, stop=stop)
+    models = ServingModels(node)
+    models.start()
+    challenger = ShadowModel(node)
     worker = Worker(
         node,
         {
-            JobKind.ANALYSE: analyse_job.handler(model),
+            JobKind.ANALYSE: analyse_job.handler(models),
             JobKind.DELIVER: deliver.handle,
             JobKind.FETCH: fetch.handle,
+            JobKind.SHADOW: challenger.handle,
         },
     )
     worker.start()
     ready.set()
     stop.wait()
+    challenger.close()
     worker.stop()
-    model.close()
+    models.close()
     node.database.close()

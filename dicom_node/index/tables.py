@@ -195,6 +195,8 @@ class JobKind(StrEnum):
     """One document → one destination."""
     FETCH = "fetch"
     """Ask the query peers for priors of a study."""
+    SHADOW = "shadow"
+    """Have the challenger answer a pair that has its result."""
 
 
 class JobState(StrEnum):

@@ -25,7 +25,7 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "reason": request.reason,
         "prior": _prior(request),
         "prior_reasons": list(request.prior_reasons),
-        "findings": [_finding(finding) for finding in prediction.findings] if prediction is not None else [],
+        "findings": [finding_values(finding) for finding in prediction.findings] if prediction is not None else [],
         "prognosis": [
             {
                 "code": finding_concept(p.key).code.value,
@@ -62,7 +62,8 @@ def _prior(request: ReportRequest) -> dict[str, Any] | None:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_values(finding: Finding) -> dict[str, Any]:
+    """One finding as result.json has it."""
     concept = finding_concept(finding.key)
     return {
         "key": finding.key,

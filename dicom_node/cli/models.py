@@ -1,0 +1,169 @@
+"""`models list | show | promote | rollback | shadow | disagreements`: which checkpoint answers, and the way back."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from dicom_node import models, shadow
+from dicom_node.cli.common import ConfigOption, JsonOption, console, errors, open_node, print_json
+from dicom_node.models_status import (
+    Effect,
+    folder_of,
+    history_lines,
+    model_lines,
+    model_values,
+    serving_lines,
+    wait_for_effect,
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Folder of the checkpoint below data_dir/models.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in journal and audit.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", min=0, help="Wait at most so many seconds until the running workers follow.")
+]
+WAIT_SECONDS = 60.0
+
+
+def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The checkpoints of the models folder, which of them answers, and where."""
+    with open_node(config) as node:
+        with node.database.read() as session:
+            challenger = shadow.challenger(session, node.settings)
+            serving, history = serving_lines(session, node.clock()), history_lines(session, limit=20)
+        lines = model_lines(node, shadow=challenger)
+    if as_json:
+        print_json({"models": lines, "serving": serving, "history": history, "shadow": challenger})
+        return
+    table = Table("", "folder", "model", "Device UID", "size", "", box=None)
+    for line in lines:
+        mark = "champion" if line["champion"] else "shadow" if line["shadow"] else ""
+        size = f"{line['bytes'] / 1e6:.0f} MB" if line["bytes"] is not None else ""
+        name = f"{line['name']} {line['version']}".strip()
+        table.add_row(mark, line["folder"] or "(configured)", name, line["device_uid"], size, line["problem"])
+    console.print(table)
+    for line in serving:
+        text = f"{line['worker']} answers with {line['folder'] or 'the configured model'} since {line['since']:%F %T}"
+        console.print(f"{text}{'; ' + line['error'] if line['error'] else ''}")
+
+
+def show_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """One checkpoint: every file verified, its manifest and its history. Exit 1 where it is refused."""
+    with open_node(config) as node:
+        values = model_values(node, name)
+    if as_json:
+        print_json(values)
+    else:
+        for key in ("folder", "name", "version", "device_uid", "champion", "bytes"):
+            console.print(f"{key:12} {values[key]}")
+        for figure, value in values["metrics"].items():
+            console.print(f"{figure:28} {value:.4f}")
+        for line in values["history"]:
+            console.print(f"{line['at']:%F %T}  {line['kind']} by {line['who']}  {line['reason']}")
+    if values["problem"]:
+        errors.print(values["problem"])
+        raise typer.Exit(1)
+
+
+def promote_command(
+    name: NameArgument,
+    reason: ReasonOption = "",
+    wait: WaitOption = WAIT_SECONDS,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a checkpoint the champion. Running workers follow without a restart. Exit 1 where one cannot."""
+    with open_node(config) as node:
+        folder_of(node.models_dir, name)
+        manifest = models.promote(node, name, who=getpass.getuser(), reason=reason)
+        effect = wait_for_effect(node, name, seconds=wait)
+    _report(f"{name} is the champion", name, manifest.device_uid, effect, as_json=as_json)
+
+
+def rollback_command(
+    reason: ReasonOption = "",
+    wait: WaitOption = WAIT_SECONDS,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back to the champion before this one; before the first one stands the model of the configuration."""
+    with open_node(config) as node:
+        manifest = models.rollback(node, who=getpass.getuser(), reason=reason)
+        folder = models.champion(node.models_dir)
+        effect = wait_for_effect(node, folder, seconds=wait)
+    uid = manifest.device_uid if manifest is not None else ""
+    _report(f"{folder or 'the configured model'} answers again", folder, uid, effect, as_json=as_json)
+
+
+def _report(sentence: str, folder: str, device_uid: str, effect: Effect, *, as_json: bool) -> None:
+    if as_json:
+        values: dict[str, Any] = {"champion": folder, "device_uid": device_uid, "seconds": round(effect.seconds, 3)}
+        lists = {"workers": effect.workers, "waiting": effect.waiting, "errors": effect.errors}
+        print_json(values | {key: list(value) for key, value in lists.items()})
+    else:
+        console.print(sentence)
+        if effect.workers:
+            console.print(f"in effect after {effect.seconds:.1f} s at {', '.join(effect.workers)}")
+        elif not effect.waiting and not effect.errors:
+            console.print("no worker has a model loaded: it takes effect with the next study")
+    for error in effect.errors:
+        errors.print(f"not loaded: {error}")
+    if effect.waiting:
+        errors.print(f"not yet in effect after {effect.seconds:.0f} s at {', '.join(effect.waiting)}")
+    if effect.errors or effect.waiting:
+        raise typer.Exit(1)
+
+
+def shadow_command(
+    name: Annotated[str, typer.Argument(metavar="NAME|off|default", help="A checkpoint; default: as configured.")],
+    config: ConfigOption = None,
+) -> None:
+    """Let a challenger answer live studies unheard, or stop it."""
+    with open_node(config) as node:
+        chosen = shadow.choose(node, name, who=getpass.getuser())
+    console.print(f"{chosen} runs in the shadow" if chosen else "nothing runs in the shadow")
+
+
+def disagreements_command(
+    name: NameArgument,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many results.")] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Where a challenger in the shadow says something else than the report did, newest first."""
+    with open_node(config) as node, node.database.read() as session:
+        folder_of(node.models_dir, name)
+        summary, lines = shadow.summary(session, name), shadow.disagreements(session, name, limit=limit)
+    if as_json:
+        print_json({"summary": summary, "disagreements": lines})
+        return
+    console.print(
+        f"{summary['answered']} studies answered, {summary['disagreeing']} with a disagreement, "
+        f"{summary['failed']} without an answer"
+    )
+    table = Table("study", "finding", "what", "report", "challenger", box=None)
+    for line in lines:
+        for difference in line["differences"]:
+            said = [_said(difference, who) for who in ("champion", "challenger")]
+            table.add_row(line["study_instance_uid"], difference["finding"], difference["aspect"], *said)
+    console.print(table)
+
+
+def _said(difference: dict[str, Any], who: str) -> str:
+    probability = difference[f"{who}_probability"]
+    return f"{difference[who]}" + (f" ({probability:.2f})" if probability is not None else "")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `models` commands."""
+    group = typer.Typer(name="models", help="Which checkpoint answers, and the way back.", no_args_is_help=True)
+    group.command("list")(list_command)
+    group.command("show")(show_command)
+    group.command("promote")(promote_command)
+    group.command("rollback")(rollback_command)
+    group.command("shadow")(shadow_command)
+    group.command("disagreements")(disagreements_command)
+    app.add_typer(group)

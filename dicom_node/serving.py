@@ -1,0 +1,268 @@
+"""The champion in service: exchanged without a restart, never a moment without somebody who answers.
+
+Before each study the pointer is read (one small file). A new champion loads in a second process while the one before
+it goes on answering; it takes over with the first study after it is ready. One that does not load is reported (notice,
+row, metric) and the first of `models.candidates` that does load answers. A withdrawn one answers no further study. The
+champion before this one stays loaded where [model] standby says so, and a rollback then takes effect with the next
+study.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import delete
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import AnalysisError, NodeError
+from dicom_node.index.tables_models import ModelServing
+from dicom_node.inference import InferenceProcess, PairPredictor
+from dicom_node.logs import get_logger
+from dicom_node.models import Candidate, ModelsError, candidates
+from dicom_node.notify import raise_notice
+from dicom_node.process import is_running
+
+log = get_logger(__name__)
+
+WATCH_SECONDS = 0.5
+"""How often an idle worker looks for a new champion: a file of some hundred bytes."""
+SEEN_SECONDS = 15.0
+"""How often a worker renews its row."""
+FIRST_RETRY_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Failure:
+    """A checkpoint that did not load: why, how often, and when it is tried again (monotonic seconds)."""
+
+    error: str
+    times: int
+    again_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What this worker's row says."""
+
+    folder: str
+    wanted: str
+    device_uid: str
+    error: str
+
+
+class ServingModels:
+    """The models of one worker process. One thread at a time may hold `lease`; the watcher is a thread of its own."""
+
+    def __init__(self, node: NodeContext, *, threads: int | None = None) -> None:
+        self._node = node
+        self._threads = threads
+        self._models: dict[str, InferenceProcess] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._chain: tuple[Candidate, ...] = ()
+        self._loading = threading.Lock()  # one checkpoint at a time; held for as long as that takes
+        self._state = threading.Lock()  # of the dictionaries and of `_leased`; held for moments
+        self._leased = False
+        self._said: _Said | None = None
+        self._since = node.clock()
+        self._said_at = 0.0
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    def start(self) -> None:
+        """Begin to watch the pointer. Nothing is loaded before the first study."""
+        self._watcher.start()
+
+    @contextmanager
+    def lease(self) -> Iterator[PairPredictor]:
+        """Who answers one study, from its first image to its last. Raises AnalysisError where nobody can be loaded."""
+        with self._state:
+            self._leased = True
+        try:
+            yield self._answering()
+        finally:
+            with self._state:
+                self._leased = False
+
+    def close(self) -> None:
+        """End all model processes; whoever waits for an answer gets an InferenceError."""
+        self._closed.set()
+        for process in list(self._models.values()):
+            process.close()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        for process in self._models.values():  # one that was loading meanwhile
+            process.close()
+
+    def _answering(self) -> InferenceProcess:
+        chain = self._look()
+        errors = []
+        for candidate in chain:
+            process = self._models.get(candidate.source)
+            if process is None and any(self._is_loaded(later) for later in chain):
+                continue  # the watcher loads it; until then the next one answers
+            if process is None or process.loaded is None:
+                try:
+                    process = self._load(candidate)
+                except AnalysisError as error:
+                    errors.append(str(error))
+                    continue
+            self._say(chain)
+            return process
+        self._say(chain)
+        raise AnalysisError("no model can be loaded: " + "; ".join(errors))
+
+    def _look(self) -> tuple[Candidate, ...]:
+        """Who may answer by the pointer as it is now; a change of it forgives earlier failures."""
+        try:
+            chain = candidates(self._node.settings, self._node.models_dir)
+        except ModelsError as error:
+            if not self._chain:
+                raise
+            log.error("the champion's pointer cannot be read; the champion stays", error=str(error))
+            return self._chain
+        with self._state:
+            if chain != self._chain:
+                self._chain = chain
+                self._failures.clear()
+        return chain
+
+    def _is_loaded(self, candidate: Candidate) -> bool:
+        process = self._models.get(candidate.source)
+        return process is not None and process.loaded is not None
+
+    def _load(self, candidate: Candidate) -> InferenceProcess:
+        """Load a checkpoint in a process of its own. Raises AnalysisError, also while a failure is too young."""
+        with self._loading:
+            process = self._models.get(candidate.source)
+            if process is not None and process.loaded is not None:
+                return process
+            failure = self._failures.get(candidate.source)
+            # While others may answer, a checkpoint that just failed is not tried before each study.
+            if failure is not None and time.monotonic() < failure.again_at and len(self._chain) > 1:
+                raise AnalysisError(failure.error)
+            if process is None:
+                source = candidate.source
+                section = self._node.settings.model
+                process = InferenceProcess(section, source=lambda: source, stop=self._node.stop, threads=self._threads)
+            try:
+                _ = process.identity
+            except AnalysisError as error:
+                self._failed(candidate, str(error))
+                raise
+            with self._state:
+                self._models[candidate.source] = process
+                self._failures.pop(candidate.source, None)
+            return process
+
+    def _failed(self, candidate: Candidate, error: str) -> None:
+        if self._node.stop.is_set() or self._closed.is_set():
+            return  # loading was given up because the node ends
+        with self._state:
+            dead = self._models.pop(candidate.source, None)
+            times = self._failures[candidate.source].times + 1 if candidate.source in self._failures else 1
+            pause = min(FIRST_RETRY_SECONDS * 2 ** (times - 1), LONGEST_RETRY_SECONDS)
+            self._failures[candidate.source] = _Failure(error=error, times=times, again_at=time.monotonic() + pause)
+        if dead is not None:
+            dead.close()
+        name = candidate.folder or "of the configuration"
+        log.error("model does not load", model=name, error=error, again_in=pause)
+        now = self._node.clock()
+        text = f"model {name} does not load and another one answers in its place, or none: {error[:500]}"
+        try:
+            with self._node.database.write() as session:
+                key = f"model does not load:{name}:{now:%Y-%m-%d}"
+                raise_notice(session, key=key, kind="model not loaded", text=text, now=now)
+        except NodeError as away:
+            log.error("notice not kept", error=str(away))
+
+    def _watch(self) -> None:
+        self._forget_dead_workers()
+        while not self._closed.wait(WATCH_SECONDS):
+            try:
+                self._step()
+            except (NodeError, OSError) as error:
+                log.error("the champion cannot be looked after", error=str(error))
+
+    def _step(self) -> None:
+        """One look: load what is wanted and the stand-by, end what is neither, say who answers."""
+        if not self._models and not self._failures:
+            return  # no study came yet
+        chain = self._look()
+        wanted = chain[:2] if self._node.settings.model.standby else chain[:1]
+        for candidate in wanted:
+            known = self._models.get(candidate.source)
+            failure = self._failures.get(candidate.source)
+            if known is None and (failure is None or time.monotonic() >= failure.again_at):
+                try:
+                    self._load(candidate)
+                except AnalysisError:
+                    continue  # reported where it failed; the next one is the stand-by in its place
+                log.info("model ready", model=candidate.folder or "of the configuration")
+        self._drop_others(chain, {candidate.source for candidate in wanted})
+        self._say(chain)
+
+    def _drop_others(self, chain: tuple[Candidate, ...], wanted: set[str]) -> None:
+        """End what nobody needs; never while a study is being answered, and never the only one that answers."""
+        with self._state:
+            if self._leased:
+                return
+            answering = next((c.source for c in chain if self._is_loaded(c)), "")
+            idle = [source for source in self._models if source not in wanted | {answering}]
+            dropped = [self._models.pop(source) for source in idle]
+        for process in dropped:
+            process.close()
+
+    def _say(self, chain: tuple[Candidate, ...]) -> None:
+        """Keep this worker's row true: at once when something changed, and now and then so that it is seen to live."""
+        answering = next((c for c in chain if self._is_loaded(c)), None)
+        identity = self._models[answering.source].loaded if answering is not None else None
+        failure = self._failures.get(chain[0].source)
+        said = _Said(
+            folder=answering.folder if answering is not None else "",
+            wanted=chain[0].folder,
+            device_uid=identity.device_uid if identity is not None else "",
+            error=failure.error[:2000] if failure is not None else "",
+        )
+        if said == self._said and time.monotonic() - self._said_at < SEEN_SECONDS:
+            return
+        if self._said is None or said.device_uid != self._said.device_uid:
+            self._since = self._node.clock()
+        row = ModelServing(
+            worker=self._worker,
+            folder=said.folder,
+            wanted=said.wanted,
+            model_name=identity.name if identity is not None else "",
+            model_version=identity.version if identity is not None else "",
+            device_uid=said.device_uid,
+            since=self._since,
+            seen_at=self._node.clock(),
+            error=said.error,
+        )
+        try:
+            with self._node.database.write() as session:
+                session.merge(row)
+        except NodeError as error:
+            log.error("who answers is not in the index", error=str(error))
+            return
+        self._said, self._said_at = said, time.monotonic()
+
+    def _forget_dead_workers(self) -> None:
+        """Rows of worker processes of this machine that are gone."""
+        host = socket.gethostname()
+        try:
+            with self._node.database.write() as session:
+                rows = session.query(ModelServing.worker).where(
+                    ModelServing.worker.startswith(f"{host}:", autoescape=True)
+                )
+                gone = [name for (name,) in rows if not is_running(int(name.rpartition(":")[2]))]
+                session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, self._worker])))
+        except NodeError as error:
+            log.error("rows of dead workers stay", error=str(error))

@@ -1,0 +1,315 @@
+"""The challenger in the shadow: it answers live studies after the champion did, unheard, and its answers are kept.
+
+A job of its own kind, enqueued in the commit of the champion's result, done by a thread and a model process of its own
+at the lowest priority, begun only while no analysis waits or runs. Whatever happens to it, the result is committed and
+its documents are on their way; the challenger's error is a row.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config import Settings
+from dicom_node.context import NodeContext
+from dicom_node.errors import AnalysisError, StorageError, UsageError
+from dicom_node.index.tables import Instance, JobKind, Outcome, Result, Study
+from dicom_node.index.tables_models import ModelEventKind, ShadowChoice, ShadowResult
+from dicom_node.inference import InferenceProcess
+from dicom_node.jobs import ClaimedJob
+from dicom_node.logs import bound, get_logger
+from dicom_node.models import ModelsError, champion, note
+from dicom_node.notify import raise_notice
+from dicom_node.report.result import finding_values
+from dicom_node.yielding import analyses_have_work
+from model import registry
+from model.decode import decode_in_child
+from model.errors import CheckpointError, InferenceError, PixelError
+from model.registry import Promotion
+from model.schema import ModelIdentity, Prediction, StudyPair
+
+log = get_logger(__name__)
+
+PRIORITY = jobs.Priority.BULK + 100
+NICE = 19
+THREADS = 1
+GIVE_WAY = dt.timedelta(seconds=2)
+"""So long a shadow job waits before it looks again whether the analyses have nothing to do."""
+LOAD_AGAIN_SECONDS = 600.0
+"""A challenger that did not load is not tried again before each study."""
+OFF, DEFAULT = "off", "default"
+ANSWERED = (Outcome.COMPARED, Outcome.FINDINGS_ONLY)
+
+
+def challenger(session: Session, settings: Settings) -> str:
+    """The folder that runs in the shadow, "" for none: what a command said, else the configuration."""
+    said = session.get(ShadowChoice, 1)
+    return said.folder if said is not None else settings.model.shadow
+
+
+def choose(node: NodeContext, name: str, *, who: str) -> str:
+    """Put a checkpoint into the shadow, "off" for none, "default" for the configured one; returns which it is now.
+
+    Raises ModelsError for one that is refused, UsageError for the champion itself.
+    """
+    folder = "" if name == OFF else node.settings.model.shadow if name == DEFAULT else name
+    if folder:
+        _must_be_fit(node, folder)
+    now = node.clock()
+    with node.database.write() as session:
+        before = challenger(session, node.settings)
+        if name == DEFAULT:
+            session.execute(delete(ShadowChoice))
+        else:
+            session.merge(ShadowChoice(id=1, folder=folder, since=now, who=who[:255]))
+        if before and before != folder:
+            note(session, node, ModelEventKind.SHADOW_OFF, Promotion(folder=before, at=now, who=who))
+        if folder and before != folder:
+            note(session, node, ModelEventKind.SHADOW_ON, Promotion(folder=folder, at=now, who=who))
+    return folder
+
+
+def _must_be_fit(node: NodeContext, folder: str) -> None:
+    if node.settings.model.backend != "transformers":
+        raise UsageError('model.backend is "openai": a challenger in the shadow needs backend = "transformers"')
+    if folder == champion(node.models_dir):
+        raise UsageError(f"{folder} is the champion: in the shadow it would only agree with itself")
+    try:
+        entry = registry.show_model(node.models_dir, folder)
+    except CheckpointError as error:
+        raise ModelsError(str(error)) from error
+    if entry.problem:
+        raise ModelsError(entry.problem)
+
+
+def enqueue(session: Session, node: NodeContext, result: Result) -> bool:
+    """Have a result that is being committed answered by the challenger too, if there is one."""
+    folder = challenger(session, node.settings)
+    if not folder or result.outcome not in ANSWERED or not (node.models_dir / folder).is_dir():
+        return False
+    return jobs.enqueue(
+        session,
+        JobKind.SHADOW,
+        f"shadow:{result.id}:{folder}",
+        {"result_pk": result.id, "folder": folder},
+        now=node.clock(),
+        priority=PRIORITY,
+        max_attempts=3,
+    )
+
+
+class ShadowModel:
+    """The challenger's process in one worker, and the handler of its jobs."""
+
+    def __init__(self, node: NodeContext) -> None:
+        self._node = node
+        self._folder = ""
+        self._process: InferenceProcess | None = None
+        self._broken: tuple[str, str, float] = ("", "", 0.0)
+        """Folder, error and the monotonic time until which it is not loaded again."""
+
+    def handle(self, job: ClaimedJob, node: NodeContext) -> None:
+        """Answer one pair, unless analyses have work: then the job waits."""
+        with bound(job=job.key):
+            folder = str(job.payload["folder"])
+            with node.database.read() as session:
+                wanted = challenger(session, node.settings)
+                busy = analyses_have_work(session, node.clock())
+                result = session.get(Result, int(job.payload["result_pk"]))
+            if folder != wanted or result is None:
+                self._leave(job)
+            elif busy:
+                now = node.clock()
+                with node.database.write() as session:
+                    jobs.postpone(session, job, now=now, until=now + GIVE_WAY)
+            else:
+                self._answer(job, result, folder)
+
+    def close(self) -> None:
+        """End the model process; a thread that waits for its answer gives its job back."""
+        if self._process is not None:
+            self._process.close()
+
+    def _leave(self, job: ClaimedJob) -> None:
+        log.info("left: another challenger, or the result is gone")
+        self.close()
+        with self._node.database.write() as session:
+            jobs.complete(session, job, now=self._node.clock())
+
+    def _answer(self, job: ClaimedJob, result: Result, folder: str) -> None:
+        node, started = self._node, time.perf_counter()
+        prediction, error = None, ""
+        try:
+            prediction = self._predict(result, folder)
+        except (AnalysisError, InferenceError, PixelError, StorageError) as failure:
+            if node.stop.is_set():
+                raise AnalysisError("the node stops") from failure
+            error = str(failure)
+            log.warning("no answer from the challenger", challenger=folder, error=error)
+        identity = prediction.model if prediction is not None else self._identity(folder)
+        now = node.clock()
+        with node.database.write() as session:
+            jobs.complete(session, job, now=now)
+            if session.get(Result, result.id) is None:
+                return
+            session.execute(
+                delete(ShadowResult).where(
+                    ShadowResult.result_pk == result.id, ShadowResult.device_uid == identity.device_uid
+                )
+            )
+            session.add(_row(result, folder, identity, prediction, error, time.perf_counter() - started, now))
+
+    def _predict(self, result: Result, folder: str) -> Prediction:
+        pair = self._pair(result)
+        broken, error, until = self._broken
+        if broken == folder and time.monotonic() < until:
+            raise AnalysisError(error)
+        if self._process is None or self._folder != folder:
+            self.close()
+            source = str(self._node.models_dir / folder)
+            self._folder = folder
+            self._process = InferenceProcess(
+                self._node.settings.model, source=lambda: source, stop=self._node.stop, threads=THREADS, nice=NICE
+            )
+        try:
+            _ = self._process.identity
+        except AnalysisError as failure:
+            if not self._node.stop.is_set():
+                self._broken = (folder, str(failure), time.monotonic() + LOAD_AGAIN_SECONDS)
+                self._tell(folder, str(failure))
+            raise
+        return self._process.predict(pair)
+
+    def _pair(self, result: Result) -> StudyPair:
+        """The images that the champion saw, decoded anew. Raises PixelError where one is no longer there."""
+        uids = [uid for uid in (result.sop_instance_uid, result.prior_sop_instance_uid) if uid]
+        with self._node.database.read() as session:
+            rows = session.execute(
+                select(Instance.sop_instance_uid, Instance.path).where(Instance.sop_instance_uid.in_(uids))
+            ).all()
+        paths = {uid: self._node.store.path(path) for uid, path in rows}
+        if len(paths) < len(uids) or not uids:
+            raise PixelError("the images were removed before the challenger saw them")
+        images = [decode_in_child(paths[uid]) for uid in uids]
+        return StudyPair(current=images[0], prior=images[1] if len(images) > 1 else None)
+
+    def _identity(self, folder: str) -> ModelIdentity:
+        try:
+            manifest = registry.read_manifest(self._node.models_dir / folder, verify=False)
+        except CheckpointError:
+            return ModelIdentity(name=folder, version="", device_uid="")
+        return ModelIdentity(name=manifest.name, version=manifest.version, device_uid=manifest.device_uid)
+
+    def _tell(self, folder: str, error: str) -> None:
+        now = self._node.clock()
+        text = f"challenger {folder} does not load in the shadow: {error[:500]}"
+        with self._node.database.write() as session:
+            key = f"shadow does not load:{folder}:{now:%Y-%m-%d}"
+            raise_notice(session, key=key, kind="model not loaded", text=text, now=now)
+
+
+def _row(
+    result: Result,
+    folder: str,
+    identity: ModelIdentity,
+    prediction: Prediction | None,
+    error: str,
+    seconds: float,
+    now: dt.datetime,
+) -> ShadowResult:
+    findings = [finding_values(finding) for finding in prediction.findings] if prediction is not None else []
+    found = differences(result.prediction.get("findings", []), findings)
+    return ShadowResult(
+        result_pk=result.id,
+        folder=folder,
+        model_name=identity.name,
+        model_version=identity.version,
+        device_uid=identity.device_uid,
+        findings=findings,
+        differences=found,
+        disagreements=len(found),
+        seconds=seconds,
+        error=error[:2000],
+        created_at=now,
+    )
+
+
+def differences(
+    champion_says: Sequence[Mapping[str, Any]], challenger_says: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Where two answers to one pair differ in presence or change; findings that only one of them is asked are not."""
+    theirs = {str(finding["key"]): finding for finding in challenger_says}
+    found = []
+    for ours in champion_says:
+        other = theirs.get(str(ours["key"]))
+        if other is None:
+            continue
+        for aspect, certainty in (("presence", "probability"), ("change", "change_probability")):
+            if ours[aspect] != other[aspect]:
+                found.append(
+                    {
+                        "finding": str(ours["key"]),
+                        "aspect": aspect,
+                        "champion": ours[aspect] or "none",
+                        "challenger": other[aspect] or "none",
+                        "champion_probability": ours[certainty],
+                        "challenger_probability": other[certainty],
+                    }
+                )
+    return found
+
+
+def summary(session: Session, folder: str) -> dict[str, Any]:
+    """How many pairs the challenger saw, and on how many findings and how it differs."""
+    rows = session.execute(
+        select(ShadowResult.error, ShadowResult.differences).where(ShadowResult.folder == folder)
+    ).all()
+    by_finding: dict[str, int] = {}
+    for row in rows:
+        for difference in row.differences:
+            name = f"{difference['finding']} {difference['aspect']}"
+            by_finding[name] = by_finding.get(name, 0) + 1
+    return {
+        "answered": sum(1 for row in rows if not row.error),
+        "disagreeing": sum(1 for row in rows if row.differences),
+        "failed": sum(1 for row in rows if row.error),
+        "by_finding": dict(sorted(by_finding.items(), key=lambda item: (-item[1], item[0]))),
+        "seconds": session.scalar(
+            select(func.avg(ShadowResult.seconds)).where(ShadowResult.folder == folder, ShadowResult.error == "")
+        ),
+    }
+
+
+def disagreements(session: Session, folder: str, *, limit: int = 50) -> list[dict[str, Any]]:
+    """The newest results on which the challenger differs."""
+    rows = session.execute(
+        select(ShadowResult, Result.sop_instance_uid, Study.study_instance_uid)
+        .join(Result, Result.id == ShadowResult.result_pk)
+        .join(Study, Study.id == Result.study_pk)
+        .where(ShadowResult.folder == folder, ShadowResult.disagreements > 0)
+        .order_by(ShadowResult.id.desc())
+        .limit(limit)
+    )
+    return [
+        {
+            "study_instance_uid": study_uid,
+            "sop_instance_uid": image_uid,
+            "result": row.result_pk,
+            "at": row.created_at,
+            "challenger": {"folder": row.folder, "version": row.model_version, "device_uid": row.device_uid},
+            "differences": row.differences,
+        }
+        for row, image_uid, study_uid in rows
+    ]
+
+
+def forget(session: Session, *, before: dt.datetime) -> int:
+    """Retention: remove shadow answers older than `before`; returns how many."""
+    gone = session.execute(delete(ShadowResult).where(ShadowResult.created_at < before).returning(ShadowResult.id))
+    return len(gone.all())
