@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice, pairwise
 
 from model import labeller_reach as reach
 from model.labeller_text import sentences
@@ -47,6 +48,10 @@ class Label:
     sentence: str = ""
     section: str = ""
     rule: str = ""
+
+
+_BETWEEN = ("versus", "vs", "over")
+"""Make what stands before them doubtful, and what stands after them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,10 +158,12 @@ def _after(read: Sequence[Mark], found: list[_Found]) -> None:
     for cue, mark in enumerate(read):
         if not mark.has(Part.NEGATION_AFTER, Part.UNCERTAINTY_AFTER):
             continue
-        either_way = mark.has(Part.UNCERTAINTY_BEFORE) and reach.points_forward(read, cue, places)
-        if either_way and mark.text not in ("versus", "vs"):
-            continue
-        for one in _at(found, reach.backward(read, cue, places)):
+        governed = reach.backward(read, cue, places)
+        if mark.has(Part.UNCERTAINTY_BEFORE) and reach.points_forward(read, cue, places):
+            if not mark.text.endswith(_BETWEEN):
+                continue
+            governed = islice(governed, 1)
+        for one in _at(found, governed):
             if one.presence in ("yes", "uncertain"):
                 one.presence = "no" if mark.has(Part.NEGATION_AFTER) else "uncertain"
                 one.note("negation" if mark.has(Part.NEGATION_AFTER) else "uncertainty", mark)
@@ -206,7 +213,7 @@ def _sides(read: Sequence[Mark], found: list[_Found]) -> None:
             for one in _at(found, reach.sided(read, cue, places)):
                 one.sides.append(mark.parts[Part.SIDE])
                 one.note("side", mark)
-    for before, one in zip(found, found[1:], strict=False):
+    for before, one in pairwise(found):
         if not one.sides and before.sides and reach.shares_side(read, before.place, one.place):
             one.sides = list(before.sides)
 

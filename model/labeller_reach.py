@@ -1,4 +1,4 @@
-"""How far a cue reaches in a sentence: from the place of a phrase to the places of the findings that it governs. Pure."""
+"""How far a cue reaches in a sentence: from the place of a phrase to the places of the findings that it governs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report's text as sentences with the heading that they stand under; what is no finding by its heading is left out."""
+"""A report's text as sentences with the heading that they stand under; headings such as "history" are left out."""
 
 from __future__ import annotations
 

@@ -15,6 +15,9 @@ from model.ontology import ontology
 from model.questions_vocabulary import finding_wordings
 from model.schema import Change
 
+_COMPARED = re.compile(r"\b([rl])\s*>\s*([rl])\b")
+"""R > L."""
+_SIDE = {"r": "right", "l": "left"}
 _TOKEN = re.compile(r"[a-z0-9]+(?:[./'][a-z0-9]+)*|[,;:()]")
 
 
@@ -102,7 +105,9 @@ class WordList:
 
 def tokens(text: str) -> list[str]:
     """Lower-case words and punctuation; hyphens separate."""
-    return _TOKEN.findall(text.lower().replace("-", " ").replace("’", "'"))
+    plain = text.lower().replace("-", " ").replace("’", "'")
+    plain = _COMPARED.sub(lambda found: f"{_SIDE[found[1]]} greater than {_SIDE[found[2]]}", plain)
+    return _TOKEN.findall(plain)
 
 
 def marks(sentence: str) -> list[Mark]:

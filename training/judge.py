@@ -12,11 +12,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from model.errors import InferenceError
 from model.prompts import clean_text
-from model.remote_client import ServerClient
+from model.text_model import ServerText as ServerText
+from model.text_model import TextModel as TextModel
 
 DEFINITION = "dicom-node judge 1 (our definition, after LUMEN's LlamaScore)"
 MAX_TOKENS = 160
@@ -69,55 +70,6 @@ class JudgeScores:
     def per_question(self) -> dict[str, float]:
         """Scores by key, for `significance.compare`."""
         return {verdict.key: float(verdict.score) for verdict in self.verdicts if verdict.score is not None}
-
-
-class TextModel(Protocol):
-    """A language model that answers prompts at temperature 0."""
-
-    @property
-    def name(self) -> str:
-        """Which model, as it is recorded."""
-        ...
-
-    def complete(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
-        """One answer for each prompt. Raises InferenceError."""
-        ...
-
-
-class ServerText:
-    """A text model behind any OpenAI-compatible server."""
-
-    def __init__(self, client: ServerClient, model: str) -> None:
-        self._client = client
-        self._model = model
-
-    @property
-    def name(self) -> str:
-        """Model and server."""
-        return f"{self._model} at {self._client.base_url}"
-
-    def complete(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
-        """Chat completions at temperature 0."""
-        bodies = [
-            {
-                "model": self._model,
-                "messages": [{"role": "user", "content": prompt}],
-                "temperature": 0,
-                "max_tokens": max_tokens,
-            }
-            for prompt in prompts
-        ]
-        return [_content(answer) for answer in self._client.chat_many(bodies)]
-
-
-def _content(answer: dict[str, Any]) -> str:
-    try:
-        content = answer["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise InferenceError("the server's answer holds no message") from error
-    if not isinstance(content, str):
-        raise InferenceError("the server's message is no text")
-    return content
 
 
 class LocalText:
