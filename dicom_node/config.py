@@ -84,7 +84,8 @@ class ModelSection(Section):
     """findings: ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked.
 
     shadow: a checkpoint of the models folder that answers live studies unheard. standby: the champion before this one
-    stays loaded, so that a rollback takes effect at once; costs its memory.
+    stays loaded, so that a rollback takes effect at once; costs its memory. experts: folder of a classifier
+    (`model.experts`) whose words stand in the prompt of checkpoints that were trained with them; no others see them.
     """
 
     source: str = "demo"
@@ -97,6 +98,7 @@ class ModelSection(Section):
     memory_limit_bytes: Annotated[int, Field(gt=0)] | None = None
     base_url: str | None = None
     api_key_file: Path | None = None
+    experts: Path | None = None
     shadow: str = ""
     standby: bool = True
 
@@ -104,6 +106,8 @@ class ModelSection(Section):
     def _remote_needs_url(self) -> ModelSection:
         if self.backend == "openai" and not self.base_url:
             raise ValueError('backend = "openai" needs base_url')
+        if self.backend == "openai" and self.experts is not None:
+            raise ValueError('experts needs backend = "transformers": a served model does not say how it was trained')
         return self
 
 
@@ -262,6 +266,8 @@ class RetrainSection(Section):
     "retrain" below data_dir. min_patients: with fewer labelled patients on the training side nothing is trained.
     frozen_patients: so many are set aside for ever to compare models on. frozen_share: so many of the new patients go
     there until it has its size. validate_share: of the training side held back for calibration.
+    calibrate_with: data sets beside the held-back part, as `dicom-node evaluate --data` names them. known_pairs: of
+    phantoms whose answers must stay right.
     margin: how far no finding may fall. alpha: level of significance of the main figure. calibration_margin: how far
     the calibration error may rise. consistency_margin, consistency_floor: agreement with the swapped pair and with the
     same film twice may fall by the margin, or further while it stays above the floor.
@@ -277,6 +283,8 @@ class RetrainSection(Section):
     frozen_patients: Annotated[int, Field(ge=1)] = 100
     frozen_share: Annotated[float, Field(gt=0, lt=1)] = 0.35
     validate_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    calibrate_with: tuple[str, ...] = ("phantom:100@8000000",)
+    known_pairs: Annotated[int, Field(ge=0)] = 30
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     calibration_margin: Annotated[float, Field(ge=0, lt=1)] = 0.02

@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.errors import ConfigurationError, NodeError, UsageError
 
-AREAS = ("run", "daily", "doctor", "database", "importing", "priors", "report", "train", "models")
+AREAS = ("run", "daily", "doctor", "database", "importing", "priors", "report", "train", "models", "retrain")
 """Modules of this package that add their commands by `register(app)`."""
 
 app = typer.Typer(

@@ -157,4 +157,3 @@ class RetrainDecision(Base):
 
 ENDED = (RunState.PROMOTED, RunState.REFUSED, RunState.FAILED)
 """States that nothing follows."""
-

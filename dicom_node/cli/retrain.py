@@ -1,0 +1,87 @@
+"""`dicom-node retrain`: learn from the site's own studies, compare, and promote what is better."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dicom_node.cli.common import ConfigOption, console, errors, open_node
+from dicom_node.index.tables_retrain import Promote
+from dicom_node.process import stop_on_signals
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("retrain")(retrain_command)
+
+
+def retrain_command(
+    recipe: Annotated[Path | None, typer.Option(help="Training recipe; default: [retrain] recipe.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is and how long it will take; change nothing.")
+    ] = False,
+    promote: Annotated[Promote | None, typer.Option(help="What becomes of a better model.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Train although nothing is new.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Retrain on the site's own studies with feedback; a better model is promoted, any other is not.
+
+    A run that was interrupted goes on. Exit status 0: done, also where the gate refused; 1: could not be done.
+    """
+    from dicom_node.retrain.command import RetrainOptions, run_retrain
+
+    options = RetrainOptions(who=_user(), recipe=recipe, promote=promote, dry_run=dry_run, again=again)
+    with open_node(config) as node, _Speech() as talk:
+        stop_on_signals(node.stop)
+        outcome = run_retrain(node, options, talk)
+        talk.say(f"retraining: {outcome.value}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
+
+
+class _Speech:
+    """Lines and a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __enter__(self) -> _Speech:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        console.print(text, markup=False)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A bar for each stage; elsewhere a line at its begin, at each tenth and at its end."""
+        if errors.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total or None)
+            self._bar.update(self._tasks[what], completed=done, total=total or None)
+            return
+        tenth = 10 * done // total if total else 0
+        if self._tenths.get(what) != tenth:
+            self._tenths[what] = tenth
+            console.print(f"{what} {done} of {total}" if total else what, markup=False)
+
+    def confirm(self, question: str) -> bool | None:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return None
+        self._bar.stop()
+        return typer.confirm(question)

@@ -1,0 +1,220 @@
+"""The process that trains and evaluates: `python -m dicom_node.retrain.child STAGE FOLDER PARENT`, at low priority.
+
+All it needs stands in the folder's plan, and all it makes lies there: it may be killed at any moment and started again.
+It ends with the process that started it, so that two never work in one folder. Only here is torch imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+from dicom_node.process import end_with_parent
+from dicom_node.retrain.plan import Plan, read_plan
+from dicom_node.retrain.values import RetrainError
+from model.errors import ModelError
+from training.breaks import Between, breaks_from_environment
+from training.drops import DataError
+
+STOPPED = 75
+"""Exit status where it was asked to stop (EX_TEMPFAIL): the next start goes on."""
+PROGRESS_FILE, ERROR_FILE, LOG_FILE = "progress.json", "error.txt", "child.log"
+TRAINED_MARK = "trained"
+"""Beside the trained model: without it the folder `final` may be half-written."""
+PROBE_STEPS, PROBE_PAIRS = 4, 2
+PROBE_FILE = "probe.json"
+_SAY_SECONDS = 0.5
+
+
+class Stage(StrEnum):
+    """What the process does."""
+
+    PROBE = "probe"
+    """Measures a few steps and answers."""
+    TRAIN = "train"
+    """Trains, calibrates and puts the challenger into the models folder."""
+    EVALUATE = "evaluate"
+    """Asks champion and challenger, decides, and writes card and page."""
+
+
+class Stopped(ModelError):
+    """Asked to stop between two answers."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Tells the parent how far it is, by a file that is replaced."""
+
+    folder: Path
+    stage: str
+    total: int
+    done: int = 0
+    said_at: float = field(default=0.0)
+
+    def at(self, done: int) -> None:
+        """So much is done."""
+        self.done = done
+        now = time.monotonic()
+        if now - self.said_at >= _SAY_SECONDS or done >= self.total:
+            self.said_at = now
+            text = json.dumps({"stage": self.stage, "done": done, "total": self.total})
+            temporary = self.folder / f"{PROGRESS_FILE}.tmp"
+            temporary.write_text(text + "\n", "utf-8")
+            temporary.replace(self.folder / PROGRESS_FILE)
+
+
+def main(stage: Stage, folder: Path, parent_pid: int) -> int:
+    """Run one stage; returns the exit status. What went wrong stands in ERROR_FILE, in words for the user."""
+    end_with_parent(parent_pid)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
+    try:
+        plan = read_plan(folder)
+        os.nice(plan.nice)
+        between = _stops_on_signal()
+        _limit(plan)
+        {Stage.PROBE: probe, Stage.TRAIN: train_stage, Stage.EVALUATE: evaluate_stage}[stage](plan, between)
+    except Exception as error:  # noqa: BLE001 (the edge of this process: its parent says it and goes on serving)
+        from training.train import TrainingStopped
+
+        if isinstance(error, (TrainingStopped, Stopped)):
+            return STOPPED
+        known = isinstance(error, (ModelError, DataError, RetrainError))
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        (folder / ERROR_FILE).write_text(text + "\n", "utf-8")
+        if not known:
+            import traceback
+
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def probe(plan: Plan, between: Between) -> None:
+    """Measure: seconds of a training step and of a pair of the frozen set. Writes PROBE_FILE."""
+    from model.predict import load_predictor
+    from training.datasets import load_pair, open_records, parse_spec
+    from training.drops import DropReport
+    from training.evaluate import EvaluationOptions, evaluate
+    from training.recipe import Recipe
+    from training.train import TrainingStopped, train
+
+    times: list[float] = []
+
+    def ticked() -> bool:
+        between()
+        times.append(time.perf_counter())
+        return len(times) >= PROBE_STEPS
+
+    recipe = Recipe.model_validate(plan.recipe)
+    out = plan.folder / "probe"
+    try:
+        train(recipe, out, quiet=True, between=ticked)
+    except TrainingStopped:
+        pass  # as asked: only the time is wanted
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
+    predictor = load_predictor(plan.base, device=plan.device)
+    predictor.localiser = None
+    records = list(islice(open_records(parse_spec(f"site:{plan.frozen}"), DropReport()), PROBE_PAIRS))
+    started = time.perf_counter()
+    evaluate(
+        predictor,
+        ((record, load_pair(record)) for record in records),
+        DropReport(),
+        data="probe",
+        options=EvaluationOptions(resamples=1, worst=0, meteor=False),
+    )
+    pair = (time.perf_counter() - started) / max(1, len(records))
+    (plan.folder / PROBE_FILE).write_text(json.dumps({"step": step, "pair": pair}) + "\n", "utf-8")
+
+
+def train_stage(plan: Plan, between: Between) -> None:
+    """Train to the end, calibrate, and move the finished challenger into the models folder in one rename."""
+    from model.manifest import MANIFEST_NAME
+    from training.challenger import finish_challenger
+    from training.recipe import Recipe
+    from training.train import newest_checkpoint, train
+
+    finished = plan.models / plan.challenger
+    if (finished / MANIFEST_NAME).is_file():
+        return
+    recipe = Recipe.model_validate(plan.recipe)
+    mark = plan.training / TRAINED_MARK
+    if not mark.is_file():
+        newest = newest_checkpoint(plan.training)
+        steps = Progress(plan.folder, "training", recipe.run.steps)
+        steps.at(int(newest.name.removeprefix("step-")) if newest is not None else 0)
+
+        def stepped() -> bool:
+            steps.at(steps.done + 1)
+            return between()
+
+        train(recipe, plan.training, quiet=True, between=stepped)
+        mark.write_text("", "utf-8")
+    calibrating = Progress(plan.folder, "calibrating", 0)
+    calibrating.at(0)
+    checkpoint = plan.folder / "checkpoint"
+    finish_challenger(
+        plan.training / "final",
+        checkpoint,
+        base=plan.base,
+        version=plan.version,
+        recipe=plan.recipe,
+        snapshot=f"{plan.snapshot_name} sha256:{plan.manifest_sha256}",
+        calibration=plan.calibration,
+        pointing_pairs=plan.pointing_pairs,
+        between=_raising(between),
+    )
+    plan.models.mkdir(parents=True, exist_ok=True)
+    checkpoint.rename(finished)
+    for left in plan.training.glob("step-*"):  # the optimiser's state is several times the model and of no more use
+        shutil.rmtree(left)
+
+
+def evaluate_stage(plan: Plan, between: Between) -> None:
+    """Ask both, decide, write decision, card and page. Answers that are there already are not asked again."""
+    from dicom_node.retrain.judging import judge
+
+    judge(plan, _raising(between))
+
+
+def _raising(between: Between) -> Callable[[], None]:
+    def check() -> None:
+        if between():
+            raise Stopped("asked to stop")
+
+    return check
+
+
+def _stops_on_signal() -> Between:
+    stop = threading.Event()
+
+    def _stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    return breaks_from_environment(stop)
+
+
+def _limit(plan: Plan) -> None:
+    """CPU threads and device; before anything computes."""
+    import torch
+
+    torch.set_num_threads(plan.threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Stage(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,257 @@
+"""`dicom-node retrain`: from what radiologists said to a decision, in one run that may be killed and gone on with.
+
+The story of a run is `_go_on`; each of its states is a row (`RunState`), and each stage may be done twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from dicom_node import models
+from dicom_node.context import NodeContext
+from dicom_node.errors import UsageError
+from dicom_node.index.tables_retrain import Promote, RetrainRun, RetrainSnapshot, RetrainSplit, RunState
+from dicom_node.logs import get_logger
+from dicom_node.retrain import preparing, runs, snapshots
+from dicom_node.retrain.child import PROBE_FILE, Stage
+from dicom_node.retrain.contents import gather
+from dicom_node.retrain.describe import describe, duration, missing, rare
+from dicom_node.retrain.judging_files import DECISION_FILE, PAGE_FILE
+from dicom_node.retrain.plan import Plan, read_plan, write_plan
+from dicom_node.retrain.stages import run_stage
+from dicom_node.retrain.values import Contents, Folders, RetrainError, folders_of
+
+log = get_logger(__name__)
+
+
+class Talk(Protocol):
+    """How a run speaks with whoever started it."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far it is."""
+        ...
+
+    def confirm(self, question: str) -> bool | None:
+        """Ask; None where nobody is there to answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainOptions:
+    """recipe: another than the configured one. promote: None: as configured. again: also where nothing is new."""
+
+    who: str
+    recipe: Path | None = None
+    promote: Promote | None = None
+    dry_run: bool = False
+    again: bool = False
+
+
+class Outcome(StrEnum):
+    """How a call ended where nothing went wrong."""
+
+    DRY = "dry run"
+    """It was only said what there is."""
+    NOTHING_NEW = "nothing new"
+    """The labels and the champion are those of the last comparison."""
+    REFUSED = "refused"
+    """The challenger did not pass; the champion serves on."""
+    KEPT = "kept"
+    """It passed and lies beside the champion."""
+    PROMOTED = "promoted"
+    """It passed and serves."""
+
+
+def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outcome:
+    """Go on with the unfinished run, or begin one.
+
+    Raises RetrainError where something is missing or wrong, RetrainStopped where it was asked to stop, UsageError for
+    a recipe that does not fit. Whatever happens, the champion serves on until a better one is promoted.
+    """
+    folders = folders_of(node)
+    with _sole(folders):
+        preparing.reconcile(node)
+        with node.database.read() as session:
+            run = runs.unfinished(session)
+        if run is None:
+            return _begin(node, options, talk, folders)
+        if options.recipe is not None:
+            raise UsageError(f"run {run.name} is unfinished and has its recipe; go on with it without --recipe")
+        talk.say(f"run {run.name} is unfinished ({run.state.value}) and goes on")
+        if options.dry_run:
+            return Outcome.DRY
+        return _go_on(node, run.id, talk)
+
+
+def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Folders) -> Outcome:
+    with node.database.read() as session:
+        name = runs.new_name(session, node.clock())
+    start = preparing.start_of(node, options.recipe)
+    draft = folders.snapshots / f"{name}.draft"
+    draft.mkdir(parents=True)
+    try:
+        contents = gather(node, draft)
+        for line in describe(contents):
+            talk.say(line)
+        lacking = missing(contents, node.settings.retrain)
+        if lacking:
+            raise RetrainError("nothing is trained yet: " + "; ".join(lacking))
+        for line in rare(contents, start.findings, preparing.FEWEST):
+            talk.say(line)
+        if not options.again and _nothing_new(node, contents, start):
+            talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
+            return Outcome.NOTHING_NEW
+        _say_duration(node, contents, start, draft, talk)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    if options.dry_run:
+        talk.say("dry run: nothing was locked, nothing was trained")
+        return Outcome.DRY
+    talk.say(f"snapshot {name}: every image is hashed again")
+    key = snapshots.lock(node, name, contents, progress=lambda done, total: talk.progress("hashing", done, total))
+    lacking = missing(contents, node.settings.retrain)
+    if lacking:
+        raise RetrainError("after leaving out damaged images: " + "; ".join(lacking))
+    run_pk = _new_run(node, options, name, key, start, contents)
+    return _go_on(node, run_pk, talk)
+
+
+def _say_duration(node: NodeContext, contents: Contents, start: preparing.Start, draft: Path, talk: Talk) -> None:
+    """Train a few steps and ask a few pairs on a copy, and say what a whole run will take."""
+    snapshots.write_splits(draft, contents, node)
+    plan = preparing.plan_of(node, start, name="probe", folder=draft / "run", snapshot=draft, contents=contents)
+    write_plan(plan)
+    run_stage(node, plan, Stage.PROBE, lambda what, done, total: None)
+    measured = json.loads((plan.folder / PROBE_FILE).read_text("utf-8"))
+    asked = 2 * len(contents.of(RetrainSplit.FROZEN)) + len(contents.of(RetrainSplit.VALIDATE)) + 2 * plan.known_pairs
+    talk.say(
+        duration(
+            steps=int(plan.recipe["run"]["steps"]),
+            step_seconds=measured["step"],
+            pairs=asked,
+            pair_seconds=measured["pair"],
+        )
+    )
+
+
+def _nothing_new(node: NodeContext, contents: Contents, start: preparing.Start) -> bool:
+    with node.database.read() as session:
+        last = runs.last_compared(session)
+        if last is None:
+            return False
+        before = runs.labels_of(session, last.snapshot_pk)
+    now = {(item.current.sop_instance_uid, item.label_version, item.split) for item in contents.items}
+    serving = {last.champion_device_uid} if last.state is not RunState.PROMOTED else {last.challenger_device_uid}
+    return now == before and start.device_uid in serving
+
+
+def _new_run(
+    node: NodeContext, options: RetrainOptions, name: str, snapshot_pk: int, start: preparing.Start, contents: Contents
+) -> int:
+    folders, now = folders_of(node), node.clock()
+    folder = folders.runs / name
+    with node.database.read() as session:
+        snapshot = session.get_one(RetrainSnapshot, snapshot_pk)
+    plan = preparing.plan_of(
+        node,
+        start,
+        name=name,
+        folder=folder,
+        snapshot=folders.root / snapshot.folder,
+        contents=contents,
+        manifest_sha256=snapshot.manifest_sha256,
+    )
+    write_plan(plan)  # before the row: a row without its folder could not be gone on with
+    with node.database.write() as session:
+        run = RetrainRun(
+            name=name,
+            snapshot_pk=snapshot_pk,
+            promote=options.promote or Promote(node.settings.retrain.promote),
+            base=str(start.folder),
+            champion_device_uid=start.device_uid,
+            started_by=options.who,
+            started_at=now,
+            updated_at=now,
+        )
+        session.add(run)
+        session.flush()
+        return run.id
+
+
+def _go_on(node: NodeContext, run_pk: int, talk: Talk) -> Outcome:
+    """A run from wherever it stands to its end."""
+    run = _run(node, run_pk)
+    plan = read_plan(folders_of(node).runs / run.name)
+    try:
+        if run.state in (RunState.PREPARED, RunState.TRAINING):
+            preparing.require_unchanged(node, run.snapshot_pk, plan)
+            runs.move(node, run_pk, RunState.TRAINING, attempts=run.attempts + 1)
+            talk.say(f"training {plan.challenger} from {run.base}")
+            run_stage(node, plan, Stage.TRAIN, talk.progress)
+            runs.move(node, run_pk, RunState.EVALUATING, challenger=plan.challenger)
+        plan = preparing.against_champion(node, run_pk, plan)
+        if _run(node, run_pk).state is RunState.EVALUATING:
+            talk.say("champion and challenger answer the frozen set")
+            run_stage(node, plan, Stage.EVALUATE, talk.progress)
+            _decided(node, run_pk, plan, talk)
+    except RetrainError as error:
+        preparing.fail_for_good(node, run_pk, error)
+        raise
+    return _end(node, run_pk, plan, talk)
+
+
+def _decided(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> None:
+    decision = json.loads((plan.folder / DECISION_FILE).read_text("utf-8"))["decision"]
+    runs.note_decision(node, run_pk, decision)
+    state = RunState.DECIDED if decision["passed"] else RunState.REFUSED
+    reason = " ".join(f"{text}." for text in decision["reasons"])
+    runs.move(node, run_pk, state, reason=reason, challenger_device_uid=decision["challenger"])
+    talk.say("the challenger passes the gate" if decision["passed"] else "the challenger does not pass the gate:")
+    for text in decision["reasons"]:
+        talk.say(f"  {text}")
+    talk.say(f"all figures: {plan.folder / PAGE_FILE}")
+
+
+def _end(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> Outcome:
+    run = _run(node, run_pk)
+    if run.state is RunState.REFUSED:
+        return Outcome.REFUSED
+    wanted: bool | None = {Promote.AUTO: True, Promote.NEVER: False}.get(run.promote)
+    if run.promote is Promote.ASK:
+        wanted = talk.confirm(f"promote {plan.challenger} now?")
+    if not wanted:
+        talk.say(f"it is kept beside the champion: `dicom-node models promote {plan.challenger}` makes it serve")
+        return Outcome.KEPT
+    models.promote(node, plan.challenger, who=run.started_by, reason=f"retraining {run.name}: {run.reason}"[:500])
+    runs.move(node, run_pk, RunState.PROMOTED)
+    talk.say(f"{plan.challenger} is the champion; `dicom-node models rollback` goes back")
+    return Outcome.PROMOTED
+
+
+def _run(node: NodeContext, run_pk: int) -> RetrainRun:
+    with node.database.read() as session:
+        return session.get_one(RetrainRun, run_pk)
+
+
+@contextmanager
+def _sole(folders: Folders) -> Iterator[None]:
+    """One retraining at a time; the lock is the kernel's and ends with the process. Raises RetrainError."""
+    folders.root.mkdir(parents=True, exist_ok=True)
+    with folders.lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RetrainError("another retraining runs on this folder") from error
+        yield

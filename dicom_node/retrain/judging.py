@@ -1,0 +1,174 @@
+"""The evaluation stage of a run: both checkpoints answer the frozen set and the known pairs, the gate decides."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dicom_node.retrain.judging_files import CARD_FILE, DECISION_FILE, PAGE_FILE
+from dicom_node.retrain.plan import Plan
+from model.manifest import Manifest, read_manifest, write_text_atomically
+from model.predict import Predictor, load_predictor
+from model.schema import ModelIdentity
+from training.datasets import loaded, open_records, parse_spec
+from training.drops import DropReport
+from training.evaluate import Evaluation, EvaluationOptions, evaluate
+from training.evaluate_report import write_report
+from training.gate import Decision, GateSettings, decide
+from training.gate_report import About, card, page
+from training.gate_scores import KnownPairs, frozen_questions, system_scores
+from training.known_pairs import ask_known, known_answers
+from training.remembered import Remembered
+
+
+def judge(plan: Plan, between: Callable[[], None]) -> Decision:
+    """Raises ModelError or DataError where a checkpoint or an image of the frozen set cannot be read."""
+    from dicom_node.retrain.child import Progress
+
+    sides = {"champion": plan.champion, "challenger": plan.models / plan.challenger}
+    manifests = {name: read_manifest(folder) for name, folder in sides.items()}
+    asked = {
+        name: Remembered(
+            plan.folder / "answers" / f"{name}.jsonl",
+            _identity(manifests[name]),
+            lambda folder=folder: _load(folder, plan.device),  # type: ignore[misc]
+            between=between,
+        )
+        for name, folder in sides.items()
+    }
+    frozen = sum(1 for _ in _frozen(plan, DropReport()))
+    progress = Progress(plan.folder, "evaluating", 2 * frozen + plan.known_pairs)
+    evaluations = {}
+    for number, (name, system) in enumerate(asked.items()):
+        report = DropReport()
+        evaluations[name] = evaluate(
+            system,
+            loaded(_frozen(plan, report), report),
+            report,
+            data=f"frozen set of snapshot {plan.snapshot_name}",
+            options=EvaluationOptions(meteor=False),
+            progress=lambda done, before=number * frozen: progress.at(before + done),  # type: ignore[misc]
+        )
+        write_report(evaluations[name], plan.folder / name, produced_at=_now())
+    known = ask_known(
+        known_answers(plan.known_pairs),
+        asked["champion"],
+        asked["challenger"],
+        progress=lambda done: progress.at(2 * frozen + done),
+    )
+    progress.at(progress.total)
+    return _decide(plan, manifests, evaluations, known)
+
+
+def _decide(
+    plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Evaluation], known: KnownPairs
+) -> Decision:
+    challenger = evaluations["challenger"]
+    decision = decide(
+        frozen_questions(challenger.records),
+        system_scores(evaluations["champion"]),
+        system_scores(challenger),
+        known,
+        _gate_settings(plan.gate),
+    )
+    about = _about(plan, manifests, evaluations)
+    write_text_atomically(plan.folder / PAGE_FILE, page(decision, about))
+    write_text_atomically(plan.folder / CARD_FILE, card(decision, about))
+    values = {"decision": _finite(decision.as_json()), "card": CARD_FILE, "page": PAGE_FILE}
+    # last: whoever finds it finds the others
+    write_text_atomically(plan.folder / DECISION_FILE, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    return decision
+
+
+def _about(plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Evaluation]) -> About:
+    manifest = manifests["challenger"]
+    losses, seconds = _losses(plan.training / "log.jsonl")
+    run = plan.recipe["run"]
+    facts = [
+        ("training", f"{run['steps']} steps, tune {run.get('tune', 'full')}, {seconds:.0f} s of steps"),
+        ("calibrated on", f"{manifest.calibrated_on} answers of the part that was held back"),
+        ("findings", ", ".join(manifest.findings)),
+    ]
+    bins: dict[str, Any] = {}
+    for name, evaluation in evaluations.items():
+        bins[f"{name}, presence"] = evaluation.presence_reliability
+        bins[f"{name}, change"] = evaluation.change_reliability
+    return About(
+        run=plan.run,
+        produced_at=_now(),
+        champion=manifests["champion"].label,
+        challenger=manifest.label,
+        base=manifest.base,
+        licence=manifest.licence,
+        demonstration=manifest.demonstration,
+        snapshot=manifest.data_snapshot,
+        counts=plan.counts,
+        facts=tuple(facts),
+        losses=losses,
+        reliability=bins,
+    )
+
+
+def _frozen(plan: Plan, report: DropReport) -> Any:
+    return open_records(parse_spec(f"site:{plan.frozen}"), report)
+
+
+def _load(folder: Path, device: str) -> Predictor:
+    predictor = load_predictor(folder, device=device)
+    predictor.localiser = None  # regions are no part of what is compared, and cost as much as the answers
+    return predictor
+
+
+def _identity(manifest: Manifest) -> ModelIdentity:
+    return ModelIdentity(
+        name=manifest.name,
+        version=manifest.version,
+        device_uid=manifest.device_uid,
+        demonstration=manifest.demonstration,
+        licence=manifest.licence,
+    )
+
+
+def _gate_settings(values: dict[str, float]) -> GateSettings:
+    return GateSettings(
+        least_patients=int(values["least_patients"]),
+        margin=values["margin"],
+        alpha=values["alpha"],
+        calibration_margin=values["calibration_margin"],
+        consistency_margin=values["consistency_margin"],
+        consistency_floor=values["consistency_floor"],
+    )
+
+
+def _losses(log: Path) -> tuple[tuple[tuple[int, float], ...], float]:
+    """(step, loss) of the training, and the seconds that its steps took; a step done twice counts as done last."""
+    steps: dict[int, float] = {}
+    seconds, before = 0.0, 0.0
+    for line in log.read_text("utf-8").splitlines() if log.is_file() else []:
+        try:
+            entry = json.loads(line)
+            steps[int(entry["step"])] = float(entry["loss"])
+            now = float(entry["seconds"])
+        except (ValueError, KeyError):
+            continue  # the last line of a killed process
+        seconds += now - before if now >= before else now
+        before = now
+    return tuple(sorted(steps.items())), seconds
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,7 @@
+"""Names of what the evaluation leaves in a run's folder; light, for whoever only reads them."""
+
+from __future__ import annotations
+
+DECISION_FILE = "decision.json"
+PAGE_FILE = "decision.html"
+CARD_FILE = "model-card.md"

@@ -1,0 +1,94 @@
+"""From a retrained model to a challenger: the champion's reading rules, calibrated anew on what was held back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.localise import HEADS_FILE
+from model.manifest import MANIFEST_NAME, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.predict import load_predictor
+from model.schema import StudyPair
+from training.calibration import calibrate
+from training.datasets import loaded, open_records, parse_spec
+from training.drops import DropReport
+from training.finish import pointing, write_weights
+from training.records import Record
+
+FEWEST = 40
+"""With fewer answers of all types together the champion's temperatures and thresholds stay."""
+
+
+def finish_challenger(
+    trained: Path,
+    folder: Path,
+    *,
+    base: Path,
+    version: str,
+    recipe: Mapping[str, Any],
+    snapshot: str,
+    calibration: Sequence[str],
+    pointing_pairs: int,
+    between: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Write the checkpoint folder with its manifest, last; a folder that has one is done and left alone.
+
+    Findings, question types, licence and the mark of a demonstration are the base's: nothing new is claimed. Thresholds
+    and temperatures are fitted on `calibration` (data sets of `training.datasets`); a finding with too few answers
+    there keeps the base's. Regions are offered only for what was measured again: pointing_pairs phantom pairs for a
+    demonstration, else none, because the base's figures do not hold for changed weights.
+    """
+    if (folder / MANIFEST_NAME).is_file():
+        return read_manifest(folder)
+    before = read_manifest(base)
+    draft = folder.with_name(f"{folder.name}.draft")
+    parameters = write_weights(trained, draft)
+    (draft / HEADS_FILE).unlink(missing_ok=True)  # untrained here: the base's outlines go with its vision tower
+    if (base / HEADS_FILE).is_file():
+        shutil.copyfile(base / HEADS_FILE, draft / HEADS_FILE)
+    write_manifest(
+        draft,
+        name=before.name,
+        version=version,
+        kind=before.kind,
+        findings=before.findings,
+        question_types=before.question_types,
+        prognosis=before.prognosis,
+        base=f"{before.label} {before.device_uid}",
+        recipe=dict(recipe),
+        data_snapshot=snapshot,
+        thresholds=before.thresholds,
+        calibration=before.calibration,
+        calibrated_on=before.calibrated_on,
+        certainty_floor=before.certainty_floor,
+        tiling=before.tiling,
+        expert=before.expert,
+        context=before.context,
+        licence=before.licence,
+        demonstration=before.demonstration,
+        parameters=parameters,
+    )
+    _calibrate(draft, before, calibration, between)
+    if before.localisation and before.demonstration and pointing_pairs:
+        rewrite_manifest(draft, localisation=pointing(draft, pointing_pairs))
+    draft.rename(folder)
+    return read_manifest(folder)
+
+
+def _calibrate(draft: Path, before: Manifest, calibration: Sequence[str], between: Callable[[], None]) -> None:
+    report = DropReport()
+
+    def items() -> Iterable[tuple[Record, StudyPair]]:
+        for name in calibration:
+            for item in loaded(open_records(parse_spec(name), report), report):
+                between()
+                yield item
+
+    fitted = calibrate(load_predictor(draft), items())
+    if fitted.answers < FEWEST:
+        return
+    temperatures = dict(before.calibration) | {k: round(v, 4) for k, v in fitted.temperatures.items()}
+    thresholds = dict(before.thresholds) | {k: round(v, 4) for k, v in fitted.thresholds.items()}
+    rewrite_manifest(draft, calibration=temperatures, thresholds=thresholds, calibrated_on=fitted.answers)
