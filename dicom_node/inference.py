@@ -210,13 +210,17 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
         torch.set_num_threads(threads)
     if section.backend == "openai":
         return _remote(section)
-    return load_predictor(
+    predictor = load_predictor(
         section.source,
         findings=section.findings,
         revision=section.revision,
         device=section.device,
         trust_remote_code=section.trust_remote_code,
+        experts=section.experts,
     )
+    if section.experts is not None and predictor.expert is None:
+        log.warning("[model] experts is not used: this checkpoint was not trained with it", source=section.source)
+    return predictor
 
 
 def _remote(section: ModelSection) -> PairPredictor:

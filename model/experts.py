@@ -7,6 +7,7 @@ used is a setting.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from model.errors import CheckpointError, InferenceError
+from model.experts_net import DenseNet121
+from model.manifest import sha256_of
 from model.pixels_fit import fit
 from model.schema import DisplayImage
 
@@ -54,24 +57,32 @@ Builder = Callable[[int], nn.Module]
 """Number of labels → an untrained network [N, 1, SIDE, SIDE] → logits [N, labels]."""
 
 
-def _dense_net(labels: int) -> nn.Module:
-    try:
-        from torchxrayvision.models import DenseNet
-    except ImportError as error:
-        raise CheckpointError("the expert needs TorchXRayVision: pip install 'dicom-node[experts]'") from error
-    network: nn.Module = DenseNet(num_classes=labels, in_channels=1)
-    return network
-
-
-BUILDERS: Mapping[str, Builder] = {"torchxrayvision.DenseNet": _dense_net}
+BUILDERS: Mapping[str, Builder] = {"torchxrayvision.DenseNet": DenseNet121}
 
 
 class Expert:
-    """One classifier. labels: what its outputs mean, in order."""
+    """One classifier.
 
-    def __init__(self, network: nn.Module, labels: Sequence[str]) -> None:
+    labels: what its outputs mean, in order; "" for an output that was never trained, which is left out everywhere.
+    thresholds: operating point of each output, at which its probability is said to be 0.5 (TorchXRayVision's
+    `op_threshs`); 0.5 changes nothing. fingerprint: SHA-256 of its files, "" where it came from no folder.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        labels: Sequence[str],
+        *,
+        thresholds: Sequence[float] | None = None,
+        fingerprint: str = "",
+    ) -> None:
         self.network = network.eval()
-        self.labels = tuple(labels)
+        self.fingerprint = fingerprint
+        self._outputs = len(labels)
+        self._named = [place for place, label in enumerate(labels) if label]
+        self.labels = tuple(labels[place] for place in self._named)
+        cuts = thresholds if thresholds is not None else [THRESHOLD] * len(labels)
+        self._cuts = np.array([cuts[place] for place in self._named], dtype=np.float32)
 
     @torch.inference_mode()
     def probabilities(self, images: Sequence[DisplayImage]) -> NDArray[np.float32]:
@@ -79,12 +90,12 @@ class Expert:
         squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32)
         grey = torch.from_numpy((squares / 255.0 * 2.0 - 1.0) * _GREATEST)[:, None]
         logits = self.network(grey)
-        if logits.shape != (len(images), len(self.labels)):
+        if logits.shape != (len(images), self._outputs):
             raise InferenceError(f"the expert gave {tuple(logits.shape)} for {len(images)} images")
-        shares: NDArray[np.float32] = logits.float().sigmoid().numpy()
+        shares: NDArray[np.float32] = logits.float().sigmoid().numpy()[:, self._named]
         if not np.isfinite(shares).all():
             raise InferenceError("the expert gave no numbers")
-        return shares
+        return np.where(shares < self._cuts, shares / (2 * self._cuts), 1 - (1 - shares) / (2 * (1 - self._cuts)))
 
     def text(self, images: Sequence[DisplayImage]) -> str:
         """The line for the prompt. images: as the prompt shows them, the current one last."""
@@ -107,16 +118,23 @@ def expert_text(probabilities: NDArray[Any], labels: Sequence[str] = LABELS, thr
 
 
 def load_expert(folder: Path, builders: Mapping[str, Builder] = BUILDERS) -> Expert:
-    """The classifier of a folder with `expert.json` {"architecture", "labels"} and `expert.safetensors`.
+    """The classifier of a folder with `expert.json` {"architecture", "labels", "thresholds"} and `expert.safetensors`.
 
-    Raises CheckpointError naming what is wrong. Nothing is fetched; pickled weights are not read.
+    thresholds may be missing, or null for a label: 0.5. Raises CheckpointError naming what is wrong. Nothing is
+    fetched; pickled weights are not read.
     """
     try:
         configuration = json.loads((folder / CONFIGURATION).read_text("utf-8"))
         name, labels = str(configuration["architecture"]), [str(label) for label in configuration["labels"]]
+        given = configuration.get("thresholds") or [None] * len(labels)
+        thresholds = [THRESHOLD if value is None else float(value) for value in given]
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: no expert: {error}") from error
+    if len(thresholds) != len(labels) or not all(0.0 < value < 1.0 for value in thresholds):
+        raise CheckpointError(f"{folder}: an expert has one threshold between 0 and 1 for each of its labels")
+    if not any(labels):
+        raise CheckpointError(f"{folder}: the expert names no label")
     if name not in builders:
         raise CheckpointError(f"{folder}: expert architecture {name!r} is unknown; known: {sorted(builders)}")
     network = builders[name](len(labels))
@@ -124,4 +142,6 @@ def load_expert(folder: Path, builders: Mapping[str, Builder] = BUILDERS) -> Exp
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the expert's weights do not fit {name}: {error}") from error
-    return Expert(network, labels)
+    prints = "".join(sha256_of(folder / file) for file in (CONFIGURATION, WEIGHTS))
+    fingerprint = hashlib.sha256(prints.encode()).hexdigest()
+    return Expert(network, labels, thresholds=thresholds, fingerprint=fingerprint)

@@ -13,6 +13,7 @@ import torch
 
 from model.engine import ClosedAnswer, Engine, Job, JobAnswers
 from model.errors import CheckpointError, InferenceError
+from model.experts import Expert, load_expert
 from model.localise import Localiser, read_outline_head
 from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
 from model.ontology import ontology
@@ -20,7 +21,7 @@ from model.prompts import context_text
 from model.questions import Question, QuestionType, battery
 from model.reading import NONE, FindingAnswers, JointWeights, read_finding
 from model.registry import CHAMPION_NAME, champion_folder
-from model.schema import Change, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
+from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
 from model.vlm import Vlm, open_vlm
 
 DEMO = "demo"
@@ -43,11 +44,18 @@ class Predictor:
     """One loaded checkpoint. Not for several threads at once.
 
     manifest: how its answers are read. `findings`: ontology keys that it may be asked, in ontology order. localiser:
-    adds regions where given.
+    adds regions where given. expert: what it says of each image stands in the prompt, where the checkpoint was trained
+    with such lines (`Manifest.expert`); a checkpoint that was not is never shown any.
     """
 
     def __init__(
-        self, vlm: Vlm, manifest: Manifest, *, engine: Engine | None = None, localiser: Localiser | None = None
+        self,
+        vlm: Vlm,
+        manifest: Manifest,
+        *,
+        engine: Engine | None = None,
+        localiser: Localiser | None = None,
+        expert: Expert | None = None,
     ) -> None:
         self.vlm = vlm
         self.manifest = manifest
@@ -56,10 +64,11 @@ class Predictor:
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
+        self.expert = expert if manifest.expert else None
         self._identity = ModelIdentity(
             name=manifest.name,
             version=manifest.version,
-            device_uid=manifest.device_uid,
+            device_uid=_device_uid(manifest, self.expert),
             demonstration=manifest.demonstration,
             licence=manifest.licence,
         )
@@ -117,16 +126,19 @@ class Predictor:
         """The engine's jobs for one pair: the pair's own, and one on the current image alone for the prognosis."""
         questions = self.questions(with_prior=pair.prior is not None)
         context = context_text(pair.context) if self.manifest.context else None
-        current = self.vlm.picture(pair.current)
-        pictures = (current,) if pair.prior is None else (self.vlm.picture(pair.prior), current)
-        layout = self.vlm.layout(priors=len(pictures) - 1, context=context)
+        images = [pair.current] if pair.prior is None else [pair.prior, pair.current]
+        pictures = tuple(self.vlm.picture(image) for image in images)
+        layout = self.vlm.layout(priors=len(pictures) - 1, context=context, expert=self._said_by_expert(images))
         together = tuple(question for question in questions if not question.alone)
         alone = tuple(question for question in questions if question.alone)
         jobs = [Job(pictures=pictures, layout=layout, questions=together)]
         if alone:
-            layout = self.vlm.layout(priors=0, context=context)
-            jobs.append(Job(pictures=(current,), layout=layout, questions=alone))
+            layout = self.vlm.layout(priors=0, context=context, expert=self._said_by_expert(images[-1:]))
+            jobs.append(Job(pictures=pictures[-1:], layout=layout, questions=alone))
         return jobs
+
+    def _said_by_expert(self, images: Sequence[DisplayImage]) -> str | None:
+        return self.expert.text(images) if self.expert is not None else None
 
     def calibrated(self, answer: ClosedAnswer) -> dict[str, float]:
         """Probabilities of the allowed answers at the temperature of the question's type."""
@@ -197,11 +209,13 @@ def load_predictor(
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
     findings: Sequence[str] = (),
+    experts: Path | None = None,
 ) -> Predictor:
     """Load a checkpoint: "demo", a folder of ours, a models directory with a champion, or a foreign folder or Hub id.
 
     A checkpoint with a manifest is verified file by file. One without must be told which `findings` it may be asked,
-    because nobody else knows what it has learned. Raises CheckpointError.
+    because nobody else knows what it has learned. experts: folder of `model.experts`, read where the manifest says that
+    the checkpoint was trained with an expert's lines. Raises CheckpointError.
     """
     resolved = resolve_source(source)
     if isinstance(resolved, Path) and (resolved / MANIFEST_NAME).is_file():
@@ -212,7 +226,9 @@ def load_predictor(
         if vlm.kind is not manifest.kind:
             raise CheckpointError(f"{resolved}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
         head = read_outline_head(resolved, manifest.findings)
-        return Predictor(vlm, manifest, localiser=Localiser(vlm, head=head, measured=manifest.localisation))
+        localiser = Localiser(vlm, head=head, measured=manifest.localisation)
+        expert = load_expert(experts) if experts is not None and manifest.expert else None
+        return Predictor(vlm, manifest, localiser=localiser, expert=expert)
     if not findings:
         raise CheckpointError(
             f"{source}: has no {MANIFEST_NAME}, so it is half-written or foreign; a foreign checkpoint needs the "
@@ -220,6 +236,14 @@ def load_predictor(
         )
     vlm = open_vlm(resolved, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return Predictor(vlm, _foreign_manifest(source, resolved, revision, vlm.kind, findings))
+
+
+def _device_uid(manifest: Manifest, expert: Expert | None) -> str:
+    """The manifest's own, or one that depends on the expert too: its weights are part of what answers (IHE AIR 1.2)."""
+    if expert is None:
+        return manifest.device_uid
+    digest = hashlib.sha256(f"{manifest.device_uid} {expert.fingerprint}".encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
 def resolve_source(source: str | Path) -> str | Path:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
+from dicom_node.config import ModelSection
+from dicom_node.inference import load
 from model.engine import Engine
 from model.errors import CheckpointError
+from model.experts import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
 from model.ontology import ontology
 from model.pixels import from_grey
 from model.predict import Predictor, load_predictor
@@ -118,3 +125,56 @@ def test_the_champion_of_a_models_folder_is_loaded(tmp_path: Path, folder: Path)
     shutil.copytree(folder, tmp_path / "tiny-1")
     promote(tmp_path, "tiny-1", at=NOW)
     assert load_predictor(tmp_path).identity.version == "1"
+
+
+@pytest.fixture
+def expert_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A classifier of one layer, which speaks as quickly as a test wants it."""
+
+    def small(labels: int) -> nn.Module:
+        return nn.Sequential(nn.AvgPool2d(56), nn.Flatten(), nn.Linear(16, labels))
+
+    monkeypatch.setitem(BUILDERS, "small", small)  # type: ignore[arg-type]
+    folder = tmp_path / "expert"
+    folder.mkdir()
+    torch.manual_seed(5)
+    save_file(small(18).state_dict(), folder / WEIGHTS)
+    (folder / CONFIGURATION).write_text(json.dumps({"architecture": "small", "labels": LABELS}), "utf-8")
+    return folder
+
+
+def test_an_expert_speaks_to_whom_was_trained_with_it(tmp_path: Path, folder: Path, expert_folder: Path) -> None:
+    pair = StudyPair(current=image(1), prior=image(2))
+    untrained = load_predictor(folder, experts=expert_folder)
+    assert untrained.expert is None
+    assert all(job.layout.expert is None for job in untrained.jobs(pair))
+    taught = tmp_path / "taught"
+    shutil.copytree(folder, taught)
+    manifest = rewrite_manifest(taught, expert=True)
+    without, told = load_predictor(taught), load_predictor(taught, experts=expert_folder)
+    assert without.identity.device_uid == manifest.device_uid
+    assert told.identity.device_uid != manifest.device_uid
+    assert told.expert is not None
+    together, alone = told.jobs(pair)
+    assert together.layout.expert == told.expert.text([image(2), image(1)])
+    assert alone.layout.expert == told.expert.text([image(1)])
+    prompt = told.vlm.prompt(together.layout, "is there edema in the current image?")
+    assert "expert on the prior image: atelectasis" in prompt
+    assert prompt.index("expert on the current image") < prompt.index("is there edema")
+    heard, unheard = told.predict(pair), without.predict(pair)
+    assert [f.probability for f in heard.findings] != [f.probability for f in unheard.findings]
+    assert heard.model.device_uid == told.identity.device_uid
+    with pytest.raises(CheckpointError, match="no expert"):
+        load_predictor(taught, experts=tmp_path / "nothing")
+
+
+def test_the_node_loads_the_expert_of_its_configuration(tmp_path: Path, folder: Path, expert_folder: Path) -> None:
+    taught = tmp_path / "taught"
+    shutil.copytree(folder, taught)
+    rewrite_manifest(taught, expert=True)
+    loaded = load(ModelSection(source=str(taught), experts=expert_folder))
+    assert isinstance(loaded, Predictor)
+    assert loaded.expert is not None
+    plain = load(ModelSection(source=str(folder), experts=expert_folder))
+    assert isinstance(plain, Predictor)
+    assert plain.expert is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 
 from model.errors import CheckpointError, InferenceError
 from model.experts import BUILDERS, CONFIGURATION, LABELS, WEIGHTS, Expert, expert_text, load_expert
+from model.experts_export import write_expert
 from model.pixels import from_grey
 from model.prompts import clean_text
 
@@ -76,15 +79,68 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         Expert(broken, LABELS).probabilities(_films())
 
 
-def test_torchxrayvision_by_the_same_door(tmp_path: Path) -> None:
-    """With the extra: random weights of its DenseNet through a folder. Without it: the refusal says what to install."""
-    try:
-        import torchxrayvision
-    except ImportError:
-        with pytest.raises(CheckpointError, match="experts"):
-            load_expert(_folder(tmp_path, _small(18), "torchxrayvision.DenseNet"))
-        return
-    assert tuple(torchxrayvision.datasets.default_pathologies) == LABELS
-    network = BUILDERS["torchxrayvision.DenseNet"](18)
-    expert = load_expert(_folder(tmp_path, network, "torchxrayvision.DenseNet"))
+def test_thresholds_and_labels_that_were_never_trained(tmp_path: Path) -> None:
+    """An operating point is said to be 0.5, as TorchXRayVision's op_norm does; an output without a name is silent."""
+    torch.manual_seed(2)
+    network, labels = _small(4), ("Edema", "", "Effusion", "Mass")
+    plain = Expert(network, ("a", "b", "c", "d")).probabilities(_films())
+    cuts = [float(plain[0, 0]), 0.5, 0.25, 0.5]
+    write_expert_to(tmp_path, network, labels, cuts)
+    expert = load_expert(tmp_path, {"small": _small})
+    assert expert.labels == ("Edema", "Effusion", "Mass")
+    shares = expert.probabilities(_films())
+    assert shares[0, 0] == pytest.approx(0.5, abs=1e-6)
+    assert shares[:, 2] == pytest.approx(plain[:, 3])
+    below = plain[:, 2] < 0.25
+    assert shares[:, 1] == pytest.approx(np.where(below, plain[:, 2] * 2, 1 - (1 - plain[:, 2]) / 1.5), abs=1e-6)
+    assert ((shares >= 0.5) == (plain[:, [0, 2, 3]] >= np.array([cuts[0], 0.25, 0.5]) - 1e-7)).all()
+    for broken in ([0.5], [0.5, 0.5, 0.5, 1.0]):
+        write_expert_to(tmp_path, network, labels, broken)
+        with pytest.raises(CheckpointError, match="threshold"):
+            load_expert(tmp_path, {"small": _small})
+
+
+def write_expert_to(folder: Path, network: nn.Module, labels: tuple[str, ...], cuts: list[float]) -> None:
+    save_file(network.state_dict(), folder / WEIGHTS)
+    said = {"architecture": "small", "labels": labels, "thresholds": cuts}
+    (folder / CONFIGURATION).write_text(json.dumps(said), "utf-8")
+
+
+def test_torchxrayvision_weights_need_no_torchxrayvision(tmp_path: Path) -> None:
+    """Random weights of its DenseNet through a folder; its layer names are the published ones."""
+    torch.manual_seed(0)
+    network = BUILDERS["torchxrayvision.DenseNet"](18).eval()
+    names = set(network.state_dict())
+    assert {"features.conv0.weight", "features.denseblock4.denselayer16.norm2.running_var", "classifier.bias"} <= names
+    assert sum(value.numel() for value in network.parameters()) == 6_966_034
+    with torch.inference_mode():
+        features = network.features(torch.zeros(1, 1, 64, 64))
+    assert features.shape == (1, 1024, 2, 2)
+    state = dict(network.state_dict()) | {"op_threshs": torch.full((18,), 0.3)}
+    write_expert(tmp_path / "expert", state, LABELS, [0.3] * 17 + [float("nan")])
+    expert = load_expert(tmp_path / "expert")
     assert expert.probabilities(_films()).shape == (2, 18)
+    assert len(expert.fingerprint) == 64
+    with pytest.raises(CheckpointError, match="already"):
+        write_expert(tmp_path / "expert", state, LABELS, None)
+
+
+def test_torchxrayvision_itself_agrees() -> None:
+    torchxrayvision = pytest.importorskip(
+        "torchxrayvision", reason="the extra `experts` is not installed", exc_type=ImportError
+    )
+    theirs = torchxrayvision.models.DenseNet(num_classes=18, in_channels=1).eval()
+    ours = BUILDERS["torchxrayvision.DenseNet"](18).eval()
+    ours.load_state_dict(theirs.state_dict())
+    films = torch.randn(1, 1, 224, 224) * 300
+    with torch.inference_mode():
+        assert torch.allclose(ours(films), theirs(films), atol=1e-4)
+    assert tuple(torchxrayvision.datasets.default_pathologies) == LABELS
+
+
+def test_the_exporter_says_what_it_needs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model.experts_export", str(tmp_path / "expert"), "--weights", "resnet"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode in (1, 2)
+    assert "experts" in result.stderr or "resnet" in result.stderr
+    assert not (tmp_path / "expert").exists()
