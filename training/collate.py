@@ -19,7 +19,7 @@ from torch import Tensor
 from model.nvila.processing import NvilaProcessor
 from model.nvila.tiling import Tiling
 from model.prompts import render_answer, render_prefix, render_question
-from training.samples import UNKNOWN, Sample, Targets
+from training.samples import UNKNOWN, Dropped, Sample, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +29,8 @@ class Batch:
     input_ids, position_ids, labels: int64 [B, L]; labels UNKNOWN where no loss is taken. mask: bool [B, 1, L, L], True
     where a row may look. pixel_values float32 [tiles, 3, Z, Z], image_grids int64 [images, 2], image_counts int64 [B].
     present, left, right, severity: float32 [B, 2, K], NaN where not known; change: int64 [B, K]; marks: uint8
-    [B, 2, K, side, side]. None without targets.
+    [B, 2, K, side, side], marked: bool [B], whose marks are known. None without targets. dropped: what the samples
+    stand in for.
     """
 
     pixel_values: Tensor
@@ -45,12 +46,14 @@ class Batch:
     severity: Tensor | None = None
     change: Tensor | None = None
     marks: Tensor | None = None
+    marked: Tensor | None = None
+    dropped: tuple[Dropped, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in given.items() if v is not None}
-        return Batch(**moved)
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in given.items() if isinstance(v, Tensor)}
+        return Batch(**moved, dropped=self.dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ class Collator:
             if longest > self.max_length:
                 raise ValueError(f"a sequence has {longest} tokens, more than max_length = {self.max_length}")
             parts |= pad_rows(rows, self.processor.tokenizer.pad_token_id)
-        return Batch(**parts)
+        return Batch(**parts, dropped=tuple(drop for sample in samples for drop in sample.dropped))
 
     def pack(self, sample: Sample, tiled: Sequence[Any]) -> PackedRow:
         """Prefix and questions of one sample as tokens."""
@@ -141,7 +144,9 @@ def _stack_targets(targets: Sequence[Targets | None]) -> dict[str, Tensor]:
         raise ValueError("either every sample of a batch has targets or none has")
     names = ("present", "left", "right", "severity", "change")
     stacked = {name: torch.from_numpy(np.stack([getattr(target, name) for target in known])) for name in names}
-    marks = [target.marks for target in known if target.marks is not None]
-    if len(marks) == len(known):
+    some = next((target.marks for target in known if target.marks is not None), None)
+    if some is not None:
+        marks = [some * 0 if target.marks is None else target.marks for target in known]
         stacked["marks"] = torch.from_numpy(np.stack(marks))
+        stacked["marked"] = torch.tensor([target.marks is not None for target in known])
     return stacked

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from model.questions_answers import CHANGE_ANSWERS
 from training.collate import Batch
+from training.samples import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,12 +77,15 @@ def head_losses(outputs: HeadOutputs, batch: Batch) -> dict[str, Tensor]:
     outline: binary cross-entropy of each patch against the share of it that the finding covers; from scratch it is
     what gets a vision transformer going: a label of the whole image alone left it at the marginals for 15,000 images.
     """
-    rows, places = _image_rows(batch.image_counts)
+    rows, places, labelled = _image_rows(batch.image_counts)
 
     def pick(values: Tensor | None) -> Tensor:
         if values is None:
             raise ValueError("the heads need samples with targets")
-        return values[rows, places]
+        picked = values[rows, places]
+        if picked.is_floating_point() and not bool(labelled.all()):
+            picked = picked.masked_fill(~labelled.view(-1, *[1] * (picked.ndim - 1)), float("nan"))
+        return picked
 
     single = outputs.single.float()
     losses = {"presence": _known_bce(single[..., 0], pick(batch.present))}
@@ -92,30 +96,44 @@ def head_losses(outputs: HeadOutputs, batch: Batch) -> dict[str, Tensor]:
     error = (single[..., 3].sigmoid() - severity.nan_to_num()).square()
     losses["severity"] = (error * known).sum() / known.sum().clamp(min=1)
     if batch.marks is not None:
-        losses["outline"] = _outline_loss(outputs.outline, pick(batch.marks))
+        marked = labelled if batch.marked is None else labelled & batch.marked[rows]
+        losses["outline"] = _outline_loss(outputs.outline, pick(batch.marks), marked)
     if outputs.change is not None and batch.change is not None:
-        target = batch.change[batch.image_counts > 1]
-        weight = torch.ones(len(CHANGE_ANSWERS), device=target.device)
-        weight[CHANGE_ANSWERS.index("none")] = 0.25
-        losses["change"] = functional.cross_entropy(outputs.change.float().flatten(0, 1), target.flatten(), weight)
+        losses["change"] = _change_loss(outputs.change, batch.change[batch.image_counts > 1])
     return losses
 
 
-def _outline_loss(logits: Tensor, marks: Tensor) -> Tensor:
-    """logits [images, patches, K] against marks uint8 [images, K, side, side]."""
+def _change_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """logits [pairs, K, 6] against int64 [pairs, K]; 0 where no change of the batch is known."""
+    flat, known = target.flatten(), target.flatten() != UNKNOWN
+    if not bool(known.any()):
+        return logits.sum() * 0.0  # every rank must reach the same weights
+    weight = torch.ones(len(CHANGE_ANSWERS), device=target.device)
+    weight[CHANGE_ANSWERS.index("none")] = 0.25
+    return functional.cross_entropy(logits.float().flatten(0, 1), flat, weight, ignore_index=UNKNOWN)
+
+
+def _outline_loss(logits: Tensor, marks: Tensor, marked: Tensor) -> Tensor:
+    """logits [images, patches, K] against marks uint8 [images, K, side, side], of the images that are marked."""
+    if not bool(marked.all()):
+        if not bool(marked.any()):
+            return logits.sum() * 0.0
+        logits, marks = logits[marked], marks[marked]
     side = round(logits.shape[1] ** 0.5)
     target = functional.adaptive_max_pool2d(marks.float() / 255, side).flatten(2).transpose(1, 2)
     weight = torch.tensor(3.0, device=logits.device)  # findings cover few patches
     return functional.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=weight)
 
 
-def _image_rows(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For each image of the batch its sample, and its place in the targets (0 prior, 1 current)."""
+def _image_rows(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each image of the batch its sample, its place in the targets (0 prior, 1 current), and whether it has one:
+    images before the prior have no targets."""
     rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     ends = counts.cumsum(0)
     last = torch.zeros(int(counts.sum()), dtype=torch.long, device=counts.device)
     last[ends - 1] = 1
-    return rows, last
+    place = torch.arange(len(rows), device=counts.device)
+    return rows, last, ends[rows] - place <= 2
 
 
 def _known_bce(logits: Tensor, targets: Tensor) -> Tensor:

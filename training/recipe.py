@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ModelError
+from training.recipe_data import DataSection
 
 PARTS = ("vision_tower", "mm_projector", "llm", "longitudinal", "heads")
 
@@ -43,12 +44,13 @@ class _Section(BaseModel):
 
 
 class RunSection(_Section):
-    """[run]"""
+    """[run] freeze: parts that do not learn, whatever `tune` says."""
 
     objective: Objective = Objective.INSTRUCTIONS
     steps: int = Field(gt=0)
     seed: int = 0
     tune: Tune = Tune.FULL
+    freeze: tuple[Literal["vision_tower", "mm_projector", "llm", "longitudinal"], ...] = ()
     log_every: int = Field(default=10, gt=0)
     checkpoint_every: int = Field(default=200, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
@@ -56,10 +58,13 @@ class RunSection(_Section):
 
 
 class ModelSection(_Section):
-    """[model] start: a checkpoint folder, or "new" for the small architecture of `architecture`."""
+    """[model] start: a checkpoint folder or a Hub id (with the commit `revision`), or "new" for the small architecture
+    of `architecture`. heads: file of auxiliary heads to go on from. tiling: when NVILA cuts an image into tiles."""
 
     start: str = "new"
+    revision: str | None = None
     heads: str | None = None
+    tiling: Literal["original", "always", "never"] = "never"
 
 
 class ArchitectureSection(_Section):
@@ -79,30 +84,19 @@ class ArchitectureSection(_Section):
     difference_tokens: int = 25
     no_prior_tokens: int = 1
     align: bool = True
+    image_roles: int = 2
     vocabulary: int = 900
 
 
-class DataSection(_Section):
-    """[data] cache: folder of `training.phantom_cache`, replaced by --cache where that is given; instructions: folder
-    of prepared conversations. The shares are those of `TurnOptions`."""
-
-    kind: Literal["phantom"] = "phantom"
-    cache: str = ""
-    negatives: int = Field(default=3, ge=0)
-    difference: float = Field(default=0.4, ge=0, le=1)
-    lumen: float = Field(default=0.25, ge=0, le=1)
-    prediction: float = Field(default=0.1, ge=0, le=1)
-    alone: float = Field(default=0.15, ge=0, le=1)
-    swap: float = Field(default=0.5, ge=0, le=1)
-    same: float = Field(default=0.04, ge=0, le=1)
-    turns: int = Field(default=18, gt=0)
-    workers: int = Field(default=0, ge=0)
-    max_length: int = Field(default=4096, gt=0)
-
-
 class OptimiserSection(_Section):
-    """[optimiser] AdamW. rate: learning rate; rates: factor on it by part of the model. batch: samples of one
-    micro-batch on one rank; a step takes batch * accumulation * ranks of them."""
+    """[optimiser] rate: learning rate; rates: factor on it by part of the model. batch: samples of one micro-batch on
+    one rank; a step takes batch * accumulation * ranks of them. kind: "adamw", or "muon": momentum with orthogonalised
+    updates for the matrices of the transformers, AdamW for everything else at the same rates; for training from
+    scratch. It needs whole matrices, so it does not go with FSDP or ZeRO-3."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    matrix_factor: float = Field(default=1.0, gt=0)
+    """With "muon": factor on the rate of the matrices."""
 
     rate: float = Field(gt=0)
     rates: dict[Literal["vision_tower", "mm_projector", "llm", "longitudinal", "heads"], float] = Field(

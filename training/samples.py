@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.prompts import PromptLayout, Turn
-from model.questions import DIFFERENCE_TEXT, PREDICTION_TEXT
+from model.questions import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_TEXT
 from model.questions_answers import CHANGE_ANSWERS
 from model.questions_grammar import Tense, write_events
-from training.instruction_turns import closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.drops import DropReport
+from training.instruction_turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
 from training.phantom import PHANTOM_FINDINGS, PhantomPair, changes_between
 from training.phantom_cache import Shard, read_shards
 from training.truth import PairTruth, truth_of_phantom
@@ -41,16 +42,26 @@ class Targets:
     marks: NDArray[np.uint8] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """Something that could not be shown and was replaced. pool: set and stream; which: image or record."""
+
+    pool: str
+    reason: str
+    which: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """One training sequence. images: uint8 [H, W], oldest first. turns: each asked on its own, not one after another,
-    unless `conversation`. targets: None where there is no truth for the heads."""
+    unless `conversation`. targets: None where there is no truth for the heads. dropped: what stood here before it."""
 
     images: tuple[NDArray[np.uint8], ...]
     layout: PromptLayout
     turns: tuple[Turn, ...]
     targets: Targets | None = None
     conversation: bool = False
+    dropped: tuple[Dropped, ...] = ()
 
 
 class SampleSource(Protocol):
@@ -71,8 +82,9 @@ class SampleSource(Protocol):
 class TurnOptions:
     """Which turns of a pair are shown at once.
 
-    negatives: how many findings that are on neither image are asked about. difference, lumen, prediction: probability
-    that the open difference question, some of LUMEN's single-image questions, the prediction questions are among them.
+    negatives: how many findings that are on neither image are asked about. difference, lumen, prediction, long:
+    probability that the open difference question, some of LUMEN's single-image questions, the prediction questions, the
+    difference in report-style sentences (by rules) are among them.
     alone: probability that the current film is shown without its prior. swap: that the pair is shown in the other
     order. same: that the current film is shown as its own prior. turns: at most so many turns in one sequence.
     """
@@ -81,6 +93,7 @@ class TurnOptions:
     difference: float = 0.4
     lumen: float = 0.25
     prediction: float = 0.1
+    long: float = 0.0
     alone: float = 0.15
     swap: float = 0.5
     same: float = 0.04
@@ -121,6 +134,11 @@ class PhantomSource:
         pixels, marks = self._pixels[shard.path]
         return shard.pair(place), np.asarray(pixels[place]), None if marks is None else np.asarray(marks[place])
 
+    def unknown(self, index: int, pair: PhantomPair) -> frozenset[str]:
+        """Findings of a pair that may be on one of its films without the phantom's doing."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._shards[number].unknown - (set(pair.prior) & set(pair.current))
+
     def films(self, count: int) -> NDArray[np.uint8]:
         """Current films spread over the cache."""
         places = np.linspace(0, self.pairs - 1, count).astype(int)
@@ -129,7 +147,9 @@ class PhantomSource:
     def sample(self, number: int) -> Sample:
         """Draw a pair, vary it, and choose its turns."""
         rng = np.random.default_rng([self.seed, number])
-        pair, films, marks = self.pair(int(rng.integers(self.pairs)))
+        index = int(rng.integers(self.pairs))
+        pair, films, marks = self.pair(index)
+        unknown = self.unknown(index, pair)
         order = [0, 1]
         if rng.random() < self.options.swap:
             pair, order = pair.swapped(), [1, 0]
@@ -140,12 +160,13 @@ class PhantomSource:
         turns: tuple[Turn, ...] = ()
         of_prior = False
         if not self.heads_only:
-            turns, of_prior = choose_turns(truth_of_phantom(pair, str(number)), self.options, rng, alone=alone)
+            truth = without(truth_of_phantom(pair, str(number)), unknown)
+            turns, of_prior = choose_turns(truth, self.options, rng, alone=alone)
         if of_prior:  # the prior film shown alone is the current one of its own sample
             pair, shown = pair.swapped(), shown[::-1]
         outlines = None if marks is None else np.stack([mark for _, mark in shown if mark is not None])
         images = tuple(film for film, _ in (shown[1:] if alone else shown))
-        targets = replace(targets_of(pair, self.findings, alone=alone), marks=outlines)
+        targets = replace(targets_of(pair, self.findings, alone=alone, unknown=unknown), marks=outlines)
         return Sample(images=images, layout=PromptLayout(priors=len(images) - 1), turns=turns, targets=targets)
 
 
@@ -164,6 +185,8 @@ def choose_turns(
             flagged += lumen_turns(truth, of="current")
         if not alone and rng.random() < options.difference and (events := events_of_truth(truth)) is not None:
             flagged.append((Turn(question=DIFFERENCE_TEXT, answer=write_events(events)), False))
+        if options.long and not alone and rng.random() < options.long:
+            flagged += long_turns(truth, rng)
     kept = [turn for turn, negative in flagged if not negative]
     dropped = [turn for turn, negative in flagged if negative]
     wanted = options.negatives * (1 if alone else 3)
@@ -173,14 +196,33 @@ def choose_turns(
     return tuple(kept[int(index)] for index in order), about_prior
 
 
+def long_turns(truth: PairTruth, rng: Generator) -> list[FlaggedTurn]:
+    """The difference in report-style sentences by the rules, in one of four manners; none where it cannot be said."""
+    from training.rewrite import RuleWriter, rewrite  # brings the clients of text models along
+
+    if (events := events_of_truth(truth)) is None:
+        return []
+    written = rewrite([("", write_events(events))], RuleWriter(int(rng.integers(4))), DropReport()).get("")
+    return [] if written is None else [(Turn(question=f"{LONG_TAG}{DIFFERENCE_TEXT}", answer=written), False)]
+
+
+def without(truth: PairTruth, unknown: frozenset[str]) -> PairTruth:
+    """The truth without the findings of which nothing is known."""
+    if not unknown:
+        return truth
+    return replace(truth, findings={key: value for key, value in truth.findings.items() if key not in unknown})
+
+
 def _same(pair: PhantomPair) -> PhantomPair:
     """The current film as its own prior."""
     changes = changes_between(pair.current, pair.current)
     return replace(pair, prior=pair.current, prior_film=pair.current_film, changes=changes)
 
 
-def targets_of(pair: PhantomPair, findings: Sequence[str], *, alone: bool = False) -> Targets:
-    """The exact truth of a phantom pair for the heads; with `alone`, of its current film only."""
+def targets_of(
+    pair: PhantomPair, findings: Sequence[str], *, alone: bool = False, unknown: frozenset[str] = frozenset()
+) -> Targets:
+    """The exact truth of a phantom pair for the heads; with `alone`, of its current film only; without `unknown`."""
     count = len(findings)
     arrays = {name: np.full((2, count), np.nan, np.float32) for name in ("present", "left", "right", "severity")}
     change = np.full(count, UNKNOWN, np.int64)
@@ -188,6 +230,8 @@ def targets_of(pair: PhantomPair, findings: Sequence[str], *, alone: bool = Fals
         if alone and place == 0:
             continue
         for column, key in enumerate(findings):
+            if key in unknown:
+                continue
             state = states.get(key)
             arrays["present"][place, column] = state is not None
             arrays["severity"][place, column] = 0.0 if state is None else state.severity
@@ -196,6 +240,8 @@ def targets_of(pair: PhantomPair, findings: Sequence[str], *, alone: bool = Fals
                 arrays["right"][place, column] = state.on("right")
     if not alone:
         for column, key in enumerate(findings):
+            if key in unknown:
+                continue
             answer = pair.changes[key].value if key in pair.changes else "none"
             change[column] = CHANGE_ANSWERS.index(answer)
     return Targets(

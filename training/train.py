@@ -10,12 +10,10 @@ very same samples. Checkpoints are written beside their final name and renamed, 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +26,15 @@ from torch.utils.data import DataLoader, Dataset
 from model.errors import ModelError
 from training.breaks import Between
 from training.collate import Batch, Collator
+from training.data_log import DataLog
+from training.drops import DataError
+from training.optimisers import make_optimisers, rate_factor
+from training.picture_size import picture_side
 from training.recipe import Objective, Recipe, load_recipe
-from training.samples import PhantomSource, Sample, SampleSource, TurnOptions
+from training.samples import Sample, SampleSource
+from training.sources import Place, phantom_source, source_of
 from training.start import structured_start
-from training.trainable import build, export, parameter_groups
+from training.trainable import build, export
 
 
 class TrainingError(ModelError):
@@ -61,31 +64,20 @@ class _Numbered(Dataset[Sample]):
         return self.source.sample((micro * self.ranks + self.rank) * self.batch + place)
 
 
-def source_of(recipe: Recipe, cache: Path | None) -> SampleSource:
-    """The data of a recipe."""
-    names = {f.name for f in fields(TurnOptions)}
-    options = TurnOptions(**{k: v for k, v in recipe.data.model_dump().items() if k in names})
-    folder = cache or Path(recipe.data.cache)
-    heads_only = recipe.run.objective is Objective.HEADS
-    return PhantomSource(folder=folder, seed=recipe.run.seed, options=options, heads_only=heads_only)
-
-
-def rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine down to `floor`; the factor on every group's rate at `step` (0-based)."""
-    warm = max(1, round(recipe.optimiser.warmup * recipe.run.steps))
-    if step < warm:
-        return (step + 1) / warm
-    done = (step - warm) / max(1, recipe.run.steps - warm)
-    return recipe.optimiser.floor + (1 - recipe.optimiser.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
 def train(
-    recipe: Recipe, out: Path, *, cache: Path | None = None, quiet: bool = False, between: Between | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    source: SampleSource | None = None,
+    quiet: bool = False,
+    between: Between | None = None,
 ) -> Path:
     """Run a recipe to its end, going on from the newest checkpoint in `out`; returns the folder of the final model.
 
-    between: asked after each step, see `training.breaks`. Raises TrainingStopped where it says so, TrainingError
-    where the loss is not a number, and whatever `load_recipe` and the checkpoints raise.
+    source: the data, instead of those that the recipe names. between: asked after each step, see `training.breaks`.
+    Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
+    and the checkpoints raise.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.optimiser.precision,
@@ -94,20 +86,25 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_seed(recipe.run.seed)
-    source = source_of(recipe, cache)
+    newest = newest_checkpoint(out)
+    if source is None:
+        with accelerator.local_main_process_first():  # the first goes through the sets, the others read its index
+            fresh = newest is None and accelerator.is_local_main_process
+            quiet_here = quiet or not accelerator.is_main_process
+            place = Place(work=out / "data", size=picture_side(recipe), fresh=fresh, cache=cache, quiet=quiet_here)
+            source = source_of(recipe, place)
     module, processor = build(recipe, len(source.findings))
     if recipe.model.start == "new":
         structured_start(module.model, source.films(64))
-    optimiser = torch.optim.AdamW(parameter_groups(module, recipe), betas=recipe.optimiser.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, recipe))
+    optimisers = make_optimisers(module, recipe)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, recipe)) for each in optimisers]
     collate = Collator(
         processor, max_length=recipe.data.max_length, texts=recipe.run.objective is Objective.INSTRUCTIONS
     )
-    model, optimiser = accelerator.prepare(module, optimiser)
-    accelerator.register_for_checkpointing(schedule)
+    model, *optimisers = accelerator.prepare(module, *optimisers)
+    accelerator.register_for_checkpointing(*schedules)
 
     first = 0
-    newest = newest_checkpoint(out)
     if newest is not None:
         accelerator.load_state(str(newest))
         first = int(newest.name.removeprefix("step-"))
@@ -116,6 +113,9 @@ def train(
         source, first_step=first, recipe=recipe, rank=accelerator.process_index, ranks=accelerator.num_processes
     )
     batches = iter(_loader(samples, collate, recipe))
+    about: tuple[str, ...] = getattr(source, "about", ())
+    data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, about=about)
+    log.say(about)
 
     model.train()
     waited = 0.0
@@ -125,6 +125,7 @@ def train(
             started = time.perf_counter()
             batch = next(batches).to(accelerator.device)
             waited += time.perf_counter() - started
+            data_log.note(recipe.optimiser.batch, batch.dropped)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     losses = model(batch)
@@ -132,12 +133,14 @@ def train(
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
-                optimiser.step()
-                optimiser.zero_grad()
+                for optimiser in optimisers:
+                    optimiser.step()
+                    optimiser.zero_grad()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(loss.detach()) / recipe.optimiser.accumulation
-        schedule.step()
-        log.step(step + 1, sums, float(schedule.get_last_lr()[0]), waited)
+        for schedule in schedules:
+            schedule.step()
+        log.step(step + 1, sums, float(schedules[-1].get_last_lr()[0]), waited)
         stop = _stop_asked(between, accelerator) and step + 1 < recipe.run.steps
         if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and step + 1 < recipe.run.steps):
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
@@ -148,6 +151,7 @@ def train(
     final = out / "final"
     if accelerator.is_main_process:
         export(accelerator.unwrap_model(model), processor, final)
+        log.say(data_log.finish())
     log.close()
     accelerator.end_training()
     return final
@@ -246,6 +250,11 @@ class _Log:
         end = "" if sys.stdout.isatty() else "\n"
         print(("\r" if not end else "") + text, end=end, flush=True)
 
+    def say(self, lines: Iterable[str]) -> None:
+        """Lines for people."""
+        if self.main and not self.quiet:
+            print("\n".join(lines), flush=True)
+
     def close(self) -> None:
         """End the files."""
         if self.main:
@@ -256,7 +265,7 @@ class _Log:
 
 def batches_of(recipe: Recipe, cache: Path, processor: Any) -> Iterator[Batch]:
     """The batches of a run without the run: for benches and tests of the data path."""
-    samples = _Numbered(source_of(recipe, cache), first_step=0, recipe=recipe, rank=0, ranks=1)
+    samples = _Numbered(phantom_source(recipe, cache), first_step=0, recipe=recipe, rank=0, ranks=1)
     yield from _loader(samples, Collator(processor), recipe)
 
 
@@ -282,7 +291,7 @@ def main(
                 }
             )
         final = train(loaded, out, cache=cache)
-    except ModelError as error:
+    except (ModelError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print(f"done: {final}")

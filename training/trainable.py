@@ -20,7 +20,7 @@ from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import NvilaProcessor, geometry_of
 from training.collate import Batch
 from training.heads import AuxiliaryHeads, head_losses
-from training.recipe import PARTS, ArchitectureSection, Objective, Recipe, Tune
+from training.recipe import ArchitectureSection, Objective, Recipe, Tune
 from training.samples import UNKNOWN
 from training.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
 
@@ -61,6 +61,7 @@ def new_model(sizes: ArchitectureSection) -> tuple[NvilaForConditionalGeneration
             "difference_tokens": sizes.difference_tokens,
             "no_prior_tokens": sizes.no_prior_tokens,
             "align": sizes.align,
+            "image_roles": sizes.image_roles,
         },
         tie_word_embeddings=True,
     )
@@ -91,7 +92,10 @@ class Trainable(nn.Module):
         sequences = features.sequences
         counts = batch.image_counts.tolist()
         samples = [list(part) for part in _split(sequences, counts)]
-        extras = self.model.longitudinal(samples) if self.model.longitudinal is not None else None
+        extras: list[Tensor] | None = None
+        if self.model.longitudinal is not None:
+            extras = self.model.longitudinal(samples)
+            samples = self.model.longitudinal.in_time(samples)
         losses: dict[str, Tensor] = {}
         total = sequences[0].new_zeros((), dtype=torch.float32)
         if self.recipe.run.objective is Objective.INSTRUCTIONS:
@@ -186,27 +190,12 @@ def build(recipe: Recipe, findings: int) -> tuple[Trainable, NvilaProcessor]:
         model.llm = get_peft_model(model.llm, settings)
     if recipe.run.objective is Objective.HEADS:
         model.llm.requires_grad_(False)
+    for part in recipe.run.freeze:
+        if (frozen := getattr(model, part)) is not None:
+            frozen.requires_grad_(False)
     if recipe.heads.weight == 0:
         trainable.heads.requires_grad_(False)
     return trainable, processor
-
-
-def parameter_groups(module: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups by part of the model, each with its rate; no decay on vectors (norms, biases, queries)."""
-    groups: list[dict[str, Any]] = []
-    for part in PARTS:
-        owner = module.heads if part == "heads" else getattr(module.model, part)
-        if owner is None:
-            continue
-        rate = recipe.optimiser.rate * recipe.optimiser.rates.get(part, 1.0)  # type: ignore[call-overload]
-        learned = [p for p in owner.parameters() if p.requires_grad]
-        for decay, members in (
-            (recipe.optimiser.weight_decay, [p for p in learned if p.ndim > 1]),
-            (0.0, [p for p in learned if p.ndim <= 1]),
-        ):
-            if members:
-                groups.append({"params": members, "lr": rate, "weight_decay": decay, "part": part})
-    return groups
 
 
 def export(module: Trainable, processor: NvilaProcessor, folder: Path, *, dtype: torch.dtype | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.errors import CheckpointError
 
-KEYS = frozenset({"difference_tokens", "no_prior_tokens", "align"})
+KEYS = frozenset({"difference_tokens", "no_prior_tokens", "align", "image_roles"})
 
 
 class LongitudinalExtras(nn.Module):
@@ -24,7 +24,10 @@ class LongitudinalExtras(nn.Module):
     difference_tokens: how many stand for the difference of the last two images; 0 switches it off. Must be a square:
         the difference map is averaged down to that grid. no_prior_tokens: how many learned ones stand where there is
         one image only; 0 switches it off. align: each token of the current image first looks up, by attention, what
-        of the prior lies where it lies in the body, so that another positioning alone is no difference.
+        of the prior lies where it lies in the body, so that another positioning alone is no difference. image_roles:
+        how many places in time have a learned vector of their own, added to every token of the image there, counted
+        back from the current one; earlier images share the last; 0 switches it off. Without it a small language model
+        mixes up what it saw on which image: its answers on the prior and on the current image were nearly the same.
     """
 
     def __init__(self, config: Any) -> None:
@@ -48,6 +51,8 @@ class LongitudinalExtras(nn.Module):
                 self.place = nn.Parameter(torch.randn(places * places, hidden) * 0.02)
             self.compare = nn.Sequential(nn.LayerNorm(3 * hidden), nn.Linear(3 * hidden, hidden), nn.GELU())
             self.out = nn.Linear(hidden, hidden)
+        roles = int(settings.get("image_roles", 0))
+        self.roles = nn.Parameter(torch.randn(roles, hidden) * 0.02) if roles else None
         self.no_prior = nn.Parameter(torch.randn(int(settings.get("no_prior_tokens", 0)), hidden) * 0.02)
 
     def forward(self, samples: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -73,6 +78,16 @@ class LongitudinalExtras(nn.Module):
                     prior, current = self._to_grid(samples[index][-2]), self._to_grid(samples[index][-1])
                     extras[index] = self.difference(prior, current)[0]
         return extras
+
+    def in_time(self, samples: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """The same tokens, each image's marked with its place in time; unchanged where there are no roles."""
+        if self.roles is None:
+            return [list(images) for images in samples]
+        last = len(self.roles) - 1
+        return [
+            [tokens + self.roles[min(len(images) - 1 - place, last)] for place, tokens in enumerate(images)]
+            for images in samples
+        ]
 
     def difference(self, prior: Tensor, current: Tensor) -> Tensor:
         """[B, tokens, hidden] twice -> [B, difference_tokens, hidden]: projected current - prior, beside both."""

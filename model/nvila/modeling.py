@@ -68,7 +68,8 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
     projected tokens [tokens, hidden] in order (prior first, current last) and returns for each sample one tensor
     [n, hidden] that follows the last image's tokens (at a placeholder of its own where the prompt has one); n is
     `longitudinal["difference_tokens"]` where the sample has two images or more and `longitudinal["no_prior_tokens"]`
-    where it has one. It initialises its own parameters.
+    where it has one. Its `in_time(samples)` gives the images' tokens as they go into the prompt. It initialises its
+    own parameters.
     """
 
     def __init__(self, config: NvilaConfig) -> None:
@@ -185,7 +186,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         assert self.longitudinal is not None
         extras = self.longitudinal(with_images)
         joined = []
-        for sample, extra in zip(with_images, extras, strict=True):
+        for sample, extra in zip(self.longitudinal.in_time(with_images), extras, strict=True):
             joined += [*sample[:-1], torch.cat([sample[-1], extra])]
         return joined
 

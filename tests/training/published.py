@@ -107,12 +107,12 @@ def write_mimic_tables(
         )
 
 
-def write_jpgs(root: Path, studies: Sequence[Study]) -> None:
-    """A small grey JPEG for each study, where MIMIC-CXR-JPG keeps it; no two alike."""
+def write_jpgs(root: Path, studies: Sequence[Study], *, side: int = 16) -> None:
+    """A small grey JPEG for each study, where MIMIC-CXR-JPG keeps it; no two alike. side: 32 and more decode."""
     for number, study in enumerate(studies):
         folder = root / image_folder(study.subject, study.study)
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (16, 16), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 255, (side, side), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{study.dicom}.jpg")
 
 

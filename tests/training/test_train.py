@@ -20,13 +20,15 @@ from model.nvila import load_nvila
 from model.prompts import PromptLayout, Turn, render_prefix, render_question
 from tests.support import REPOSITORY, wait_until
 from training.collate import Collator
+from training.optimisers import parameter_groups, rate_factor
 from training.phantom import PHANTOM_FINDINGS
 from training.phantom_cache import fill
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.samples import UNKNOWN, PhantomSource, Sample, TurnOptions
+from training.sources import phantom_source
 from training.start import cosine_basis, structured_start
-from training.train import TrainingError, newest_checkpoint, rate_factor, source_of, train
-from training.trainable import build, parameter_groups
+from training.train import TrainingError, newest_checkpoint, train
+from training.trainable import build
 
 TINY = """
 [run]
@@ -114,7 +116,7 @@ def test_a_packed_question_is_answered_as_if_asked_alone(tmp_path: Path, cache: 
 def test_loss_is_taken_over_answers_only(tmp_path: Path, cache: Path) -> None:
     recipe = _loaded(tmp_path)
     _, processor = build(recipe, len(PHANTOM_FINDINGS))
-    source = source_of(recipe, cache)
+    source = phantom_source(recipe, cache)
     samples = [source.sample(number) for number in range(4)]
     batch = Collator(processor)(samples)
     assert batch.labels is not None

@@ -1,0 +1,80 @@
+"""Which weights learn by which rule and at what rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from training.recipe import PARTS, Recipe
+from training.trainable import Trainable
+
+MUON_MOMENTUM = 0.95
+
+
+def parameter_groups(module: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups by part of the model, each with its rate; no decay on vectors (norms, biases, queries).
+
+    Each group has "part", and "matrices": True where its weights are matrices inside the layers of a part, which Muon
+    may turn; embeddings, learned queries and the heads are none.
+    """
+    groups: list[dict[str, Any]] = []
+    for part in PARTS:
+        owner = module.heads if part == "heads" else getattr(module.model, part)
+        if owner is None:
+            continue
+        rate = recipe.optimiser.rate * recipe.optimiser.rates.get(part, 1.0)  # type: ignore[call-overload]
+        inner = set() if part == "heads" else _layer_matrices(owner)
+        learned = [p for p in owner.parameters() if p.requires_grad]
+        for decay, matrices, members in (
+            (recipe.optimiser.weight_decay, True, [p for p in learned if p.ndim > 1 and id(p) in inner]),
+            (recipe.optimiser.weight_decay, False, [p for p in learned if p.ndim > 1 and id(p) not in inner]),
+            (0.0, False, [p for p in learned if p.ndim <= 1]),
+        ):
+            if members:
+                about = {"lr": rate, "weight_decay": decay, "part": part, "matrices": matrices}
+                groups.append({"params": members, **about})
+    return groups
+
+
+def _layer_matrices(owner: nn.Module) -> set[int]:
+    """The weights of linear and attention layers that are no embedding and no output over the vocabulary."""
+    tied = {id(m.weight) for m in owner.modules() if isinstance(m, nn.Embedding)}
+    found: set[int] = set()
+    for name, layer in owner.named_modules():
+        if isinstance(layer, nn.Linear) and not name.endswith("lm_head") and id(layer.weight) not in tied:
+            found.add(id(layer.weight))
+        elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+            found.add(id(layer.in_proj_weight))
+    return found
+
+
+def make_optimisers(module: Trainable, recipe: Recipe) -> list[Optimizer]:
+    """One optimiser, or two with kind "muon": matrices by Muon, the rest by AdamW.
+
+    Muon: Jordan et al. 2024; its updates are scaled to AdamW's size (Liu et al., arXiv 2502.16982), so one learning
+    rate serves both.
+    """
+    groups = parameter_groups(module, recipe)
+    if recipe.optimiser.kind == "adamw":
+        return [torch.optim.AdamW(groups, betas=recipe.optimiser.betas)]
+    matrices = [group | {"lr": group["lr"] * recipe.optimiser.matrix_factor} for group in groups if group["matrices"]]
+    rest = [group for group in groups if not group["matrices"]]
+    made: list[Optimizer] = []
+    if matrices:
+        made.append(torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+    if rest:
+        made.append(torch.optim.AdamW(rest, betas=recipe.optimiser.betas))
+    return made
+
+
+def rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine down to `floor`; the factor on every group's rate at `step` (0-based)."""
+    warm = max(1, round(recipe.optimiser.warmup * recipe.run.steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, recipe.run.steps - warm)
+    return recipe.optimiser.floor + (1 - recipe.optimiser.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

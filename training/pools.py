@@ -1,0 +1,156 @@
+"""What a mix draws from: records by stream, prepared conversations by stream, and a cache of phantom pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from model.errors import PixelError
+from training.drops import DropReport
+from training.instructions import Conversation, ExpertText, InstructionOptions, LongAnswers, Stream, conversations
+from training.pictures import Pictures
+from training.record_index import SetIndex
+from training.record_rows import row_to_record
+from training.records import ImageRef, Record, same_image, swapped
+from training.samples import PhantomSource, Sample, augment
+from training.targets import Shown, targets_of_truth
+
+
+class SampleError(PixelError):
+    """A sample cannot be made. reason: for counting, without names. which: the image or record."""
+
+    def __init__(self, reason: str, which: str) -> None:
+        super().__init__(reason, which)
+        self.reason, self.which = reason, which
+
+    def __str__(self) -> str:
+        return f"{self.which}: {self.reason}"
+
+
+class Pool(Protocol):
+    """Samples of one kind, by number."""
+
+    @property
+    def name(self) -> str:
+        """Set and stream, for reports."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many items."""
+        ...
+
+    def make(self, item: int, rng: Generator) -> Sample:
+        """The sample of one item, varied by `rng`. Raises SampleError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """How an item is varied. swap: probability that a pair of the difference stream is shown in the other order.
+    same: that its current image is shown as its own prior. conversation: turns one after another, each seeing those
+    before it; else each sees the images alone. augment: small shifts and changes of contrast. turns: False leaves the
+    texts out. findings: of the heads' targets; empty: no targets."""
+
+    swap: float = 0.0
+    same: float = 0.0
+    conversation: bool = False
+    augment: bool = True
+    turns: bool = True
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordPool:
+    """The records of a set that teach one stream."""
+
+    name: str
+    index: SetIndex
+    stream: Stream
+    options: InstructionOptions
+    variation: Variation
+    pictures: Pictures
+    expert: ExpertText | None = None
+    long_answers: LongAnswers = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.index.members[self.stream])
+
+    def record(self, item: int) -> Record:
+        """The record of one item."""
+        return row_to_record(self.index.rows[int(self.index.members[self.stream][item])])
+
+    def make(self, item: int, rng: Generator) -> Sample:
+        record = self.record(item)
+        if self.stream is Stream.DIFFERENCE:
+            record = self._varied(record, rng)
+        options = replace(self.options, streams=frozenset({self.stream}))
+        made = list(
+            conversations(record, options, rng, DropReport(), expert=self.expert, long_answers=self.long_answers)
+        )
+        if not made:
+            raise SampleError("no turn left after thinning out", record.record_id)
+        chosen = made[int(rng.integers(len(made)))]
+        pictures = shown_pictures(chosen.images, self.pictures, self.variation, rng)
+        targets = None
+        if self.variation.findings:
+            targets = targets_of_truth(record.truth, self.variation.findings, _shown(chosen, record))
+        return Sample(
+            images=pictures,
+            layout=chosen.layout,
+            turns=chosen.turns if self.variation.turns else (),
+            targets=targets,
+            conversation=self.variation.conversation,
+        )
+
+    def _varied(self, record: Record, rng: Generator) -> Record:
+        if record.prior is None or (record.earlier and self.options.max_images > 2):
+            return record  # a sequence in another order is no course of anything
+        if self.variation.swap and rng.random() < self.variation.swap:
+            record = swapped(record) or record
+        if self.variation.same and rng.random() < self.variation.same:
+            again = same_image(record)
+            if again.truth.findings:  # else nothing could be asked of it
+                record = again
+        return record
+
+
+def _shown(conversation: Conversation, record: Record) -> Shown:
+    if len(conversation.images) > 1:
+        return Shown.PAIR
+    return Shown.CURRENT if conversation.images[0] == record.current else Shown.PRIOR
+
+
+def shown_pictures(
+    images: Sequence[ImageRef], pictures: Pictures, variation: Variation, rng: Generator
+) -> tuple[NDArray[np.uint8], ...]:
+    """The pictures of a sequence in order, each varied by itself. Raises SampleError naming the first unreadable."""
+    shown = []
+    for image in images:
+        try:
+            picture = pictures.get(image)
+        except PixelError as error:
+            raise SampleError(f"image cannot be decoded: {error}", image.image_id) from error
+        shown.append(augment(picture, None, rng)[0] if variation.augment else picture)
+    return tuple(shown)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PhantomPool:
+    """A cache of phantom pairs as one set of a mix; it chooses its turns itself (`TurnOptions`)."""
+
+    name: str
+    source: PhantomSource
+
+    @property
+    def size(self) -> int:
+        return self.source.pairs
+
+    def make(self, item: int, rng: Generator) -> Sample:
+        return self.source.sample(int(rng.integers(1 << 40)))
