@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.errors import ModelError
 from model.pixels_fit import fit_grey
 from training.phantom import PHANTOM_FINDINGS, PairOptions, PhantomPair, composite, finding_marks, render, sample_pair
+from training.phantom_scene import UNGRADED
 from training.phantom_texture import Plane
 
 FORMAT = 1
@@ -40,6 +41,11 @@ class Shard:
     size: int
     options: PairOptions
     backgrounds: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Findings that may be on a film without the phantom's doing: those that its background is not labelled for."""
+        return frozenset(UNGRADED) if self.backgrounds else frozenset()
 
     def pair(self, index: int) -> PhantomPair:
         """The truth of one pair."""
