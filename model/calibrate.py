@@ -205,11 +205,13 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins:
 
 
 def choose_threshold(
-    probabilities: ArrayLike, present: ArrayLike, objective: Objective = Objective.YOUDEN
+    probabilities: ArrayLike, present: ArrayLike, objective: Objective = Objective.YOUDEN, *, slack: float = 0.0
 ) -> Threshold:
     """The cut that serves the objective best on a validation set; halfway between the two neighbouring probabilities.
 
-    Among equal ones the one nearest to 0.5. Raises ValueError unless both classes occur: there is nothing to choose on.
+    Cuts whose objective lies within `slack` of the best count as equal: on few positives the difference is chance.
+    Among equal ones the one nearest to 0.5, which is right for calibrated probabilities. Raises ValueError unless both
+    classes occur: there is nothing to choose on.
     """
     values, truth = _pair(probabilities, present)
     positives, negatives = int(truth.sum()), int((~truth).sum())
@@ -218,7 +220,11 @@ def choose_threshold(
     levels = np.unique(values)
     cuts = [float(levels[0]), *((levels[:-1] + levels[1:]) / 2).tolist()]
     options = [_at(values, truth, cut, positives, negatives) for cut in cuts]
-    return max(options, key=lambda option: (round(_worth(option, objective), 12), -abs(option.value - 0.5)))
+    enough = max(_worth(option, objective) for option in options) - slack - 1e-12
+    return min(
+        (option for option in options if _worth(option, objective) >= enough),
+        key=lambda option: abs(option.value - 0.5),
+    )
 
 
 def choose_floor(

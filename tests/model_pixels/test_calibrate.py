@@ -107,6 +107,14 @@ def test_a_clean_cut_is_found() -> None:
     assert choose_threshold([0.2, 0.4, 0.6], [False, True, True], Objective.F1).value == pytest.approx(0.3)
 
 
+def test_cuts_that_are_nearly_as_good_yield_to_one_half() -> None:
+    values = [0.1, 0.2, 0.45, 0.55, 0.7, 0.8, 0.9, 0.95]
+    truth = [False, False, True, False, False, True, True, True]
+    assert choose_threshold(values, truth, Objective.F1).value == pytest.approx(0.75)  # F1 6/7
+    assert choose_threshold(values, truth, Objective.F1, slack=0.06).value == pytest.approx(0.325)  # F1 8/10
+    assert choose_threshold(values, truth, Objective.F1, slack=0.2).value == pytest.approx(0.5)  # F1 6/9
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=40))
 def test_no_cut_beats_the_chosen_one(samples: list[tuple[float, bool]]) -> None:
