@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that the tests use, where they are missing and we may. Never fails: tests say what they miss.
 set -u
-packages="dcmtk dicom3tools orthanc orthanc-dicomweb libpixelmed-java default-jdk-headless chromium postgresql fonts-dejavu-core"
+packages="dcmtk dicom3tools orthanc orthanc-dicomweb libpixelmed-java default-jdk-headless chromium postgresql fonts-dejavu-core fonts-droid-fallback fonts-nanum poppler-utils"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

@@ -5,11 +5,14 @@ fpdf2 is LGPL-3.0: used as an unchanged library beside ours, which Apache-2.0 al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fpdf import FPDF
 from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_node.report import codes
 from dicom_node.report.catalogue import catalogue
+from dicom_node.report.fonts import PLACEHOLDER, Face, faces, first_with, showable
 from dicom_node.report.header import CleanHeader
 from dicom_node.report.iod import common, finished, referenced_sources
 from dicom_node.report.picture import pair_picture
@@ -39,40 +42,87 @@ def pdf_document(request: ReportRequest, header: CleanHeader) -> BuiltDocument:
 
 
 def pdf_bytes(request: ReportRequest, header: CleanHeader) -> bytes:
-    """A4, the standard PDF fonts, so that no font file is needed; the same request gives the same bytes."""
+    """A4. The same request on a machine with the same fonts gives the same bytes.
+
+    What the machine's fonts cannot show stands as a placeholder, and the page says so in its own words at the end.
+    """
     words = catalogue(request.language)
-    page = FPDF(format="A4")
-    page.set_creation_date(request.produced_at)
-    page.set_producer("dicom-node")
-    page.set_title(_latin(words.text("title.report")))
-    page.set_margin(_MARGIN)
-    page.set_auto_page_break(True, _MARGIN)
-    page.add_page()
-    _line(page, words.text("title.report"), size=15, style="B")
+    page = _Page(() if _is_latin(request, header) else faces())
+    page.pdf.set_creation_date(request.produced_at)
+    page.pdf.set_title(words.text("title.report"))
+    page.line(words.text("title.report"), size=15, bold=True)
     if request.model.demonstration:
-        _line(page, words.text("origin.demonstration_mark"), size=11, style="B")
+        page.line(words.text("origin.demonstration_mark"), size=11, bold=True)
     patient = header.elements
-    name = str(patient.PatientName).split("=")[0].replace("^", " ")
-    _line(page, "  ".join(part for part in (name, str(patient.PatientID), str(patient.AccessionNumber)) if part))
-    _line(page, f"{words.text('title.current')}: {date_text(request.current, words)}")
+    parts = (name_text(str(patient.PatientName)), str(patient.PatientID), str(patient.AccessionNumber))
+    page.line("  ".join(part for part in parts if part))
+    page.line(f"{words.text('title.current')}: {date_text(request.current, words)}")
     if request.prior is not None:
-        _line(page, f"{words.text('title.prior')}: {date_text(request.prior, words)}")
+        page.line(f"{words.text('title.prior')}: {date_text(request.prior, words)}")
     for number, section in enumerate(sections(request)):
-        page.ln(2)
-        _line(page, words.text(f"heading.{section.key.value}"), size=11, style="B")
+        page.gap()
+        page.line(words.text(f"heading.{section.key.value}"), size=11, bold=True)
         for sentence in section.sentences:
-            _line(page, f"- {sentence}")
+            page.line(f"- {sentence}")
         if number == 0:
-            page.ln(2)
-            page.image(pair_picture(request), w=page.epw)
-    return bytes(page.output())
+            page.gap()
+            page.pdf.image(pair_picture(request), w=page.pdf.epw)
+    if page.missing:
+        page.gap()
+        page.line(words.text("limitations.characters", count=page.missing, placeholder=PLACEHOLDER))
+    return bytes(page.pdf.output())
 
 
-def _line(page: FPDF, text: str, *, size: int = 10, style: str = "") -> None:
-    page.set_font("Helvetica", style=style, size=size)
-    page.multi_cell(0, _LINE * size / 10, _latin(text), new_x="LMARGIN", new_y="NEXT")
+def _is_latin(request: ReportRequest, header: CleanHeader) -> bool:
+    """Whether the standard PDF fonts will do: reading and cutting font files to size takes a second or two."""
+    patient = header.elements
+    texts = [str(patient.PatientName), str(patient.PatientID), str(patient.AccessionNumber)]
+    texts += [sentence for section in sections(request) for sentence in section.sentences]
+    return not showable("".join(texts), ())[1]
 
 
-def _latin(text: str) -> str:
-    """The standard PDF fonts know Latin-1 only; names of other scripts stand whole in the object's header."""
-    return text.encode("latin-1", "replace").decode("latin-1")
+def name_text(value: str) -> str:
+    """A person name as people read it: the alphabetic group, and the ideographic one (PS3.5 section 6.2.1) after it."""
+    groups = [" ".join(part for part in group.split("^") if part) for group in value.split("=")]
+    alphabetic, ideographic = groups[0], groups[1] if len(groups) > 1 else ""
+    if alphabetic and ideographic:
+        return f"{alphabetic} ({ideographic})"
+    return alphabetic or ideographic
+
+
+class _Page:
+    """A page that is written line by line and counts what it could not show."""
+
+    def __init__(self, fonts: Sequence[Face]) -> None:
+        self.pdf = FPDF(format="A4")
+        self.missing = 0
+        self._fonts = fonts
+        self._family = "Helvetica"
+        self.pdf.set_producer("dicom-node")
+        self.pdf.set_margin(_MARGIN)
+        self.pdf.set_auto_page_break(True, _MARGIN)
+        self.pdf.add_page()
+        self._added: set[int] = set()
+
+    def line(self, text: str, *, size: int = 10, bold: bool = False) -> None:
+        shown, missing = showable(text, self._fonts)
+        self.missing += missing
+        self._add_fonts(shown)
+        self.pdf.set_font(self._family, style="B" if bold else "", size=size)
+        self.pdf.multi_cell(0, _LINE * size / 10, shown, align="L", new_x="LMARGIN", new_y="NEXT")
+
+    def _add_fonts(self, text: str) -> None:
+        """Load the faces that this text needs, the first one always."""
+        needed = {first_with(character, self._fonts) for character in text if character != "\n"} | {0}
+        for number in sorted(needed - self._added) if self._fonts else ():
+            face = self._fonts[number]
+            self.pdf.add_font(f"face{number}", "", face.regular)
+            self.pdf.add_font(f"face{number}", "B", face.bold)
+            self._added.add(number)
+        if self._added:
+            self._family = "face0"
+            others = [f"face{number}" for number in sorted(self._added - {0})]
+            self.pdf.set_fallback_fonts(others, exact_match=False)
+
+    def gap(self) -> None:
+        self.pdf.ln(2)
