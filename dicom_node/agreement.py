@@ -130,4 +130,4 @@ def load_figures(
     aspect: str = "presence",
 ) -> dict[str, FindingAgreement]:
     """`figures` of the feedback in the index."""
-    return figures(opinions.load(session), since=since, until=until, device_uid=device_uid, aspect=aspect)
+    return figures(opinions.load(session, since=since), since=since, until=until, device_uid=device_uid, aspect=aspect)

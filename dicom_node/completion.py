@@ -20,8 +20,8 @@ from dicom_node import jobs
 from dicom_node.config import CompletionSection
 from dicom_node.index.tables import Instance, JobKind, Series, Study, StudyState
 
-PRIOR = "prior"
-"""Study.purpose of comparison material."""
+PRIOR, REPORT_ONLY = "prior", "report"
+"""Study.purpose of comparison material, and of a study of which no image came: nothing of it is analysed."""
 
 
 def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) -> list[str]:
@@ -69,7 +69,7 @@ def _close(session: Session, chosen: ColumnElement[bool], *, by: str, now: dt.da
         .execution_options(synchronize_session=False)
     ).all()
     for uid, revision, purpose in rows:
-        if purpose != PRIOR:
+        if purpose not in (PRIOR, REPORT_ONLY):
             payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
             jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload, now=now)
     return [uid for uid, _, _ in rows]

@@ -447,6 +447,46 @@ class WebSection(Section):
     secure_cookie: bool = False
 
 
+class FeedbackSection(Section):
+    """What radiologists' reports are used for (docs/feedback.md).
+
+    reports: read the reports that come in, by C-STORE or HL7. labeller: "rules" (model/labeller.toml) or "llm", a
+    language model behind an OpenAI-compatible server. wait_days: how long an unmatched report is looked at again.
+    """
+
+    reports: bool = True
+    labeller: Literal["rules", "llm"] = "rules"
+    llm_base_url: str | None = None
+    llm_model: str = ""
+    llm_api_key_file: Path | None = None
+    llm_seconds: Seconds = 120.0
+    wait_days: Annotated[float, Field(ge=0)] = 30.0
+
+    @model_validator(mode="after")
+    def _llm_needs_a_server(self) -> FeedbackSection:
+        if self.labeller == "llm" and not (self.llm_base_url and self.llm_model):
+            raise ValueError('labeller = "llm" needs llm_base_url and llm_model')
+        return self
+
+
+class Hl7Section(Section):
+    """The listener for HL7 v2 ORU^R01 reports over MLLP; needs the extra `hl7`.
+
+    addresses: who may connect; empty: any. charset: of messages that name none in MSH-18. idle_seconds: between two
+    messages. message_seconds: for one message to arrive once it began.
+    """
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: ListenPort = 2575
+    addresses: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.1/32"),)
+    max_message_kib: Annotated[int, Field(ge=4, le=65_536)] = 1024
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 16
+    idle_seconds: Seconds = 600.0
+    message_seconds: Seconds = 30.0
+    charset: Literal["ascii", "utf-8", "iso-8859-1", "iso-8859-15", "cp1252"] = "utf-8"
+
+
 def _unique(kind: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
@@ -476,6 +516,8 @@ class Settings(BaseSettings):
     retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
     notify: NotifySection = NotifySection()
+    feedback: FeedbackSection = FeedbackSection()
+    hl7: Hl7Section = Hl7Section()
     retrain: RetrainSection = RetrainSection()
     drift: DriftSection = DriftSection()
 

@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import UsageError
@@ -93,8 +93,9 @@ def record(
     role: str,
     source: Source,
     now: dt.datetime,
+    report_pk: int | None = None,
 ) -> Feedback:
-    """Add one row in the caller's transaction. Raises UsageError."""
+    """Add one row in the caller's transaction. report_pk: the received report that says it. Raises UsageError."""
     check(word)
     row = Feedback(
         result_pk=result.id,
@@ -111,6 +112,7 @@ def record(
         role=role,
         source=source.value,
         created_at=now,
+        report_pk=report_pk,
     )
     session.add(row)
     session.flush()
@@ -128,7 +130,23 @@ def stated(result: Result, finding: str, aspect: Aspect) -> str:
 
 
 def of_study(session: Session, study_instance_uid: str) -> list[Feedback]:
-    """All words on a study, oldest first."""
+    """All words on a study that stand, oldest first."""
     return list(
-        session.scalars(select(Feedback).where(Feedback.study_instance_uid == study_instance_uid).order_by(Feedback.id))
+        session.scalars(
+            select(Feedback)
+            .where(Feedback.study_instance_uid == study_instance_uid, Feedback.withdrawn_at.is_(None))
+            .order_by(Feedback.id)
+        )
     )
+
+
+def withdraw(session: Session, *, report_pk: int, now: dt.datetime) -> int:
+    """Take back what a report said, because another stands in its place; returns how many rows."""
+    taken = session.execute(
+        update(Feedback)
+        .where(Feedback.report_pk == report_pk, Feedback.withdrawn_at.is_(None))
+        .values(withdrawn_at=now)
+        .returning(Feedback.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(taken.all())

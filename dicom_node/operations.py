@@ -27,6 +27,8 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     study = _study(session, study_instance_uid)
     if study.purpose == "prior":
         raise UsageError("the study was fetched as comparison material and is not analysed itself")
+    if study.purpose == "report":
+        raise UsageError("only a report of this study came, and no image: there is nothing to analyse")
     if force(session, study_instance_uid=study_instance_uid, now=now):
         session.refresh(study)
         _audited(session, settings, study, now=now, who=who)

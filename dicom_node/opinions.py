@@ -74,15 +74,21 @@ def settle(words: Iterable[Feedback], predictions: Mapping[int, Mapping[str, obj
     return sorted(found, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect))
 
 
-def load(session: Session, *, study_instance_uid: str | None = None) -> list[Opinion]:
-    """The opinions on all results, or on those of one study."""
-    query = select(Feedback)
+def load(session: Session, *, study_instance_uid: str | None = None, since: dt.datetime | None = None) -> list[Opinion]:
+    """The opinions on all results, on those of one study, or on those of studies of which anything was said since.
+
+    Words that a corrected report took back count nowhere.
+    """
+    query = select(Feedback).where(Feedback.withdrawn_at.is_(None))
     if study_instance_uid is not None:
         query = query.where(Feedback.study_instance_uid == study_instance_uid)
+    if since is not None:
+        recent = select(Feedback.study_instance_uid).where(Feedback.created_at >= since)
+        query = query.where(Feedback.study_instance_uid.in_(recent))
     words = list(session.scalars(query))
-    wanted = {word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None}
+    wanted = sorted({word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None})
     predictions: dict[int, Mapping[str, object]] = {}
-    for key in sorted(wanted):
+    for key in wanted:
         row = session.get(Result, key)
         if row is not None and row.is_current:
             predictions[key] = row.prediction

@@ -145,7 +145,7 @@ def candidates(
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
     if not has_destinations:
         finished &= Study.id < 0  # without a destination nothing can be proven delivered: only fetched priors may go
-    fetched = (Study.purpose == "prior") & (Study.state != StudyState.OPEN)
+    fetched = Study.purpose.in_(("prior", "report")) & (Study.state != StudyState.OPEN)
     rows = session.execute(
         select(Study, size.c.size)
         .join(size, size.c.study_pk == Study.id)

@@ -138,19 +138,21 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
 
 @contextmanager
 def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
-    """What runs in the main process: sweeps where work is done, and the pages."""
+    """What runs in the main process: sweeps where work is done, the HL7 listener where it is received, the pages."""
+    from dicom_node.reports_in.hl7_listener import Hl7Listener
     from dicom_node.sweeps import Sweeper
     from dicom_node.web.server import WebServer
 
     sweeper = Sweeper(node) if role in (Role.ALL, Role.WORK) else None
     web = WebServer(node) if node.settings.web.enabled else None
-    for part in (sweeper, web):
+    hl7 = Hl7Listener(node) if node.settings.hl7.enabled and role in (Role.ALL, Role.RECEIVE) else None
+    for part in (sweeper, hl7, web):
         if part is not None:
             part.start()
     try:
         yield
     finally:
-        for part in (web, sweeper):
+        for part in (web, hl7, sweeper):
             if part is not None:
                 part.stop()
 
@@ -228,6 +230,7 @@ def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Even
 def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
     from dicom_node import analyse_job, deliver
     from dicom_node.priors import fetch
+    from dicom_node.reports_in import handle as read_report
     from dicom_node.serving import ServingModels
     from dicom_node.shadow import ShadowModel
     from dicom_node.worker import Worker
@@ -242,6 +245,7 @@ def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event)
             JobKind.ANALYSE: analyse_job.handler(models),
             JobKind.DELIVER: deliver.handle,
             JobKind.FETCH: fetch.handle,
+            JobKind.REPORT: read_report.handle,
             JobKind.SHADOW: challenger.handle,
         },
     )

@@ -43,6 +43,8 @@ REPORTS: Final = frozenset(
         str(EncapsulatedPDFStorage),
     }
 )
+REPORT_TEXTS: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 35))
+"""SR classes in which radiologists' reports come: Basic Text, Enhanced, Comprehensive (3D), Extensible."""
 PRESENTATION: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.11.{number}" for number in (1, 2, 3, 4, 8))
 """Grayscale, colour, pseudo-colour, blending and advanced blending softcopy presentation states."""
 EVERY_STORAGE: Final = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)

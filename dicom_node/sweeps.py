@@ -27,6 +27,7 @@ from dicom_node.logs import bound, get_logger
 from dicom_node.models import catch_up as journal_models
 from dicom_node.priors import prefetch
 from dicom_node.priors.counting import CountAgreement
+from dicom_node.reports_in.queue import look_again as look_at_reports_again
 
 log = get_logger(__name__)
 
@@ -270,6 +271,7 @@ TICKS = (
     Tick(name="completion", seconds=1, action=complete_studies),
     Tick(name="count", seconds=5, action=CountAgreement()),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
+    Tick(name="reports", seconds=10, action=look_at_reports_again),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
     Tick(name="audit", seconds=5, action=syslog.send_waiting),

@@ -45,6 +45,7 @@ LANES = (
     Lane(name="analyse", kinds=(JobKind.ANALYSE,)),  # one model, one thread
     Lane(name="deliver", kinds=(JobKind.DELIVER,), threads=2),  # a slow destination must not hold up the others
     Lane(name="fetch", kinds=(JobKind.FETCH,), threads=2),
+    Lane(name="report", kinds=(JobKind.REPORT,)),
     Lane(name="shadow", kinds=(JobKind.SHADOW,)),  # a lane of its own: a challenger that hangs holds up nobody
 )
 

@@ -46,7 +46,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _status(node: NodeContext) -> dict[str, Any]:
     with node.database.read() as session:
         studies = {
-            state.value: session.query(Study).filter(Study.state == state, Study.purpose != "prior").count()
+            state.value: session.query(Study).filter(Study.state == state, Study.purpose == "routed").count()
             for state in StudyState
         }
         depth = {f"{kind.value} {state.value}": count for (kind, state), count in queue.depth(session).items()}

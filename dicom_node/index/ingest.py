@@ -14,11 +14,14 @@ from sqlalchemy.orm import Session
 
 from dicom_node.header import InstanceHeader
 from dicom_node.index.tables import Base, Document, Instance, Quarantine, QuarantineReason, Series, Study, StudyState
-from dicom_node.sop_classes import is_image
+from dicom_node.reports_in.queue import note_report
+from dicom_node.sop_classes import REPORT_TEXTS, is_image
 from dicom_node.store import StoredFile
 
 ROUTED = "routed"
 PRIOR = "prior"
+REPORT_ONLY = "report"
+"""Study.purpose of a study of which only a radiologist's report came so far: there is nothing to analyse."""
 
 
 class Registered(StrEnum):
@@ -61,7 +64,8 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
     """Bring one durable file into the index, in the caller's transaction. May run twice, and in several processes.
 
     A new image of a study that was complete or analysed re-opens it (tables.StudyState, transition C), unless it came
-    as comparison material. Documents and presentation states only mark activity while the study is open.
+    as comparison material. Documents and presentation states only mark activity while the study is open. A Structured
+    Report that may be a radiologist's gets its row and job in the same transaction.
     """
     header = received.header
     # The common case first, an instance of a known series: three statements, built once, for speed.
@@ -91,6 +95,8 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
         assert known is not None
         return known
     _note_activity(session, place, received, now)
+    if received.sop_class_uid in REPORT_TEXTS:
+        note_report(session, received.sop_instance_uid, header.study_instance_uid, now=now)
     return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=place.study_pk)
 
 
@@ -198,7 +204,9 @@ def _note_activity(session: Session, place: _Place, received: ReceivedInstance, 
     is_open = place.state is StudyState.OPEN
     if received.purpose == ROUTED and is_image(received.sop_class_uid) and not (is_open and place.purpose == ROUTED):
         session.execute(_REOPEN if not is_open else _TAKE_AS_ROUTED, {"pk": place.study_pk, "now": now})
-    elif is_open or received.purpose == ROUTED:
+    elif place.purpose == REPORT_ONLY and is_image(received.sop_class_uid):
+        session.execute(_TAKE_AS_PRIOR, {"pk": place.study_pk, "now": now})
+    elif is_open or (received.purpose == ROUTED and received.sop_class_uid not in REPORT_TEXTS):
         session.execute(_TOUCH, {"pk": place.study_pk, "now": now})
 
 
@@ -233,6 +241,7 @@ _SELECT_KNOWN = (
 _SELECT_DOCUMENT = select(_document.c.id).where(_document.c.sop_instance_uid == bindparam("uid"))
 _TOUCH = update(_study).where(_study.c.id == bindparam("pk")).values(last_instance_at=bindparam("now"))
 _TAKE_AS_ROUTED = _TOUCH.values(purpose=ROUTED)
+_TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
 _PROMOTE = _TAKE_AS_ROUTED.values(state=StudyState.OPEN, opened_at=bindparam("now"), completed_at=None, completed_by="")
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
 _INSERTS: Mapping[tuple[str, type[Base]], Executable] = {
@@ -254,6 +263,11 @@ def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any])
     return cast("int | None", made.scalar_one_or_none())
 
 
+def _first_purpose(received: ReceivedInstance) -> str:
+    is_report = received.purpose == ROUTED and received.sop_class_uid in REPORT_TEXTS
+    return REPORT_ONLY if is_report else received.purpose
+
+
 def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any]:
     header = received.header
     return {
@@ -272,7 +286,7 @@ def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any
         "first_instance_at": now,
         "last_instance_at": now,
         "calling_ae_title": received.calling_ae_title,
-        "purpose": received.purpose,
+        "purpose": _first_purpose(received),
         "state": StudyState.OPEN,
         "revision": 1,
         "completed_by": "",

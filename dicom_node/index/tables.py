@@ -132,7 +132,8 @@ class Study(Base):
     """One of "quiet", "count", "deadline", "forced"."""
     calling_ae_title: Mapped[Short] = mapped_column(default="")
     purpose: Mapped[Short] = mapped_column(default="routed")
-    """One of "routed" (sent to us for analysis) and "prior" (fetched as comparison material, never analysed itself)."""
+    """One of "routed" (sent to us for analysis), "prior" (fetched as comparison material, never analysed itself) and
+    "report" (only a radiologist's report of it came so far)."""
 
     series: Mapped[list[Series]] = relationship(back_populates="study", cascade="all, delete-orphan")
     results: Mapped[list[Result]] = relationship(back_populates="study", cascade="all, delete-orphan")
@@ -197,6 +198,8 @@ class JobKind(StrEnum):
     """Ask the query peers for priors of a study."""
     SHADOW = "shadow"
     """Have the challenger answer a pair that has its result."""
+    REPORT = "report"
+    """Read a radiologist's report that came in."""
 
 
 class JobState(StrEnum):
@@ -434,6 +437,10 @@ class Feedback(Base):
     source: Mapped[Short]
     """"web", "report" (a radiologist's SR or HL7 report) or "csv"."""
     created_at: Mapped[Utc]
+    report_pk: Mapped[int | None] = mapped_column(BigInteger, default=None, index=True)
+    """The ReceivedReport that says it; no foreign key, as its table comes later."""
+    withdrawn_at: Mapped[Utc | None] = mapped_column(default=None)
+    """When a corrected report took it back; such a row counts nowhere."""
 
 
 class AuditEvent(Base):

@@ -118,7 +118,7 @@ def _durations(session: Session, now: dt.datetime) -> Iterator[Metric]:
         (completed - last).total_seconds()
         for completed, last in session.execute(
             select(Study.completed_at, Study.last_instance_at)
-            .where(Study.completed_at >= since, Study.purpose != "prior")
+            .where(Study.completed_at >= since, Study.purpose == "routed")
             .limit(MOST_ROWS)
         )
         if completed is not None

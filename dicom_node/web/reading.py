@@ -86,7 +86,7 @@ def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
 
 
 def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
-    chosen: list[ColumnElement[bool]] = [Study.purpose != "prior"]
+    chosen: list[ColumnElement[bool]] = [Study.purpose.not_in(("prior", "report"))]
     if wanted.state is not None:
         chosen.append(Study.state == wanted.state)
     if wanted.study_date:

@@ -1,0 +1,167 @@
+"""The MLLP listener (HL7 v2 over TCP): one message a frame, acknowledged when its reports are rows, and not before.
+
+Frame: 0BH, message, 1CH 0DH (HL7 v2.5.1 appendix C, minimal lower layer protocol).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from ipaddress import ip_address
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import ConfigurationError, IndexUnavailableError
+from dicom_node.index.tables_reports import ReportKind, new_report
+from dicom_node.logs import get_logger
+from dicom_node.reports_in import queue
+from dicom_node.reports_in.handle import text_hash
+from dicom_node.reports_in.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
+
+log = get_logger(__name__)
+
+START, END = b"\x0b", b"\x1c\x0d"
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+ANSWER_SECONDS = 30.0
+"""How long a peer may take to read our answer."""
+
+
+class Hl7Listener:
+    """`start`, then `stop`. `port` is the port listened on (settings may say 0). A thread of the main process."""
+
+    def __init__(self, node: NodeContext) -> None:
+        """Raises ConfigurationError where the extra `hl7` is not installed."""
+        try:
+            import hl7  # noqa: F401 - asked for now, so that a node without it does not start
+        except ImportError as error:
+            raise ConfigurationError('hl7.enabled: needs the extra "hl7": pip install "dicom-node[hl7]"') from error
+        self._node = node
+        self._settings = node.settings.hl7
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._ended: asyncio.Event | None = None
+        self._failure = ""
+        self._connections: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="hl7", daemon=True)
+        self.port = 0
+
+    def start(self) -> None:
+        """Listen. Raises ConfigurationError where the address cannot be had."""
+        self._thread.start()
+        if not self._ready.wait(START_SECONDS) or self._failure:
+            raise ConfigurationError(f"hl7.host, hl7.port: cannot listen: {self._failure or 'no answer in time'}")
+        log.info("HL7 listener ready", host=self._settings.host, port=self.port)
+
+    def stop(self) -> None:
+        """Answer what is being read, then end."""
+        if self._ended is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._listen())
+        finally:
+            self._loop.close()
+
+    async def _listen(self) -> None:
+        self._ended = asyncio.Event()
+        try:
+            server = await asyncio.start_server(
+                self._connected,
+                self._settings.host,
+                self._settings.port,
+                limit=self._settings.max_message_kib * 1024,
+            )
+        except OSError as error:
+            self._failure = str(error)
+            self._ready.set()
+            return
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        async with server:
+            await self._ended.wait()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        address = str(writer.get_extra_info("peername")[0])
+        full = len(self._connections) >= self._settings.max_connections
+        self._connections.add(task)
+        try:
+            if not self._admits(address):
+                log.warning("HL7 connection refused: address not allowed", address=address)
+            elif full:
+                log.warning("HL7 connection refused: too many at once", address=address)
+            else:
+                await self._converse(reader, writer, address)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            log.info("HL7 connection ended", address=address, why=type(error).__name__)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await writer.wait_closed()
+
+    def _admits(self, address: str) -> bool:
+        parsed = ip_address(address.split("%")[0])
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        allowed = self._settings.addresses
+        return not allowed or any(parsed.version == one.version and parsed in one for one in allowed)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+        """Message after message until the peer goes, says nothing for long, or breaks the framing."""
+        while True:
+            async with asyncio.timeout(self._settings.idle_seconds):
+                first = await reader.read(1)
+            if not first:
+                return
+            if first in b"\r\n":
+                continue
+            if first != START:
+                log.warning("HL7 connection ended: bytes outside a frame", address=address)
+                return
+            try:
+                async with asyncio.timeout(self._settings.message_seconds):
+                    frame = await reader.readuntil(END)
+            except asyncio.LimitOverrunError:
+                text = f"a message has at most {self._settings.max_message_kib} KiB"
+                await self._answer(writer, self._refusal(b"", text, "AR"))
+                log.warning("HL7 connection ended: message too long", address=address)
+                return
+            answer = await self._loop.run_in_executor(None, self._take, frame[: -len(END)], address)
+            await self._answer(writer, answer)
+
+    async def _answer(self, writer: asyncio.StreamWriter, message: bytes) -> None:
+        writer.write(START + message + END)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await writer.drain()
+
+    def _take(self, data: bytes, address: str) -> bytes:
+        """Make rows of a message; its acknowledgement. AA only after the commit."""
+        now = self._node.clock()
+        try:
+            found = reports_of(data, charset=self._settings.charset)
+            with self._node.database.write() as session:
+                new = 0
+                for values in found:
+                    key, digest = values.pop("source_key"), text_hash(values["text"])
+                    row = new_report(ReportKind.HL7, key, now=now, **values, text_sha256=digest)
+                    new += queue.add(session, row, now=now)
+        except Hl7Error as error:
+            log.warning("HL7 message not taken", address=address, code=error.code, why=str(error))
+            return self._refusal(data, str(error), error.code)
+        except IndexUnavailableError:
+            log.error("HL7 message not taken: the index does not answer", address=address)
+            return self._refusal(data, "the index does not answer just now; send it again", "AE")
+        log.info("HL7 message taken", address=address, reports=len(found), new=new)
+        return acknowledgement(envelope(data), "AA", "", now=now)
+
+    def _refusal(self, data: bytes, text: str, code: str) -> bytes:
+        return acknowledgement(envelope(data), code, text, now=self._node.clock())

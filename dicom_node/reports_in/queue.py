@@ -1,0 +1,99 @@
+"""The rows and jobs of received reports: made once, in the transaction of whoever received; looked at again in time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.context import NodeContext
+from dicom_node.index.tables import JobKind, Result, Study
+from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState, new_report
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+LOOK_AGAIN = dt.timedelta(minutes=10)
+"""How often a report without a result of ours is looked at by its accession number."""
+MOST_AT_ONCE = 200
+
+
+def job_key(report_pk: int, look: int) -> str:
+    """The key of the job that looks at a report for the nth time."""
+    return f"report:{report_pk}:{look}"
+
+
+def note_report(session: Session, sop_instance_uid: str, study_instance_uid: str, *, now: dt.datetime) -> None:
+    """A Structured Report was stored: its row and its job, in the transaction that registers the instance."""
+    values = new_report(ReportKind.SR, sop_instance_uid, now=now, study_instance_uid=study_instance_uid)
+    add(session, values, now=now)
+
+
+def add(session: Session, values: dict[str, Any], *, now: dt.datetime) -> bool:
+    """Make the row and its job, in the caller's transaction; returns False where the same thing came before."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    made = session.execute(
+        insert(ReceivedReport)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=["source_key"])
+        .returning(ReceivedReport.id)
+    ).scalar_one_or_none()
+    if made is None:
+        return False
+    _enqueue(session, made, 1, now=now)
+    return True
+
+
+def _enqueue(session: Session, report_pk: int, look: int, *, now: dt.datetime) -> None:
+    jobs.enqueue(session, JobKind.REPORT, job_key(report_pk, look), {"report_id": report_pk}, now=now)
+
+
+def look_again(node: NodeContext) -> None:
+    """The sweep: reports whose study has a newer result, and unmatched ones from time to time, get another job."""
+    now = node.clock()
+    since = now - dt.timedelta(days=node.settings.feedback.wait_days)
+    with node.database.write() as session:
+        rows = list(session.scalars(_with_newer_result().limit(MOST_AT_ONCE)))
+        rows += session.scalars(
+            select(ReceivedReport)
+            .where(
+                ReceivedReport.state == ReportState.UNMATCHED,
+                ReceivedReport.looked_at <= now - LOOK_AGAIN,
+                ReceivedReport.received_at >= since,
+                ReceivedReport.id.not_in([row.id for row in rows]),
+            )
+            .order_by(ReceivedReport.looked_at)
+            .limit(MOST_AT_ONCE)
+        )
+        for row in rows:
+            row.state, row.reason = ReportState.PENDING, ""
+            _enqueue(session, row.id, row.looks + 1, now=now)
+    if rows:
+        log.info("reports looked at again", count=len(rows))
+
+
+def _with_newer_result() -> Any:
+    """Used reports whose study has a current result made since, and unmatched ones whose study has one now."""
+    used = and_(
+        ReceivedReport.state.in_([ReportState.USED, ReportState.CONTRADICTORY]),
+        Study.study_instance_uid == ReceivedReport.matched_study_uid,
+    )
+    waiting = and_(
+        ReceivedReport.state == ReportState.UNMATCHED,
+        Study.study_instance_uid == ReceivedReport.study_instance_uid,
+        ReceivedReport.study_instance_uid != "",
+    )
+    return (
+        select(ReceivedReport)
+        .join(Study, or_(used, waiting))
+        .where(
+            select(Result.id)
+            .where(Result.study_pk == Study.id, Result.is_current, Result.created_at > ReceivedReport.looked_at)
+            .exists()
+        )
+        .order_by(ReceivedReport.id)
+    )
