@@ -204,10 +204,12 @@ class DeliverySection(Section):
 class RetentionSection(Section):
     """What may be removed, and when. Nothing is removed that is not proven delivered (docs/administration.md).
 
-    keep_days: images and results older than this go; 0: kept for ever. max_gigabytes: 0: no limit by size.
+    every_seconds: how often it looks. keep_days: images and results older than this go; 0: kept for ever.
+    max_gigabytes: 0: no limit by size.
     keep_free_percent: the disk watermark. emergency_free_percent: below it priors go too.
     """
 
+    every_seconds: Annotated[float, Field(ge=1)] = 3600.0
     keep_days: Annotated[float, Field(ge=0)] = 0.0
     keep_as_prior_days: Annotated[float, Field(ge=0)] = 1825.0
     max_gigabytes: Annotated[float, Field(ge=0)] = 0.0

@@ -10,7 +10,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from dicom_node import audit, completion, jobs, notify, retention, syslog
+from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import job_key
 from dicom_node.errors import NodeError
@@ -86,7 +87,7 @@ class Sweeper:
 
     def __init__(self, node: NodeContext, ticks: tuple[Tick, ...] | None = None) -> None:
         self._node = node
-        self._ticks = ticks if ticks is not None else TICKS
+        self._ticks = ticks if ticks is not None else ticks_of(node.settings)
         self._leadership = Leadership(node)
         self._clock = _SteadyClock(node)
         self._scheduler = BackgroundScheduler(
@@ -280,3 +281,9 @@ TICKS = (
     Tick(name="retention", seconds=3600, action=retention.run),
     Tick(name="jobs", seconds=3600, action=forget_old_jobs),
 )
+
+
+def ticks_of(settings: Settings) -> tuple[Tick, ...]:
+    """All ticks, those whose pace the settings say at that pace."""
+    paces = {"retention": settings.retention.every_seconds}
+    return tuple(replace(tick, seconds=paces.get(tick.name, tick.seconds)) for tick in TICKS)
