@@ -15,6 +15,7 @@ from dicom_node import jobs, shadow
 from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
+from dicom_node.drift.noting import statistics_of
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
 from dicom_node.inference import PairPredictor
@@ -157,6 +158,7 @@ def _kinds(node: NodeContext) -> tuple[DocumentKind, ...]:
 def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished]) -> None:
     """Results, documents, deliveries, the study's state and the end of the job: all or nothing."""
     now = node.clock()
+    statistics = [statistics_of(request, now=now) for request, _, _ in finished]
     with node.database.write() as session:
         jobs.complete(session, job, now=now)
         study = session.get_one(Study, study_pk)
@@ -164,7 +166,7 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             log.info("a late image came during the analysis; its own job follows")
             return
         superseded = _supersede(session, study_pk)
-        for request, documents, relative in finished:
+        for (request, documents, relative), seen in zip(finished, statistics, strict=True):
             result = _result_row(study_pk, request, superseded, now=now)
             session.add(result)
             session.flush()
@@ -172,6 +174,9 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             session.add_all(rows)
             session.flush()
             made = enqueue_deliveries(session, rows, node.settings.destinations, now, delivery=node.settings.delivery)
+            if seen is not None:
+                seen.result_pk = result.id
+                session.add(seen)
             shadow.enqueue(session, node, result)
             log.info("result stored", outcome=request.outcome, documents=len(rows), deliveries=made)
         study.state = StudyState.ANALYSED

@@ -1,0 +1,188 @@
+"""The champion's pointer: killed at any step it is the old one or the new one, and journal and audit follow, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from dicom_node import models
+from dicom_node.context import NodeContext
+from dicom_node.errors import UsageError
+from dicom_node.index.tables import AuditEvent, Notice
+from dicom_node.index.tables_models import ModelEvent, ModelEventKind
+from dicom_node.models import ModelsError
+from model import registry
+from model.registry import CHAMPION_NAME
+from tests.models.checkpoints import open_context, paper_checkpoint
+
+STEPS = frozenset({"open", "write", "flush", "fsync", "rename", "replace", "flock", "close", "execute", "commit"})
+"""C functions through which a promotion touches the disk; a kill falls before and after each call of one."""
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeContext]:
+    with open_context(tmp_path) as context:
+        for number, name in enumerate(("first", "second", "third")):
+            paper_checkpoint(context.models_dir / name, seed=number)
+        yield context
+
+
+def _chain(node: NodeContext) -> list[str]:
+    return [candidate.folder for candidate in models.candidates(node.settings, node.models_dir)]
+
+
+def _journal(node: NodeContext) -> list[tuple[str, str]]:
+    with node.database.read() as session:
+        return [
+            (event.kind.value, event.folder) for event in session.scalars(select(ModelEvent).order_by(ModelEvent.at))
+        ]
+
+
+def test_first_promotion_can_be_undone_back_to_the_configured_model(node: NodeContext) -> None:
+    assert _chain(node) == [""]
+    manifest = models.promote(node, "first", who="ada", reason="better")
+    assert _chain(node) == ["first", ""]
+    assert models.rollback(node, who="ada", reason="worse after all") is None
+    assert _chain(node) == [""]
+    assert _journal(node) == [("promoted", "first"), ("rolled back", "first")]
+    with node.database.read() as session:
+        audits = [
+            event.message for event in session.scalars(select(AuditEvent).where(AuditEvent.event_type == "110131"))
+        ]
+        notices = [notice.text for notice in session.scalars(select(Notice).order_by(Notice.id))]
+        event = session.scalars(select(ModelEvent).where(ModelEvent.kind == ModelEventKind.PROMOTED)).one()
+    assert len(audits) == 2
+    assert all('UserID="ada"' in message for message in audits)
+    assert [text.split(" by ")[0] for text in notices] == ["model first promoted", "model first rolled back"]
+    assert (event.device_uid, event.who, event.reason) == (manifest.device_uid, "ada", "better")
+    with pytest.raises(ModelsError, match="nothing was promoted"):
+        models.rollback(node, who="ada")
+
+
+def test_who_may_answer_next_never_counts_a_withdrawn_one(node: NodeContext) -> None:
+    for name in ("first", "second", "third"):
+        models.promote(node, name, who="ada")
+    assert _chain(node) == ["third", "second", "first", ""]
+    models.rollback(node, who="ada")
+    assert _chain(node) == ["second", "first", ""]
+    models.promote(node, "first", who="ada")
+    assert _chain(node) == ["first", "second", ""]
+    models.rollback(node, who="ada")
+    assert _chain(node) == ["second", ""], "first was withdrawn after its first promotion as well"
+    models.rollback(node, who="ada")
+    assert _chain(node) == ["first", ""], "it is the champion again because a person went back to it"
+
+
+def test_refused_checkpoints_change_nothing(node: NodeContext) -> None:
+    models.promote(node, "first", who="ada")
+    weights = node.models_dir / "second" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    for name, said in (("second", "was changed"), ("nobody", "no checkpoint"), ("../x", "not a plain")):
+        with pytest.raises(ModelsError, match=said):
+            models.promote(node, name, who="ada")
+    assert _chain(node) == ["first", ""]
+    assert _journal(node) == [("promoted", "first")]
+    (node.models_dir / CHAMPION_NAME).write_text("{")
+    with pytest.raises(ModelsError, match="not a champion pointer"):
+        _chain(node)
+
+
+def test_a_model_on_a_server_is_not_promoted_here(tmp_path: Path) -> None:
+    with open_context(tmp_path, backend="openai", base_url="http://127.0.0.1:9/v1") as context:
+        paper_checkpoint(context.models_dir / "first")
+        with pytest.raises(UsageError, match="at the server"):
+            models.promote(context, "first", who="ada")
+        assert _chain(context) == [""]
+
+
+def _killed_at(step: int, act: Callable[[], object]) -> bool:
+    """Do `act` in a child that is killed by SIGKILL at the given step; whether it was killed."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed by itself"
+        return os.WIFSIGNALED(status)
+    left = step
+
+    def count(_frame: FrameType, event: str, function: Any) -> None:
+        nonlocal left
+        if event in ("c_call", "c_return") and getattr(function, "__name__", "") in STEPS:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    status = 1
+    try:
+        sys.setprofile(count)
+        act()
+        status = 0
+    except BaseException:  # noqa: BLE001 (the end of a process of its own)
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["promote", "rollback"])
+def test_killed_at_every_step_the_champion_is_the_old_or_the_new(tmp_path: Path, back: bool) -> None:
+    with open_context(tmp_path) as context:
+        paper_checkpoint(context.models_dir / "old", seed=1)
+        paper_checkpoint(context.models_dir / "new", seed=2)
+        models.promote(context, "old", who="ada")
+        if back:
+            models.promote(context, "new", who="ada")
+        start = registry.read_pointer(context.models_dir)
+
+    def act() -> None:
+        with open_context(tmp_path, migrate=False) as child:
+            models.rollback(child, who="eve") if back else models.promote(child, "new", who="eve")
+
+    seen, step = set(), 0
+    pointer_file = tmp_path / "models" / CHAMPION_NAME
+    while True:
+        pointer_file.write_text(start.model_dump_json())
+        killed = _killed_at(step, act)
+        with open_context(tmp_path, migrate=False) as context:
+            after = models.champion(context.models_dir)
+            assert after in ("old", "new")
+            seen.add(after)
+            models.catch_up(context)
+            models.catch_up(context)
+            _assert_journal_is_the_pointer(context)
+        if not killed:
+            break
+        step += 1
+    assert seen == {"old", "new"}
+    assert step > 12, f"only {step} steps were killed"
+    assert after == ("old" if back else "new")
+
+
+def _assert_journal_is_the_pointer(context: NodeContext) -> None:
+    changes = list(models.changes_of(registry.read_pointer(context.models_dir)))
+    with context.database.read() as session:
+        for change in changes:
+            assert session.scalar(select(func.count()).where(ModelEvent.key == change.key)) == 1
+            assert session.scalar(select(func.count()).where(Notice.key == f"model:{change.key}")) == 1
+        events = session.scalar(select(func.count()).select_from(ModelEvent))
+        assert session.scalar(select(func.count()).where(AuditEvent.event_type == "110131")) == events
+
+
+def test_two_at_once_make_two_promotions_one_after_the_other(node: NodeContext) -> None:
+    threads = [
+        threading.Thread(target=models.promote, args=(node, name), kwargs={"who": "x"}) for name in ("first", "second")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(_chain(node)) == {"first", "second", ""}
+    assert sorted(_journal(node)) == [("promoted", "first"), ("promoted", "second")]
