@@ -133,6 +133,8 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
         children += [_Child(name=f"receive-{number}", main=_receiver_main) for number in range(settings.node.receivers)]
     if role in (Role.ALL, Role.WORK):
         children.append(_Child(name="work", main=_worker_main))
+        if settings.retrain.schedule:
+            children.append(_Child(name="night", main=_night_main))
     return children
 
 
@@ -224,6 +226,15 @@ def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Even
     ready.set()
     stop.wait()
     receiver.stop()
+    node.database.close()
+
+
+def _night_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+    from dicom_node.night import run_nights
+
+    node = node_context(settings, stop)
+    ready.set()
+    run_nights(node)
     node.database.close()
 
 

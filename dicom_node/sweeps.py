@@ -52,8 +52,9 @@ class Tick:
 class Leadership:
     """Whether this process leads. On SQLite there is only one."""
 
-    def __init__(self, node: NodeContext) -> None:
+    def __init__(self, node: NodeContext, lock: int = ADVISORY_LOCK) -> None:
         self._database = node.database
+        self._lock = lock
         self._connection: Connection | None = None
 
     def held(self) -> bool:
@@ -63,11 +64,11 @@ class Leadership:
         try:
             if self._connection is None:
                 connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                if not connection.scalar(select(text(f"pg_try_advisory_lock({ADVISORY_LOCK})"))):
+                if not connection.scalar(select(text(f"pg_try_advisory_lock({self._lock})"))):
                     connection.close()
                     return False
                 self._connection = connection
-                log.info("sweeps are led from here")
+                log.info("led from here", lock=self._lock)
             self._connection.execute(text("SELECT 1"))
         except DBAPIError:
             self.give_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.common import ConfigOption, console, settings_from
-from dicom_node.config import DEFAULT_CONFIG, Settings, config_path, load_settings
+from dicom_node.config import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, config_path, load_settings
 from dicom_node.errors import UsageError
 
 
@@ -38,6 +39,7 @@ def serve(
     except ValueError as error:
         raise UsageError(f"--role {role!r}: allowed are {', '.join(service.Role)}") from error
     settings = settings_from(config)
+    os.environ[CONFIG_VARIABLE] = str(config_path(config).absolute())  # a training that it starts reads the same file
     configure(settings.logging)
     service.serve(settings, wanted)
 
