@@ -1,0 +1,265 @@
+"""Training by schedule: a process of the node that starts `dicom-node retrain` in its window, and keeps it humble.
+
+One window is one row (`Night`), begun once, by the one machine that leads. The training is a process of its own at the
+configured priority. It yields: while an analysis waits or runs on this machine, a file exists that the training looks
+for between its steps (`training.breaks`); it is never stopped by SIGSTOP, which could hold a lock of the index for as
+long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and goes on in the
+next window; what has not ended by itself KILL_SECONDS later is killed and goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.config import RetrainSection
+from dicom_node.context import NodeContext
+from dicom_node.errors import NodeError
+from dicom_node.index.tables_models import Night, NightState
+from dicom_node.logs import get_logger
+from dicom_node.notify import raise_notice
+from dicom_node.process import end_with_parent, is_running
+from dicom_node.schedule import Window, parse_schedule, window_at
+from dicom_node.yielding import analyses_have_work
+
+log = get_logger(__name__)
+
+NIGHT_LOCK = 0x4C554E49
+"""Advisory lock of the machine that trains, on PostgreSQL."""
+PAUSE_VARIABLE = "DICOM_NODE_PAUSE_FILE"
+"""`training.breaks` reads it; said again here, because the node itself does not import the training."""
+LOOK_SECONDS = 0.25
+"""How often waiting analyses are looked for: what a study waits at most before the training begins to give way."""
+IDLE_SECONDS = 5.0
+"""How often the clock is looked at outside a window."""
+SEEN_SECONDS = 15.0
+LOST = dt.timedelta(seconds=90)
+"""A night whose row was not renewed for so long has lost its machine: another one goes on with it."""
+KILL_SECONDS = 300.0
+NODE_STOPS_SECONDS = 20.0
+"""The same when the whole node is told to end: its parent waits no longer."""
+QUIET_SECONDS = 2.0
+"""Analyses must have had nothing to do for so long before the training goes on: images of one study come in a row."""
+
+Command = Callable[[NodeContext], Sequence[str]]
+"""Makes the command line that trains."""
+
+
+def zone_of(settings: RetrainSection) -> dt.tzinfo | None:
+    """The schedule's time zone; None is the machine's own."""
+    return ZoneInfo(settings.timezone) if settings.timezone else None
+
+
+def window_now(settings: RetrainSection, now: dt.datetime) -> Window | None:
+    """The window of the schedule that is open at `now`, if any."""
+    if not settings.schedule:
+        return None
+    return window_at(parse_schedule(settings.schedule), now, zone_of(settings))
+
+
+def begin(session: Session, window: Window, *, now: dt.datetime, host: str, pid: int) -> int | None:
+    """Begin the window, or take it over from a process that is gone; its row's key, None where nothing is to do."""
+    night = session.scalars(select(Night).where(Night.begins_at == window.begins_at).with_for_update()).one_or_none()
+    if night is None:
+        night = Night(
+            begins_at=window.begins_at, ends_at=window.ends_at, host=host, pid=pid, started_at=now, seen_at=now
+        )
+        session.add(night)
+        session.flush()
+        return night.id
+    here = night.host == host
+    lost = night.seen_at < now - LOST or (here and not is_running(night.pid)) or (here and night.pid == pid)
+    if night.state is not NightState.RUNNING or not lost:
+        return None
+    night.host, night.pid, night.seen_at = host, pid, now
+    return night.id
+
+
+def retrain_command(_node: NodeContext) -> list[str]:
+    """`dicom-node retrain`; `serve` has put the configuration file into the environment."""
+    return [sys.executable, "-m", "dicom_node", "retrain"]
+
+
+class NightWatch:
+    """What the process does between its start and its end; `run` returns when the node stops."""
+
+    def __init__(self, node: NodeContext, leads: Callable[[], bool], command: Command = retrain_command) -> None:
+        self._node = node
+        self._leads = leads
+        self._command = command
+        self._pause_file = node.settings.node.data_dir / "training.pause"
+
+    def run(self) -> None:
+        """Look at the clock; in a window, train."""
+        while not self._node.stop.is_set():
+            try:
+                self.look()
+            except NodeError as error:
+                log.error("the schedule cannot be kept just now", error=str(error))
+            self._node.stop.wait(IDLE_SECONDS)
+
+    def look(self) -> bool:
+        """Train where a window is open and nobody has begun it; returns after that. Whether it trained."""
+        now = self._node.clock()
+        window = window_now(self._node.settings.retrain, now)
+        if window is None or not self._leads():
+            return False
+        with self._node.database.write() as session:
+            night_pk = begin(session, window, now=now, host=socket.gethostname(), pid=os.getpid())
+        if night_pk is None:
+            return False
+        self._train(night_pk, window)
+        return True
+
+    def _train(self, night_pk: int, window: Window) -> None:
+        folder = self._node.settings.node.data_dir / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"retrain-{window.begins_at:%Y%m%d-%H%M}.log"
+        self._pause_file.unlink(missing_ok=True)
+        log.info("scheduled training begins", until=window.ends_at.isoformat(), log=str(path))
+        with path.open("ab") as output:
+            process = subprocess.Popen(
+                list(self._command(self._node)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(self._node.settings.retrain, self._pause_file),
+                preexec_fn=_humble(self._node.settings.retrain.nice, os.getpid()),
+            )
+        try:
+            self._accompany(process, night_pk, window, path)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            self._pause_file.unlink(missing_ok=True)
+
+    def _accompany(self, process: subprocess.Popen[bytes], night_pk: int, window: Window, path: Path) -> None:
+        """Until it ends: pause it for analyses, renew the row, stop it when the window closes or the node ends."""
+        pauses = _Pauses(self._pause_file)
+        seen_at = 0.0
+        while process.poll() is None:
+            now = self._node.clock()
+            stops = self._node.stop.is_set()
+            if stops or now >= window.ends_at or not self._leads():
+                why = "the node stops" if stops else "the window is over" if now >= window.ends_at else "another leads"
+                self._stop(process, NODE_STOPS_SECONDS if stops else KILL_SECONDS)
+                self._note(night_pk, NightState.RUNNING if stops else NightState.STOPPED, process, pauses, detail=why)
+                return
+            try:
+                with self._node.database.read() as session:
+                    pauses.look(analyses_have_work(session, now, host=socket.gethostname()))
+                if time.monotonic() - seen_at > SEEN_SECONDS:
+                    self._note(night_pk, NightState.RUNNING, process, pauses)
+                    seen_at = time.monotonic()
+            except NodeError as error:
+                log.error("the index does not answer: the training pauses", error=str(error))
+                pauses.look(True)
+            self._node.stop.wait(LOOK_SECONDS)
+        state = NightState.DONE if process.returncode == 0 else NightState.FAILED
+        self._note(night_pk, state, process, pauses, detail=_last_line(path))
+
+    def _stop(self, process: subprocess.Popen[bytes], patience: float) -> None:
+        """SIGTERM, then patience for a checkpoint, then SIGKILL; a paused training must see the sign too."""
+        self._pause_file.unlink(missing_ok=True)
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+        if process.poll() is None:
+            log.error("scheduled training killed: it did not stop in time")
+            process.kill()
+            process.wait()
+
+    def _note(
+        self, night_pk: int, state: NightState, process: subprocess.Popen[bytes], pauses: _Pauses, detail: str = ""
+    ) -> None:
+        now = self._node.clock()
+        with self._node.database.write() as session:
+            night = session.get_one(Night, night_pk)
+            night.state, night.seen_at, night.detail = state, now, detail[:2000]
+            night.pauses, night.paused_seconds = pauses.count, pauses.seconds
+            if state is not NightState.RUNNING:
+                night.ended_at, night.exit_status = now, process.returncode
+                log.info("scheduled training ended", state=state, pauses=pauses.count, detail=detail[:200])
+            if state is NightState.FAILED:
+                key = f"scheduled training:{hashlib.sha256(detail.encode()).hexdigest()[:16]}"
+                text = f"scheduled training ended with status {process.returncode}: {detail[:500]}"
+                raise_notice(session, key=key, kind="training", text=text, now=now)
+
+
+class _Pauses:
+    """The file that makes the training wait, and how long it was there."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._since: float | None = None
+        self._quiet_since: float | None = None
+        self._closed_seconds = 0.0
+        self.count = 0
+
+    @property
+    def seconds(self) -> float:
+        running = time.monotonic() - self._since if self._since is not None else 0.0
+        return self._closed_seconds + running
+
+    def look(self, work: bool) -> None:
+        """Make the file at the first sign of work; remove it when there was none for QUIET_SECONDS."""
+        now = time.monotonic()
+        if work:
+            self._quiet_since = None
+            if self._since is None:
+                self._file.touch()
+                self._since, self.count = now, self.count + 1
+        elif self._since is not None:
+            self._quiet_since = self._quiet_since or now
+            if now - self._quiet_since >= QUIET_SECONDS:
+                self._file.unlink(missing_ok=True)
+                self._closed_seconds += now - self._since
+                self._since = self._quiet_since = None
+
+
+def _environment(settings: RetrainSection, pause_file: Path) -> dict[str, str]:
+    threads = str(settings.threads)
+    return os.environ | {
+        PAUSE_VARIABLE: str(pause_file.absolute()),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+
+
+def _humble(nice: int, parent_pid: int) -> Callable[[], None]:
+    def prepare() -> None:
+        os.nice(nice)
+        end_with_parent(parent_pid)
+
+    return prepare
+
+
+def _last_line(path: Path) -> str:
+    """What it said last: the words of its error."""
+    with suppress(OSError):
+        lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+    return ""
+
+
+def run_nights(node: NodeContext) -> None:
+    """The life of the process: one machine of all leads. Returns when the node stops."""
+    from dicom_node.sweeps import Leadership
+
+    leadership = Leadership(node, lock=NIGHT_LOCK)
+    NightWatch(node, leadership.held).run()
+    leadership.give_up()
