@@ -47,7 +47,7 @@ bench-receive: $(VENV)/.installed-dev
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
 
-# make soak    the long tests: a hundred kills between result and proof, and others
+# make soak    the long tests: a hundred kills at every stage, two studies a second for ten minutes, and others
 soak: $(VENV)/.installed-dev
 	$(BIN)/pytest -m soak
 

@@ -1,4 +1,7 @@
-"""A process that only sweeps and delivers, for tests that kill it: `python -m tests.deliver.delivering CONFIG`."""
+"""A process that sweeps and delivers, for tests that kill it: `python -m tests.deliver.delivering CONFIG [analyse]`.
+
+With "analyse" it also completes studies and analyses them, with the model in a process of its own, as the node does.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import sys
 import threading
 from pathlib import Path
 
-from dicom_node import deliver, sweeps
+from dicom_node import analyse_job, deliver, sweeps
 from dicom_node.config import load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index.database import Database
 from dicom_node.index.tables import JobKind
 from dicom_node.process import stop_on_signals
+from dicom_node.serving import ServingModels
 from dicom_node.store import InstanceStore
 from dicom_node.sweeps import Sweeper
-from dicom_node.worker import Worker
+from dicom_node.worker import Handler, Worker
 
 
-def main(config: Path) -> None:
+def main(config: Path, *, analyse: bool) -> None:
     """Deliver until SIGTERM or the test's SIGKILL."""
     settings = load_settings(config)
     stop = threading.Event()
@@ -28,14 +32,21 @@ def main(config: Path) -> None:
         store=InstanceStore(settings.node.data_dir / "instances"),
         stop=stop,
     )
-    ticks = tuple(tick for tick in sweeps.TICKS if tick.name in ("rescue", "reconcile"))
-    sweeper, worker = Sweeper(node, ticks), Worker(node, {JobKind.DELIVER: deliver.handle})
+    names = {"rescue", "reconcile"} | ({"completion"} if analyse else set())
+    handlers: dict[JobKind, Handler] = {JobKind.DELIVER: deliver.handle}
+    models = ServingModels(node, threads=1)
+    if analyse:
+        models.start()
+        handlers[JobKind.ANALYSE] = analyse_job.handler(models)
+    sweeper = Sweeper(node, tuple(tick for tick in sweeps.TICKS if tick.name in names))
+    worker = Worker(node, handlers)
     sweeper.start()
     worker.start()
     stop.wait()
     worker.stop()
     sweeper.stop()
+    models.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), analyse="analyse" in sys.argv[2:])
