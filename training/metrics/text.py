@@ -56,13 +56,13 @@ def bleu(references: Sequence[Sequence[str]], said: Sequence[str], *, n: int = M
     totals = [0] * (2 * n + 2)
     each = []
     for texts, answer in zip(references, said, strict=True):
-        counts = _bleu_counts([text.split() for text in texts], answer.split(), n)
-        each.append(_bleu_value(counts, n))
+        counts = bleu_counts([text.split() for text in texts], answer.split(), n)
+        each.append(bleu_of_counts(counts, n))
         totals = [a + b for a, b in zip(totals, counts, strict=True)]
-    return CorpusScore(value=_bleu_value(totals, n), each=tuple(each))
+    return CorpusScore(value=bleu_of_counts(totals, n), each=tuple(each))
 
 
-def _bleu_counts(references: Sequence[Sequence[str]], answer: Sequence[str], n: int) -> list[int]:
+def bleu_counts(references: Sequence[Sequence[str]], answer: Sequence[str], n: int = MAX_N) -> list[int]:
     """[matches of order 1..n, possible of order 1..n, length, closest reference length (the shorter of two equals)]."""
     matches, possible = [], []
     for order in range(1, n + 1):
@@ -76,7 +76,8 @@ def _bleu_counts(references: Sequence[Sequence[str]], answer: Sequence[str], n: 
     return [*matches, *possible, len(answer), closest]
 
 
-def _bleu_value(counts: Sequence[int], n: int) -> float:
+def bleu_of_counts(counts: Sequence[float], n: int = MAX_N) -> float:
+    """BLEU-n of summed `bleu_counts`; counts of a bootstrap's resample are summed in the same way."""
     product = 1.0
     for order in range(n):
         product *= (counts[order] + 1e-15) / (counts[n + order] + 1e-9)
