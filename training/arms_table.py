@@ -12,10 +12,11 @@ from typing import Any
 
 from model.questions_grammar import NOTHING, Tense, write_events
 from training.arms_asking import AnswerSet, Said
-from training.arms_scores import Measured, arm_figures, measure_run, p_values
+from training.arms_scores import arm_figures, measure_run, p_values
 from training.drops import DataError
 from training.metrics.baselines import majority_answers
 from training.metrics.significance import Interval
+from training.metrics.summed import Summed
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ZERO, DIAGNOSTIC, BASELINE = "zero-shot", "diagnostic only", "majority, nothing has changed"
@@ -81,11 +82,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def study_rows(results: Results) -> dict[str, list[dict[str, Measured]]]:
+def study_rows(results: Results) -> dict[str, list[dict[str, Summed]]]:
     """Row name → figures of each run. An arm with the expert is scored with its text, and once more without."""
     some = next(iter(results.values()))[0][1]["without"]
-    rows: dict[str, list[dict[str, Measured]]] = {BASELINE: [measure_run(_blind(some))]}
-    extra: dict[str, list[dict[str, Measured]]] = {}
+    rows: dict[str, list[dict[str, Summed]]] = {BASELINE: [measure_run(_blind(some))]}
+    extra: dict[str, list[dict[str, Summed]]] = {}
     for name, runs in results.items():
         rows[name] = [measure_run(answers.get("with", answers["without"])) for _, answers in runs]
         if any("with" in answers for _, answers in runs):
@@ -112,7 +113,7 @@ def _question(item: Said) -> str:
     return item.key.partition("/")[2]
 
 
-def _tests(rows: Mapping[str, Sequence[Mapping[str, Measured]]]) -> dict[tuple[str, str], dict[str, float]]:
+def _tests(rows: Mapping[str, Sequence[Mapping[str, Summed]]]) -> dict[tuple[str, str], dict[str, float]]:
     """p of each arm against the one before it and against diagnostic only; extra rows against diagnostic only."""
     arms = [name for name in rows if name != BASELINE and not name.endswith(WITHOUT)]
     wanted = list(itertools.pairwise(arms))
@@ -123,7 +124,7 @@ def _tests(rows: Mapping[str, Sequence[Mapping[str, Measured]]]) -> dict[tuple[s
 
 def _tables(
     figures: Mapping[str, Mapping[str, Interval]],
-    rows: Mapping[str, Sequence[Mapping[str, Measured]]],
+    rows: Mapping[str, Sequence[Mapping[str, Summed]]],
     tests: Mapping[tuple[str, str], Mapping[str, float]],
 ) -> str:
     parts = []
