@@ -1,0 +1,107 @@
+"""Keeps every line that our code logs in this test session, here and in its children, and looks for patients in them.
+
+In this process our own logging is set up as a node sets it up, into a file of the session. Children write their logs
+below the session's temporary folder. At the end the names, ids, birth dates and accession numbers of all patients that
+any index of the session has known, and those of the fixtures, are looked for in all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import structlog
+
+from dicom_node import logs
+from dicom_node.config import LoggingSection
+
+OWN_FILE = "own-log.txt"
+_OURS = re.compile(rb"^(timestamp=\S+ level=|\{.*\"event\": )")
+"""How a line of a configured node begins; Orthanc's, DCMTK's and PostgreSQL's logs are none of ours."""
+_FIXTURES = ("PID-77120", "Marchetti", "Ottavia", "ACC-55019", "Doe^Jane", "Example^Erika", "Phantom^Number", "SOAK-1")
+SHORTEST = 5
+"""Shorter words ("P1", "A1") stand in any log by chance."""
+
+
+class _KeptHandlers(list[logging.Handler]):
+    """The root logger's handlers; the session's one cannot be taken: commands under test set up logging anew."""
+
+    def __init__(self, handlers: Iterable[logging.Handler], kept: logging.Handler) -> None:
+        super().__init__([*handlers, kept])
+        self._kept = kept
+
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
+        super().__setitem__(key, value)
+        if self._kept not in self:
+            self.append(self._kept)
+
+
+class LogWatch:
+    """The log of one test session; `folder` is the session's temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = (folder / OWN_FILE).open("a", encoding="utf-8", errors="backslashreplace")
+        self._handler: logging.Handler | None = None
+
+    def ensure(self) -> None:
+        """Set logging up as a node does; again where a test has undone it."""
+        root = logging.getLogger()
+        is_ours = structlog.get_config()["logger_factory"] is logs._stdlib_logger
+        if is_ours and self._handler in root.handlers and root.level <= logging.INFO:
+            return
+        others = [handler for handler in root.handlers if handler is not self._handler]
+        root.handlers = []
+        logs.configure(LoggingSection(level="info"), stream=self._file)
+        logging.captureWarnings(False)  # pytest has its own way with warnings
+        self._handler = root.handlers[0]
+        root.handlers = _KeptHandlers(others, self._handler)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def lines(self) -> Iterator[tuple[Path, bytes]]:
+        """Every line of ours, with the file that it stands in."""
+        for path in sorted(self._folder.rglob("*")):
+            if path.is_file() and path.suffix in ("", ".log", ".txt") and path.stat().st_size < 200 << 20:
+                with path.open("rb") as file:
+                    for line in file:
+                        if _OURS.match(line):
+                            yield path, line
+
+    def words(self) -> set[str]:
+        """What names a patient of this session."""
+        found = set(_FIXTURES)
+        for path in self._folder.rglob("*.db"):
+            found |= patients_of(path)
+        return found
+
+
+def patients_of(index: Path) -> set[str]:
+    """Names, ids, birth dates and accession numbers in an index file; nothing where it is none."""
+    try:
+        with sqlite3.connect(f"file:{index}?mode=ro", uri=True, timeout=30) as connection:
+            rows = connection.execute(
+                "SELECT patient_name, patient_id, patient_birth_date, accession_number FROM study"
+            ).fetchall()
+        connection.close()
+    except sqlite3.Error:
+        return set()
+    words: set[str] = set()
+    for name, *others in rows:
+        words |= {name.split("=")[0].strip("^ "), *(str(other) for other in others)}
+        words |= set(re.split(r"[\^= ]+", name)) - {"Number"}
+    return {word for word in words if len(word) >= SHORTEST}
+
+
+def leaks(lines: Iterable[tuple[Path, bytes]], words: Iterable[str]) -> list[str]:
+    """The lines in which one of the words stands by itself, with the file's name."""
+    parts = [re.escape(word.encode()) for word in sorted(words) if len(word) >= SHORTEST]
+    if not parts:
+        return []
+    pattern = re.compile(rb"(?<![\w.])(?:" + b"|".join(parts) + rb")(?![\w.])")
+    return [f"{path.name}: {line[:400].decode(errors='replace')}" for path, line in lines if pattern.search(line)]
