@@ -159,6 +159,10 @@ class AutoVlm(Vlm):
         # The template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
         return answer + str(self.tokenizer.eos_token)
 
+    def chat(self, layout: PromptLayout, turns: Sequence[Turn]) -> str:
+        """A whole conversation; where the last turn has no answer, up to where it begins."""
+        return self._rendered(messages(layout, turns), open_answer=turns[-1].answer is None)
+
     def _rendered(self, conversation: list[dict[str, Any]], *, open_answer: bool) -> str:
         text: str = self.processor.apply_chat_template(conversation, add_generation_prompt=open_answer, tokenize=False)
         # Templates write the start token themselves and the processor would write a second one.

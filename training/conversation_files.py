@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from training.records import ImageRef
 from training.rows import Rows, RowWriter
 from training.samples import Sample
 from training.targets import unknown_targets
+from training.taught import note_taught
 
 FORMAT, VERSION = "dicom-node-conversations", 1
 FILE = "conversations.jsonl"
@@ -66,6 +68,10 @@ class PreparedIndex:
     rows: Rows
     members: dict[Stream, NDArray[np.int32]]
     report: dict[str, Any]
+
+    def taught(self, streams: Iterable[Stream]) -> Counter[str]:
+        """What it teaches, see `training.taught`; a prepared folder is taken whole."""
+        return Counter(self.report["taught"])
 
     def lines(self) -> list[str]:
         """The report as text."""
@@ -174,18 +180,20 @@ def prepared_index(
 def _build(source: Path, folder: Path, progress: Callable[[int], None]) -> None:
     report = DropReport()
     streams: list[int] = []
+    taught: Counter[str] = Counter()
     with RowWriter(folder / FILE) as writer:
         for line in read_prepared(source, report):
             images = [key if key.startswith(_PHANTOM) else str(source / key) for key in line.images]
             writer.add(line.model_dump(mode="json", exclude_none=True) | {"images": images})
             streams.append(list(Stream).index(line.stream))
+            note_taught(taught, (Turn(question=turn.question, answer=turn.answer) for turn in line.turns))
             if len(streams) % 20_000 == 0:
                 progress(len(streams))
     if not streams:
         raise DataError(f"{source} gives nothing to train on:\n" + "\n".join(report.lines()))
     np.save(folder / "streams.npy", np.asarray(streams, np.uint8))
     partial = folder / "about.json.partial"
-    partial.write_text(json.dumps(dict(report.as_json()), indent=1) + "\n", "utf-8")
+    partial.write_text(json.dumps(dict(report.as_json()) | {"taught": dict(taught)}, indent=1) + "\n", "utf-8")
     partial.replace(folder / "about.json")
 
 

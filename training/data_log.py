@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from training.drops import EXAMPLES_KEPT, DataError
@@ -16,11 +16,16 @@ REPORT = "data.json"
 
 
 class DataLog:
-    """Counts the replaced samples of one rank in `dropped-RANK.jsonl`; more than the allowed share stops the run."""
+    """Counts the replaced samples of one rank in `dropped-RANK.jsonl`; more than the allowed share stops the run.
 
-    def __init__(self, out: Path, *, rank: int, most: float, about: Sequence[str] = ()) -> None:
+    source: where it says what its sets hold (`about`) and teach (`taught`), the report does too.
+    """
+
+    def __init__(self, out: Path, *, rank: int, most: float, source: object = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._out, self._rank, self._most, self._about = out, rank, most, tuple(about)
+        self._out, self._rank, self._most = out, rank, most
+        self.about: tuple[str, ...] = tuple(getattr(source, "about", ()))
+        self._taught: dict[str, int] = dict(getattr(source, "taught", {}))
         self._seen, self._dropped = 0, 0
 
     def note(self, samples: int, dropped: Iterable[Dropped]) -> None:
@@ -41,7 +46,7 @@ class DataLog:
     def finish(self) -> list[str]:
         """Write data.json from what all ranks noted; returns the report in lines. For the main rank, at the end."""
         found = dropped_of(self._out)
-        lines = list(self._about)
+        lines: list[str] = []
         reasons: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
         for each in found:
@@ -51,7 +56,12 @@ class DataLog:
                 named.append(each.which)
         for reason, count in reasons.most_common():
             lines.append(f"not shown, {count}: {reason} (for example {', '.join(examples[reason])})")
-        content = {"about": list(self._about), "not_shown": dict(reasons), "examples": examples}
+        content = {
+            "about": list(self.about),
+            "not_shown": dict(reasons),
+            "examples": examples,
+            "taught": self._taught,
+        }
         (self._out / REPORT).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         return lines
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from training.learners import Learner
 from training.recipe import PARTS, Recipe
-from training.trainable import Trainable
 
 MUON_MOMENTUM = 0.95
 
 
-def parameter_groups(module: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups by part of the model, each with its rate; no decay on vectors (norms, biases, queries).
 
     Each group has "part", and "matrices": True where its weights are matrices inside the layers of a part, which Muon
@@ -23,7 +23,7 @@ def parameter_groups(module: Trainable, recipe: Recipe) -> list[dict[str, Any]]:
     """
     groups: list[dict[str, Any]] = []
     for part in PARTS:
-        owner = module.heads if part == "heads" else getattr(module.model, part)
+        owner = module.part(part)
         if owner is None:
             continue
         rate = recipe.optimiser.rate * recipe.optimiser.rates.get(part, 1.0)  # type: ignore[call-overload]
@@ -52,7 +52,7 @@ def _layer_matrices(owner: nn.Module) -> set[int]:
     return found
 
 
-def make_optimisers(module: Trainable, recipe: Recipe) -> list[Optimizer]:
+def make_optimisers(module: Learner, recipe: Recipe) -> list[Optimizer]:
     """One optimiser, or two with kind "muon": matrices by Muon, the rest by AdamW.
 
     Muon: Jordan et al. 2024; its updates are scaled to AdamW's size (Liu et al., arXiv 2502.16982), so one learning

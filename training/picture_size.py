@@ -12,7 +12,7 @@ from training.recipe import Recipe
 
 
 def picture_side(recipe: Recipe) -> int:
-    """Side of the square pictures in pixels, as `model.vlm` makes them for the same checkpoint. Raises CheckpointError."""
+    """Side of the pictures in pixels, as `model.vlm` makes them for the same checkpoint. Raises CheckpointError."""
     if recipe.model.start == "new":
         return recipe.architecture.image_size
     folder = local_folder(recipe.model.start, revision=recipe.model.revision)

@@ -59,12 +59,16 @@ class RunSection(_Section):
 
 class ModelSection(_Section):
     """[model] start: a checkpoint folder or a Hub id (with the commit `revision`), or "new" for the small architecture
-    of `architecture`. heads: file of auxiliary heads to go on from. tiling: when NVILA cuts an image into tiles."""
+    of `architecture`. heads: file of auxiliary heads to go on from. tiling: when NVILA cuts an image into tiles.
+    dtype: of the weights that do not learn; those that do are float32. longitudinal: extras for an NVILA start that
+    has none (difference_tokens, no_prior_tokens, align, image_roles)."""
 
     start: str = "new"
     revision: str | None = None
     heads: str | None = None
     tiling: Literal["original", "always", "never"] = "never"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    longitudinal: dict[str, int | bool] = Field(default_factory=dict)
 
 
 class ArchitectureSection(_Section):
@@ -126,8 +130,9 @@ class HeadsSection(_Section):
 
 
 class LoraSection(_Section):
-    """[lora] as published for NVILA."""
+    """[lora] as published for NVILA. parts: which get adapters; the projector learns as a whole where it gets none."""
 
+    parts: tuple[Literal["llm", "vision_tower", "mm_projector"], ...] = Field(default=("llm",), min_length=1)
     rank: int = Field(default=64, gt=0)
     alpha: int = Field(default=16, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from training.record_rows import record_to_row
 from training.records import Record, Split
 from training.rewrite import load_answers
 from training.rows import Rows, RowWriter
+from training.taught import note_taught
 
-FORMAT = 1
+FORMAT = 2
 STREAMS = tuple(Stream)
 """Bit n of a record's mask stands for STREAMS[n]."""
 ROWS, MASKS, ABOUT = "records.jsonl", "streams.npy", "about.json"
@@ -61,6 +62,13 @@ class SetIndex:
     members: Mapping[Stream, NDArray[np.int32]]
     findings: tuple[str, ...]
     report: Mapping[str, Any]
+
+    def taught(self, streams: Iterable[Stream]) -> Counter[str]:
+        """What these streams teach, see `training.taught`."""
+        total: Counter[str] = Counter()
+        for stream in streams:
+            total.update(self.report["taught"].get(stream.value, {}))
+        return total
 
     def lines(self) -> list[str]:
         """The report as text."""
@@ -117,11 +125,14 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     )
     masks: list[int] = []
     known: Counter[str] = Counter()
+    taught: dict[Stream, Counter[str]] = {stream: Counter() for stream in Stream}
     rng = np.random.default_rng(0)  # which turns are possible is asked here, not which are chosen
     with RowWriter(folder / ROWS) as writer:
         for record in _records(spec, report):
-            found = conversations(record, everything, rng, made, long_answers=answers)
+            found = list(conversations(record, everything, rng, made, long_answers=answers))
             mask = sum({1 << STREAMS.index(conversation.stream) for conversation in found})
+            for conversation in found:
+                note_taught(taught[conversation.stream], conversation.turns)
             if not mask:
                 report.drop("nothing to ask: no published question and no label", record.record_id)
                 continue
@@ -140,6 +151,7 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
         "format": FORMAT,
         "records": len(masks),
         "findings": dict(known),
+        "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
         "dropped": dict(report.dropped),
         "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in made.dropped.items()},
         "examples": report.examples,

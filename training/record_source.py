@@ -6,7 +6,7 @@ records themselves lie on disk (`record_index`), the images are decoded when the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -35,6 +35,8 @@ class MixedSource:
     findings: tuple[str, ...]
     about: tuple[str, ...] = ()
     """What the sets hold and what was left out of them, in lines."""
+    taught: Mapping[str, int] = field(default_factory=dict)
+    """Which closed questions the sets answer how often (`training.taught`)."""
     schedule: Schedule = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from training.record_index import SetIndex, SetSpec, set_index, union
 from training.record_source import MixedSource
 from training.rewrite import load_answers
 from training.samples import PhantomSource, SampleSource, TurnOptions
+from training.taught import note_taught
 
 PHANTOM_CACHE, CONVERSATIONS = "phantom-cache:", "conversations:"
+PHANTOMS_ASKED = 100
+"""Samples of a phantom cache that are looked at to see what it teaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,12 @@ def mixed_source(recipe: Recipe, place: Place) -> MixedSource:
             pools.append(pool)
             shares.append(of_set * share / total)
             about.append(f"{shares[-1]:6.1%} of the samples: {pool.name} ({pool.size} items)")
-    return MixedSource(pools=pools, shares=shares, seed=recipe.run.seed, findings=findings, about=tuple(about))
+    taught: Counter[str] = Counter()
+    for index in opened:
+        taught.update(_taught(index, data))
+    return MixedSource(
+        pools=pools, shares=shares, seed=recipe.run.seed, findings=findings, about=tuple(about), taught=taught
+    )
 
 
 _Index = SetIndex | PreparedIndex | PhantomSource
@@ -122,6 +131,15 @@ def _open(section: SetSection, recipe: Recipe, place: Place) -> _Index:
 
 def _findings(index: _Index) -> tuple[str, ...]:
     return () if isinstance(index, PreparedIndex) else index.findings
+
+
+def _taught(index: _Index, data: DataSection) -> Counter[str]:
+    if not isinstance(index, PhantomSource):
+        return index.taught([stream for stream, share in data.streams.items() if share])
+    counts: Counter[str] = Counter()  # of some of its samples, the same every time
+    for number in range(PHANTOMS_ASKED):
+        note_taught(counts, index.sample(number).turns)
+    return Counter({key: count * index.pairs // PHANTOMS_ASKED for key, count in counts.items()})
 
 
 def _lines(index: _Index) -> list[str]:

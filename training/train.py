@@ -13,16 +13,17 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, Dataset
 
+from model.allocator import keep_freed_memory
 from model.errors import ModelError
 from training.breaks import Between
 from training.collate import Batch, Collator
@@ -30,11 +31,11 @@ from training.data_log import DataLog
 from training.drops import DataError
 from training.optimisers import make_optimisers, rate_factor
 from training.picture_size import picture_side
-from training.recipe import Objective, Recipe, load_recipe
+from training.recipe import Recipe, load_recipe
 from training.samples import Sample, SampleSource
 from training.sources import Place, phantom_source, source_of
 from training.start import structured_start
-from training.trainable import build, export
+from training.trainable import HEADS_FILE, build, export, restored
 
 
 class TrainingError(ModelError):
@@ -98,9 +99,9 @@ def train(
         structured_start(module.model, source.films(64))
     optimisers = make_optimisers(module, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, recipe)) for each in optimisers]
-    collate = Collator(
-        processor, max_length=recipe.data.max_length, texts=recipe.run.objective is Objective.INSTRUCTIONS
-    )
+    collate = module.collator(processor)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it asks for this where it is given no loader
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.optimiser.batch
     model, *optimisers = accelerator.prepare(module, *optimisers)
     accelerator.register_for_checkpointing(*schedules)
 
@@ -113,9 +114,8 @@ def train(
         source, first_step=first, recipe=recipe, rank=accelerator.process_index, ranks=accelerator.num_processes
     )
     batches = iter(_loader(samples, collate, recipe))
-    about: tuple[str, ...] = getattr(source, "about", ())
-    data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, about=about)
-    log.say(about)
+    data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, source=source)
+    log.say(data_log.about)
 
     model.train()
     waited = 0.0
@@ -149,15 +149,18 @@ def train(
             raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on")
     accelerator.wait_for_everyone()
     final = out / "final"
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    state = accelerator.get_state_dict(model) if sharded else {}  # every rank gives its part
     if accelerator.is_main_process:
-        export(accelerator.unwrap_model(model), processor, final)
+        whole = restored(recipe, len(source.findings), state) if sharded else accelerator.unwrap_model(model)
+        export(whole, processor, final)
         log.say(data_log.finish())
     log.close()
     accelerator.end_training()
     return final
 
 
-def _loader(samples: _Numbered, collate: Collator, recipe: Recipe) -> DataLoader[Any]:
+def _loader(samples: _Numbered, collate: Callable[[Sequence[Sample]], Any], recipe: Recipe) -> DataLoader[Any]:
     return DataLoader(
         samples,
         batch_size=recipe.optimiser.batch,
@@ -269,6 +272,21 @@ def batches_of(recipe: Recipe, cache: Path, processor: Any) -> Iterator[Batch]:
     yield from _loader(samples, Collator(processor), recipe)
 
 
+def run_recipe(
+    recipe: Path, out: Path, *, cache: Path | None = None, start: str | None = None, threads: int = 0
+) -> Path:
+    """Train by a recipe file as the command line does; start: a checkpoint folder that replaces the recipe's."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    loaded = load_recipe(recipe)
+    if start is not None:
+        heads = Path(start) / HEADS_FILE
+        changes = {"start": start, "heads": str(heads) if loaded.heads.weight and heads.exists() else None}
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update=changes)})
+    return train(loaded, out, cache=cache)
+
+
 def main(
     recipe: Annotated[Path, typer.Argument(help="a recipe, see training/recipes")],
     out: Annotated[Path, typer.Option(help="checkpoints, log and the final model go here; a run found there goes on")],
@@ -277,20 +295,8 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes")] = 0,
 ) -> None:
     """Train by RECIPE."""
-    if threads:
-        torch.set_num_threads(threads)
     try:
-        loaded = load_recipe(recipe)
-        if start is not None:
-            heads = Path(start) / "heads.safetensors"
-            loaded = loaded.model_copy(
-                update={
-                    "model": loaded.model.model_copy(
-                        update={"start": start, "heads": str(heads) if heads.exists() else None}
-                    )
-                }
-            )
-        final = train(loaded, out, cache=cache)
+        final = run_recipe(recipe, out, cache=cache, start=start, threads=threads)
     except (ModelError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

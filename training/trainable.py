@@ -1,31 +1,36 @@
-"""What a training step runs: NVILA with the auxiliary heads, its losses, and which weights learn at what rate."""
+"""What a training step runs: NVILA with the auxiliary heads, its losses, and how a recipe's start is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from model.errors import CheckpointError
+from model.manifest import CheckpointKind
 from model.nvila import load_nvila
-from model.nvila.checkpoint import generation_config
+from model.nvila.checkpoint import ORIGINAL_TYPE, generation_config, read_json
 from model.nvila.configuration import NvilaConfig
+from model.nvila.longitudinal import LongitudinalExtras
 from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import NvilaProcessor, geometry_of
-from training.collate import Batch
+from model.vlm import local_folder
+from training.collate import Batch, Collator
+from training.foreign import open_foreign
 from training.heads import AuxiliaryHeads, head_losses
-from training.recipe import ArchitectureSection, Objective, Recipe, Tune
+from training.learners import Learner
+from training.recipe import ArchitectureSection, Objective, Recipe, RecipeError
 from training.samples import UNKNOWN
 from training.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
 
 HEADS_FILE = "heads.safetensors"
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def new_model(sizes: ArchitectureSection) -> tuple[NvilaForConditionalGeneration, NvilaProcessor]:
@@ -70,21 +75,35 @@ def new_model(sizes: ArchitectureSection) -> tuple[NvilaForConditionalGeneration
     return model, NvilaProcessor(tokenizer, geometry_of(config))
 
 
-class Trainable(nn.Module):
-    """`forward(batch)` gives the losses by name; "loss" is the one to descend."""
+class Trainable(Learner):
+    """NVILA with the auxiliary heads."""
+
+    kind = CheckpointKind.NVILA
+    heads: AuxiliaryHeads
 
     def __init__(self, model: NvilaForConditionalGeneration, recipe: Recipe, findings: int) -> None:
-        super().__init__()
+        super().__init__(recipe)
         self.model = model
-        self.recipe = recipe
         hidden = int(model.config.text_config.hidden_size)
         self.heads = AuxiliaryHeads(hidden, int(model.config.vision_config.hidden_size), findings)
 
-    @property
-    def language_model(self) -> Any:
-        """Qwen2ForCausalLM, also where adapters are wrapped around it."""
-        wrapped = self.model.llm
-        return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    def part(self, name: str) -> nn.Module | None:
+        """One of the recipe's PARTS; None where the model has none of it."""
+        found: nn.Module | None = self.heads if name == "heads" else getattr(self.model, name)
+        return found
+
+    def collator(self, processor: NvilaProcessor) -> Collator:
+        """Packed questions."""
+        texts = self.recipe.run.objective is Objective.INSTRUCTIONS
+        return Collator(processor, max_length=self.recipe.data.max_length, texts=texts)
+
+    def save(self, processor: NvilaProcessor, folder: Path) -> None:
+        """As `load_nvila` reads it, and the heads beside it where they have learned something."""
+        self.model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        if self.recipe.heads.weight or self.recipe.model.heads is not None:
+            state = {name: value.contiguous() for name, value in self.heads.state_dict().items()}
+            save_file(state, folder / HEADS_FILE)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of one batch, float32 scalars."""
@@ -122,7 +141,7 @@ class Trainable(nn.Module):
         if int(places.sum()) != tokens.shape[0]:
             raise ValueError(f"{int(places.sum())} image placeholders in the texts, {tokens.shape[0]} image tokens")
         embeddings = embeddings.masked_scatter(places.unsqueeze(-1), tokens)
-        llm = self.language_model
+        llm = self.model.llm
         floor = torch.finfo(embeddings.dtype).min
         mask = torch.zeros(batch.mask.shape, dtype=embeddings.dtype, device=embeddings.device)
         mask = mask.masked_fill(~batch.mask, floor)
@@ -159,53 +178,76 @@ def _split(items: list[Tensor], counts: list[int]) -> Iterator[list[Tensor]]:
         used += count
 
 
-def build(recipe: Recipe, findings: int) -> tuple[Trainable, NvilaProcessor]:
-    """The module that a recipe starts from, with the right weights frozen; raises CheckpointError for a bad start."""
+def build(recipe: Recipe, findings: int) -> tuple[Learner, Any]:
+    """The learner that a recipe starts from, with the right weights frozen, and the processor of its checkpoint.
+
+    Raises CheckpointError for a bad start, RecipeError where the recipe asks for what the architecture has not.
+    """
     torch.manual_seed(recipe.run.seed)
+    learner: Learner
     if recipe.model.start == "new":
         model, processor = new_model(recipe.architecture)
+        learner = _nvila_learner(model, recipe, findings)
     else:
-        model, processor = load_nvila(recipe.model.start, dtype=torch.float32)
+        folder = local_folder(recipe.model.start, revision=recipe.model.revision)
+        if read_json(folder / "config.json").get("model_type") in (NvilaConfig.model_type, ORIGINAL_TYPE):
+            model, processor = load_nvila(folder, dtype=getattr(torch, recipe.model.dtype))
+            processor.tiling = recipe.model.tiling
+            add_extras(model, processor, recipe)
+            learner = _nvila_learner(model, recipe, findings)
+        else:
+            learner, processor = open_foreign(folder, recipe)
+    learner.freeze()
+    return learner, processor
+
+
+def _nvila_learner(model: NvilaForConditionalGeneration, recipe: Recipe, findings: int) -> Trainable:
     model.train()
     model.vision_tower.set_attn_implementation(recipe.optimiser.attention)
     model.llm.set_attn_implementation(recipe.optimiser.attention)
     if recipe.optimiser.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-        model.get_input_embeddings().requires_grad_(True)
-    trainable = Trainable(model, recipe, findings)
+        model.enable_input_require_grads()
+    learner = Trainable(model, recipe, findings)
     if recipe.model.heads is not None:
-        trainable.heads.load_state_dict(load_file(recipe.model.heads))
-    if recipe.run.tune is not Tune.FULL:
-        model.requires_grad_(False)
-        for part in (model.mm_projector, model.longitudinal):
-            if part is not None:
-                part.requires_grad_(True)
-    if recipe.run.tune is Tune.LORA:
-        settings = LoraConfig(
-            r=recipe.lora.rank,
-            lora_alpha=recipe.lora.alpha,
-            lora_dropout=recipe.lora.dropout,
-            target_modules=LORA_TARGETS,
+        try:
+            learner.heads.load_state_dict(load_file(recipe.model.heads))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{recipe.model.heads}: no auxiliary heads of {findings} findings for this model: {error}"
+            ) from error
+    return learner
+
+
+def add_extras(model: NvilaForConditionalGeneration, processor: NvilaProcessor, recipe: Recipe) -> None:
+    """Give a start the longitudinal extras that the recipe wants; raises RecipeError where it has others."""
+    wanted = recipe.model.longitudinal
+    if not wanted or wanted == model.config.longitudinal:
+        return
+    if model.longitudinal is not None:
+        raise RecipeError(
+            f"model.longitudinal: the start has {model.config.longitudinal}, which cannot become {wanted}"
         )
-        model.llm = get_peft_model(model.llm, settings)
-    if recipe.run.objective is Objective.HEADS:
-        model.llm.requires_grad_(False)
-    for part in recipe.run.freeze:
-        if (frozen := getattr(model, part)) is not None:
-            frozen.requires_grad_(False)
-    if recipe.heads.weight == 0:
-        trainable.heads.requires_grad_(False)
-    return trainable, processor
+    model.config.longitudinal = dict(wanted)
+    model.longitudinal = LongitudinalExtras(model.config).to(model.dtype)
+    processor.geometry = geometry_of(model.config)
 
 
-def export(module: Trainable, processor: NvilaProcessor, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write the model as `load_nvila` reads it, adapters merged, and the heads beside it."""
+def restored(recipe: Recipe, findings: int, state: Mapping[str, Tensor]) -> Learner:
+    """A learner with the gathered weights of a sharded run (FSDP, ZeRO-3), whole and on the CPU.
+
+    Raises CheckpointError where they do not fit; an output that is tied to the embeddings may be missing.
+    """
+    learner, _ = build(recipe, findings)
+    keys = learner.load_state_dict(state, strict=False)
+    missing = [name for name in keys.missing_keys if not name.endswith("lm_head.weight")]
+    if missing or keys.unexpected_keys:
+        raise CheckpointError(f"the gathered weights do not fit: {[*missing, *keys.unexpected_keys][:5]}")
+    return learner
+
+
+def export(learner: Learner, processor: Any, folder: Path) -> None:
+    """Write the trained model, adapters merged, where its loader reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = module.model
-    if hasattr(model.llm, "merge_and_unload"):
-        model.llm = model.llm.merge_and_unload()
-    if dtype is not None:
-        model = model.to(dtype)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    save_file({k: v.contiguous() for k, v in module.heads.state_dict().items()}, folder / HEADS_FILE)
+    learner.merge()
+    learner.save(processor, folder)

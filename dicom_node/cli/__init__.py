@@ -9,7 +9,20 @@ import typer
 
 from dicom_node.errors import ConfigurationError, NodeError, UsageError
 
-AREAS = ("run", "daily", "doctor", "database", "importing", "priors", "report", "train", "models", "retrain")
+AREAS = (
+    "run",
+    "daily",
+    "doctor",
+    "database",
+    "importing",
+    "priors",
+    "report",
+    "train",
+    "train_run",
+    "models",
+    "retrain",
+    "feedback",
+)
 """Modules of this package that add their commands by `register(app)`."""
 
 app = typer.Typer(

@@ -20,6 +20,7 @@ from training.drops import DataError, DropReport
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
     from training.evaluate import Evaluation
     from training.judge import JudgeScores, TextModel
+    from training.metrics.baselines import MajorityFindings
     from training.records import Split
 
 DataOption = Annotated[
@@ -54,6 +55,8 @@ def evaluate_command(
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
     prognosis: Annotated[bool, typer.Option(help="Show the prior alone and compare what is foretold.")] = False,
+    lumen: Annotated[bool, typer.Option(help="Ask LUMEN's questions on one image where the set has none.")] = False,
+    majority: Annotated[str, typer.Option(help="Data set whose train split the majority baseline learns from.")] = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
@@ -63,21 +66,22 @@ def evaluate_command(
     from training.datasets import loaded, open_records, parse_spec
     from training.evaluate import EvaluationOptions, evaluate
     from training.evaluate_report import write_report
-    from training.evaluate_texts import published_asker
+    from training.evaluate_texts import published_asker, with_lumen_questions
 
-    with _our_errors():
+    with our_errors():
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
-        items = loaded(open_records(spec, report), report, split=_split(split), limit=limit)
+        items = loaded(open_records(spec, report), report, split=split_of(split), limit=limit)
         with _progress() as (bar, task):
             bar.update(task, total=limit, description="evaluating")
             result = evaluate(
                 predictor,
-                items,
+                ((with_lumen_questions(record), pair) for record, pair in items) if lumen else items,
                 report,
                 data=f"{spec}, split {split}",
                 options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
+                baseline=_learnt_majority(majority),
                 ask=published_asker(predictor),
                 progress=lambda done: bar.update(task, completed=done),
             )
@@ -110,12 +114,12 @@ def preview(
     from training.preview import write_preview
     from training.rewrite import load_answers
 
-    with _our_errors():
+    with our_errors():
         try:
             wanted = frozenset(Stream(name.strip()) for name in streams.split(","))
         except ValueError as error:
             raise UsageError(f"--streams: {error}; there are {', '.join(Stream)}") from error
-        report, chosen = DropReport(), _split(split)
+        report, chosen = DropReport(), split_of(split)
         records = open_records(parse_spec(data), DropReport())
         if chosen is not None and not data.startswith("phantom:"):
             records = (record for record in records if record.split is chosen)
@@ -147,7 +151,7 @@ def rewrite_command(
     from training.evaluate_texts import reference_sentence
     from training.rewrite import ModelWriter, RuleWriter, rewrite, save_answers
 
-    with _our_errors():
+    with our_errors():
         report = DropReport()
         records = open_records(parse_spec(data), DropReport())
         sources = (
@@ -176,7 +180,7 @@ def leakage_command(
     from training.datasets import open_records, parse_spec
     from training.readers.splits import leakage, patient_disjoint
 
-    with _our_errors():
+    with our_errors():
         report = DropReport()
         records = open_records(parse_spec(data), report)
         found = leakage(patient_disjoint(records, salt=salt) if by_patient else records)
@@ -207,27 +211,27 @@ def compare_command(
     second: Annotated[list[Path], typer.Option(help="The same of the second system.")],
 ) -> None:
     """Say whether two systems differ on the same questions: runs averaged first, then a paired Wilcoxon test."""
-    from training.metrics.significance import compare
+    from training.compare import compare_reports
 
-    with _our_errors():
-        try:
-            result = compare([_per_question(path) for path in first], [_per_question(path) for path in second])
-        except ValueError as error:
-            raise NodeError(str(error)) from error
-    console.print(
-        f"accuracy {result.first:.4f} → {result.second:.4f}, difference {result.difference:+.4f}, "
-        f"two-sided p = {result.p:.3g}, {result.n} questions"
-    )
+    with our_errors():
+        for found in compare_reports(first, second):
+            console.print(found.line(), soft_wrap=True)
 
 
-def _per_question(path: Path) -> dict[str, float]:
-    import json
+def _learnt_majority(data: str) -> MajorityFindings | None:
+    """The baseline of a data set's train split; None where none was named (the evaluated set itself then)."""
+    from training.datasets import open_records, parse_spec
+    from training.evaluate import truths_of
+    from training.metrics.baselines import majority_findings
+    from training.records import Split
 
-    try:
-        scores = json.loads(path.read_text("utf-8"))["per_question"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no evaluation.json: {error}") from error
-    return {str(key): float(value) for key, value in scores.items()}
+    if not data:
+        return None
+    spec = parse_spec(data)
+    records = [r for r in open_records(spec, DropReport()) if spec.kind == "phantom" or r.split is Split.TRAIN]
+    if not records:
+        raise NodeError(f"{data} has no record in its train split for the majority baseline")
+    return majority_findings(truths_of(records))
 
 
 def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
@@ -259,7 +263,7 @@ def _text_model(server: str, name: str) -> TextModel | None:
     return LocalText(name) if name else None
 
 
-def _split(word: str) -> Split | None:
+def split_of(word: str) -> Split | None:
     """The split of an option, None for "all"."""
     from training.readers.mimic import SPLIT_WORDS
 
@@ -271,7 +275,7 @@ def _split(word: str) -> Split | None:
 
 
 @contextmanager
-def _our_errors() -> Iterator[None]:
+def our_errors() -> Iterator[None]:
     """Errors of `model` and `training` leave the command line as ours: one sentence and exit status 1."""
     try:
         yield

@@ -25,7 +25,7 @@ from training.mixing import BLOCK, Schedule, quotas, set_shares
 from training.pictures import Pictures
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path, read_mimic_cxr_jpg
-from training.recipe import RecipeError
+from training.recipe import Objective, RecipeError
 from training.record_index import SetSpec, set_index
 from training.record_rows import record_to_row, row_to_record
 from training.record_source import MixedSource
@@ -68,6 +68,7 @@ def assert_equal(one: Sample, other: Sample) -> None:
 # --- mixing ---
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=12).filter(lambda shares: sum(shares) > 0))
 def test_quotas_fill_a_block_and_keep_the_shares(shares: list[float]) -> None:
     counts = quotas(shares)
@@ -281,7 +282,7 @@ def test_a_run_on_records_ends_with_a_report(tmp_path: Path, root: Path, capsys:
     assert (final / "config.json").is_file()
     losses = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in losses] == list(range(1, 7))
-    assert all({"answers", "presence", "change"} <= set(line) for line in losses)
+    assert all({"answers", "presence"} <= set(line) for line in losses)
 
 
 def test_phantoms_and_records_mix_and_warm_the_heads(tmp_path: Path, root: Path) -> None:
@@ -305,7 +306,7 @@ def test_phantoms_and_records_mix_and_warm_the_heads(tmp_path: Path, root: Path)
     train(recipe, tmp_path / "out", quiet=True)
     losses = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text("utf-8").splitlines()]
     assert all(np.isfinite(list(line.values())).all() for line in losses)
-    heads = recipe.model_copy(update={"run": recipe.run.model_copy(update={"objective": "heads"})})
+    heads = recipe.model_copy(update={"run": recipe.run.model_copy(update={"objective": Objective.HEADS})})
     train(heads, tmp_path / "heads", quiet=True)
 
 

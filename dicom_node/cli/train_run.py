@@ -1,0 +1,152 @@
+"""Commands that train: `train run | prepare | expert | finish`; docs/training.md shows the path that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_node.cli.common import console
+from dicom_node.cli.train import DataOption, SplitOption, group, our_errors, split_of
+from dicom_node.errors import UsageError
+from training.drops import DropReport
+
+if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
+    from training.instructions import Stream
+    from training.publish import Measured
+    from training.records import Record
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group of `dicom_node.cli.train`."""
+    group.command("run")(run_command)
+    group.command("prepare")(prepare_command)
+    group.command("expert")(expert_command)
+    group.command("finish")(finish_command)
+
+
+def run_command(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, see training/recipes.")],
+    out: Annotated[Path, typer.Option(help="Checkpoints, log and the final model; a run found there goes on.")],
+    cache: Annotated[Path | None, typer.Option(help="Phantom cache that replaces the recipe's.")] = None,
+    start: Annotated[str | None, typer.Option(help="Checkpoint folder that replaces the recipe's start.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes.")] = 0,
+) -> None:
+    """Train by RECIPE in this process. Several processes: accelerate launch -m training.train RECIPE --out OUT."""
+    with our_errors():
+        from training.train import run_recipe
+
+        final = run_recipe(recipe, out, cache=cache, start=start, threads=threads)
+    console.print(f"done: {final}")
+
+
+def prepare_command(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Folder for conversations.jsonl.")],
+    split: SplitOption = "train",
+    by_patient: Annotated[bool, typer.Option(help="Patient-disjoint split instead of the official one.")] = False,
+    streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
+    long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many records.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the turns.")] = 0,
+) -> None:
+    """Write conversations to a folder, to look at, to change, and to train on with kind = "instructions"."""
+    from itertools import islice
+
+    import numpy as np
+
+    from training.conversation_files import write_prepared
+    from training.instructions import Conversation, InstructionOptions, conversations
+    from training.rewrite import load_answers
+
+    with our_errors():
+        report, made = DropReport(), DropReport()
+        options = InstructionOptions(streams=_streams(streams))
+        answers = load_answers(long_answers) if long_answers is not None else None
+        rng = np.random.default_rng(seed)
+
+        def all_of_them() -> Iterator[Conversation]:
+            for record in islice(_records(data, split, by_patient, report), limit):
+                yield from conversations(record, options, rng, made, long_answers=answers)
+
+        written = write_prepared(out, all_of_them())
+    for line in (*report.lines(), *made.lines()):
+        console.print(line)
+    console.print(f"{written} conversations in {out}")
+
+
+def expert_command(
+    data: DataOption,
+    expert: Annotated[Path, typer.Option(help="Folder with expert.json and expert.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    split: SplitOption = "all",
+) -> None:
+    """Ask the expert of every image once and keep its probabilities for training (stream E)."""
+    from model.experts import load_expert
+    from training.expert_table import write_expert_table
+
+    with our_errors():
+        report, said = DropReport(), DropReport()
+        count = write_expert_table(_records(data, split, False, report), load_expert(expert), out, said)
+    for line in (*report.lines(), *said.lines()):
+        console.print(line)
+    console.print(f"{count} images in {out}")
+
+
+def finish_command(
+    run: Annotated[Path, typer.Argument(help="The --out folder of a finished run.")],
+    to: Annotated[Path, typer.Option(help="Checkpoint folder to write, for example MODELS/lumen-1.")],
+    name: Annotated[str, typer.Option(help="Name of the checkpoint.")],
+    version: Annotated[str, typer.Option(help="Version of the checkpoint.")],
+    licence: Annotated[str, typer.Option(help="Licence of the weights; NVILA's are non-commercial (CC BY-NC).")],
+    calibration: Annotated[
+        str, typer.Option(help='Validation data, "KIND:…@@SPLIT", for example "diff-vqa:VQA,MIMIC@@validate".')
+    ] = "",
+    test: Annotated[list[str] | None, typer.Option(help="Test data, written the same way; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each.")] = None,
+    fewest: Annotated[int, typer.Option(min=1, help="Training answers below which nothing counts as taught.")] = 50,
+    data: Annotated[str, typer.Option(help="The training data in words, or the hash of a snapshot.")] = "",
+    device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
+) -> None:
+    """Make a finished run a checkpoint with a manifest: calibrated, measured, ready for `models promote`."""
+    from training.publish import About, publish
+
+    with our_errors():
+        manifest = publish(
+            run,
+            to,
+            About(name=name, version=version, licence=licence, data=data, fewest=fewest),
+            calibration=_measured(calibration, limit) if calibration else None,
+            tests=[_measured(item, limit) for item in test or []],
+            device=device,
+        )
+    console.print(f"{to}: {manifest.label}, {len(manifest.findings)} findings, Device UID {manifest.device_uid}")
+
+
+def _measured(text: str, limit: int | None) -> Measured:
+    from training.publish import Measured
+
+    data, _, split = text.partition("@@")
+    return Measured(data=data, split=split_of(split) if split else None, limit=limit)
+
+
+def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Iterator[Record]:
+    from training.datasets import open_records, parse_spec
+    from training.readers.splits import patient_disjoint
+
+    wanted, spec = split_of(split), parse_spec(data)
+    records = open_records(spec, report)
+    if by_patient:
+        records = patient_disjoint(records, salt="dicom-node")
+    return (record for record in records if wanted is None or record.split is wanted or spec.kind == "phantom")
+
+
+def _streams(text: str) -> frozenset[Stream]:
+    from training.instructions import Stream
+
+    try:
+        return frozenset(Stream(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--streams: {error}; there are {', '.join(Stream)}") from error

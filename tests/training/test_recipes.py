@@ -1,0 +1,126 @@
+"""Every recipe of the repository runs: the same settings on tiny models and data sets in the published formats."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.experts import LABELS
+from model.nvila.checkpoint import save_nvila
+from model.predict import load_predictor
+from tests.model_nvila.tiny import save_tiny, tiny_nvila
+from tests.model_nvila.tiny_auto import gemma3
+from tests.support import REPOSITORY
+from tests.training.records import image_of, write_mimic_with_questions
+from tests.training.test_readers_other import site_export, site_line, word
+from training.drops import DropReport
+from training.evaluate_texts import reference_sentence
+from training.phantom_cache import fill
+from training.readers.diffvqa import read_medical_diff_vqa
+from training.readers.mimic import jpg_path
+from training.recipe import Recipe, load_recipe
+from training.rewrite import RuleWriter, rewrite, save_answers
+from training.train import train
+
+RECIPES = sorted((REPOSITORY / "training" / "recipes").glob("*.toml"))
+SMALL = {
+    "image_size": 32,
+    "patch_size": 8,
+    "vision_width": 24,
+    "vision_layers": 2,
+    "vision_heads": 2,
+    "vision_feed": 32,
+    "text_width": 24,
+    "text_layers": 2,
+    "text_heads": 2,
+    "text_kv_heads": 1,
+    "text_feed": 32,
+    "difference_tokens": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What stands in the place of each name in capitals."""
+    folder = tmp_path_factory.mktemp("places")
+    root = folder / "mimic"
+    studies = write_mimic_with_questions(root)
+    records = list(read_medical_diff_vqa(root, partial(jpg_path, root), DropReport()))
+    sentences = [(r.record_id, s) for r in records if (s := reference_sentence(r)) is not None]
+    report = DropReport()
+    answers = rewrite(sentences, RuleWriter(), report)
+    save_answers(folder / "long.json", answers, writer="rules", report=report)
+    with (folder / "expert.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image_id", *LABELS))
+        rng = np.random.default_rng(0)
+        writer.writerows((study.dicom, *rng.random(len(LABELS)).round(4)) for study in studies)
+    nvila, processor = tiny_nvila()
+    save_nvila(folder / "nvila", nvila, processor)
+    said = word("edema", "presence", "agree", "present"), word("edema", "change", "agree", "new")
+    lines = [
+        site_line(
+            f"1.{number}",
+            *said,
+            path=str(image_of(root, study)),
+            prior_path=str(image_of(root, studies[number + 1])),
+        )
+        for number, study in enumerate(studies[:4])
+    ]
+    (folder / "site").mkdir()
+    site_export(folder / "site", *lines).rename(folder / "site" / "train.jsonl")
+    fill(folder / "cache", pairs=6, first_seed=500, size=32)
+    return {
+        "VQA": str(root),
+        "MIMIC": str(root),
+        "LONG": str(folder / "long.json"),
+        "EXPERT": str(folder / "expert.csv"),
+        "NVILA-8B": str(folder / "nvila"),
+        "MEDGEMMA": str(gemma3(folder / "medgemma")),
+        "SNAPSHOT": str(folder / "site"),
+        "CHAMPION": str(save_tiny(folder / "champion")),
+        "CACHE": str(folder / "cache"),
+    }
+
+
+def tiny(recipe: Recipe, places: dict[str, str]) -> Recipe:
+    """The recipe with its names filled in, two steps of two samples, and no more workers than the machine has cores."""
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    values["run"] |= {"steps": 2}
+    values["optimiser"] |= {"batch": 2, "accumulation": min(2, recipe.optimiser.accumulation)}
+    values["architecture"] |= SMALL
+    values["data"] |= {"workers": 0, "cache": places["CACHE"]}
+    for key in ("long_answers", "expert"):
+        if values["data"].get(key):
+            values["data"][key] = places[values["data"][key]]
+    for item in values["data"]["sets"]:
+        kind, _, where = item["data"].partition(":")
+        if kind == "phantom":
+            item["data"] = "phantom:3@3000000"
+            continue
+        first = [places[part.partition("/")[0]] + part[len(part.partition("/")[0]) :] for part in where.split(",")]
+        item["data"] = f"{kind}:{','.join(first)}"
+        item["long_answers"] = places[item["long_answers"]] if item["long_answers"] else ""
+    start = values["model"]["start"]
+    values["model"]["start"] = places.get(start, start)
+    return Recipe.model_validate(values)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_and_its_result_answers(path: Path, places: dict[str, str], tmp_path: Path) -> None:
+    if "[run]" not in path.read_text("utf-8"):
+        pytest.skip("no recipe of the training loop")
+    recipe = tiny(load_recipe(path), places)
+    if "--start CHAMPION" in path.read_text("utf-8"):
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": places["CHAMPION"]})})
+    final = train(recipe, tmp_path / "out", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert np.isfinite([line["loss"] for line in lines]).all()
+    assert load_predictor(final, findings=("edema",)).findings == ("edema",)

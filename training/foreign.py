@@ -1,0 +1,192 @@
+"""Training any image-text-to-text model of Transformers: its chat template, loss on answers only, no auxiliary heads.
+
+Packing many questions behind one prefix needs a mask that not every architecture takes, so here each question is a row
+of its own with its images, or, with `data.conversation`, all turns of a sample are one chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+from model.errors import CheckpointError
+from model.manifest import CheckpointKind
+from model.prompts import PromptLayout, Turn
+from model.vlm import AutoVlm, load_processor
+from training.learners import Learner, PartView, losses_of
+from training.recipe import Objective, Recipe, RecipeError
+from training.samples import UNKNOWN, Dropped, Sample
+
+MERGERS = frozenset({"merger", "patch_merger", "deepstack_merger_list"})
+"""Parts of a vision tower that are its projector (the Qwen-VL family)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChatBatch:
+    """inputs: what `model(**inputs)` takes, whatever that is for the architecture. labels: int64 [B, L], UNKNOWN where
+    no loss is taken. dropped: what the samples stand in for."""
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor
+    dropped: tuple[Dropped, ...] = ()
+
+    def to(self, device: torch.device) -> ChatBatch:
+        """The same on another device."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        return ChatBatch(inputs=moved, labels=self.labels.to(device, non_blocking=True), dropped=self.dropped)
+
+
+class ChatCollator:
+    """Turns samples into batches with a checkpoint's own processor and chat template."""
+
+    def __init__(self, vlm: AutoVlm, *, max_length: int) -> None:
+        self.vlm = vlm
+        self.max_length = max_length
+
+    def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
+        """Collate. Raises ValueError for a sequence that is too long, and where the answers cannot be found again."""
+        texts: list[str] = []
+        images: list[list[Image.Image]] = []
+        spans: list[list[tuple[int, int]]] = []
+        for sample in samples:
+            pictures = [Image.fromarray(picture).convert("RGB") for picture in sample.images]
+            for turns in [sample.turns] if sample.conversation else [(turn,) for turn in sample.turns]:
+                text, found = self.chat(sample.layout, turns)
+                texts.append(text)
+                spans.append(found)
+                images.append(pictures)
+        batch = self.vlm.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        longest = inputs["input_ids"].shape[1]
+        if longest > self.max_length:
+            raise ValueError(f"a sequence has {longest} tokens, more than max_length = {self.max_length}")
+        dropped = tuple(drop for sample in samples for drop in sample.dropped)
+        return ChatBatch(inputs=inputs, labels=self._labels(inputs, texts, spans), dropped=dropped)
+
+    def chat(self, layout: PromptLayout, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
+        """The whole chat, and for each answer (with its end token) where it stands, in characters."""
+        if any(turn.answer is None for turn in turns):
+            raise ValueError("a turn has no answer to learn")
+        text = self.vlm.chat(layout, turns).rstrip("\n")
+        spans = []
+        for number in range(len(turns)):
+            asked = self.vlm.chat(layout, [*turns[:number], Turn(question=turns[number].question)])
+            answered = self.vlm.chat(layout, turns[: number + 1]).rstrip("\n")
+            if not (text.startswith(asked) and text.startswith(answered)):
+                if len(turns) == 1:
+                    whole = asked + self.vlm.continuation(layout, turns[0].question, turns[0].answer or "")
+                    return whole, [(len(asked), len(whole))]
+                raise ValueError("the chat template writes past answers anew; set data.conversation to false")
+            spans.append((len(asked), len(answered)))
+        return text, spans
+
+    def _labels(
+        self, inputs: Mapping[str, Tensor], texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> Tensor:
+        """The ids of the answers' tokens. Images lie before the first answer, so that behind them the tokens of the
+        text and of the row are the same, counted from the end; what cannot be found so is refused."""
+        labels = torch.full_like(inputs["input_ids"], UNKNOWN)
+        for row, (text, answers) in enumerate(zip(texts, spans, strict=True)):
+            encoded = self.vlm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            places = torch.nonzero(inputs["attention_mask"][row]).flatten()
+            ids = inputs["input_ids"][row, places].tolist()
+            size = len(encoded.input_ids)
+            for number, (start, stop) in enumerate(encoded.offset_mapping):
+                if not any(first <= start and stop <= last and start < stop for first, last in answers):
+                    continue
+                if ids[number - size :] != encoded.input_ids[number:]:
+                    raise ValueError("the processor's tokens behind the images are not those of the chat's text")
+                labels[row, places[number - size]] = encoded.input_ids[number]
+            if not bool((labels[row] != UNKNOWN).any()):
+                raise ValueError(f"no token of the answers was found in {text[-80:]!r}")
+        return labels
+
+
+class ForeignLearner(Learner):
+    """A model of Transformers' own. Learns answers; the auxiliary heads are NVILA's."""
+
+    kind = CheckpointKind.AUTO
+    heads = None
+
+    def __init__(self, model: Any, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.model = model
+
+    def forward(self, batch: ChatBatch) -> dict[str, Tensor]:
+        """Losses of one batch."""
+        return losses_of(self.model(**batch.inputs, labels=batch.labels).loss.float())
+
+    def part(self, name: str) -> nn.Module | None:
+        """Vision encoder, language model, and what lies between them; adapters' layers included."""
+        vision, decoder = self.model.get_encoder(modality="image"), self.model.get_decoder()
+        mergers = [child for label, child in vision.named_children() if label in MERGERS]
+        if name == "llm":
+            output = self.model.get_output_embeddings()
+            return PartView([decoder, *([output] if output is not None else [])])
+        if name == "vision_tower":
+            tower = [child for child in vision.children() if not any(child is merger for merger in mergers)]
+            return PartView(tower, vision.parameters(recurse=False))
+        if name == "mm_projector":
+            between, lone = _between(self.model, {id(vision), id(decoder), id(self.model.get_output_embeddings())})
+            return PartView([*between, *mergers], lone)
+        return None
+
+    def collator(self, processor: Any) -> Callable[[Sequence[Sample]], ChatBatch]:
+        """By the checkpoint's chat template; holds no weights."""
+        vlm = AutoVlm(SimpleNamespace(config=self.model.config), processor)
+        return ChatCollator(vlm, max_length=self.recipe.data.max_length)
+
+    def save(self, processor: Any, folder: Path) -> None:
+        """As AutoModelForImageTextToText and AutoProcessor read it."""
+        self.model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+def _between(module: nn.Module, ends: set[int]) -> tuple[list[nn.Module], list[nn.Parameter]]:
+    """What of a model is neither of its ends: modules as large as possible, and lone parameters beside them."""
+    modules: list[nn.Module] = []
+    lone = list(module.parameters(recurse=False))
+    for child in module.children():
+        if id(child) in ends:
+            continue
+        if any(id(inner) in ends for inner in child.modules()):
+            more, parameters = _between(child, ends)
+            modules += more
+            lone += parameters
+        else:
+            modules.append(child)
+    return modules, lone
+
+
+def open_foreign(folder: Path, recipe: Recipe) -> tuple[ForeignLearner, Any]:
+    """Open a checkpoint folder for training. Raises CheckpointError or RecipeError naming what does not go."""
+    if recipe.run.objective is Objective.HEADS or recipe.heads.weight or recipe.model.longitudinal:
+        raise RecipeError(
+            f"{folder}: the auxiliary heads and the longitudinal extras are NVILA's; for another architecture set "
+            'run.objective to "instructions", heads.weight to 0 and leave model.longitudinal out'
+        )
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, recipe.model.dtype),
+            use_safetensors=True,
+            attn_implementation=recipe.optimiser.attention,
+        )
+        processor = load_processor(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(f"{folder}: Transformers cannot open it: {error}") from error
+    if not getattr(processor.tokenizer, "is_fast", False):
+        raise CheckpointError(f"{folder}: training needs a fast tokenizer, which can say where its tokens stand")
+    model.train()
+    if recipe.optimiser.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    return ForeignLearner(model, recipe), processor

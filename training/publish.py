@@ -1,0 +1,149 @@
+"""From a training run on real data to a checkpoint for `dicom-node models promote`: weights, calibration, figures.
+
+The demonstration model has `training.finish`; here nothing is claimed but what the run's own data taught.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import CheckpointError
+from model.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.nvila import load_nvila
+from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
+from model.nvila.configuration import NvilaConfig
+from model.predict import load_predictor
+from model.questions import QuestionType
+from model.schema import StudyPair
+from training.calibration import calibrate
+from training.data_log import REPORT
+from training.datasets import loaded, open_records, parse_spec
+from training.drops import DataError, DropReport
+from training.evaluate import EvaluationOptions, evaluate
+from training.finish import figures
+from training.readers.splits import patient_disjoint
+from training.recipe import Recipe
+from training.recipe_public import public_recipe, start_identity
+from training.records import Record, Split
+from training.taught import FEWEST, taught_findings, taught_types
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a person says of a checkpoint. data: the training data in words, or the hash of a snapshot. licence: of the
+    weights, which follow their base's. fewest: training answers below which nothing counts as taught."""
+
+    name: str
+    version: str
+    licence: str
+    data: str = ""
+    fewest: int = FEWEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One data set of `training.datasets` and the split of it to use, None for all. Where the run trained by patient,
+    the split is the same patients' one: nobody who was trained on is measured on."""
+
+    data: str
+    split: Split | None
+    limit: int | None = None
+
+
+def publish(
+    run: Path,
+    folder: Path,
+    about: About,
+    *,
+    calibration: Measured | None,
+    tests: Sequence[Measured],
+    device: str = "cpu",
+) -> Manifest:
+    """Write a checkpoint folder from a finished run; its manifest is written last.
+
+    Findings and question types are those that the run's data taught often enough. Raises DataError or CheckpointError
+    where the run is not finished or taught nothing that could be asked.
+    """
+    trained = run / "final"
+    try:
+        recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
+        taught: dict[str, int] = json.loads((run / REPORT).read_text("utf-8"))["taught"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{run} is no finished training run ({error})") from error
+    findings = recipe.data.findings or taught_findings(taught, fewest=about.fewest)
+    if not findings:
+        raise DataError(
+            f"{run}: no finding's presence was asserted and denied {about.fewest} times in training: nothing to ask"
+        )
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already; a checkpoint is never overwritten")
+    salt = next((section.salt for section in recipe.data.sets if section.by_patient), "")
+    draft = folder.with_name(f"{folder.name}.draft")
+    kind, parameters = _write_weights(trained, draft)
+    types = taught_types(taught, fewest=about.fewest)
+    write_manifest(
+        draft,
+        name=about.name,
+        version=about.version,
+        kind=kind,
+        findings=findings,
+        question_types=tuple(type for type in types if type != QuestionType.PREDICTION),
+        prognosis=QuestionType.PREDICTION.value in types,
+        base="" if recipe.model.start == "new" else start_identity(recipe.model.start),
+        recipe=public_recipe(recipe.model_dump(mode="json")),
+        data_snapshot=about.data,
+        tiling=recipe.model.tiling,
+        expert=bool(recipe.data.expert),
+        context=recipe.data.context,
+        licence=about.licence,
+        parameters=parameters,
+    )
+    if calibration is not None:
+        report = DropReport()
+        fitted = calibrate(load_predictor(draft, device=device), _items(calibration, report, salt))
+        rewrite_manifest(draft, **fitted.manifest_values())
+    measured = {test.data: _figures(draft, test, device, salt) for test in tests}
+    rewrite_manifest(draft, metrics=measured)
+    draft.rename(folder)
+    return read_manifest(folder)
+
+
+def _items(measured: Measured, report: DropReport, salt: str) -> Iterator[tuple[Record, StudyPair]]:
+    records = open_records(parse_spec(measured.data), report)
+    if salt and measured.split is not None:
+        records = patient_disjoint(records, salt=salt)
+    return loaded(records, report, split=measured.split, limit=measured.limit)
+
+
+def _figures(folder: Path, test: Measured, device: str, salt: str) -> dict[str, Any]:
+    report = DropReport()
+    predictor = load_predictor(folder, device=device)
+    result = evaluate(predictor, _items(test, report, salt), report, data=test.data, options=EvaluationOptions())
+    return figures(result) | {"split": test.split.value if test.split else "all", "dropped": report.total_dropped}
+
+
+def _write_weights(trained: Path, folder: Path) -> tuple[CheckpointKind, int]:
+    """Copy a trained model into an empty folder in bfloat16; returns its kind and number of parameters."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    if read_json(trained / "config.json").get("model_type") in (NvilaConfig.model_type, ORIGINAL_TYPE):
+        kind = CheckpointKind.NVILA
+        model, processor = load_nvila(trained, dtype=torch.bfloat16)
+    else:
+        from transformers import AutoModelForImageTextToText
+
+        from model.vlm import load_processor
+
+        kind = CheckpointKind.AUTO
+        model = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.bfloat16, use_safetensors=True)
+        processor = load_processor(trained)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return kind, sum(parameter.numel() for parameter in model.parameters())
