@@ -35,7 +35,12 @@ def image_check(check: ViewCheck) -> ImageCheck:
             remarks.append("inverted")
         if check.rotation:
             remarks.append(f"turned by {check.rotation}°")
-    return ImageCheck(view=_VIEWS[check.kind], probability=check.probability, remark=" and ".join(remarks))
+    return ImageCheck(
+        view=_VIEWS[check.kind],
+        probability=check.probability,
+        remark=" and ".join(remarks),
+        fault=check.fault or "",
+    )
 
 
 def _merged(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:

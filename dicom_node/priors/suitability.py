@@ -108,6 +108,8 @@ def _plain_refusals(image: ImageFacts, policy: PriorPolicy) -> Iterator[tuple[Re
         yield Refusal.NOT_FRONTAL, f"it is a sequence of {image.frames} frames"
     if "LOCALIZER" in image.image_type:
         yield Refusal.NOT_FRONTAL, "it is a scout (ImageType LOCALIZER)"
+    if image.check is not None and image.check.fault:
+        yield Refusal.NOT_CHEST, f"the picture {image.check.fault}, whatever its header says"
     if is_for_processing(image) and not policy.allow_for_processing:
         yield Refusal.FOR_PROCESSING, "it is raw detector data (FOR PROCESSING), not meant to be looked at"
 

@@ -90,11 +90,13 @@ class ImageCheck:
     view: PA and AP are beyond the check: FRONTAL, LATERAL or OTHER (not a chest); UNKNOWN where it was not sure.
     probability: of the stated view, 0..1.
     remark: "inverted", "rotated" and the like; empty where nothing is to be said.
+    fault: why the picture is certainly no chest radiograph (`model.picture_check`); empty where it may be one.
     """
 
     view: View
     probability: float
     remark: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -163,6 +164,9 @@ def test_real_patients_are_compared_with_their_own_priors(site: Site) -> None:
             assert _spoken(dated["study_date"]) in text
 
 
+_CHEST = {"BodyPartExamined": "CHEST", "ViewPosition": "PA", "SeriesDescription": "Chest PA"}
+
+
 def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
     """A copy with other UIDs, another patient and the given elements; returns the file and its study's UID."""
     ds = pydicom.dcmread(path)
@@ -178,12 +182,16 @@ def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
 
 def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -> None:
     image = write_study_pair(tmp_path / "source", 12).current.files[0]
-    rows = int(pydicom.dcmread(image, stop_before_pixels=True).Rows)
+    whole = pydicom.dcmread(image)
+    rows = int(whole.Rows)
+    noise = np.random.default_rng(0).integers(0, 1 << int(whole.BitsStored), whole.pixel_array.shape, np.uint16)
+    noise = noise.astype(whole.pixel_array.dtype).tobytes()
     hand = write_study_pair(tmp_path / "hand", 13, current_subject=Subject.NO_CHEST).current
     lateral = write_study_pair(tmp_path / "lateral", 14, current_subject=Subject.LATERAL).current
     cases = {
         "no chest": (hand.files[0], hand.study_instance_uid),
         "lateral": (lateral.files[0], lateral.study_instance_uid),
+        "noise that its header calls a chest": _variant(image, tmp_path / "n.dcm", PixelData=noise, **_CHEST),
         "unreadable": _variant(image, tmp_path / "c.dcm", Rows=rows * 7),
     }
     storescu([path for path, _ in cases.values()], site.node.port)

@@ -27,6 +27,7 @@ FRONTAL = ImageCheck(view=View.FRONTAL, probability=0.97)
 LATERAL = ImageCheck(view=View.LATERAL, probability=0.97)
 NO_CHEST = ImageCheck(view=View.OTHER, probability=0.97)
 UNSURE = ImageCheck(view=View.OTHER, probability=0.6)
+NOISE = ImageCheck(view=View.OTHER, probability=0.97, fault="is noise or a fine pattern")
 SILENT: dict[str, Any] = {"view_position": "", "body_part": ""}
 
 
@@ -96,6 +97,19 @@ def test_refusals_are_named(changes: dict[str, Any], refusal: Refusal | None) ->
     if refusal is not None:
         assert not choice.chosen
         assert isinstance(refusal.abstain_reason, AbstainReason)
+
+
+def test_a_picture_that_is_certainly_none_overrules_the_clearest_header() -> None:
+    """A doubtful look loses against two strong elements; one that is certain does not."""
+    clear: dict[str, Any] = {"view_position": "PA", "body_part": "CHEST"}
+    clear["texts"] = texts(SeriesDescription="Chest PA", StudyDescription="Thorax")
+    assert select_current([image(**clear, check=NO_CHEST)]).refusal is None
+    choice = select_current([image(number=1, **clear, check=NOISE), image(number=2, **clear, check=FRONTAL)])
+    assert [item.image.instance_number for item in choice.chosen] == [2]
+    alone = select_current([image(**clear, check=NOISE)])
+    assert alone.refusal is Refusal.NOT_CHEST
+    assert alone.refusal.abstain_reason is AbstainReason.NOT_CHEST
+    assert "the picture is noise or a fine pattern, whatever its header says" in alone.sentence
 
 
 def test_for_presentation_goes_before_for_processing_of_one_exposure() -> None:
