@@ -48,7 +48,7 @@ def _send_batch(node: NodeContext) -> int:
     if not rows:
         return 0
     try:
-        with _connect(settings) as connection:
+        with connect(settings) as connection:
             for row in rows:
                 connection.sendall(frame(row.at, row.message))
             # An orderly end makes a collector that is gone show itself before the rows are marked.
@@ -73,7 +73,8 @@ def frame(at: dt.datetime, message: str) -> bytes:
     return f"{len(body)} ".encode() + body
 
 
-def _connect(settings: AuditSection) -> socket.socket:
+def connect(settings: AuditSection) -> socket.socket:
+    """A connection to the collector, with TLS where that is configured. Raises OSError."""
     assert settings.host is not None
     plain = socket.create_connection((settings.host, settings.port), timeout=CONNECT_SECONDS)
     if settings.transport == "tcp" or settings.tls is None:

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_node.cli import machine_checks
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
-from dicom_node.config import Destination, Settings, TlsSection
+from dicom_node.cli.machine_checks import Check, Grade
+from dicom_node.config import Destination, Settings
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from model.errors import InferenceError
-
-SLOW_DISK_MB_PER_SECOND = 20.0
-"""Below it a busy hour of 0.5 MB images at 2 studies per second would not fit on the disk in time."""
-DISK_PROBE_BYTES = 16 << 20
-FSYNC_LIMIT_SECONDS = 0.25
-CERTIFICATE_WARNING_DAYS = 30
-
-
-class Grade(StrEnum):
-    """How bad a line of the doctor's is."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One line."""
-
-    what: str
-    grade: Grade
-    text: str
 
 
 def echo(
@@ -125,14 +98,19 @@ def doctor(
 def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     """All checks, one after the other; each tells its own failure and stops no other."""
     yield from _ae_titles(settings)
-    yield from _guarded("data folder", lambda: _write_rights(settings.node.data_dir))
-    yield from _guarded("disk speed", lambda: _disk_speed(settings.node.data_dir))
+    yield from _guarded("data folder", lambda: machine_checks.write_rights(settings.node.data_dir))
+    yield from _guarded("disk speed", lambda: machine_checks.disk_speed(settings.node.data_dir))
+    yield from _guarded("disk space", lambda: machine_checks.free_disk(settings))
     yield from _guarded("index", lambda: _index(settings))
     yield from _ports(settings)
     if settings.tls is not None:
         tls = settings.tls
-        yield from _guarded("TLS files", lambda: _tls(tls))
-    yield _clock()
+        yield from _guarded("TLS files", lambda: machine_checks.tls_files(tls))
+    yield machine_checks.clock()
+    if any("pdf" in destination.documents for destination in settings.destinations):
+        yield machine_checks.fonts()
+    if settings.audit.host is not None:
+        yield from _guarded("audit collector", lambda: machine_checks.collector(settings))
     yield from _peers(settings)
     yield _pages(settings)
     if not without_model:
@@ -160,38 +138,6 @@ def _ae_titles(settings: Settings) -> Iterator[Check]:
         yield Check(what="AE titles", grade=Grade.WARNING, text=text)
     else:
         yield Check(what="AE titles", grade=Grade.GOOD, text=f"we are {ours}")
-
-
-def _write_rights(folder: Path) -> Check:
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".doctor-{secrets.token_hex(8)}"
-    probe.write_bytes(b"")
-    probe.unlink()
-    return Check(what="data folder", grade=Grade.GOOD, text=f"{folder} can be written")
-
-
-def _disk_speed(folder: Path) -> Check:
-    """Write and fsync: what each received instance waits for."""
-    probe = folder / f".doctor-{secrets.token_hex(8)}"
-    data = os.urandom(1 << 20)
-    started = time.perf_counter()
-    try:
-        with probe.open("wb") as file:
-            for _ in range(DISK_PROBE_BYTES // len(data)):
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            speed = DISK_PROBE_BYTES / 10**6 / (time.perf_counter() - started)
-            started = time.perf_counter()
-            file.write(b"x")
-            file.flush()
-            os.fsync(file.fileno())
-            sync = time.perf_counter() - started
-    finally:
-        probe.unlink(missing_ok=True)
-    slow = speed < SLOW_DISK_MB_PER_SECOND or sync > FSYNC_LIMIT_SECONDS
-    text = f"{speed:.0f} MB/s written and synced, one fsync {1000 * sync:.1f} ms"
-    return Check(what="disk speed", grade=Grade.WARNING if slow else Grade.GOOD, text=text)
 
 
 def _index(settings: Settings) -> Check:
@@ -231,32 +177,6 @@ def _port(what: str, host: str, port: int) -> Check:
     except OSError as error:
         text = f"{host}:{port}: {error.strerror}; fine where the node runs already"
         return Check(what=what, grade=Grade.WARNING, text=text)
-
-
-def _tls(tls: TlsSection) -> Check:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.certificate, tls.key)
-    if tls.ca is not None:
-        context.load_verify_locations(tls.ca)
-    # CPython has no public reader of certificates; this one is what its own tests use.
-    certificate = ssl._ssl._test_decode_cert(str(tls.certificate))  # type: ignore[attr-defined]
-    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
-    days = (ends - datetime.now(UTC)).days
-    if days < 0:
-        return Check(what="TLS files", grade=Grade.BAD, text=f"{tls.certificate} ran out on {ends:%Y-%m-%d}")
-    grade = Grade.WARNING if days < CERTIFICATE_WARNING_DAYS else Grade.GOOD
-    return Check(what="TLS files", grade=grade, text=f"certificate and key fit; valid until {ends:%Y-%m-%d}")
-
-
-def _clock() -> Check:
-    """Without a network clock at hand: a year that cannot be, and what the system says of its synchronisation."""
-    if datetime.now(UTC).year < 2026:
-        return Check(what="clock", grade=Grade.BAD, text=f"the clock says {datetime.now(UTC):%Y-%m-%d}: set it")
-    synchronised = Path("/run/systemd/timesync/synchronized").exists() or Path("/run/chrony").exists()
-    text = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if not synchronised:
-        return Check(what="clock", grade=Grade.WARNING, text=f"{text}; no time service seen: audit and TLS need one")
-    return Check(what="clock", grade=Grade.GOOD, text=f"{text}, kept by a time service")
 
 
 def _peers(settings: Settings) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -86,12 +87,40 @@ def test_doctor_names_what_is_wrong_and_echo_what_is_accepted(config: Path) -> N
     assert lines["data folder"]["grade"] == "good"
     assert lines["index"]["grade"] == "good"
     assert lines["pages"]["grade"] == "warning"
+    assert lines["disk space"]["text"].endswith("%") or "below" in lines["disk space"]["text"]
+    assert {"AE titles", "disk speed", "DICOM port", "web port", "clock"} <= set(lines)
     done = CliRunner().invoke(app, ["echo", "pacs", "--config", str(config)])
     assert isinstance(done.exception, DeliveryError)
     port = int(config.read_text("utf-8").rsplit("= ", 1)[1])
     with running(Pacs(), port=port):
         assert "storage commitment" in run(config, "echo", "pacs")
         run(config, "doctor", "--without-model")
+
+
+def test_doctor_sees_what_else_is_asked_for(config: Path) -> None:
+    closed = free_port()
+    text = config.read_text("utf-8") + 'documents = ["reading", "pdf"]\n'
+    text += f'[audit]\nhost = "127.0.0.1"\nport = {closed}\ntransport = "tcp"\n'
+    config.write_text(text.replace('ae_title = "FAULTY"', 'ae_title = "LUMEN"'), "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = taken.getsockname()[1]
+        config.write_text(config.read_text("utf-8").replace("[node]\nport = 0", f"[node]\nport = {used}"), "utf-8")
+        lines = {c["what"]: c for c in json.loads(run(config, "doctor", "--without-model", "--json", status=1))}
+    assert lines["AE titles"]["grade"] == "bad", "a destination with our own title"
+    assert lines["DICOM port"]["grade"] == "warning"
+    assert lines["audit collector"]["grade"] == "bad"
+    assert lines["fonts of the PDF"]["grade"] in ("good", "warning")
+
+
+def test_doctor_loads_the_model_and_says_which(config: Path, tmp_path: Path) -> None:
+    from tests.model_nvila.tiny import save_tiny
+
+    config.write_text(config.read_text("utf-8") + f'[model]\nsource = "{save_tiny(tmp_path / "tiny")}"\n', "utf-8")
+    lines = {c["what"]: c for c in json.loads(run(config, "doctor", "--json", status=1))}
+    assert lines["model"]["text"].startswith("tiny 1 loads in")
+    config.write_text(config.read_text("utf-8").replace("/tiny", "/nowhere"), "utf-8")
+    lines = {c["what"]: c for c in json.loads(run(config, "doctor", "--json", status=1))}
+    assert lines["model"]["grade"] == "bad"
 
 
 def test_doctor_reads_the_tls_files(config: Path, tmp_path: Path) -> None:
