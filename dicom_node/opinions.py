@@ -11,6 +11,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -51,21 +52,47 @@ class Opinion:
         return next(iter(self.values)) if len(self.values) == 1 else ""
 
 
-def settle(words: Iterable[Feedback], predictions: Mapping[int, Mapping[str, object]]) -> list[Opinion]:
+class Said(Protocol):
+    """A row of feedback, or its columns."""
+
+    id: int
+    result_pk: int | None
+    study_instance_uid: str
+    sop_instance_uid: str
+    device_uid: str
+    finding: str
+    aspect: str
+    stated: str
+    verdict: Verdict
+    value: str
+    author: str
+    role: str
+    source: str
+    created_at: dt.datetime
+
+
+_COLUMNS = (
+    *(Feedback.id, Feedback.result_pk, Feedback.study_instance_uid, Feedback.sop_instance_uid, Feedback.device_uid),
+    *(Feedback.finding, Feedback.aspect, Feedback.stated, Feedback.verdict, Feedback.value),
+    *(Feedback.author, Feedback.role, Feedback.source, Feedback.created_at),
+)
+
+
+def settle(words: Iterable[Said], predictions: Mapping[int, Mapping[str, object]]) -> list[Opinion]:
     """Opinions of any number of images, in order of their newest word.
 
     predictions: `Result.prediction` by the result's key, for words on whole results; those of other results are left.
     """
-    newest: dict[tuple[str, ...], Feedback] = {}
+    newest: dict[tuple[str, ...], Said] = {}
     for word in sorted(words, key=lambda word: (word.created_at, word.id)):
         place = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
         newest[(*place, word.author, word.source)] = word
-    said: dict[tuple[str, str, str, str], list[tuple[str, Feedback]]] = defaultdict(list)
+    said: dict[tuple[str, str, str, str], list[tuple[str, Said]]] = defaultdict(list)
     for word in newest.values():
         value = value_of(word)
         if word.aspect in ASPECTS and value:
             said[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
-    whole: dict[tuple[str, str, str, str], list[tuple[str, Feedback]]] = defaultdict(list)
+    whole: dict[tuple[str, str, str, str], list[tuple[str, Said]]] = defaultdict(list)
     for word in newest.values():
         if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
             for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
@@ -79,13 +106,13 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
 
     Words that a corrected report took back count nowhere.
     """
-    query = select(Feedback).where(Feedback.withdrawn_at.is_(None))
+    query = select(*_COLUMNS).where(Feedback.withdrawn_at.is_(None))
     if study_instance_uid is not None:
         query = query.where(Feedback.study_instance_uid == study_instance_uid)
     if since is not None:
         recent = select(Feedback.study_instance_uid).where(Feedback.created_at >= since)
         query = query.where(Feedback.study_instance_uid.in_(recent))
-    words = list(session.scalars(query))
+    words = cast("list[Said]", session.execute(query).all())  # columns alone: a scrape may read many
     wanted = sorted({word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None})
     predictions: dict[int, Mapping[str, object]] = {}
     for key in wanted:
@@ -95,7 +122,7 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
     return settle(words, predictions)
 
 
-def value_of(word: Feedback) -> str:
+def value_of(word: Said) -> str:
     """What a word says is right; OTHER where only that the statement is wrong; "" where it settles nothing."""
     if word.verdict is Verdict.AGREE:
         return word.stated
@@ -107,7 +134,7 @@ def value_of(word: Feedback) -> str:
     return OTHER if word.stated else ""
 
 
-def _opinion(place: tuple[str, str, str, str], given: list[tuple[str, Feedback]]) -> Opinion:
+def _opinion(place: tuple[str, str, str, str], given: list[tuple[str, Said]]) -> Opinion:
     values: dict[str, list[str]] = defaultdict(list)
     for value, word in given:
         values[value].append(f"{word.author} ({word.role}, {word.source})")

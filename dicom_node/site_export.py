@@ -15,10 +15,11 @@ from typing import Any, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node import opinions
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
 from dicom_node.feedback import Aspect
-from dicom_node.index.tables import Feedback, Instance, Result, Study
+from dicom_node.index.tables import Feedback, Instance, Result, Study, Verdict
 from dicom_node.store import fsync_folder
 
 FORMAT, VERSION = "dicom-node-site", 1
@@ -90,6 +91,7 @@ def _images(
                 select(Feedback).where(
                     Feedback.study_instance_uid == study.study_instance_uid,
                     Feedback.sop_instance_uid == result.sop_instance_uid,
+                    Feedback.withdrawn_at.is_(None),
                 )
             )
         )
@@ -125,22 +127,44 @@ def _statements(result: Result) -> list[dict[str, Any]]:
 
 
 def _words(rows: list[Feedback], result: Result, report: Counts) -> Iterator[dict[str, str]]:
-    """A word on a whole result counts for that result alone: a later one may state something else."""
+    """What was said, without what sources contradict each other in (counted, and listed by `feedback list`).
+
+    A word on a whole result counts for that result alone: a later one may state something else. Beside a contradiction
+    it is written out for the statements that nobody else spoke of, so that it does not decide what is contested.
+    """
+    found = opinions.settle(rows, {result.id: result.prediction})
+    contested = {(opinion.finding, opinion.aspect) for opinion in found if opinion.contradictory}
+    for finding, aspect in sorted(contested):
+        report.drop("sources contradict each other", f"{result.sop_instance_uid}: {finding} {aspect}")
+    for finding, aspect in list(contested):
+        if aspect == Aspect.PRESENCE:  # whoever says how it changed says that it is there
+            contested |= {(finding, other) for other in opinions.ASPECTS}
+    spoken = {(row.finding, row.aspect) for row in rows}
     for row in rows:
         if row.aspect == Aspect.RESULT and row.result_pk != result.id:
             report.drop("word on a whole result that was replaced", row.sop_instance_uid)
-            continue
-        yield {
-            "finding": row.finding,
-            "aspect": row.aspect,
-            "stated": row.stated,
-            "verdict": row.verdict.value,
-            "value": row.value,
-            "author": row.author,
-            "role": row.role,
-            "source": row.source,
-            "at": row.created_at.isoformat(),
-        }
+        elif row.aspect == Aspect.RESULT and row.verdict is Verdict.AGREE and contested:
+            for statement in _statements(result):
+                for aspect in opinions.ASPECTS:
+                    made = statement["presence"] in ("present", "absent") and statement.get(aspect)
+                    if made and (statement["finding"], aspect) not in spoken | contested:
+                        yield _word(row, finding=statement["finding"], aspect=aspect, stated=str(statement[aspect]))
+        elif (row.finding, row.aspect) not in contested:
+            yield _word(row, finding=row.finding, aspect=row.aspect, stated=row.stated)
+
+
+def _word(row: Feedback, *, finding: str, aspect: str, stated: str) -> dict[str, str]:
+    return {
+        "finding": finding,
+        "aspect": aspect,
+        "stated": stated,
+        "verdict": row.verdict.value,
+        "value": row.value,
+        "author": row.author,
+        "role": row.role,
+        "source": row.source,
+        "at": row.created_at.isoformat(),
+    }
 
 
 def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: str) -> _Film | None:

@@ -26,6 +26,7 @@ from model import labeller, labeller_llm
 from model.errors import InferenceError, LabellerError
 from model.labeller import Label
 from model.labeller_report import ReportFinding, combine
+from model.labeller_text import sentences
 from model.remote_client import ServerClient
 from model.text_model import ServerText
 
@@ -92,8 +93,9 @@ def _read(node: NodeContext, report: ReceivedReport) -> dict[str, Any]:
 
 
 def text_hash(text: str) -> str:
-    """Of the words alone: layout and case make no other report."""
-    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
+    """Of the sentences' words alone: headings, layout and case make no other report."""
+    read = ["".join(c for c in sentence.text.lower() if c.isalnum()) for sentence in sentences(text)]
+    return hashlib.sha256("\n".join(read or [text]).encode()).hexdigest()
 
 
 def _labels(text: str, settings: FeedbackSection) -> tuple[list[Label], str]:

@@ -27,6 +27,7 @@ from dicom_node.index.tables import (
 )
 from dicom_node.receive import auditing
 from dicom_node.retention import disk_usage
+from dicom_node.web import metrics_feedback
 
 WINDOW = dt.timedelta(hours=24)
 """Durations are those of the last day."""
@@ -55,6 +56,7 @@ class NodeCollector(Collector):
             yield from _queue(session)
             yield from _durations(session, now)
             yield from _results(session, now)
+            yield from metrics_feedback.families(session, now)
         usage = disk_usage(self._node)
         disk = GaugeMetricFamily("dicom_node_disk_bytes", "Disk of the data folder", labels=["what"])
         disk.add_metric(["total"], usage.total)

@@ -1,0 +1,141 @@
+"""`dicom-node feedback`: a table in, what is unmatched or contradictory, how far node and radiologists agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from dicom_node import agreement, feedback_listing
+from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.errors import NodeError, UsageError
+from dicom_node.feedback_table import MAX_BYTES, import_table
+from dicom_node.index.tables_reports import ReceivedReport, ReportState
+
+
+def import_feedback(
+    file: Annotated[Path, typer.Argument(help="CSV; columns: docs/feedback.md.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a table of radiologists' words. Exit 1 where a row was rejected; the others are taken."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{file}: a table has at most {MAX_BYTES >> 20} MiB")
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
+    with open_node(config) as node, node.database.write() as session:
+        made = import_table(session, text, now=node.clock())
+    if as_json:
+        rejected = [{"line": line, "reason": reason} for line, reason in made.rejected]
+        print_json({"added": made.added, "known": made.known, "rejected": rejected})
+    else:
+        console.print(f"{made.added} added, {made.known} known already, {len(made.rejected)} rejected")
+        for line, reason in made.rejected:
+            console.print(f"  line {line}: {reason}", markup=False)
+    if made.rejected:
+        raise typer.Exit(1)
+
+
+def list_feedback(
+    state: Annotated[
+        list[ReportState] | None, typer.Option("--state", help="Reports in this state; default: what needs a look.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many of each.")] = 200,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reports that are unmatched or contradict themselves, and statements of which sources say different things."""
+    with open_node(config) as node, node.database.read() as session:
+        reports = feedback_listing.report_lines(session, state or feedback_listing.OPEN, limit=limit)
+        contradictions = feedback_listing.contradiction_lines(session, limit=limit)
+        counts = feedback_listing.report_counts(session)
+    if as_json:
+        print_json(
+            {
+                "counts": counts,
+                "reports": [dataclasses.asdict(line) for line in reports],
+                "contradictions": [dataclasses.asdict(line) for line in contradictions],
+            }
+        )
+        return
+    table = Table("report", "by", "state", "words", "why", "study", box=None)
+    for line in reports:
+        table.add_row(str(line.id), line.kind, line.state, str(line.words), line.reason, line.study_instance_uid)
+    console.print(table)
+    for one in contradictions:
+        said = "; ".join(f"{value}: {', '.join(who)}" for value, who in one.said)
+        console.print(f"contradiction  {one.study_instance_uid}  {one.finding} {one.aspect}  {said}", markup=False)
+    console.print("reports: " + (", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"))
+
+
+def show_report(
+    report: Annotated[int, typer.Argument(help="Its number in `feedback list`.")], config: ConfigOption = None
+) -> None:
+    """A report's text and what was read in it, each label with its sentence and rule."""
+    with open_node(config) as node, node.database.read() as session:
+        row = session.get(ReceivedReport, report)
+    if row is None:
+        raise UsageError(f"no report {report}")
+    print_json(
+        {
+            "id": row.id,
+            "state": row.state,
+            "reason": row.reason,
+            "author": row.author,
+            "text": row.text,
+            "labeller": row.labeller,
+            "labels": row.labels,
+            "contradictions": row.contradictions,
+        }
+    )
+
+
+def show_agreement(
+    days: Annotated[float | None, typer.Option("--days", min=0.01, help="Words of the last so many days.")] = None,
+    device_uid: Annotated[str | None, typer.Option("--device-uid", help="Only this checkpoint's statements.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How far the node and the radiologists agree, by finding: counts and Cohen's kappa."""
+    with open_node(config) as node, node.database.read() as session:
+        since = node.clock() - dt.timedelta(days=days) if days is not None else None
+        found = {
+            aspect: agreement.load_figures(session, since=since, device_uid=device_uid, aspect=aspect)
+            for aspect in ("presence", "change")
+        }
+    if as_json:
+        print_json({aspect: feedback_listing.agreement_json(one) for aspect, one in found.items()})
+        return
+    for aspect, one in found.items():
+        table = Table(aspect, "judged", "agree", "kappa", "node only", "radiologist only", "contradictory", box=None)
+        for line in (*one.values(), agreement.overall(one)):
+            table.add_row(
+                line.finding or "all",
+                str(line.judged),
+                "" if line.ratio is None else f"{100 * line.ratio:.0f} %",
+                "" if line.kappa is None else f"{line.kappa:.2f}",
+                str(line.node_only) if aspect == "presence" else "",
+                str(line.radiologist_only) if aspect == "presence" else "",
+                str(line.contradictory),
+            )
+        console.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `feedback import | list | show | agreement`."""
+    group = typer.Typer(help="What radiologists say of the node's results.", no_args_is_help=True)
+    group.command("import")(import_feedback)
+    group.command("list")(list_feedback)
+    group.command("show")(show_report)
+    group.command("agreement")(show_agreement)
+    app.add_typer(group, name="feedback")
