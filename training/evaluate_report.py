@@ -6,24 +6,22 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from markupsafe import Markup
 from PIL import Image
 
 from model.schema import DisplayImage
-from training.evaluate import Curve, Evaluation
-from training.judge import JudgeScores
-from training.metrics.classification import ReliabilityBin
+from training.evaluate import Evaluation
+from training.evaluate_texts import reference_sentence
+from training.judge import JudgeScores, Verdict
+from training.report_plots import reliability_plot, roc_plot
 
 PICTURE_SIDE = 320
 """Longer side of an image in the report, pixels."""
-PLOT_SIDE = 180
 
 LABELS = {
     "presence_auroc": "presence AUROC, mean over findings",
@@ -75,9 +73,25 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "seconds_per_pair": evaluation.seconds_per_pair,
         "left_out": evaluation.report.as_json(),
         "per_question": evaluation.per_question,
+        "per_answer": per_answer(evaluation, judge),
+        "patients": {record.record_id: record.patient_id for record in evaluation.records},
     }
     finite: dict[str, Any] = _finite(values)
     return finite
+
+
+def per_answer(evaluation: Evaluation, judge: JudgeScores | None = None) -> dict[str, dict[str, float]]:
+    """Every figure that has a score for each answer, for paired tests: figure → key → score."""
+    found: dict[str, dict[str, float]] = {}
+    if evaluation.per_question:
+        found["findings accuracy"] = evaluation.per_question
+    if evaluation.texts is not None:
+        found |= {f"difference {name}": scores for name, scores in evaluation.texts.per_answer.items()}
+    if evaluation.published is not None:
+        found |= {name: scores for name, scores in evaluation.published.per_answer.items() if scores}
+    if judge is not None:
+        found["judge"] = judge.per_question()
+    return found
 
 
 def _finite(value: Any) -> Any:
@@ -103,16 +117,6 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         for name, bins in (("presence", evaluation.presence_reliability), ("change", evaluation.change_reliability))
         if bins
     ]
-    cases = [
-        {
-            "record_id": case.record_id,
-            "loss": case.loss,
-            "rows": case.rows,
-            "current": picture_url(case.current),
-            "prior": picture_url(case.prior) if case.prior is not None else None,
-        }
-        for case in evaluation.worst
-    ]
     return environment.get_template("evaluation.html").render(
         data=evaluation.data,
         model=evaluation.model,
@@ -128,10 +132,37 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         labels=LABELS,
         reliability_plots=reliability_plots,
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
-        cases=cases,
+        cases=_cases(evaluation),
+        hardest=_hardest(judge),
         dropped=evaluation.report.lines(),
         seconds_per_pair=evaluation.seconds_per_pair,
     )
+
+
+def _cases(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The worst cases with their images and, where the pair has both, the true and the said difference sentence."""
+    sentences = {
+        record.record_id: (reference_sentence(record), said)
+        for record, said in zip(evaluation.records, evaluation.sentences, strict=True)
+        if said is not None
+    }
+    return [
+        {
+            "record_id": case.record_id,
+            "loss": case.loss,
+            "rows": case.rows,
+            "current": picture_url(case.current),
+            "prior": picture_url(case.prior) if case.prior is not None else None,
+            "sentences": sentences.get(case.record_id),
+        }
+        for case in evaluation.worst
+    ]
+
+
+def _hardest(judge: JudgeScores | None, count: int = 8) -> list[Verdict]:
+    """The answers that the judge liked least, with its reasons."""
+    scored = [verdict for verdict in judge.verdicts if verdict.score is not None] if judge is not None else []
+    return sorted(scored, key=lambda verdict: verdict.score or 0)[:count]
 
 
 def figure(value: float | None) -> str:
@@ -146,33 +177,3 @@ def picture_url(image: DisplayImage, side: int = PICTURE_SIDE) -> str:
     buffer = io.BytesIO()
     grey.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _plot(points: Sequence[tuple[float, float]], dots: Sequence[tuple[float, float, float]] = ()) -> Markup:
-    """An SVG square 0..1 × 0..1 with its diagonal, a line, and dots (x, y, radius). Numbers only: nothing to escape."""
-
-    def place(x: float, y: float) -> str:
-        return f"{x * PLOT_SIDE:.1f},{(1 - y) * PLOT_SIDE:.1f}"
-
-    line = " ".join(place(x, y) for x, y in points)
-    circles = "".join(
-        f'<circle cx="{x * PLOT_SIDE:.1f}" cy="{(1 - y) * PLOT_SIDE:.1f}" r="{radius:.1f}" fill="#0969da"/>'
-        for x, y, radius in dots
-    )
-    return Markup(  # formatted numbers alone
-        f'<svg viewBox="0 0 {PLOT_SIDE} {PLOT_SIDE}" width="{PLOT_SIDE}" height="{PLOT_SIDE}" role="img">'
-        f'<polyline points="{place(0, 0)} {place(1, 1)}" fill="none" stroke="#d0d7de"/>'
-        f'<polyline points="{line}" fill="none" stroke="#0969da" stroke-width="1.5"/>{circles}</svg>'
-    )
-
-
-def reliability_plot(bins: Sequence[ReliabilityBin]) -> Markup:
-    """Mean confidence against share right; the dot's area grows with the count."""
-    points = [(part.confidence, part.accuracy) for part in bins]
-    most = max((part.count for part in bins), default=1)
-    return _plot(points, [(p.confidence, p.accuracy, 2 + 4 * math.sqrt(p.count / most)) for p in bins])
-
-
-def roc_plot(curve: Curve) -> Markup:
-    """False against true positive rate."""
-    return _plot(list(zip(curve.false_rate, curve.true_rate, strict=True)))

@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.engine import Job
 from model.predict import Predictor
 from model.prompts import context_text
-from model.questions import Question, QuestionType
+from model.questions import Question, QuestionType, parse_question
 from model.questions_answers import YES_NO
 from model.questions_grammar import parse_events, write_events
 from model.schema import ImageRole, Prediction, StudyPair
-from training.instruction_turns import events_of_truth
+from training.instruction_turns import events_of_truth, lumen_turns
 from training.metrics.answers import DifferenceScores, difference_scores, exact_matches, ms_cxr_t_accuracy, recalls
 from training.metrics.classification import ratio
 from training.metrics.meteor import MetricUnavailableError, meteor
 from training.metrics.pairs import change_said
-from training.metrics.text import bleu, cider, rouge_l, tokenise
-from training.records import Record
+from training.metrics.significance import Interval
+from training.metrics.summed import Summed, event_figure, interval, mean_figure, text_figures
+from training.metrics.text import CorpusScore, tokenise
+from training.records import Asked, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextScores:
-    """Difference sentences. meteor: None where it was not computed; why then stands in meteor_missing."""
+    """Difference sentences. meteor: None where it was not computed; why then stands in meteor_missing.
+
+    figures: BLEU-4, ROUGE-L, CIDEr and event F1 with their intervals. per_answer: of each of them (METEOR too, where it
+    was computed) the score of each record's answer, for paired tests.
+    """
 
     answers: int
-    bleu4: float
-    rouge_l: float
-    cider: float
+    figures: dict[str, Interval]
+    per_answer: dict[str, dict[str, float]]
     meteor: float | None
     meteor_missing: str
     difference: DifferenceScores
     unchanged: DifferenceScores
     """The same scores of the baseline "nothing has changed"."""
-    unchanged_bleu4: float
+    unchanged_figures: dict[str, Interval]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedScores:
     """Published questions by type: closed (yes/no and choices written out) by exact match, open by recall and match."""
 
-    closed_accuracy: float
-    open_recall: float
-    open_exact: float
+    closed_accuracy: Interval
+    open_recall: Interval
+    open_exact: Interval
     by_type: dict[str, tuple[int, float, float]]
     """type → (questions, exact match, recall)."""
-    per_question: dict[str, float]
+    per_answer: dict[str, dict[str, float]]
+    """Figure → "record/number of the question" → score."""
 
 
 def reference_sentence(record: Record) -> str | None:
@@ -64,97 +70,144 @@ def reference_sentence(record: Record) -> str | None:
 
 
 def score_texts(
-    records: Sequence[Record], said: Sequence[Prediction], *, meteor_wanted: bool = True
+    records: Sequence[Record], said: Sequence[Prediction], *, meteor_wanted: bool = True, resamples: int = 1000
 ) -> TextScores | None:
     """Score the open difference answers; None where no record has both a true and a said sentence."""
     pairs = [
-        (reference, answer.difference_text)
+        (record, reference, answer.difference_text)
         for record, answer in zip(records, said, strict=True)
         if answer.difference_text is not None and (reference := reference_sentence(record)) is not None
     ]
     if not pairs:
         return None
-    truth, answers = [reference for reference, _ in pairs], [answer for _, answer in pairs]
-    references = [[tokenise(text)] for text in truth]
-    hypotheses = [tokenise(text) for text in answers]
+    keys, patients = [r.record_id for r, _, _ in pairs], [r.patient_id for r, _, _ in pairs]
+    truth, answers = [reference for _, reference, _ in pairs], [answer for _, _, answer in pairs]
     nothing = ["nothing has changed."] * len(truth)
-    value, missing = _meteor(references, hypotheses) if meteor_wanted else (None, "not asked for")
+    score, missing = _meteor(truth, answers) if meteor_wanted else (None, "not asked for")
+    figures = _text_figures(keys, patients, truth, answers)
+    per_answer = {name: dict(figure.each) for name, figure in figures.items()}
+    if score is not None:
+        per_answer["METEOR"] = dict(zip(keys, score.each, strict=True))
+    unchanged = _text_figures(keys, patients, truth, nothing)
     return TextScores(
         answers=len(pairs),
-        bleu4=bleu(references, hypotheses).value,
-        rouge_l=rouge_l(references, hypotheses).value,
-        cider=cider(references, hypotheses).value,
-        meteor=value,
+        figures={name: interval([figure], resamples=resamples) for name, figure in figures.items()},
+        per_answer=per_answer,
+        meteor=score.value if score is not None else None,
         meteor_missing=missing,
         difference=difference_scores(truth, answers),
         unchanged=difference_scores(truth, nothing),
-        unchanged_bleu4=bleu(references, [tokenise(text) for text in nothing]).value,
+        unchanged_figures={name: interval([figure], resamples=resamples) for name, figure in unchanged.items()},
     )
 
 
-def _meteor(references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> tuple[float | None, str]:
+def _text_figures(
+    keys: Sequence[str], patients: Sequence[str], truth: Sequence[str], said: Sequence[str]
+) -> dict[str, Summed]:
+    figures = text_figures(keys, patients, truth, said)
+    return {**figures, "event F1": event_figure(keys, patients, truth, said)}
+
+
+def _meteor(truth: Sequence[str], said: Sequence[str]) -> tuple[CorpusScore | None, str]:
     try:
-        return meteor(references, hypotheses).value, ""
+        return meteor([[tokenise(text)] for text in truth], [tokenise(text) for text in said]), ""
     except MetricUnavailableError as error:
         return None, str(error)
 
 
-def score_published(answered: Sequence[tuple[Record, Sequence[str]]]) -> PublishedScores:
+def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resamples: int = 1000) -> PublishedScores:
     """Score answers to published questions; a question is closed where its published answer is yes or no."""
     rows = [
-        (f"{record.record_id}/{number}", item, said)
+        (f"{record.record_id}/{number}", record.patient_id, item, said)
         for record, answers in answered
         for number, (item, said) in enumerate(zip(record.asked, answers, strict=True))
     ]
-    exact = exact_matches([item.answer for _, item, _ in rows], [said for _, _, said in rows])
-    recall = recalls([item.answer for _, item, _ in rows], [said for _, _, said in rows])
-    closed = [item.answer.strip(" .").lower() in YES_NO for _, item, _ in rows]
+    exact = exact_matches([item.answer for _, _, item, _ in rows], [said for _, _, _, said in rows])
+    recall = recalls([item.answer for _, _, item, _ in rows], [said for _, _, _, said in rows])
+    closed = [is_closed(item) for _, _, item, _ in rows]
+
+    def figure(scores: Sequence[float], wanted: bool) -> Summed:
+        chosen = [place for place, found in enumerate(closed) if found is wanted]
+        keys, patients = [rows[place][0] for place in chosen], [rows[place][1] for place in chosen]
+        return mean_figure(keys, patients, [scores[place] for place in chosen])
+
     by_type = {}
     for type in QuestionType:
-        chosen = [place for place, (_, item, _) in enumerate(rows) if item.type is type]
+        chosen = [place for place, (_, _, item, _) in enumerate(rows) if item.type is type]
         if chosen:
             by_type[type.value] = (
                 len(chosen),
                 ratio(sum(exact[place] for place in chosen), len(chosen)),
                 ratio(sum(recall[place] for place in chosen), len(chosen)),
             )
-    opened = [place for place, is_closed in enumerate(closed) if not is_closed]
+    figures = {
+        "closed accuracy": figure(exact, True),
+        "open recall": figure(recall, False),
+        "open exact": figure(exact, False),
+    }
+    with_interval = {name: interval([found], resamples=resamples) for name, found in figures.items()}
     return PublishedScores(
-        closed_accuracy=ratio(sum(e for e, c in zip(exact, closed, strict=True) if c), sum(closed)),
-        open_recall=ratio(sum(recall[place] for place in opened), len(opened)),
-        open_exact=ratio(sum(exact[place] for place in opened), len(opened)),
+        closed_accuracy=with_interval["closed accuracy"],
+        open_recall=with_interval["open recall"],
+        open_exact=with_interval["open exact"],
         by_type=by_type,
-        per_question={key: score for (key, _, _), score in zip(rows, exact, strict=True)},
+        per_answer={name: dict(found.each) for name, found in figures.items()},
     )
 
 
+def is_closed(item: Asked) -> bool:
+    """Whether a published question is answered by yes or no."""
+    return item.answer.strip(" .").lower() in YES_NO
+
+
+def with_lumen_questions(record: Record) -> Record:
+    """The record with LUMEN's single-image questions on its current image, where it brings none of its own."""
+    if any(item.type is not QuestionType.DIFFERENCE for item in record.asked):
+        return record
+    asked = []
+    for turn, _ in lumen_turns(record.truth, of="current"):
+        parsed = parse_question(turn.question)
+        assert parsed is not None
+        asked.append(Asked(type=parsed.type, question=turn.question, answer=turn.answer or ""))
+    return replace(record, asked=(*record.asked, *asked))
+
+
 def published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], list[str]]:
-    """Ask a record's published questions: yes/no questions are scored, all others generated."""
+    """Ask a record's published questions: yes/no questions are scored, all others generated.
+
+    Questions on one image are asked of the current image alone, as the diagnostic stream teaches them; the difference
+    is asked of the pair.
+    """
 
     def ask(record: Record, pair: StudyPair) -> list[str]:
-        questions = tuple(
+        questions = [
             Question(
                 key=f"published/{number}",
                 type=item.type,
                 text=item.question,
-                allowed=YES_NO if item.answer.strip(" .").lower() in YES_NO else None,
+                allowed=YES_NO if is_closed(item) else None,
                 image=None if item.type is QuestionType.DIFFERENCE else ImageRole.CURRENT,
                 needs_prior=item.type is QuestionType.DIFFERENCE,
             )
             for number, item in enumerate(record.asked)
-        )
+        ]
         pictures = [predictor.vlm.picture(pair.current)]
         if pair.prior is not None:
             pictures.insert(0, predictor.vlm.picture(pair.prior))
         context = context_text(pair.context) if predictor.manifest.context else None
-        layout = predictor.vlm.layout(priors=len(pictures) - 1, context=context)
-        (answers,) = predictor.engine.ask([Job(pictures=tuple(pictures), layout=layout, questions=questions)])
-        return [
-            answers.open[question.key].text
-            if question.allowed is None
-            else max(scores := predictor.calibrated(answers.closed[question.key]), key=lambda word: scores[word])
-            for question in questions
-        ]
+        jobs = []
+        for shown, of_pair in ((pictures[-1:], False), (pictures, True)):
+            wanted = tuple(question for question in questions if question.needs_prior is of_pair)
+            if wanted:
+                layout = predictor.vlm.layout(priors=len(shown) - 1, context=context)
+                jobs.append(Job(pictures=tuple(shown), layout=layout, questions=wanted))
+        said: dict[str, str] = {}
+        for answers in predictor.engine.ask(jobs):
+            said |= {key: answer.text for key, answer in answers.open.items()}
+            for key, answer in answers.closed.items():
+                scores = predictor.calibrated(answer)
+                said[key] = max(scores, key=lambda word: scores[word])
+        return [said[question.key] for question in questions]
 
     return ask
 

@@ -82,7 +82,7 @@ def test_a_predictor_that_knows_the_truth_scores_perfectly(items: list[tuple[Rec
     assert result.scores.value("swap_consistency") == 1.0
     assert result.scores.value("same_image_consistency") == 1.0
     assert result.texts is not None
-    assert result.texts.bleu4 == pytest.approx(1.0)
+    assert result.texts.figures["BLEU-4"].value == pytest.approx(1.0)
     assert result.texts.difference.exact == 1.0
     assert result.texts.meteor is None
     assert result.texts.meteor_missing == "not asked for"
@@ -324,7 +324,7 @@ def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
     said = ask(record, load_pair(record))
     assert said[0] in ("yes", "no")
     scores = score_published([(record, ["yes", "on the left side"])])
-    assert (scores.closed_accuracy, scores.open_recall, scores.open_exact) == (1.0, 1.0, 0.0)
+    assert (scores.closed_accuracy.value, scores.open_recall.value, scores.open_exact.value) == (1.0, 1.0, 0.0)
     assert scores.by_type["location"] == (1, 0.0, 1.0)
 
 

@@ -97,8 +97,13 @@ def _events(text: str, tense: Tense) -> set[tuple[str, str, str]]:
 
 
 def interval(runs: Sequence[Summed], *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """A figure averaged over runs with its 95 % percentile interval; the same patients are drawn for every run."""
+    """A figure averaged over runs with its 95 % percentile interval; the same patients are drawn for every run.
+
+    NaN throughout where nothing was answered.
+    """
     everybody = sorted({patient for run in runs for patient in run.patients})
+    if not everybody:
+        return Interval(value=float("nan"), low=float("nan"), high=float("nan"), resamples=0)
     place = {patient: number for number, patient in enumerate(everybody)}
     by_patient = []
     for run in runs:
