@@ -22,6 +22,7 @@ from dicom_node import audit, completion, jobs, notify, retention, syslog
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import job_key
+from dicom_node.drift.weeks import WeeklyLook
 from dicom_node.errors import NodeError
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
 from dicom_node.logs import bound, get_logger
@@ -280,6 +281,7 @@ TICKS = (
     Tick(name="models", seconds=5, action=journal_models),
     Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
     Tick(name="retention", seconds=3600, action=retention.run),
+    Tick(name="drift", seconds=600, action=WeeklyLook()),
     Tick(name="jobs", seconds=3600, action=forget_old_jobs),
 )
 

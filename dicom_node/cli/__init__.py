@@ -20,6 +20,7 @@ AREAS = (
     "train",
     "train_run",
     "models",
+    "drift",
     "retrain",
     "feedback",
 )

@@ -111,13 +111,6 @@ def echo_answer(call: Call, destination: Destination) -> str:
     return f"answers in {result.seconds:.2f} s; accepts {', '.join(result.services)}"
 
 
-def models(call: Call) -> Response:
-    """The checkpoints that made results."""
-    with call.node.database.read() as session:
-        lines = reading.models(session)
-    return render(call.request, "models.html", user=call.user, models=lines, settings=call.node.settings.model)
-
-
 def notices(call: Call) -> Response:
     """What people were or will be told."""
     with call.node.database.read() as session:
@@ -132,6 +125,5 @@ RULES = (
     Rule(path="/deliveries", view=deliveries),
     Rule(path="/destinations", view=destinations),
     Rule(path="/destinations/{name}/echo", view=echo, methods=("POST",), role=Role.ADMINISTRATOR),
-    Rule(path="/models", view=models),
     Rule(path="/notices", view=notices),
 )

@@ -28,6 +28,7 @@ from dicom_node.index.tables import (
 from dicom_node.receive import auditing
 from dicom_node.retention import disk_usage
 from dicom_node.web import metrics_feedback
+from dicom_node.web.metrics_models import families as model_families
 
 WINDOW = dt.timedelta(hours=24)
 """Durations are those of the last day."""
@@ -56,6 +57,7 @@ class NodeCollector(Collector):
             yield from _queue(session)
             yield from _durations(session, now)
             yield from _results(session, now)
+            yield from model_families(session, now)
             yield from metrics_feedback.families(session, now)
         usage = disk_usage(self._node)
         disk = GaugeMetricFamily("dicom_node_disk_bytes", "Disk of the data folder", labels=["what"])
