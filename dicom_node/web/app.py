@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from dicom_node.context import NodeContext
-from dicom_node.web import admin, api, feedback_pages, health, images, views
+from dicom_node.web import admin, api, feedback_pages, health, images, models_pages, views
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
 from dicom_node.web.security import Doorkeeper, SecurityHeaders, session_secret
 
