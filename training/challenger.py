@@ -15,6 +15,7 @@ from training.calibration import calibrate
 from training.datasets import loaded, open_records, parse_spec
 from training.drops import DropReport
 from training.finish import pointing, write_weights
+from training.recipe_public import public_recipe
 from training.records import Record
 
 FEWEST = 40
@@ -57,7 +58,7 @@ def finish_challenger(
         question_types=before.question_types,
         prognosis=before.prognosis,
         base=f"{before.label} {before.device_uid}",
-        recipe=dict(recipe),
+        recipe=public_recipe(recipe),
         data_snapshot=snapshot,
         thresholds=before.thresholds,
         calibration=before.calibration,

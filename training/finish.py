@@ -26,6 +26,7 @@ from training.drops import DropReport
 from training.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.localise_measure import FIRST_SEED, localisation_of, measure_pointing
 from training.phantom import PHANTOM_FINDINGS
+from training.recipe_public import public_recipe
 
 LICENCE = "Apache-2.0"
 QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
@@ -96,7 +97,7 @@ def finish(
         kind=CheckpointKind.NVILA,
         findings=tuple(PHANTOM_FINDINGS),
         question_types=QUESTION_TYPES,
-        recipe=dict(recipe),
+        recipe=public_recipe(recipe),
         data_snapshot=snapshot,
         tiling="never",
         licence=LICENCE,

@@ -58,15 +58,12 @@ class Learner(nn.Module, ABC):
 
     def freeze(self) -> None:
         """Give every weight what the recipe says: learn, stay, or stay with an adapter beside it."""
-        run, lora = self.recipe.run, self.recipe.lora
+        run = self.recipe.run
         if run.tune is not Tune.FULL:
             self.model.requires_grad_(False)
-            if run.tune is Tune.LORA:
-                self._adapt()
+            adapted = self._adapt() if run.tune is Tune.LORA else set()
             for name in WHOLE:
-                if run.tune is Tune.LORA and name in lora.parts:
-                    continue
-                if (whole := self.part(name)) is not None:
+                if name not in adapted and (whole := self.part(name)) is not None:
                     whole.requires_grad_(True)
         frozen = {*run.freeze, *(["llm"] if run.objective is Objective.HEADS else [])}
         frozen |= set() if self.recipe.heads.weight else {"heads"}
@@ -77,19 +74,26 @@ class Learner(nn.Module, ABC):
             if parameter.requires_grad:  # small steps vanish in half precision: what learns is kept in full
                 parameter.data = parameter.data.float()
 
-    def _adapt(self) -> None:
-        """Low-rank adapters beside every linear layer of the wanted parts, the output over the vocabulary left out."""
+    def _adapt(self) -> set[str]:
+        """Low-rank adapters beside every linear layer of the wanted parts, the output over the vocabulary left out.
+
+        Returns the parts that have some; a projector that is a bare matrix (Gemma 3's) gets none.
+        """
         lora = self.recipe.lora
         inside: set[int] = set()
+        adapted: set[str] = set()
         for name in lora.parts:
-            if (part := self.part(name)) is not None:
-                inside |= {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
+            part = self.part(name)
+            linear = {id(m) for m in part.modules() if isinstance(m, nn.Linear)} if part is not None else set()
+            inside |= linear
+            adapted |= {name} if linear else set()
         output = self.model.get_output_embeddings()
         names = [name for name, module in self.model.named_modules() if id(module) in inside and module is not output]
         if not names:
             raise CheckpointError(f"lora.parts {list(lora.parts)}: the model has no linear layer there")
         settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names)
         self._adapters = [get_peft_model(self.model, settings)]
+        return adapted
 
     def merge(self) -> None:
         """Add the adapters to the weights that they stand beside."""

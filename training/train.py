@@ -225,8 +225,10 @@ class _Log:
         (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", "utf-8")
         self.file = (out / "log.jsonl").open("a", encoding="utf-8")
         if recipe.run.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # optional extra "train"
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # optional extra "train"
+            except ImportError as error:
+                raise TrainingError("run.tensorboard needs TensorBoard: pip install 'dicom-node[train]'") from error
             self.board = SummaryWriter(str(out / "tensorboard"))
 
     def step(self, step: int, losses: dict[str, float], rate: float, waited: float) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
 
 from model.experts import LABELS
 from model.nvila.checkpoint import save_nvila
@@ -17,8 +20,9 @@ from model.predict import load_predictor
 from tests.model_nvila.tiny import save_tiny, tiny_nvila
 from tests.model_nvila.tiny_auto import gemma3
 from tests.support import REPOSITORY
+from tests.training.published import write_csv
 from tests.training.records import image_of, write_mimic_with_questions
-from tests.training.test_readers_other import site_export, site_line, word
+from tests.training.test_readers_other import NIH_HEADER, nih_row, site_export, site_line, word
 from training.drops import DropReport
 from training.evaluate_texts import reference_sentence
 from training.phantom_cache import fill
@@ -75,6 +79,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ]
     (folder / "site").mkdir()
     site_export(folder / "site", *lines).rename(folder / "site" / "train.jsonl")
+    rows = [nih_row(f"{n}.png", "Effusion" if n % 2 else "No Finding", n, str(n // 3)) for n in range(9)]
+    write_csv(folder / "nih" / "Data_Entry_2017_v2020.csv", NIH_HEADER, rows)
+    for row in rows:
+        picture = folder / "nih" / "images" / str(row[0])
+        picture.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (48, 48), dtype=np.uint8)).save(picture)
     fill(folder / "cache", pairs=6, first_seed=500, size=32)
     return {
         "VQA": str(root),
@@ -86,6 +96,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "SNAPSHOT": str(folder / "site"),
         "CHAMPION": str(save_tiny(folder / "champion")),
         "CACHE": str(folder / "cache"),
+        "NIH": str(folder / "nih"),
+        "PICTURES": str(folder / "pictures"),
     }
 
 
@@ -101,15 +113,31 @@ def tiny(recipe: Recipe, places: dict[str, str]) -> Recipe:
             values["data"][key] = places[values["data"][key]]
     for item in values["data"]["sets"]:
         kind, _, where = item["data"].partition(":")
-        if kind == "phantom":
-            item["data"] = "phantom:3@3000000"
-            continue
-        first = [places[part.partition("/")[0]] + part[len(part.partition("/")[0]) :] for part in where.split(",")]
-        item["data"] = f"{kind}:{','.join(first)}"
+        if kind in ("phantom", "phantom-cache", "nih"):
+            source = {"phantom": "3@3000000", "phantom-cache": places["CACHE"], "nih": places["NIH"]}[kind]
+        else:
+            source = ",".join(_filled(part, places) for part in where.split(","))
+        item["data"] = f"{kind}:{source}"
         item["long_answers"] = places[item["long_answers"]] if item["long_answers"] else ""
+    if values["data"]["image_cache"]:
+        values["data"]["image_cache"] = places["PICTURES"]
     start = values["model"]["start"]
     values["model"]["start"] = places.get(start, start)
     return Recipe.model_validate(values)
+
+
+def _filled(part: str, places: dict[str, str]) -> str:
+    """A path whose first word stands for a place."""
+    word, slash, rest = part.partition("/")
+    return f"{places[word]}{slash}{rest}"
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> Iterator[None]:
+    """Recipes differ in their precision, which accelerate keeps for a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
