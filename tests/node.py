@@ -50,7 +50,7 @@ class Node:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(self._is_ready, seconds=120, what="the node to be ready")
+        wait_until(self._is_ready, seconds=1200, what="the node to be ready")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""

@@ -17,7 +17,15 @@ from dicom_node.web import admin, api, feedback_pages, health, images, models_pa
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
 from dicom_node.web.security import Doorkeeper, SecurityHeaders, session_secret
 
-RULES: tuple[Rule, ...] = (*views.RULES, *feedback_pages.RULES, *admin.RULES, *models_pages.RULES, *images.RULES, *api.RULES, *health.RULES)
+RULES: tuple[Rule, ...] = (
+    *views.RULES,
+    *feedback_pages.RULES,
+    *admin.RULES,
+    *models_pages.RULES,
+    *images.RULES,
+    *api.RULES,
+    *health.RULES,
+)
 """All there is. Whatever is not here is a 404; whatever names no `role=None` needs a log-in."""
 
 

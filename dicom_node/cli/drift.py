@@ -1,0 +1,71 @@
+"""`dicom-node drift`: the weekly figures of images and answers against their control limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.drift import weeks
+from dicom_node.index.tables_models import DriftFigure
+
+
+def drift(
+    last: Annotated[int, typer.Option("--weeks", min=1, max=520, help="So many of the newest judged weeks.")] = 1,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge closed weeks that are not judged yet, and show the newest. Exit 1 where one of its figures alarms."""
+    with open_node(config) as node:
+        weeks.run(node)
+        with node.database.read() as session:
+            rows = weeks.latest(session, last)
+        needs = node.settings.drift
+    lines = [drift_values(row) for row in rows]
+    if as_json:
+        print_json({"figures": lines})
+    elif not lines:
+        console.print(
+            f"no week is judged yet: that takes {needs.baseline_weeks} weeks with {needs.min_pairs} pairs or more as a"
+            " baseline, and one after them"
+        )
+    else:
+        table = Table("week", "of", "figure", "n", "value", "limits", "baseline", "", box=None)
+        for line in lines:
+            limits = f"{line['low']:.3f} to {line['high']:.3f}"
+            base = f"{line['baseline']:.3f}" if line["baseline"] is not None else ""
+            cells = (
+                str(line["week"]),
+                line["of"],
+                line["figure"],
+                str(line["n"]),
+                f"{line['value']:.3f}",
+                limits,
+                base,
+            )
+            table.add_row(*cells, "ALARM" if line["alarm"] else "", style="red" if line["alarm"] else None)
+        console.print(table)
+    if any(line["alarm"] for line in lines):
+        raise typer.Exit(1)
+
+
+def drift_values(row: DriftFigure) -> dict[str, Any]:
+    """One figure as plain values. of: "images", or the checkpoint's Device UID."""
+    return {
+        "week": row.week,
+        "of": row.device_uid or "images",
+        "figure": row.figure,
+        "n": row.n,
+        "value": row.value,
+        "low": row.low,
+        "high": row.high,
+        "baseline": row.baseline,
+        "alarm": row.alarm,
+    }
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(drift)

@@ -1,0 +1,140 @@
+"""What the index knows of the pairs that were analysed, and the figures that are made of it; no verdicts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.drift.limits import binned, edges_of
+from dicom_node.drift.pixels import FIGURES
+from dicom_node.index.tables import Outcome, Result
+from dicom_node.index.tables_models import PairStatistics
+from model.schema import Change, Presence
+
+WEEK = dt.timedelta(days=7)
+BETTER = frozenset({Change.IMPROVING.value, Change.RESOLVED.value})
+WORSE = frozenset({Change.NEW.value, Change.WORSENING.value})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSample:
+    """One result that was current once. findings: as in result.json. pixels: empty where no image was decoded."""
+
+    at: dt.datetime
+    device_uid: str
+    answered: bool
+    pixels: Mapping[str, float]
+    modality: str
+    manufacturer: str
+    view: str
+    prior_age_days: int | None
+    findings: Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """count of n."""
+
+    count: int
+    n: int
+
+
+def week_of(moment: dt.datetime) -> dt.date:
+    """The Monday of a moment's week, UTC."""
+    day = moment.astimezone(dt.UTC).date()
+    return day - dt.timedelta(days=day.weekday())
+
+
+def start_of(week: dt.date) -> dt.datetime:
+    """The first moment of a week."""
+    return dt.datetime.combine(week, dt.time(), dt.UTC)
+
+
+def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) -> list[PairSample]:
+    """First results of study revisions in [since, until): a study that was processed again counts once."""
+    rows = session.execute(
+        select(Result.created_at, Result.device_uid, Result.outcome, Result.prediction, PairStatistics)
+        .outerjoin(PairStatistics, PairStatistics.result_pk == Result.id)
+        .where(Result.created_at >= since, Result.created_at < until, Result.generation == 1)
+        .order_by(Result.created_at)
+    )
+    return [
+        PairSample(
+            at=row.created_at,
+            device_uid=row.device_uid,
+            answered=row.outcome is not Outcome.NOT_ANALYSED,
+            pixels=row.PairStatistics.pixels if row.PairStatistics is not None else {},
+            modality=row.PairStatistics.modality if row.PairStatistics is not None else "",
+            manufacturer=row.PairStatistics.manufacturer if row.PairStatistics is not None else "",
+            view=row.PairStatistics.view if row.PairStatistics is not None else "",
+            prior_age_days=row.PairStatistics.prior_age_days if row.PairStatistics is not None else None,
+            findings=row.prediction.get("findings", []),
+        )
+        for row in rows
+    ]
+
+
+def input_figures(samples: Iterable[PairSample]) -> dict[str, list[float] | list[str]]:
+    """Each figure of the images as one value for each pair: numbers, or words."""
+    seen = [sample for sample in samples if sample.pixels]
+    figures: dict[str, list[float] | list[str]] = {
+        f"pixels {name}": [float(sample.pixels[name]) for sample in seen if name in sample.pixels] for name in FIGURES
+    }
+    figures["modality"] = [sample.modality or "unknown" for sample in seen]
+    figures["manufacturer"] = [sample.manufacturer or "unknown" for sample in seen]
+    figures["view"] = [sample.view or "unknown" for sample in seen]
+    figures["age of the prior"] = [float(s.prior_age_days) for s in seen if s.prior_age_days is not None]
+    return figures
+
+
+def output_distributions(samples: Iterable[PairSample]) -> dict[str, list[float] | list[str]]:
+    """Each figure of the answers as one value for each pair: findings of one pair are not independent of each other."""
+    answered = [sample for sample in samples if sample.answered and sample.findings]
+    return {
+        "certainty": [_certainty(sample.findings) for sample in answered],
+        "change": [_change(sample.findings) for sample in answered if sample.prior_age_days is not None],
+    }
+
+
+def output_shares(samples: Iterable[PairSample]) -> dict[str, Share]:
+    """Finding rates, abstentions, priors found; counts of pairs."""
+    everything = list(samples)
+    answered = [sample for sample in everything if sample.answered]
+    present: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for sample in answered:
+        for finding in sample.findings:
+            key = str(finding["key"])
+            asked[key] += 1
+            present[key] += finding["presence"] == Presence.PRESENT.value
+    shares = {f"rate of {key}": Share(count=present[key], n=n) for key, n in sorted(asked.items())}
+    shares["not analysed"] = Share(count=len(everything) - len(answered), n=len(everything))
+    return shares
+
+
+def _certainty(findings: Sequence[Mapping[str, object]]) -> float:
+    """Mean of |2p - 1| over the findings of a pair."""
+    values = [abs(2.0 * float(str(finding["probability"])) - 1.0) for finding in findings]
+    return sum(values) / len(values)
+
+
+def _change(findings: Sequence[Mapping[str, object]]) -> str:
+    """What a pair's changes say as a whole."""
+    said = {str(finding["change"]) for finding in findings if finding["change"] is not None}
+    better, worse = bool(said & BETTER), bool(said & WORSE)
+    if better and worse:
+        return "both"
+    return "worse" if worse else "better" if better else "stable" if Change.STABLE.value in said else "nothing stated"
+
+
+def counter_of(values: Sequence[float] | Sequence[str]) -> Callable[[Sequence[float] | Sequence[str]], dict[str, int]]:
+    """How to count values into bins, by the baseline's `values`: words as they are, numbers by its quantiles."""
+    if any(isinstance(value, str) for value in values):
+        return lambda given: dict(Counter(str(value) for value in given))
+    edges = edges_of([float(value) for value in values])
+    return lambda given: binned([float(value) for value in given], edges)

@@ -1,0 +1,212 @@
+"""The weekly look: each closed week's figures against the baseline, as rows; an alarm is a notice as well.
+
+Baseline of the input: the first `baseline_weeks` weeks of the site with at least `min_pairs` pairs. Baseline of the
+output: the same of each checkpoint, because another checkpoint answers otherwise.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import agreement
+from dicom_node.config import DriftSection
+from dicom_node.context import NodeContext
+from dicom_node.drift.limits import Verdict, judge_distribution, judge_share, share_of
+from dicom_node.drift.samples import (
+    WEEK,
+    PairSample,
+    Share,
+    counter_of,
+    input_figures,
+    load_samples,
+    output_distributions,
+    output_shares,
+    start_of,
+    week_of,
+)
+from dicom_node.index.tables import Result
+from dicom_node.index.tables_models import DriftFigure
+from dicom_node.logs import get_logger
+from dicom_node.notify import raise_notice
+
+log = get_logger(__name__)
+
+LOOK_BACK_WEEKS = 8
+"""Closed weeks that are judged if nobody has done so: a node that was off for a month catches up."""
+INPUT = ""
+"""In place of a Device UID: figures of the images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeekVerdicts:
+    """One week of one checkpoint, or of the input."""
+
+    week: dt.date
+    device_uid: str
+    figures: Mapping[str, Verdict]
+
+
+class WeeklyLook:
+    """Tick: once a week, and once after each start, judge what nobody has judged yet. Reads every result since then."""
+
+    def __init__(self) -> None:
+        self._looked_in: dt.date | None = None
+
+    def __call__(self, node: NodeContext) -> None:
+        """Judge where a week has closed since the last look."""
+        week = week_of(node.clock())
+        if week != self._looked_in:
+            run(node)
+            self._looked_in = week
+
+
+def run(node: NodeContext) -> None:
+    """Judge the closed weeks that nobody has judged yet."""
+    settings, now = node.settings.drift, node.clock()
+    with node.database.read() as session:
+        found = list(verdicts(session, settings, now))
+    for one in found:
+        with node.database.write() as session:
+            keep(session, one, now)
+
+
+def verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iterator[WeekVerdicts]:
+    """Verdicts on closed weeks that have no rows yet. A week or checkpoint without enough pairs has none."""
+    first = session.scalar(select(func.min(Result.created_at)))
+    this_week = week_of(now)
+    if first is None or week_of(first) >= this_week:
+        return
+    known = set(session.execute(select(DriftFigure.week, DriftFigure.device_uid).distinct()).tuples())
+    samples = load_samples(session, since=start_of(week_of(first)), until=start_of(this_week))
+    weeks = by_week(samples)
+    recent = [week for week in weeks if week >= this_week - LOOK_BACK_WEEKS * WEEK]
+    devices = sorted({sample.device_uid for week in recent for sample in weeks[week] if sample.device_uid})
+    for device in (INPUT, *devices):
+        own = {w: [s for s in rows if device == INPUT or s.device_uid == device] for w, rows in weeks.items()}
+        base_weeks = baseline_weeks(own, settings)
+        if len(base_weeks) < settings.baseline_weeks:
+            continue
+        baseline = [sample for week in base_weeks for sample in own[week]]
+        for week in recent:
+            if week <= base_weeks[-1] or (week, device) in known or len(own[week]) < settings.min_pairs:
+                continue
+            words = _agreement(session, device, base_weeks, week) if device != INPUT else {}
+            figures = judge(own[week], baseline, settings, output=device != INPUT, words=words)
+            if figures:
+                yield WeekVerdicts(week=week, device_uid=device, figures=figures)
+
+
+def by_week(samples: Iterable[PairSample]) -> dict[dt.date, list[PairSample]]:
+    """Samples by the Monday of their week, in order."""
+    weeks: dict[dt.date, list[PairSample]] = {}
+    for sample in samples:
+        weeks.setdefault(week_of(sample.at), []).append(sample)
+    return dict(sorted(weeks.items()))
+
+
+def baseline_weeks(weeks: Mapping[dt.date, Sequence[PairSample]], settings: DriftSection) -> list[dt.date]:
+    """The first weeks with enough pairs; fewer than wanted where there are not so many yet."""
+    return [week for week, rows in weeks.items() if len(rows) >= settings.min_pairs][: settings.baseline_weeks]
+
+
+def judge(
+    now: Sequence[PairSample],
+    before: Sequence[PairSample],
+    settings: DriftSection,
+    *,
+    output: bool,
+    words: Mapping[str, tuple[Share, Share]] | None = None,
+) -> dict[str, Verdict]:
+    """Every figure of one week against the baseline; together they alarm by chance at most as often as set. Pure.
+
+    words: agreement with radiologists by figure, this week's and the baseline's.
+    """
+    shares = _shares(now, before, words or {}, settings.min_pairs) if output else {}
+    make = output_distributions if output else input_figures
+    ours, theirs = make(now), make(before)
+    enough = [name for name in theirs if min(len(ours[name]), len(theirs[name])) >= settings.min_pairs]
+    alpha = share_of(settings.false_alarms, len(shares) + len(enough))
+    found = {
+        name: judge_share(this.count, this.n, before=base.count, m=base.n, alpha=alpha)
+        for name, (this, base) in shares.items()
+    }
+    for name in enough:
+        count = counter_of(theirs[name])
+        verdict = judge_distribution(count(ours[name]), count(theirs[name]), alpha=alpha)
+        if verdict is not None:
+            found[name] = verdict
+    return found
+
+
+def _shares(
+    now: Sequence[PairSample],
+    before: Sequence[PairSample],
+    words: Mapping[str, tuple[Share, Share]],
+    least: int,
+) -> dict[str, tuple[Share, Share]]:
+    ours, theirs = output_shares(now), output_shares(before)
+    pairs = {name: (ours[name], theirs[name]) for name in theirs if name in ours} | dict(words)
+    return {name: both for name, both in pairs.items() if min(both[0].n, both[1].n) >= least}
+
+
+def _agreement(
+    session: Session, device: str, base_weeks: Sequence[dt.date], week: dt.date
+) -> dict[str, tuple[Share, Share]]:
+    """How often radiologists say what the checkpoint says, by finding: words of this week, words of the baseline's."""
+    this = agreement.load_figures(session, since=start_of(week), until=start_of(week + WEEK), device_uid=device)
+    start, end = start_of(base_weeks[0]), start_of(base_weeks[-1] + WEEK)
+    base = agreement.load_figures(session, since=start, until=end, device_uid=device)
+    return {
+        f"agreement on {key}": (
+            Share(count=this[key].agree, n=this[key].judged),
+            Share(count=base[key].agree, n=base[key].judged),
+        )
+        for key in this
+        if key in base and this[key].judged and base[key].judged
+    }
+
+
+def keep(session: Session, one: WeekVerdicts, now: dt.datetime) -> None:
+    """Rows of one week, and one notice that names all of its alarms."""
+    for name, verdict in one.figures.items():
+        session.add(
+            DriftFigure(
+                week=one.week,
+                device_uid=one.device_uid,
+                figure=name,
+                n=verdict.n,
+                value=verdict.value,
+                low=verdict.low,
+                high=verdict.high,
+                baseline=verdict.baseline,
+                alarm=verdict.alarm,
+                created_at=now,
+            )
+        )
+    alarms = [
+        f"{name} {verdict.value:.3f} outside {verdict.low:.3f} to {verdict.high:.3f}"
+        for name, verdict in one.figures.items()
+        if verdict.alarm
+    ]
+    what = f"answers of {one.device_uid}" if one.device_uid else "images"
+    log.info("week judged", week=str(one.week), what=what, figures=len(one.figures), alarms=len(alarms))
+    if alarms:
+        text = f"drift in the week of {one.week}, {what}: {'; '.join(alarms)}"
+        raise_notice(session, key=f"drift:{one.week}:{one.device_uid}", kind="drift", text=text, now=now)
+
+
+def latest(session: Session, weeks: int = 1) -> list[DriftFigure]:
+    """The rows of the newest judged weeks, alarms first."""
+    newest = session.scalars(select(DriftFigure.week).distinct().order_by(DriftFigure.week.desc()).limit(weeks)).all()
+    return list(
+        session.scalars(
+            select(DriftFigure)
+            .where(DriftFigure.week.in_(newest))
+            .order_by(DriftFigure.week.desc(), DriftFigure.alarm.desc(), DriftFigure.device_uid, DriftFigure.figure)
+        )
+    )

@@ -1,0 +1,86 @@
+"""Prometheus metrics of the models' life: who answers, what does not load, the shadow, nights, drift."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.drift import weeks
+from dicom_node.index.tables_models import Night, ShadowResult
+from dicom_node.models_status import serving_lines
+
+
+def families(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
+    """All of them."""
+    yield from _serving(session, now)
+    yield from _shadow(session)
+    yield from _nights(session)
+    yield from _drift(session)
+
+
+def _serving(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
+    serving = GaugeMetricFamily(
+        "dicom_node_model_serving", "Workers that answer with this checkpoint", labels=["folder", "device_uid"]
+    )
+    broken = GaugeMetricFamily("dicom_node_model_not_loaded", "Workers whose champion does not load", labels=["folder"])
+    counts: dict[tuple[str, str], int] = {}
+    failing: dict[str, int] = {}
+    for line in serving_lines(session, now):
+        key = (line["folder"] or "configured", line["device_uid"])
+        counts[key] = counts.get(key, 0) + bool(line["device_uid"])
+        if line["error"]:
+            wanted = line["wanted"] or "configured"
+            failing[wanted] = failing.get(wanted, 0) + 1
+    for key, count in sorted(counts.items()):
+        serving.add_metric(list(key), count)
+    for wanted, count in sorted(failing.items()):
+        broken.add_metric([wanted], count)
+    yield serving
+    yield broken
+
+
+def _shadow(session: Session) -> Iterator[GaugeMetricFamily]:
+    family = GaugeMetricFamily(
+        "dicom_node_shadow_results", "Pairs that a challenger saw in the shadow", labels=["folder", "outcome"]
+    )
+    rows = session.execute(
+        select(ShadowResult.folder, ShadowResult.error != "", ShadowResult.disagreements > 0, func.count()).group_by(
+            ShadowResult.folder, ShadowResult.error != "", ShadowResult.disagreements > 0
+        )
+    )
+    for folder, failed, differs, count in rows:
+        family.add_metric([folder, "failed" if failed else "differs" if differs else "agrees"], count)
+    yield family
+
+
+def _nights(session: Session) -> Iterator[GaugeMetricFamily]:
+    state = GaugeMetricFamily("dicom_node_scheduled_training", "The newest window's state", labels=["state"])
+    paused = GaugeMetricFamily("dicom_node_scheduled_training_paused_seconds", "In it, given way to analyses")
+    night = session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none()
+    if night is not None:
+        state.add_metric([night.state.value], 1)
+        paused.add_metric([], night.paused_seconds)
+    yield state
+    yield paused
+
+
+def _drift(session: Session) -> Iterator[GaugeMetricFamily]:
+    """The newest judged week of images and of each checkpoint."""
+    labels = ["of", "figure"]
+    value = GaugeMetricFamily("dicom_node_drift_value", "Figure of the newest judged week", labels=labels)
+    baseline = GaugeMetricFamily("dicom_node_drift_baseline", "The same of the baseline", labels=labels)
+    limit = GaugeMetricFamily("dicom_node_drift_limit", "Control limits", labels=[*labels, "side"])
+    alarm = GaugeMetricFamily("dicom_node_drift_alarm", "1 where it lies outside its limits", labels=labels)
+    for row in weeks.latest(session):
+        names = [row.device_uid or "images", row.figure]
+        value.add_metric(names, row.value)
+        if row.baseline is not None:
+            baseline.add_metric(names, row.baseline)
+        limit.add_metric([*names, "low"], row.low)
+        limit.add_metric([*names, "high"], row.high)
+        alarm.add_metric(names, float(row.alarm))
+    yield from (value, baseline, limit, alarm)

@@ -1,0 +1,114 @@
+"""The pages of the models' life: champion, challengers, history, the shadow, drift; promotion and the way back."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from dicom_node import models, shadow
+from dicom_node.config import Role
+from dicom_node.drift import weeks
+from dicom_node.errors import UsageError
+from dicom_node.index.tables_models import Night, ShadowResult
+from dicom_node.models_status import history_lines, model_lines, serving_lines
+from dicom_node.night import window_now, zone_of
+from dicom_node.schedule import next_window, parse_schedule
+from dicom_node.web import reading
+from dicom_node.web.pages import render
+from dicom_node.web.routing import Call, Rule
+
+
+def overview(call: Call) -> Response:
+    """Who answers, who could, and what has happened."""
+    node = call.node
+    with node.database.read() as session:
+        challenger = shadow.challenger(session, node.settings)
+        values = {
+            "made": reading.models(session),
+            "serving": serving_lines(session, node.clock()),
+            "history": history_lines(session, limit=50),
+            "night": session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none(),
+            "shadowed": sorted(set(session.scalars(select(ShadowResult.folder).distinct()))),
+        }
+        session.expunge_all()
+    lines = model_lines(node, shadow=challenger)
+    return render(
+        call.request,
+        "models.html",
+        user=call.user,
+        models=lines,
+        challenger=challenger,
+        schedule=_schedule(call),
+        settings=node.settings.model,
+        done=call.text("done")[:200],
+        **values,
+    )
+
+
+def _schedule(call: Call) -> str:
+    """What the schedule does next, in words; "" where there is none."""
+    settings, now = call.node.settings.retrain, call.node.clock()
+    if not settings.schedule:
+        return ""
+    window = window_now(settings, now)
+    if window is not None:
+        return f"the window {settings.schedule} is open until {window.ends_at:%Y-%m-%d %H:%M} UTC"
+    following = next_window(parse_schedule(settings.schedule), now, zone_of(settings))
+    return f"the next window of {settings.schedule} opens {following.begins_at:%Y-%m-%d %H:%M} UTC"
+
+
+def promote(call: Call) -> Response:
+    """Make a checkpoint the champion."""
+    name = call.form.get("folder", "")
+    models.promote(call.node, name, who=call.who.name, reason=call.form.get("reason", "")[:500])
+    return _done(f"{name} is the champion; running workers follow as soon as it is loaded")
+
+
+def rollback(call: Call) -> Response:
+    """Back to the champion before this one."""
+    models.rollback(call.node, who=call.who.name, reason=call.form.get("reason", "")[:500])
+    return _done(f"{models.champion(call.node.models_dir) or 'the configured model'} answers again")
+
+
+def choose_shadow(call: Call) -> Response:
+    """Put a checkpoint into the shadow, or none."""
+    name = call.form.get("folder", "")
+    if not name:
+        raise UsageError("folder: name a checkpoint, off or default")
+    chosen = shadow.choose(call.node, name, who=call.who.name)
+    return _done(f"{chosen} runs in the shadow" if chosen else "nothing runs in the shadow")
+
+
+def _done(text: str) -> Response:
+    return RedirectResponse(f"/models?done={quote(text)}", 303)
+
+
+def disagreements(call: Call) -> Response:
+    """Where a challenger says something else than the reports did."""
+    name = str(call.request.path_params["name"])
+    with call.node.database.read() as session:
+        if session.scalar(select(ShadowResult.id).where(ShadowResult.folder == name).limit(1)) is None:
+            raise HTTPException(404, "this checkpoint has seen nothing in the shadow")
+        summary, lines = shadow.summary(session, name), shadow.disagreements(session, name, limit=200)
+    return render(call.request, "disagreements.html", user=call.user, name=name, summary=summary, lines=lines)
+
+
+def drift(call: Call) -> Response:
+    """The weekly figures against their limits."""
+    with call.node.database.read() as session:
+        rows = weeks.latest(session, call.number("weeks", 4, least=1, most=104))
+        session.expunge_all()
+    return render(call.request, "drift.html", user=call.user, rows=rows, settings=call.node.settings.drift)
+
+
+RULES = (
+    Rule(path="/models", view=overview),
+    Rule(path="/models/promote", view=promote, methods=("POST",), role=Role.ADMINISTRATOR),
+    Rule(path="/models/rollback", view=rollback, methods=("POST",), role=Role.ADMINISTRATOR),
+    Rule(path="/models/shadow", view=choose_shadow, methods=("POST",), role=Role.ADMINISTRATOR),
+    Rule(path="/models/{name}/disagreements", view=disagreements),
+    Rule(path="/drift", view=drift),
+)
