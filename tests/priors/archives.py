@@ -7,7 +7,7 @@ import io
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,8 +155,8 @@ class Qrscp:
 
 
 @contextmanager
-def running_qrscp(folder: Path, *, node_port: int) -> Iterator[Qrscp]:
-    """DCMTK's query/retrieve server, filled by storescu; it may move to LUMEN at `node_port`."""
+def running_qrscp(folder: Path, *, node_port: int, films: Sequence[Dataset] = FILMS) -> Iterator[Qrscp]:
+    """DCMTK's query/retrieve server, filled with `films` by storescu; it may move to LUMEN at `node_port`."""
     binary, sender, port = program("dcmqrscp"), program("storescu"), free_port()
     storage = folder / "storage"
     storage.mkdir(parents=True)
@@ -181,7 +181,7 @@ AETable END
     try:
         wait_until(lambda: listening(port), seconds=30, what="dcmqrscp to listen")
         with tempfile.TemporaryDirectory() as files:
-            for number, data_set in enumerate(FILMS):
+            for number, data_set in enumerate(films):
                 Path(files, f"{number}.dcm").write_bytes(part10(data_set))
             names = sorted(str(path) for path in Path(files).iterdir())
             send = [sender, "-aet", "TEST", "-aec", "QRSCP", "127.0.0.1", str(port), *names]
