@@ -58,7 +58,7 @@ def ask_known(
     said: dict[str, tuple[Prediction, Prediction]] = {}
     asked, counted = 0, 0
     wrong: list[str] = []
-    for answer in dict.fromkeys(answers):
+    for answer in answers:
         if answer.record.record_id not in said:
             pair: StudyPair = load_pair(answer.record)
             said[answer.record.record_id] = (champion.predict(pair), challenger.predict(pair))

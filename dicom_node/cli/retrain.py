@@ -27,6 +27,7 @@ def retrain_command(
     ] = False,
     promote: Annotated[Promote | None, typer.Option(help="What becomes of a better model.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Train although nothing is new.")] = False,
+    estimate: Annotated[bool, typer.Option(help="Measure first how long it will take.")] = True,
     config: ConfigOption = None,
 ) -> None:
     """Retrain on the site's own studies with feedback; a better model is promoted, any other is not.
@@ -35,7 +36,9 @@ def retrain_command(
     """
     from dicom_node.retrain.command import RetrainOptions, run_retrain
 
-    options = RetrainOptions(who=_user(), recipe=recipe, promote=promote, dry_run=dry_run, again=again)
+    options = RetrainOptions(
+        who=_user(), recipe=recipe, promote=promote, dry_run=dry_run, again=again, estimate=estimate
+    )
     with open_node(config) as node, _Speech() as talk:
         stop_on_signals(node.stop)
         outcome = run_retrain(node, options, talk)

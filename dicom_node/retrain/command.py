@@ -50,13 +50,17 @@ class Talk(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainOptions:
-    """recipe: another than the configured one. promote: None: as configured. again: also where nothing is new."""
+    """recipe: another than the configured one. promote: None: as configured. again: also where nothing is new.
+
+    estimate: measure first how long it will take; costs loading the model twice.
+    """
 
     who: str
     recipe: Path | None = None
     promote: Promote | None = None
     dry_run: bool = False
     again: bool = False
+    estimate: bool = True
 
 
 class Outcome(StrEnum):
@@ -113,7 +117,8 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         if not options.again and _nothing_new(node, contents, start):
             talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
             return Outcome.NOTHING_NEW
-        _say_duration(node, contents, start, draft, talk)
+        if options.estimate:
+            _say_duration(node, contents, start, draft, talk)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if options.dry_run:

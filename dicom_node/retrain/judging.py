@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dicom_node.retrain.judging_files import CARD_FILE, DECISION_FILE, PAGE_FILE
+from dicom_node.retrain.judging_files import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan
 from model.manifest import Manifest, read_manifest, write_text_atomically
 from model.predict import Predictor, load_predictor
@@ -19,7 +19,7 @@ from training.drops import DropReport
 from training.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.evaluate_report import write_report
 from training.gate import Decision, GateSettings, decide
-from training.gate_report import About, card, page
+from training.gate_report import About, body, card, page
 from training.gate_scores import KnownPairs, frozen_questions, system_scores
 from training.known_pairs import ask_known, known_answers
 from training.remembered import Remembered
@@ -77,6 +77,7 @@ def _decide(
     )
     about = _about(plan, manifests, evaluations)
     write_text_atomically(plan.folder / PAGE_FILE, page(decision, about))
+    write_text_atomically(plan.folder / BODY_FILE, body(decision, about))
     write_text_atomically(plan.folder / CARD_FILE, card(decision, about))
     values = {"decision": _finite(decision.as_json()), "card": CARD_FILE, "page": PAGE_FILE}
     # last: whoever finds it finds the others

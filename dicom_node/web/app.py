@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from dicom_node.context import NodeContext
-from dicom_node.web import admin, api, feedback_pages, health, images, models_pages, views
+from dicom_node.web import admin, api, feedback_pages, health, images, models_pages, retraining_pages, views
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
 from dicom_node.web.security import Doorkeeper, SecurityHeaders, session_secret
 
@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     *feedback_pages.RULES,
     *admin.RULES,
     *models_pages.RULES,
+    *retraining_pages.RULES,
     *images.RULES,
     *api.RULES,
     *health.RULES,

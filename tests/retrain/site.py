@@ -1,0 +1,204 @@
+"""A hospital in small: a node with phantom studies that a tiny champion answered, and readers who know the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from dicom_node import completion, feedback, jobs
+from dicom_node.analyse import Setting, analyse_study, read_stored
+from dicom_node.analyse_job import _result_row, handler
+from dicom_node.context import NodeContext
+from dicom_node.feedback import Aspect, Source, Word
+from dicom_node.importing import import_files
+from dicom_node.index.queries import instances_of_study, prior_candidates
+from dicom_node.index.tables import Job, JobKind, Result, Study, StudyState, Verdict
+from dicom_node.index.tables_models import ModelServing
+from dicom_node.inference import PairPredictor
+from dicom_node.priors import policy_of
+from dicom_node.serving import ServingModels
+from model.pixels import load_display_image
+from model.schema import Change
+from tests.deliver.nodes import Clock, make_node
+from tests.retrain.champions import FINDINGS
+from tests.support import wait_until
+from training.phantom_dicom import PhantomStudies, write_study_pair
+from training.phantom_sampling import PairOptions, sample_pair
+
+FILM_SIDE = 128
+"""Pixels of the films' longer side: what the tiny models see has 32."""
+Value = Callable[[str, Aspect, str], str]
+"""(finding, aspect, truth) → what the radiologist says."""
+
+
+def truly(_finding: str, _aspect: Aspect, truth: str) -> str:
+    """A radiologist who is always right."""
+    return truth
+
+
+def turned(_finding: str, aspect: Aspect, truth: str) -> str:
+    """One who says the opposite: a harmful set."""
+    if aspect is Aspect.PRESENCE:
+        return "absent" if truth == "present" else "present"
+    return {"new": "resolved", "resolved": "new", "worsening": "improving", "improving": "worsening"}.get(truth, "new")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hospital:
+    """The node and what was sent to it. findings: of the champion's battery."""
+
+    node: NodeContext
+    clock: Clock
+    films: Path
+    findings: tuple[str, ...] = FINDINGS
+
+    def receive(self, seeds: Iterable[int]) -> list[PhantomStudies]:
+        """Take in the two studies of each seed's patient, prior as comparison material, current to be analysed."""
+        made = []
+        for seed in seeds:
+            pair = write_study_pair(
+                self.films / str(seed), seed, pair=sample_pair(seed, PairOptions()), long_side=FILM_SIDE
+            )
+            list(import_files(list(pair.prior.files), self.node, purpose="prior"))
+            list(import_files(list(pair.current.files), self.node, purpose="routed"))
+            made.append(pair)
+        return made
+
+    @contextmanager
+    def serving(self) -> Iterator[ServingModels]:
+        """The champion in service, as in a worker process."""
+        models = ServingModels(self.node, threads=1)
+        models.start()
+        try:
+            yield models
+        finally:
+            models.close()
+
+    def wait_for(self, device_uid: str) -> None:
+        """Wait until the worker says that this checkpoint answers."""
+
+        def answers() -> bool:
+            with self.node.database.read() as session:
+                return device_uid in session.scalars(select(ModelServing.device_uid)).all()
+
+        wait_until(answers, seconds=120, what="the new champion to answer")
+
+    def analyse(self, models: ServingModels) -> None:
+        """Close every study and run the analyse jobs as the worker does."""
+        self.clock.forward(hours=2)
+        with self.node.database.write() as session:
+            completion.sweep(session, completion=self.node.settings.completion, now=self.clock())
+        handle = handler(models)
+        while True:
+            with self.node.database.write() as session:
+                job = jobs.claim(session, kinds=[JobKind.ANALYSE], owner="test:1:analyse", now=self.clock())
+            if job is None:
+                return
+            handle(job, self.node)
+
+    def answered_before(self, predictor: PairPredictor) -> None:
+        """Results of everything that has none, by the same story as the analyse job's, without a process for each film.
+
+        No documents are made: these studies are long delivered.
+        """
+        policy = policy_of(self.node.settings)
+        self.clock.forward(hours=2)
+        with self.node.database.write() as session:
+            completion.sweep(session, completion=self.node.settings.completion, now=self.clock())
+            waiting = session.scalars(
+                select(Study).where(Study.state == StudyState.COMPLETE, Study.purpose == "routed")
+            )
+            for study in waiting.all():
+                images = instances_of_study(session, study.id)
+                earlier = prior_candidates(session, study, look_back_days=policy.look_back_days)
+                setting = Setting(
+                    predictor=predictor, decode=load_display_image, policy=policy, produced_at=self.clock()
+                )
+                stored = [[read_stored(self.node.store.path(row.path)) for row in rows] for rows in (images, earlier)]
+                for request in analyse_study(*stored, setting):
+                    session.add(_result_row(study.id, request, {}, now=self.clock()))
+                study.state = StudyState.ANALYSED
+            session.execute(delete(Job).where(Job.kind == JobKind.ANALYSE))
+
+    def report(
+        self,
+        studies: Iterable[PhantomStudies],
+        *,
+        says: Value = truly,
+        author: str = "reader",
+        first_source: int = 0,
+    ) -> None:
+        """A word on every finding of every current study, as the page, the report's reader or the table writes it."""
+        sources = list(Source)
+        with self.node.database.write() as session:
+            for number, pair in enumerate(studies, start=first_source):
+                study, result = session.execute(
+                    select(Study, Result)
+                    .join(Result, Result.study_pk == Study.id)
+                    .where(Study.study_instance_uid == pair.current.study_instance_uid, Result.is_current)
+                ).one()
+                source = sources[number % len(sources)]
+                for word in self._words(pair, says):
+                    feedback.record(
+                        session, result, study, word, author=author, role="radiologist", source=source, now=self.clock()
+                    )
+
+    def _words(self, pair: PhantomStudies, says: Value) -> list[Word]:
+        words = []
+        for key in self.findings:
+            there = "present" if key in pair.current.findings else "absent"
+            value = says(key, Aspect.PRESENCE, there)
+            words.append(Word(finding=key, aspect=Aspect.PRESENCE, verdict=Verdict.CORRECT, value=value))
+            change = pair.changes.get(key)
+            if change is not None and change is not Change.NOT_COMPARABLE:
+                value = says(key, Aspect.CHANGE, change.value)
+                words.append(Word(finding=key, aspect=Aspect.CHANGE, verdict=Verdict.CORRECT, value=value))
+        return words
+
+    def results(self) -> dict[str, Result]:
+        """Current results by Study Instance UID."""
+        with self.node.database.read() as session:
+            rows = session.execute(
+                select(Study.study_instance_uid, Result).join(Result.study).where(Result.is_current)
+            ).all()
+        return dict(rows)
+
+
+def open_hospital(
+    folder: Path, champion: Path, *destinations: dict[str, Any], sections: dict[str, Any] | None = None, **retrain: Any
+) -> Hospital:
+    """An empty hospital whose node serves `champion`; `retrain` are keys of [retrain], sections other tables."""
+    clock = Clock()
+    node = make_node(
+        folder,
+        clock,
+        *destinations,
+        **(sections or {}),
+        model={"source": str(champion)},
+        retrain={"threads": 1, "nice": 0, "calibrate_with": [], "known_pairs": 4, **retrain},
+    )
+    return Hospital(node=node, clock=clock, films=folder / "films")
+
+
+@dataclass(slots=True)
+class Heard:
+    """Whoever started the run: remembers what was said."""
+
+    lines: list[str] = field(default_factory=list)
+    told: list[tuple[str, int, int]] = field(default_factory=list)
+    answer: bool | None = None
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.told.append((what, done, total))
+
+    def confirm(self, question: str) -> bool | None:
+        self.lines.append(question)
+        return self.answer
