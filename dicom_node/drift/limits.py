@@ -88,7 +88,7 @@ def _merged(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str
     expected = {
         name: (now.get(name, 0) + before.get(name, 0)) / (n + m) * min(n, m) for name in sorted({*now, *before})
     }
-    large = [(name,) for name, count in expected.items() if count >= LEAST_EXPECTED]
+    large: list[tuple[str, ...]] = [(name,) for name, count in expected.items() if count >= LEAST_EXPECTED]
     small = tuple(name for name, count in expected.items() if count < LEAST_EXPECTED)
     if not small:
         return large

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import select
@@ -26,7 +27,7 @@ def overview(call: Call) -> Response:
     node = call.node
     with node.database.read() as session:
         challenger = shadow.challenger(session, node.settings)
-        values = {
+        values: dict[str, Any] = {
             "made": reading.models(session),
             "serving": serving_lines(session, node.clock()),
             "history": history_lines(session, limit=50),

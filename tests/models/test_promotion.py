@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import sys
@@ -25,8 +26,10 @@ from model import registry
 from model.registry import CHAMPION_NAME
 from tests.models.checkpoints import open_context, paper_checkpoint
 
-STEPS = frozenset({"open", "write", "flush", "fsync", "rename", "replace", "flock", "close", "execute", "commit"})
-"""C functions through which a promotion touches the disk; a kill falls before and after each call of one."""
+FILE_STEPS = frozenset({"open", "write", "flush", "fsync", "rename", "replace", "flock", "close"})
+"""C functions through which the pointer reaches the disk; a kill falls before and after each call of one."""
+NODE_STEPS = frozenset({"fsync", "replace", "commit"})
+"""The same for the whole promotion, with the journal's commits."""
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def test_a_model_on_a_server_is_not_promoted_here(tmp_path: Path) -> None:
         assert _chain(context) == [""]
 
 
-def _killed_at(step: int, act: Callable[[], object]) -> bool:
+def _killed_at(step: int, steps: frozenset[str], act: Callable[[], object]) -> bool:
     """Do `act` in a child that is killed by SIGKILL at the given step; whether it was killed."""
     child = os.fork()
     if child:
@@ -116,7 +119,7 @@ def _killed_at(step: int, act: Callable[[], object]) -> bool:
 
     def count(_frame: FrameType, event: str, function: Any) -> None:
         nonlocal left
-        if event in ("c_call", "c_return") and getattr(function, "__name__", "") in STEPS:
+        if event in ("c_call", "c_return") and getattr(function, "__name__", "") in steps:
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -133,37 +136,55 @@ def _killed_at(step: int, act: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["promote", "rollback"])
-def test_killed_at_every_step_the_champion_is_the_old_or_the_new(tmp_path: Path, back: bool) -> None:
-    with open_context(tmp_path) as context:
-        paper_checkpoint(context.models_dir / "old", seed=1)
-        paper_checkpoint(context.models_dir / "new", seed=2)
-        models.promote(context, "old", who="ada")
-        if back:
-            models.promote(context, "new", who="ada")
-        start = registry.read_pointer(context.models_dir)
+def test_killed_at_every_file_step_the_champion_is_the_old_or_the_new(tmp_path: Path, back: bool) -> None:
+    paper_checkpoint(tmp_path / "old", seed=1)
+    paper_checkpoint(tmp_path / "new", seed=2)
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    registry.promote(tmp_path, "old", at=at)
+    if back:
+        registry.promote(tmp_path, "new", at=at)
+    start = (tmp_path / CHAMPION_NAME).read_bytes()
 
     def act() -> None:
-        with open_context(tmp_path, migrate=False) as child:
-            models.rollback(child, who="eve") if back else models.promote(child, "new", who="eve")
+        registry.rollback(tmp_path, at=at) if back else registry.promote(tmp_path, "new", at=at)
 
-    seen, step = set(), 0
-    pointer_file = tmp_path / "models" / CHAMPION_NAME
-    while True:
-        pointer_file.write_text(start.model_dump_json())
-        killed = _killed_at(step, act)
-        with open_context(tmp_path, migrate=False) as context:
-            after = models.champion(context.models_dir)
-            assert after in ("old", "new")
-            seen.add(after)
-            models.catch_up(context)
-            models.catch_up(context)
-            _assert_journal_is_the_pointer(context)
-        if not killed:
-            break
+    seen, step, killed = set(), 0, True
+    while killed:
+        (tmp_path / CHAMPION_NAME).write_bytes(start)
+        killed = _killed_at(step, FILE_STEPS, act)
+        folder = registry.champion_folder(tmp_path)
+        assert folder is not None
+        seen.add(folder.name)
+        (tmp_path / CHAMPION_NAME).write_bytes(start)
+        act()  # what a killed one left behind is in nobody's way
+        folder = registry.champion_folder(tmp_path)
+        assert folder == tmp_path / ("old" if back else "new")
         step += 1
     assert seen == {"old", "new"}
     assert step > 12, f"only {step} steps were killed"
-    assert after == ("old" if back else "new")
+
+
+def test_killed_anywhere_in_a_promotion_the_journal_catches_up(tmp_path: Path) -> None:
+    with open_context(tmp_path) as context:
+        paper_checkpoint(context.models_dir / "new", seed=2)
+
+    def act() -> None:
+        with open_context(tmp_path, migrate=False) as child:
+            models.promote(child, "new", who="eve")
+
+    journalled, step, killed = set(), 0, True
+    while killed:
+        (tmp_path / "models" / CHAMPION_NAME).unlink(missing_ok=True)
+        killed = _killed_at(step, NODE_STEPS, act)
+        with open_context(tmp_path, migrate=False) as context:
+            assert models.champion(context.models_dir) in ("", "new")
+            before = len(_journal(context))
+            models.catch_up(context)
+            journalled.add(len(_journal(context)) - before)
+            models.catch_up(context)
+            _assert_journal_is_the_pointer(context)
+        step += 1
+    assert journalled == {0, 1}, "some kills fell between the pointer and the journal, others before or after both"
 
 
 def _assert_journal_is_the_pointer(context: NodeContext) -> None:

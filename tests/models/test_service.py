@@ -21,15 +21,15 @@ from tests.dcmtk import storescu
 from tests.models.checkpoints import broken_checkpoint, tiny_checkpoint
 from tests.node import Node, new_node, running
 from tests.support import wait_until
-from training.phantom_dicom import WrittenPair, write_study_pair
+from training.phantom_dicom import PhantomStudies, write_study_pair
 
-pytestmark = pytest.mark.timeout(600)  # four model processes start, each of which imports torch
+pytestmark = pytest.mark.timeout(3000)  # four model processes start, each of which imports torch
 
 
 class Site:
     """A node with a model of its own and checkpoints beside it, and one pair that it is asked again and again."""
 
-    def __init__(self, node: Node, made: WrittenPair, manifests: dict[str, Manifest]) -> None:
+    def __init__(self, node: Node, made: PhantomStudies, manifests: dict[str, Manifest]) -> None:
         self.node, self.made, self.manifests = node, made, manifests
 
     def command(self, *words: str, status: int = 0) -> Any:
@@ -65,7 +65,7 @@ class Site:
         with self.node.database() as database, database.write() as session:
             now = before.created_at
             operations.reprocess(session, uid, settings=self.node.settings, now=now, who="test")
-        wait_until(lambda: (r := self.current()) is not None and r.id != before.id, seconds=240, what="a new result")
+        wait_until(lambda: (r := self.current()) is not None and r.id != before.id, seconds=1500, what="a new result")
         after = self.current()
         assert after is not None
         return after
@@ -75,7 +75,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     configured = tmp_path / "configured"
     manifests = {"": tiny_checkpoint(configured, seed=1)}
-    node = new_node(tmp_path / "node", extra=f'[model]\nsource = "{configured}"\ntimeout_seconds = 120\n')
+    node = new_node(tmp_path / "node", extra=f'[model]\nsource = "{configured}"\ntimeout_seconds = 300\n')
     models = node.folder / "data" / "models"
     manifests["better"] = tiny_checkpoint(models / "better", seed=2)
     manifests["broken"] = broken_checkpoint(models / "broken")
@@ -83,7 +83,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with running(node):
         storescu([*made.prior.files, *made.current.files], node.port)
         site = Site(node, made, manifests)
-        wait_until(lambda: site.current() is not None, seconds=240, what="the first result")
+        wait_until(lambda: site.current() is not None, seconds=1500, what="the first result")
         yield site
 
 
@@ -109,7 +109,7 @@ def test_promotion_failure_rollback_and_shadow_in_a_running_node(site: Site) -> 
     site.shadow("better")
     second = site.asked_again()
     assert second.device_uid == first.device_uid
-    wait_until(lambda: site.shadow_rows(), seconds=240, what="the challenger's answer")
+    wait_until(lambda: site.shadow_rows(), seconds=1500, what="the challenger's answer")
     (row,) = site.shadow_rows()
     assert (row.result_pk, row.device_uid, row.error) == (second.id, site.manifests["better"].device_uid, "")
     listed = site.command("models", "disagreements", "better")
@@ -117,7 +117,7 @@ def test_promotion_failure_rollback_and_shadow_in_a_running_node(site: Site) -> 
     assert sum(len(line["differences"]) for line in listed["disagreements"]) == row.disagreements > 0
 
     # Promotion: the next report is the new one's, names it and its predecessor.
-    done = site.command("models", "promote", "better", "--reason", "tried in the shadow", "--wait", "240")
+    done = site.command("models", "promote", "better", "--reason", "tried in the shadow", "--wait", "1500")
     assert done["waiting"] == done["errors"] == []
     assert len(done["workers"]) == 1
     third = site.asked_again()
@@ -131,7 +131,7 @@ def test_promotion_failure_rollback_and_shadow_in_a_running_node(site: Site) -> 
     assert third.prediction["findings"] != second.prediction["findings"]
 
     # One that does not load: said loudly, and the champion before it answers on.
-    failed = site.command("models", "promote", "broken", "--wait", "240", status=1)
+    failed = site.command("models", "promote", "broken", "--wait", "1500", status=1)
     assert "cannot be loaded" in failed["errors"][0]
     fourth = site.asked_again()
     assert fourth.device_uid == site.manifests["better"].device_uid
@@ -143,8 +143,8 @@ def test_promotion_failure_rollback_and_shadow_in_a_running_node(site: Site) -> 
     assert serving.error
 
     # Back twice: at once, and the old answers bit by bit.
-    assert site.command("models", "rollback", "--wait", "240")["champion"] == "better"
-    last = site.command("models", "rollback", "--wait", "240")
+    assert site.command("models", "rollback", "--wait", "1500")["champion"] == "better"
+    last = site.command("models", "rollback", "--wait", "1500")
     assert last["champion"] == ""
     assert len(last["workers"]) == 1
     fifth = site.asked_again()

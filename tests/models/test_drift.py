@@ -1,0 +1,208 @@
+"""Drift: chance alone alarms as rarely as stated, a shift alarms, small sites and first weeks do not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from sqlalchemy import select
+
+from dicom_node.config import DriftSection
+from dicom_node.drift import weeks
+from dicom_node.drift.limits import binned, edges_of, judge_distribution, predictive_limits, share_of
+from dicom_node.drift.pixels import FIGURES, pixel_figures
+from dicom_node.drift.samples import PairSample, start_of
+from dicom_node.index.tables import Notice, Outcome, Result, Study
+from dicom_node.index.tables_models import DriftFigure, PairStatistics
+from model.schema import DisplayImage, SourceGeometry
+from tests.models.checkpoints import open_context
+
+MONDAY = dt.date(2026, 1, 5)
+SECTION = DriftSection(baseline_weeks=4, min_pairs=50, false_alarms=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(20, 400),
+    st.integers(50, 1500),
+    st.floats(0.005, 0.995),
+    st.sampled_from([0.01, 0.001, 0.0003]),
+)
+def test_a_share_that_has_not_changed_alarms_no_more_often_than_stated(
+    n: int, m: int, rate: float, alpha: float
+) -> None:
+    """Exact: summed over every baseline and every week that can be, no sampling. A quarter more is the discreteness."""
+    before = np.arange(m + 1)
+    weight = binom.pmf(before, m, rate)
+    kept = before[weight > weight.max() * 1e-4]
+    kept = kept[:: max(1, len(kept) // 60)]  # a regular sample of the baselines; the weights are made whole below
+    counts, total = np.arange(n + 1), 0.0
+    chance = binom.pmf(counts, n, rate)
+    for count in kept:
+        low, high = predictive_limits(n, before=int(count), m=m, alpha=alpha)
+        total += weight[count] * (chance[:low].sum() + chance[high + 1 :].sum())
+    assert total / weight[kept].sum() <= 1.25 * alpha
+
+
+def test_a_share_that_has_shifted_alarms() -> None:
+    low, high = predictive_limits(200, before=80, m=800, alpha=share_of(0.01, 30))
+    assert low <= 20 <= high
+    assert high < 50, "a tenth that became a quarter"
+    low, _ = predictive_limits(200, before=480, m=800, alpha=share_of(0.01, 30))
+    assert low > 80, "six tenths that became four"
+
+
+def test_a_distribution_that_has_not_changed_alarms_no_more_often_than_stated() -> None:
+    rng = np.random.default_rng(5)
+    alpha, trials, alarms = 0.02, 1500, 0
+    for _ in range(trials):
+        before, now = (rng.normal(0.5, 0.1, size) for size in (400, 100))
+        edges = edges_of(before.tolist())
+        verdict = judge_distribution(binned(now.tolist(), edges), binned(before.tolist(), edges), alpha=alpha)
+        assert verdict is not None
+        alarms += verdict.alarm
+    assert alarms <= binom.ppf(0.9999, trials, alpha)
+
+
+def test_a_distribution_that_has_shifted_alarms() -> None:
+    rng = np.random.default_rng(6)
+    before = rng.normal(0.5, 0.1, 400)
+    edges = edges_of(before.tolist())
+    now = rng.normal(0.6, 0.1, 100)  # one standard deviation brighter
+    verdict = judge_distribution(binned(now.tolist(), edges), binned(before.tolist(), edges), alpha=share_of(0.01, 12))
+    assert verdict is not None
+    assert verdict.alarm
+    other = judge_distribution({"MAKER B": 40, "MAKER A": 60}, {"MAKER A": 400}, alpha=share_of(0.01, 12))
+    assert other is not None
+    assert other.alarm, "a new manufacturer"
+
+
+def test_trifles_and_single_values_do_not_alarm() -> None:
+    same = judge_distribution({"PA": 60}, {"PA": 400}, alpha=0.01)
+    assert same is None, "there is nothing to tell apart"
+    slight = judge_distribution({"PA": 52_000, "AP": 48_000}, {"PA": 500_000, "AP": 500_000}, alpha=0.01)
+    assert slight is not None
+    assert not slight.alarm, "significant, and of no importance"
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.lists(st.floats(-1e6, 1e6), max_size=200))
+def test_every_value_falls_into_one_bin(before: list[float], now: list[float]) -> None:
+    assert sum(binned(now, edges_of(before)).values()) == len(now)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (1200, 900)])
+def test_pixel_figures_of_any_shape(shape: tuple[int, int]) -> None:
+    grey = np.random.default_rng(1).random(shape, dtype=np.float32)
+    geometry = SourceGeometry(rows=shape[0], columns=shape[1], top=0, left=0, height=shape[0], width=shape[1])
+    figures = pixel_figures(DisplayImage(pixels=grey, geometry=geometry))
+    assert tuple(figures) == FIGURES
+    assert all(np.isfinite(value) for value in figures.values())
+    assert figures["aspect"] == pytest.approx(shape[0] / shape[1], abs=1e-4)
+
+
+def _finding(rng: random.Random, key: str, rate: float) -> dict[str, object]:
+    present = rng.random() < rate
+    p = rng.uniform(0.6, 1.0) if present else rng.uniform(0.0, 0.4)
+    change = rng.choice(["new", "stable", "improving"]) if present else None
+    return {"key": key, "presence": "present" if present else "absent", "probability": p, "change": change}
+
+
+def _pairs(
+    week: int, n: int, seed: int, *, device: str = "1.2.3", rate: float = 0.2, bright: float = 0.5
+) -> list[PairSample]:
+    rng = random.Random(f"{seed} {week}")
+    start = start_of(MONDAY + week * weeks.WEEK)
+    return [
+        PairSample(
+            at=start + dt.timedelta(minutes=number),
+            device_uid=device,
+            answered=rng.random() > 0.05,
+            pixels={name: rng.gauss(bright, 0.1) for name in FIGURES},
+            modality="DX",
+            manufacturer=rng.choice(["MAKER A", "MAKER B"]),
+            view=rng.choice(["PA", "AP"]),
+            prior_age_days=rng.randrange(1, 900) if rng.random() < 0.7 else None,
+            findings=[_finding(rng, key, rate) for key in ("edema", "pneumothorax")],
+        )
+        for number in range(n)
+    ]
+
+
+def _alarms(now: Sequence[PairSample], before: Sequence[PairSample], *, output: bool) -> set[str]:
+    return {name for name, verdict in weeks.judge(now, before, SECTION, output=output).items() if verdict.alarm}
+
+
+def test_weeks_of_one_distribution_raise_hardly_an_alarm_and_a_shifted_one_names_what_shifted() -> None:
+    before = [sample for week in range(4) for sample in _pairs(week, 100, 1)]
+    judged = [_alarms(_pairs(week, 100, 1), before, output=output) for week in range(4, 29) for output in (False, True)]
+    assert sum(bool(alarms) for alarms in judged) <= 4, "of fifty, at one in a hundred each"
+    brighter = _alarms(_pairs(30, 100, 1, bright=0.62), before, output=False)
+    assert {"pixels mean", "pixels median"} <= brighter
+    assert "view" not in brighter
+    assert {"rate of edema", "rate of pneumothorax"} <= _alarms(_pairs(31, 100, 1, rate=0.6), before, output=True)
+
+
+def _store(folder: Path, samples: Sequence[PairSample]) -> None:
+    with open_context(folder, migrate=False) as node, node.database.write() as session:
+        study = Study(
+            study_instance_uid=f"1.9.{samples[0].at:%Y%m%d}",
+            first_instance_at=samples[0].at,
+            last_instance_at=samples[0].at,
+        )
+        session.add(study)
+        session.flush()
+        for number, sample in enumerate(samples):
+            result = Result(
+                study_pk=study.id,
+                revision=1,
+                sop_instance_uid=f"1.8.{sample.at:%Y%m%d}.{number}",
+                outcome=Outcome.COMPARED if sample.answered else Outcome.NOT_ANALYSED,
+                prediction={"findings": list(sample.findings)},
+                device_uid=sample.device_uid,
+                created_at=sample.at,
+            )
+            session.add(result)
+            session.flush()
+            session.add(
+                PairStatistics(
+                    result_pk=result.id,
+                    created_at=sample.at,
+                    modality=sample.modality,
+                    manufacturer=sample.manufacturer,
+                    view=sample.view,
+                    prior_age_days=sample.prior_age_days,
+                    pixels=dict(sample.pixels),
+                )
+            )
+
+
+def test_closed_weeks_are_judged_once_and_an_alarm_is_a_notice(tmp_path: Path) -> None:
+    with open_context(tmp_path):
+        pass
+    for week in range(4):
+        _store(tmp_path, _pairs(week, 60, 2))
+    _store(tmp_path, _pairs(4, 60, 2, bright=0.8))
+    _store(tmp_path, _pairs(5, 20, 2, bright=0.8))  # too few to judge
+    with open_context(tmp_path, migrate=False) as node:
+        for day, judged in ((MONDAY + 4 * weeks.WEEK, 0), (MONDAY + 6 * weeks.WEEK, 1), (MONDAY + 6 * weeks.WEEK, 1)):
+            with node.database.read() as session:
+                found = list(weeks.verdicts(session, SECTION, start_of(day)))
+            with node.database.write() as session:
+                for one in found:
+                    weeks.keep(session, one, start_of(day))
+                rows = session.scalars(select(DriftFigure)).all()
+                assert len({row.week for row in rows}) == judged
+        with node.database.read() as session:
+            assert {row.week for row in rows} == {MONDAY + 4 * weeks.WEEK}
+            assert {row.device_uid for row in rows} == {"", "1.2.3"}
+            assert {row.figure for row in rows if row.alarm} >= {"pixels mean"}
+            notice = session.scalars(select(Notice).where(Notice.kind == "drift")).one()
+            assert "pixels mean" in notice.text
+            assert weeks.latest(session)[0].alarm
