@@ -23,117 +23,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2Config, SiglipVisionConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
 from model.engine import ClosedAnswer, Engine, Job  # noqa: E402
 from model.engine_plan import battery_tokens, packed_plan  # noqa: E402
-from model.nvila import NvilaConfig, NvilaForConditionalGeneration, NvilaProcessor, Tiling, geometry_of  # noqa: E402
-from model.nvila.checkpoint import generation_config  # noqa: E402
-from model.ontology import ontology  # noqa: E402
-from model.predict import load_predictor  # noqa: E402
 from model.questions import battery  # noqa: E402
 from model.vlm import NvilaVlm  # noqa: E402
 
 MODES = ("engine", "floor", "one at a time", "single")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Sizes of a random NVILA."""
-
-    hidden: int
-    feed: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vision_hidden: int
-    vision_feed: int
-    vision_layers: int
-    vision_heads: int
-    vocabulary: int
-
-
-SHAPES = {
-    "100M": Shape(
-        hidden=768,
-        feed=2048,
-        layers=12,
-        heads=12,
-        kv_heads=2,
-        vision_hidden=512,
-        vision_feed=2048,
-        vision_layers=8,
-        vision_heads=8,
-        vocabulary=8192,
-    ),
-    "8B": Shape(
-        hidden=3584,
-        feed=18944,
-        layers=28,
-        heads=28,
-        kv_heads=4,
-        vision_hidden=1152,
-        vision_feed=4304,
-        vision_layers=27,
-        vision_heads=16,
-        vocabulary=151648,
-    ),
-}
-
-
-def random_nvila(shape: Shape, device: str, dtype: torch.dtype) -> NvilaVlm:
-    """A random NVILA of 448 px and 256 tokens for each image, with the test suite's small tokeniser."""
-    from tests.model_nvila.tiny import nvila_tokenizer
-
-    tokenizer = nvila_tokenizer()
-    config = NvilaConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=shape.vision_hidden,
-            intermediate_size=shape.vision_feed,
-            num_hidden_layers=shape.vision_layers,
-            num_attention_heads=shape.vision_heads,
-            image_size=448,
-            patch_size=14,
-            vision_use_head=False,
-        ),
-        text_config=Qwen2Config(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.feed,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-        ),
-        image_token_id=shape.vocabulary + 1,
-    )
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    with torch.device(device):
-        model = NvilaForConditionalGeneration(config).eval()
-    torch.set_default_dtype(torch.float32)
-    processor = NvilaProcessor(tokenizer, geometry_of(config), tiling="never")
-    model.config.image_token_id = processor.image_token_id
-    model.generation_config = generation_config(tokenizer)
-    return NvilaVlm(model, processor, Tiling.NEVER)
-
-
-def load(name: str, device: str) -> tuple[NvilaVlm, tuple[str, ...]]:
-    """The model of that name and the findings that it is asked."""
-    if name in SHAPES:
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        return random_nvila(SHAPES[name], device, dtype), tuple(list(ontology().findings)[:9])
-    predictor = load_predictor(name, device=device)
-    assert isinstance(predictor.vlm, NvilaVlm)
-    return predictor.vlm, predictor.findings
 
 
 def job_of(vlm: NvilaVlm, findings: tuple[str, ...]) -> Job:
@@ -195,9 +100,9 @@ def every_nth(vlm: NvilaVlm) -> int:
     return 1 if sum(parameter.numel() for parameter in vlm.model.parameters()) < 3e7 else 8
 
 
-def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
+def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
     """Times of all modes, interleaved, and how far the answers agree."""
-    vlm, findings = load(name, device)
+    vlm, findings = load(name, where)
     job = job_of(vlm, findings)
     modes = runners(vlm, job)
     tokens = battery_tokens(vlm, job.layout, job.questions)
@@ -209,7 +114,7 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             for mode in MODES:
                 if mode != "one at a time" or number < max(1, rounds // 3):
-                    times[mode].append(timed(modes[mode], device))
+                    times[mode].append(timed(modes[mode], where.device))
         answers = modes["engine"]()
         written = modes["one at a time"]()
         checked = Job(pictures=job.pictures, layout=job.layout, questions=job.questions[:: every_nth(vlm)])
@@ -236,20 +141,20 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def peak_memory(name: str, mode: str, device: str) -> int:
+def peak_memory(name: str, mode: str, where: Where) -> int:
     """Peak memory in bytes of a child that loads the model and runs one mode once: RSS, or device memory."""
-    command = [sys.executable, __file__, "--child", mode, "--models", name, "--device", device]
+    command = [sys.executable, __file__, "--child", mode, "--models", name, *where.arguments()]
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return int(result.stdout.strip().splitlines()[-1])
 
 
-def child(name: str, mode: str, device: str) -> None:
+def child(name: str, mode: str, where: Where) -> None:
     """Print the peak memory of this process after one run of a mode; "load" runs nothing."""
-    vlm, findings = load(name, device)
+    vlm, findings = load(name, where)
     if mode != "load":
         with torch.inference_mode():
             runners(vlm, job_of(vlm, findings))[mode]()
-    if device == "cpu":
+    if where.device == "cpu":
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     else:
         print(torch.cuda.max_memory_allocated())
@@ -280,29 +185,42 @@ def table(results: list[dict[str, Any]], memory: dict[str, dict[str, int]]) -> s
     return "\n".join(lines)
 
 
+def _shape(text: str) -> str:
+    """The name of a shape, however it is capitalised."""
+    name = text.upper()
+    if name not in SHAPES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SHAPES)}")
+    return name
+
+
 def main() -> None:
     """Run and print; --json writes the raw figures too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["demo", "100M"], help='"demo", a folder, "100M" or "8B"')
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", type=_shape, help="the same for one random shape: 100m or 8b")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--dtype", choices=DTYPES, help="without it fp32 on a cpu, else bf16")
+    parser.add_argument("--layers", type=int, help="of each tower of a random shape, where all do not fit")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {options.device}: this torch sees no accelerator")
+    names = [options.shape] if options.shape else options.models
+    dtype = DTYPES[options.dtype] if options.dtype else None
+    where = Where(device=options.device, dtype=dtype, layers=options.layers)
     if options.child:
-        child(options.models[0], options.child, options.device)
+        child(names[0], options.child, where)
         return
-    results = [measure(name, options.device, options.rounds) for name in options.models]
-    memory = {
-        name: {mode: peak_memory(name, mode, options.device) for mode in MODES}
-        for name in options.models
-        if not options.no_memory
-    }
+    results = [measure(name, where, options.rounds) for name in names]
+    memory = {name: {mode: peak_memory(name, mode, where) for mode in MODES} for name in names if not options.no_memory}
     load_average = os.getloadavg()[0]
     print(
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load_average:.1f}, {options.device}\n"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load_average:.1f}, {options.device}, "
+        f"{where.number_type}{f', {options.layers} layers' if options.layers else ''}\n"
     )
     print(table(results, memory))
     if options.json:

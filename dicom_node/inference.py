@@ -107,9 +107,12 @@ class InferenceProcess:
             try:
                 running.pipe.send(pair)
                 prediction: Prediction = self._receive(running, self._section.timeout_seconds, "the pair")
-            except (BrokenPipeError, ConnectionError) as error:
+            except ConnectionError as error:
+                # It died while the pair was on its way: too large a pair for its memory does that.
+                running.child.join(5.0)
+                status = running.child.exitcode
                 self._end(running)
-                raise InferenceError("the model process is gone") from error
+                raise InferenceError(f"the model process ended at the pair (exit status {status})") from error
             return prediction
 
     def close(self) -> None:
