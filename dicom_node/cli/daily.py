@@ -16,6 +16,7 @@ from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, 
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
+from dicom_node.models_status import serving_lines
 from dicom_node.web import reading
 from dicom_node.web.pages import day, moment, person_name
 
@@ -53,8 +54,10 @@ def _status(node: NodeContext) -> dict[str, Any]:
         deliveries: dict[str, int] = {}
         for line in reading.delivery_counts(session):
             deliveries[f"{line[0]} {line[1].value}"] = line[2]
+        serving = serving_lines(session, node.clock())
     usage = retention.disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
+    troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
     if usage.free_percent < node.settings.retention.keep_free_percent:
         troubles.append(f"the disk has {usage.free_percent:.1f} % free")
     return {

@@ -212,9 +212,11 @@ def _pages(settings: Settings) -> Check:
 
 def _model(settings: Settings) -> Check:
     from dicom_node.inference import InferenceProcess
+    from dicom_node.models import candidates
 
     started = time.perf_counter()
-    process = InferenceProcess(settings.model, source=lambda: settings.model.source)
+    source = candidates(settings, settings.node.data_dir / "models")[0].source
+    process = InferenceProcess(settings.model, source=lambda: source)
     try:
         identity = process.identity
     finally:
