@@ -28,14 +28,21 @@ def retrain_command(
     promote: Annotated[Promote | None, typer.Option(help="What becomes of a better model.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Train although nothing is new.")] = False,
     estimate: Annotated[bool, typer.Option(help="Measure first how long it will take.")] = True,
+    release: Annotated[
+        str | None, typer.Option(metavar="SNAPSHOT", help="Only let retention have a snapshot's studies again.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Retrain on the site's own studies with feedback; a better model is promoted, any other is not.
 
     A run that was interrupted goes on. Exit status 0: done, also where the gate refused; 1: could not be done.
     """
-    from dicom_node.retrain.command import RetrainOptions, run_retrain
+    from dicom_node.retrain.command import RetrainOptions, release_snapshot, run_retrain
 
+    if release is not None:
+        with open_node(config) as node:
+            console.print(f"{release_snapshot(node, release)} studies are no longer held")
+        return
     options = RetrainOptions(
         who=_user(), recipe=recipe, promote=promote, dry_run=dry_run, again=again, estimate=estimate
     )

@@ -99,6 +99,17 @@ def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outco
         return _go_on(node, run.id, talk)
 
 
+def release_snapshot(node: NodeContext, name: str) -> int:
+    """Let retention have a snapshot's studies again; returns how many. Raises UsageError, RetrainError."""
+    with _sole(folders_of(node)), node.database.write() as session:
+        run = runs.unfinished(session)
+        if run is not None and run.snapshot.name == name:
+            raise RetrainError(f"run {run.name} is unfinished and needs its snapshot")
+        if not runs.is_snapshot(session, name):
+            raise UsageError(f"no snapshot {name!r}")
+        return snapshots.release(session, name)
+
+
 def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Folders) -> Outcome:
     with node.database.read() as session:
         name = runs.new_name(session, node.clock())

@@ -91,6 +91,11 @@ def decision_of(session: Session, run_pk: int) -> RetrainDecision | None:
     ).first()
 
 
+def is_snapshot(session: Session, name: str) -> bool:
+    """Whether there is a snapshot of this name."""
+    return session.scalar(select(RetrainSnapshot.id).where(RetrainSnapshot.name == name)) is not None
+
+
 def labels_of(session: Session, snapshot_pk: int) -> set[tuple[str, str, RetrainSplit]]:
     """What a snapshot teaches: (image, version of its label, split)."""
     rows = session.execute(
