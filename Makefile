@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-train study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -47,6 +47,17 @@ bench-receive: $(VENV)/.installed-dev
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
 
+# make bench-train   samples for each second, memory and where the time goes in the training loop
+bench-train: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_train.py --write
+
+# make study-arms ARMS=FOLDER   what each stream of training data adds, three seeds, on phantoms; goes on where it stopped
+ARMS ?= runs/arms
+study-arms: $(VENV)/.installed-dev
+	$(BIN)/python -m training.phantom_cache $(ARMS)/cache --pairs 12000 --size 112
+	$(BIN)/python -m training.arms run $(ARMS) --cache $(ARMS)/cache
+	$(BIN)/python -m training.arms table $(ARMS) --doc docs/arms-study.md
+
 # make soak    the long tests: a hundred kills at every stage, two studies a second for ten minutes, and others
 soak: $(VENV)/.installed-dev
 	$(BIN)/pytest -m soak
@@ -56,7 +67,7 @@ clean:
 
 # make train-demo OUT=FOLDER   the demonstration model from nothing, on two cores about 75 minutes
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-train study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	$(BIN)/python -m training.phantom_cache $(OUT)/cache --pairs 17500
 	$(BIN)/python -m training.train training/recipes/demo-vision.toml --cache $(OUT)/cache --out $(OUT)/vision
