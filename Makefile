@@ -43,6 +43,10 @@ bench-model: $(VENV)/.installed-dev
 bench-receive: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_receive.py --write
 
+# make bench-retrain   a study's seconds alone, beside a training that makes way, and beside one that does not
+bench-retrain: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.bench_retrain
+
 # make bench-index   prior look-up and insertion at 10,000 and 1,000,000 studies, SQLite and PostgreSQL
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py

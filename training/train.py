@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.allocator import keep_freed_memory
 from model.errors import ModelError
-from training.breaks import Between
+from training.breaks import Between, breaks_from_environment
 from training.collate import Batch, Collator
 from training.data_log import DataLog
 from training.drops import DataError
@@ -286,7 +286,7 @@ def run_recipe(
         heads = Path(start) / HEADS_FILE
         changes = {"start": start, "heads": str(heads) if loaded.heads.weight and heads.exists() else None}
         loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update=changes)})
-    return train(loaded, out, cache=cache)
+    return train(loaded, out, cache=cache, between=breaks_from_environment())
 
 
 def main(
