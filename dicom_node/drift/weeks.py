@@ -81,7 +81,10 @@ def verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iter
     this_week = week_of(now)
     if first is None or week_of(first) >= this_week:
         return
-    known = set(session.execute(select(DriftFigure.week, DriftFigure.device_uid).distinct()).tuples())
+    known = {
+        (row.week, row.device_uid)
+        for row in session.execute(select(DriftFigure.week, DriftFigure.device_uid).distinct())
+    }
     samples = load_samples(session, since=start_of(week_of(first)), until=start_of(this_week))
     weeks = by_week(samples)
     recent = [week for week in weeks if week >= this_week - LOOK_BACK_WEEKS * WEEK]
