@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-train study-arms train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -71,7 +71,7 @@ clean:
 
 # make train-demo OUT=FOLDER   the demonstration model from nothing, on two cores about 75 minutes
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-train study-arms train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	$(BIN)/python -m training.phantom_cache $(OUT)/cache --pairs 17500
 	$(BIN)/python -m training.train training/recipes/demo-vision.toml --cache $(OUT)/cache --out $(OUT)/vision
