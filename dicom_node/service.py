@@ -176,7 +176,7 @@ def _announce(children: list[_Child], settings: Settings, role: Role, stop: thre
             for each in children:
                 _keep_running(each, settings)
             if not late and time.monotonic() > deadline:
-                log.error("not ready in time", child=child.name)  # and yet it may be: a slow machine is said to be ready
+                log.error("not ready in time", child=child.name)  # it is told when it is
                 late = True
     if not stop.is_set():
         log.info("node ready", role=role, ae_title=settings.node.ae_title, port=settings.node.port)
