@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -64,13 +66,15 @@ def _schedule(call: Call) -> str:
 def promote(call: Call) -> Response:
     """Make a checkpoint the champion."""
     name = call.form.get("folder", "")
-    models.promote(call.node, name, who=call.who.name, reason=call.form.get("reason", "")[:500])
+    with _refusals():
+        models.promote(call.node, name, who=call.who.name, reason=call.form.get("reason", "")[:500])
     return _done(f"{name} is the champion; running workers follow as soon as it is loaded")
 
 
 def rollback(call: Call) -> Response:
     """Back to the champion before this one."""
-    models.rollback(call.node, who=call.who.name, reason=call.form.get("reason", "")[:500])
+    with _refusals():
+        models.rollback(call.node, who=call.who.name, reason=call.form.get("reason", "")[:500])
     return _done(f"{models.champion(call.node.models_dir) or 'the configured model'} answers again")
 
 
@@ -79,8 +83,18 @@ def choose_shadow(call: Call) -> Response:
     name = call.form.get("folder", "")
     if not name:
         raise UsageError("folder: name a checkpoint, off or default")
-    chosen = shadow.choose(call.node, name, who=call.who.name)
+    with _refusals():
+        chosen = shadow.choose(call.node, name, who=call.who.name)
     return _done(f"{chosen} runs in the shadow" if chosen else "nothing runs in the shadow")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the models refuse is the caller's mistake, not a failure of the node."""
+    try:
+        yield
+    except models.ModelsError as error:
+        raise HTTPException(400, str(error)) from error
 
 
 def _done(text: str) -> Response:
@@ -91,8 +105,6 @@ def disagreements(call: Call) -> Response:
     """Where a challenger says something else than the reports did."""
     name = str(call.request.path_params["name"])
     with call.node.database.read() as session:
-        if session.scalar(select(ShadowResult.id).where(ShadowResult.folder == name).limit(1)) is None:
-            raise HTTPException(404, "this checkpoint has seen nothing in the shadow")
         summary, lines = shadow.summary(session, name), shadow.disagreements(session, name, limit=200)
     return render(call.request, "disagreements.html", user=call.user, name=name, summary=summary, lines=lines)
 

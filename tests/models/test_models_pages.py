@@ -1,0 +1,97 @@
+"""The pages of models, shadow and drift: what they show, who may change what, and what is refused in words."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+
+from dicom_node import models
+from dicom_node.index.tables import Result
+from dicom_node.index.tables_models import DriftFigure, ModelServing, ShadowResult
+from tests.models.checkpoints import paper_checkpoint
+from tests.web.site import Site, running_site, token
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site"), retrain={"schedule": "01:00-05:00", "timezone": "UTC"}) as site:
+        for number, name in enumerate(("first", "second")):
+            paper_checkpoint(site.node.models_dir / name, seed=number)
+        yield site
+
+
+def test_an_administrator_promotes_shadows_and_goes_back(site: Site) -> None:
+    with site.client("administrator") as client:
+        before = client.get("/models").text
+        assert "Roll back" not in before
+        assert "the next window of 01:00-05:00 opens 2026-03-02 01:00 UTC" in before
+        form = {"csrf": token(client, "/models"), "folder": "first"}
+        answer = client.post("/models/promote", data=form, follow_redirects=True)
+        assert "first is the champion" in answer.text
+        assert "Roll back" in answer.text
+        assert models.champion(site.node.models_dir) == "first"
+        assert (
+            "in the shadow"
+            in client.post("/models/shadow", data=form | {"folder": "second"}, follow_redirects=True).text
+        )
+        refused = client.post("/models/shadow", data=form)
+        assert refused.status_code == 400
+        assert "it would only agree with itself" in refused.text
+        assert client.post("/models/promote", data=form | {"folder": "nobody"}).status_code == 400
+        back = client.post("/models/rollback", data={"csrf": form["csrf"]}, follow_redirects=True)
+        assert "the configured model answers again" in back.text
+        for kind in ("promoted", "rolled back", "shadow on"):
+            assert kind in back.text
+        assert client.post("/models/rollback", data={"csrf": form["csrf"]}).status_code == 400
+    with site.client("radiologist") as client:
+        assert "Promote" not in client.get("/models").text
+        assert client.post("/models/promote", data={"csrf": token(client, "/"), "folder": "first"}).status_code == 403
+
+
+def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> None:
+    now = site.clock.now
+    with site.node.database.write() as session:
+        result = session.scalars(select(Result)).first()
+        assert result is not None
+        said = {
+            "champion": "present",
+            "challenger": "absent",
+            "champion_probability": 0.93,
+            "challenger_probability": 0.2,
+        }
+        session.add(
+            ShadowResult(
+                result_pk=result.id,
+                folder="second",
+                device_uid="1.2.3",
+                differences=[{"finding": "pleural_effusion", "aspect": "presence", **said}],
+                disagreements=1,
+                created_at=now,
+            )
+        )
+        limits = {"n": 90, "value": 0.5, "low": 0.1, "high": 0.3, "created_at": now}
+        session.add(
+            DriftFigure(week=dt.date(2026, 2, 16), figure="rate of edema", device_uid="1.2.3", alarm=True, **limits)
+        )
+        session.add(
+            ModelServing(
+                worker="host:1", wanted="second", device_uid="1.2.3", since=now, seen_at=now, error="no such weights"
+            )
+        )
+    with site.client("administrator") as client:
+        page = client.get("/models/second/disagreements").text
+        assert "pleural effusion" in page
+        assert "93 %" in page
+        assert "rate of edema" in client.get("/drift").text
+        assert "no such weights" in client.get("/models").text
+        metrics = client.get("/metrics").text
+    for line in (
+        'dicom_node_model_not_loaded{folder="second"} 1.0',
+        'dicom_node_shadow_results{folder="second",outcome="differs"} 1.0',
+        'dicom_node_drift_alarm{figure="rate of edema",of="1.2.3"} 1.0',
+        'dicom_node_drift_limit{figure="rate of edema",of="1.2.3",side="high"} 0.3',
+    ):
+        assert line in metrics
