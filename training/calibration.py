@@ -21,7 +21,10 @@ from training.records import Record
 from training.truth import FindingTruth, ImageTruth
 
 FEWEST = 20
-"""With fewer positive (or negative) validation answers a finding keeps the threshold 0.5."""
+"""With fewer positive (or negative) validation answers a finding keeps the threshold 0.5; with fewer stated changes the
+certainty floor stays what it was."""
+FEWEST_STATES = 200
+"""With fewer findings of known change the joint weights stay what the checkpoint's manifest says."""
 OBJECTIVE = Objective.F1
 """With one finding in five present, Youden's index calls present what is not there in nearly two of five cases."""
 SLACK = 0.05
@@ -85,13 +88,16 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
                 _note(answer, record, scores, truths)
             samples.extend(_samples(answers.closed, record, pair.prior is not None))
     temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
-    joint = fit_joint(_states(samples, temperatures))
+    states = _states(samples, temperatures)
+    before = predictor.manifest
+    joint = fit_joint(states) if len(states) >= FEWEST_STATES else JointWeights.from_values(before.joint)
     thresholds = _thresholds(samples, temperatures, joint)
     fitted = Calibration(
         temperatures=temperatures,
         thresholds=thresholds,
         answers=sum(len(rows) for rows in truths.values()),
         joint=joint,
+        floor=before.certainty_floor,
     )
     return _with_floor(fitted, samples)
 
@@ -188,7 +194,7 @@ def _with_floor(fitted: Calibration, samples: Sequence[_Sample]) -> Calibration:
         if found.change_probability is not None and found.change is not Change.NOT_COMPARABLE:
             sure.append(found.change_probability)
             right.append(found.change == sample.truth.change_answer)
-    if not sure:
+    if len(sure) < FEWEST:
         return fitted
     chosen = choose_floor(sure, right, FLOOR_ACCURACY, least_coverage=FLOOR_COVERAGE)
     return dataclasses.replace(fitted, floor=chosen.value, coverage=chosen.coverage, accuracy=chosen.accuracy)

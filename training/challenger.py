@@ -62,6 +62,7 @@ def finish_challenger(
         data_snapshot=snapshot,
         thresholds=before.thresholds,
         calibration=before.calibration,
+        joint=before.joint,
         calibrated_on=before.calibrated_on,
         certainty_floor=before.certainty_floor,
         tiling=before.tiling,
@@ -92,4 +93,6 @@ def _calibrate(draft: Path, before: Manifest, calibration: Sequence[str], betwee
         return
     temperatures = dict(before.calibration) | {k: round(v, 4) for k, v in fitted.temperatures.items()}
     thresholds = dict(before.thresholds) | {k: round(v, 4) for k, v in fitted.thresholds.items()}
-    rewrite_manifest(draft, calibration=temperatures, thresholds=thresholds, calibrated_on=fitted.answers)
+    # Thresholds belong to the joint weights that they were fitted with: one without the other reads wrongly.
+    values = fitted.manifest_values() | {"calibration": temperatures, "thresholds": thresholds}
+    rewrite_manifest(draft, **values)

@@ -13,7 +13,7 @@ from model.manifest import rewrite_manifest
 from model.pixels import from_grey
 from model.predict import Predictor, load_predictor
 from model.questions import QuestionType
-from model.reading import STATES
+from model.reading import STATES, JointWeights
 from model.schema import Change, StudyPair
 from tests.model_nvila.tiny import FINDINGS, save_tiny
 from training.calibration import FLOOR_ACCURACY, FLOOR_COVERAGE, calibrate
@@ -121,9 +121,15 @@ def test_what_is_fitted_is_served(folder: Path) -> None:
     assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.1)
 
 
-def test_nothing_to_learn_from_changes_nothing(folder: Path) -> None:
-    predictor = load_predictor(folder)
-    fitted = calibrate(predictor, [])
-    assert fitted.temperatures == {}
-    assert fitted.thresholds == {}
-    assert (fitted.floor, fitted.coverage, fitted.answers) == (0.0, None, 0)
+def test_with_nothing_to_learn_from_the_manifest_stands(tmp_path: Path) -> None:
+    """A retrained checkpoint with a handful of labelled pairs keeps how its predecessor was read."""
+    folder = save_tiny(tmp_path / "tiny", manifest={"joint": {"change": 0.8, "new": -1.0}, "certainty_floor": 0.4})
+    fitted = calibrate(load_predictor(folder), [])
+    assert (fitted.temperatures, fitted.thresholds, fitted.answers, fitted.coverage) == ({}, {}, 0, None)
+    assert fitted.joint == JointWeights(change=0.8, bias={"new": -1.0})
+    assert fitted.floor == 0.4
+    few = load_predictor(folder)
+    few.engine = TellingEngine(few, _truths(3, 2), 3)
+    fitted = calibrate(few, _items(_truths(3, 2)))
+    assert fitted.temperatures
+    assert (fitted.joint.change, fitted.floor, fitted.thresholds) == (0.8, 0.4, {})
