@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily
-from sqlalchemy import func, select
+from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from dicom_node.drift import weeks
@@ -47,13 +47,15 @@ def _shadow(session: Session) -> Iterator[GaugeMetricFamily]:
     family = GaugeMetricFamily(
         "dicom_node_shadow_results", "Pairs that a challenger saw in the shadow", labels=["folder", "outcome"]
     )
+    # Written out, not bound: PostgreSQL takes two parameters of one value for two different expressions.
+    failed = ShadowResult.error != literal_column("''")
+    differs = ShadowResult.disagreements > literal_column("0")
     rows = session.execute(
-        select(ShadowResult.folder, ShadowResult.error != "", ShadowResult.disagreements > 0, func.count()).group_by(
-            ShadowResult.folder, ShadowResult.error != "", ShadowResult.disagreements > 0
-        )
+        select(ShadowResult.folder, failed, differs, func.count()).group_by(ShadowResult.folder, failed, differs)
     )
-    for folder, failed, differs, count in rows:
-        family.add_metric([folder, "failed" if failed else "differs" if differs else "agrees"], count)
+    for folder, has_failed, does_differ, count in rows:
+        outcome = "failed" if has_failed else "differs" if does_differ else "agrees"
+        family.add_metric([folder, outcome], count)
     yield family
 
 
