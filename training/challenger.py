@@ -20,6 +20,8 @@ from training.records import Record
 
 FEWEST = 40
 """With fewer answers of all types together the champion's temperatures and thresholds stay."""
+_OWN = frozenset({"files", "device_uid", "format_version", "metrics", "localisation"})
+"""What of a manifest says something of the very weights beside it; all else is a rule that the challenger keeps."""
 
 
 def finish_challenger(
@@ -32,6 +34,7 @@ def finish_challenger(
     snapshot: str,
     calibration: Sequence[str],
     pointing_pairs: int,
+    experts: Path | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Write the checkpoint folder with its manifest, last; a folder that has one is done and left alone.
@@ -49,37 +52,25 @@ def finish_challenger(
     (draft / HEADS_FILE).unlink(missing_ok=True)  # untrained here: the base's outlines go with its vision tower
     if (base / HEADS_FILE).is_file():
         shutil.copyfile(base / HEADS_FILE, draft / HEADS_FILE)
-    write_manifest(
-        draft,
-        name=before.name,
-        version=version,
-        kind=before.kind,
-        findings=before.findings,
-        question_types=before.question_types,
-        prognosis=before.prognosis,
-        base=f"{before.label} {before.device_uid}",
-        recipe=public_recipe(recipe),
-        data_snapshot=snapshot,
-        thresholds=before.thresholds,
-        calibration=before.calibration,
-        joint=before.joint,
-        calibrated_on=before.calibrated_on,
-        certainty_floor=before.certainty_floor,
-        tiling=before.tiling,
-        expert=before.expert,
-        context=before.context,
-        licence=before.licence,
-        demonstration=before.demonstration,
-        parameters=parameters,
-    )
-    _calibrate(draft, before, calibration, between)
+    kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in _OWN}
+    own = {
+        "version": version,
+        "base": f"{before.label} {before.device_uid}",
+        "recipe": public_recipe(recipe),
+        "data_snapshot": snapshot,
+        "parameters": parameters,
+    }
+    write_manifest(draft, **(kept | own))
+    _calibrate(draft, before, calibration, experts, between)
     if before.localisation and before.demonstration and pointing_pairs:
         rewrite_manifest(draft, localisation=pointing(draft, pointing_pairs))
     draft.rename(folder)
     return read_manifest(folder)
 
 
-def _calibrate(draft: Path, before: Manifest, calibration: Sequence[str], between: Callable[[], None]) -> None:
+def _calibrate(
+    draft: Path, before: Manifest, calibration: Sequence[str], experts: Path | None, between: Callable[[], None]
+) -> None:
     report = DropReport()
 
     def items() -> Iterable[tuple[Record, StudyPair]]:
@@ -88,11 +79,10 @@ def _calibrate(draft: Path, before: Manifest, calibration: Sequence[str], betwee
                 between()
                 yield item
 
-    fitted = calibrate(load_predictor(draft), items())
+    fitted = calibrate(load_predictor(draft, experts=experts), items())
     if fitted.answers < FEWEST:
         return
-    temperatures = dict(before.calibration) | {k: round(v, 4) for k, v in fitted.temperatures.items()}
-    thresholds = dict(before.thresholds) | {k: round(v, 4) for k, v in fitted.thresholds.items()}
-    # Thresholds belong to the joint weights that they were fitted with: one without the other reads wrongly.
-    values = fitted.manifest_values() | {"calibration": temperatures, "thresholds": thresholds}
+    values = fitted.manifest_values()
+    for name in ("calibration", "thresholds"):  # what was too rare to fit stays the base's
+        values[name] = dict(getattr(before, name)) | values[name]
     rewrite_manifest(draft, **values)

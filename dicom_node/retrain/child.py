@@ -112,7 +112,8 @@ def probe(plan: Plan, between: Between) -> None:
     times: list[float] = []
 
     def ticked() -> bool:
-        between()
+        if between():
+            raise Stopped("asked to stop")
         times.append(time.perf_counter())
         return len(times) >= PROBE_STEPS
 
@@ -125,7 +126,7 @@ def probe(plan: Plan, between: Between) -> None:
     finally:
         shutil.rmtree(out, ignore_errors=True)
     step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
-    predictor = load_predictor(plan.base, device=plan.device)
+    predictor = load_predictor(plan.base, device=plan.device, experts=plan.experts)
     predictor.localiser = None
     records = list(islice(open_records(parse_spec(f"site:{plan.frozen}"), DropReport()), PROBE_PAIRS))
     started = time.perf_counter()
@@ -175,6 +176,7 @@ def train_stage(plan: Plan, between: Between) -> None:
         snapshot=f"{plan.snapshot_name} sha256:{plan.manifest_sha256}",
         calibration=plan.calibration,
         pointing_pairs=plan.pointing_pairs,
+        experts=plan.experts,
         between=_raising(between),
     )
     plan.models.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from dicom_node import models
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
@@ -115,7 +118,7 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         name = runs.new_name(session, node.clock())
     start = preparing.start_of(node, options.recipe)
     draft = folders.snapshots / f"{name}.draft"
-    draft.mkdir(parents=True)
+    draft.mkdir(parents=True, exist_ok=True)
     try:
         contents = gather(node, draft)
         for line in describe(contents):
@@ -136,11 +139,15 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         talk.say("dry run: nothing was locked, nothing was trained")
         return Outcome.DRY
     talk.say(f"snapshot {name}: every image is hashed again")
-    key = snapshots.lock(node, name, contents, progress=lambda done, total: talk.progress("hashing", done, total))
-    lacking = missing(contents, node.settings.retrain)
-    if lacking:
-        raise RetrainError("after leaving out damaged images: " + "; ".join(lacking))
-    run_pk = _new_run(node, options, name, key, start, contents)
+    snapshots.lock(
+        node,
+        name,
+        contents,
+        progress=lambda done, total: talk.progress("hashing", done, total),
+        also=lambda session, snapshot: _new_run(session, node, options, snapshot, start, contents),
+    )
+    with node.database.read() as session:
+        run_pk = session.scalars(select(RetrainRun.id).where(RetrainRun.name == name)).one()
     return _go_on(node, run_pk, talk)
 
 
@@ -169,31 +176,37 @@ def _nothing_new(node: NodeContext, contents: Contents, start: preparing.Start) 
             return False
         before = runs.labels_of(session, last.snapshot_pk)
     now = {(item.current.sop_instance_uid, item.label_version, item.split) for item in contents.items}
-    serving = {last.champion_device_uid} if last.state is not RunState.PROMOTED else {last.challenger_device_uid}
-    return now == before and start.device_uid in serving
+    # Both: what was promoted and rolled back since must not be made again from the same labels the next night.
+    return now == before and start.device_uid in (last.champion_device_uid, last.challenger_device_uid)
 
 
 def _new_run(
-    node: NodeContext, options: RetrainOptions, name: str, snapshot_pk: int, start: preparing.Start, contents: Contents
-) -> int:
+    session: Session,
+    node: NodeContext,
+    options: RetrainOptions,
+    snapshot: RetrainSnapshot,
+    start: preparing.Start,
+    contents: Contents,
+) -> None:
+    """The run of a snapshot, in the snapshot's own transaction: neither is ever there without the other."""
+    lacking = missing(contents, node.settings.retrain)
+    if lacking:
+        raise RetrainError("after leaving out damaged images: " + "; ".join(lacking))
     folders, now = folders_of(node), node.clock()
-    folder = folders.runs / name
-    with node.database.read() as session:
-        snapshot = session.get_one(RetrainSnapshot, snapshot_pk)
     plan = preparing.plan_of(
         node,
         start,
-        name=name,
-        folder=folder,
+        name=snapshot.name,
+        folder=folders.runs / snapshot.name,
         snapshot=folders.root / snapshot.folder,
         contents=contents,
         manifest_sha256=snapshot.manifest_sha256,
     )
-    write_plan(plan)  # before the row: a row without its folder could not be gone on with
-    with node.database.write() as session:
-        run = RetrainRun(
-            name=name,
-            snapshot_pk=snapshot_pk,
+    write_plan(plan)  # before the commit: a row without its folder could not be gone on with
+    session.add(
+        RetrainRun(
+            name=snapshot.name,
+            snapshot_pk=snapshot.id,
             promote=options.promote or Promote(node.settings.retrain.promote),
             base=str(start.folder),
             champion_device_uid=start.device_uid,
@@ -201,9 +214,7 @@ def _new_run(
             started_at=now,
             updated_at=now,
         )
-        session.add(run)
-        session.flush()
-        return run.id
+    )
 
 
 def _go_on(node: NodeContext, run_pk: int, talk: Talk) -> Outcome:

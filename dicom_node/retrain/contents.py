@@ -53,7 +53,8 @@ def gather(node: NodeContext, folder: Path) -> Contents:
         frozen_patients=section.frozen_patients, frozen=section.frozen_share, validate=section.validate_share
     )
     made = assign(links, known, shares)
-    full = sum(split is RetrainSplit.FROZEN for split in known.values()) >= section.frozen_patients
+    old = {patients[uid] for uid in usable} & {p for p, split in known.items() if split is RetrainSplit.FROZEN}
+    full = len(old - made.conflicts) >= section.frozen_patients
     contents.new_patients = {p: split for p, split in made.split.items() if p not in known}
     for uid, image in usable.items():
         patient = patients[uid]

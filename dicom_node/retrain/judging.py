@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from training.gate import Decision, GateSettings, decide
 from training.gate_report import About, body, card, page
 from training.gate_scores import KnownPairs, frozen_questions, system_scores
 from training.known_pairs import ask_known, known_answers
+from training.records import Record
 from training.remembered import Remembered
 
 
@@ -35,19 +37,20 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
         name: Remembered(
             plan.folder / "answers" / f"{name}.jsonl",
             _identity(manifests[name]),
-            lambda folder=folder: _load(folder, plan.device),  # type: ignore[misc]
+            lambda folder=folder: _load(folder, plan),  # type: ignore[misc]
             between=between,
         )
         for name, folder in sides.items()
     }
-    frozen = sum(1 for _ in _frozen(plan, DropReport()))
+    findings = manifests["challenger"].findings
+    frozen = sum(1 for _ in _frozen(plan, findings, DropReport()))
     progress = Progress(plan.folder, "evaluating", 2 * frozen + plan.known_pairs)
     evaluations = {}
     for number, (name, system) in enumerate(asked.items()):
         report = DropReport()
         evaluations[name] = evaluate(
             system,
-            loaded(_frozen(plan, report), report),
+            loaded(_frozen(plan, findings, report), report),
             report,
             data=f"frozen set of snapshot {plan.snapshot_name}",
             options=EvaluationOptions(meteor=False),
@@ -114,12 +117,18 @@ def _about(plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Ev
     )
 
 
-def _frozen(plan: Plan, report: DropReport) -> Any:
-    return open_records(parse_spec(f"site:{plan.frozen}"), report)
+def _frozen(plan: Plan, findings: Sequence[str], report: DropReport) -> Iterator[Record]:
+    """The evaluation set with the truths that the checkpoints may be asked for; other labels of the site wait."""
+    for record in open_records(parse_spec(f"site:{plan.frozen}"), report):
+        known = {key: truth for key, truth in record.truth.findings.items() if key in findings}
+        if known:
+            yield replace(record, truth=replace(record.truth, findings=known))
+        else:
+            report.drop("none of its labels is of a finding of the model", record.record_id)
 
 
-def _load(folder: Path, device: str) -> Predictor:
-    predictor = load_predictor(folder, device=device)
+def _load(folder: Path, plan: Plan) -> Predictor:
+    predictor = load_predictor(folder, device=plan.device, experts=plan.experts)
     predictor.localiser = None  # regions are no part of what is compared, and cost as much as the answers
     return predictor
 

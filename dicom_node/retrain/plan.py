@@ -36,6 +36,7 @@ class Plan(BaseModel):
     version: str
     recipe: dict[str, Any]
     calibration: tuple[str, ...]
+    experts: Path | None = None
     known_pairs: int
     pointing_pairs: int
     gate: dict[str, float]

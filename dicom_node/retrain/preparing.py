@@ -118,6 +118,7 @@ def plan_of(
             start.recipe, snapshot=snapshot, base=start.folder, pictures=folders_of(node).root / "pictures"
         ),
         calibration=(f"site:{snapshot / 'validate.jsonl'}", *section.calibrate_with),
+        experts=node.settings.model.experts,
         known_pairs=section.known_pairs,
         pointing_pairs=POINTING_PAIRS,
         gate={

@@ -41,8 +41,18 @@ def holder_of(name: str) -> str:
     return f"snapshot {name}"
 
 
-def lock(node: NodeContext, name: str, contents: Contents, *, progress: Progress = lambda done, total: None) -> int:
-    """Make the snapshot `name`; returns its key. Raises RetrainError where too many images are damaged."""
+def lock(
+    node: NodeContext,
+    name: str,
+    contents: Contents,
+    *,
+    progress: Progress = lambda done, total: None,
+    also: Callable[[Session, RetrainSnapshot], None] = lambda session, snapshot: None,
+) -> int:
+    """Make the snapshot `name`; returns its key. also: what belongs into the same transaction.
+
+    Raises RetrainError where too many images are damaged.
+    """
     folder = folders_of(node).snapshots / name
     with node.database.write() as session:
         _release_orphans(session)
@@ -70,6 +80,7 @@ def lock(node: NodeContext, name: str, contents: Contents, *, progress: Progress
         )
         session.add(snapshot)
         session.flush()
+        also(session, snapshot)
         return snapshot.id
 
 

@@ -32,7 +32,8 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
 
     Two IDs that a comparison links are one person and go together. Who has a split keeps it for ever; where one
     person's IDs came into different ones before they were known to be the same, none of them is used any more. New
-    patients fill the frozen set up to its size and join the training side after that. Chosen by hash: the same
+    patients fill the frozen set up to its size (or where it lost some whose labels no longer count) and join the
+    training side after that. Chosen by hash: the same
     patients give the same splits on every machine.
     """
     people = _people(links)
@@ -48,7 +49,7 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
         else:
             new.append(person)
     new.sort(key=lambda person: _place(person, "frozen"))
-    frozen = sum(where is RetrainSplit.FROZEN for where in known.values())
+    frozen = sum(where is RetrainSplit.FROZEN for where in split.values())
     wanted = min(shares.frozen_patients - frozen, math.ceil(shares.frozen * len(new)))
     held, rest = new[: max(0, wanted)], new[max(0, wanted) :]
     rest.sort(key=lambda person: _place(person, "validate"))
