@@ -69,11 +69,8 @@ soak: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
 
-# make train-demo OUT=FOLDER   the demonstration model from nothing, on two cores about 75 minutes
+# make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
 .PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
 train-demo: $(VENV)/.installed-dev
-	$(BIN)/python -m training.phantom_cache $(OUT)/cache --pairs 17500
-	$(BIN)/python -m training.train training/recipes/demo-vision.toml --cache $(OUT)/cache --out $(OUT)/vision
-	$(BIN)/python -m training.train training/recipes/demo.toml --cache $(OUT)/cache --start $(OUT)/vision/final --out $(OUT)/instructions
-	$(BIN)/python -m training.finish $(OUT)/instructions/final --to $(OUT)/checkpoint --calibration phantom:400@8000000 --test phantom:600
+	scripts/train_demo.sh $(OUT)
