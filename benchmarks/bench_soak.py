@@ -222,13 +222,14 @@ def soak(folder: Path, *, seconds: float, rate: float, model: str) -> Soaked:
             run.backlog = waiting(node)
             run.load = os.getloadavg()[0]
             began = time.monotonic()
-            wait_until(lambda: waiting(node) == 0 and unproven(node) == 0, seconds=4 * seconds + 300, what="the rest")
+            wait_until(lambda: waiting(node) == 0 and unproven(node) == 0, seconds=20 * seconds + 600, what="the rest")
             run.drained_in = time.monotonic() - began
+            worked = seconds + run.drained_in
         wait_until(lambda: images_left(node) == 0, seconds=120, what="retention to remove the last studies")
         count(run, node, pacs)
-    # Idle time after the last study would make any slope look flat.
-    busy = {name: [s for s in samples if s.at <= seconds] for name, samples in watcher.samples.items()}
-    found = [trend(name, samples, seconds * WARM_UP) for name, samples in sorted(busy.items())]
+    # Idle time after the last proof would make any slope look flat.
+    busy = {name: [s for s in samples if s.at <= worked] for name, samples in watcher.samples.items()}
+    found = [trend(name, samples, worked * WARM_UP) for name, samples in sorted(busy.items())]
     run.trends = [one for one in found if one is not None]
     return run
 
@@ -335,7 +336,9 @@ def report(run: Soaked) -> str:
         rise = "" if one.name.startswith("disk") else f"{one.files_rise:+.1f}"
         lines.append(f"| {one.name} | {one.median:.1f} | {one.greatest:.1f} | {one.rise:+.1f} | {files} | {rise} |")
     share = 100 * (1 - WARM_UP)
-    return "\n".join([*lines, "", f"The lines are fitted to the last {share:.0f} % of the time in which studies came."])
+    return "\n".join(
+        [*lines, "", f"The lines are fitted to the last {share:.0f} % of the time in which the node had work."]
+    )
 
 
 def main() -> None:

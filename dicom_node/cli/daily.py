@@ -19,6 +19,7 @@ from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
 from dicom_node.models_status import serving_lines
 from dicom_node.web import reading
 from dicom_node.web.pages import day, moment, person_name
+from dicom_node.web.reading_jobs import job_lines
 
 MEGABYTE = 10**6
 
@@ -108,7 +109,7 @@ def jobs(
 ) -> None:
     """What is to be done; dead letters first."""
     with open_node(config) as node, node.database.read() as session:
-        rows = reading.job_lines(session, state, limit=limit)
+        rows = job_lines(session, state, limit=limit)
     if as_json:
         keys = ("id", "kind", "key", "state", "attempts", "max_attempts", "run_at", "created_at", "last_error")
         print_json([{key: getattr(row, key) for key in keys} for row in rows])

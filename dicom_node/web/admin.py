@@ -12,7 +12,7 @@ from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Notice
-from dicom_node.web import reading
+from dicom_node.web import reading, reading_jobs
 from dicom_node.web.pages import render
 from dicom_node.web.routing import Call, Rule
 from dicom_node.web.views import choice, row_number
@@ -24,13 +24,15 @@ def jobs(call: Call) -> Response:
     if given and given not in [state.value for state in JobState]:
         raise HTTPException(400, f"state must be one of: {', '.join(JobState)}")
     with call.node.database.read() as session:
-        lines = reading.job_lines(session, JobState(given) if given else None)
+        lines = reading_jobs.job_lines(session, JobState(given) if given else None)
+        abouts = reading_jobs.what_jobs_are_about(session, lines)
         depth = queue.depth(session)
     return render(
         call.request,
         "jobs.html",
         user=call.user,
         jobs=lines,
+        abouts=abouts,
         depth={f"{kind.value} {state.value}": count for (kind, state), count in sorted(depth.items())},
         dead=sum(count for (_, state), count in depth.items() if state is JobState.DEAD),
         state=given,

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from dicom_node import feedback
 from dicom_node.config import Role
 from dicom_node.index.tables import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
-from dicom_node.web import reading
+from dicom_node.web import reading, reading_jobs
 from dicom_node.web.routing import Call, Rule
 from dicom_node.web.views import choice, filter_of, keep_word, load_page, word_of
 
@@ -79,7 +79,7 @@ def jobs(call: Call) -> Response:
         raise HTTPException(400, f"state must be one of: {', '.join(JobState)}")
     limit = call.number("limit", 200, least=1, most=1000)
     with call.node.database.read() as session:
-        rows = reading.job_lines(session, JobState(given) if given else None, limit=limit)
+        rows = reading_jobs.job_lines(session, JobState(given) if given else None, limit=limit)
     return _json({"jobs": [job_json(row) for row in rows]})
 
 

@@ -209,7 +209,7 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         session.scalars(select(Result).where(Result.study_pk == study.id).order_by(Result.is_current.desc(), Result.id))
     )
     result = next((r for r in results if r.id == result_id), results[0] if results else None)
-    rows = _deliveries(session, Result.study_pk == study.id)
+    rows = delivery_rows(session, Result.study_pk == study.id)
     count = session.scalar(
         select(func.count(Instance.id)).join(Series, Instance.series_pk == Series.id).where(Series.study_pk == study.id)
     )
@@ -263,7 +263,8 @@ def _any_image(session: Session, study_pk: int) -> str:
 DeliveryRow = tuple[Delivery, Document, str]
 
 
-def _deliveries(session: Session, chosen: ColumnElement[bool], limit: int = 500) -> list[DeliveryRow]:
+def delivery_rows(session: Session, chosen: ColumnElement[bool], limit: int = 500) -> list[DeliveryRow]:
+    """Deliveries with their documents and the StudyInstanceUIDs, the latest first."""
     rows = session.execute(
         select(Delivery, Document, Study.study_instance_uid)
         .join(Document, Delivery.document_pk == Document.id)
@@ -279,7 +280,9 @@ def _deliveries(session: Session, chosen: ColumnElement[bool], limit: int = 500)
 def deliveries(session: Session, state: DeliveryState | None, limit: int = 200) -> list[DeliveryLine]:
     """The latest deliveries, of one state or of all."""
     chosen = Delivery.state == state if state is not None else Delivery.id > 0
-    return [_delivery_line(delivery, document, uid) for delivery, document, uid in _deliveries(session, chosen, limit)]
+    return [
+        _delivery_line(delivery, document, uid) for delivery, document, uid in delivery_rows(session, chosen, limit)
+    ]
 
 
 def _delivery_line(delivery: Delivery, document: Document, study_instance_uid: str = "") -> DeliveryLine:
@@ -321,22 +324,6 @@ def _timeline(study: Study, results: Sequence[Result], rows: Sequence[DeliveryRo
                 Moment(at=delivery.confirmed_at, what="proven delivered", detail=f"{where}, by {delivery.proof}")
             )
     return tuple(sorted(moments, key=lambda moment: moment.at))
-
-
-def job_lines(session: Session, state: JobState | None, *, offset: int = 0, limit: int = 200) -> list[Job]:
-    """The jobs, dead ones first, then by when they are due."""
-    chosen = Job.state == state if state is not None else Job.state != JobState.DONE
-    rows = list(
-        session.scalars(
-            select(Job)
-            .where(chosen)
-            .order_by((Job.state == JobState.DEAD).desc(), Job.run_at, Job.id)
-            .offset(offset)
-            .limit(limit)
-        )
-    )
-    session.expunge_all()
-    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dicom_node import audit, feedback, operations
 from dicom_node.config import Role
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import DeliveryState, Outcome, Result, Study, StudyState, Verdict
+from dicom_node.priors.explain import as_values, explained
 from dicom_node.uids import is_uid
 from dicom_node.web import reading
 from dicom_node.web.pages import render
@@ -130,6 +131,14 @@ def study(call: Call) -> Response:
     )
 
 
+def priors(call: Call) -> Response:
+    """Every candidate for the prior with what speaks for and against it. Looking at it is audited."""
+    page = load_page(call)
+    _audit_access(call, page.study)
+    choice = as_values(*explained(page.study.study_instance_uid, call.node))
+    return render(call.request, "priors.html", user=call.user, page=page, choice=choice)
+
+
 def load_page(call: Call) -> reading.StudyPage:
     """The study of the path, with the result of the query string where there is one. Raises HTTPException 404."""
     uid = str(call.request.path_params["study_instance_uid"])
@@ -245,6 +254,7 @@ RULES = (
     Rule(path="/logout", view=log_out, methods=("POST",)),
     Rule(path="/", view=work_list),
     Rule(path="/studies/{study_instance_uid}", view=study),
+    Rule(path="/studies/{study_instance_uid}/priors", view=priors),
     Rule(path="/studies/{study_instance_uid}/feedback", view=give_feedback, methods=("POST",), role=Role.RADIOLOGIST),
     Rule(path="/studies/{study_instance_uid}/reprocess", view=reprocess, methods=("POST",), role=Role.ADMINISTRATOR),
     Rule(path="/studies/{study_instance_uid}/resend", view=resend, methods=("POST",), role=Role.ADMINISTRATOR),

@@ -16,7 +16,7 @@ RISE_FILES = 4.0
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(10 * SECONDS + 900)
+@pytest.mark.timeout(25 * SECONDS + 1200)
 def test_a_steady_load_leaves_the_node_as_it_was(tmp_path: Path) -> None:
     run = soak(tmp_path, seconds=SECONDS, rate=2.0, model="tiny")
     print(report(run))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pydicom
 import typer
 from typer.testing import CliRunner
 
 from dicom_node.cli import priors
 from tests.priors.archives import CURRENT_FILM, FILMS, fetching_node, receive, uid
+from training.phantom_dicom import write_study_pair
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, BaseException | None]:
@@ -43,3 +45,34 @@ def test_every_candidate_with_its_reason(tmp_path: Path) -> None:
     status, _, error = run(tmp_path, "1.2.3")
     assert status != 0
     assert "no study 1.2.3" in str(error)
+
+
+def test_a_look_at_the_pixels_tells_what_no_header_does(tmp_path: Path) -> None:
+    """The archives' films are noise, which no header says; one of them is a phantom, sent twice."""
+    made = write_study_pair(tmp_path / "made", 41)
+    film, earlier = (pydicom.dcmread(study.files[0]) for study in (made.current, made.prior))
+    again = pydicom.dcmread(made.current.files[0])
+    again.StudyInstanceUID, again.StudyDate, again.AcquisitionDate = uid("again"), "20240111", "20240111"
+    again.SeriesInstanceUID, again.SOPInstanceUID = uid("again series"), uid("again image")
+    again.file_meta.MediaStorageSOPInstanceUID = again.SOPInstanceUID
+    for keyword in ("AcquisitionDateTime", "IrradiationEventUID", "ContentDate", "SeriesDate"):
+        if keyword in again:
+            del again[keyword]
+    again.ContentDate = again.SeriesDate = "20240111"
+    with fetching_node(tmp_path, []) as node:
+        for data_set in (*FILMS[:2], film, earlier, again):
+            receive(node, data_set)
+    status, out, _ = run(tmp_path, made.current.study_instance_uid, "--look", "--json")
+    assert status == 0
+    (choice,) = json.loads(out)["choices"]
+    assert choice["prior"] == earlier.SOPInstanceUID
+    against = {c["sop_instance_uid"]: " ".join(c["against"]) for c in choice["candidates"]}
+    assert "the same picture" in against[again.SOPInstanceUID]
+    _, out, _ = run(tmp_path, made.current.study_instance_uid, "--json")
+    assert "the same picture" not in out
+    for arguments, analysed in (((), True), (("--look",), False)):
+        status, out, _ = run(tmp_path, uid("current"), "--json", *arguments)
+        assert status == 0
+        (image,) = json.loads(out)["images"]
+        assert image["analysed"] is analysed
+    assert "noise or a fine pattern, whatever its header says" in image["verdict"]

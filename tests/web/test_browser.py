@@ -78,6 +78,18 @@ def grey_levels(page: Page, role: str) -> tuple[float, float]:
     return float(mean), float(spread)
 
 
+def red_over_blue(page: Page, role: str) -> float:
+    """How much more red than blue the canvas shows in all: 0 for a grey picture."""
+    script = """role => {
+      const canvas = document.querySelector(`canvas[data-role=${role}]`);
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      let sum = 0;
+      for (let i = 0; i < data.length; i += 4) sum += data[i] - data[i + 2];
+      return sum / data.length;
+    }"""
+    return float(page.evaluate(script, role))
+
+
 def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Browser, pacs: Pacs) -> None:
     page = enter(browser, site, "administrator")
     picture(page, "worklist")
@@ -90,6 +102,21 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     page.get_by_label("Regions").check()
     assert grey_levels(page, "current")[0] != before, "the region is drawn"
     picture(page, "study")
+    chip = page.get_by_role("button", name="pleural effusion", exact=True)
+    chip.click()
+    expect(chip).to_have_attribute("aria-pressed", "false")
+    assert grey_levels(page, "current")[0] == before, "a finding can be switched off by itself"
+    chip.click()
+    page.get_by_label("Regions").uncheck()
+    page.get_by_label("Heat map").check()
+    warm = red_over_blue(page, "current")
+    picture(page, "heat-map")
+    page.get_by_label("Heat map").uncheck()
+    assert warm > red_over_blue(page, "current"), "the heat map is drawn"
+    assert red_over_blue(page, "prior") == 0, "and only on the image that it is of"
+    page.get_by_label("Invert").check()
+    assert abs(grey_levels(page, "current")[0] - (255 - before)) < 1
+    page.get_by_label("Invert").uncheck()
     page.get_by_role("slider", name="Level").fill("90")
     assert grey_levels(page, "current")[0] < before, "a higher level is a darker picture"
     page.get_by_role("button", name="Reset").click()
@@ -101,6 +128,11 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     expect(page.get_by_text("your word is kept")).to_be_visible()
     expect(page.locator("ul.words")).to_contain_text("worsening")
 
+    page.get_by_role("link", name="Explain prior", exact=True).click()
+    expect(page.get_by_role("heading", name="Why this prior")).to_be_visible()
+    expect(page.locator("tr.chosen")).to_contain_text("taken")
+    picture(page, "explain-prior")
+    page.get_by_role("link", name="Back to the study").click()
     page.get_by_role("button", name="Reprocess").click()
     expect(page.get_by_text("the study will be analysed again")).to_be_visible()
 
@@ -150,11 +182,12 @@ def test_the_same_by_keys_alone(site: Site, browser: Browser) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browser, scheme: str) -> None:
     page = enter(browser, site, "viewer", scheme=scheme, phone=True)
-    for path in ("/", f"/studies/{site.study_instance_uid}", "/jobs", "/deliveries", "/destinations", "/models"):
+    study = f"/studies/{site.study_instance_uid}"
+    for path in ("/", study, "/feedback", "/jobs", "/deliveries", "/destinations", "/models"):
         page.goto(site.base + path)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{path} is {wide} pixels wider than the phone"
-    page.goto(f"{site.base}/studies/{site.study_instance_uid}")
+    page.goto(site.base + study)
     expect(page.locator("canvas[data-role=current][data-ready]")).to_be_visible()
     assert page.get_by_text("Your word").count() == 0, "a viewer gives no feedback"
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")

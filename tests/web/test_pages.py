@@ -72,6 +72,25 @@ def test_the_study_page_tells_the_whole_story_and_looking_is_audited(site: Site,
     assert client.get("/studies/..%2f..%2fetc%2fpasswd").status_code == 404
 
 
+def test_explain_prior_lists_every_candidate_and_is_audited(site: Site, client: httpx.Client) -> None:
+    with site.node.database.read() as session:
+        before = len(session.scalars(select(AuditEvent.id).where(AuditEvent.event_id == "110110")).all())
+    text = client.get(f"/studies/{site.study_instance_uid}/priors").text
+    for words in ("A prior was found", "patient ID and issuer", "Same person"):
+        assert words in text
+    assert text.count('class="chosen"') == 1
+    with site.node.database.read() as session:
+        after = len(session.scalars(select(AuditEvent.id).where(AuditEvent.event_id == "110110")).all())
+    assert after == before + 1
+    assert client.get("/studies/1.2.3.999/priors").status_code == 404
+
+
+def test_a_job_says_in_words_what_it_is_about(site: Site, client: httpx.Client) -> None:
+    text = client.get("/jobs?state=ready").text
+    assert "reading report → pacs" in text
+    assert f'href="/studies/{site.study_instance_uid}"' in text
+
+
 def test_the_pixels_are_the_display_image_with_its_place_in_the_film(site: Site, client: httpx.Client) -> None:
     answer = client.get(f"/images/{site.current_sop}/pixels")
     rows, columns = int(answer.headers["X-Rows"]), int(answer.headers["X-Columns"])
