@@ -24,6 +24,8 @@ log = get_logger(__name__)
 
 LOAD_TIMEOUT_SECONDS = 1800.0
 """Reading 16 GB of weights from a slow disk takes minutes."""
+OUT_OF_MEMORY = 77
+"""Exit status of a child that had no memory to read its pair."""
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -107,12 +109,8 @@ class InferenceProcess:
             try:
                 running.pipe.send(pair)
                 prediction: Prediction = self._receive(running, self._section.timeout_seconds, "the pair")
-            except ConnectionError as error:
-                # It died while the pair was on its way: too large a pair for its memory does that.
-                running.child.join(5.0)
-                status = running.child.exitcode
-                self._end(running)
-                raise InferenceError(f"the model process ended at the pair (exit status {status})") from error
+            except ConnectionError as error:  # it died while the pair was on its way
+                raise self._ended(running, "the pair") from error
             return prediction
 
     def close(self) -> None:
@@ -159,16 +157,21 @@ class InferenceProcess:
                 raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped")
             answer: _Answer = running.pipe.recv()
         except (EOFError, OSError) as error:
-            running.child.join(5.0)
-            status = running.child.exitcode
-            self._end(running)
-            raise InferenceError(f"the model process ended at {what} (exit status {status})") from error
+            raise self._ended(running, what) from error
         except InferenceError:
             self._end(running)
             raise
         if answer.error:
             raise InferenceError(answer.error)
         return answer.value
+
+    def _ended(self, running: _Running, what: str) -> InferenceError:
+        running.child.join(5.0)
+        status = running.child.exitcode
+        self._end(running)
+        if status == OUT_OF_MEMORY:
+            return InferenceError(f"the model process ran out of memory at {what}")
+        return InferenceError(f"the model process ended at {what} (exit status {status})")
 
     def _end(self, running: _Running) -> None:
         if self._running is running:
@@ -197,6 +200,9 @@ def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: i
             pair = pipe.recv()
         except EOFError:
             return
+        except MemoryError:
+            # Half a message is read, so the pipe is of no use any more; and an orderly end needs memory.
+            os._exit(OUT_OF_MEMORY)
         pipe.send(_answer(predictor, pair))
 
 
