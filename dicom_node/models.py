@@ -7,7 +7,6 @@ once by whoever changed it, and by a tick where that process died in between (do
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,3 @@ def _manifest(folder: Path) -> Manifest | None:
         return registry.read_manifest(folder, verify=False)
     except CheckpointError:
         return None
-
-
-def moment(value: dt.datetime) -> str:
-    """A time for tables: UTC to the second."""
-    return f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}"
