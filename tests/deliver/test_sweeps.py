@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import delete, select, update
 
 from dicom_node import jobs, sweeps
@@ -14,8 +19,9 @@ from dicom_node.index.tables import AuditEvent, DeliveryState, Job, JobKind, Job
 from dicom_node.sweeps import Leadership, Sweeper, Tick, mend_after_setback
 from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result
 from tests.postgres import running_postgres
-from tests.support import wait_until
+from tests.support import REPOSITORY, wait_until
 
+TICK_SECONDS = 0.1
 PACS = {"name": "pacs", "port": 1}
 
 
@@ -78,7 +84,8 @@ def test_a_clock_set_back_leaves_nothing_waiting_in_the_future(tmp_path: Path) -
         assert session.scalars(select(Study.last_instance_at)).one() == now
 
 
-def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hours", [-6, 6])
+def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(tmp_path: Path, hours: int) -> None:
     clock = _MovableClock()
     node = make_node(tmp_path, clock, PACS)  # type: ignore[arg-type]
     runs: list[int] = []
@@ -90,22 +97,48 @@ def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(
             gate.wait(30)  # the first tick takes as long as many intervals
 
     sweeper = Sweeper(node, ticks=(Tick(name="slow", seconds=0.2, action=slow),))
+    began = time.monotonic()
     sweeper.start()
     try:
         wait_until(lambda: runs, what="the first tick")
-        clock.offset = dt.timedelta(hours=-6)
+        clock.offset = dt.timedelta(hours=hours)
         wait_until(lambda: clock.asked_since_set > 3, what="the steady clock to look")
         assert len(runs) == 1, "a tick that still runs is not started again"
         gate.set()
-        wait_until(lambda: len(runs) >= 3, seconds=10, what="ticks after the clock was set back")
+        wait_until(lambda: len(runs) >= 3, seconds=30, what="ticks after the clock was set")
     finally:
         gate.set()
         sweeper.stop()
     ended = len(runs)
+    assert ended <= (time.monotonic() - began) / 0.2 + 3, "missed ticks are not made up for"
     with node.database.read() as session:
         types = list(session.scalars(select(AuditEvent.event_type)))
     assert types == ["110120", "110121"], "start and stop are audited"
     assert len(runs) == ended
+
+
+def test_a_process_that_slept_ticks_once_for_all_that_it_missed(tmp_path: Path) -> None:
+    """SIGSTOP is what a suspended machine is to its processes."""
+    command = [sys.executable, "-m", "tests.deliver.ticking", str(tmp_path), str(TICK_SECONDS)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ticks = tmp_path / "ticks"
+
+    def count() -> int:
+        return len(ticks.read_text("ascii").splitlines()) if ticks.exists() else 0
+
+    try:
+        wait_until(lambda: count() >= 3, what="the first ticks")
+        process.send_signal(signal.SIGSTOP)
+        slept_at, before = time.monotonic(), count()
+        wait_until(lambda: time.monotonic() - slept_at > 40 * TICK_SECONDS, what="a long sleep")
+        process.send_signal(signal.SIGCONT)
+        woken_at = time.monotonic()
+        wait_until(lambda: count() > before + 2, what="ticks after the sleep")
+        since = count() - before
+        assert since <= (time.monotonic() - woken_at) / TICK_SECONDS + 3, "40 were missed, and not made up for"
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 class _MovableClock:
