@@ -68,7 +68,7 @@ class DataSection(BaseModel):
     expert_dropout: float = Field(default=0.5, ge=0, le=1)
     context: bool = False
     context_dropout: float = Field(default=0.5, ge=0, le=1)
-    max_images: int = Field(default=2, ge=1)
+    max_images: int = Field(default=2, ge=2)
     conversation: bool = False
     augment: bool = True
     findings: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         width = config.vision_config.hidden_size * config.scale_count
         self.mm_projector = Projector(config.projector_type, width, hidden)
         self.llm = Qwen2ForCausalLM._from_config(config.text_config)
-        self.longitudinal: nn.Module | None = None
+        self.longitudinal: Any = None  # LongitudinalExtras, imported below where it is wanted
         if config.longitudinal is not None:
             from model.nvila.longitudinal import LongitudinalExtras  # plain NVILA does not need it
 

@@ -34,7 +34,7 @@ from training.rows import Rows, RowWriter
 from training.samples import UNKNOWN, Dropped, Sample
 from training.sources import Place, source_of
 from training.targets import Shown, targets_of_truth
-from training.train import train
+from training.train import TrainingStopped, train
 from training.truth import FindingTruth, ImageTruth, PairTruth
 
 
@@ -69,7 +69,7 @@ def assert_equal(one: Sample, other: Sample) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0, 1000), min_size=1, max_size=12).filter(lambda shares: sum(shares) > 0))
+@given(st.lists(st.just(0.0) | st.floats(1e-6, 1000), min_size=1, max_size=12).filter(lambda shares: sum(shares) > 0))
 def test_quotas_fill_a_block_and_keep_the_shares(shares: list[float]) -> None:
     counts = quotas(shares)
     assert sum(counts) == BLOCK
@@ -283,6 +283,26 @@ def test_a_run_on_records_ends_with_a_report(tmp_path: Path, root: Path, capsys:
     losses = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["step"] for line in losses] == list(range(1, 7))
     assert all({"answers", "presence"} <= set(line) for line in losses)
+
+
+def test_a_stopped_run_goes_on_with_the_very_same_samples(tmp_path: Path, root: Path) -> None:
+    own = tmp_path / "mimic"
+    shutil.copytree(root, own)
+    recipe = recipe_of(tmp_path, DATA.format(root=own), steps=5)
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"tensorboard": True})})
+    train(recipe, tmp_path / "whole", quiet=True)
+    asked = iter([False, False, True])
+    with pytest.raises(TrainingStopped, match="after step 3"):
+        train(recipe, tmp_path / "out", quiet=True, between=lambda: next(asked))
+    (own / "mimic_all.csv").unlink()  # the tables may change: the run has its index
+    train(recipe, tmp_path / "out", quiet=True)
+    whole, stopped = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text("utf-8").splitlines()]
+        for name in ("whole", "out")
+    )
+    assert stopped == pytest.approx(whole, abs=1e-4)
+    assert len(stopped) == 5
+    assert list((tmp_path / "whole" / "tensorboard").glob("events*"))
 
 
 def test_phantoms_and_records_mix_and_warm_the_heads(tmp_path: Path, root: Path) -> None:

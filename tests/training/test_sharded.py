@@ -1,0 +1,95 @@
+"""Weights in parts over two ranks (FSDP on gloo): the same step as on one, gathered into a whole model again.
+
+accelerate offers FSDP only where there is an accelerator, so torch's own sharding is used here on the learner that the
+loop trains; what accelerate adds (its configuration file, its checkpoints) is not covered.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests.support import REPOSITORY
+from tests.training.records import recipe_of
+from training.phantom import PHANTOM_FINDINGS
+from training.phantom_cache import fill
+from training.sources import phantom_source
+from training.trainable import build, export, restored
+
+STEP = """
+import sys
+import torch, torch.distributed as dist
+from pathlib import Path
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+from training.phantom import PHANTOM_FINDINGS
+from training.recipe import load_recipe
+from training.sources import phantom_source
+from training.trainable import build
+
+recipe, cache, out = load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+learner, processor = build(recipe, len(PHANTOM_FINDINGS))
+layers = [m for m in learner.modules() if type(m).__name__ in ("SiglipEncoderLayer", "Qwen2DecoderLayer")]
+mesh = dist.init_device_mesh("cpu", (2,))
+for layer in layers:
+    fully_shard(layer, mesh=mesh)
+fully_shard(learner, mesh=mesh)
+optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
+source = phantom_source(recipe, cache)
+batch = learner.collator(processor)([source.sample(2 * rank), source.sample(2 * rank + 1)])
+learner(batch)["loss"].backward()
+optimiser.step()
+local = sum(p.to_local().numel() for p in learner.parameters())
+state = get_model_state_dict(learner, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+if rank == 0:
+    whole = sum(p.numel() for p in learner.parameters())
+    assert local < 0.6 * whole, (local, whole)
+    save_file({name: value.clone().contiguous() for name, value in state.items()}, out)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_hold_half_each_and_step_as_one(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "turns = 2\nalone = 0.0", steps=1)
+    cache, out = tmp_path / "cache", tmp_path / "gathered.safetensors"
+    fill(cache, pairs=4, first_seed=500, size=32)
+    script = tmp_path / "step.py"
+    script.write_text(STEP, "utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": str(REPOSITORY),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [*launch, str(script), str(tmp_path / "recipe.toml"), str(cache), str(out)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+    learner, processor = build(recipe, len(PHANTOM_FINDINGS))
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
+    source, collate = phantom_source(recipe, cache), learner.collator(processor)
+    for rank in range(2):
+        loss = learner(collate([source.sample(2 * rank), source.sample(2 * rank + 1)]))["loss"]
+        (loss / 2).backward()
+    optimiser.step()
+    gathered = load_file(out)
+    expected = learner.state_dict()
+    for name, value in gathered.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
+    assert set(expected) - set(gathered) <= {name for name in expected if name.endswith("lm_head.weight")}
+
+    whole = restored(recipe, len(PHANTOM_FINDINGS), gathered)
+    export(whole, processor, tmp_path / "final")
+    saved = load_file(tmp_path / "final" / "model.safetensors")
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in saved.items())
