@@ -25,6 +25,10 @@ _OURS = re.compile(rb"^(timestamp=\S+ level=|\{.*\"event\": )")
 _FIXTURES = ("PID-77120", "Marchetti", "Ottavia", "ACC-55019", "Doe^Jane", "Example^Erika", "Phantom^Number", "SOAK-1")
 SHORTEST = 5
 """Shorter words ("P1", "A1") stand in any log by chance."""
+SHORTEST_NUMBER = 7
+"""Shorter numbers are ports and process ids as well."""
+_NO_NAMES = {"Number", "Patient", "Phantom", "Study", "Chest", "Anonymous", "Unknown", "Example"}
+"""Parts of made-up names that a line may say by itself."""
 
 
 class _KeptHandlers(list[logging.Handler]):
@@ -94,13 +98,18 @@ def patients_of(index: Path) -> set[str]:
     words: set[str] = set()
     for name, *others in rows:
         words |= {name.split("=")[0].strip("^ "), *(str(other) for other in others)}
-        words |= set(re.split(r"[\^= ]+", name)) - {"Number"}
-    return {word for word in words if len(word) >= SHORTEST}
+        words |= set(re.split(r"[\^= ]+", name)) - _NO_NAMES
+    return {word for word in words if tells(word)}
+
+
+def tells(word: str) -> bool:
+    """Whether the word by itself points to a patient."""
+    return len(word) >= (SHORTEST_NUMBER if word.isdigit() else SHORTEST)
 
 
 def leaks(lines: Iterable[tuple[Path, bytes]], words: Iterable[str]) -> list[str]:
     """The lines in which one of the words stands by itself, with the file's name."""
-    parts = [re.escape(word.encode()) for word in sorted(words) if len(word) >= SHORTEST]
+    parts = [re.escape(word.encode()) for word in sorted(words) if tells(word)]
     if not parts:
         return []
     pattern = re.compile(rb"(?<![\w.])(?:" + b"|".join(parts) + rb")(?![\w.])")
