@@ -9,13 +9,12 @@ import sys
 import threading
 from pathlib import Path
 
-from dicom_node import analyse_job, deliver, sweeps
+from dicom_node import deliver, sweeps
 from dicom_node.config import load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index.database import Database
 from dicom_node.index.tables import JobKind
 from dicom_node.process import stop_on_signals
-from dicom_node.serving import ServingModels
 from dicom_node.store import InstanceStore
 from dicom_node.sweeps import Sweeper
 from dicom_node.worker import Handler, Worker
@@ -34,8 +33,13 @@ def main(config: Path, *, analyse: bool) -> None:
     )
     names = {"rescue", "reconcile"} | ({"completion"} if analyse else set())
     handlers: dict[JobKind, Handler] = {JobKind.DELIVER: deliver.handle}
-    models = ServingModels(node, threads=1)
+    models = None
     if analyse:
+        # Imported only here: the killed processes of the other tests start quicker without.
+        from dicom_node import analyse_job
+        from dicom_node.serving import ServingModels
+
+        models = ServingModels(node, threads=1)
         models.start()
         handlers[JobKind.ANALYSE] = analyse_job.handler(models)
     sweeper = Sweeper(node, tuple(tick for tick in sweeps.TICKS if tick.name in names))
@@ -45,7 +49,8 @@ def main(config: Path, *, analyse: bool) -> None:
     stop.wait()
     worker.stop()
     sweeper.stop()
-    models.close()
+    if models is not None:
+        models.close()
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def finish(node: NodeContext, config: Path, *more: str) -> None:
     """Let it come to its end undisturbed."""
     process = start(config, *more)
     try:
-        wait_until(lambda: finished(node), seconds=300, what="all documents to be proven")
+        wait_until(lambda: finished(node), seconds=600, what="all documents to be proven")
     finally:
         process.terminate()
         process.wait(60)
@@ -139,7 +139,7 @@ def test_killed_at_a_few_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(5400)
 def test_killed_a_hundred_times(tmp_path: Path) -> None:
     kill_rounds(tmp_path, rounds=100, seed=2)
 
@@ -202,6 +202,6 @@ def test_killed_at_a_few_moments_of_an_analysis(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(9000)
 def test_killed_a_hundred_times_between_completion_and_proof(tmp_path: Path) -> None:
     kill_analyses(tmp_path, rounds=100, seed=5)
