@@ -20,13 +20,14 @@ OPEN = (ReportState.UNMATCHED, ReportState.CONTRADICTORY)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportLine:
-    """One report. words: how many of its words stand as feedback."""
+    """One report. is_matched: the study is ours. words: how many of its words stand as feedback."""
 
     id: int
     kind: str
     state: str
     reason: str
     study_instance_uid: str
+    is_matched: bool
     author: str
     received_at: dt.datetime
     words: int
@@ -69,6 +70,7 @@ def report_lines(session: Session, states: Collection[ReportState] = OPEN, *, li
             state=row.state.value,
             reason=row.reason,
             study_instance_uid=row.matched_study_uid or row.study_instance_uid,
+            is_matched=row.matched_study_uid != "",
             author=row.author,
             received_at=row.received_at,
             words=counts.get(row.id, 0),

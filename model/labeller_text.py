@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from model.labeller_words import Part, marks, word_list
 
 MAX_CHARACTERS = 100_000
 """More of a report is not read."""
+MAX_SENTENCE = 1000
+"""Longer ones are read in pieces: nobody writes them, and the time for a sentence grows with its square."""
 
 _LINE_HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&-]{1,40}?)[ \t]*:[ \t]*", re.MULTILINE)
 _INLINE_HEADING = re.compile(r"(?:(?<=[.!?] )|(?<=[.!?]  ))([A-Z][A-Z /&-]{3,40}?)[ \t]*:[ \t]*")
@@ -45,7 +48,8 @@ def _sentences(text: str) -> Iterator[Sentence]:
                 words = " ".join(part.split()).lstrip("-*•").strip()
                 words = re.sub(r"^\d{1,2}[.)]\s+", "", words)
                 if re.search("[A-Za-z]", words):
-                    yield Sentence(text=words, section=section)
+                    for piece in textwrap.wrap(words, MAX_SENTENCE, break_long_words=True, break_on_hyphens=False):
+                        yield Sentence(text=piece, section=section)
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -126,7 +126,7 @@ def marks(sentence: str) -> list[Mark]:
     return found
 
 
-@cache
+@lru_cache(maxsize=65_536)
 def _mended(token: str) -> str:
     """The listed word that a misspelt one means: the only one at distance 1 with enough letters, else the token."""
     words = word_list()

@@ -63,6 +63,7 @@ class Hl7Listener:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._listen())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
 

@@ -29,6 +29,8 @@ CHARSETS = {
     "UNICODE": "utf-8",
 }
 """MSH-18 (HL7 table 0211) → Python's name."""
+MAX_FIELDS = 50_000
+"""The parser makes an object of each; a report has some hundred."""
 FINAL, CANCELS = ("F", "C"), ("X", "D", "W")
 """HL7 tables 0123 and 0085: final and corrected; cancelled, deleted, wrong."""
 _TEXTS = ("TX", "FT", "ST")
@@ -118,6 +120,8 @@ def _decoded(data: bytes, charset: str) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise Hl7Error(f"byte {error.start} is not {encoding}; name the character set in MSH-18") from error
+    if sum(map(text.count, "|^~&")) > MAX_FIELDS:
+        raise Hl7Error(f"the message has more than {MAX_FIELDS} fields", code="AR")
     if "\x00" in text:
         raise Hl7Error("the message holds NUL characters", code="AR")
     return text.replace("\r\n", "\r").replace("\n", "\r")

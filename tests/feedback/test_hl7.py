@@ -121,6 +121,7 @@ def test_character_sets(charset: str, encoding: str) -> None:
         ("\r".join(line for line in oru().split("\r") if not line.startswith("PID")), "AE", "PID"),
         (oru().replace("|P|2.5.1", "|T|2.5.1"), "AR", "trials"),
         (oru("Größe.").encode("iso-8859-1"), "AE", "MSH-18"),
+        (oru("x" + "^" * 60_000), "AR", "fields"),
     ],
 )
 def test_what_is_not_taken_is_said_why(tmp_path: Path, message: str | bytes, code: str, why: str) -> None:

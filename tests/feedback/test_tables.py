@@ -1,0 +1,52 @@
+"""The tables of reports are what the migration makes, and their queries run, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from dicom_node import opinions
+from dicom_node.index import schema
+from dicom_node.index.database import Database
+from dicom_node.index.tables import Base
+from dicom_node.index.tables_reports import ReportState
+from dicom_node.reports_in.queue import look_again
+from tests.feedback.reporting import add_study, read_reports, receive, report_sr, reporting_node, reports, words
+from tests.postgres import running_postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/index.db"
+        return
+    with running_postgres() as server:
+        yield server.new_database()
+
+
+def test_the_migration_makes_these_tables_and_the_story_runs(url: str, tmp_path: Path) -> None:
+    database = Database(url)
+    schema.upgrade(database)
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        found = [
+            one for one in compare_metadata(context, Base.metadata) if "report" in repr(one) or "feedback" in repr(one)
+        ]
+    database.close()
+    assert not found
+    with reporting_node(tmp_path, database={"url": url}) as (node, clock):
+        receive(node, report_sr())
+        read_reports(node)
+        assert reports(node)[0].state is ReportState.UNMATCHED
+        clock.forward(minutes=1)
+        add_study(node)
+        look_again(node)
+        read_reports(node)
+        assert reports(node)[0].state is ReportState.USED
+        assert words(node)["pneumothorax", "presence"] == ("absent", "agree", "")
+        with node.database.read() as session:
+            assert len(opinions.load(session, since=clock())) == len(words(node))
