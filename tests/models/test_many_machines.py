@@ -25,6 +25,7 @@ from dicom_node.sweeps import Leadership
 from dicom_node.web.metrics_models import families
 from tests.models.checkpoints import paper_checkpoint
 from tests.postgres import PostgresServer, postgres_server  # noqa: F401 (a fixture)
+from tests.support import wait_until
 
 NOW = dt.datetime(2026, 3, 4, 2, 0, tzinfo=dt.UTC)
 
@@ -85,7 +86,7 @@ def test_one_night_is_begun_by_one_of_them(machines: tuple[NodeContext, NodeCont
     with other.database.write() as session:
         assert night.begin(session, window, now=NOW, host="other", pid=1) is None
     leads[0].give_up()
-    assert leads[1].held()
+    wait_until(leads[1].held, what="the server to see that the first one is gone")
     leads[1].give_up()
 
 
