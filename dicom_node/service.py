@@ -141,8 +141,9 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
 @contextmanager
 def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
     """What runs in the main process: sweeps where work is done, the HL7 listener where it is received, the pages."""
+    from dicom_node.audit import EventType
     from dicom_node.reports_in.hl7_listener import Hl7Listener
-    from dicom_node.sweeps import Sweeper
+    from dicom_node.sweeps import Sweeper, note_activity
     from dicom_node.web.server import WebServer
 
     sweeper = Sweeper(node) if role in (Role.ALL, Role.WORK) else None
@@ -151,9 +152,13 @@ def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
     for part in (sweeper, hl7, web):
         if part is not None:
             part.start()
+    if sweeper is None:  # which tells of its own start and stop
+        note_activity(node, EventType.APPLICATION_START)
     try:
         yield
     finally:
+        if sweeper is None:
+            note_activity(node, EventType.APPLICATION_STOP)
         for part in (web, hl7, sweeper):
             if part is not None:
                 part.stop()

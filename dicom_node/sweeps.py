@@ -84,6 +84,22 @@ class Leadership:
             self._connection = None
 
 
+def note_activity(node: NodeContext, event_type: audit.EventType) -> None:
+    """Audit that the node starts or stops (PS3.15 section A.5.3.1). An index that is away does not hinder either."""
+    try:
+        with node.database.write() as session:
+            audit.record(
+                session,
+                audit.Event.APPLICATION_ACTIVITY,
+                event_type=event_type,
+                now=node.clock(),
+                participants=(audit.this_node(node.settings.node.ae_title),),
+                site=node.settings.audit.site,
+            )
+    except NodeError as error:
+        log.error("start or stop not audited", error=str(error))
+
+
 class Sweeper:
     """The scheduler of one node. `start`, then `stop`."""
 
@@ -107,7 +123,7 @@ class Sweeper:
                 self._run, "interval", seconds=tick.seconds, args=(tick,), id=tick.name, next_run_time=now
             )
         self._scheduler.start()
-        self._audit(audit.EventType.APPLICATION_START)
+        note_activity(self._node, audit.EventType.APPLICATION_START)
         self._clock.watch(self._clock_was_set)
 
     def stop(self) -> None:
@@ -115,22 +131,7 @@ class Sweeper:
         self._clock.stop()
         self._scheduler.shutdown(wait=True)
         self._leadership.give_up()
-        self._audit(audit.EventType.APPLICATION_STOP)
-
-    def _audit(self, event_type: audit.EventType) -> None:
-        settings = self._node.settings
-        try:
-            with self._node.database.write() as session:
-                audit.record(
-                    session,
-                    audit.Event.APPLICATION_ACTIVITY,
-                    event_type=event_type,
-                    now=self._node.clock(),
-                    participants=(audit.this_node(settings.node.ae_title),),
-                    site=settings.audit.site,
-                )
-        except NodeError as error:
-            log.error("start or stop not audited", error=str(error))
+        note_activity(self._node, audit.EventType.APPLICATION_STOP)
 
     def _run(self, tick: Tick) -> None:
         if self._node.stop.is_set() or (tick.leader_only and not self._leadership.held()):

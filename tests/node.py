@@ -26,6 +26,7 @@ class Node:
     folder: Path
     port: int
     ae_title: str = "LUMEN"
+    role: str = "all"
     process: subprocess.Popen[bytes] | None = None
     starts: int = field(default=0)
 
@@ -46,7 +47,7 @@ class Node:
         self.starts += 1
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)],
+                [sys.executable, "-m", "dicom_node", "serve", "--role", self.role, "--config", str(self.config)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

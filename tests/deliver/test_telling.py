@@ -19,12 +19,14 @@ import pytest
 import structlog
 from sqlalchemy import select, update
 
-from dicom_node import audit, notify, syslog
+from dicom_node import audit, notify, retention, syslog
 from dicom_node.audit import Event, EventType, Participant
 from dicom_node.config import LoggingSection
-from dicom_node.index.tables import AuditEvent, Job, JobState, Notice
+from dicom_node.index.ingest import quarantine_instance
+from dicom_node.index.tables import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
 from dicom_node.logs import bound, configure, get_logger
 from dicom_node.notify import NotifyError
+from dicom_node.store import StoredFile
 from dicom_node.syslog import AuditError
 from tests.certificates import Authority
 from tests.deliver.nodes import (
@@ -220,6 +222,39 @@ def test_a_dead_letter_is_told_once_without_naming_the_patient(tmp_path: Path) -
             assert not any(word in text for word in (PATIENT_ID, "Marchetti", ACCESSION))
     with node.database.read() as session:
         assert all(row.sent_at == clock.now for row in session.scalars(select(Notice)))
+
+
+def test_quarantine_a_full_disk_and_a_new_model_are_told_once_each(tmp_path: Path) -> None:
+    clock = Clock()
+    with webhook() as (url, bodies, _):
+        full = {"keep_free_percent": 50, "emergency_free_percent": 0}
+        node = make_node(tmp_path, clock, notify={"webhook_url": url}, retention=full)
+        make_result(node)
+        with node.database.write() as session:
+            stored = StoredFile(path="quarantine/x", sha256="0" * 64, size_bytes=1)
+            quarantine_instance(
+                session,
+                reason=QuarantineReason.CONFLICT,
+                detail=f"other content of {PATIENT_ID}",
+                stored=stored,
+                sop_class_uid="1.2.3",
+                sop_instance_uid="1.2.3.4",
+                calling_ae_title="MODALITY",
+                address="10.0.0.1",
+                now=clock.now,
+            )
+        make_result(node, study_uid="1.2.77")
+        with node.database.write() as session:
+            session.execute(update(Result).where(Result.id == 2).values(device_uid="1.2.9", model_version="2"))
+        disk_is_full = retention.disk_usage(node).free_percent < 50
+        for _ in range(2):
+            retention.guard_disk(node)
+            notify.run(node)
+            clock.forward(seconds=60)
+        notices = [notice for body in bodies for notice in json.loads(body)["notices"]]
+        wanted = ["model change", "quarantine"] + ["disk"] * disk_is_full
+        assert sorted(notice["kind"] for notice in notices) == sorted(wanted)
+        assert not any(word in body for body in bodies for word in (PATIENT_ID, "Marchetti", ACCESSION))
 
 
 @pytest.fixture
