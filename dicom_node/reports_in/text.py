@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ReportError
 from dicom_node.report.header import UNREADABLE, items_of, text_of
+from dicom_node.report.iod import NODE_MODEL
 from dicom_node.report.show import MAX_DEPTH
 from dicom_node.uids import is_uid
 from model.labeller_words import word_list
@@ -21,8 +22,6 @@ MAX_FILE_BYTES = 16 << 20
 """A larger object is no report that somebody wrote."""
 MAX_ITEMS = 5000
 MAX_TEXT = 100_000
-OWN_MODEL = "dicom-node"
-"""ManufacturerModelName of our own reports (dicom_node.report.iod)."""
 _DEVICE, _PERSON_NAME = ("121007", "121008")
 """DCM codes: observer type "Device", name of the person observer (PS3.16 TID 1002)."""
 
@@ -90,7 +89,7 @@ def sr_text(dataset: Dataset) -> ReportText:
 
 def _refusal(dataset: Dataset, text: str, *, verified: bool) -> str:
     """A finished report of a person is wanted; an unverified one is taken until a verified one comes."""
-    if text_of(dataset, "ManufacturerModelName") == OWN_MODEL or (_by_device(dataset) and not verified):
+    if text_of(dataset, "ManufacturerModelName") == NODE_MODEL or (_by_device(dataset) and not verified):
         return "a machine wrote it"
     if text_of(dataset, "CompletionFlag") == "PARTIAL":
         return "it is partial; the complete report is waited for"

@@ -11,7 +11,8 @@ from sqlalchemy import select
 
 from dicom_node.index.tables import Study, StudyState
 from dicom_node.index.tables_reports import ReceivedReport, ReportState
-from tests.feedback.reporting import BASIC_TEXT_SR, MllpPeer, oru, report_sr
+from tests.deliver.nodes import BASIC_TEXT_SR
+from tests.feedback.reporting import MllpPeer, oru, report_sr
 from tests.node import Node, new_node, running
 from tests.support import free_port, wait_until
 

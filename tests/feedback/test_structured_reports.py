@@ -31,6 +31,7 @@ from tests.feedback.reporting import (
     reports,
     words,
 )
+from tests.training.text_server import text_server
 
 BASIC, ENHANCED, COMPREHENSIVE, COMPREHENSIVE_3D = (f"1.2.840.10008.5.1.4.1.1.88.{n}" for n in (11, 22, 33, 34))
 
@@ -266,3 +267,28 @@ def test_reports_can_be_switched_off(tmp_path: Path) -> None:
         read_reports(node)
         assert reports(node)[0].state is ReportState.REFUSED
         assert not words(node)
+
+
+ANSWER = """{"findings": [{"finding": "pneumothorax", "presence": "no", "side": null, "level": null, "change": null,
+"sentence": "No pneumothorax."}]}"""
+
+
+@pytest.mark.parametrize(("answer", "state"), [(ANSWER, ReportState.USED), ("I see nothing.", ReportState.PENDING)])
+def test_language_model_reads_instead(tmp_path: Path, answer: str, state: ReportState) -> None:
+    """A useless answer is no label: the job fails, is tried again later, and the report waits."""
+    with text_server(lambda _prompt: answer, []) as url:
+        settings = {"labeller": "llm", "llm_base_url": url, "llm_model": "reader"}
+        with reporting_node(tmp_path, feedback=settings) as (node, _clock):
+            add_study(node)
+            receive(node, report_sr())
+            read_reports(node)
+            (report,) = reports(node)
+            assert report.state is state
+            if state is ReportState.USED:
+                assert words(node) == {("pneumothorax", "presence"): ("absent", "agree", "")}
+                assert report.labeller.startswith("reader at ")
+            else:
+                assert not words(node)
+                with node.database.read() as session:
+                    error = session.scalars(select(Job.last_error).where(Job.kind == JobKind.REPORT)).one()
+                assert "not the JSON" in error
