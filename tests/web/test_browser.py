@@ -183,7 +183,7 @@ def test_the_same_by_keys_alone(site: Site, browser: Browser) -> None:
 def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browser, scheme: str) -> None:
     page = enter(browser, site, "viewer", scheme=scheme, phone=True)
     study = f"/studies/{site.study_instance_uid}"
-    for path in ("/", study, "/feedback", "/jobs", "/deliveries", "/destinations", "/models"):
+    for path in ("/", study, f"{study}/priors", "/feedback", "/jobs", "/deliveries", "/destinations", "/models"):
         page.goto(site.base + path)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{path} is {wide} pixels wider than the phone"

@@ -91,7 +91,7 @@
     for (let i = 0; i < data.length; i += 4) {
       const warmth = data[i + 3] / 255;  // none → blue → yellow → red
       data[i] = 255 * Math.min(1, 2 * warmth); data[i + 1] = 255 * Math.min(1, 2.2 - 2.2 * warmth);
-      data[i + 2] = 255 * Math.max(0, .6 - 1.5 * warmth); data[i + 3] = 150 * warmth;
+      data[i + 2] = 255 * Math.max(0, .6 - 1.5 * warmth); data[i + 3] = 120 * warmth;
     }
     paint.filter = "none"; paint.putImageData(picture, 0, 0);
     context.drawImage(layer, 0, 0);
