@@ -15,10 +15,10 @@ from pydicom import Dataset
 
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables import Outcome
-from dicom_node.inference import PairPredictor
+from dicom_node.inference import PairPredictor, ask_together
 from dicom_node.logs import get_logger
 from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
-from dicom_node.priors.types import CurrentChoice, ImageFacts, JudgedImage, PriorChoice, PriorPolicy
+from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from model.errors import InferenceError, PixelError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
@@ -104,10 +104,9 @@ def analyse_study(
     images = [_checked(image, setting, looked) for image in images]
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
-    requests = [
-        _analyse_image(by_uid[judged.image.sop_instance_uid], judged, earlier, setting, looked)
-        for judged in choice.chosen
-    ]
+    prepared = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
+    answers = iter(ask_together(setting.predictor, [item.pair for item in prepared if isinstance(item, _Prepared)]))
+    requests = [_answered(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared]
     return requests or [_refused(images, choice, setting, looked)]
 
 
@@ -122,34 +121,52 @@ def _checked(image: StoredImage, setting: Setting, looked: _Looked) -> StoredIma
     return StoredImage(path=image.path, header=image.header, facts=facts)
 
 
-def _analyse_image(
-    current: StoredImage, judged: JudgedImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
-) -> ReportRequest:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared:
+    """An image that is to be answered, its prior, and why that one."""
+
+    current: StoredImage
+    seen: DisplayImage
+    choice: PriorChoice
+    prior: StoredImage | None
+    prior_seen: DisplayImage | None
+
+    @property
+    def pair(self) -> StudyPair:
+        return StudyPair(current=self.seen, prior=self.prior_seen)
+
+
+def _prepare(
+    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
+) -> _Prepared | ReportRequest:
+    """What the model is asked, or the request that says why it is not."""
     seen = looked.at(current, setting.decode)
     if seen is None:
         detail = looked.failures[current.path]
         return _not_analysed(current, AbstainReason.UNREADABLE, f"The image cannot be read: {detail}.", setting)
     choice, prior = _prior(current, seen, earlier, setting, looked)
     prior_seen = looked.at(prior, setting.decode) if prior is not None else None
-    pair = StudyPair(current=seen, prior=prior_seen)
-    try:
-        prediction = setting.predictor.predict(pair)
-    except InferenceError as error:
-        log.error("model failed", error=str(error), last_try=setting.last_try)
+    return _Prepared(current=current, seen=seen, choice=choice, prior=prior, prior_seen=prior_seen)
+
+
+def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
+    if isinstance(answer, InferenceError):
+        log.error("model failed", error=str(answer), last_try=setting.last_try)
         if not setting.last_try:
-            raise AnalysisError(f"the model failed: {error}") from error
-        return _not_analysed(current, AbstainReason.MODEL_FAILED, "The model failed on this image.", setting)
-    outcome = Outcome.FINDINGS_ONLY if prior is None else Outcome.COMPARED
-    if prediction.abstained is not None:
+            raise AnalysisError(f"the model failed: {answer}") from answer
+        return _not_analysed(item.current, AbstainReason.MODEL_FAILED, "The model failed on this image.", setting)
+    outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
+    if answer.abstained is not None:
         outcome = Outcome.NOT_ANALYSED
+    prior = item.prior
     return _request(
-        SourceImage(header=current.header, image=seen),
+        SourceImage(header=item.current.header, image=item.seen),
         setting,
-        prior=SourceImage(header=prior.header, image=prior_seen) if prior is not None else None,
+        prior=SourceImage(header=prior.header, image=item.prior_seen) if prior is not None else None,
         outcome=outcome,
-        reason=_reason(outcome, choice, prediction),
-        prior_reasons=(*choice.reasons, *setting.comparison_notes),
-        prediction=prediction,
+        reason=_reason(outcome, item.choice, answer),
+        prior_reasons=(*item.choice.reasons, *setting.comparison_notes),
+        prediction=answer,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -37,6 +37,8 @@ class PairPredictor(Protocol):
     def identity(self) -> ModelIdentity: ...
 
     def predict(self, pair: StudyPair) -> Prediction: ...
+
+    def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +106,19 @@ class InferenceProcess:
 
         Raises AnalysisError where there is no model to ask: another try may find one.
         """
+        return self.predict_many([pair])[0]
+
+    def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
+        """Ask about several pairs at once, which a model may answer in one batch; raises as `predict` does, for all."""
+        what = "the pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
         with self._lock:
             running = self._ensure()
             try:
-                running.pipe.send(pair)
-                prediction: Prediction = self._receive(running, self._section.timeout_seconds, "the pair")
-            except ConnectionError as error:  # it died while the pair was on its way
-                raise self._ended(running, "the pair") from error
-            return prediction
+                running.pipe.send(tuple(pairs))
+                answers: list[Prediction] = self._receive(running, self._section.timeout_seconds * len(pairs), what)
+            except ConnectionError as error:  # it died while the pairs were on their way
+                raise self._ended(running, what) from error
+            return answers
 
     def close(self) -> None:
         """End the child; a thread that waits for its answer gets an InferenceError."""
@@ -197,13 +204,13 @@ def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: i
     pipe.send(_Answer(value=predictor.identity))
     while True:
         try:
-            pair = pipe.recv()
+            pairs = pipe.recv()
         except EOFError:
             return
         except MemoryError:
             # Half a message is read, so the pipe is of no use any more; and an orderly end needs memory.
             os._exit(OUT_OF_MEMORY)
-        pipe.send(_answer(predictor, pair))
+        pipe.send(_answer(predictor, pairs))
 
 
 def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
@@ -248,9 +255,26 @@ def _remote(section: ModelSection) -> PairPredictor:
     )
 
 
-def _answer(predictor: PairPredictor, pair: StudyPair) -> _Answer:
+def ask_together(predictor: PairPredictor, pairs: Sequence[StudyPair]) -> list[Prediction | InferenceError]:
+    """The answer to each pair, or why there is none. Asked in one batch; where that fails, one by one, so that a pair
+    that cannot be answered costs no other its answer."""
+    if len(pairs) > 1:
+        try:
+            return list(predictor.predict_many(pairs))
+        except InferenceError as error:
+            log.warning("the pairs are asked one by one", pairs=len(pairs), error=str(error))
+    answers: list[Prediction | InferenceError] = []
+    for pair in pairs:
+        try:
+            answers.append(predictor.predict(pair))
+        except InferenceError as error:
+            answers.append(error)
+    return answers
+
+
+def _answer(predictor: PairPredictor, pairs: Sequence[StudyPair]) -> _Answer:
     try:
-        return _Answer(value=predictor.predict(pair))
+        return _Answer(value=predictor.predict_many(pairs))
     except (ModelError, MemoryError, RuntimeError, ValueError) as error:
         # RuntimeError is how torch reports exhausted memory and impossible shapes.
         return _Answer(error=f"{type(error).__name__}: {error}"[:2000])

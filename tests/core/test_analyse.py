@@ -1,0 +1,120 @@
+"""A study with two frontal films: asked in one batch, and a film that cannot be answered costs the other nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.config import ModelSection
+from dicom_node.errors import AnalysisError
+from dicom_node.index.tables import Outcome
+from dicom_node.inference import InferenceProcess
+from dicom_node.priors import PriorPolicy
+from model.errors import InferenceError
+from model.pixels import load_display_image
+from model.predict import Predictor, load_predictor
+from model.schema import AbstainReason, ModelIdentity, Prediction, StudyPair
+from tests.model_nvila.tiny import save_tiny
+from training.phantom_dicom import write_study_pair
+
+NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+
+
+@dataclass(slots=True, kw_only=True)
+class Moody:
+    """A real predictor that notes how it was asked and fails where it is told to."""
+
+    predictor: Predictor
+    hates: str = ""
+    """SOPInstanceUID of a film that it fails on."""
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.predictor.identity
+
+    def predict(self, pair: StudyPair) -> Prediction:
+        return self.predict_many([pair])[0]
+
+    def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
+        self.asked.append(len(pairs))
+        if any(pair.current.sop_instance_uid == self.hates for pair in pairs):
+            raise InferenceError("it does not like this film")
+        return self.predictor.predict_many(pairs)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[StoredImage]:
+    """Two frontal films of one study, ten minutes apart."""
+    folder = tmp_path_factory.mktemp("study")
+    made = write_study_pair(folder, 51, long_side=512)
+    first, second = (pydicom.dcmread(study.files[0]) for study in (made.current, made.prior))
+    later = made.current.acquired + dt.timedelta(minutes=10)
+    second.StudyInstanceUID = first.StudyInstanceUID
+    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+        setattr(second, keyword, later.strftime("%Y%m%d"))
+    for keyword in ("SeriesTime", "AcquisitionTime", "ContentTime"):
+        setattr(second, keyword, later.strftime("%H%M%S"))
+    second.StudyTime = first.StudyTime
+    if "AcquisitionDateTime" in second:
+        del second.AcquisitionDateTime
+    second.InstanceNumber = 2
+    second.save_as(folder / "second.dcm")
+    return [read_stored(made.current.files[0]), read_stored(folder / "second.dcm")]
+
+
+def _setting(predictor: object, *, last_try: bool = True) -> Setting:
+    return Setting(
+        predictor=predictor,  # type: ignore[arg-type]
+        decode=load_display_image,
+        policy=PriorPolicy(),
+        produced_at=NOW,
+        last_try=last_try,
+    )
+
+
+def test_both_films_in_one_batch(checkpoint: Path, films: list[StoredImage]) -> None:
+    model = Moody(predictor=load_predictor(checkpoint))
+    requests = analyse_study(films, [], _setting(model))
+    assert model.asked == [2]
+    assert [request.outcome for request in requests] == [Outcome.FINDINGS_ONLY] * 2
+    uids = {str(request.current.header.SOPInstanceUID) for request in requests}
+    assert uids == {film.facts.sop_instance_uid for film in films}
+    for request in requests:
+        alone = model.predict(StudyPair(current=request.current.image))  # type: ignore[arg-type]
+        for mine, theirs in zip(request.prediction.findings, alone.findings, strict=True):
+            assert mine.probability == pytest.approx(theirs.probability, abs=1e-4)
+
+
+def test_a_film_that_cannot_be_answered_costs_the_other_nothing(checkpoint: Path, films: list[StoredImage]) -> None:
+    bad = films[1].facts.sop_instance_uid
+    model = Moody(predictor=load_predictor(checkpoint), hates=bad)
+    requests = analyse_study(films, [], _setting(model))
+    assert model.asked == [2, 1, 1]
+    ended = {str(request.current.header.SOPInstanceUID): request for request in requests}
+    assert ended[bad].outcome is Outcome.NOT_ANALYSED
+    assert ended[bad].prediction.abstained is AbstainReason.MODEL_FAILED
+    assert ended[films[0].facts.sop_instance_uid].outcome is Outcome.FINDINGS_ONLY
+    with pytest.raises(AnalysisError, match="does not like this film"):
+        analyse_study(films, [], _setting(model, last_try=False))
+
+
+def test_a_batch_goes_through_the_models_process(checkpoint: Path, films: list[StoredImage]) -> None:
+    section = ModelSection(source=str(checkpoint))
+    process = InferenceProcess(section, source=lambda: str(checkpoint), threads=1)
+    try:
+        requests = analyse_study(films, [], _setting(process))
+    finally:
+        process.close()
+    assert [request.outcome for request in requests] == [Outcome.FINDINGS_ONLY] * 2
