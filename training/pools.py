@@ -87,15 +87,14 @@ class RecordPool:
         return row_to_record(self.index.rows[int(self.index.members[self.stream][item])])
 
     def make(self, item: int, rng: Generator) -> Sample:
-        record = self.record(item)
-        if self.stream is Stream.DIFFERENCE:
-            record = self._varied(record, rng)
-        options = replace(self.options, streams=frozenset({self.stream}))
-        made = list(
-            conversations(record, options, rng, DropReport(), expert=self.expert, long_answers=self.long_answers)
-        )
+        stored = self.record(item)
+        record = self._varied(stored, rng) if self.stream is Stream.DIFFERENCE else stored
+        # A varied record may have nothing to ask, and thinning out may leave nothing: then it is shown as it is.
+        made = self._conversations(record, rng, self.options.keep_negatives)
         if not made:
-            raise SampleError("no turn left after thinning out", record.record_id)
+            record, made = stored, self._conversations(stored, rng, 1.0)
+        if not made:
+            raise SampleError("nothing to ask", stored.record_id)
         chosen = made[int(rng.integers(len(made)))]
         pictures = shown_pictures(chosen.images, self.pictures, self.variation, rng)
         targets = None
@@ -107,6 +106,12 @@ class RecordPool:
             turns=chosen.turns if self.variation.turns else (),
             targets=targets,
             conversation=self.variation.conversation,
+        )
+
+    def _conversations(self, record: Record, rng: Generator, keep_negatives: float) -> list[Conversation]:
+        options = replace(self.options, streams=frozenset({self.stream}), keep_negatives=keep_negatives)
+        return list(
+            conversations(record, options, rng, DropReport(), expert=self.expert, long_answers=self.long_answers)
         )
 
     def _varied(self, record: Record, rng: Generator) -> Record:

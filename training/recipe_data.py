@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from model.ontology import ontology
 from training.instructions import PredictionInputs, Stream
-
-Share = Field(ge=0, le=1)
 
 
 class SetSection(BaseModel):
@@ -88,6 +87,13 @@ class DataSection(BaseModel):
     def _shared(cls, value: dict[Stream, float]) -> dict[Stream, float]:
         if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
             raise ValueError("the shares of the streams are at least 0 and not all 0")
+        return value
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if foreign := sorted(set(value) - set(ontology().findings)):
+            raise ValueError(f"findings {foreign} are not in the ontology; there are {', '.join(ontology().findings)}")
         return value
 
     @model_validator(mode="after")

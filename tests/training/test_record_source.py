@@ -339,6 +339,7 @@ def test_phantoms_and_records_mix_and_warm_the_heads(tmp_path: Path, root: Path)
         ('kind = "records"\nsets = ["nih:x"]\nstreams = { diagnosis = 1 }', r"streams\.diagnosis"),
         ('kind = "records"\nsets = ["nih:x"]\nstreams = { diagnostic = 0 }', "not all 0"),
         ('kind = "records"\nsets = ["nih:x"]\ntemperature = 0.5', "temperature"),
+        ('kind = "records"\nsets = ["nih:x"]\nfindings = ["oedema"]', "oedema.*are not in the ontology"),
     ],
 )
 def test_wrong_data_sections_are_refused_by_name(tmp_path: Path, data: str, named: str) -> None:
