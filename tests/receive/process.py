@@ -58,6 +58,15 @@ class ReceiverProcess:
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
+    def open_sockets(self) -> int:
+        count = 0
+        for path in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            try:
+                count += str(path.readlink()).startswith("socket:")
+            except FileNotFoundError:
+                continue  # closed between two looks
+        return count
+
     def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(name + ":"):

@@ -47,6 +47,8 @@ LIMITS = {
     "min_bytes_per_second": 20_000,
 }
 PEAK_MIB = 400
+POOL_FILES = 12
+"""The index's pool keeps up to five connections of three files; how many it has needed is no attack's doing."""
 ECHO_SECONDS = 1.0
 
 
@@ -70,10 +72,11 @@ def receiver(tmp_path_factory: pytest.TempPathFactory, ca: Pair) -> Iterator[Rec
 @pytest.fixture(autouse=True)
 def _nothing_leaks(receiver: ReceiverProcess) -> Iterator[None]:
     """After each attack threads and files are back where they were, and nothing half-written lies about."""
-    threads, files = receiver.threads(), receiver.open_files()
+    threads, sockets, files = receiver.threads(), receiver.open_sockets(), receiver.open_files()
     yield
     wait_until(lambda: receiver.threads() <= threads, what="the threads of the attack to end")
-    wait_until(lambda: receiver.open_files() <= files + 1, what="the connections of the attack to be closed")
+    wait_until(lambda: receiver.open_sockets() <= sockets + 1, what="the connections of the attack to be closed")
+    wait_until(lambda: receiver.open_files() <= files + 1 + POOL_FILES, what="the files of the attack to be closed")
     assert receiver.part_files() == []
     assert receiver.process.poll() is None
 
