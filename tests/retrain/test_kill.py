@@ -56,7 +56,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     hospital.report(studies)
     hospital.node.database.close()
     text = CONFIG.format(
-        champion=json.dumps(str(champion)), recipe=json.dumps(str(write_recipe(tmp_path / "retrain.toml", STEPS)))
+        champion=json.dumps(str(champion)),
+        recipe=json.dumps(str(write_recipe(tmp_path / "retrain.toml", STEPS, replay="phantom:2@3000000"))),
     )
     (tmp_path / "node" / "config.toml").write_text(text, "utf-8")
     return tmp_path / "node"

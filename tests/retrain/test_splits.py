@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.index.tables_retrain import RetrainSplit
@@ -49,6 +49,7 @@ def test_ids_that_turn_out_to_be_one_person_over_both_sides_are_used_no_more() -
     assert set(made.split) == {"c"}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=30), min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,12 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
 
     Only what radiologists said becomes truth: "agree" confirms the statement, "correct" replaces it, "wrong" on a
     presence turns it over and on anything else leaves it unknown. Where two sources disagree, neither is used and the
-    finding is counted. Raises DataError for a missing, foreign, newer or cut-off export.
+    finding is counted. What is known of the prior image by its own words is known of the pair: absent on both is no
+    change, there on one of them alone is new or resolved. Raises DataError for a missing, foreign, newer or cut-off
+    export.
     """
     seen: set[str] = set()
+    labelled = _labelled_images(export)
     for image in _lines(export, report):
         if image.image in seen:
             report.drop("duplicate image", image.image)
@@ -102,7 +105,7 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
         if image.prior_image and image.prior_when >= image.when:
             report.drop("prior is not earlier than the image", image.image)
             continue
-        record = _record(image, str(current), str(prior), report)
+        record = _record(image, str(current), str(prior), labelled.get(image.prior_image, {}), report)
         if not record.truth.findings:
             report.drop("no feedback that settles a finding", image.image)
             continue
@@ -137,14 +140,26 @@ def _check_header(export: Path, line: str) -> None:
         raise DataError(f"{export.name} has version {header.get('version')}; this reader knows version {VERSION}")
 
 
-def _record(image: SiteImage, current: str, prior: str, report: DropReport) -> Record:
+def _labelled_images(export: Path) -> dict[str, dict[str, bool]]:
+    """Image → finding → present, of every image by its own words; what is wrong is counted in the reading proper."""
+    found: dict[str, dict[str, bool]] = {}
+    unsaid = DropReport()
+    for image in _lines(export, unsaid):
+        if image.image not in found and image.words:
+            settled = _settle(image, unsaid)
+            truths = {key: _finding(key, settled, has_prior=bool(image.prior_image)) for key in ontology().findings}
+            found[image.image] = {key: t.current.present for key, t in truths.items() if t is not None and t.current}
+    return found
+
+
+def _record(image: SiteImage, current: str, prior: str, earlier: Mapping[str, bool], report: DropReport) -> Record:
     has_prior = bool(image.prior_image)
     settled = _settle(image, report)
     findings = {}
     for key in ontology().findings:
         truth = _finding(key, settled, has_prior=has_prior)
         if truth is not None:
-            findings[key] = truth
+            findings[key] = _with_earlier(truth, earlier[key], image, report) if key in earlier else truth
     return Record(
         truth=PairTruth(
             pair_id=f"site/{image.image}",
@@ -205,6 +220,18 @@ def _all_statements(said: Sequence[Statement]) -> Iterator[tuple[tuple[str, str]
             ):
                 if value is not None:
                     yield (statement.finding, aspect), value
+
+
+def _with_earlier(truth: FindingTruth, there: bool, image: SiteImage, report: DropReport) -> FindingTruth:
+    """The truth of the pair with what the prior image's own words say of it."""
+    if truth.prior is not None:  # a word on the change of this very pair weighs more
+        if truth.prior.present != there:
+            report.note("the prior's own label contradicts the stated change; the word on the change counts")
+        return truth
+    change = None
+    if truth.current is not None and truth.current.present != there:
+        change = Change.RESOLVED if there else Change.NEW
+    return replace(truth, prior=ImageTruth(present=there), change=change)
 
 
 def _finding(key: str, settled: _Settled, *, has_prior: bool) -> FindingTruth | None:
