@@ -15,10 +15,13 @@ from dicom_node import feedback, jobs
 from dicom_node.config import FeedbackSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import ReportError
-from dicom_node.index.tables import Feedback, Instance
+from dicom_node.feedback import Word
+from dicom_node.index.queries import study_by_uid
+from dicom_node.index.tables import Feedback, Instance, Result, Study
 from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState
 from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import get_logger
+from dicom_node.reports_in.comparison import is_of_pair
 from dicom_node.reports_in.corrections import settle_with_others
 from dicom_node.reports_in.matching import current_results, match
 from dicom_node.reports_in.words import words_of
@@ -132,22 +135,36 @@ def settle(session: Session, row: ReceivedReport, findings: Mapping[str, ReportF
         return
     if settle_with_others(session, row, now=now) in ENDED:
         return
+    others = False
     for result in current_results(session, study):
+        prior = study_by_uid(session, result.prior_study_instance_uid) if result.prior_sop_instance_uid else None
+        of_pair = prior is None or is_of_pair(row.text, prior.study_date)
+        others |= not of_pair
         if not _has_spoken(session, row, result.id):
-            for word in words_of(findings, result.prediction, compared=bool(result.prior_sop_instance_uid)):
-                feedback.record(
-                    session,
-                    result,
-                    study,
-                    word,
-                    author=row.author or UNNAMED,
-                    role=ROLE if row.is_verified else ROLE_UNVERIFIED,
-                    source=feedback.Source.REPORT,
-                    now=now,
-                    report_pk=row.id,
-                )
+            compared = bool(result.prior_sop_instance_uid) and of_pair
+            _speak(session, row, result, study, words_of(findings, result.prediction, compared=compared), now=now)
     row.state = ReportState.CONTRADICTORY if row.contradictions else ReportState.USED
     row.reason = _reason(findings.values())
+    if others:
+        row.reason = "; ".join(filter(None, (row.reason, "it compares with another film: changes are not used")))
+
+
+def _speak(
+    session: Session, row: ReceivedReport, result: Result, study: Study, words: list[Word], *, now: dt.datetime
+) -> None:
+    """The report's words as feedback on one result."""
+    for word in words:
+        feedback.record(
+            session,
+            result,
+            study,
+            word,
+            author=row.author or UNNAMED,
+            role=ROLE if row.is_verified else ROLE_UNVERIFIED,
+            source=feedback.Source.REPORT,
+            now=now,
+            report_pk=row.id,
+        )
 
 
 def _has_spoken(session: Session, row: ReceivedReport, result_pk: int) -> bool:

@@ -67,6 +67,7 @@ def add_study(
     patient_id: str = PATIENT_ID,
     accession: str = ACCESSION,
     device_uid: str = DEVICE,
+    prior_date: str = "",
 ) -> int:
     """An analysed study, or a newer result of one; returns the result's key."""
     now = node.clock()
@@ -84,6 +85,18 @@ def add_study(
             session.add(study)
             session.flush()
         study.purpose, study.state = "routed", StudyState.ANALYSED
+        prior_uid = ""
+        if prior_date:
+            prior_uid = new_uid()
+            session.add(
+                Study(
+                    study_instance_uid=prior_uid,
+                    patient_id=patient_id,
+                    study_date=prior_date,
+                    first_instance_at=now,
+                    last_instance_at=now,
+                )
+            )
         for earlier in study.results:
             earlier.is_current = False
         session.flush()
@@ -94,6 +107,7 @@ def add_study(
             sop_instance_uid=image,
             outcome=Outcome.COMPARED,
             prior_sop_instance_uid=PRIOR_IMAGE,
+            prior_study_instance_uid=prior_uid,
             prediction={"findings": list(findings), "abstained": None},
             device_uid=device_uid,
             created_at=now,

@@ -20,6 +20,7 @@ from tests.deliver.nodes import _code
 from tests.feedback.reporting import (
     STATED,
     STUDY,
+    TEXT,
     add_study,
     finding,
     new_uid,
@@ -267,6 +268,29 @@ def test_reports_can_be_switched_off(tmp_path: Path) -> None:
         read_reports(node)
         assert reports(node)[0].state is ReportState.REFUSED
         assert not words(node)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "is_used"),
+    [
+        ("COMPARISON: 2026-02-01.", True),
+        ("COMPARISON: Chest radiograph of 02/01/2026 and 11/5/2025.", True),
+        ("COMPARISON: 1.2.2026", True),
+        ("Compared with February 1, 2026, the effusion has increased.", True),
+        ("COMPARISON: None available.", True),
+        ("COMPARISON: 15 January 2026.", False),
+        ("In comparison to the study dated 1/15/26.", False),
+    ],
+)
+def test_change_counts_only_for_our_pair(tmp_path: Path, comparison: str, is_used: bool) -> None:
+    """Where the report says with which film it compares and that is not our prior, its changes are no labels."""
+    with reporting_node(tmp_path) as (node, _clock):
+        add_study(node, prior_date="20260201")
+        receive(node, report_sr(f"{comparison}\n{TEXT}"))
+        read_reports(node)
+        assert (("pleural_effusion", "change") in words(node)) == is_used
+        assert ("pleural_effusion", "presence") in words(node)
+        assert ("another film" in reports(node)[0].reason) == (not is_used)
 
 
 ANSWER = """{"findings": [{"finding": "pneumothorax", "presence": "no", "side": null, "level": null, "change": null,
