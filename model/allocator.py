@@ -24,4 +24,4 @@ def keep_freed_memory() -> bool:
     except AttributeError:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _TRIM_BYTES), (_M_TOP_PAD, _TOP_PAD_BYTES))
-    return all([bool(mallopt(name, value)) for name, value in settings])
+    return all(bool(mallopt(name, value)) for name, value in settings)
