@@ -25,6 +25,7 @@ from dicom_node.outputs import document_bytes, write_outputs
 from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
 from dicom_node.report import STANDARD_KINDS, build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
+from dicom_node.reports_in.queue import result_came
 from dicom_node.serving import ServingModels
 from dicom_node.worker import Handler
 from model.decode import decode_in_child
@@ -180,6 +181,7 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             shadow.enqueue(session, node, result)
             log.info("result stored", outcome=request.outcome, documents=len(rows), deliveries=made)
         study.state = StudyState.ANALYSED
+        result_came(session, study.study_instance_uid, now=now)
 
 
 def _supersede(session: Session, study_pk: int) -> dict[str, int]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node import jobs
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import JobKind, Result, Study
+from dicom_node.index.tables import JobKind
 from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState, new_report
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
 
 LOOK_AGAIN = dt.timedelta(minutes=10)
-"""How often a report without a result of ours is looked at by its accession number."""
+"""How often a report without a result of ours is looked at."""
 MOST_AT_ONCE = 200
 
 
@@ -52,48 +53,42 @@ def _enqueue(session: Session, report_pk: int, look: int, *, now: dt.datetime) -
     jobs.enqueue(session, JobKind.REPORT, job_key(report_pk, look), {"report_id": report_pk}, now=now)
 
 
+def result_came(session: Session, study_instance_uid: str, *, now: dt.datetime) -> int:
+    """A study has a new result: its reports are looked at again, in the result's commit; returns how many."""
+    waiting = (ReceivedReport.state == ReportState.UNMATCHED) & (
+        ReceivedReport.study_instance_uid == study_instance_uid
+    )
+    used = ReceivedReport.state.in_([ReportState.USED, ReportState.CONTRADICTORY]) & (
+        ReceivedReport.matched_study_uid == study_instance_uid
+    )
+    rows = [
+        *session.scalars(select(ReceivedReport).where(waiting)),
+        *session.scalars(select(ReceivedReport).where(used)),
+    ]
+    _look_at(session, rows, now=now)
+    return len(rows)
+
+
 def look_again(node: NodeContext) -> None:
-    """The sweep: reports whose study has a newer result, and unmatched ones from time to time, get another job."""
+    """The sweep: unmatched reports get another job from time to time, as another study may be theirs by now."""
     now = node.clock()
-    since = now - dt.timedelta(days=node.settings.feedback.wait_days)
+    due = (
+        (ReceivedReport.state == ReportState.UNMATCHED)
+        & (ReceivedReport.looked_at <= now - LOOK_AGAIN)
+        & (ReceivedReport.received_at >= now - dt.timedelta(days=node.settings.feedback.wait_days))
+    )
+    with node.database.read() as session:  # mostly nothing is due, and a look takes no lock
+        if session.scalar(select(ReceivedReport.id).where(due).limit(1)) is None:
+            return
     with node.database.write() as session:
-        rows = list(session.scalars(_with_newer_result().limit(MOST_AT_ONCE)))
-        rows += session.scalars(
-            select(ReceivedReport)
-            .where(
-                ReceivedReport.state == ReportState.UNMATCHED,
-                ReceivedReport.looked_at <= now - LOOK_AGAIN,
-                ReceivedReport.received_at >= since,
-                ReceivedReport.id.not_in([row.id for row in rows]),
-            )
-            .order_by(ReceivedReport.looked_at)
-            .limit(MOST_AT_ONCE)
+        rows = list(
+            session.scalars(select(ReceivedReport).where(due).order_by(ReceivedReport.looked_at).limit(MOST_AT_ONCE))
         )
-        for row in rows:
-            row.state, row.reason = ReportState.PENDING, ""
-            _enqueue(session, row.id, row.looks + 1, now=now)
-    if rows:
-        log.info("reports looked at again", count=len(rows))
+        _look_at(session, rows, now=now)
+    log.info("reports looked at again", count=len(rows))
 
 
-def _with_newer_result() -> Any:
-    """Used reports whose study has a current result made since, and unmatched ones whose study has one now."""
-    used = and_(
-        ReceivedReport.state.in_([ReportState.USED, ReportState.CONTRADICTORY]),
-        Study.study_instance_uid == ReceivedReport.matched_study_uid,
-    )
-    waiting = and_(
-        ReceivedReport.state == ReportState.UNMATCHED,
-        Study.study_instance_uid == ReceivedReport.study_instance_uid,
-        ReceivedReport.study_instance_uid != "",
-    )
-    return (
-        select(ReceivedReport)
-        .join(Study, or_(used, waiting))
-        .where(
-            select(Result.id)
-            .where(Result.study_pk == Study.id, Result.is_current, Result.created_at > ReceivedReport.looked_at)
-            .exists()
-        )
-        .order_by(ReceivedReport.id)
-    )
+def _look_at(session: Session, rows: Sequence[ReceivedReport], *, now: dt.datetime) -> None:
+    for row in rows:
+        row.state, row.reason = ReportState.PENDING, ""
+        _enqueue(session, row.id, row.looks + 1, now=now)

@@ -23,6 +23,7 @@ from dicom_node.index.ingest import ReceivedInstance, Registration, register_ins
 from dicom_node.index.tables import Feedback, JobKind, Outcome, Result, Study, StudyState
 from dicom_node.index.tables_reports import ReceivedReport
 from dicom_node.reports_in import handle
+from dicom_node.reports_in.queue import result_came
 from tests.deliver.nodes import ACCESSION, BASIC_TEXT_SR, PATIENT_ID, Clock, make_node, structured_report
 
 STUDY, IMAGE, PRIOR_IMAGE = (
@@ -114,6 +115,7 @@ def add_study(
         )
         session.add(result)
         session.flush()
+        result_came(session, study_uid, now=now)  # as the analysis does
         return result.id
 
 

@@ -192,11 +192,9 @@ def test_report_before_the_result_waits_for_it(tmp_path: Path) -> None:
         receive(node, report_sr())
         read_reports(node)
         assert reports(node)[0].state is ReportState.UNMATCHED
-        look_again(node)
         assert read_reports(node) == 0
         clock.forward(minutes=1)
         add_study(node)
-        look_again(node)
         assert read_reports(node) == 1
         assert reports(node)[0].state is ReportState.USED
         assert words(node)["pneumothorax", "presence"] == ("absent", "agree", "")
@@ -209,13 +207,11 @@ def test_newer_result_of_the_study_is_judged_too(tmp_path: Path) -> None:
         read_reports(node)
         clock.forward(hours=1)
         newer = add_study(node, findings=(finding("pneumothorax", "present"), *STATED[:1]), device_uid="2.25.4712")
-        look_again(node)
         read_reports(node)
         with node.database.read() as session:
             row = session.scalars(select(Feedback).where(Feedback.result_pk == newer)).first()
         assert row is not None
         assert (row.stated, row.verdict.value, row.device_uid) == ("present", "agree", "2.25.4712")
-        look_again(node)
         assert read_reports(node) == 0
 
 
@@ -226,6 +222,24 @@ def test_matched_by_accession_number_and_patient(tmp_path: Path) -> None:
         read_reports(node)
         assert reports(node)[0].matched_study_uid == STUDY
         assert words(node)
+
+
+def test_unmatched_report_is_looked_at_again_for_a_while(tmp_path: Path) -> None:
+    """Its study UID is not ours: only another look by accession number finds the result that came later."""
+    with reporting_node(tmp_path) as (node, clock):
+        receive(node, report_sr(study_uid=new_uid()))
+        receive(node, report_sr("No edema.", study_uid=new_uid(), AccessionNumber="ACC-9"))
+        read_reports(node)
+        add_study(node)
+        look_again(node)
+        assert read_reports(node) == 0, "too early"
+        clock.forward(minutes=11)
+        look_again(node)
+        assert read_reports(node) == 2
+        assert [row.state for row in reports(node)] == [ReportState.USED, ReportState.UNMATCHED]
+        clock.forward(days=31)
+        look_again(node)
+        assert read_reports(node) == 0, "too late"
 
 
 @pytest.mark.parametrize("elements", [{"PatientID": "SOMEBODY-ELSE"}, {"PatientID": ""}, {"AccessionNumber": "ACC-9"}])

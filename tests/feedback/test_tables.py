@@ -42,9 +42,10 @@ def test_the_migration_makes_these_tables_and_the_story_runs(url: str, tmp_path:
         receive(node, report_sr())
         read_reports(node)
         assert reports(node)[0].state is ReportState.UNMATCHED
-        clock.forward(minutes=1)
-        add_study(node)
+        clock.forward(minutes=11)
         look_again(node)
+        read_reports(node)
+        add_study(node)
         read_reports(node)
         assert reports(node)[0].state is ReportState.USED
         assert words(node)["pneumothorax", "presence"] == ("absent", "agree", "")
