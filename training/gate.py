@@ -127,10 +127,10 @@ def _enough(patients: int, settings: GateSettings) -> Check:
 
 def _main(result: Comparison, interval: Interval, settings: GateSettings) -> Check:
     passed = bool(result.difference > 0 and result.p < settings.alpha and interval.low > 0)
+    verdict = "better" if passed else "worse" if result.difference < 0 else "no significant improvement"
     words = (
         f"{MAIN}: {result.first:.3f} → {result.second:.3f} ({result.difference:+.3f}, 95 % {interval.low:+.3f} to "
-        f"{interval.high:+.3f} by patients, Wilcoxon p = {result.p:.2g}): "
-        + ("better" if passed else "no significant improvement")
+        f"{interval.high:+.3f} by patients, Wilcoxon p = {result.p:.2g}): {verdict}"
     )
     return Check(
         name=MAIN,

@@ -142,7 +142,7 @@ def test_the_node_learns_from_its_hospital_and_never_gets_worse(hospital: Hospit
         outcome, heard = retrain(hospital)
         assert outcome is Outcome.REFUSED, "\n".join(heard.lines)
         assert _last_run(hospital).state is RunState.REFUSED
-        assert "no significant improvement" in _last_run(hospital).reason
+        assert "): worse" in _last_run(hospital).reason
         assert models.champion(node.models_dir) == run.challenger, "whoever served serves on"
 
         models.rollback(node, who="engineer", reason="to see that it works")
