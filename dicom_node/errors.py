@@ -23,6 +23,10 @@ class IndexUnavailableError(NodeError):
     """The database cannot be reached, is locked for too long, or has the wrong schema."""
 
 
+class IndexConflictError(IndexUnavailableError):
+    """The index undid the transaction in favour of another one (deadlock); trying again may do."""
+
+
 class IdentityConflictError(NodeError):
     """An object claims to be what another one already is: same SOPInstanceUID with other content, other patient."""
 

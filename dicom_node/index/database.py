@@ -13,12 +13,15 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from dicom_node.errors import IndexUnavailableError
+from dicom_node.errors import IndexConflictError, IndexUnavailableError
 
 BUSY_TIMEOUT_MS = 15_000
 """How long a SQLite writer waits for another: longer than any of our transactions, shorter than a DIMSE time-out."""
 PING_AFTER_SECONDS = 60.0
 """A PostgreSQL connection that lay idle for longer is asked whether it lives before it is used."""
+
+CONFLICTS = ("40P01", "40001")
+"""PostgreSQL's SQLSTATEs for a deadlock and a serialisation failure: it is undone and may be tried again."""
 
 
 class Database:
@@ -44,7 +47,8 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A transaction that commits at the end or rolls back; on SQLite BEGIN IMMEDIATE, so no lock upgrade fails.
 
-        Raises IndexUnavailableError where the database cannot be reached or stays locked.
+        Raises IndexUnavailableError where the database cannot be reached or stays locked, and its kind
+        IndexConflictError where PostgreSQL undid the transaction because of another one: trying again may do.
         """
         with _mapped_errors(), self._sessions.begin() as session:
             yield session
@@ -70,6 +74,8 @@ def _mapped_errors() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) in CONFLICTS:
+            raise IndexConflictError(f"another transaction stood in the way: {error.orig}") from error
         raise IndexUnavailableError(f"the index does not answer: {error.orig}") from error
     except DBAPIError as error:
         if error.connection_invalidated:

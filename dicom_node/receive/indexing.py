@@ -14,10 +14,12 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import IndexUnavailableError, NodeError
+from dicom_node.errors import IndexConflictError, IndexUnavailableError, NodeError
 from dicom_node.index.database import Database
 
 MAX_BATCH: Final = 64
+CONFLICT_TRIES: Final = 4
+"""How often a piece of work is tried whose transaction PostgreSQL undid in favour of another one's."""
 _T = TypeVar("_T")
 
 
@@ -77,11 +79,19 @@ class IndexWriter:
                 else:
                     self._has_leader = False
 
-    def _write(self, batch: list[_Item]) -> None:
+    def _write(self, batch: list[_Item], *, tries: int = CONFLICT_TRIES) -> None:
         """Write a batch; on failure its items hold the error. What is a defect of ours goes through."""
         try:
             with self._database.write() as session:
                 results = [item.work(session) for item in batch]
+        except IndexConflictError as error:
+            # Two processes took the same studies in another order. Alone each piece takes one study's lock only.
+            for item in batch:
+                item.error = error
+            if tries > 1:
+                for item in batch:
+                    self._write([item], tries=tries - 1)
+            return
         except IndexUnavailableError as error:
             for item in batch:
                 item.error = error

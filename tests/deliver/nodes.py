@@ -48,7 +48,7 @@ def make_node(folder: Path, clock: Clock, *destinations: dict[str, Any], **secti
         "node": {"data_dir": folder / "data"},
         "database": {"url": f"sqlite:///{folder / 'index.db'}"},
         "destinations": destinations,
-        "delivery": {"connect_seconds": 2, "response_seconds": 2},
+        "delivery": {"connect_seconds": 5, "response_seconds": 10},
     }
     settings = Settings(**{**values, **sections})
     database = Database(settings.database.url)
