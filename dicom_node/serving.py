@@ -58,7 +58,9 @@ class _Said:
 
 
 class ServingModels:
-    """The models of one worker process. One thread at a time may hold `lease`; the watcher is a thread of its own."""
+    """The models of one worker process. One thread at a time may hold `lease`; loading and watching have threads of
+    their own, which live as long as this: a model process ends with the thread that started it.
+    """
 
     def __init__(self, node: NodeContext, *, threads: int | None = None) -> None:
         self._node = node
@@ -73,12 +75,17 @@ class ServingModels:
         self._since = node.clock()
         self._said_at = 0.0
         self._closed = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
+        self._saying = threading.Lock()  # of the row
+        self._threads_of_mine = (
+            threading.Thread(target=self._watch, name="models-watch", daemon=True),
+            threading.Thread(target=self._load_wanted, name="models-load", daemon=True),
+        )
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
     def start(self) -> None:
         """Begin to watch the pointer. Nothing is loaded before the first study."""
-        self._watcher.start()
+        for thread in self._threads_of_mine:
+            thread.start()
 
     @contextmanager
     def lease(self) -> Iterator[PairPredictor]:
@@ -96,8 +103,9 @@ class ServingModels:
         self._closed.set()
         for process in list(self._models.values()):
             process.close()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        for thread in self._threads_of_mine:
+            if thread.is_alive():
+                thread.join()
         for process in self._models.values():  # one that was loading meanwhile
             process.close()
 
@@ -184,30 +192,38 @@ class ServingModels:
             log.error("notice not kept", error=str(away))
 
     def _watch(self) -> None:
+        """Keep the row alive and end what nobody needs, also while a large checkpoint takes minutes to load."""
         self._forget_dead_workers()
         while not self._closed.wait(WATCH_SECONDS):
+            if not self._models and not self._failures:
+                continue  # no study came yet
             try:
-                self._step()
+                chain = self._look()
+                self._drop_others(chain, {candidate.source for candidate in self._wanted(chain)})
+                self._say(chain)
             except (NodeError, OSError) as error:
                 log.error("the champion cannot be looked after", error=str(error))
 
-    def _step(self) -> None:
-        """One look: load what is wanted and the stand-by, end what is neither, say who answers."""
-        if not self._models and not self._failures:
-            return  # no study came yet
-        chain = self._look()
-        wanted = chain[:2] if self._node.settings.model.standby else chain[:1]
-        for candidate in wanted:
-            known = self._models.get(candidate.source)
-            failure = self._failures.get(candidate.source)
-            if known is None and (failure is None or time.monotonic() >= failure.again_at):
-                try:
+    def _load_wanted(self) -> None:
+        """Load the champion and the stand-by beside whoever answers meanwhile."""
+        while not self._closed.wait(WATCH_SECONDS):
+            if not self._models and not self._failures:
+                continue
+            try:
+                for candidate in self._wanted(self._look()):
+                    failure = self._failures.get(candidate.source)
+                    if candidate.source in self._models or (failure and time.monotonic() < failure.again_at):
+                        continue
                     self._load(candidate)
-                except AnalysisError:
-                    continue  # reported where it failed; the next one is the stand-by in its place
-                log.info("model ready", model=candidate.folder or "of the configuration")
-        self._drop_others(chain, {candidate.source for candidate in wanted})
-        self._say(chain)
+                    log.info("model ready", model=candidate.folder or "of the configuration")
+            except AnalysisError:
+                continue  # reported where it failed; the next look loads the others
+            except (NodeError, OSError) as error:
+                log.error("the champion's pointer cannot be followed", error=str(error))
+
+    def _wanted(self, chain: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+        """Who should be loaded: the champion, and the one before it where the settings say so."""
+        return chain[:2] if self._node.settings.model.standby else chain[:1]
 
     def _drop_others(self, chain: tuple[Candidate, ...], wanted: set[str]) -> None:
         """End what nobody needs; never while a study is being answered, and never the only one that answers."""
@@ -222,8 +238,13 @@ class ServingModels:
 
     def _say(self, chain: tuple[Candidate, ...]) -> None:
         """Keep this worker's row true: at once when something changed, and now and then so that it is seen to live."""
+        with self._saying:
+            self._say_now(chain)
+
+    def _say_now(self, chain: tuple[Candidate, ...]) -> None:
         answering = next((c for c in chain if self._is_loaded(c)), None)
-        identity = self._models[answering.source].loaded if answering is not None else None
+        process = self._models.get(answering.source) if answering is not None else None
+        identity = process.loaded if process is not None else None
         failure = self._failures.get(chain[0].source)
         said = _Said(
             folder=answering.folder if answering is not None else "",
