@@ -80,7 +80,7 @@ def main(stage: Stage, folder: Path, parent_pid: int) -> int:
     (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
         plan = read_plan(folder)
-        os.nice(plan.nice)
+        os.nice(max(0, plan.nice - os.nice(0)))  # the schedule has lowered it already
         between = _stops_on_signal()
         _limit(plan)
         {Stage.PROBE: probe, Stage.TRAIN: train_stage, Stage.EVALUATE: evaluate_stage}[stage](plan, between)

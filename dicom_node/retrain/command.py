@@ -30,7 +30,7 @@ from dicom_node.retrain.describe import describe, duration, missing, rare
 from dicom_node.retrain.judging_files import DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan, read_plan, write_plan
 from dicom_node.retrain.stages import run_stage
-from dicom_node.retrain.values import Contents, Folders, RetrainError, folders_of
+from dicom_node.retrain.values import Contents, Folders, RetrainError, RetrainStopped, folders_of
 
 log = get_logger(__name__)
 
@@ -71,6 +71,8 @@ class Outcome(StrEnum):
 
     DRY = "dry run"
     """It was only said what there is."""
+    TOO_FEW = "too few labels"
+    """There are not yet so many labelled patients as [retrain] asks for; more come with time."""
     NOTHING_NEW = "nothing new"
     """The labels and the champion are those of the last comparison."""
     REFUSED = "refused"
@@ -125,7 +127,8 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
             talk.say(line)
         lacking = missing(contents, node.settings.retrain)
         if lacking:
-            raise RetrainError("nothing is trained yet: " + "; ".join(lacking))
+            talk.say("nothing is trained yet: " + "; ".join(lacking))
+            return Outcome.TOO_FEW
         for line in rare(contents, start.findings, preparing.FEWEST):
             talk.say(line)
         if not options.again and _nothing_new(node, contents, start):
@@ -139,11 +142,17 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         talk.say("dry run: nothing was locked, nothing was trained")
         return Outcome.DRY
     talk.say(f"snapshot {name}: every image is hashed again")
+
+    def hashed(done: int, total: int) -> None:
+        if node.stop.is_set():
+            raise RetrainStopped("stopped before the snapshot was locked; nothing was trained")
+        talk.progress("hashing", done, total)
+
     snapshots.lock(
         node,
         name,
         contents,
-        progress=lambda done, total: talk.progress("hashing", done, total),
+        progress=hashed,
         also=lambda session, snapshot: _new_run(session, node, options, snapshot, start, contents),
     )
     with node.database.read() as session:
