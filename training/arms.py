@@ -111,7 +111,9 @@ def run_arm(arm: Arm, seed: int, out: Path, phantoms: StudyPhantoms, test: Study
         recipe = arm_recipe(start_with_difference(start) if arm.difference else start, seed=seed, steps=steps)
         began, trained = time.perf_counter(), recipe.run.steps
         source = ArmSource(phantoms=phantoms, streams=arm.streams, seed=seed)
-        folder = train(recipe, result.with_suffix(""), source=source)
+        folder = result.with_suffix("") / "final"
+        if not (folder / HEADS_FILE).exists():  # else it was interrupted while it was asked
+            train(recipe, result.with_suffix(""), source=source)
         seconds = time.perf_counter() - began
     began = time.perf_counter()
     vlm = open_vlm(folder)

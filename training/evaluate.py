@@ -6,14 +6,16 @@ questions where the set brings them, the order of the pair, the same image twice
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from model.schema import DisplayImage, Finding, ModelIdentity, Prediction, Presence, StudyPair
+from model.schema import ModelIdentity, Prediction, StudyPair
 from training.drops import DropReport
+from training.evaluate_cases import Case, asked_only, case_of, per_question_of, worst_of
+from training.evaluate_consistency import score_consistency
 from training.evaluate_texts import (
+    ProgressionScores,
     PublishedScores,
     TextScores,
     progression_scores,
@@ -23,8 +25,9 @@ from training.evaluate_texts import (
 from training.metrics.baselines import MajorityFindings, majority_findings
 from training.metrics.classification import ReliabilityBin, auroc, reliability, roc_curve
 from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
+from training.metrics.significance import Interval
 from training.records import Record
-from training.truth import FindingTruth, PairTruth
+from training.truth import PairTruth
 
 WORST_CASES = 12
 """How many pairs the report shows."""
@@ -61,18 +64,6 @@ class EvaluationOptions:
     meteor: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Case:
-    """One pair shown in the report. loss: mean −log probability given to the truth of its findings."""
-
-    record_id: str
-    loss: float
-    current: DisplayImage
-    prior: DisplayImage | None
-    rows: tuple[tuple[str, str, str], ...]
-    """(finding, truth, said) where they differ, worst first."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """An ROC curve of one finding."""
@@ -93,8 +84,8 @@ class Evaluation:
     baselines: dict[str, PairScores]
     texts: TextScores | None
     published: PublishedScores | None
-    progression: dict[str, float]
-    """MS-CXR-T's macro accuracy; empty where no finding is labelled by its progression alone."""
+    progression: ProgressionScores | None
+    """MS-CXR-T's macro accuracy; None where no finding is labelled by its progression alone."""
     presence_reliability: tuple[ReliabilityBin, ...]
     change_reliability: tuple[ReliabilityBin, ...]
     curves: tuple[Curve, ...]
@@ -108,8 +99,12 @@ class Evaluation:
     """What was asked, without the images."""
     prognosis: PrognosisScores | None = None
     """What was said of the current image when the prior alone was shown; None where it was not asked."""
+    consistency: dict[str, Interval] = field(default_factory=dict)
+    """Agreement of the model with itself over all its findings; see `score_consistency`."""
     per_question: dict[str, float] = field(default_factory=dict)
-    """"pair/finding/aspect" → 1 or 0: what a paired test compares."""
+    """"pair/finding/aspect" → 1 or 0: what a paired test compares; findings that are not asked are 0 here."""
+    unasked: tuple[str, ...] = ()
+    """Labelled findings that the model is never asked about; they stand in no other figure."""
 
 
 def evaluate(
@@ -142,15 +137,16 @@ def evaluate(
             foretold.append((record.truth, predictor.predict(alone)))
         if ask is not None and record.asked:
             said_published.append((record, ask(record, pair)))
-        cases = _worst([*cases, _case(answer, pair)], options.worst)
+        cases = worst_of([*cases, case_of(answer, pair)], options.worst)
         progress(len(answered))
     labelled = [answer for answer in answered if answer.truth.findings]
-    presence, change = _confidences(labelled)
+    scored, unasked = asked_only(labelled)
+    presence, change = _confidences(scored)
     return Evaluation(
         data=data,
         model=predictor.identity,
-        scores=score_pairs(labelled, resamples=options.resamples) if labelled else None,
-        baselines=_baselines(labelled, baseline, options) if labelled else {},
+        scores=score_pairs(scored, resamples=options.resamples) if scored else None,
+        baselines=_baselines(scored, baseline, options) if scored else {},
         texts=score_texts(
             records,
             [answer.said for answer in answered],
@@ -158,10 +154,10 @@ def evaluate(
             resamples=options.resamples,
         ),
         published=score_published(said_published, resamples=options.resamples) if said_published else None,
-        progression=_progression(records, [answer.said for answer in answered]),
+        progression=progression_scores(records, [a.said for a in answered], resamples=options.resamples),
         presence_reliability=reliability(*presence),
         change_reliability=reliability(*change),
-        curves=_curves(labelled),
+        curves=_curves(scored),
         worst=tuple(cases),
         seconds_per_pair=seconds / len(answered) if answered else float("nan"),
         report=report,
@@ -169,13 +165,10 @@ def evaluate(
         sentences=tuple(answer.said.difference_text for answer in answered),
         records=tuple(records),
         prognosis=score_prognosis(foretold) if foretold else None,
-        per_question=_per_question(labelled),
+        consistency=score_consistency(answered, resamples=options.resamples),
+        per_question=per_question_of(labelled),
+        unasked=unasked,
     )
-
-
-def _progression(records: Sequence[Record], said: Sequence[Prediction]) -> dict[str, float]:
-    scores = progression_scores(records, said)
-    return scores if len(scores) > 1 else {}
 
 
 def _answer(predictor: PairPredictor, record: Record, pair: StudyPair, options: EvaluationOptions) -> Answered:
@@ -201,44 +194,6 @@ def _baselines(
         )
         for name, unchanged in (("majority", False), ("nothing has changed", True))
     }
-
-
-def _aspects(truth: FindingTruth, said: Finding | None, has_prior: bool) -> list[tuple[str, str, str, float]]:
-    """(aspect, truth, said, probability that was given to the truth) of one finding."""
-    rows = []
-    if truth.current is not None:
-        word = Presence.PRESENT.value if truth.current.present else Presence.ABSENT.value
-        probability = said.probability if said is not None else 0.5
-        given = probability if truth.current.present else 1 - probability
-        rows.append(("presence", word, said.presence.value if said is not None else "missing", given))
-    if has_prior and truth.change_answer is not None:
-        stated = change_said(said) if said is not None else "missing"
-        sure = said.change_probability if said is not None and said.change_probability is not None else 0.5
-        rows.append(("change", truth.change_answer, stated, sure if stated == truth.change_answer else 1 - sure))
-    return rows
-
-
-def _case(answer: Answered, pair: StudyPair) -> Case:
-    said = {finding.key: finding for finding in answer.said.findings}
-    losses, wrong = [], []
-    for key, truth in answer.truth.findings.items():
-        for aspect, true, stated, given in _aspects(truth, said.get(key), answer.truth.has_prior):
-            loss = -math.log(max(given, 1e-6))
-            losses.append(loss)
-            if true != stated:
-                wrong.append((loss, (f"{key} {aspect}", true, stated)))
-    return Case(
-        record_id=answer.truth.pair_id,
-        loss=math.fsum(losses) / len(losses) if losses else 0.0,
-        current=pair.current,
-        prior=pair.prior,
-        rows=tuple(row for _, row in sorted(wrong, key=lambda item: -item[0])),
-    )
-
-
-def _worst(cases: Sequence[Case], count: int) -> list[Case]:
-    """The cases with the highest loss; kept as they come, so that only these images stay in memory."""
-    return sorted(cases, key=lambda case: -case.loss)[:count]
 
 
 def _confidences(answered: Sequence[Answered]) -> tuple[tuple[list[float], list[bool]], tuple[list[float], list[bool]]]:
@@ -281,18 +236,3 @@ def _curves(answered: Sequence[Answered]) -> tuple[Curve, ...]:
                 )
             )
     return tuple(curves)
-
-
-def _per_question(answered: Sequence[Answered]) -> dict[str, float]:
-    result = {}
-    for answer in answered:
-        said = {finding.key: finding for finding in answer.said.findings}
-        for key, truth in answer.truth.findings.items():
-            for aspect, true, stated, _ in _aspects(truth, said.get(key), answer.truth.has_prior):
-                result[f"{answer.truth.pair_id}/{key}/{aspect}"] = float(true == stated)
-    return result
-
-
-def truths_of(records: Iterable[Record]) -> list[PairTruth]:
-    """The truths alone, for `majority_findings` of a training split."""
-    return [record.truth for record in records]

@@ -18,6 +18,7 @@ from model.schema import DisplayImage
 from training.evaluate import Evaluation
 from training.evaluate_texts import reference_sentence
 from training.judge import JudgeScores, Verdict
+from training.metrics.significance import Interval
 from training.report_plots import reliability_plot, roc_plot
 
 PICTURE_SIDE = 320
@@ -35,6 +36,12 @@ LABELS = {
     "same_image_consistency": "same image twice: stable or none",
     "presence_ece": "expected calibration error, presence",
     "change_ece": "expected calibration error, change",
+}
+
+CONSISTENCY = {
+    "order": "other order gives the inverse change",
+    "order_changed": "the same, where either order states a change",
+    "same_image": "same image twice: stable or none",
 }
 
 
@@ -57,11 +64,12 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "produced_at": produced_at,
         "model": asdict(evaluation.model),
         "proxy_labels": evaluation.proxy,
+        "unasked": list(evaluation.unasked),
         "scores": asdict(evaluation.scores) if evaluation.scores else None,
         "baselines": {name: asdict(scores) for name, scores in evaluation.baselines.items()},
         "texts": asdict(evaluation.texts) if evaluation.texts else None,
         "published": asdict(evaluation.published) if evaluation.published else None,
-        "progression": evaluation.progression,
+        "progression": asdict(evaluation.progression) if evaluation.progression else None,
         "prognosis": asdict(evaluation.prognosis) if evaluation.prognosis else None,
         "judge": asdict(judge) if judge else None,
         "reliability": {
@@ -72,6 +80,7 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "worst": [{"record": c.record_id, "loss": c.loss, "differences": c.rows} for c in evaluation.worst],
         "seconds_per_pair": evaluation.seconds_per_pair,
         "left_out": evaluation.report.as_json(),
+        "consistency": {name: asdict(found) for name, found in evaluation.consistency.items()},
         "per_question": evaluation.per_question,
         "per_answer": per_answer(evaluation, judge),
         "patients": {record.record_id: record.patient_id for record in evaluation.records},
@@ -89,6 +98,8 @@ def per_answer(evaluation: Evaluation, judge: JudgeScores | None = None) -> dict
         found |= {f"difference {name}": scores for name, scores in evaluation.texts.per_answer.items()}
     if evaluation.published is not None:
         found |= {name: scores for name, scores in evaluation.published.per_answer.items() if scores}
+    if evaluation.progression is not None:
+        found["progression accuracy"] = evaluation.progression.per_answer
     if judge is not None:
         found["judge"] = judge.per_question()
     return found
@@ -111,6 +122,7 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
     )
     environment.filters["figure"] = figure
+    environment.filters["spread"] = spread
     curves = sorted(evaluation.curves, key=lambda curve: curve.auroc)
     reliability_plots = [
         (name, reliability_plot(bins))
@@ -130,6 +142,8 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         prognosis=evaluation.prognosis,
         judge=judge,
         labels=LABELS,
+        unasked=evaluation.unasked,
+        consistency=[(CONSISTENCY[name], found) for name, found in evaluation.consistency.items()],
         reliability_plots=reliability_plots,
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
         cases=_cases(evaluation),
@@ -168,6 +182,13 @@ def _hardest(judge: JudgeScores | None, count: int = 8) -> list[Verdict]:
 def figure(value: float | None) -> str:
     """Three decimals; "–" for what could not be computed."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def spread(interval: Interval) -> str:
+    """ "low – high"; "–" for what could not be computed."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return "–"
+    return f"{figure(interval.low)} – {figure(interval.high)}"
 
 
 def picture_url(image: DisplayImage, side: int = PICTURE_SIDE) -> str:

@@ -13,12 +13,12 @@ from model.questions_answers import YES_NO
 from model.questions_grammar import parse_events, write_events
 from model.schema import ImageRole, Prediction, StudyPair
 from training.instruction_turns import events_of_truth, lumen_turns
-from training.metrics.answers import DifferenceScores, difference_scores, exact_matches, ms_cxr_t_accuracy, recalls
+from training.metrics.answers import DifferenceScores, difference_scores, exact_matches, recalls
 from training.metrics.classification import ratio
 from training.metrics.meteor import MetricUnavailableError, meteor
 from training.metrics.pairs import change_said
 from training.metrics.significance import Interval
-from training.metrics.summed import Summed, event_figure, interval, mean_figure, text_figures
+from training.metrics.summed import Summed, event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import CorpusScore, tokenise
 from training.records import Asked, Record
 
@@ -160,12 +160,16 @@ def is_closed(item: Asked) -> bool:
     return item.answer.strip(" .").lower() in YES_NO
 
 
-def with_lumen_questions(record: Record) -> Record:
-    """The record with LUMEN's single-image questions on its current image, where it brings none of its own."""
+def with_lumen_questions(record: Record, findings: Sequence[str] | None = None) -> Record:
+    """The record with LUMEN's single-image questions on its current image, where it brings none of its own.
+
+    findings: those that may be asked about; None: all that are labelled.
+    """
     if any(item.type is not QuestionType.DIFFERENCE for item in record.asked):
         return record
+    known = {key: truth for key, truth in record.truth.findings.items() if findings is None or key in findings}
     asked = []
-    for turn, _ in lumen_turns(record.truth, of="current"):
+    for turn, _ in lumen_turns(replace(record.truth, findings=known), of="current"):
         parsed = parse_question(turn.question)
         assert parsed is not None
         asked.append(Asked(type=parsed.type, question=turn.question, answer=turn.answer or ""))
@@ -212,13 +216,36 @@ def published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], list[
     return ask
 
 
-def progression_scores(records: Sequence[Record], said: Sequence[Prediction]) -> dict[str, float]:
-    """MS-CXR-T's macro accuracy from structured predictions, over the findings whose change alone is labelled."""
-    return ms_cxr_t_accuracy(
-        (key, truth.change, change_said(answer.finding(key)) if _has(answer, key) else "missing")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressionScores:
+    """MS-CXR-T's macro accuracy with intervals, by finding and as "macro". per_answer: "record/finding" → 1 or 0."""
+
+    figures: dict[str, Interval]
+    per_answer: dict[str, float]
+
+
+def progression_scores(
+    records: Sequence[Record], said: Sequence[Prediction], *, resamples: int = 1000
+) -> ProgressionScores | None:
+    """From structured predictions, over the findings whose change alone is labelled; None where there is none."""
+    rows = [
+        (record, key, truth.change.value, change_said(answer.finding(key)) if _has(answer, key) else "missing")
         for record, answer in zip(records, said, strict=True)
         for key, truth in record.truth.findings.items()
         if truth.change is not None and truth.current is None
+    ]
+    if not rows:
+        return None
+    figures = progression_figures(
+        [f"{record.record_id}/{key}" for record, key, _, _ in rows],
+        [record.patient_id for record, _, _, _ in rows],
+        [key for _, key, _, _ in rows],
+        [true for _, _, true, _ in rows],
+        [answer for _, _, _, answer in rows],
+    )
+    return ProgressionScores(
+        figures={name: interval([found], resamples=resamples) for name, found in figures.items()},
+        per_answer=dict(figures["macro"].each),
     )
 
 

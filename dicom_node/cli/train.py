@@ -77,7 +77,9 @@ def evaluate_command(
             bar.update(task, total=limit, description="evaluating")
             result = evaluate(
                 predictor,
-                ((with_lumen_questions(record), pair) for record, pair in items) if lumen else items,
+                ((with_lumen_questions(record, predictor.findings), pair) for record, pair in items)
+                if lumen
+                else items,
                 report,
                 data=f"{spec}, split {split}",
                 options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
@@ -221,7 +223,6 @@ def compare_command(
 def _learnt_majority(data: str) -> MajorityFindings | None:
     """The baseline of a data set's train split; None where none was named (the evaluated set itself then)."""
     from training.datasets import open_records, parse_spec
-    from training.evaluate import truths_of
     from training.metrics.baselines import majority_findings
     from training.records import Split
 
@@ -231,7 +232,7 @@ def _learnt_majority(data: str) -> MajorityFindings | None:
     records = [r for r in open_records(spec, DropReport()) if spec.kind == "phantom" or r.split is Split.TRAIN]
     if not records:
         raise NodeError(f"{data} has no record in its train split for the majority baseline")
-    return majority_findings(truths_of(records))
+    return majority_findings(record.truth for record in records)
 
 
 def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from model.questions import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT, parse_question
-from training import arms
+from training import arms, arms_asking
 from training.arms_asking import AnswerSet, Said
 from training.arms_data import (
     EXPERT_FLIPS,
@@ -127,6 +127,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             changed.append(f"{key} = {values[key]}" if key in values else line)
         (folder / f"{name}.toml").write_text("\n".join(changed), "utf-8")
     monkeypatch.setattr(arms, "RECIPES", folder)
+    monkeypatch.setattr(arms_asking, "MAX_NEW_TOKENS", 4)  # untrained models never end by themselves
     cache = tmp_path / "cache"
     fill(cache, pairs=4, first_seed=1, size=28)
     return cache

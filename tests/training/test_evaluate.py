@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 from dicom_node.cli import train as cli
-from model.questions import QuestionType
+from model.questions import QuestionType, parse_question
 from model.questions_grammar import write_events
 from model.remote_client import ServerClient
 from model.schema import Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
@@ -31,7 +31,7 @@ from training.datasets import load_pair, loaded, open_records, parse_spec, phant
 from training.drops import DataError, DropReport
 from training.evaluate import EvaluationOptions, evaluate
 from training.evaluate_report import as_html, as_json, write_report
-from training.evaluate_texts import published_asker, reference_sentence
+from training.evaluate_texts import published_asker, reference_sentence, score_published, with_lumen_questions
 from training.instruction_turns import events_of_truth
 from training.judge import PROMPT_SHA256, JudgeItem, LocalText, ServerText, judge, parse_verdict
 from training.metrics.significance import compare
@@ -87,9 +87,60 @@ def test_a_predictor_that_knows_the_truth_scores_perfectly(items: list[tuple[Rec
     assert result.texts.meteor is None
     assert result.texts.meteor_missing == "not asked for"
     assert result.baselines["majority"].value("presence_auroc") == 0.5
+    assert {name: found.value for name, found in result.consistency.items()} == {
+        "order": 1.0,
+        "order_changed": 1.0,
+        "same_image": 1.0,
+    }
     assert all(value == 1.0 for value in result.per_question.values())
     assert result.seconds_per_pair == 0.5
     assert not result.proxy
+
+
+def test_a_set_without_labels_still_shows_whether_the_model_agrees_with_itself(
+    items: list[tuple[Record, StudyPair]], tmp_path: Path
+) -> None:
+    bare = [(replace(record, truth=replace(record.truth, findings={})), pair) for record, pair in items]
+    result = evaluate(Oracle(items), bare, DropReport(), data="unlabelled", options=QUICK)
+    assert result.scores is None
+    assert result.consistency["order"].value == 1.0
+    page, data = write_report(result, tmp_path)
+    assert "No finding of this set is labelled" in page.read_text("utf-8")
+    assert json.loads(data.read_text("utf-8"))["consistency"]["same_image"]["value"] == 1.0
+    once = evaluate(Oracle(items), bare, DropReport(), data="x", options=replace(QUICK, consistency=False))
+    assert once.consistency == {}
+
+
+def test_what_a_model_is_never_asked_about_is_named_and_not_its_error(items: list[tuple[Record, StudyPair]]) -> None:
+    class Narrow(Oracle):
+        def predict(self, pair: StudyPair) -> Prediction:
+            said = super().predict(pair)
+            return replace(said, findings=tuple(f for f in said.findings if f.key != "edema"))
+
+    result = evaluate(Narrow(items), items, DropReport(), data="x", options=QUICK)
+    assert result.unasked == ("edema",)
+    assert result.scores is not None
+    assert result.scores.value("presence_accuracy") == 1.0
+    assert "edema" not in result.scores.finding_change_f1
+    assert "edema" not in result.baselines["majority"].finding_change_f1
+    assert "not asked about it" in as_html(result)
+    assert not any(what.startswith("edema") for case in result.worst for what, _, _ in case.rows)
+    assert any(key.endswith("/edema/presence") and value == 0.0 for key, value in result.per_question.items())
+
+
+def test_lumens_questions_are_asked_where_a_set_has_none(items: list[tuple[Record, StudyPair]]) -> None:
+    record = with_lumen_questions(items[0][0])
+    assert {item.type for item in record.asked} >= {QuestionType.PRESENCE, QuestionType.ABNORMALITY}
+    assert with_lumen_questions(record) is record
+    by_text = {item.question: item.answer for item in record.asked}
+    there = items[0][0].truth.findings["edema"].current
+    assert there is not None
+    assert by_text["is there evidence of edema in this image?"] == ("yes" if there.present else "no")
+    fewer = with_lumen_questions(items[0][0], findings=("edema",))
+    assert {parse_question(item.question).finding for item in fewer.asked} <= {None, "edema"}  # type: ignore[union-attr]
+    told_all = score_published([(record, [item.answer for item in record.asked])], resamples=20)
+    assert told_all.closed_accuracy.value == told_all.open_recall.value == 1.0
+    assert set(told_all.per_answer) == {"closed accuracy", "open recall", "open exact"}
 
 
 def test_what_is_wrong_is_shown_and_significant(items: list[tuple[Record, StudyPair]]) -> None:
@@ -289,9 +340,18 @@ def test_two_reports_are_compared_by_command(
     assert float(found[1]) > 0
     assert float(found[2]) < 0.05
     assert int(found[3]) == len(items) * 26
+    assert "difference BLEU-4 " in done.output
+    spread = re.search(r"findings accuracy .* by patient ([+-][\d.]+) to ([+-][\d.]+)", done.output)
+    assert spread is not None
+    assert 0 < float(spread[1]) <= float(found[1]) <= float(spread[2])
+    values = json.loads(paths[1].read_text("utf-8"))
+    values["per_answer"]["findings accuracy"].popitem()
+    (tmp_path / "short.json").write_text(json.dumps(values))
     (tmp_path / "odd.json").write_text("[]")
     from dicom_node.errors import NodeError
 
+    with pytest.raises(NodeError, match="different questions"):
+        runner.invoke(app(), [*arguments[:5], str(tmp_path / "short.json")], catch_exceptions=False)
     with pytest.raises(NodeError, match=r"is no evaluation\.json"):
         runner.invoke(app(), [*arguments[:3], str(tmp_path / "odd.json"), *arguments[4:]], catch_exceptions=False)
 
@@ -311,7 +371,6 @@ def test_the_commands_name_what_is_wrong(runner: CliRunner, tmp_path: Path) -> N
 
 def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
     from model.predict import load_predictor
-    from training.evaluate_texts import score_published
 
     record = replace(
         next(phantom_records(1)),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.questions_grammar import write_events
@@ -25,6 +25,7 @@ from training.metrics.answers import (
 from training.metrics.baselines import majority_answers, majority_findings, nothing_has_changed
 from training.metrics.meteor import MetricUnavailableError, meteor
 from training.metrics.pairs import Answered, score_pairs
+from training.metrics.summed import event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import bleu, cider, rouge_l, tokenise
 from training.phantom_sampling import sample_pair
 from training.truth import truth_of_phantom
@@ -85,6 +86,7 @@ def test_published_values_by_hand() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=9).map(" ".join), min_size=2, max_size=8))
+@settings(deadline=None)  # a busy machine
 def test_the_reference_itself_has_the_highest_score(texts: list[str]) -> None:
     same = [[text] for text in texts]
     assert rouge_l(same, texts).value == pytest.approx(1.0)
@@ -133,6 +135,7 @@ def test_the_direction_of_a_level_counts_and_unreadable_answers_are_shown() -> N
 
 
 @given(st.integers(0, 10_000))
+@settings(deadline=None)
 def test_event_scores_of_the_truth_itself_are_perfect(seed: int) -> None:
     chance = random.Random(seed)
     answers = [write_events(random_events(chance)) for _ in range(5)]
@@ -172,6 +175,33 @@ def test_baselines_on_phantoms_score_like_chance() -> None:
     assert {finding.change for finding in learnt.predict(single).findings} == {None}
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_figures_of_sums_equal_the_figures_of_the_corpus(seed: int) -> None:
+    chance = random.Random(seed)
+    truth = [write_events(random_events(chance)) for _ in range(6)]
+    said = [write_events(random_events(chance)) for _ in range(6)]
+    keys = [str(number) for number in range(6)]
+    figures = text_figures(keys, keys, truth, said)
+    references, answers = [[tokenise(text)] for text in truth], [tokenise(text) for text in said]
+    assert figures["BLEU-4"].total() == pytest.approx(bleu(references, answers).value)
+    assert figures["ROUGE-L"].total() == pytest.approx(rouge_l(references, answers).value)
+    assert figures["CIDEr"].total() == pytest.approx(cider(references, answers).value)
+    events = event_figure(keys, keys, truth, said).total()
+    expected = difference_scores(truth, said).events.f1
+    assert events == pytest.approx(expected, nan_ok=True)
+
+
+def test_an_interval_draws_patients_and_is_empty_without_any() -> None:
+    scores = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    alone = interval([mean_figure(list("abcdef"), list("abcdef"), scores)])
+    grouped = interval([mean_figure(list("abcdef"), ["p", "p", "p", "q", "q", "q"], scores)])
+    assert alone.value == grouped.value == 0.5
+    assert (grouped.low, grouped.high) == (0.0, 1.0)
+    assert 0.0 < alone.low < alone.high < 1.0
+    assert math.isnan(interval([mean_figure([], [], [])]).value)
+
+
 def test_ms_cxr_t_is_macro_averaged_over_classes_and_then_findings() -> None:
     items = [
         ("edema", Change.STABLE, "stable"),
@@ -183,3 +213,13 @@ def test_ms_cxr_t_is_macro_averaged_over_classes_and_then_findings() -> None:
     scores = ms_cxr_t_accuracy(items)
     assert scores == {"edema": 0.5, "pneumonia": 0.5, "macro": 0.5}
     assert math.isnan(ms_cxr_t_accuracy([])["macro"])
+    keys = [str(number) for number in range(len(items))]
+    patients = ["a", "a", "b", "c", "c"]
+    figures = progression_figures(
+        keys, patients, [k for k, _, _ in items], [t.value for _, t, _ in items], [s for _, _, s in items]
+    )
+    assert {name: figure.total() for name, figure in figures.items()} == scores
+    spread = interval([figures["macro"]], resamples=200)
+    assert spread.low <= spread.value <= spread.high
+    assert figures["macro"].each == {"0": 1.0, "1": 1.0, "2": 0.0, "3": 1.0, "4": 0.0}
+    assert progression_figures([], [], [], [], []) == {}

@@ -17,6 +17,9 @@ from training.metrics.classification import ratio
 from training.metrics.significance import Interval
 from training.metrics.text import bleu, bleu_counts, bleu_of_counts, cider, rouge_l, tokenise
 
+PROGRESSIONS = ("improving", "stable", "worsening")
+"""MS-CXR-T's labels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Summed:
@@ -86,6 +89,34 @@ def event_figure(
         value=lambda s: ratio(float(s[0]), float(s[1])),
         each=dict(zip(keys, each, strict=True)),
     )
+
+
+def progression_figures(
+    keys: Sequence[str], patients: Sequence[str], findings: Sequence[str], truth: Sequence[str], said: Sequence[str]
+) -> dict[str, Summed]:
+    """MS-CXR-T's macro accuracy of each finding (mean recall of the progressions that occur), and "macro" over them."""
+    known, size = list(dict.fromkeys(findings)), len(PROGRESSIONS)
+    sums = np.zeros((len(truth), len(known), 2, size))
+    for row, (finding, true, answer) in enumerate(zip(findings, truth, said, strict=True)):
+        place = PROGRESSIONS.index(true)
+        sums[row, known.index(finding), :, place] = (float(true == answer), 1.0)
+    right = dict(zip(keys, (float(t == s) for t, s in zip(truth, said, strict=True)), strict=True))
+
+    def mean_recall(table: NDArray[np.float64]) -> float:
+        occurs = table[1] > 0
+        return float((table[0][occurs] / table[1][occurs]).mean()) if occurs.any() else float("nan")
+
+    def macro(total: NDArray[np.float64]) -> float:
+        return float(np.mean([mean_recall(table) for table in total.reshape(len(known), 2, size)]))
+
+    def figure(columns: NDArray[np.float64], value: Callable[[NDArray[np.float64]], float]) -> Summed:
+        return Summed(patients=tuple(patients), sums=columns.reshape(len(truth), -1), value=value, each=right)
+
+    each = {
+        finding: figure(sums[:, number], lambda total: mean_recall(total.reshape(2, size)))
+        for number, finding in enumerate(known)
+    }
+    return {**each, "macro": figure(sums, macro)} if known else {}
 
 
 def _events(text: str, tense: Tense) -> set[tuple[str, str, str]]:
