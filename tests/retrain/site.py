@@ -87,7 +87,7 @@ class Hospital:
             with self.node.database.read() as session:
                 return device_uid in session.scalars(select(ModelServing.device_uid)).all()
 
-        wait_until(answers, seconds=120, what="the new champion to answer")
+        wait_until(answers, seconds=600, what="the new champion to answer")
 
     def analyse(self, models: ServingModels) -> None:
         """Close every study and run the analyse jobs as the worker does."""

@@ -70,13 +70,13 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def end(folder: Path) -> int:
-    return start(folder).wait(400)
+    return start(folder).wait(1500)
 
 
 def kill_when(folder: Path, condition: Callable[[], bool], what: str) -> None:
     """SIGKILL to the command as soon as the condition holds; its training process goes with it."""
     process = start(folder)
-    wait_until(lambda: condition() or process.poll() is not None, seconds=280, what=what)
+    wait_until(lambda: condition() or process.poll() is not None, seconds=1200, what=what)
     assert process.poll() is None, (folder / "said").read_text("utf-8")
     children = _children(process.pid)
     assert children, "the training runs in a process of its own"
@@ -111,6 +111,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return {"passed": decision.passed, "checks": checks}
 
 
+@pytest.mark.timeout(1800)
 def test_a_run_that_was_killed_twice_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(folder, undisturbed)

@@ -106,6 +106,7 @@ def documents(hospital: Hospital, result: Result) -> dict[str, pydicom.Dataset]:
     return {row.kind: pydicom.dcmread(hospital.node.documents_dir / row.path) for row in rows}
 
 
+@pytest.mark.timeout(1800)
 def test_the_node_learns_from_its_hospital_and_never_gets_worse(hospital: Hospital) -> None:
     node = hospital.node
     biased = read_manifest(Path(node.settings.model.source)).device_uid
