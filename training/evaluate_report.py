@@ -129,12 +129,14 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         for name, bins in (("presence", evaluation.presence_reliability), ("change", evaluation.change_reliability))
         if bins
     ]
+    scores = evaluation.scores
     return environment.get_template("evaluation.html").render(
         data=evaluation.data,
         model=evaluation.model,
         produced_at=produced_at,
         proxy=evaluation.proxy,
         scores=evaluation.scores,
+        by_finding=list(dict.fromkeys([*scores.finding_auroc, *scores.finding_change_f1])) if scores else [],
         baselines=evaluation.baselines,
         texts=evaluation.texts,
         published=evaluation.published,
