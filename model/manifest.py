@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.errors import CheckpointError
 from model.ontology import ontology
 from model.reading import JointWeights
+from model.validation import ValidationSet
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -29,6 +30,8 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
 _CODE = (".py", ".pyc", ".so")
 _BLOCK = 1 << 20
+_READING = frozenset({"findings", "question_types", "thresholds", "calibration", "joint", "certainty_floor"})
+"""What decides how the same scores are read."""
 
 
 class CheckpointKind(StrEnum):
@@ -64,7 +67,9 @@ class Manifest(BaseModel):
     validation answers the calibration saw.
     localisation: finding → share of validation findings whose most relevant point lay inside their true outline, by
     `model.localise`; only findings that stand here get a region.
-    device_uid: derived from all the rest, so any change of weights or reading rules is another device (IHE AIR 1.2).
+    validation: what it said of the validation set that it was calibrated on; None in manifests that know none.
+    device_uid: derived from all the rest but `validation`, which changes no answer; so any change of weights or reading
+    rules is another device (IHE AIR 1.2).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,14 +80,7 @@ class Manifest(BaseModel):
     kind: CheckpointKind
     files: Mapping[str, FileEntry]
     findings: tuple[str, ...]
-    question_types: tuple[str, ...] = (
-        "presence",
-        "prior_presence",
-        "change",
-        "side",
-        "grade",
-        "difference",
-    )
+    question_types: tuple[str, ...] = ("presence", "prior_presence", "change", "side", "grade", "difference")
     prognosis: bool = False
     base: str = ""
     recipe: Mapping[str, Any] | str = ""
@@ -100,6 +98,7 @@ class Manifest(BaseModel):
     licence: str = ""
     demonstration: bool = False
     parameters: int = 0
+    validation: ValidationSet | None = None
     device_uid: str
 
     @field_validator("name", "version")
@@ -161,19 +160,24 @@ def write_manifest(folder: str | Path, **values: Any) -> Manifest:
     if not any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{folder}: holds no safetensors weights")
     manifest = _built({**values, "files": files})
-    _write_atomically(folder / MANIFEST_NAME, manifest)
+    write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
 def rewrite_manifest(folder: str | Path, **changes: Any) -> Manifest:
-    """Change reading rules (thresholds, calibration, metrics, …) of a verified checkpoint; gives a new Device UID."""
+    """Change reading rules (thresholds, calibration, metrics, …) of a verified checkpoint; gives a new Device UID.
+
+    What it said of its validation set goes where it would now be read otherwise, unless the changes bring it anew.
+    """
     old = read_manifest(folder)
     forbidden = {"files", "device_uid", "format_version"} & set(changes)
     if forbidden:
         raise CheckpointError(f"{sorted(forbidden)} of a manifest cannot be set by hand")
     values = {name: getattr(old, name) for name in Manifest.model_fields if name != "device_uid"}
+    if _READING & set(changes):
+        values["validation"] = None
     manifest = _built({**values, **changes})
-    _write_atomically(Path(folder) / MANIFEST_NAME, manifest)
+    write_text_atomically(Path(folder) / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
@@ -195,7 +199,7 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a manifest of format {FORMAT_VERSION}: {error}") from error
     # From the values as stored, not as we would write them: a field that we add later must not disown old manifests.
-    if manifest.device_uid != _device_uid({key: value for key, value in stored.items() if key != "device_uid"}):
+    if manifest.device_uid != _device_uid(stored):
         raise CheckpointError(f"{path}: was changed by hand (the Device UID does not fit the content)")
     if verify:
         _verify(folder, manifest)
@@ -206,7 +210,7 @@ def _built(values: Mapping[str, Any]) -> Manifest:
     try:
         draft = Manifest.model_validate({**values, "device_uid": ""})
         # From the JSON that will be read back, so that tuples, enums and floats hash the same both times.
-        content = json.loads(draft.model_dump_json(exclude={"device_uid"}))
+        content = json.loads(draft.model_dump_json())
         return Manifest.model_validate({**content, "device_uid": _device_uid(content)})
     except ValidationError as error:
         raise CheckpointError(f"the manifest's values do not fit: {error}") from error
@@ -214,6 +218,7 @@ def _built(values: Mapping[str, Any]) -> Manifest:
 
 def _device_uid(content: Mapping[str, Any]) -> str:
     """A UID under 2.25 (PS3.5 section B.2) that depends on the content and on nothing else."""
+    content = {key: value for key, value in content.items() if key not in ("device_uid", "validation")}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
@@ -271,10 +276,6 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, manifest: Manifest) -> None:
-    write_text_atomically(path, manifest.model_dump_json(indent=2) + "\n")
 
 
 def write_text_atomically(path: Path, text: str) -> None:

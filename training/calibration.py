@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.calibrate import Objective, choose_floor, choose_threshold, fit_joint, fit_temperature
-from model.engine import ClosedAnswer, Job
+from model.engine import ClosedAnswer
+from model.manifest import Manifest
 from model.predict import Predictor, finding_answers
 from model.questions import Question, QuestionType
 from model.reading import FindingAnswers, JointWeights, believe, read_finding
 from model.schema import Change, StudyPair
 from training.records import Record
 from training.truth import FindingTruth, ImageTruth
+from training.validation import PairAnswers, asked, counted
 
 FEWEST = 20
 """With fewer positive (or negative) validation answers a finding keeps the threshold 0.5; with fewer stated changes the
@@ -36,7 +38,7 @@ FLOOR_ACCURACY, FLOOR_COVERAGE = 0.8, 0.8
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """What was fitted. answers: how many validation answers were seen. coverage, accuracy: of the stated changes at
-    the floor; None where none was stated."""
+    the floor; None where none was stated. pairs: the answers themselves, as scored."""
 
     temperatures: Mapping[str, float]
     thresholds: Mapping[str, float]
@@ -45,16 +47,18 @@ class Calibration:
     floor: float = 0.0
     coverage: float | None = None
     accuracy: float | None = None
+    pairs: Sequence[PairAnswers] = field(default=(), repr=False)
 
-    def manifest_values(self) -> dict[str, Any]:
-        """The fields of `model.manifest.Manifest` that it gives."""
-        return {
-            "calibration": _rounded(self.temperatures),
-            "thresholds": _rounded(self.thresholds),
+    def manifest_values(self, kept: Manifest | None = None) -> dict[str, Any]:
+        """The fields of `model.manifest.Manifest` that it gives; what was too rare to fit stays as in `kept`."""
+        temperatures, thresholds = (kept.calibration, kept.thresholds) if kept is not None else ({}, {})
+        rules = {
+            "calibration": dict(temperatures) | _rounded(self.temperatures),
+            "thresholds": dict(thresholds) | _rounded(self.thresholds),
             "joint": _rounded(self.joint.values()),
             "certainty_floor": round(self.floor, 4),
-            "calibrated_on": self.answers,
         }
+        return rules | {"calibrated_on": self.answers, "validation": counted(self.pairs, rules)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +85,12 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
     scores: dict[str, list[Sequence[float]]] = defaultdict(list)
     truths: dict[str, list[int]] = defaultdict(list)
     samples: list[_Sample] = []
+    pairs: list[PairAnswers] = []
     for record, pair in items:
-        jobs = [job for job in predictor.jobs(pair) if job.layout.priors or pair.prior is None]
-        for answers in predictor.engine.ask([_closed_only(job) for job in jobs]):
-            for answer in answers.closed.values():
-                _note(answer, record, scores, truths)
-            samples.extend(_samples(answers.closed, record, pair.prior is not None))
+        pairs.append(asked(predictor, pair))
+        for answer in pairs[-1].closed.values():
+            _note(answer, record, scores, truths)
+        samples.extend(_samples(pairs[-1].closed, record, pair.prior is not None))
     temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
     states = _states(samples, temperatures)
     before = predictor.manifest
@@ -98,6 +102,7 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
         answers=sum(len(rows) for rows in truths.values()),
         joint=joint,
         floor=before.certainty_floor,
+        pairs=pairs,
     )
     return _with_floor(fitted, samples)
 
@@ -123,10 +128,6 @@ def answer_truth(question: Question, record: Record) -> str | None:
 
 def _image_asked(question: Question, truth: FindingTruth) -> ImageTruth | None:
     return truth.prior if question.type is QuestionType.PRIOR_PRESENCE else truth.current
-
-
-def _closed_only(job: Job) -> Job:
-    return dataclasses.replace(job, questions=tuple(q for q in job.questions if q.allowed is not None))
 
 
 def _note(

@@ -20,7 +20,7 @@ from training.records import Record
 
 FEWEST = 40
 """With fewer answers of all types together the champion's temperatures and thresholds stay."""
-_OWN = frozenset({"files", "device_uid", "format_version", "metrics", "localisation"})
+_OWN = frozenset({"files", "device_uid", "format_version", "metrics", "localisation", "validation"})
 """What of a manifest says something of the very weights beside it; all else is a rule that the challenger keeps."""
 
 
@@ -82,7 +82,4 @@ def _calibrate(
     fitted = calibrate(load_predictor(draft, experts=experts), items())
     if fitted.answers < FEWEST:
         return
-    values = fitted.manifest_values()
-    for name in ("calibration", "thresholds"):  # what was too rare to fit stays the base's
-        values[name] = dict(getattr(before, name)) | values[name]
-    rewrite_manifest(draft, **values)
+    rewrite_manifest(draft, **fitted.manifest_values(before))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from model.pixels import from_grey
 from model.predict import Predictor, load_predictor
 from model.questions import QuestionType
 from model.reading import STATES, JointWeights
-from model.schema import Change, StudyPair
+from model.schema import Change, Presence, StudyPair
 from tests.model_nvila.tiny import FINDINGS, save_tiny
 from training.calibration import FLOOR_ACCURACY, FLOOR_COVERAGE, calibrate
 from training.records import ImageRef, Record, Split
@@ -89,6 +91,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def _says_as_counted(folder: Path, truths: list[PairTruth], seed: int) -> None:
+    """The manifest's validation set is what the checkpoint, as it is served, says of the very pairs."""
+    served = load_predictor(folder)
+    served.engine = TellingEngine(served, truths, seed)
+    said = [served.predict(pair).findings for _, pair in _items(truths)]
+    found = served.manifest.validation
+    assert found is not None
+    assert found.pairs == found.with_prior == len(truths)
+    for key in FINDINGS:
+        stated = [finding for findings in said for finding in findings if finding.key == key]
+        assert found.present[key] == sum(finding.presence is Presence.PRESENT for finding in stated)
+    assert found.changes == Counter(f.change.value for findings in said for f in findings if f.change is not None)
+    assert found.abstained == sum(any(f.presence is Presence.ABSTAINED for f in findings) for findings in said)
+    certainty = np.array([np.mean([abs(2 * f.probability - 1) for f in findings]) for findings in said])
+    borders = [-1.0, *found.certainty_edges, 2.0]
+    wanted = [((low <= certainty) & (certainty < high)).sum() for low, high in itertools.pairwise(borders)]
+    assert list(found.certainty) == wanted
+    assert min(found.certainty) >= len(truths) // 5 - 1, "bins of about equally many"
+
+
 def test_what_is_fitted_is_served(folder: Path) -> None:
     predictor = load_predictor(folder)
     predictor.engine = TellingEngine(predictor, _truths(1), 1)
@@ -105,6 +127,7 @@ def test_what_is_fitted_is_served(folder: Path) -> None:
     assert fitted.accuracy >= FLOOR_ACCURACY or fitted.coverage < FLOOR_COVERAGE + 0.02
     manifest = rewrite_manifest(folder, **fitted.manifest_values())
     assert set(manifest.thresholds) == set(FINDINGS)
+    _says_as_counted(folder, _truths(1), 1)
     assert set(manifest.joint) >= {"presence", "prior_presence", "change", *STATES} - {"none"}
     # On other pairs the stated changes are about as often right as on these, and each says how sure it is.
     served, truths = load_predictor(folder), _truths(2)
@@ -133,3 +156,6 @@ def test_with_nothing_to_learn_from_the_manifest_stands(tmp_path: Path) -> None:
     fitted = calibrate(few, _items(_truths(3, 2)))
     assert fitted.temperatures
     assert (fitted.joint.change, fitted.floor, fitted.thresholds) == (0.8, 0.4, {})
+    values = fitted.manifest_values(few.manifest.model_copy(update={"thresholds": {"edema": 0.99}}))
+    assert values["thresholds"] == {"edema": 0.99}
+    assert values["validation"].present["edema"] == 0, "read with the threshold that is kept"
