@@ -302,10 +302,13 @@ class RetrainSection(Section):
 class DriftSection(Section):
     """Weekly figures of input and output against their baseline (docs/model-lifecycle.md).
 
-    baseline_weeks: the first so many weeks with enough pairs are the baseline. min_pairs: a week with fewer is not
-    judged. false_alarms: chance that all figures of one week together raise an alarm though nothing has changed.
+    baseline: what the answers are held against, the first weeks of the checkpoint here or, where its manifest has one,
+    what it said of the validation set that it was calibrated on. baseline_weeks: the first so many weeks with enough
+    pairs are the baseline. min_pairs: a week with fewer is not judged. false_alarms: chance that all figures of one
+    week together raise an alarm though nothing has changed.
     """
 
+    baseline: Literal["first-weeks", "validation"] = "first-weeks"
     baseline_weeks: Annotated[int, Field(ge=1, le=52)] = 4
     min_pairs: Annotated[int, Field(ge=20)] = 50
     false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = 0.01

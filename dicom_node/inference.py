@@ -241,7 +241,7 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
 
 def _remote(section: ModelSection) -> PairPredictor:
     """A predictor over an OpenAI-compatible server; `source` is the model's name there, its first where "demo"."""
-    from model.predict import DEMO
+    from model.registry import DEMO
     from model.remote import open_remote_predictor
 
     assert section.base_url is not None  # the settings refuse an openai back end without one

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import CheckpointError
 from model.ontology import ontology
@@ -137,6 +137,12 @@ class Manifest(BaseModel):
         if any(not 0.0 <= threshold <= 1.0 for threshold in value.values()):
             raise ValueError("thresholds and shares lie between 0 and 1")
         return value
+
+    @model_validator(mode="after")
+    def _same_findings(self) -> Manifest:
+        if self.validation is not None and set(self.validation.present) != set(self.findings):
+            raise ValueError(f"validation counts {sorted(self.validation.present)}, not the findings that are asked")
+        return self
 
     @property
     def size(self) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -20,12 +19,10 @@ from model.ontology import ontology
 from model.prompts import context_text
 from model.questions import Question, QuestionType, battery
 from model.reading import NONE, FindingAnswers, JointWeights, read_finding
-from model.registry import CHAMPION_NAME, champion_folder
+from model.registry import resolve_source
 from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
 from model.vlm import Vlm, open_vlm
 
-DEMO = "demo"
-"""The source that means the bundled demonstration checkpoint."""
 FOREIGN_TYPES = tuple(
     kind.value
     for kind in (
@@ -244,24 +241,6 @@ def _device_uid(manifest: Manifest, expert: Expert | None) -> str:
         return manifest.device_uid
     digest = hashlib.sha256(f"{manifest.device_uid} {expert.fingerprint}".encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
-
-
-def resolve_source(source: str | Path) -> str | Path:
-    """What a source names: the bundled folder, a champion's folder, a folder as it stands, or a Hub id as it stands."""
-    if source == DEMO:
-        with resources.as_file(resources.files("model").joinpath("demo")) as folder:
-            if not (folder / MANIFEST_NAME).is_file():
-                raise CheckpointError("the bundled demonstration checkpoint is not in this installation")
-            return folder
-    folder = Path(source)
-    if not folder.is_dir():
-        return str(source)
-    if (folder / CHAMPION_NAME).is_file():
-        champion = champion_folder(folder)
-        if champion is None:
-            raise CheckpointError(f"{folder}: no checkpoint was promoted here")
-        return champion
-    return folder
 
 
 def _foreign_manifest(

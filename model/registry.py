@@ -11,6 +11,7 @@ import datetime as dt
 import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +30,8 @@ from model.manifest import (
 )
 
 CHAMPION_NAME = "champion.json"
+DEMO = "demo"
+"""The source that means the bundled demonstration checkpoint."""
 
 
 class Promotion(BaseModel):
@@ -88,6 +91,24 @@ def champion_folder(directory: str | Path) -> Path | None:
     """The folder that serves, or None where nothing was promoted yet. Raises CheckpointError for a broken pointer."""
     pointer = read_pointer(directory)
     return Path(directory) / pointer.history[-1].folder if pointer.history else None
+
+
+def resolve_source(source: str | Path) -> str | Path:
+    """What a source names: the bundled folder, a champion's folder, a folder as it stands, or a Hub id as it stands."""
+    if source == DEMO:
+        with resources.as_file(resources.files("model").joinpath("demo")) as folder:
+            if not (folder / MANIFEST_NAME).is_file():
+                raise CheckpointError("the bundled demonstration checkpoint is not in this installation")
+            return folder
+    folder = Path(source)
+    if not folder.is_dir():
+        return str(source)
+    if (folder / CHAMPION_NAME).is_file():
+        champion = champion_folder(folder)
+        if champion is None:
+            raise CheckpointError(f"{folder}: no checkpoint was promoted here")
+        return champion
+    return folder
 
 
 def read_pointer(directory: str | Path) -> ChampionPointer:
@@ -173,6 +194,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 __all__ = [
     "CHAMPION_NAME",
+    "DEMO",
     "MANIFEST_NAME",
     "ChampionPointer",
     "CheckpointKind",
@@ -185,6 +207,7 @@ __all__ = [
     "promote",
     "read_manifest",
     "read_pointer",
+    "resolve_source",
     "rewrite_manifest",
     "rollback",
     "show_model",

@@ -32,7 +32,7 @@ def drift(
             " baseline, and one after them"
         )
     else:
-        table = Table("week", "of", "figure", "n", "value", "limits", "baseline", "", box=None)
+        table = Table("week", "of", "figure", "n", "value", "limits", "baseline", "against", "", box=None)
         for line in lines:
             limits = f"{line['low']:.3f} to {line['high']:.3f}"
             base = f"{line['baseline']:.3f}" if line["baseline"] is not None else ""
@@ -44,6 +44,7 @@ def drift(
                 f"{line['value']:.3f}",
                 limits,
                 base,
+                line["against"],
             )
             table.add_row(*cells, "ALARM" if line["alarm"] else "", style="red" if line["alarm"] else None)
         console.print(table)
@@ -52,7 +53,7 @@ def drift(
 
 
 def drift_values(row: DriftFigure) -> dict[str, Any]:
-    """One figure as plain values. of: "images", or the checkpoint's Device UID."""
+    """One figure as plain values. of: "images", or the checkpoint's Device UID. against: which baseline."""
     return {
         "week": row.week,
         "of": row.device_uid or "images",
@@ -62,6 +63,7 @@ def drift_values(row: DriftFigure) -> dict[str, Any]:
         "low": row.low,
         "high": row.high,
         "baseline": row.baseline,
+        "against": weeks.source_of(row),
         "alarm": row.alarm,
     }
 

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import betabinom, chi2
 
+from model.validation import bin_counts
+
 MATERIAL = 0.1
 """The usual rule of thumb: below it no change, above 0.25 a large one (Siddiqi, Credit Risk Scorecards, 2006)."""
 LEAST_EXPECTED = 5.0
 """Bins of a distribution in which fewer are expected are merged: the approximation does not hold for them."""
-BINS = 5
-"""Of a continuous figure, by the baseline's quantiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +97,11 @@ def _merged(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str
     return [*large[:-1], (*large[-1], *small)]
 
 
-def edges_of(values: Sequence[float], bins: int = BINS) -> list[float]:
-    """Inner borders of bins that hold equally many of the baseline's values; equal ones are one border."""
-    cuts = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1)[1:-1])
-    return sorted({float(cut) for cut in cuts})
-
-
 def binned(values: Sequence[float], edges: Sequence[float]) -> dict[str, int]:
     """Counts by bin; a value on a border belongs to the bin above it."""
-    places = np.searchsorted(np.asarray(edges), np.asarray(values, dtype=np.float64), side="right")
-    counts = np.bincount(places, minlength=len(edges) + 1)
-    return {f"bin {number}": int(count) for number, count in enumerate(counts)}
+    return named_bins(bin_counts(values, edges))
+
+
+def named_bins(counts: Sequence[int]) -> dict[str, int]:
+    """Counts of bins in order by the bins' names."""
+    return {f"bin {number}": count for number, count in enumerate(counts)}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.drift.limits import binned, edges_of
 from dicom_node.drift.pixels import FIGURES
 from dicom_node.index.tables import Outcome, Result
 from dicom_node.index.tables_models import PairStatistics
-from model.schema import Change, Presence
+from model.schema import Presence
+from model.validation import pair_certainty, pair_change
 
 WEEK = dt.timedelta(days=7)
-BETTER = frozenset({Change.IMPROVING.value, Change.RESOLVED.value})
-WORSE = frozenset({Change.NEW.value, Change.WORSENING.value})
+NOT_ANALYSED, ABSTAINED = "not analysed", "abstained on a finding"
+"""Figures of pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +96,12 @@ def output_distributions(samples: Iterable[PairSample]) -> dict[str, list[float]
     """Each figure of the answers as one value for each pair: findings of one pair are not independent of each other."""
     answered = [sample for sample in samples if sample.answered and sample.findings]
     return {
-        "certainty": [_certainty(sample.findings) for sample in answered],
-        "change": [_change(sample.findings) for sample in answered if sample.prior_age_days is not None],
+        "certainty": [certainty_of(sample.findings) for sample in answered],
+        "change": [
+            pair_change(_word(finding["change"]) for finding in sample.findings)
+            for sample in answered
+            if sample.prior_age_days is not None
+        ],
     }
 
 
@@ -112,29 +116,22 @@ def output_shares(samples: Iterable[PairSample]) -> dict[str, Share]:
             key = str(finding["key"])
             asked[key] += 1
             present[key] += finding["presence"] == Presence.PRESENT.value
-    shares = {f"rate of {key}": Share(count=present[key], n=n) for key, n in sorted(asked.items())}
-    shares["not analysed"] = Share(count=len(everything) - len(answered), n=len(everything))
+    shares = {rate_of(key): Share(count=present[key], n=n) for key, n in sorted(asked.items())}
+    abstained = sum(any(f["presence"] == Presence.ABSTAINED.value for f in sample.findings) for sample in answered)
+    shares[ABSTAINED] = Share(count=abstained, n=len(answered))
+    shares[NOT_ANALYSED] = Share(count=len(everything) - len(answered), n=len(everything))
     return shares
 
 
-def _certainty(findings: Sequence[Mapping[str, object]]) -> float:
-    """Mean of |2p - 1| over the findings of a pair."""
-    values = [abs(2.0 * float(str(finding["probability"])) - 1.0) for finding in findings]
-    return sum(values) / len(values)
+def rate_of(finding: str) -> str:
+    """The figure's name."""
+    return f"rate of {finding}"
 
 
-def _change(findings: Sequence[Mapping[str, object]]) -> str:
-    """What a pair's changes say as a whole."""
-    said = {str(finding["change"]) for finding in findings if finding["change"] is not None}
-    better, worse = bool(said & BETTER), bool(said & WORSE)
-    if better and worse:
-        return "both"
-    return "worse" if worse else "better" if better else "stable" if Change.STABLE.value in said else "nothing stated"
+def certainty_of(findings: Sequence[Mapping[str, object]]) -> float:
+    """Mean of |2p - 1| over the findings of a pair as result.json has them; at least one."""
+    return pair_certainty([float(str(finding["probability"])) for finding in findings])
 
 
-def counter_of(values: Sequence[float] | Sequence[str]) -> Callable[[Sequence[float] | Sequence[str]], dict[str, int]]:
-    """How to count values into bins, by the baseline's `values`: words as they are, numbers by its quantiles."""
-    if any(isinstance(value, str) for value in values):
-        return lambda given: dict(Counter(str(value) for value in given))
-    edges = edges_of([float(value) for value in values])
-    return lambda given: binned([float(value) for value in given], edges)
+def _word(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,7 +1,8 @@
 """The weekly look: each closed week's figures against the baseline, as rows; an alarm is a notice as well.
 
 Baseline of the input: the first `baseline_weeks` weeks of the site with at least `min_pairs` pairs. Baseline of the
-output: the same of each checkpoint, because another checkpoint answers otherwise.
+output: the same of each checkpoint, because another checkpoint answers otherwise; or, where the configuration says so
+and its manifest has one, what it said of its validation set.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from sqlalchemy.orm import Session
 from dicom_node import agreement
 from dicom_node.config import DriftSection
 from dicom_node.context import NodeContext
+from dicom_node.drift.baselines import (
+    FIRST_WEEKS,
+    VALIDATION,
+    Baseline,
+    of_samples,
+    of_validation,
+    validation_sets,
+)
 from dicom_node.drift.limits import Verdict, judge_distribution, judge_share, share_of
 from dicom_node.drift.samples import (
     WEEK,
     PairSample,
     Share,
-    counter_of,
     input_figures,
     load_samples,
     output_distributions,
@@ -33,6 +41,7 @@ from dicom_node.index.tables import Result
 from dicom_node.index.tables_models import DriftFigure
 from dicom_node.logs import get_logger
 from dicom_node.notify import raise_notice
+from model.validation import ValidationSet
 
 log = get_logger(__name__)
 
@@ -44,11 +53,12 @@ INPUT = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeekVerdicts:
-    """One week of one checkpoint, or of the input."""
+    """One week of one checkpoint, or of the input. sources: figure → what it was held against."""
 
     week: dt.date
     device_uid: str
     figures: Mapping[str, Verdict]
+    sources: Mapping[str, str]
 
 
 class WeeklyLook:
@@ -69,14 +79,20 @@ def run(node: NodeContext) -> None:
     """Judge the closed weeks that nobody has judged yet."""
     settings, now = node.settings.drift, node.clock()
     with node.database.read() as session:
-        found = list(verdicts(session, settings, now))
+        known = validation_sets(session, node.settings, node.models_dir) if settings.baseline == VALIDATION else {}
+        found = list(verdicts(session, settings, now, known))
     for one in found:
         with node.database.write() as session:
             keep(session, one, now)
 
 
-def verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iterator[WeekVerdicts]:
-    """Verdicts on closed weeks that have no rows yet. A week or checkpoint without enough pairs has none."""
+def verdicts(
+    session: Session, settings: DriftSection, now: dt.datetime, validation: Mapping[str, ValidationSet] | None = None
+) -> Iterator[WeekVerdicts]:
+    """Verdicts on closed weeks that have no rows yet. A week or checkpoint without enough pairs has none.
+
+    validation: Device UID → what the checkpoint said of its validation set, for those to be held against it.
+    """
     first = session.scalar(select(func.min(Result.created_at)))
     this_week = week_of(now)
     if first is None or week_of(first) >= this_week:
@@ -92,16 +108,22 @@ def verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iter
     for device in (INPUT, *devices):
         own = {w: [s for s in rows if device == INPUT or s.device_uid == device] for w, rows in weeks.items()}
         base_weeks = baseline_weeks(own, settings)
-        if len(base_weeks) < settings.baseline_weeks:
-            continue
-        baseline = [sample for week in base_weeks for sample in own[week]]
+        brought = (validation or {}).get(device)
         for week in recent:
-            if week <= base_weeks[-1] or (week, device) in known or len(own[week]) < settings.min_pairs:
+            if (week, device) in known or len(own[week]) < settings.min_pairs:
                 continue
-            words = _agreement(session, device, base_weeks, week) if device != INPUT else {}
+            over = len(base_weeks) == settings.baseline_weeks and week > base_weeks[-1]
+            before = [sample for base in base_weeks for sample in own[base]] if over else []
+            if not before and brought is None:
+                continue
+            baseline = of_samples(before, output=device != INPUT)
+            if brought is not None:
+                baseline = baseline.replaced_by(of_validation(brought))
+            words = _agreement(session, device, base_weeks, week) if before and device != INPUT else {}
             figures = judge(own[week], baseline, settings, output=device != INPUT, words=words)
             if figures:
-                yield WeekVerdicts(week=week, device_uid=device, figures=figures)
+                sources = {name: baseline.source(name) for name in figures}
+                yield WeekVerdicts(week=week, device_uid=device, figures=figures, sources=sources)
 
 
 def by_week(samples: Iterable[PairSample]) -> dict[dt.date, list[PairSample]]:
@@ -119,7 +141,7 @@ def baseline_weeks(weeks: Mapping[dt.date, Sequence[PairSample]], settings: Drif
 
 def judge(
     now: Sequence[PairSample],
-    before: Sequence[PairSample],
+    before: Baseline,
     settings: DriftSection,
     *,
     output: bool,
@@ -130,30 +152,27 @@ def judge(
     words: agreement with radiologists by figure, this week's and the baseline's.
     """
     shares = _shares(now, before, words or {}, settings.min_pairs) if output else {}
-    make = output_distributions if output else input_figures
-    ours, theirs = make(now), make(before)
-    enough = [name for name in theirs if min(len(ours[name]), len(theirs[name])) >= settings.min_pairs]
-    alpha = share_of(settings.false_alarms, len(shares) + len(enough))
+    ours = output_distributions(now) if output else input_figures(now)
+    bases = {
+        name: base for name, base in before.distributions.items() if min(len(ours[name]), base.n) >= settings.min_pairs
+    }
+    alpha = share_of(settings.false_alarms, len(shares) + len(bases))
     found = {
         name: judge_share(this.count, this.n, before=base.count, m=base.n, alpha=alpha)
         for name, (this, base) in shares.items()
     }
-    for name in enough:
-        count = counter_of(theirs[name])
-        verdict = judge_distribution(count(ours[name]), count(theirs[name]), alpha=alpha)
+    for name, base in bases.items():
+        verdict = judge_distribution(base.count(ours[name]), base.counts, alpha=alpha)
         if verdict is not None:
             found[name] = verdict
     return found
 
 
 def _shares(
-    now: Sequence[PairSample],
-    before: Sequence[PairSample],
-    words: Mapping[str, tuple[Share, Share]],
-    least: int,
+    now: Sequence[PairSample], before: Baseline, words: Mapping[str, tuple[Share, Share]], least: int
 ) -> dict[str, tuple[Share, Share]]:
-    ours, theirs = output_shares(now), output_shares(before)
-    pairs = {name: (ours[name], theirs[name]) for name in theirs if name in ours} | dict(words)
+    ours = output_shares(now)
+    pairs = {name: (ours[name], theirs) for name, theirs in before.shares.items() if name in ours} | dict(words)
     return {name: both for name, both in pairs.items() if min(both[0].n, both[1].n) >= least}
 
 
@@ -188,11 +207,12 @@ def keep(session: Session, one: WeekVerdicts, now: dt.datetime) -> None:
                 high=verdict.high,
                 baseline=verdict.baseline,
                 alarm=verdict.alarm,
+                detail=one.sources[name],
                 created_at=now,
             )
         )
     alarms = [
-        f"{name} {verdict.value:.3f} outside {verdict.low:.3f} to {verdict.high:.3f}"
+        f"{name} {verdict.value:.3f} outside {verdict.low:.3f} to {verdict.high:.3f} ({one.sources[name]})"
         for name, verdict in one.figures.items()
         if verdict.alarm
     ]
@@ -213,3 +233,8 @@ def latest(session: Session, weeks: int = 1) -> list[DriftFigure]:
             .order_by(DriftFigure.week.desc(), DriftFigure.alarm.desc(), DriftFigure.device_uid, DriftFigure.figure)
         )
     )
+
+
+def source_of(row: DriftFigure) -> str:
+    """What a kept figure was held against; rows of earlier releases do not say it and had only one."""
+    return row.detail or FIRST_WEEKS

@@ -60,7 +60,7 @@ def start_of(node: NodeContext, recipe: Path | None) -> Start:
 
 def champion_folder(node: NodeContext) -> Path:
     """Folder of the checkpoint that serves. Raises RetrainError, UsageError."""
-    from model.predict import resolve_source
+    from model.registry import resolve_source
 
     if node.settings.model.backend != "transformers":
         raise UsageError('model.backend is "openai": a model on a server is trained there, not by this node')

@@ -57,7 +57,7 @@ class NodeCollector(Collector):
             yield from _queue(session)
             yield from _durations(session, now)
             yield from _results(session, now)
-            yield from model_families(session, now)
+            yield from model_families(session, self._node, now)
             yield from metrics_feedback.families(session, now)
         usage = disk_usage(self._node)
         disk = GaugeMetricFamily("dicom_node_disk_bytes", "Disk of the data folder", labels=["what"])

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
+from dicom_node.context import NodeContext
 from dicom_node.drift import weeks
-from dicom_node.index.tables_models import Night, ShadowResult
+from dicom_node.drift.baselines import validation_sets
+from dicom_node.drift.samples import certainty_of
+from dicom_node.index.tables import Outcome, Result
+from dicom_node.index.tables_models import ModelServing, Night, ShadowResult
 from dicom_node.models_status import serving_lines
+from model.validation import ValidationSet, bin_counts
+
+LIVE_WINDOW = dt.timedelta(days=7)
+MOST_ROWS = 5000
+"""Newest results of a checkpoint that a scrape reads."""
 
 
-def families(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
+def families(session: Session, node: NodeContext, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
     """All of them."""
     yield from _serving(session, now)
     yield from _shadow(session)
     yield from _nights(session)
     yield from _drift(session)
+    yield from _validation(session, node, now)
 
 
 def _serving(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
@@ -73,16 +85,63 @@ def _nights(session: Session) -> Iterator[GaugeMetricFamily]:
 def _drift(session: Session) -> Iterator[GaugeMetricFamily]:
     """The newest judged week of images and of each checkpoint."""
     labels = ["of", "figure"]
+    against = GaugeMetricFamily("dicom_node_drift_against", "1: what it is held against", labels=[*labels, "baseline"])
     value = GaugeMetricFamily("dicom_node_drift_value", "Figure of the newest judged week", labels=labels)
     baseline = GaugeMetricFamily("dicom_node_drift_baseline", "The same of the baseline", labels=labels)
     limit = GaugeMetricFamily("dicom_node_drift_limit", "Control limits", labels=[*labels, "side"])
     alarm = GaugeMetricFamily("dicom_node_drift_alarm", "1 where it lies outside its limits", labels=labels)
     for row in weeks.latest(session):
         names = [row.device_uid or "images", row.figure]
+        against.add_metric([*names, weeks.source_of(row)], 1)
         value.add_metric(names, row.value)
         if row.baseline is not None:
             baseline.add_metric(names, row.baseline)
         limit.add_metric([*names, "low"], row.low)
         limit.add_metric([*names, "high"], row.high)
         alarm.add_metric(names, float(row.alarm))
-    yield from (value, baseline, limit, alarm)
+    yield from (value, baseline, limit, alarm, against)
+
+
+def _validation(session: Session, node: NodeContext, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
+    """What each checkpoint that answers, or answered last week, said of its validation set, beside what it says here.
+
+    Shares of pairs; certainty in the validation set's bins, so that the two distributions lie side by side.
+    """
+    labels = ["device_uid", "finding", "of"]
+    rates = GaugeMetricFamily("dicom_node_checkpoint_finding_ratio", "Share with the finding present", labels=labels)
+    labels = ["device_uid", "bin", "of"]
+    sure = GaugeMetricFamily("dicom_node_checkpoint_certainty_ratio", "Share by mean |2p - 1|", labels=labels)
+    serving = set(session.scalars(select(ModelServing.device_uid)))
+    for device, found in validation_sets(session, node.settings, node.models_dir).items():
+        live = _live(session, device, now)
+        if not live and device not in serving:
+            continue
+        for key, count in found.present.items():
+            rates.add_metric([device, key, "validation"], count / found.pairs)
+            asked = [f["presence"] == "present" for findings in live for f in findings if f["key"] == key]
+            if asked:
+                rates.add_metric([device, key, "live"], sum(asked) / len(asked))
+        here = bin_counts([certainty_of(findings) for findings in live], found.certainty_edges)
+        for name, before, count in zip(_bin_names(found), found.certainty, here, strict=True):
+            sure.add_metric([device, name, "validation"], before / found.pairs)
+            if live:
+                sure.add_metric([device, name, "live"], count / len(live))
+    yield rates
+    yield sure
+
+
+def _live(session: Session, device: str, now: dt.datetime) -> list[list[dict[str, Any]]]:
+    """The findings of the checkpoint's answered pairs of the last week, newest first."""
+    rows = session.scalars(
+        select(Result.prediction)
+        .where(Result.created_at >= now - LIVE_WINDOW, Result.is_current, Result.device_uid == device)
+        .where(Result.outcome != Outcome.NOT_ANALYSED)
+        .order_by(Result.id.desc())
+        .limit(MOST_ROWS)
+    )
+    return [findings for prediction in rows if (findings := prediction.get("findings"))]
+
+
+def _bin_names(found: ValidationSet) -> list[str]:
+    borders = [0.0, *found.certainty_edges, 1.0]
+    return [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(borders)]

@@ -16,6 +16,7 @@ from dicom_node.config import Role
 from dicom_node.drift import weeks
 from dicom_node.errors import UsageError
 from dicom_node.index.tables_models import Night, ShadowResult
+from dicom_node.index.tables_retrain import RetrainRun
 from dicom_node.models_status import history_lines, model_lines, serving_lines
 from dicom_node.night import window_now, zone_of
 from dicom_node.schedule import next_window, parse_schedule
@@ -34,6 +35,10 @@ def overview(call: Call) -> Response:
             "serving": serving_lines(session, node.clock()),
             "history": history_lines(session, limit=50),
             "night": session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none(),
+            "runs": {
+                run.challenger: run.name
+                for run in session.execute(select(RetrainRun.challenger, RetrainRun.name).order_by(RetrainRun.id))
+            },
             "shadowed": sorted(set(session.scalars(select(ShadowResult.folder).distinct()))),
         }
         session.expunge_all()
@@ -114,7 +119,8 @@ def drift(call: Call) -> Response:
     with call.node.database.read() as session:
         rows = weeks.latest(session, call.number("weeks", 4, least=1, most=104))
         session.expunge_all()
-    return render(call.request, "drift.html", user=call.user, rows=rows, settings=call.node.settings.drift)
+    lines = [(row, weeks.source_of(row)) for row in rows]
+    return render(call.request, "drift.html", user=call.user, lines=lines, settings=call.node.settings.drift)
 
 
 RULES = (

@@ -18,12 +18,12 @@ from model.manifest import MANIFEST_NAME
 from model.registry import Manifest, read_manifest, write_manifest
 
 
-def paper_checkpoint(folder: Path, *, seed: int = 0) -> Manifest:
+def paper_checkpoint(folder: Path, *, seed: int = 0, findings: tuple[str, ...] = ("edema",)) -> Manifest:
     """A folder that passes verification, and that nobody loads."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     save_file({"weight": np.full(4, seed, np.float32)}, folder / "model.safetensors")
-    return write_manifest(folder, name="paper", version=folder.name, kind="nvila", findings=("edema",))
+    return write_manifest(folder, name="paper", version=folder.name, kind="nvila", findings=findings)
 
 
 def tiny_checkpoint(folder: Path, *, seed: int) -> Manifest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +18,16 @@ from sqlalchemy import select
 
 from dicom_node.config import DriftSection
 from dicom_node.drift import weeks
-from dicom_node.drift.limits import binned, edges_of, judge_distribution, predictive_limits, share_of
+from dicom_node.drift.baselines import FIRST_WEEKS, VALIDATION, of_samples, of_validation, validation_sets
+from dicom_node.drift.limits import binned, judge_distribution, predictive_limits, share_of
 from dicom_node.drift.pixels import FIGURES, pixel_figures
-from dicom_node.drift.samples import PairSample, start_of
+from dicom_node.drift.samples import PairSample, output_distributions, start_of
 from dicom_node.index.tables import Notice, Outcome, Result, Study
-from dicom_node.index.tables_models import DriftFigure, PairStatistics
+from dicom_node.index.tables_models import DriftFigure, ModelServing, PairStatistics
+from model.registry import rewrite_manifest
 from model.schema import DisplayImage, SourceGeometry
-from tests.models.checkpoints import open_context
+from model.validation import ValidationSet, bin_counts, edges_of
+from tests.models.checkpoints import open_context, paper_checkpoint
 
 MONDAY = dt.date(2026, 1, 5)
 SECTION = DriftSection(baseline_weeks=4, min_pairs=50, false_alarms=0.01)
@@ -136,7 +141,8 @@ def _pairs(
 
 
 def _alarms(now: Sequence[PairSample], before: Sequence[PairSample], *, output: bool) -> set[str]:
-    return {name for name, verdict in weeks.judge(now, before, SECTION, output=output).items() if verdict.alarm}
+    verdicts = weeks.judge(now, of_samples(before, output=output), SECTION, output=output)
+    return {name for name, verdict in verdicts.items() if verdict.alarm}
 
 
 def test_weeks_of_one_distribution_raise_hardly_an_alarm_and_a_shifted_one_names_what_shifted() -> None:
@@ -206,3 +212,85 @@ def test_closed_weeks_are_judged_once_and_an_alarm_is_a_notice(tmp_path: Path) -
             notice = session.scalars(select(Notice).where(Notice.kind == "drift")).one()
             assert "pixels mean" in notice.text
             assert weeks.latest(session)[0].alarm
+
+
+def _validation(rate: float, pairs: int = 400) -> ValidationSet:
+    """What a checkpoint that answers as `_pairs` do said of its validation set, at such a rate of each finding."""
+    samples = [sample for sample in _pairs(99, pairs, 7, rate=rate) if sample.answered]
+    figures = output_distributions(samples)
+    edges = edges_of([float(value) for value in figures["certainty"]])
+    present = {
+        key: sum(f["presence"] == "present" for sample in samples for f in sample.findings if f["key"] == key)
+        for key in ("edema", "pneumothorax")
+    }
+    return ValidationSet(
+        pairs=len(samples),
+        with_prior=len(figures["change"]),
+        present=present,
+        abstained=0,
+        changes={},
+        pair_changes=Counter(str(value) for value in figures["change"]),
+        certainty_edges=tuple(edges),
+        certainty=tuple(bin_counts([float(value) for value in figures["certainty"]], edges)),
+    )
+
+
+@pytest.mark.parametrize(("rate", "alarms"), [(0.2, set()), (0.7, {"rate of edema", "rate of pneumothorax"})])
+def test_the_validation_set_is_a_baseline_from_the_first_week_on(tmp_path: Path, rate: float, alarms: set[str]) -> None:
+    with open_context(tmp_path):
+        pass
+    _store(tmp_path, _pairs(0, 60, 8, device="1.2.3"))
+    _store(tmp_path, _pairs(1, 60, 8, device="1.2.4"))  # another checkpoint, whose manifest has none
+    with open_context(tmp_path, migrate=False) as node, node.database.read() as session:
+        now = start_of(MONDAY + 2 * weeks.WEEK)
+        assert not list(weeks.verdicts(session, SECTION, now)), "too early for first weeks"
+        (found,) = weeks.verdicts(session, SECTION, now, {"1.2.3": _validation(rate)})
+    assert (found.week, found.device_uid) == (MONDAY, "1.2.3")
+    assert set(found.figures) == {"rate of edema", "rate of pneumothorax", "abstained on a finding"} | (
+        {"certainty", "change"} & set(found.figures)
+    )
+    assert set(found.sources.values()) == {VALIDATION}
+    assert {name for name, verdict in found.figures.items() if verdict.alarm} - {"certainty", "change"} == alarms
+
+
+def test_what_the_validation_set_does_not_know_is_held_against_the_first_weeks() -> None:
+    before = of_samples(_pairs(0, 200, 9), output=True)
+    both = before.replaced_by(of_validation(_validation(0.2)))
+    verdicts = weeks.judge(_pairs(1, 100, 9), both, SECTION, output=True)
+    assert {name: both.source(name) for name in verdicts if both.source(name) == FIRST_WEEKS} == {
+        "not analysed": FIRST_WEEKS
+    }
+    rate = verdicts["rate of edema"].baseline
+    assert rate == pytest.approx(_validation(0.2).present["edema"] / _validation(0.2).pairs)
+
+
+def test_the_setting_decides_and_the_checkpoint_that_answered_brings_it(tmp_path: Path) -> None:
+    with open_context(tmp_path) as node:
+        bare = paper_checkpoint(node.models_dir / "bare", seed=1)
+        paper_checkpoint(node.models_dir / "brings", seed=2, findings=("edema", "pneumothorax"))
+        brings = rewrite_manifest(node.models_dir / "brings", validation=_validation(0.7))
+        with node.database.write() as session:
+            session.add(
+                ModelServing(
+                    worker="host:1", folder="brings", device_uid="1.2.9", since=node.clock(), seen_at=node.clock()
+                )
+            )
+        with node.database.read() as session:
+            found = validation_sets(session, node.settings, node.models_dir)
+    assert bare.device_uid not in found
+    assert found[brings.device_uid] == found["1.2.9"] == _validation(0.7), "an expert makes another Device UID of it"
+    _store(tmp_path, _pairs(0, 60, 10, device=brings.device_uid))
+    for baseline, sources in (("first-weeks", set()), ("validation", {VALIDATION})):
+        with open_context(tmp_path, migrate=False) as node:
+            drift = node.settings.drift.model_copy(update={"baseline": baseline})
+            node = dataclasses.replace(
+                node,
+                settings=node.settings.model_copy(update={"drift": drift}),
+                clock=lambda: start_of(MONDAY + weeks.WEEK),
+            )
+            weeks.run(node)
+            with node.database.read() as session:
+                rows = session.scalars(select(DriftFigure)).all()
+                assert {weeks.source_of(row) for row in rows} == sources
+                notices = session.scalars(select(Notice.text)).all()
+    assert "(validation)" in notices[0]

@@ -9,8 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import models
-from dicom_node.index.tables import Result
+from dicom_node.drift.baselines import VALIDATION
+from dicom_node.index.tables import Outcome, Result
 from dicom_node.index.tables_models import DriftFigure, ModelServing, ShadowResult
+from dicom_node.index.tables_retrain import RetrainRun, RetrainSnapshot, RunState
+from model.registry import rewrite_manifest
 from tests.models.checkpoints import paper_checkpoint
 from tests.web.site import Site, running_site, token
 
@@ -73,9 +76,10 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
             )
         )
         limits = {"n": 90, "value": 0.5, "low": 0.1, "high": 0.3, "created_at": now}
-        session.add(
-            DriftFigure(week=dt.date(2026, 2, 16), figure="rate of edema", device_uid="1.2.3", alarm=True, **limits)
-        )
+        week = dt.date(2026, 2, 16)
+        for figure, detail in (("rate of edema", VALIDATION), ("not analysed", "")):
+            drifted = DriftFigure(week=week, figure=figure, device_uid="1.2.3", alarm=True, detail=detail, **limits)
+            session.add(drifted)
         session.add(
             ModelServing(
                 worker="host:1", wanted="second", device_uid="1.2.3", since=now, seen_at=now, error="no such weights"
@@ -85,13 +89,79 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
         page = client.get("/models/second/disagreements").text
         assert "pleural effusion" in page
         assert "93 %" in page
-        assert "rate of edema" in client.get("/drift").text
+        drift = client.get("/drift").text
+        assert "rate of edema" in drift
+        assert '<td data-label="Against">validation</td>' in drift
+        assert '<td data-label="Against">first-weeks</td>' in drift, "as rows of earlier releases are"
         assert "no such weights" in client.get("/models").text
         metrics = client.get("/metrics").text
     for line in (
         'dicom_node_model_not_loaded{folder="second"} 1.0',
         'dicom_node_shadow_results{folder="second",outcome="differs"} 1.0',
+        'dicom_node_drift_against{baseline="validation",figure="rate of edema",of="1.2.3"} 1.0',
+        'dicom_node_drift_against{baseline="first-weeks",figure="not analysed",of="1.2.3"} 1.0',
         'dicom_node_drift_alarm{figure="rate of edema",of="1.2.3"} 1.0',
         'dicom_node_drift_limit{figure="rate of edema",of="1.2.3",side="high"} 0.3',
     ):
         assert line in metrics
+
+
+def test_the_validation_set_stands_beside_the_live_figures(site: Site) -> None:
+    counts = {
+        "pairs": 10,
+        "with_prior": 0,
+        "present": {"edema": 3},
+        "abstained": 0,
+        "changes": {},
+        "pair_changes": {},
+        "certainty_edges": [0.3],
+        "certainty": [4, 6],
+    }
+    manifest = rewrite_manifest(site.node.models_dir / "first", validation=counts)
+    with site.client("administrator") as client:
+        assert manifest.device_uid not in client.get("/metrics").text, "it answers nothing"
+        with site.node.database.write() as session:
+            result = session.scalars(select(Result).where(Result.is_current)).first()
+            assert result is not None
+            result.device_uid, result.created_at, result.outcome = manifest.device_uid, site.clock.now, Outcome.COMPARED
+            result.prediction = {"findings": [{"key": "edema", "presence": "present", "probability": 0.9}]}
+        metrics = client.get("/metrics").text
+    named = f'device_uid="{manifest.device_uid}"'
+    for labels, value in (
+        ('finding="edema",of="validation"', 0.3),
+        ('finding="edema",of="live"', 1.0),
+    ):
+        assert f"dicom_node_checkpoint_finding_ratio{{{named},{labels}}} {value}" in metrics
+    for bin, of, value in (
+        ("0 to 0.3", "validation", 0.4),
+        ("0.3 to 1", "validation", 0.6),
+        ("0 to 0.3", "live", 0.0),
+        ("0.3 to 1", "live", 1.0),
+    ):
+        assert f'dicom_node_checkpoint_certainty_ratio{{bin="{bin}",{named},of="{of}"}} {value}' in metrics
+
+
+def test_checkpoints_and_the_decisions_on_them_link_each_other(site: Site) -> None:
+    now = site.clock.now
+    with site.node.database.write() as session:
+        locked = RetrainSnapshot(name="s", folder="s", manifest_sha256="0", created_at=now)
+        for name in ("run-1", "run-2"):
+            session.add(
+                RetrainRun(
+                    name=name,
+                    snapshot=locked,
+                    state=RunState.REFUSED,
+                    base="first",
+                    champion_device_uid="",
+                    challenger="second",
+                    started_at=now,
+                    updated_at=now,
+                )
+            )
+    with site.client("radiologist") as client:
+        overview = client.get("/models").text
+        assert '<a href="/models/runs/run-2">Decision</a>' in overview, "the newest one on it"
+        assert overview.count("Decision</a>") == 1
+        assert 'id="second"' in overview
+        for page in ("/models/runs", "/models/runs/run-1"):
+            assert 'href="/models#second"' in client.get(page).text

@@ -12,7 +12,8 @@ from dicom_node import models
 from dicom_node.index.tables_retrain import Promote
 from dicom_node.retrain.command import Outcome, RetrainOptions, run_retrain
 from model.manifest import read_manifest, rewrite_manifest
-from model.predict import load_predictor, resolve_source
+from model.predict import load_predictor
+from model.registry import resolve_source
 from tests.retrain import site
 from tests.support import REPOSITORY
 

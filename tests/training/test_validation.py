@@ -10,6 +10,7 @@ import pytest
 import typer
 from pydantic import ValidationError
 
+from model.errors import CheckpointError
 from model.manifest import MANIFEST_NAME, read_manifest, rewrite_manifest
 from model.predict import load_predictor
 from model.validation import ValidationSet
@@ -74,6 +75,8 @@ def test_a_checkpoint_that_was_tampered_with_gets_none(folder: Path, tmp_path: P
     assert (broken / MANIFEST_NAME).read_text() == text
     with pytest.raises(DataError, match="findings"):
         add_validation(folder, ValidationSet.model_validate(GOOD))
+    with pytest.raises(CheckpointError, match="not the findings that are asked"):
+        rewrite_manifest(folder, validation=GOOD)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ WANTED = {
     *("dicom_node_associations_refused_total", "dicom_node_completion_lag_seconds", "dicom_node_prior_hit_ratio"),
     *("dicom_node_inference_seconds", "dicom_node_study_to_delivery_seconds", "dicom_node_jobs"),
     *("dicom_node_disk_bytes", "dicom_node_model_info", "dicom_node_abstained_ratio", "dicom_node_finding_ratio"),
-    "dicom_node_certainty_mean",
+    *("dicom_node_certainty_mean", "dicom_node_checkpoint_finding_ratio", "dicom_node_checkpoint_certainty_ratio"),
 }
 """What an administrator of the node must see (the rest may be there too)."""
 
@@ -57,6 +57,12 @@ def test_every_panel_asks_for_what_there_is(tmp_path: Path) -> None:
             for label in re.findall(r"(\w+)\s*[=!]~?", chosen):
                 assert not labels[name] or label in labels[name], f"{name} has no label {label}"
     assert asked >= WANTED, f"missing on the dashboard: {sorted(WANTED - asked)}"
+
+
+def test_live_figures_stand_beside_those_of_the_validation_set() -> None:
+    for metric in ("dicom_node_checkpoint_finding_ratio", "dicom_node_checkpoint_certainty_ratio"):
+        asked = {of for e in expressions() for of in re.findall(metric + r'\{of="(\w+)"\}', e)}
+        assert asked == {"live", "validation"}, f"nothing to compare in {metric}"
 
 
 def test_each_panel_has_a_place_of_its_own_and_a_title() -> None:
