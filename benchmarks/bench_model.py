@@ -16,7 +16,6 @@ import datetime as dt
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
 from model.engine import ClosedAnswer, Engine, Job  # noqa: E402
 from model.engine_plan import battery_tokens, packed_plan  # noqa: E402
@@ -155,7 +155,7 @@ def child(name: str, mode: str, where: Where) -> None:
         with torch.inference_mode():
             runners(vlm, job_of(vlm, findings))[mode]()
     if where.device == "cpu":
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(own_peak_bytes())
     else:
         print(torch.cuda.max_memory_allocated())
 

@@ -12,7 +12,6 @@ import datetime as dt
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.memory import own_peak_bytes  # noqa: E402
 from training.learners import Learner  # noqa: E402
 from training.phantom_cache import fill  # noqa: E402
 from training.recipe import Recipe, load_recipe  # noqa: E402
@@ -83,7 +83,7 @@ def measure(case: str, steps: int, cache: Path, threads: int) -> dict[str, Any]:
             "optimiser": turned / total,
             "backward and rest": (total - data - ahead - turned) / total,
         },
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": own_peak_bytes() / 2**20,
         "cpu_share": os.times().user / max(os.times().elapsed - _START, 1e-9),
         "steps": steps,
     }

@@ -100,6 +100,7 @@ class ModelSection(Section):
     api_key_file: Path | None = None
     experts: Path | None = None
     shadow: str = ""
+    shadow_nice: Annotated[int, Field(ge=0, le=19)] = 19
     standby: bool = True
 
     @model_validator(mode="after")

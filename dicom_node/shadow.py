@@ -37,7 +37,6 @@ from model.schema import ModelIdentity, Prediction, StudyPair
 log = get_logger(__name__)
 
 PRIORITY = jobs.Priority.BULK + 100
-NICE = 19
 THREADS = 1
 GIVE_WAY = dt.timedelta(seconds=2)
 """So long a shadow job waits before it looks again whether the analyses have nothing to do."""
@@ -175,7 +174,11 @@ class ShadowModel:
             source = str(self._node.models_dir / folder)
             self._folder = folder
             self._process = InferenceProcess(
-                self._node.settings.model, source=lambda: source, stop=self._node.stop, threads=THREADS, nice=NICE
+                self._node.settings.model,
+                source=lambda: source,
+                stop=self._node.stop,
+                threads=THREADS,
+                nice=self._node.settings.model.shadow_nice,
             )
         try:
             _ = self._process.identity

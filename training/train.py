@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, Dataset
 
@@ -80,6 +81,7 @@ def train(
     Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
     and the checkpoints raise.
     """
+    AcceleratorState._reset_state()  # one process may train several recipes; the precision of the first would hold for all
     accelerator = Accelerator(
         mixed_precision=recipe.optimiser.precision,
         gradient_accumulation_steps=recipe.optimiser.accumulation,

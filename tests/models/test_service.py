@@ -75,7 +75,9 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     configured = tmp_path / "configured"
     manifests = {"": tiny_checkpoint(configured, seed=1)}
-    node = new_node(tmp_path / "node", extra=f'[model]\nsource = "{configured}"\ntimeout_seconds = 300\n')
+    node = new_node(
+        tmp_path / "node", extra=f'[model]\nsource = "{configured}"\ntimeout_seconds = 300\nshadow_nice = 0\n'
+    )
     models = node.folder / "data" / "models"
     manifests["better"] = tiny_checkpoint(models / "better", seed=2)
     manifests["broken"] = broken_checkpoint(models / "broken")

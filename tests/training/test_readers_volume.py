@@ -15,9 +15,10 @@ QUESTIONS, PAIRS = 700_703, 164_324
 LIMIT_BYTES = 2 * 1000**3
 
 _READ = """
-import json, resource, sys, time
+import json, sys, time
 from functools import partial
 from pathlib import Path
+from benchmarks.memory import own_peak_bytes
 from training.drops import DropReport
 from training.instructions import InstructionOptions, Stream, conversations
 from training.readers.diffvqa import read_medical_diff_vqa
@@ -40,7 +41,7 @@ def counted():
         yield record
 
 leaks = leakage(counted())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = own_peak_bytes()
 print(json.dumps({"asked": asked, "pairs": pairs, "dropped": report.total_dropped, "conversations": made.kept,
                   "peak": peak, "seconds": time.monotonic() - begin, "leaking patients": len(leaks.patients)}))
 """

@@ -12,9 +12,10 @@ import pytest
 from tests.training.test_readers_volume import LIMIT_BYTES, PAIRS, QUESTIONS, write_set
 
 _INDEX = """
-import json, resource, sys, time
+import json, sys, time
 from functools import partial
 from pathlib import Path
+from benchmarks.memory import own_peak_bytes
 import numpy as np
 from training.datasets import DataSpec
 from training import datasets
@@ -41,7 +42,7 @@ step = max(1, len(index.rows) // 2000)
 asked = sum(len(row_to_record(index.rows[number]).asked) for number in range(0, len(index.rows), step))
 places = {schedule.place(number) for number in range(0, 10**7, 9973)}
 read = time.monotonic() - begin
-print(json.dumps({"records": len(index.rows), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+print(json.dumps({"records": len(index.rows), "peak": own_peak_bytes(),
                   "built": built, "read": read, "asked": asked, "places": len(places), "sizes": sizes}))
 """
 
