@@ -81,7 +81,7 @@ def train(
     Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
     and the checkpoints raise.
     """
-    AcceleratorState._reset_state()  # one process may train several recipes; the precision of the first would hold for all
+    AcceleratorState._reset_state()  # else the first recipe's precision holds for all of this process
     accelerator = Accelerator(
         mixed_precision=recipe.optimiser.precision,
         gradient_accumulation_steps=recipe.optimiser.accumulation,
