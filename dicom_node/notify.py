@@ -18,6 +18,7 @@ from dicom_node.config import NotifySection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
 from dicom_node.index.tables import Job, JobState, Notice, Quarantine, Result
+from dicom_node.index.tables_models import ModelEvent, ModelEventKind
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
@@ -82,14 +83,18 @@ def _quarantined(session: Session, now: dt.datetime) -> None:
 
 
 def _new_model(session: Session, now: dt.datetime) -> None:
-    """The first result of a checkpoint that is not the node's first one."""
+    """The first result of a checkpoint that is not the node's first one and that nobody promoted: of a promotion the
+    journal tells (`dicom_node.models`). So what is left is another model by configuration or on the server."""
     rows = session.execute(
         select(Result.device_uid, func.min(Result.id).label("first"), func.max(Result.model_version).label("version"))
         .where(Result.device_uid != "")
         .group_by(Result.device_uid)
         .order_by("first")
     ).all()
+    promoted = set(session.scalars(select(ModelEvent.device_uid).where(ModelEvent.kind == ModelEventKind.PROMOTED)))
     for row in rows[1:]:
+        if row.device_uid in promoted:
+            continue
         text = f"results now come from model version {row.version}, device UID {row.device_uid}"
         raise_notice(session, key=f"model:{row.device_uid}", kind="model change", text=text, now=now)
 

@@ -21,7 +21,7 @@ from dicom_node.drift import weeks
 from dicom_node.drift.baselines import FIRST_WEEKS, VALIDATION, of_samples, of_validation, validation_sets
 from dicom_node.drift.limits import binned, judge_distribution, predictive_limits, share_of
 from dicom_node.drift.pixels import FIGURES, pixel_figures
-from dicom_node.drift.samples import PairSample, output_distributions, start_of
+from dicom_node.drift.samples import WEEK, PairSample, output_distributions, start_of
 from dicom_node.index.tables import Notice, Outcome, Result, Study
 from dicom_node.index.tables_models import DriftFigure, ModelServing, PairStatistics
 from model.registry import rewrite_manifest
@@ -123,7 +123,7 @@ def _pairs(
     week: int, n: int, seed: int, *, device: str = "1.2.3", rate: float = 0.2, bright: float = 0.5
 ) -> list[PairSample]:
     rng = random.Random(f"{seed} {week}")
-    start = start_of(MONDAY + week * weeks.WEEK)
+    start = start_of(MONDAY + week * WEEK)
     return [
         PairSample(
             at=start + dt.timedelta(minutes=number),
@@ -197,7 +197,7 @@ def test_closed_weeks_are_judged_once_and_an_alarm_is_a_notice(tmp_path: Path) -
     _store(tmp_path, _pairs(4, 60, 2, bright=0.8))
     _store(tmp_path, _pairs(5, 20, 2, bright=0.8))  # too few to judge
     with open_context(tmp_path, migrate=False) as node:
-        for day, judged in ((MONDAY + 4 * weeks.WEEK, 0), (MONDAY + 6 * weeks.WEEK, 1), (MONDAY + 6 * weeks.WEEK, 1)):
+        for day, judged in ((MONDAY + 4 * WEEK, 0), (MONDAY + 6 * WEEK, 1), (MONDAY + 6 * WEEK, 1)):
             with node.database.read() as session:
                 found = list(weeks.verdicts(session, SECTION, start_of(day)))
             with node.database.write() as session:
@@ -206,7 +206,7 @@ def test_closed_weeks_are_judged_once_and_an_alarm_is_a_notice(tmp_path: Path) -
                 rows = session.scalars(select(DriftFigure)).all()
                 assert len({row.week for row in rows}) == judged
         with node.database.read() as session:
-            assert {row.week for row in rows} == {MONDAY + 4 * weeks.WEEK}
+            assert {row.week for row in rows} == {MONDAY + 4 * WEEK}
             assert {row.device_uid for row in rows} == {"", "1.2.3"}
             assert {row.figure for row in rows if row.alarm} >= {"pixels mean"}
             notice = session.scalars(select(Notice).where(Notice.kind == "drift")).one()
@@ -242,7 +242,7 @@ def test_the_validation_set_is_a_baseline_from_the_first_week_on(tmp_path: Path,
     _store(tmp_path, _pairs(0, 60, 8, device="1.2.3"))
     _store(tmp_path, _pairs(1, 60, 8, device="1.2.4"))  # another checkpoint, whose manifest has none
     with open_context(tmp_path, migrate=False) as node, node.database.read() as session:
-        now = start_of(MONDAY + 2 * weeks.WEEK)
+        now = start_of(MONDAY + 2 * WEEK)
         assert not list(weeks.verdicts(session, SECTION, now)), "too early for first weeks"
         (found,) = weeks.verdicts(session, SECTION, now, {"1.2.3": _validation(rate)})
     assert (found.week, found.device_uid) == (MONDAY, "1.2.3")
@@ -286,7 +286,7 @@ def test_the_setting_decides_and_the_checkpoint_that_answered_brings_it(tmp_path
             node = dataclasses.replace(
                 node,
                 settings=node.settings.model_copy(update={"drift": drift}),
-                clock=lambda: start_of(MONDAY + weeks.WEEK),
+                clock=lambda: start_of(MONDAY + WEEK),
             )
             weeks.run(node)
             with node.database.read() as session:

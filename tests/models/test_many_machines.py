@@ -105,7 +105,7 @@ def test_metrics_drift_and_shadow_are_read_on_postgresql_too(machines: tuple[Nod
     with node.database.read() as session:
         samples = {
             (sample.labels["folder"], sample.labels["outcome"]): sample.value
-            for family in families(session, NOW)
+            for family in families(session, node, NOW)
             for sample in family.samples
             if sample.name == "dicom_node_shadow_results"
         }

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from dicom_node import models
+from dicom_node import models, notify
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import AuditEvent, Notice
+from dicom_node.index.tables import AuditEvent, Notice, Outcome, Result, Study
 from dicom_node.index.tables_models import ModelEvent, ModelEventKind
 from dicom_node.models import ModelsError
 from model import registry
@@ -70,6 +70,50 @@ def test_first_promotion_can_be_undone_back_to_the_configured_model(node: NodeCo
     assert (event.device_uid, event.who, event.reason) == (manifest.device_uid, "ada", "better")
     with pytest.raises(ModelsError, match="nothing was promoted"):
         models.rollback(node, who="ada")
+
+
+def test_a_change_of_model_is_told_once_whoever_hears_of_it_first(node: NodeContext) -> None:
+    """Promoted: the journal tells. Exchanged by configuration: its first result tells. Each once, at every tick."""
+
+    def answers(device_uid: str) -> None:
+        with node.database.write() as session:
+            now = node.clock()
+            study = session.scalars(select(Study)).one_or_none()
+            if study is None:
+                study = Study(study_instance_uid="1.9", first_instance_at=now, last_instance_at=now)
+                session.add(study)
+                session.flush()
+            count = session.scalar(select(func.count(Result.id))) or 0
+            session.add(
+                Result(
+                    study_pk=study.id,
+                    revision=1,
+                    sop_instance_uid=f"1.8.{count}",
+                    outcome=Outcome.COMPARED,
+                    prediction={},
+                    device_uid=device_uid,
+                    model_version="7",
+                    created_at=now,
+                )
+            )
+        for _ in range(2):
+            models.catch_up(node)
+            notify.run(node)
+
+    def told() -> list[str]:
+        with node.database.read() as session:
+            return list(session.scalars(select(Notice.text).where(Notice.kind == "model change").order_by(Notice.id)))
+
+    answers("1.2.3")
+    assert told() == []
+    manifest = models.promote(node, "first", who="ada")
+    answers(manifest.device_uid)
+    assert [text.split(" by ")[0] for text in told()] == ["model first promoted"]
+    models.rollback(node, who="ada")
+    answers("1.2.3")
+    assert [text.split(" by ")[0] for text in told()][1:] == ["model first rolled back"]
+    answers("1.2.4")
+    assert told()[2:] == ["results now come from model version 7, device UID 1.2.4"]
 
 
 def test_who_may_answer_next_never_counts_a_withdrawn_one(node: NodeContext) -> None:
