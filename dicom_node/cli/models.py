@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dicom_node import models, shadow
+from dicom_node import models, shadow, shadow_figures
 from dicom_node.cli.common import ConfigOption, JsonOption, console, errors, open_node, print_json
 from dicom_node.models_status import (
     Effect,
@@ -136,7 +136,7 @@ def disagreements_command(
     """Where a challenger in the shadow says something else than the report did, newest first."""
     with open_node(config) as node, node.database.read() as session:
         folder_of(node.models_dir, name)
-        summary, lines = shadow.summary(session, name), shadow.disagreements(session, name, limit=limit)
+        summary, lines = shadow_figures.summary(session, name), shadow_figures.disagreements(session, name, limit=limit)
     if as_json:
         print_json({"summary": summary, "disagreements": lines})
         return

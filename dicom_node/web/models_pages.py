@@ -11,7 +11,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node import models, shadow
+from dicom_node import models, shadow, shadow_figures
 from dicom_node.config import Role
 from dicom_node.drift import weeks
 from dicom_node.errors import UsageError
@@ -110,7 +110,7 @@ def disagreements(call: Call) -> Response:
     """Where a challenger says something else than the reports did."""
     name = str(call.request.path_params["name"])
     with call.node.database.read() as session:
-        summary, lines = shadow.summary(session, name), shadow.disagreements(session, name, limit=200)
+        summary, lines = shadow_figures.summary(session, name), shadow_figures.disagreements(session, name, limit=200)
     return render(call.request, "disagreements.html", user=call.user, name=name, summary=summary, lines=lines)
 
 

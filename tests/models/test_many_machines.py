@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import models, night, shadow
+from dicom_node import models, night, shadow, shadow_figures
 from dicom_node.config import DatabaseSection, NodeSection, RetrainSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.drift import weeks
@@ -110,6 +110,6 @@ def test_metrics_drift_and_shadow_are_read_on_postgresql_too(machines: tuple[Nod
             if sample.name == "dicom_node_shadow_results"
         }
         assert samples == {("second", "agrees"): 1.0, ("second", "failed"): 1.0}
-        assert shadow.summary(session, "second")["failed"] == 1
-        assert shadow.disagreements(session, "second") == []
+        assert shadow_figures.summary(session, "second")["failed"] == 1
+        assert shadow_figures.disagreements(session, "second") == []
         assert serving_lines(session, NOW) == []

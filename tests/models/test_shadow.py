@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from dicom_node import jobs, shadow
+from dicom_node import jobs, shadow, shadow_figures
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import Job, JobKind, JobState, Notice, Outcome, Result
@@ -52,8 +52,8 @@ findings = st.lists(
 def test_disagreements_are_symmetric_and_none_with_oneself(
     one: list[dict[str, Any]], other: list[dict[str, Any]]
 ) -> None:
-    assert shadow.differences(one, one) == []
-    there, back = shadow.differences(one, other), shadow.differences(other, one)
+    assert shadow_figures.differences(one, one) == []
+    there, back = shadow_figures.differences(one, other), shadow_figures.differences(other, one)
     places = {(d["finding"], d["aspect"], d["champion"], d["challenger"]) for d in there}
     assert places == {(d["finding"], d["aspect"], d["challenger"], d["champion"]) for d in back}
     both = {f["key"] for f in one} & {f["key"] for f in other}
@@ -126,7 +126,7 @@ def test_one_that_does_not_load_costs_a_row_and_a_notice_and_no_result(site: Sit
         assert row.differences == []
         assert session.get_one(Job, job.id).state is JobState.DONE, "not a dead letter: nobody needs to mend a study"
         assert session.scalars(select(Notice).where(Notice.kind == "model not loaded")).one()
-        assert shadow.summary(session, "challenger")["failed"] == 1
+        assert shadow_figures.summary(session, "challenger")["failed"] == 1
         after = session.get_one(Result, before.id)
         assert (after.prediction, after.is_current, after.outcome) == (before.prediction, True, Outcome.COMPARED)
     with node.database.write() as session:

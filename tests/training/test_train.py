@@ -27,7 +27,8 @@ from training.recipe import Recipe, RecipeError, load_recipe
 from training.samples import UNKNOWN, PhantomSource, Sample, TurnOptions
 from training.sources import phantom_source
 from training.start import cosine_basis, structured_start
-from training.train import TrainingError, newest_checkpoint, train
+from training.train import newest_checkpoint, train
+from training.train_log import TrainingError
 from training.trainable import build
 
 TINY = """
