@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import own_peak_bytes  # noqa: E402
+from model.allocator import keep_freed_memory  # noqa: E402
 from training.learners import Learner  # noqa: E402
 from training.phantom_cache import fill  # noqa: E402
 from training.recipe import Recipe, load_recipe  # noqa: E402
@@ -59,6 +61,7 @@ def recipe_of(case: str, steps: int) -> Recipe:
 def measure(case: str, steps: int, cache: Path, threads: int) -> dict[str, Any]:
     """Run one case in this process."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as `train run` does
     recipe = recipe_of(case, steps + WARM)
     forward, optimiser = _forward_seconds(), _optimiser_seconds()
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +117,8 @@ def _optimiser_seconds() -> list[float]:
     """The same for every step of an optimiser."""
     seconds: list[float] = []
     began: list[float] = []
-    torch.optim.optimizer.register_optimizer_step_pre_hook(lambda *_: began.append(time.perf_counter()))
-    torch.optim.optimizer.register_optimizer_step_post_hook(
-        lambda *_: seconds.append(time.perf_counter() - began.pop())
-    )
+    register_optimizer_step_pre_hook(lambda *_: began.append(time.perf_counter()))
+    register_optimizer_step_post_hook(lambda *_: seconds.append(time.perf_counter() - began.pop()))
     return seconds
 
 

@@ -23,14 +23,15 @@ def structured_start(model: NvilaForConditionalGeneration, films: NDArray[np.uin
     embeddings = model.vision_tower.embeddings
     weight = embeddings.patch_embedding.weight
     width, channels, side, _ = weight.shape
-    basis = cosine_basis(side, width)
+    whole = min(width, side * side)  # a tower wider than its patches have frequencies: the rest stays random
+    basis = cosine_basis(side, whole)
     patches = torch.from_numpy(films).float().div(127.5).sub(1.0)
     patches = patches.unfold(1, side, side).unfold(2, side, side).reshape(-1, side * side)
     coefficients = (patches - patches.mean()) @ basis.T
     scale = PATCH_SCALE / coefficients.std(0).clamp(min=1e-3)
     filters = basis * scale[:, None]
-    weight.copy_(filters.view(width, 1, side, side).expand(-1, channels, -1, -1) / channels)
-    embeddings.patch_embedding.bias.copy_(-filters.sum(1) * patches.mean())
+    weight[:whole] = filters.view(whole, 1, side, side).expand(-1, channels, -1, -1) / channels
+    embeddings.patch_embedding.bias[:whole] = -filters.sum(1) * patches.mean()
     places = embeddings.position_embedding.weight
     places.copy_(PLACE_SCALE * sine_places(round(places.shape[0] ** 0.5), width))
 
