@@ -99,6 +99,7 @@ class ModelSection(Section):
     base_url: str | None = None
     api_key_file: Path | None = None
     experts: Path | None = None
+    studies_at_once: Annotated[int, Field(ge=1, le=32)] = 1
     shadow: str = ""
     shadow_nice: Annotated[int, Field(ge=0, le=19)] = 19
     standby: bool = True

@@ -27,6 +27,7 @@ from dicom_node.logs import get_logger
 from dicom_node.models import Candidate, ModelsError, candidates
 from dicom_node.notify import raise_notice
 from dicom_node.process import is_running
+from dicom_node.together import Together
 
 log = get_logger(__name__)
 
@@ -58,7 +59,7 @@ class _Said:
 
 
 class ServingModels:
-    """The models of one worker process. One thread at a time may hold `lease`; loading and watching have threads of
+    """The models of one worker process. A thread holds one `lease`; loading and watching have threads of
     their own, which live as long as this: a model process ends with the thread that started it.
     """
 
@@ -69,8 +70,9 @@ class ServingModels:
         self._failures: dict[str, _Failure] = {}
         self._chain: tuple[Candidate, ...] = ()
         self._loading = threading.Lock()  # one checkpoint at a time; held for as long as that takes
-        self._state = threading.Lock()  # of the dictionaries and of `_leased`; held for moments
-        self._leased = False
+        self._state = threading.Lock()  # of the dictionaries and of `_leases`; held for moments
+        self._leases = 0
+        self._together: dict[InferenceProcess, Together] = {}
         self._said: _Said | None = None
         self._since = node.clock()
         self._said_at = 0.0
@@ -91,12 +93,20 @@ class ServingModels:
     def lease(self) -> Iterator[PairPredictor]:
         """Who answers one study, from its first image to its last. Raises AnalysisError where nobody can be loaded."""
         with self._state:
-            self._leased = True
+            self._leases += 1
         try:
-            yield self._answering()
+            yield self._shared(self._answering())
         finally:
             with self._state:
-                self._leased = False
+                self._leases -= 1
+
+    def _shared(self, process: InferenceProcess) -> PairPredictor:
+        """Where several studies are analysed side by side, the one queue before this process."""
+        most = self._node.settings.model.studies_at_once
+        if most == 1:
+            return process
+        with self._state:
+            return self._together.setdefault(process, Together(process, most=most))
 
     def close(self) -> None:
         """End all model processes; whoever waits for an answer gets an InferenceError."""
@@ -175,6 +185,8 @@ class ServingModels:
             return  # loading was given up because the node ends
         with self._state:
             dead = self._models.pop(candidate.source, None)
+            if dead is not None:
+                self._together.pop(dead, None)
             times = self._failures[candidate.source].times + 1 if candidate.source in self._failures else 1
             pause = min(FIRST_RETRY_SECONDS * 2 ** (times - 1), LONGEST_RETRY_SECONDS)
             self._failures[candidate.source] = _Failure(error=error, times=times, again_at=time.monotonic() + pause)
@@ -228,11 +240,13 @@ class ServingModels:
     def _drop_others(self, chain: tuple[Candidate, ...], wanted: set[str]) -> None:
         """End what nobody needs; never while a study is being answered, and never the only one that answers."""
         with self._state:
-            if self._leased:
+            if self._leases:
                 return
             answering = next((c.source for c in chain if self._is_loaded(c)), "")
             idle = [source for source in self._models if source not in wanted | {answering}]
             dropped = [self._models.pop(source) for source in idle]
+            for process in dropped:
+                self._together.pop(process, None)
         for process in dropped:
             process.close()
 

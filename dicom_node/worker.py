@@ -42,7 +42,7 @@ class Lane:
 
 
 LANES = (
-    Lane(name="analyse", kinds=(JobKind.ANALYSE,)),  # one model, one thread
+    Lane(name="analyse", kinds=(JobKind.ANALYSE,)),  # one model; [model] studies_at_once threads
     Lane(name="deliver", kinds=(JobKind.DELIVER,), threads=2),  # a slow destination must not hold up the others
     Lane(name="fetch", kinds=(JobKind.FETCH,), threads=2),
     Lane(name="report", kinds=(JobKind.REPORT,)),
@@ -65,12 +65,15 @@ class Worker:
         self._take_back()
         for lane in LANES:
             kinds = [kind for kind in lane.kinds if kind in self._handlers]
-            for number in range(lane.threads if kinds else 0):
+            for number in range(self._threads_of(lane) if kinds else 0):
                 name = f"{lane.name}-{number}"
                 self._threads.append(threading.Thread(target=self._run, args=(name, kinds), name=name, daemon=True))
         self._threads.append(threading.Thread(target=self._keep_leases, name="leases", daemon=True))
         for thread in self._threads:
             thread.start()
+
+    def _threads_of(self, lane: Lane) -> int:
+        return self._node.settings.model.studies_at_once if lane.kinds == (JobKind.ANALYSE,) else lane.threads
 
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """Stop claiming, wait for jobs in hand, and give back those that take longer than the grace."""
