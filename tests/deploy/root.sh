@@ -23,12 +23,12 @@ echo "dicom-node:x:$uid:$uid::/var/lib/dicom-node:/usr/sbin/nologin" > "$root/et
 echo "dicom-node:x:$uid:" > "$root/etc/group"
 cp "$config" "$root/etc/dicom-node/config.toml"
 chmod 644 "$root/etc/dicom-node/config.toml"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"  # before what follows: a checkout may lie below /tmp
 bind "$base" "$base"
 bind "$repository" "$repository"
 bind "$venv" /opt/dicom-node
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mkdir -p "$root/var/lib/dicom-node"
 mount --bind "$state" "$root/var/lib/dicom-node"
 mount -o remount,ro "$root"
