@@ -96,6 +96,7 @@ class Soaked:
     seconds: float
     rate: float
     model: str
+    at_once: int
     sent: int = 0
     refused: int = 0
     send_p50: float = 0.0
@@ -211,12 +212,13 @@ def trend(name: str, samples: Sequence[Sample], warm_up: float) -> Trend | None:
     )
 
 
-def soak(folder: Path, *, seconds: float, rate: float, model: str) -> Soaked:
-    """Run it. model: "tiny" (random weights of the real architecture), or a source as in [model]."""
+def soak(folder: Path, *, seconds: float, rate: float, model: str, at_once: int = 1) -> Soaked:
+    """Run it. model: "tiny" (random weights of the real architecture), or a source as in [model]; at_once:
+    `[model] studies_at_once`."""
     source = str(save_tiny(folder / "tiny")) if model == "tiny" else model
-    run = Soaked(seconds=seconds, rate=rate, model=model)
+    run = Soaked(seconds=seconds, rate=rate, model=model, at_once=at_once)
     films = make_films(folder / "films")
-    with site(folder, source) as (node, pacs):
+    with site(folder, source, at_once) as (node, pacs):
         with Watcher(node) as watcher:
             send_all(run, films, node)
             run.backlog = waiting(node)
@@ -235,14 +237,14 @@ def soak(folder: Path, *, seconds: float, rate: float, model: str) -> Soaked:
 
 
 @contextmanager
-def site(folder: Path, source: str) -> Iterator[tuple[Node, Pacs]]:
+def site(folder: Path, source: str, at_once: int) -> Iterator[tuple[Node, Pacs]]:
     """The node and its PACS."""
     with running_pacs(Pacs()) as pacs:
         destination = (
             f'[[destinations]]\nname = "pacs"\nae_title = "FAULTY"\nport = {pacs.port}\n'
             'verify = "commitment"\nsame_association_seconds = 5\n'
         )
-        extra = f'[model]\nsource = "{source}"\n{RETENTION}\n[receive]\nmin_free_mib = 0\n'
+        extra = f'[model]\nsource = "{source}"\nstudies_at_once = {at_once}\n{RETENTION}\n[receive]\nmin_free_mib = 0\n'
         node = new_node(folder / "node", destinations=destination, quiet_seconds=1, extra=extra)
         with running_node(node):
             yield node, pacs
@@ -319,7 +321,8 @@ def count(run: Soaked, node: Node, pacs: Pacs) -> None:
 def report(run: Soaked) -> str:
     """The run as Markdown."""
     lines = [
-        f"`python benchmarks/bench_soak.py --seconds {run.seconds:.0f} --rate {run.rate:g} --model {run.model}`,"
+        f"`python benchmarks/bench_soak.py --seconds {run.seconds:.0f} --rate {run.rate:g} --model {run.model}"
+        f"{f' --at-once {run.at_once}' if run.at_once > 1 else ''}`,"
         f" {run.began:%Y-%m-%d %H:%M} UTC, {os.cpu_count()} shared cores, load at the end {run.load:.1f}.",
         "",
         f"{run.sent} studies sent, {run.refused} refused; C-STORE with its association: median {run.send_p50:.2f} s,"
@@ -346,13 +349,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=2.0, help="studies per second")
     parser.add_argument("--model", default="tiny", help='"tiny", "demo" or another [model] source')
+    parser.add_argument("--at-once", type=int, default=1, help="[model] studies_at_once")
     parser.add_argument("--write", action="store_true", help="write the figures to docs/benchmarks.md")
     parser.add_argument("--folder", type=Path, help="where the node lies (kept); else a temporary folder")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        run = soak(folder, seconds=options.seconds, rate=options.rate, model=options.model)
+        run = soak(folder, seconds=options.seconds, rate=options.rate, model=options.model, at_once=options.at_once)
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
