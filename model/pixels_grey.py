@@ -114,7 +114,7 @@ def padding_mask(dataset: Dataset, stored: NDArray[np.int32]) -> NDArray[np.bool
 
 def _modality(dataset: Dataset, stored: NDArray[np.int32], frame: int) -> NDArray[np.float32]:
     """Modality LUT or rescale (PS3.3 section C.11.1), also from the functional groups of an enhanced object."""
-    table = _table(dataset, "ModalityLUTSequence", signed=_is_signed(dataset))
+    table = _table(dataset, "ModalityLUTSequence", stored)
     if table is not None:
         return table(stored)
     source = _holder(dataset, "PixelValueTransformationSequence", frame)
@@ -136,7 +136,7 @@ def _voi(
 ) -> NDArray[np.float32]:
     """VOI LUT if there is one, else the first window, else the range of the picture itself."""
     source = _holder(dataset, "FrameVOILUTSequence", frame)
-    table = _table(source, "VOILUTSequence", signed=bool(values.min() < 0))
+    table = _table(source, "VOILUTSequence", values)
     if table is not None:
         return _float32(np.clip(table(values) / np.float32(table.maximum), 0.0, 1.0))
     shown = values if padding is None else values[~padding]
@@ -175,8 +175,8 @@ def first_window(source: Dataset) -> Window | None:
     return Window(centre=centre, width=width, function=function)
 
 
-def _table(source: Dataset, sequence: str, *, signed: bool) -> LookupTable | None:
-    """The first LUT of a sequence; None where there is none or it is damaged."""
+def _table(source: Dataset, sequence: str, inputs: NDArray[Any]) -> LookupTable | None:
+    """The first LUT of a sequence for these inputs; None where there is none or it is damaged."""
     items = source.get(sequence)
     if not items:
         return None
@@ -189,14 +189,24 @@ def _table(source: Dataset, sequence: str, *, signed: bool) -> LookupTable | Non
     except (TypeError, ValueError):
         return None
     count = count % 65536 or 65536  # 0 means 65536 entries; a negative number is a US read as SS
-    if signed and first > 32767:
-        first -= 65536
-    elif not signed and first < 0:
-        first += 65536
     if not 8 <= bits <= 16 or len(data) < count:
         return None
     data = data[:count].astype(np.float32)
-    return LookupTable(first=first, data=data, maximum=float(2**bits - 1))
+    return LookupTable(first=_first_input(first, count, inputs), data=data, maximum=float(2**bits - 1))
+
+
+def _first_input(first: int, count: int, inputs: NDArray[Any]) -> int:
+    """The first input of a LUT, as it was written or in the other sign: US and SS are easily taken for each other.
+
+    The one whose LUT covers more of the inputs' range; read in the wrong sign a LUT lies beside all of them.
+    """
+    low, high = float(inputs.min()), float(inputs.max())
+    other = first - 65536 if first > 32767 else first + 65536 if first < 0 else first
+
+    def covered(start: int) -> float:
+        return min(start + count - 1, high) - max(start, low)
+
+    return other if covered(other) > covered(first) else first
 
 
 def _table_values(raw: Any, bits: int) -> NDArray[Any]:

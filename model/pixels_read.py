@@ -18,7 +18,10 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from model import pixels_jpeg12
 from model.errors import PixelError
+
+pixels_jpeg12.install()
 
 MAX_FILE_BYTES = 1 << 30
 MAX_SIDE = 16_384
@@ -103,7 +106,7 @@ def stored_frame(dataset: Dataset) -> tuple[NDArray[np.int32], int]:
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if values.shape != (rows, columns):
         raise PixelError(f"the pixel data hold {values.shape} pixels where the header says {rows} × {columns}")
-    return values.astype(np.int32), frame
+    return _stored_bits(values.astype(np.int32), dataset), frame
 
 
 def check_header(dataset: Dataset) -> None:
@@ -241,6 +244,14 @@ def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
             raise
         raise PixelError("the pixel data are damaged: the decoder gave up") from error
     return values
+
+
+def _stored_bits(values: NDArray[np.int32], dataset: Dataset) -> NDArray[np.int32]:
+    """The values of the bits that count. Not every decoder drops what stands above BitsStored, or extends the sign into
+    it: pydicom does, but after JPEG-LS, where -1 in twelve bits came out as 4095."""
+    span = 1 << int(dataset.BitsStored)
+    low = -span // 2 if dataset.get("PixelRepresentation") == 1 else 0
+    return ((values - low) & (span - 1)) + low
 
 
 def _grey_of_colour(values: NDArray[np.generic]) -> NDArray[np.int32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from model.pixels import full_grey
 from model.pixels_grey import HIGH_PERCENTILE, LOW_PERCENTILE
 from model.pixels_read import read_dataset, stored_frame
 from tests.model_pixels.rendering import dcmtk_grey, image_dataset, levels_apart, lut_item, written
-from tests.support import SHARED, shared
+from tests.support import SHARED, program, shared
 
 ONE_LEVEL = 1.0 + 1e-3
 """DCMTK cuts fractions off where we keep them, so its level may be one below; float32 adds a hair."""
@@ -132,6 +134,12 @@ _WINDOWS: dict[str, tuple[NDArray[Any], int, dict[str, Any], list[str]]] = {
         {"VOILUTSequence": [lut_item(-1000, [k // 2 for k in range(2000)], 10)]},
         ["+Wl", "1"],
     ),
+    "VOI LUT that begins below a film without negative values": (
+        _ramp(0, 2047, "i2"),
+        12,
+        {"VOILUTSequence": [lut_item(-1000, [max(k - 1000, 0) // 2 for k in range(3000)], 10)]},
+        ["+Wl", "1"],
+    ),
     "modality LUT": (
         _ramp(0, 1023, "u2"),
         10,
@@ -143,6 +151,56 @@ _WINDOWS: dict[str, tuple[NDArray[Any], int, dict[str, Any], list[str]]] = {
         ["+Wi", "1"],
     ),
 }
+
+
+_PACKERS: dict[str, tuple[str, ...]] = {
+    "JPEG baseline": ("dcmcjpeg", "+eb"),
+    "JPEG extended": ("dcmcjpeg", "+ee"),
+    "JPEG lossless": ("dcmcjpeg", "+el"),
+    "JPEG lossless, first order": ("dcmcjpeg", "+e1"),
+    "JPEG-LS": ("dcmcjpls", "+el"),
+    "JPEG-LS, near lossless": ("dcmcjpls", "+en"),
+    "JPEG 2000": ("gdcmconv", "--j2k"),
+    "RLE": ("dcmcrle",),
+    "deflated": ("dcmconv", "+td"),
+    "big endian": ("dcmconv", "+tb"),
+    "implicit": ("dcmconv", "+ti"),
+}
+_DEPTHS = [(8, False), (8, True), *((bits, signed) for bits in (10, 12, 14, 16) for signed in (False, True))]
+
+
+def _structured(bits: int, signed: bool) -> NDArray[Any]:
+    """Smooth waves over the whole range."""
+    y, x = np.mgrid[:96, :112]
+    low = -(1 << (bits - 1)) if signed else 0
+    values = low + (np.sin(x / 17) + np.cos(y / 11) + 2) / 4 * ((1 << bits) - 1)
+    return values.round().astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+
+
+@pytest.mark.parametrize("packer", _PACKERS)
+def test_every_transfer_syntax_in_every_depth_has_the_grey_values_of_dcmtk(packer: str, tmp_path: Path) -> None:
+    seen = 0
+    for bits, signed in _DEPTHS:
+        if packer == "JPEG-LS, near lossless" and signed:
+            continue  # DCMTK makes none
+        values = _structured(bits, signed)
+        middle, width = (int(values.max()) + int(values.min())) / 2, 0.8 * (1 << bits)
+        dataset = image_dataset(values, stored=bits, WindowCenter=middle, WindowWidth=width)
+        if bits in (10, 12, 14):  # what stands above BitsStored, an old overlay, does not count
+            words = np.frombuffer(dataset.PixelData, dtype="<u2")
+            noise = np.random.default_rng(bits).integers(0, 1 << (16 - bits), words.shape) << bits
+            dataset.PixelData = (words | noise.astype("<u2")).tobytes() if not signed else dataset.PixelData
+        plain = written(dataset, tmp_path / "plain.dcm")
+        packed = tmp_path / "packed.dcm"
+        command = [program(_PACKERS[packer][0], str(Path(sys.prefix) / "bin")), *_PACKERS[packer][1:]]
+        subprocess.run([*command, str(plain), str(packed)], check=True, capture_output=True)
+        theirs = dcmtk_grey(packed, tmp_path, "+Wi", "1")
+        assert theirs.min() == 0
+        assert theirs.max() == 255
+        assert levels_apart(full_grey(read_dataset(packed)), theirs) <= ONE_LEVEL, (bits, signed)
+        packed.unlink()
+        seen += 1
+    assert seen >= 5
 
 
 @pytest.mark.parametrize("name", _WINDOWS)
