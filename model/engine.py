@@ -3,8 +3,9 @@
 For NVILA all questions of a pair are packed in a few rows: each sees the prefix and itself, never another question, and
 its positions start again where the prefix ends. That is the distribution that training shows (each question asked on
 its own over the shared prefix) and the same numbers as asking one by one, for the price of about one pass. Several
-pairs share a batch. Other architectures get one batch row for each answer over a repeated cache; the first pair is
-checked against the plain way, and where that disagrees the engine says so and goes the plain way from then on.
+pairs share a batch. Other architectures get one batch row for each answer over a repeated cache; the first job of each
+number of images is checked against the plain way, and where that disagrees the engine says so and goes the plain way
+from then on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from model.engine_plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
 from model.engine_scoring import Prefix, plain_score, score_packed, score_rows
-from model.engine_writing import decoding_threads, write_plainly, write_rows
+from model.engine_writing import decoding_threads, write_equal_rows, write_plainly, write_rows
 from model.errors import InferenceError
 from model.prompts import PromptLayout
 from model.questions import Question
@@ -63,9 +64,19 @@ class ClosedAnswer:
     question: Question
     log_probabilities: tuple[float, ...]
 
+    @property
+    def mass(self) -> float:
+        """The share of the model's whole probability that the allowed answers hold together."""
+        return float(np.exp(np.asarray(self.log_probabilities, dtype=np.float64)).sum())
+
     def probabilities(self, temperature: float = 1.0) -> dict[str, float]:
-        """The allowed answers' probabilities, normalised over them: softmax(log p / temperature)."""
+        """The allowed answers' probabilities, normalised over them: softmax(log p / temperature).
+
+        Raises InferenceError where the model gave no numbers: compared with a threshold, they would read "absent".
+        """
         scores = np.asarray(self.log_probabilities, dtype=np.float64) / temperature
+        if not np.isfinite(scores.max()):
+            raise InferenceError(f"{self.question.key}: the model gave no numbers")
         weights = np.exp(scores - scores.max())
         return dict(zip(self.question.allowed or (), (weights / weights.sum()).tolist(), strict=True))
 
@@ -103,7 +114,8 @@ class Engine:
         self._max_new_tokens = max_new_tokens
         self._pairs_at_once = pairs_at_once
         self._strategy = strategy or (Strategy.PACKED if isinstance(vlm, NvilaVlm) else Strategy.ROWS)
-        self._unchecked = strategy is None and self._strategy is Strategy.ROWS
+        self._checks = strategy is None and self._strategy is Strategy.ROWS
+        self._checked: set[int] = set()  # numbers of images with which sharing was compared with the plain way
         self._batteries: dict[tuple[PromptLayout, tuple[Question, ...]], BatteryTokens] = {}
         self._plans: dict[tuple[PromptLayout, tuple[Question, ...]], PackedPlan] = {}
 
@@ -158,7 +170,7 @@ class Engine:
     def _ask_group(self, jobs: Sequence[Job]) -> list[JobAnswers]:
         if not jobs[0].questions:
             return [JobAnswers() for _ in jobs]
-        if self._unchecked:
+        if self._checks and len(jobs[0].pictures) not in self._checked:
             self._check(jobs[0])
         if self._strategy is Strategy.PLAIN:
             return [self.ask_plainly(job) for job in jobs]
@@ -237,8 +249,9 @@ class Engine:
         return [score_rows(self.vlm, prefix, closed)]
 
     def _check(self, job: Job) -> None:
-        """Once, for an architecture that is not ours: does sharing the prefix give the plain numbers? Else say so."""
-        self._unchecked = False
+        """For an architecture that is not ours, once for each number of images (a longer prefix may outgrow a sliding
+        window): does sharing the prefix give the plain numbers? Else say so."""
+        self._checked.add(len(job.pictures))
         tokens = self._battery(job)
         closed = [entry for entry in tokens.questions if entry.answers][-1:]  # the first one's prompt makes the prefix
         if not closed:
@@ -257,7 +270,7 @@ class Engine:
             self._go_plain(f"scores over a shared cache differ from plain ones by {np.abs(shared - plain).max():.3g}")
 
     def _go_plain(self, reason: str) -> None:
-        self._strategy = Strategy.PLAIN
+        self._strategy, self._checks = Strategy.PLAIN, False
         note = f"{type(self.vlm.model).__name__}: {reason}; every question is asked by itself, which is slow"
         self.notes.append(note)
         log.warning(note)
@@ -267,11 +280,10 @@ class Engine:
     def _generate(
         self, jobs: Sequence[Job], prefix: Prefix, questions: Sequence[QuestionTokens]
     ) -> list[list[OpenAnswer]]:
-        """The open answers of each job. A batch over the cache for NVILA; one by one for the rest."""
-        if not isinstance(self.vlm, NvilaVlm):
-            return [[self._written_plainly(job, entry.question) for entry in questions] for job in jobs]
+        """The open answers of each job, over the cache: one batch for NVILA, batches of equal length for the rest."""
+        write = write_rows if isinstance(self.vlm, NvilaVlm) else write_equal_rows
         with decoding_threads(self.vlm):
-            texts = write_rows(self.vlm, prefix, [entry.suffix for entry in questions], self._max_new_tokens)
+            texts = write(self.vlm, prefix, [entry.suffix for entry in questions], self._max_new_tokens)
         count = len(questions)
         return [
             [

@@ -97,10 +97,23 @@ def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]
             _answer_ids(vlm, tail, row, vlm.continuation(layout, question.text, answer))
             for answer in question.allowed or ()
         ]
-        if len(set(answers)) != len(answers):
-            raise InferenceError(f"{question.key}: two allowed answers are the same tokens")
+        _refuse_unsayable(vlm, question, row, answers)
         entries.append(QuestionTokens(question=question, suffix=tuple(row[shared:]), answers=tuple(answers)))
     return BatteryTokens(first_prompt=prompts[0], first_suffix=entries[0].suffix, questions=tuple(entries))
+
+
+def _refuse_unsayable(vlm: Vlm, question: Question, row: Sequence[int], answers: Sequence[tuple[int, ...]]) -> None:
+    """InferenceError where the tokenizer lacks a word, or an answer is (the beginning of) another one: the scores would
+    be numbers like any others."""
+    unknown = vlm.tokenizer.unk_token_id
+    if unknown is not None and unknown not in vlm.stop_ids and any(unknown in ids for ids in (row, *answers)):
+        raise InferenceError(f"{question.key}: the checkpoint's tokenizer lacks a word of the question or its answers")
+    for number, answer in enumerate(answers):
+        for place, other in enumerate(answers):
+            if place != number and other[: len(answer)] == answer:
+                allowed = question.allowed or ()
+                same = "are the same tokens" if answer == other else "begin alike and one has no end"
+                raise InferenceError(f"{question.key}: the answers {allowed[number]!r} and {allowed[place]!r} {same}")
 
 
 def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:

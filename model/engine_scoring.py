@@ -85,7 +85,7 @@ def _score_chunk(vlm: Vlm, prefix: Prefix, rows: Sequence[tuple[tuple[int, ...],
         attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
-        **_rotary_positions(vlm, prefix, len(rows), width),
+        **rotary_positions(vlm, prefix, len(rows), width),
     )
     totals = []
     for index, (suffix, answer) in enumerate(rows):
@@ -94,15 +94,16 @@ def _score_chunk(vlm: Vlm, prefix: Prefix, rows: Sequence[tuple[tuple[int, ...],
     return totals
 
 
-def _rotary_positions(vlm: Vlm, prefix: Prefix, rows: int, width: int) -> dict[str, Tensor]:
-    """Positions behind a cached prefix for the Qwen-VL family: three equal parts, moved by what images saved.
+def rotary_positions(vlm: Vlm, prefix: Prefix, rows: int, width: int, *, after: int = 0) -> dict[str, Tensor]:
+    """Positions of `width` tokens, `after` tokens behind a cached prefix, for the Qwen-VL family: three equal parts,
+    moved by what images saved. Nothing for the others.
 
     The family's own computation covers the whole mask, not only the new tokens, so it fails behind a cache.
     """
     deltas = getattr(getattr(vlm.model, "model", None), "rope_deltas", None)
     if deltas is None:
         return {}
-    behind = prefix.lengths[:1] + torch.arange(width, device=vlm.device)
+    behind = prefix.lengths[:1] + after + torch.arange(width, device=vlm.device)
     return {"position_ids": (behind + deltas[0].to(behind)).expand(3, rows, width)}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.engine_scoring import Prefix, repeated
+from model.engine_scoring import Prefix, repeated, rotary_positions
 from model.vlm import Vlm
 
 SMALL_PARAMETERS = 50_000_000
@@ -46,6 +46,51 @@ def write_rows(
             break
         ids, positions = token[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    tokens = torch.stack(written, dim=1).tolist()
+    return [(_text(vlm, row), bool(end)) for row, end in zip(tokens, done.tolist(), strict=True)]
+
+
+def write_equal_rows(
+    vlm: Vlm, prefix: Prefix, suffixes: Sequence[tuple[int, ...]], max_new_tokens: int
+) -> list[tuple[str, bool]]:
+    """As `write_rows` for one pair and an architecture that is not ours.
+
+    Suffixes of equal length share a batch, so that none is padded and the architecture counts its positions itself.
+    """
+    answers: dict[int, tuple[str, bool]] = {}
+    for length in {len(suffix) for suffix in suffixes}:
+        numbers = [number for number, suffix in enumerate(suffixes) if len(suffix) == length]
+        written = _continued(vlm, prefix, [suffixes[number] for number in numbers], max_new_tokens)
+        answers |= dict(zip(numbers, written, strict=True))
+    return [answers[number] for number in range(len(suffixes))]
+
+
+def _continued(
+    vlm: Vlm, prefix: Prefix, suffixes: Sequence[tuple[int, ...]], max_new_tokens: int
+) -> list[tuple[str, bool]]:
+    """Greedy answers behind suffixes of one length."""
+    device, count = vlm.device, len(suffixes)
+    cache, fed = repeated(prefix.cache, count), 0
+    ids = torch.tensor(suffixes, device=device)
+    mask = prefix.mask.long().expand(count, -1)
+    stops = torch.tensor(vlm.stop_ids, device=device)
+    done = torch.zeros(count, dtype=torch.bool, device=device)
+    written: list[Tensor] = []
+    for _ in range(max_new_tokens):
+        mask = torch.cat([mask, mask.new_ones(ids.shape)], dim=1)
+        outputs = vlm.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **rotary_positions(vlm, prefix, count, ids.shape[1], after=fed),
+        )
+        token = outputs.logits[:, -1].argmax(-1)
+        written.append(token.masked_fill(done, int(stops[0])))
+        done |= torch.isin(token, stops)
+        if bool(done.all()):
+            break
+        fed, ids = fed + ids.shape[1], token[:, None]
     tokens = torch.stack(written, dim=1).tolist()
     return [(_text(vlm, row), bool(end)) for row, end in zip(tokens, done.tolist(), strict=True)]
 

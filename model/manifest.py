@@ -233,9 +233,11 @@ def _device_uid(content: Mapping[str, Any]) -> str:
 def _files_of(folder: Path) -> list[tuple[str, Path]]:
     """Every file below the folder by its POSIX path there, but the manifest itself."""
     found = []
+    # The Hub's cache keeps each file once and links to it (models--…/snapshots/COMMIT → models--…/blobs).
+    blobs = folder.resolve().parents[1] / "blobs" if folder.resolve().parent.name == "snapshots" else None
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
+        if path.is_symlink() and (blobs is None or path.resolve().parent != blobs):
             raise CheckpointError(f"{folder}: {name} is a link; a checkpoint holds plain files")
         if "__pycache__" in path.parts:
             continue

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import statistics
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,10 +21,12 @@ from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifes
 from model.ontology import ontology
 from model.prompts import context_text
 from model.questions import Question, QuestionType, battery
-from model.reading import NONE, FindingAnswers, JointWeights, read_finding
+from model.reading import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
 from model.registry import resolve_source
-from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, PrognosisItem, StudyPair
-from model.vlm import Vlm, open_vlm
+from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
+from model.vlm import Vlm, local_folder, open_vlm
+
+log = logging.getLogger(__name__)
 
 FOREIGN_TYPES = tuple(
     kind.value
@@ -35,6 +40,8 @@ FOREIGN_TYPES = tuple(
     )
 )
 """What a checkpoint without a manifest of ours is asked."""
+LEAST_MASS = 0.05
+"""Of a model's probability that its presence answers hold together; below it, it would rather say something else."""
 
 
 class Predictor:
@@ -61,6 +68,7 @@ class Predictor:
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
+        self._warned = False
         self.expert = expert if manifest.expert else None
         self._identity = ModelIdentity(
             name=manifest.name,
@@ -102,10 +110,24 @@ class Predictor:
             for stage, value in answers.seconds.items():
                 merged[owner].seconds[stage] = merged[owner].seconds.get(stage, 0.0) + value
         share = (time.perf_counter() - started) / max(len(pairs), 1)
+        self._note_mass(merged)
         read = [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
         if self.localiser is None:
             return read
         return [self.localiser.add_regions(pair, prediction) for pair, prediction in zip(pairs, read, strict=True)]
+
+    def _note_mass(self, answers: Sequence[JobAnswers]) -> None:
+        """Warn once where the model hardly answers in the allowed words: their ratio is then of little worth."""
+        asked = [a for one in answers for a in one.closed.values() if a.question.type is QuestionType.PRESENCE]
+        mass = statistics.median([answer.mass for answer in asked]) if asked else 1.0
+        if mass < LEAST_MASS and not self._warned:
+            self._warned = True
+            log.warning(
+                '%s: "yes" and "no" hold %.2g of its probability; it would rather answer in other words, and what '
+                "is made of these says little",
+                self.manifest.label,
+                mass,
+            )
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
         """What a pair is asked: the battery of the checkpoint's findings, without types it was not trained on."""
@@ -157,7 +179,7 @@ class Predictor:
         answers = finding_answers(key, calibrated)
         if answers is None:
             raise InferenceError(f"the checkpoint {self.manifest.label} was not trained on presence questions")
-        return read_finding(
+        found = read_finding(
             key,
             answers,
             threshold=self.manifest.thresholds.get(key, 0.5),
@@ -165,6 +187,10 @@ class Predictor:
             with_prior=pair.prior is not None,
             weights=self._weights,
         )
+        asked_in_vain = answers.change is None and f"{QuestionType.CHANGE.value}/{key}" in calibrated
+        if asked_in_vain and found.change is None and found.presence is not Presence.ABSENT:
+            return replace(found, change=Change.NOT_COMPARABLE)
+        return found
 
     def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
         """Every finding whose likeliest future is a change or a staying; what is and stays absent is not said."""
@@ -173,20 +199,21 @@ class Predictor:
             shares = calibrated.get(f"{QuestionType.PREDICTION.value}/{key}")
             if shares is None:
                 continue
-            best = max(shares, key=lambda answer: shares[answer])
-            if best != NONE and shares[best] >= self.manifest.certainty_floor:
+            best = likeliest(shares)
+            if best is not None and best != NONE and shares[best] >= self.manifest.certainty_floor:
                 items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
         return tuple(items)
 
 
 def finding_answers(key: str, calibrated: Mapping[str, Mapping[str, float]]) -> FindingAnswers | None:
     """The answers on one finding among those of a pair (question key → calibrated shares); None where its presence was
-    not asked."""
+    not asked. What an even answer says is what one that was not asked says: nothing."""
 
     def of(type: QuestionType) -> Mapping[str, float] | None:
-        return calibrated.get(f"{type.value}/{key}")
+        shares = calibrated.get(f"{type.value}/{key}")
+        return shares if shares is not None and says_something(shares) else None
 
-    presence, prior = of(QuestionType.PRESENCE), of(QuestionType.PRIOR_PRESENCE)
+    presence, prior = calibrated.get(f"{QuestionType.PRESENCE.value}/{key}"), of(QuestionType.PRIOR_PRESENCE)
     if presence is None:
         return None
     return FindingAnswers(
@@ -210,19 +237,18 @@ def load_predictor(
 ) -> Predictor:
     """Load a checkpoint: "demo", a folder of ours, a models directory with a champion, or a foreign folder or Hub id.
 
-    A checkpoint with a manifest is verified file by file. One without must be told which `findings` it may be asked,
-    because nobody else knows what it has learned. experts: folder of `model.experts`, read where the manifest says that
-    the checkpoint was trained with an expert's lines. Raises CheckpointError.
+    A checkpoint with a manifest is verified file by file, also one from the Hub. One without must be told which
+    `findings` it may be asked, because nobody else knows what it has learned. experts: folder of `model.experts`, read
+    where the manifest says that the checkpoint was trained with an expert's lines. Raises CheckpointError.
     """
     resolved = resolve_source(source)
-    if isinstance(resolved, Path) and (resolved / MANIFEST_NAME).is_file():
-        manifest = read_manifest(resolved)
-        vlm = open_vlm(
-            resolved, dtype=dtype, device=device, trust_remote_code=trust_remote_code, tiling=manifest.tiling
-        )
+    folder = local_folder(resolved, revision=revision, trust_remote_code=trust_remote_code)
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = read_manifest(folder)
+        vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, tiling=manifest.tiling)
         if vlm.kind is not manifest.kind:
-            raise CheckpointError(f"{resolved}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
-        head = read_outline_head(resolved, manifest.findings)
+            raise CheckpointError(f"{folder}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
+        head = read_outline_head(folder, manifest.findings)
         localiser = Localiser(vlm, head=head, measured=manifest.localisation)
         expert = load_expert(experts) if experts is not None and manifest.expert else None
         return Predictor(vlm, manifest, localiser=localiser, expert=expert)
@@ -231,7 +257,7 @@ def load_predictor(
             f"{source}: has no {MANIFEST_NAME}, so it is half-written or foreign; a foreign checkpoint needs the "
             "findings that it may be asked ([model] findings)"
         )
-    vlm = open_vlm(resolved, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return Predictor(vlm, _foreign_manifest(source, resolved, revision, vlm.kind, findings))
 
 

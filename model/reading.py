@@ -15,6 +15,8 @@ there now, was it there before, how did it change. The rules:
 4. Absent on both images: no change is stated, nothing is there that could change.
 5. A presence whose certainty lies below the floor is "abstained", and its change then "not comparable". To compare
    certainties on one scale the probability is shifted in log-odds by the threshold, so that the cut lies at 0.5.
+6. An answer that finds its possibilities exactly equal says nothing (half precision does that, and a server that lists
+   none of them): of two likeliest ones neither is stated, and a presence of which nobody says anything is "abstained".
 """
 
 from __future__ import annotations
@@ -158,7 +160,8 @@ def read_finding(
     current = shifted(belief.presence, threshold)
     present = belief.presence >= threshold
     presence = Presence.PRESENT if present else Presence.ABSENT
-    if max(current, 1.0 - current) < floor:
+    silent = answers.presence == 0.5 and answers.change is None
+    if silent or max(current, 1.0 - current) < floor:
         presence = Presence.ABSTAINED
     change, certainty = _change(belief, answers, present, floor)
     if presence is Presence.ABSTAINED and belief.states is not None:
@@ -181,11 +184,11 @@ def _change(belief: Belief, answers: FindingAnswers, present: bool, floor: float
     if belief.states is None:
         return None, None
     fitting = {name: share for name, share in belief.states.items() if STATES[name][1] == present}
-    best = max(fitting, key=lambda name: fitting[name])
+    best = likeliest(fitting)
     if best == NONE:
         return None, None
     # Both images show it but nobody asked how it changed: three equal states, nothing can be said.
-    if fitting[best] < floor or (answers.change is None and STATES[best] == (True, True)):
+    if best is None or fitting[best] < floor or (answers.change is None and STATES[best] == (True, True)):
         return Change.NOT_COMPARABLE, None
     return Change(best), fitting[best]
 
@@ -193,8 +196,20 @@ def _change(belief: Belief, answers: FindingAnswers, present: bool, floor: float
 def _best(probabilities: Mapping[str, float] | None, floor: float) -> str | None:
     if not probabilities:
         return None
-    word = max(probabilities, key=lambda name: probabilities[name])
-    return word if probabilities[word] >= floor else None
+    word = likeliest(probabilities)
+    return word if word is not None and probabilities[word] >= floor else None
+
+
+def likeliest(shares: Mapping[str, float]) -> str | None:
+    """The name with the greatest share; None where two have it (rule 6)."""
+    most = max(shares.values())
+    names = [name for name, share in shares.items() if share == most]
+    return names[0] if len(names) == 1 else None
+
+
+def says_something(shares: Mapping[str, float]) -> bool:
+    """Whether not all shares are equal."""
+    return len(shares) < 2 or max(shares.values()) > min(shares.values())
 
 
 def _log(probability: float) -> float:

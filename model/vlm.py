@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.processing_auto import processor_class_from_name
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, InferenceError
 from model.manifest import CheckpointKind
 from model.nvila import IMAGE_TOKEN, NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
 from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
@@ -53,10 +54,17 @@ class Vlm(ABC):
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
-        stops = self.model.generation_config.eos_token_id
+        settings = getattr(self.model, "generation_config", None)
+        stops = settings.eos_token_id if settings is not None else None
         if stops is None:
             stops = self.tokenizer.eos_token_id
         return tuple(stops) if isinstance(stops, (list, tuple)) else (int(stops),)
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the language model was made for; None where its configuration does not say."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(most) if most else None
 
     def picture(self, image: DisplayImage) -> NDArray[np.uint8]:
         """The square uint8 picture of a display image, as training makes it."""
@@ -80,9 +88,16 @@ class Vlm(ABC):
         """What follows `prompt` when this is the answer: the answer and its end token."""
 
     def inputs(self, text: str, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        """Everything that `model(**inputs)` needs, on its device, for one prompt and its pictures in order."""
+        """Everything that `model(**inputs)` needs, on its device, for one prompt and its pictures in order.
+
+        Raises InferenceError where the prompt has more tokens than the model has positions: most would answer all the
+        same, with nonsense.
+        """
         images = [Image.fromarray(picture).convert("RGB") for picture in pictures]
         batch = self._processed(text, images)
+        length, most = batch["input_ids"].shape[-1], self.positions
+        if most is not None and length > most:
+            raise InferenceError(f"the prompt has {length} tokens and the model positions for {most}")
         return {
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in batch.items()
@@ -154,10 +169,16 @@ class AutoVlm(Vlm):
     def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
         asked = self.prompt(layout, question)
         answered = self._rendered(messages(layout, [Turn(question=question, answer=answer)]), open_answer=False)
-        if answered.startswith(asked):
-            return answered[len(asked) :].rstrip("\n")
-        # The template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
-        return answer + str(self.tokenizer.eos_token)
+        # Where the template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
+        text = answered[len(asked) :] if answered.startswith(asked) else answer
+        ends = [place for end in self.end_tokens if (place := text.find(end) + len(end)) >= len(end)]
+        # Without an end "none" would beat "none of these": each answer must say that it is over.
+        return text[: min(ends)] if ends else text.rstrip() + str(self.tokenizer.eos_token)
+
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """The texts of `stop_ids`."""
+        return tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.stop_ids)))
 
     def chat(self, layout: PromptLayout, turns: Sequence[Turn]) -> str:
         """A whole conversation; where the last turn has no answer, up to where it begins."""
@@ -198,14 +219,31 @@ def open_vlm(
     if kind in (NvilaConfig.model_type, ORIGINAL_TYPE):
         nvila, nvila_processor = load_nvila(folder, dtype=chosen, device=device)
         return NvilaVlm(nvila, nvila_processor, Tiling(tiling))
+    model, processor = load_auto(folder, dtype=chosen, trust_remote_code=trust_remote_code)
+    return AutoVlm(model.to(device).eval(), processor)
+
+
+def load_auto(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> tuple[Any, Any]:
+    """Model and processor by Transformers' Auto classes; options go to `from_pretrained`.
+
+    Raises CheckpointError where they cannot be opened, and where the files lack a weight: Transformers would draw it by
+    chance, warn, and the model would answer.
+    """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=chosen, use_safetensors=True, trust_remote_code=trust_remote_code
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
         )
         processor = load_processor(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise CheckpointError(f"{source}: Transformers cannot open it: {error}") from error
-    return AutoVlm(model.to(device).eval(), processor)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: Transformers cannot open it: {error}") from error
+    for what in ("missing_keys", "mismatched_keys"):
+        if info[what]:
+            raise CheckpointError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:5]}")
+    return model, processor
 
 
 def local_folder(source: str | Path, *, revision: str | None, trust_remote_code: bool = False) -> Path:

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
 
 from model.errors import CheckpointError
 from model.manifest import CheckpointKind
 from model.prompts import PromptLayout, Turn
-from model.vlm import AutoVlm, load_processor
+from model.vlm import AutoVlm, load_auto
 from training.learners import Learner, PartView, losses_of
 from training.recipe import Objective, Recipe, RecipeError
 from training.samples import UNKNOWN, Dropped, Sample
@@ -75,16 +74,19 @@ class ChatCollator:
         """The whole chat, and for each answer (with its end token) where it stands, in characters."""
         if any(turn.answer is None for turn in turns):
             raise ValueError("a turn has no answer to learn")
+        if len(turns) == 1:
+            asked = self.vlm.prompt(layout, turns[0].question)
+            whole = asked + self.vlm.continuation(layout, turns[0].question, turns[0].answer or "")
+            return whole, [(len(asked), len(whole))]
         text = self.vlm.chat(layout, turns).rstrip("\n")
         spans = []
         for number in range(len(turns)):
             asked = self.vlm.chat(layout, [*turns[:number], Turn(question=turns[number].question)])
             answered = self.vlm.chat(layout, turns[: number + 1]).rstrip("\n")
             if not (text.startswith(asked) and text.startswith(answered)):
-                if len(turns) == 1:
-                    whole = asked + self.vlm.continuation(layout, turns[0].question, turns[0].answer or "")
-                    return whole, [(len(asked), len(whole))]
                 raise ValueError("the chat template writes past answers anew; set data.conversation to false")
+            if not answered.endswith(self.vlm.end_tokens):
+                raise ValueError("the chat template does not end its answers; set data.conversation to false")
             spans.append((len(asked), len(answered)))
         return text, spans
 
@@ -141,7 +143,8 @@ class ForeignLearner(Learner):
 
     def collator(self, processor: Any) -> Callable[[Sequence[Sample]], ChatBatch]:
         """By the checkpoint's chat template; holds no weights."""
-        vlm = AutoVlm(SimpleNamespace(config=self.model.config), processor)
+        known = SimpleNamespace(config=self.model.config, generation_config=self.model.generation_config)
+        vlm = AutoVlm(known, processor)
         return ChatCollator(vlm, max_length=self.recipe.data.max_length)
 
     def save(self, processor: Any, folder: Path) -> None:
@@ -173,16 +176,9 @@ def open_foreign(folder: Path, recipe: Recipe) -> tuple[ForeignLearner, Any]:
             f"{folder}: the auxiliary heads and the longitudinal extras are NVILA's; for another architecture set "
             'run.objective to "instructions", heads.weight to 0 and leave model.longitudinal out'
         )
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=getattr(torch, recipe.model.dtype),
-            use_safetensors=True,
-            attn_implementation=recipe.optimiser.attention,
-        )
-        processor = load_processor(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise CheckpointError(f"{folder}: Transformers cannot open it: {error}") from error
+    model, processor = load_auto(
+        folder, dtype=getattr(torch, recipe.model.dtype), attn_implementation=recipe.optimiser.attention
+    )
     if not getattr(processor.tokenizer, "is_fast", False):
         raise CheckpointError(f"{folder}: training needs a fast tokenizer, which can say where its tokens stand")
     model.train()

@@ -104,8 +104,12 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     plain = gradients(model)
     model.zero_grad()
     model.activation_checkpointing_enable()
+    passes: dict[str, int] = {"vision": 0, "text": 0}
+    for name, part in (("vision", model.vision_tower.encoder.layers[0].mlp), ("text", model.llm.model.layers[0].mlp)):
+        part.register_forward_pre_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
     loss = model(**batch).loss
     loss.backward()
+    assert passes == {"vision": 2, "text": 2}, "each layer runs again on the way back"
     again = gradients(model)
     assert plain.keys() == again.keys()
     assert any(name.startswith("vision_tower.encoder.layers.0") for name in plain)

@@ -15,7 +15,7 @@ from torch import nn
 from dicom_node.config import ModelSection
 from dicom_node.inference import load
 from model.engine import Engine
-from model.errors import CheckpointError
+from model.errors import CheckpointError, InferenceError
 from model.experts import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
 from model.ontology import ontology
 from model.pixels import from_grey
@@ -103,6 +103,24 @@ def test_temperature_and_threshold_of_the_manifest_apply(tmp_path: Path, folder:
     softened = load_predictor(changed).predict(pair).finding("edema")
     assert abs(softened.probability - 0.5) < abs(plain - 0.5)
     assert softened.presence is (Presence.PRESENT if plain < 0.5 else Presence.ABSENT)
+
+
+def test_a_model_that_gives_no_numbers_fails_and_says_nothing(folder: Path) -> None:
+    """Not a number is below every threshold: read as it stands, it would be "absent" of everything."""
+    broken = load_predictor(folder)
+    with torch.no_grad():
+        broken.vlm.model.llm.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(InferenceError, match="gave no numbers"):
+        broken.predict(StudyPair(current=image(1), prior=image(2)))
+
+
+def test_a_model_that_would_rather_say_something_else_is_told_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_predictor(folder)  # random weights: no word is likely
+    for _ in range(2):
+        loaded.predict(StudyPair(current=image(1)))
+    assert caplog.text.count("it would rather answer in other words") == 1
 
 
 def test_tampered_and_foreign_checkpoints_are_refused(tmp_path: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.predict import finding_answers
 from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES
 from model.reading import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shifted
 from model.schema import INVERSE_CHANGE, Change, Presence
@@ -136,12 +137,13 @@ def test_rules_by_example(presence: float, prior: float, change: str, expected: 
 
 
 def test_the_threshold_decides_and_the_change_follows_it() -> None:
-    answers = FindingAnswers(presence=0.3, prior_presence=0.9, change=clear("resolved", 0.6))
+    change = {**clear("resolved", 0.6), "stable": 0.1, "new": 0.06}
+    answers = FindingAnswers(presence=0.3, prior_presence=0.9, change=change)
     absent = read_finding("edema", answers, threshold=0.5, floor=0.0, with_prior=True)
     assert (absent.presence, absent.change) == (Presence.ABSENT, Change.RESOLVED)
     present = read_finding("edema", answers, threshold=0.01, floor=0.0, with_prior=True)
     assert (present.presence, present.probability) == (Presence.PRESENT, absent.probability)
-    assert present.change in (Change.WORSENING, Change.STABLE, Change.IMPROVING)
+    assert present.change is Change.STABLE
     assert present.change_probability is not None
     assert absent.change_probability is not None
     assert present.change_probability < absent.change_probability, "the threshold moves no probability"
@@ -178,6 +180,43 @@ def test_the_floor_makes_a_doubtful_presence_an_abstention() -> None:
     with_prior = replace(answers, prior_presence=0.5, change=dict.fromkeys(CHANGE_ANSWERS, 1 / 6))
     doubtful = read_finding("edema", with_prior, threshold=0.5, floor=0.75, with_prior=True)
     assert (doubtful.presence, doubtful.change) == (Presence.ABSTAINED, Change.NOT_COMPARABLE)
+
+
+def even(names: tuple[str, ...]) -> dict[str, float]:
+    return dict.fromkeys(names, 1 / len(names))
+
+
+def test_an_even_answer_states_nothing() -> None:
+    """Half precision makes exact ties, and a server that lists none of the answers makes nothing else."""
+    shares = {
+        "presence/edema": even(("yes", "no")),
+        "prior_presence/edema": even(("yes", "no")),
+        "change/edema": even(CHANGE_ANSWERS),
+        "side/edema": even(("left", "right", "bilateral")),
+    }
+    answers = finding_answers("edema", shares)
+    assert answers == FindingAnswers(presence=0.5)
+    silent = read_finding("edema", answers, threshold=0.5, floor=0.0, with_prior=True)
+    assert (silent.presence, silent.change, silent.location) == (Presence.ABSTAINED, None, None)
+    told = finding_answers("edema", {**shares, "presence/edema": {"yes": 0.9, "no": 0.1}})
+    assert told is not None
+    assert read_finding("edema", told, threshold=0.5, floor=0.0, with_prior=True).presence is Presence.PRESENT
+    changed = finding_answers("edema", {**shares, "change/edema": clear("new")})
+    assert changed is not None
+    assert read_finding("edema", changed, threshold=0.5, floor=0.0, with_prior=True).change is Change.NEW
+
+
+def test_of_two_likeliest_neither_is_stated() -> None:
+    answers = FindingAnswers(
+        presence=0.9,
+        prior_presence=0.9,
+        change={"new": 0.02, "worsening": 0.44, "stable": 0.05, "improving": 0.44, "resolved": 0.02, "none": 0.03},
+        side={"left": 0.45, "right": 0.45, "bilateral": 0.1},
+        grade={"mild": 0.2, "moderate": 0.5, "severe": 0.3},
+    )
+    found = read_finding("edema", answers, threshold=0.5, floor=0.0, with_prior=True)
+    assert (found.presence, found.change, found.change_probability) == (Presence.PRESENT, Change.NOT_COMPARABLE, None)
+    assert (found.location, found.level) == (None, "moderate")
 
 
 @given(weights=weights_given)

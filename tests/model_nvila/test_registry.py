@@ -74,6 +74,43 @@ def test_half_written_checkpoint_is_refused(tmp_path: Path) -> None:
         read_manifest(folder)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_half_a_manifest_is_refused_by_name(tmp_path: Path, share: float) -> None:
+    """What a disk that ran full or a copy that was cut off leaves behind."""
+    path = checkpoint(tmp_path / "trial-1") / MANIFEST_NAME
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"trial-1/manifest\.json: not a manifest"):
+        read_manifest(path.parent)
+
+
+def test_a_manifest_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "trial-1")
+    (folder / MANIFEST_NAME).rename(folder / f"{MANIFEST_NAME}.tmp")
+    with pytest.raises(CheckpointError, match="half-written"):
+        read_manifest(folder)
+
+
+def test_a_link_out_of_the_hubs_cache_is_refused(tmp_path: Path) -> None:
+    """The cache links each file to its blob, and only such links are followed."""
+    written = checkpoint(tmp_path / "written")
+    snapshot, blobs = (
+        tmp_path / "models--site--trial" / "snapshots" / "0123",
+        tmp_path / "models--site--trial" / "blobs",
+    )
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in written.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert read_manifest(snapshot).name == "trial"
+    (tmp_path / "elsewhere").write_text("{}")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"config\.json is a link"):
+        read_manifest(snapshot)
+
+
 def test_tampered_weights_are_refused_by_name(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "trial-1")
     weights = folder / "model.safetensors"

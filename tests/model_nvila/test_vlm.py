@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from model.engine import Engine, Job, Strategy
-from model.errors import CheckpointError
+from model.engine_plan import battery_tokens
+from model.errors import CheckpointError, InferenceError
 from model.predict import load_predictor
-from model.questions import battery
+from model.questions import QuestionType, battery, closed_question, difference_question
 from model.schema import StudyPair
 from model.vlm import AutoVlm, load_processor, open_vlm
 from tests.model_nvila.test_engine import assert_same
 from tests.model_nvila.test_predict import image
 from tests.model_nvila.tiny import FINDINGS, picture
-from tests.model_nvila.tiny_auto import FAMILIES, gemma3, qwen2_5_vl
+from tests.model_nvila.tiny_auto import FAMILIES, gemma3, llava_next, qwen2_5_vl
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -138,6 +144,130 @@ def check_fallback(vlm: AutoVlm, caplog: pytest.LogCaptureFixture) -> None:
     assert "asked by itself" in caplog.text
     closed = {key: answer.log_probabilities for key, answer in answers.closed.items()}
     assert closed == {key: answer.log_probabilities for key, answer in engine.ask_plainly(asked).closed.items()}
+
+
+def test_a_prefix_of_another_length_is_checked_anew(tmp_path: Path) -> None:
+    """What is right behind one image may be wrong behind two: a window that the longer prefix outgrows."""
+    vlm = open_vlm(gemma3(tmp_path / "m"))
+    assert isinstance(vlm, AutoVlm)
+    alone, pair = job(vlm, priors=0), job(vlm, priors=1)
+    short, long = (int(Engine(vlm)._read_prefix([one]).lengths) for one in (alone, pair))
+    assert short < long
+    layer = vlm.model.model.language_model.layers[0]
+    original = layer.forward
+
+    def broken(hidden: torch.Tensor, *args: object, **kwargs: object) -> object:
+        cache = kwargs.get("past_key_values")
+        behind = cache is not None and cache.get_seq_length() > short  # type: ignore[attr-defined]
+        return original(hidden + 0.5 if behind else hidden, *args, **kwargs)
+
+    layer.forward = broken
+    engine = Engine(vlm, max_new_tokens=1)
+    engine.ask([alone])
+    assert engine.strategy is Strategy.ROWS
+    engine.ask([pair])
+    assert engine.strategy is Strategy.PLAIN
+
+
+def test_images_are_encoded_once_for_closed_and_open_questions(vlm: AutoVlm) -> None:
+    engine = Engine(vlm, max_new_tokens=3)
+    asked = Job(
+        pictures=(picture(1), picture(2)),
+        layout=vlm.layout(priors=1),
+        questions=(*battery(FINDINGS[:1], with_prior=True), replace(difference_question(), key="again")),
+    )
+    engine.ask([asked])  # with the check of the first pair
+    seen: list[bool] = []
+    forward = vlm.model.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        seen.append(kwargs.get("pixel_values") is not None)
+        return forward(*args, **kwargs)
+
+    vlm.model.forward = counted
+    try:
+        answers = engine.ask([asked])[0]
+    finally:
+        vlm.model.forward = forward
+    assert sum(seen) == 1
+    assert answers.open["difference"].text == answers.open["again"].text
+    assert_same(answers, engine.ask_plainly(asked))
+
+
+def test_a_prompt_beyond_the_positions_is_refused(tmp_path: Path) -> None:
+    """Two pictures of many tokens each on a model of short context: the numbers would be nonsense, not an error."""
+    vlm = open_vlm(llava_next(tmp_path / "m"))
+    assert isinstance(vlm, AutoVlm)
+    asked = job(vlm)
+    vlm.model.config.text_config.max_position_embeddings = 64
+    with pytest.raises(InferenceError, match=r"the prompt has \d\d tokens and the model positions for 64"):
+        Engine(vlm).ask([asked])
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_checkpoint_that_lacks_a_weight_is_refused(family: str, tmp_path: Path) -> None:
+    """Transformers would draw it by chance and warn, and the model would answer like any other."""
+    folder = FAMILIES[family](tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    dropped = next(name for name in sorted(weights) if "layers.1" in name and "mlp" in name)
+    save_file(
+        {k: v for k, v in weights.items() if k != dropped}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    with pytest.raises(CheckpointError, match="missing keys"):
+        open_vlm(folder)
+    save_file({**weights, dropped: weights[dropped][:1]}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError):
+        open_vlm(folder)
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-64])
+    with pytest.raises(CheckpointError, match="cannot open"):
+        open_vlm(folder)
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    folder = gemma3(tmp_path / "m")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    wanted = open_vlm(folder).model.state_dict()
+    torch.save({name: torch.zeros_like(value) for name, value in wanted.items()}, folder / "pytorch_model.bin")
+    found = open_vlm(folder).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="safetensors"):
+        open_vlm(folder)
+
+
+def test_each_answer_ends_where_the_template_ends_none(tmp_path: Path) -> None:
+    """As LLaVA's own template does: "ASSISTANT: yes " and nothing behind it."""
+    folder = llava_next(tmp_path / "m")
+    template = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").write_text(template.replace("<|im_end|>", " "), "utf-8")
+    vlm = open_vlm(folder)
+    layout = vlm.layout(priors=1)
+    assert vlm.continuation(layout, "is there edema?", "yes") == "yes<|im_end|>"
+    question = replace(closed_question(QuestionType.GRADE, "edema"), allowed=("moderate", "moderate to severe"))
+    tokens = battery_tokens(vlm, layout, [question])
+    ends = {row[-1] for row in tokens.questions[0].answers}
+    assert ends == set(vlm.stop_ids)
+
+
+def test_a_tokenizer_that_lacks_a_word_is_refused(tmp_path: Path) -> None:
+    """Two findings that it cannot name would be one question, and an answer that it cannot spell any other's."""
+    vlm = open_vlm(gemma3(tmp_path / "m"))
+    layout = vlm.layout(priors=1)
+    known = closed_question(QuestionType.PRESENCE, "edema")
+    text = vlm.prompt(layout, known.text) + " yes no <end_of_turn>"
+    words = {word: number for number, word in enumerate(["<unk>", *dict.fromkeys(_words(text))])}
+    plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^>]*>|\w+|[^\w\s]"), behavior="isolated")
+    vlm.tokenizer = TokenizersBackend(tokenizer_object=plain, unk_token="<unk>", eos_token="<end_of_turn>")
+    vlm.model.generation_config.eos_token_id = words["<end_of_turn>"]
+    with pytest.raises(InferenceError, match=r"presence/pneumothorax: the checkpoint's tokenizer lacks a word"):
+        battery_tokens(vlm, layout, [known, closed_question(QuestionType.PRESENCE, "pneumothorax")])
+    with pytest.raises(InferenceError, match=r"presence/edema: the checkpoint's tokenizer lacks a word"):
+        battery_tokens(vlm, layout, [replace(known, allowed=("yes", "perhaps"))])
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"<[^>]*>|\w+|[^\w\s]|\s+", text)
 
 
 def test_predictor_on_a_foreign_checkpoint(tmp_path: Path) -> None:

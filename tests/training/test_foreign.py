@@ -16,7 +16,7 @@ from model.prompts import PromptLayout, Turn
 from model.schema import StudyPair
 from tests.model_nvila.test_predict import image
 from tests.model_nvila.tiny import picture
-from tests.model_nvila.tiny_auto import FAMILIES, gemma3
+from tests.model_nvila.tiny_auto import FAMILIES, gemma3, llava_next
 from tests.training.records import recipe_of, write_mimic_with_questions
 from training.foreign import ForeignLearner
 from training.optimisers import parameter_groups
@@ -85,6 +85,21 @@ def test_loss_is_taken_over_answers_only(start: Path, root: Path, tmp_path: Path
     end = processor.tokenizer.eos_token
     first, second = f"yes{end}", f"nothing has changed.{end}"
     assert said == ([f"{first}{second}", first] if conversation else [first, second, first])
+
+
+def test_an_answer_is_learnt_with_its_end_where_the_template_ends_none(root: Path, tmp_path: Path) -> None:
+    """As LLaVA's own template does: without it the model never learns to stop, and no answer can be scored as over."""
+    start = llava_next(tmp_path / "m")
+    template = (start / "chat_template.jinja").read_text("utf-8")
+    (start / "chat_template.jinja").write_text(template.replace("<|im_end|>", " "), "utf-8")
+    learner, processor = build(recipe_on(start, root, tmp_path), 3)
+    collator: Any = learner.collator(processor)
+    batch = collator(samples()[1:])
+    said = processor.tokenizer.decode(batch.inputs["input_ids"][0][batch.labels[0] != UNKNOWN])
+    assert said == f"yes{processor.tokenizer.eos_token}"
+    pair = samples()[0]
+    with pytest.raises(ValueError, match="does not end its answers"):
+        collator([Sample(images=pair.images, layout=pair.layout, turns=pair.turns, conversation=True)])
 
 
 def test_a_run_moves_the_model_and_its_result_answers(start: Path, root: Path, tmp_path: Path) -> None:
