@@ -80,17 +80,23 @@ class CompletionSection(Section):
     count_seconds: Annotated[float, Field(ge=0)] = 15.0
 
 
+DEMO = "demo"
+"""[model] source of the bundled checkpoint, whatever folders there are."""
+
+
 class ModelSection(Section):
-    """findings: ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked.
+    """source: "demo", a folder, or a Hub id; that needs revision, the 40 hexadecimal digits of a commit. findings:
+    ontology keys that a checkpoint without a manifest of ours, or a served model, may be asked.
 
     shadow: a checkpoint of the models folder that answers live studies unheard. standby: the champion before this one
     stays loaded, so that a rollback takes effect at once; costs its memory. experts: folder of a classifier
     (`model.experts`) whose words stand in the prompt of checkpoints that were trained with them; no others see them.
+    scoring: how a served model's closed questions are scored (docs/remote-model.md).
     """
 
-    source: str = "demo"
+    source: str = DEMO
     findings: tuple[str, ...] = ()
-    revision: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     backend: Literal["transformers", "openai"] = "transformers"
     trust_remote_code: bool = False
     device: str = "cpu"
@@ -98,6 +104,7 @@ class ModelSection(Section):
     memory_limit_bytes: Annotated[int, Field(gt=0)] | None = None
     base_url: str | None = None
     api_key_file: Path | None = None
+    scoring: Literal["top_logprobs", "prompt_logprobs"] = "top_logprobs"
     experts: Path | None = None
     studies_at_once: Annotated[int, Field(ge=1, le=32)] = 1
     shadow: str = ""
@@ -578,6 +585,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     if url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
         database = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
         anchored = anchored.model_copy(update={"database": database})
+    source = settings.model.source
+    if settings.model.backend == "transformers" and source != DEMO and (folder / source).is_dir():
+        model = anchored.model.model_copy(update={"source": str(folder / source)})
+        anchored = anchored.model_copy(update={"model": model})
     return anchored
 
 

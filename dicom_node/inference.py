@@ -242,7 +242,7 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
 def _remote(section: ModelSection) -> PairPredictor:
     """A predictor over an OpenAI-compatible server; `source` is the model's name there, its first where "demo"."""
     from model.registry import DEMO
-    from model.remote import open_remote_predictor
+    from model.remote import Scoring, open_remote_predictor
 
     assert section.base_url is not None  # the settings refuse an openai back end without one
     key = section.api_key_file.read_text("utf-8").strip() if section.api_key_file is not None else None
@@ -252,6 +252,7 @@ def _remote(section: ModelSection) -> PairPredictor:
         model=None if section.source == DEMO else section.source,
         api_key=key,
         timeout_seconds=section.timeout_seconds,
+        scoring=Scoring(section.scoring),
     )
 
 

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event as ProcessEvent
+from pathlib import Path
 
-from dicom_node.config import Settings
+from dicom_node.config import DEMO, Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables import JobKind
 from dicom_node.logs import configure, get_logger
+from dicom_node.models import candidates
 from dicom_node.process import end_with_parent, stop_on_signals
 from dicom_node.store import InstanceStore
 
@@ -104,11 +106,25 @@ def serve(settings: Settings, role: Role) -> None:
             f"database.url: role {role} shares the index with other processes' roles on other machines and needs"
             " postgresql+psycopg://…; SQLite serves role all only"
         )
+    if role is not Role.RECEIVE:
+        _require_model(settings)
     stop = threading.Event()
     stop_on_signals(stop)
     prepare(settings)
     with sole_owner(settings):
         _supervise(settings, role, stop)
+
+
+def _require_model(settings: Settings) -> None:
+    """Refuse a model that no study could ever be answered with, before the first study finds out."""
+    chosen = candidates(settings, settings.node.data_dir / "models")[0]
+    model = settings.model
+    local = chosen.folder or chosen.source == DEMO or Path(chosen.source).is_dir()
+    if model.backend == "transformers" and not local and model.revision is None:
+        raise ConfigurationError(
+            f"model.source: there is no folder {model.source!r}; a Hub id needs model.revision, the 40 hexadecimal"
+            " digits of a commit"
+        )
 
 
 def _supervise(settings: Settings, role: Role, stop: threading.Event) -> None:

@@ -7,10 +7,11 @@ is scored by one of two ways, because the servers differ:
   for each allowed answer; the log-probabilities of the answer's tokens and its end token are added up. These are the
   local engine's numbers.
 - `Scoring.TOP` (vLLM, SGLang and most others): one request for each question asks for a single token with its
-  `top_logprobs`; tokens that begin an allowed answer count for it. Where several answers begin with the same token the
-  walk goes on behind it (`continue_final_message`). What a token that only one answer can begin with leads to is not
-  asked any further, so these are probabilities of the choice, not of every letter; an answer beyond the listed tokens
-  counts as much as the last listed one at most.
+  `top_logprobs`; tokens that begin an allowed answer count for it, upper and lower case as one. Where several answers
+  begin with the same token the walk goes on behind it (`continue_final_message`). What a token that only one answer can
+  begin with leads to is not asked any further, so these are probabilities of the choice, not of every letter; an answer
+  beyond the listed tokens counts as much as the last listed one at most. Where none is listed all are equal, and
+  `model.reading` then states nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -36,15 +36,14 @@ from model.manifest import CheckpointKind, Manifest
 from model.pixels_fit import fit
 from model.predict import FOREIGN_TYPES, Predictor
 from model.prompts import PromptLayout, Turn, clean_text, messages
-from model.questions import Question
+from model.questions import Question, QuestionType, closed_question
 from model.remote_client import DEFAULT_CONNECTIONS, ServerClient
+from model.remote_scores import Walk, answer_log_probability, choice_of, top_tokens, written_text
 from model.schema import DisplayImage
 from model.vlm import Vlm
 
 TOP_LOGPROBS = 20
 """The most that OpenAI's protocol, vLLM and SGLang all give."""
-UNLISTED_MARGIN = 1.0
-"""Nats below the last listed token at which an unlisted one is put."""
 MAX_DEPTH = 8
 """Tokens of common beginning that are walked through before answers are told apart by what is known."""
 
@@ -101,10 +100,8 @@ class RemoteEngine:
         started = time.perf_counter()
         bodies = [self._body(job.layout, urls, question, max_tokens=self._max_new_tokens) for question in open_]
         for question, reply in zip(open_, self.client.chat_many(bodies), strict=True):
-            choice = _choice(reply)
-            text = str((choice.get("message") or {}).get("content") or "").strip()
-            complete = choice.get("finish_reason") == "stop"
-            answers.open[question.key] = OpenAnswer(question=question, text=text, complete=complete)
+            complete = choice_of(reply).get("finish_reason") == "stop"
+            answers.open[question.key] = OpenAnswer(question=question, text=written_text(reply), complete=complete)
         answers.seconds["generate"] = time.perf_counter() - started
         return answers
 
@@ -114,7 +111,7 @@ class RemoteEngine:
         self, layout: PromptLayout, urls: Sequence[str], questions: Sequence[Question]
     ) -> list[tuple[float, ...]]:
         """Walk all questions in step: each round asks for the next token of every beginning that is still open."""
-        walks = [_Walk(question.allowed or ()) for question in questions]
+        walks = [Walk(question.allowed or ()) for question in questions]
         for _ in range(MAX_DEPTH):
             waiting = [
                 (walk, beginning, question)
@@ -128,7 +125,7 @@ class RemoteEngine:
                 for _, beginning, question in waiting
             ]
             for (walk, beginning, _), reply in zip(waiting, self.client.chat_many(bodies), strict=True):
-                walk.take(beginning, _top_tokens(reply))
+                walk.take(beginning, top_tokens(reply))
         return [walk.scores() for walk in walks]
 
     # --- by the tokens of a given answer ---
@@ -178,64 +175,6 @@ class RemoteEngine:
         return body
 
 
-class _Walk:
-    """Telling allowed answers apart token by token. A beginning is the text that several answers share so far."""
-
-    def __init__(self, allowed: Sequence[str]) -> None:
-        self._allowed = tuple(clean_text(answer) for answer in allowed)
-        self._scores: dict[str, float] = {}
-        self._open: dict[str, float] = {"": 0.0} if len(self._allowed) > 1 else {}
-        if len(self._allowed) == 1:
-            self._scores[self._allowed[0]] = 0.0
-
-    def open_beginnings(self) -> list[str]:
-        return list(self._open)
-
-    def take(self, beginning: str, tokens: Mapping[str, float]) -> None:
-        """Spread the probability of a beginning over what may follow it.
-
-        Tokens with which the answer goes on add up (several spellings of one beginning); of a beginning that is itself
-        an answer, everything that begins no longer answer ends it.
-        """
-        so_far = self._open.pop(beginning)
-        here = [answer for answer in self._allowed if answer.startswith(beginning) and answer not in self._scores]
-        unlisted = min(tokens.values(), default=-UNLISTED_MARGIN) - UNLISTED_MARGIN
-        shares: dict[str, float] = {}
-        ending = 0.0
-        for token, log_probability in tokens.items():
-            text = token.lstrip() if not beginning else token
-            followers = [answer for answer in here if text and answer[len(beginning) :].startswith(text)]
-            if followers:
-                shares[beginning + text] = shares.get(beginning + text, 0.0) + math.exp(log_probability)
-            else:
-                ending += math.exp(log_probability)
-        found: set[str] = set()
-        for prefix, share in shares.items():
-            followers = [answer for answer in here if answer.startswith(prefix)]
-            found.update(followers)
-            if len(followers) == 1:
-                self._add(followers[0], so_far + math.log(share))
-            else:
-                self._open[prefix] = so_far + math.log(share)
-        for answer in here:
-            if answer == beginning:
-                self._add(answer, so_far + math.log(max(ending, 1e-12)))
-            elif answer not in found:
-                self._add(answer, so_far + unlisted)
-
-    def scores(self) -> tuple[float, ...]:
-        """Log-probability of each answer in the order given; what was never told apart shares equally."""
-        result = dict(self._scores)
-        for beginning, so_far in self._open.items():
-            rest = [answer for answer in self._allowed if answer.startswith(beginning)]
-            for answer in rest:
-                result[answer] = float(np.logaddexp(result.get(answer, -math.inf), so_far - math.log(len(rest))))
-        return tuple(result[answer] for answer in self._allowed)
-
-    def _add(self, answer: str, value: float) -> None:
-        self._scores[answer] = float(np.logaddexp(self._scores.get(answer, -math.inf), value))
-
-
 def open_remote_predictor(
     base_url: str,
     *,
@@ -252,7 +191,8 @@ def open_remote_predictor(
 
     findings: what it may be asked; nobody but its trainer knows what a served model has learned. model: its name on
     the server, the first one where not given. manifest: reading rules (calibration, thresholds, device UID) of the
-    checkpoint that the server serves, where that has one; otherwise the identity is made of address and name.
+    checkpoint that the server serves, where that has one; otherwise the identity is made of address and name. One
+    question is asked at once, in two orders of two pictures, to see that the server looks at them.
     """
     if not findings and manifest is None:
         raise InferenceError(f"{base_url}: nobody says what the served model may be asked ([model] findings)")
@@ -266,9 +206,29 @@ def open_remote_predictor(
         client.close()
         raise
     rules = manifest or _manifest_of(base_url, name, findings)
+    pictures, engine = RemotePictures(image_size=image_size), RemoteEngine(client, name, scoring=scoring)
+    try:
+        _check_sight(engine, pictures, *rules.findings[:1])
+    except InferenceError:
+        client.close()
+        raise
     # A predictor takes of both only `picture`, `layout` and `ask`, which a server can give without torch.
-    vlm = cast(Vlm, RemotePictures(image_size=image_size))
-    return Predictor(vlm, rules, engine=cast(Engine, RemoteEngine(client, name, scoring=scoring)))
+    return Predictor(cast(Vlm, pictures), rules, engine=cast(Engine, engine))
+
+
+def _check_sight(engine: RemoteEngine, pictures: RemotePictures, finding: str = "pneumothorax") -> None:
+    """Ask one question about two pictures in both orders: a server that drops images, or one of them, answers all the
+    same, and from the words alone. Raises InferenceError where both answers are equal to the last digit."""
+    ramp = np.tile(np.linspace(0, 255, pictures.image_size).astype(np.uint8), (pictures.image_size, 1))
+    question = closed_question(QuestionType.PRESENCE, finding)
+    orders = ((ramp, ramp[::-1, ::-1].T), (ramp[::-1, ::-1].T, ramp))
+    jobs = [Job(pictures=order, layout=pictures.layout(priors=1), questions=(question,)) for order in orders]
+    first, second = (answers.closed[question.key].log_probabilities for answers in engine.ask(jobs))
+    if first == second:
+        raise InferenceError(
+            f"{engine.client.base_url}: {engine.model} answers the same whichever picture comes "
+            "first: it does not see them"
+        )
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:
@@ -294,51 +254,6 @@ def with_images(conversation: list[dict[str, Any]], urls: Sequence[str]) -> list
     if left:
         raise ValueError("more images than image placeholders")
     return result
-
-
-def answer_log_probability(reply: Mapping[str, Any], answer: str) -> float:
-    """Sum over the tokens of the answer that ends the prompt, and the token that ends it, from vLLM's prompt_logprobs.
-
-    Each entry of the list maps token ids to {"logprob", "decoded_token"}; with prompt_logprobs = 0 it holds the one
-    that stands there. Raises InferenceError where the answer is not found at the end of the prompt.
-    """
-    try:
-        entries = [next(iter(entry.values())) for entry in reply["prompt_logprobs"] if entry]
-        texts = [str(entry["decoded_token"]) for entry in entries]
-        scores = [float(entry["logprob"]) for entry in entries]
-    except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
-        raise InferenceError("the server gave no prompt_logprobs; use scoring = top_logprobs") from error
-    joined, last = "", len(texts)
-    for start in range(len(texts) - 1, -1, -1):
-        joined = texts[start] + joined
-        if joined.lstrip().startswith(answer):
-            covered, end = "", start
-            while len(covered.lstrip()) < len(answer):
-                covered += texts[end]
-                end += 1
-            return sum(scores[start : min(end + 1, last)])
-    raise InferenceError(f"the server's prompt does not end with the answer {answer!r}")
-
-
-def _top_tokens(reply: Mapping[str, Any]) -> dict[str, float]:
-    """Text → log-probability of the first generated token's alternatives; the same text by two tokens adds up."""
-    try:
-        listed = _choice(reply)["logprobs"]["content"][0]["top_logprobs"]
-        tokens: dict[str, float] = {}
-        for item in listed:
-            value = float(item["logprob"])
-            tokens[str(item["token"])] = float(np.logaddexp(tokens.get(str(item["token"]), -math.inf), value))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InferenceError("the server gave no top_logprobs; closed questions cannot be scored on it") from error
-    return tokens
-
-
-def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        choice: dict[str, Any] = reply["choices"][0]
-    except (KeyError, IndexError, TypeError) as error:
-        raise InferenceError("the server's answer holds no choice") from error
-    return choice
 
 
 def _manifest_of(base_url: str, name: str, findings: Sequence[str]) -> Manifest:

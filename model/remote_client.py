@@ -27,6 +27,7 @@ CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may succeed."""
+_KEPT_HEADERS = ("content-type", "retry-after")
 
 
 class ServerClient:
@@ -110,10 +111,10 @@ class ServerClient:
             pause = min(self._first_pause * 2**attempt, LONGEST_PAUSE_SECONDS)
             try:
                 with self._room:
-                    response = self._http.request(method, path, json=body, timeout=_timeout(left))
+                    response = self._fetched(method, path, body, deadline)
             except httpx.TimeoutException as error:
                 reason = f"no answer in time ({type(error).__name__})"
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 reason = f"the line broke ({error})"
             else:
                 if response.is_success:
@@ -129,13 +130,28 @@ class ServerClient:
             time.sleep(pause)
         raise InferenceError(f"{self.base_url}: gave up: {reason}")
 
+    def _fetched(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> httpx.Response:
+        """The whole answer by the deadline and within the size: httpx's own time-out is one between two pieces, which a
+        server that sends a byte now and then never reaches."""
+        left = max(deadline - time.monotonic(), 0.001)
+        content = bytearray()
+        with self._http.stream(method, path, json=body, timeout=_timeout(left)) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise InferenceError(f"{self.base_url}: the answer is longer than {MAX_ANSWER_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer trickles in")
+        headers = {name: value for name, value in response.headers.items() if name.lower() in _KEPT_HEADERS}
+        return httpx.Response(response.status_code, headers=headers, content=bytes(content))
+
     def _decoded(self, response: httpx.Response) -> dict[str, Any]:
         try:
-            answer = response.json() if len(response.content) <= MAX_ANSWER_BYTES else None
-        except ValueError:
+            answer = response.json()
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise InferenceError(f"{self.base_url}: the answer is no JSON object of a sensible size")
+            raise InferenceError(f"{self.base_url}: the answer is no JSON object")
         return answer
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from dicom_node.config import load_settings
 from dicom_node.errors import ConfigurationError
+from dicom_node.service import Role, serve
 from tests.support import REPOSITORY
 
 TEMPLATE = REPOSITORY / "dicom_node" / "config.template.toml"
@@ -53,6 +54,7 @@ def test_the_template_with_every_comment_removed_loads(tmp_path: Path) -> None:
         ("[access]\naddresses = ['10.0.0.0/99']", ["access.addresses", "10.0.0.0/99"]),
         ("[tls]\ncertificate='a'\nkey='b'", ["tls", "needs ca"]),
         ("[model]\nbackend = 'openai'", ["model", "base_url"]),
+        ("[model]\nsource = 'org/model'\nrevision = 'main'", ["model.revision", "40", "main"]),
         ("[node\n", ["not valid TOML"]),
     ],
 )
@@ -73,3 +75,17 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     settings = _load(tmp_path, "")
     assert settings.node.data_dir == tmp_path / "data"
     assert settings.database.url == f"sqlite:///{tmp_path}/data/index.db"
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "demo").mkdir()
+    assert _load(tmp_path, "[model]\nsource = 'checkpoint'").model.source == str(tmp_path / "checkpoint")
+    assert _load(tmp_path, "[model]\nsource = 'org/model'").model.source == "org/model"
+    assert _load(tmp_path, "[model]\nsource = 'demo'").model.source == "demo", "the bundled one, not a folder"
+
+
+@pytest.mark.parametrize("source", ["org/model", "checkpoints/typing-error"])
+def test_a_node_that_could_answer_no_study_does_not_start(tmp_path: Path, source: str) -> None:
+    """A Hub id without its commit, or a folder that is not there: said at the start, not by the first study."""
+    settings = _load(tmp_path, f"[model]\nsource = '{source}'")
+    with pytest.raises(ConfigurationError, match=rf"model\.source.*'{source}'.*model\.revision"):
+        serve(settings, Role.ALL)
+    assert not (tmp_path / "data").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +19,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from model.vlm import Vlm
@@ -36,6 +38,14 @@ class Faults:
     """Every chat is answered with this status."""
     garbage: bytes | None = None
     """Every chat is answered with these bytes and status 200."""
+    trickle: bytes | None = None
+    """Every chat is answered with these bytes, one every fifth of a second, without an end."""
+    blind: bool = False
+    """The pictures are black for the model, whatever was sent."""
+    most_listed: int = 20
+    """So many top_logprobs at most."""
+    capitals: bool = False
+    """Listed tokens are spelled with a capital, as an untrained model spells its answers."""
     hang: threading.Event | None = None
     """Every chat waits for this."""
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -75,14 +85,22 @@ class ChatServer:
                 return JSONResponse({"error": "no"}, faults.refuse)
             if faults.garbage is not None:
                 return Response(faults.garbage, media_type="application/json")
+            if faults.trickle is not None:
+                return StreamingResponse(_trickling(faults.trickle), media_type="application/json")
             return JSONResponse(await run_in_threadpool(self._complete, body))
         finally:
             with self._lock:
                 faults.at_once -= 1
 
+    def _spelled(self, token: int) -> str:
+        text = str(self.vlm.tokenizer.decode([token]))
+        return text.capitalize() if self.faults.capitals else text
+
     @torch.inference_mode()
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         text, pictures = _rendered(body)
+        if self.faults.blind:
+            pictures = [np.zeros_like(picture) for picture in pictures]
         with self._lock:
             inputs = self.vlm.inputs(text, pictures)
             logs = self.vlm.model(**inputs).logits[0].float().log_softmax(-1)
@@ -96,9 +114,9 @@ class ChatServer:
                 ]
             choice: dict[str, Any] = {"index": 0}
             if body.get("logprobs"):
-                values, tokens = logs[-1].topk(min(body["top_logprobs"], 20))
+                values, tokens = logs[-1].topk(min(body["top_logprobs"], self.faults.most_listed))
                 listed = [
-                    {"token": tokenizer.decode([token]), "logprob": value}
+                    {"token": self._spelled(token), "logprob": value}
                     for value, token in zip(values.tolist(), tokens.tolist(), strict=True)
                 ]
                 choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}]}
@@ -108,6 +126,12 @@ class ChatServer:
             choice["message"] = {"role": "assistant", "content": tokenizer.decode(row, skip_special_tokens=True)}
             choice["finish_reason"] = "stop" if ended else "length"
             return reply | {"choices": [choice]}
+
+
+async def _trickling(content: bytes) -> AsyncIterator[bytes]:
+    for place in itertools.count():
+        yield content[place : place + 1] or b" "
+        await asyncio.sleep(0.2)
 
 
 def _score(row: torch.Tensor, token: int) -> float:

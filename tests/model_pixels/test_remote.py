@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model.remote_client
 from dicom_node.config import ModelSection
 from dicom_node.inference import load
 from model.engine import Engine, Job
@@ -21,9 +22,10 @@ from model.nvila import Tiling
 from model.pixels import from_grey
 from model.prompts import PromptLayout
 from model.questions import Question, QuestionType, battery, difference_question
-from model.remote import RemoteEngine, Scoring, _Walk, answer_log_probability, open_remote_predictor
+from model.remote import RemoteEngine, Scoring, open_remote_predictor
 from model.remote_client import ServerClient
-from model.schema import Presence, StudyPair
+from model.remote_scores import Walk, answer_log_probability
+from model.schema import Change, Presence, StudyPair
 from model.vlm import NvilaVlm
 from tests.model_nvila.tiny import picture, tiny_nvila
 from tests.model_pixels.openai_server import MODEL_NAME, Faults, serving
@@ -78,8 +80,8 @@ def test_top_scoring_gives_the_listed_tokens_of_the_local_model(vlm: NvilaVlm, b
         listed = sorted(range(len(logs)), key=lambda token: -logs[token])[:20]
         spelled = {token: vlm.tokenizer.decode([token]).lstrip() for token in listed}
         for answer, score in zip(question.allowed or (), remote.closed[question.key].log_probabilities, strict=True):
-            own = [t for t in listed if spelled[t] and answer.startswith(spelled[t])]
-            alone = [t for t in own if sum(a.startswith(spelled[t]) for a in question.allowed or ()) == 1]
+            own = [t for t in listed if spelled[t] and _begins(answer, spelled[t])]
+            alone = [t for t in own if sum(_begins(a, spelled[t]) for a in question.allowed or ()) == 1]
             if own and own == alone:
                 assert score == pytest.approx(math.log(sum(math.exp(logs[t]) for t in own)), abs=2e-3)
                 checked += 1
@@ -87,6 +89,10 @@ def test_top_scoring_gives_the_listed_tokens_of_the_local_model(vlm: NvilaVlm, b
                 assert score <= logs[listed[-1]]
     assert len(remote.closed) == len(job.questions)
     assert checked > 0, "no answer of any question was among the listed tokens"
+
+
+def _begins(answer: str, text: str) -> bool:
+    return answer.casefold().startswith(text.casefold())
 
 
 def test_a_predictor_over_a_server_answers_a_pair(vlm: NvilaVlm, base_url: str, faults: Faults) -> None:
@@ -114,6 +120,9 @@ def test_the_node_opens_a_served_model_by_its_settings(base_url: str, faults: Fa
     film = from_grey(picture(3, 112))
     assert len(predictor.predict(StudyPair(current=film)).findings) == len(FINDINGS)
     assert set(faults.keys) == {"Bearer from-a-file"}
+    assert not [body for body in faults.seen if "prompt_logprobs" in body]
+    load(section.model_copy(update={"scoring": "prompt_logprobs"})).predict(StudyPair(current=film))
+    assert [body for body in faults.seen if "prompt_logprobs" in body]
     with pytest.raises(InferenceError, match="findings"):
         load(ModelSection(backend="openai", base_url=base_url))
 
@@ -152,7 +161,74 @@ def test_a_server_that_never_answers_is_given_up(base_url: str, faults: Faults) 
     faults.hang.set()
 
 
-@pytest.mark.parametrize("garbage", [b"", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"logprobs": null}]}'])
+def test_a_server_that_trickles_is_given_up(base_url: str, faults: Faults) -> None:
+    """A byte now and then is an answer in time to every time-out between two bytes."""
+    faults.trickle = b'{"choices": ['
+    started = time.monotonic()
+    with ServerClient(base_url, timeout_seconds=1.0) as client, pytest.raises(InferenceError, match="in time"):
+        client.chat({"model": MODEL_NAME, "messages": [], "max_tokens": 1})
+    assert time.monotonic() - started < 4
+
+
+def test_an_answer_without_end_is_given_up(base_url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.remote_client, "MAX_ANSWER_BYTES", 1000)
+    faults.garbage = b"[" * 100_000
+    with ServerClient(base_url) as client, pytest.raises(InferenceError, match="longer than 1000 bytes"):
+        client.chat({"model": MODEL_NAME, "messages": [], "max_tokens": 1})
+
+
+def test_a_server_that_does_not_look_at_the_pictures_is_refused(base_url: str, faults: Faults) -> None:
+    """Some servers drop images that their model cannot take, and answer from the words alone."""
+    faults.blind = True
+    with pytest.raises(InferenceError, match="does not see them"):
+        open_remote_predictor(base_url, findings=FINDINGS, image_size=56)
+
+
+def test_where_no_answer_is_listed_nothing_is_stated(base_url: str, faults: Faults) -> None:
+    """A server that lists one token only, which of a random model is none of ours."""
+    predictor = open_remote_predictor(base_url, findings=FINDINGS, image_size=56)
+    faults.most_listed = 1
+    film = from_grey(picture(3, 112))
+    prediction = predictor.predict(StudyPair(current=film, prior=from_grey(picture(4, 112))))
+    assert [finding.presence for finding in prediction.findings] == [Presence.ABSTAINED] * len(FINDINGS)
+    assert {finding.change for finding in prediction.findings} == {Change.NOT_COMPARABLE}
+    assert {finding.location for finding in prediction.findings} == {None}
+
+
+def test_capitals_are_no_other_answer(base_url: str, faults: Faults) -> None:
+    with ServerClient(base_url) as client:
+        engine = RemoteEngine(client, MODEL_NAME)
+        plain = engine.ask([_job()])[0]
+        faults.capitals = True
+        spelled = engine.ask([_job()])[0]
+    told = [key for key, answer in plain.closed.items() if len(set(answer.log_probabilities)) > 1]
+    assert told
+    for key in told:
+        first = [round(value, 3) for value in plain.closed[key].log_probabilities]
+        if plain.closed[key].question.type is QuestionType.PRESENCE:  # one token tells: nothing is walked on
+            assert [round(value, 3) for value in spelled.closed[key].log_probabilities] == first
+
+
+_LISTED = b'{"choices": [{"message": {"content": ""}, "logprobs": {"content": [{"top_logprobs": %s}]}}]}'
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"[" * 5000,
+        b'{"choices": []}',
+        b'{"choices": [null]}',
+        b'{"choices": ["yes"]}',
+        b'{"choices": [{"logprobs": null}]}',
+        _LISTED % b"[]",
+        _LISTED % b"[null]",
+        _LISTED % b'[{"token": "yes", "logprob": NaN}]',
+        _LISTED % b'[{"token": "yes", "logprob": 3.5}, {"token": "no", "logprob": 1.5}]',
+    ],
+)
 @pytest.mark.parametrize("scoring", list(Scoring))
 def test_an_answer_that_is_none_is_an_inference_error(
     base_url: str, faults: Faults, garbage: bytes, scoring: Scoring
@@ -182,13 +258,48 @@ def test_a_line_that_breaks_is_tried_again(vlm: NvilaVlm) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("content", [b"null", b'"yes"', b'{"content": ["yes"]}', b'{"content": {"text": "yes"}}'])
+def test_an_open_answer_that_is_no_text(base_url: str, faults: Faults, content: bytes) -> None:
+    faults.garbage = b'{"choices": [{"finish_reason": "stop", "message": %s}]}' % content
+    job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(difference_question(),))
+    with ServerClient(base_url) as client:
+        if content in (b"null", b'"yes"'):
+            said = RemoteEngine(client, MODEL_NAME).ask([job])[0].open["difference"].text
+            assert said == ("yes" if content != b"null" else "")
+        else:
+            with pytest.raises(InferenceError, match="no text"):
+                RemoteEngine(client, MODEL_NAME).ask([job])
+
+
 # --- telling answers apart ---
+
+
+def test_an_untrained_model_says_yes_with_a_capital() -> None:
+    walk = Walk(("yes", "no"))
+    walk.take("", {"Yes": math.log(0.95), "No": math.log(0.03), "no": math.log(0.001)})
+    assert np.exp(walk.scores()) == pytest.approx([0.95, 0.031])
+
+
+def test_two_spellings_of_a_beginning_are_walked_on_once() -> None:
+    walk = Walk(CHANGE)
+    walk.take("", {"N": math.log(0.6), "n": math.log(0.1), "Stable": math.log(0.3)})
+    assert walk.open_beginnings() == ["N"]
+    walk.take("N", {"ew": math.log(0.75), "ONE": math.log(0.25)})
+    assert np.exp(walk.scores())[:3] == pytest.approx([0.525, 0.175, 0.3])
+
+
+def test_an_unlisted_answer_gets_no_more_than_what_is_left_over() -> None:
+    """A server that lists one token: the rest cannot have more than one minus that."""
+    walk = Walk(("yes", "no"))
+    walk.take("", {"yes": math.log(0.98)})
+    assert np.exp(walk.scores()) == pytest.approx([0.98, 0.02])
+
 
 CHANGE = ("new", "none", "stable", "worsening")
 
 
 def test_answers_that_share_their_beginning_are_walked_on() -> None:
-    walk = _Walk(CHANGE)
+    walk = Walk(CHANGE)
     walk.take("", {"n": math.log(0.5), "st": math.log(0.3), " wors": math.log(0.1), "x": math.log(0.1)})
     assert walk.open_beginnings() == ["n"]
     walk.take("n", {"ew": math.log(0.8), "one": math.log(0.2)})
@@ -197,14 +308,14 @@ def test_answers_that_share_their_beginning_are_walked_on() -> None:
 
 
 def test_an_answer_that_begins_another_one_gets_what_ends_it() -> None:
-    walk = _Walk(("left", "left and right", "right"))
+    walk = Walk(("left", "left and right", "right"))
     walk.take("", {"left": math.log(0.7), "right": math.log(0.3)})
     walk.take("left", {"<|im_end|>": math.log(0.9), " and": math.log(0.1)})
     assert walk.scores() == pytest.approx([math.log(v) for v in (0.63, 0.07, 0.3)])
 
 
 def test_an_unlisted_answer_is_below_every_listed_token() -> None:
-    walk = _Walk(("yes", "no"))
+    walk = Walk(("yes", "no"))
     walk.take("", {"yes": math.log(0.9), "maybe": math.log(0.01)})
     assert walk.scores()[1] < math.log(0.01)
 
@@ -213,7 +324,7 @@ def test_an_unlisted_answer_is_below_every_listed_token() -> None:
 @given(st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
 def test_whole_answers_as_tokens_keep_their_probabilities(weights: list[float]) -> None:
     shares = np.asarray(weights) / sum(weights)
-    walk = _Walk(CHANGE)
+    walk = Walk(CHANGE)
     walk.take("", {answer: math.log(share) for answer, share in zip(CHANGE, shares, strict=True)})
     assert np.exp(walk.scores()) == pytest.approx(shares)
 
@@ -234,8 +345,15 @@ def test_the_answer_is_found_at_the_end_of_the_prompt_only() -> None:
     assert answer_log_probability({"prompt_logprobs": prompt}, "yes") == -7
     with pytest.raises(InferenceError, match="does not end"):
         answer_log_probability({"prompt_logprobs": prompt}, "no")
+    # A template that leaves the answer out: "no" is not said by " nodule".
+    asked = [None, entry("is there a", -9), entry(" nodule", -8), entry("?", -1)]
+    with pytest.raises(InferenceError, match="does not end"):
+        answer_log_probability({"prompt_logprobs": asked}, "no")
+    prompt[4] = entry("es", math.nan)
+    with pytest.raises(InferenceError, match="no numbers"):
+        answer_log_probability({"prompt_logprobs": prompt}, "yes")
 
 
 def test_questions_without_a_choice_are_scored_as_certain() -> None:
     question = Question(key="k", type=QuestionType.VIEW, text="which?", allowed=("only",))
-    assert _Walk(question.allowed or ()).scores() == (0.0,)
+    assert Walk(question.allowed or ()).scores() == (0.0,)
