@@ -14,6 +14,7 @@ import socket
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from ipaddress import ip_address
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -79,10 +80,12 @@ ACTIONS = {
 class Participant:
     """Somebody or something that took part: a person, an application entity, this process.
 
-    role: "source" (110153), "destination" (110152), "application" (110150) or "" for a person.
+    role: "source" (110153), "destination" (110152), "application" (110150) or "" for a person. ae_title: of a DICOM
+    application, which section A.5.2.2 wants named. address: an IP address, a host's name or a URL.
     """
 
     user_id: str
+    ae_title: str = ""
     requestor: bool = False
     role: str = ""
     address: str = ""
@@ -119,7 +122,9 @@ ROLES = {
 
 def this_node(ae_title: str, *, requestor: bool = False, role: str = "application") -> Participant:
     """This process as a participant."""
-    return Participant(user_id=f"{ae_title}:{os.getpid()}", requestor=requestor, role=role, name="dicom-node")
+    return Participant(
+        user_id=f"{ae_title}:{os.getpid()}", ae_title=ae_title, requestor=requestor, role=role, name="dicom-node"
+    )
 
 
 def record(
@@ -191,13 +196,26 @@ def _participant(root: ET.Element, participant: Participant) -> None:
     element = ET.SubElement(
         root, "ActiveParticipant", UserID=participant.user_id, UserIsRequestor=str(participant.requestor).lower()
     )
+    if participant.ae_title:
+        element.set("AlternativeUserID", f"AETITLES={participant.ae_title}")
     if participant.name:
         element.set("UserName", participant.name)
     if participant.address:
         element.set("NetworkAccessPointID", participant.address)
-        element.set("NetworkAccessPointTypeCode", "2")  # an IP address
+        element.set("NetworkAccessPointTypeCode", _access_point_type(participant.address))
     if participant.role:
         _code(element, "RoleIDCode", ROLES[participant.role])
+
+
+def _access_point_type(address: str) -> str:
+    """NetworkAccessPointTypeCode: 1 a machine's name, 2 an IP address, 5 a URI."""
+    if "://" in address:
+        return "5"
+    try:
+        ip_address(address)
+    except ValueError:
+        return "1"
+    return "2"
 
 
 def _study(root: ET.Element, study: AboutStudy) -> None:
@@ -210,6 +228,8 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
         ParticipantObjectTypeCodeRole="3",
     )
     _code(element, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
+    # The schema of section A.5.1 wants a name or a query in every object, also where there is none to give.
+    ET.SubElement(element, "ParticipantObjectName")
     description = ET.SubElement(element, "ParticipantObjectDescription")
     if study.accession_number:
         ET.SubElement(description, "Accession", Number=study.accession_number)
@@ -224,8 +244,7 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
     )
     type_code = {"csd-code": "2", "codeSystemName": "RFC-3881", "originalText": "Patient Number"}
     ET.SubElement(patient, "ParticipantObjectIDTypeCode", type_code)
-    if study.patient_name:
-        ET.SubElement(patient, "ParticipantObjectName").text = study.patient_name
+    ET.SubElement(patient, "ParticipantObjectName").text = study.patient_name
 
 
 def _query(root: ET.Element, query: AskedQuery) -> None:
@@ -246,6 +265,7 @@ def _alert(root: ET.Element, alert: str, about_node: str) -> None:
         root, "ParticipantObjectIdentification", ParticipantObjectID=about_node, ParticipantObjectTypeCode="2"
     )
     _code(element, "ParticipantObjectIDTypeCode", ("110182", "Node ID"))
+    ET.SubElement(element, "ParticipantObjectName").text = about_node
     _detail(element, "Alert Description", alert)
 
 

@@ -86,6 +86,7 @@ def _audited(session: Session, settings: Settings, study: Study, *, now: dt.date
     audit.record(
         session,
         audit.Event.PATIENT_RECORD,
+        action="U",
         now=now,
         participants=(audit.Participant(user_id=who, requestor=True), audit.this_node(settings.node.ae_title)),
         study=audit.AboutStudy(

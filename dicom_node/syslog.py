@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import socket
@@ -16,6 +17,8 @@ from dicom_node.index.tables import AuditEvent
 
 SYSLOG_PRIORITY = 10 * 8 + 5
 """Facility 10 (security), severity 5 (notice), as IHE ITI TF-2 3.20 has it."""
+MESSAGE_ID = "DICOM+RFC3881"
+"""Of PS3.15 section A.6: what collectors tell audit messages by."""
 BATCH = 200
 MOST_BATCHES = 50
 """In one tick: a collector that was away for a day is caught up with, and stopping does not wait for it."""
@@ -51,10 +54,7 @@ def _send_batch(node: NodeContext) -> int:
         with connect(settings) as connection:
             for row in rows:
                 connection.sendall(frame(row.at, row.message))
-            # An orderly end makes a collector that is gone show itself before the rows are marked.
-            connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(CONNECT_SECONDS)
-            connection.recv(1)
+            _end_orderly(connection)
     except OSError as error:
         raise AuditError(
             f"the audit collector {settings.host}:{settings.port} did not take messages: {error}"
@@ -66,10 +66,23 @@ def _send_batch(node: NodeContext) -> int:
     return len(rows)
 
 
+def _end_orderly(connection: socket.socket) -> None:
+    """Say that no more comes, and wait for the collector's end: one that is gone shows itself before rows are marked.
+
+    With TLS that is close_notify (RFC 5425 section 4.4); a collector that answers it by its end alone has all the same.
+    """
+    connection.settimeout(CONNECT_SECONDS)
+    if isinstance(connection, ssl.SSLSocket):
+        with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            connection = connection.unwrap()
+    connection.shutdown(socket.SHUT_WR)
+    connection.recv(1)
+
+
 def frame(at: dt.datetime, message: str) -> bytes:
     """One RFC 5424 message with the octet count of RFC 5425 section 4.3 before it."""
     head = f"<{SYSLOG_PRIORITY}>1 {at.isoformat(timespec='milliseconds')} {socket.gethostname()} dicom-node"
-    body = f"{head} {os.getpid()} DICOM - ".encode() + b"\xef\xbb\xbf" + message.encode()
+    body = f"{head} {os.getpid()} {MESSAGE_ID} - ".encode() + b"\xef\xbb\xbf" + message.encode()
     return f"{len(body)} ".encode() + body
 
 

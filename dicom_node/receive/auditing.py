@@ -151,7 +151,8 @@ class ReceiveAudit:
             self._alert(session, f"{total} more refusals from {len(rest)} other addresses or for other reasons")
 
     def _alert(self, session: Session, text: str, *, address: str = "") -> None:
-        stranger = (Participant(user_id=address, address=address, requestor=True),) if address else ()
+        # Who performed what the alert is about is no requestor (table A.5.3.11-1).
+        stranger = (Participant(user_id=address, address=address),) if address else ()
         audit.record(
             session,
             Event.SECURITY_ALERT,
@@ -165,7 +166,13 @@ class ReceiveAudit:
         )
 
     def _participants(self, caller: Caller) -> tuple[Participant, ...]:
-        theirs = Participant(user_id=caller.calling_ae_title, requestor=True, role="source", address=caller.address)
+        theirs = Participant(
+            user_id=caller.calling_ae_title,
+            ae_title=caller.calling_ae_title,
+            requestor=True,
+            role="source",
+            address=caller.address,
+        )
         return (theirs, this_node(self._ae_title, role="destination"))
 
     def _run(self) -> None:

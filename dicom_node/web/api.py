@@ -14,7 +14,7 @@ from dicom_node.config import Role
 from dicom_node.index.tables import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
 from dicom_node.web import reading, reading_jobs
 from dicom_node.web.routing import Call, Rule
-from dicom_node.web.views import choice, filter_of, keep_word, load_page, word_of
+from dicom_node.web.views import audit_access, choice, filter_of, keep_word, load_page, word_of
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -30,8 +30,9 @@ def studies(call: Call) -> Response:
 
 
 def study(call: Call) -> Response:
-    """One study: result, time line, deliveries, feedback."""
+    """One study: result, time line, deliveries, feedback. Looking at it is audited."""
     page = load_page(call)
+    audit_access(call, page.study)
     with call.node.database.read() as session:
         words = [_word(row) for row in feedback.of_study(session, page.study.study_instance_uid)]
     return _json(

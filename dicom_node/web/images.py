@@ -1,4 +1,7 @@
-"""Pixels for the study page: the display image as 16-bit values for window and level, and as PNG without a script."""
+"""Pixels for the study page: the display image as 16-bit values for window and level, and as PNG without a script.
+
+Each is audited by itself: an image can be asked for without the page (PS3.15 section A.5.3.6).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,12 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from dicom_node import audit
 from dicom_node.config import Role
-from dicom_node.index.tables import Instance
+from dicom_node.index.tables import Instance, Series, Study
 from dicom_node.uids import is_uid
 from dicom_node.web.routing import Call, Rule
+from dicom_node.web.views import audit_access
 from model.decode import decode_in_child
 from model.errors import PixelError
 
@@ -91,11 +96,18 @@ def _shown(call: Call) -> Shown:
     if not is_uid(uid):
         raise HTTPException(404, "no such image")
     with call.node.database.read() as session:
-        path = session.scalar(select(Instance.path).where(Instance.sop_instance_uid == uid))
-    if path is None:
+        row = session.execute(
+            select(Instance.path, Study)
+            .join(Series, Instance.series_pk == Series.id)
+            .join(Study, Series.study_pk == Study.id)
+            .where(Instance.sop_instance_uid == uid)
+        ).one_or_none()
+        session.expunge_all()  # the values outlive the session
+    if row is None:
         raise HTTPException(404, "no such image; it may have been removed by retention")
+    audit_access(call, row.Study, audit.Event.INSTANCES_ACCESSED)
     try:
-        return _cache.get(call.node.store.path(path))
+        return _cache.get(call.node.store.path(row.path))
     except PixelError as error:
         raise HTTPException(422, f"the image cannot be shown: {error}") from error
 

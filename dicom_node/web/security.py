@@ -87,6 +87,9 @@ class Doorkeeper:
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
         self._failures: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
+        self.one_at_a_time = threading.Lock()
+        """Held around a log-in: many at once would each be checked before the first failure is counted, and each hash
+        takes 64 MB."""
 
     def user_of(self, connection: HTTPConnection) -> User | None:
         """The user of this request by proxy header or session; None for a stranger."""
@@ -122,6 +125,11 @@ class Doorkeeper:
             return None
         until = time.time() + self._settings.session_hours * 3600
         return {"user": name, "mark": _mark(stored), "until": until, "csrf": secrets.token_urlsafe(32)}
+
+    def failure_keys(self, address: str, name: str) -> tuple[str, ...]:
+        """Whose failures count together. Behind a proxy all have one address and must not lock each other out."""
+        by_name = f"name:{name}"
+        return (by_name,) if within(address, self._settings.trusted_proxies) else (f"address:{address}", by_name)
 
     def must_pause(self, keys: Sequence[str]) -> bool:
         """Whether one of these (address, name) failed too often just now."""

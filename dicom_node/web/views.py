@@ -28,12 +28,13 @@ def log_in_page(call: Call) -> Response:
 def log_in(call: Call) -> Response:
     """Check name and password; open a session."""
     name = call.form.get("name", "")[:255]
-    keys = (f"address:{address_of(call)}", f"name:{name}")
-    if call.doorkeeper.must_pause(keys):
-        text = "too many wrong passwords; try again in a minute"
-        return render(call.request, "message.html", status=429, title="429", text=text)
-    session = call.doorkeeper.log_in(name, call.form.get("password", "")[:1024])
-    call.doorkeeper.note(keys, failed=session is None)
+    keys = call.doorkeeper.failure_keys(address_of(call), name)
+    with call.doorkeeper.one_at_a_time:
+        if call.doorkeeper.must_pause(keys):
+            text = "too many wrong passwords; try again in a minute"
+            return render(call.request, "message.html", status=429, title="429", text=text)
+        session = call.doorkeeper.log_in(name, call.form.get("password", "")[:1024])
+        call.doorkeeper.note(keys, failed=session is None)
     _audit_log_in(call, name, succeeded=session is not None)
     if session is None:
         return render(call.request, "login.html", status=401, wanted="/", wrong=True)
@@ -117,7 +118,7 @@ def study(call: Call) -> Response:
     page = load_page(call)
     with call.node.database.read() as session:
         words = feedback.of_study(session, page.study.study_instance_uid)
-    _audit_access(call, page.study)
+    audit_access(call, page.study)
     aspects = [feedback.Aspect.PRESENCE, feedback.Aspect.CHANGE, feedback.Aspect.LOCATION, feedback.Aspect.LEVEL]
     return render(
         call.request,
@@ -134,7 +135,7 @@ def study(call: Call) -> Response:
 def priors(call: Call) -> Response:
     """Every candidate for the prior with what speaks for and against it. Looking at it is audited."""
     page = load_page(call)
-    _audit_access(call, page.study)
+    audit_access(call, page.study)
     choice = as_values(*explained(page.study.study_instance_uid, call.node))
     return render(call.request, "priors.html", user=call.user, page=page, choice=choice)
 
@@ -150,11 +151,12 @@ def load_page(call: Call) -> reading.StudyPage:
     return page
 
 
-def _audit_access(call: Call, row: Study) -> None:
+def audit_access(call: Call, row: Study, event: audit.Event = audit.Event.PATIENT_RECORD) -> None:
+    """Audit that somebody looked at a study's record or, with INSTANCES_ACCESSED, at an image of it."""
     with call.node.database.write() as session:
         audit.record(
             session,
-            audit.Event.PATIENT_RECORD,
+            event,
             now=call.node.clock(),
             participants=(
                 audit.Participant(user_id=call.who.name, requestor=True, address=address_of(call)),

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from dicom_node.index.tables import AuditEvent, Tally
 from dicom_node.receive import auditing
 from dicom_node.receive.rules import ALERTS
+from tests.audit_schema import faults
 from tests.receive.certificates import authority, issued
 from tests.receive.node import RunningNode, echo, radiograph, running_node, send
 from tests.receive.peer import Peer
@@ -27,7 +28,9 @@ STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 def messages(node: RunningNode, event_id: str) -> list[ET.Element]:
     with node.database.read() as session:
         wanted = select(AuditEvent.message).where(AuditEvent.event_id == event_id).order_by(AuditEvent.id)
-        return [ET.fromstring(text) for text in session.scalars(wanted)]
+        texts = list(session.scalars(wanted))
+    assert [fault for text in texts for fault in faults(text)] == [], "by the Standard's schema"
+    return [ET.fromstring(text) for text in texts]
 
 
 def attribute(message: ET.Element, path: str, name: str) -> str:
@@ -66,7 +69,7 @@ def test_one_begin_and_one_transferred_for_each_study_and_association(tmp_path: 
         sender, we = closing[0].findall("ActiveParticipant")
         assert (sender.attrib["UserID"], sender.attrib["NetworkAccessPointID"]) == ("TESTSCU", "127.0.0.1")
         assert [attribute(one, "RoleIDCode", "csd-code") for one in (sender, we)] == ["110153", "110152"]
-        assert closing[0].find(".//ParticipantObjectName").text == "Doe^Jane"  # type: ignore[union-attr]
+        assert [one.text for one in closing[0].iter("ParticipantObjectName")] == [None, "Doe^Jane"]
         assert send(node, films[0]) == [0]
         wait_until(lambda: len(messages(node, TRANSFERRED)) == 3, what="the second association's message")
         again = messages(node, TRANSFERRED)[-1]
@@ -132,6 +135,10 @@ def test_strangers_are_security_alerts_and_a_thousand_knocks_are_few_rows(tmp_pa
         wanted |= {(auditing.ASSOCIATION_REFUSED, "address not allowed"): 200}
         wait_until(lambda: counts(node) == wanted, what="the refusals to be counted")
         texts = alert_texts(node)
+        for alert in messages(node, ALERT):
+            reporting, performing = alert.findall("ActiveParticipant")
+            assert reporting.attrib["AlternativeUserID"] == "AETITLES=LUMEN"
+            assert performing.attrib["UserIsRequestor"] == "false", "table A.5.3.11-1"
         assert {text.split(":")[0] for text in texts} == ALERTS
         knocks = [text for text in texts if text.startswith("address not allowed")]
         assert sum(int(text.split()[-2]) for text in knocks) == 200
