@@ -36,11 +36,15 @@ class RetrieveError(NodeError):
 
 
 class DeliveryError(NodeError):
-    """A destination did not take a document. `permanent` says that a retry cannot help."""
+    """A destination did not take a document. `permanent` says that a retry cannot help.
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    comment: the destination's own words. They may name a patient, so they are shown to users and never logged.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False, comment: str = "") -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.comment = comment
 
 
 class AnalysisError(NodeError):

@@ -109,8 +109,9 @@ def record_commitment_report(
 ) -> bool:
     """Write a report into the rows, in the receiver's transaction; returns whether we had asked for it.
 
-    Committed objects are confirmed and their waiting jobs end; failed ones are to be sent again, with back-off, and
-    are given up after as many sends as the job may have attempts. The same report twice changes nothing.
+    Committed objects are confirmed and their waiting jobs end, also of a delivery that was given up before the report
+    came; failed ones are to be sent again, with back-off, and are given up after as many sends as the job may have
+    attempts. The same report twice changes nothing.
     """
     rows = session.execute(
         select(Delivery, Document)
@@ -121,13 +122,13 @@ def record_commitment_report(
     committed_uids = {instance for _, instance in committed}
     reasons = {instance: reason for _, instance, reason in failed}
     for delivery, document in rows:
-        if delivery.state is not DeliveryState.STORED:
+        if delivery.state not in (DeliveryState.STORED, DeliveryState.DEAD):
             continue
         # A peer that lists the object as failed and as committed has not taken responsibility for it.
         sent = sent_uid(delivery, document)
-        if sent in reasons:
+        if sent in reasons and delivery.state is DeliveryState.STORED:
             _send_again(session, delivery, document, reasons[sent], now)
-        elif sent in committed_uids:
+        elif sent in committed_uids and sent not in reasons:
             _confirm(session, delivery, document, now)
     return bool(rows)
 
@@ -137,10 +138,11 @@ def _confirm(session: Session, delivery: Delivery, document: Document, now: dt.d
     delivery.proof = "commitment"
     delivery.confirmed_at = delivery.updated_at = now
     delivery.last_error = ""
-    # A job that waits is ended here; one that runs sees the row when it ends.
+    # A job that waits, or was given up before the report came, is ended here; one that runs sees the row when it ends.
     session.execute(
         update(Job)
-        .where(Job.key == job_key(document.sop_instance_uid, delivery.destination), Job.state == JobState.READY)
+        .where(Job.key == job_key(document.sop_instance_uid, delivery.destination))
+        .where(Job.state.in_([JobState.READY, JobState.DEAD]))
         .values(state=JobState.DONE, finished_at=now, last_error="")
     )
     log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof="commitment")

@@ -30,12 +30,14 @@ UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 SUCCESS = 0x0000
 DUPLICATE_SOP_INSTANCE = 0x0111
 """PS3.7 section C.5.6: the peer has this object already. For us that is success; the proof follows."""
-WARNINGS = frozenset({0xB000, 0xB006, 0xB007})
-"""PS3.4 table B.2-1: stored, with elements coerced or discarded, or with doubts about the SOP class."""
+WARNINGS = frozenset({0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)})
+"""PS3.7 annex C, status class Warning: the peer has the object. PS3.4 table B.2-1 names B000H (elements coerced),
+B006H (discarded) and B007H (not what the SOP class says); archives send others of the class as well."""
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """PS3.7 section C.5.22."""
-OUT_OF_RESOURCES = 0xA700
-"""PS3.4 table B.2-1, A7xx: passes by itself or by an administrator there; be patient."""
+PASSING = frozenset({0x0110, 0x0213, *range(0xA700, 0xA800)})
+"""Processing failure, resource limitation (PS3.7 annex C) and out of resources (PS3.4 table B.2-1, A7xxH):
+trouble of the peer's own, not with the document. It passes by itself or by an administrator there; be patient."""
 PENDING = frozenset({0xFF00, 0xFF01})
 
 
@@ -150,13 +152,12 @@ def store(association: Association, dataset: Dataset) -> int:
     status = _status(answer, "C-STORE")
     if status in {SUCCESS, DUPLICATE_SOP_INSTANCE} | WARNINGS:
         return status
-    comment = str(answer.get("ErrorComment", ""))[:64]
     if status == SOP_CLASS_NOT_SUPPORTED:
         raise NotSupportedError(f"SOP class {dataset.SOPClassUID} is refused (0122H)")
-    text = f"C-STORE answered with status {status:04X}H{f' ({comment})' if comment else ''}"
-    if status & 0xFF00 == OUT_OF_RESOURCES:
-        raise DeliveryError(text)
-    raise RefusedError(text)
+    text = f"C-STORE answered with status {status:04X}H"
+    # The comment may name the patient ("Patient ID … differs"): never into a log line or a notice.
+    comment = str(answer.get("ErrorComment", ""))[:64]
+    raise (DeliveryError if status in PASSING else RefusedError)(text, comment=comment)
 
 
 def find(association: Association, reference: InstanceReference) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, literal, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import jobs
 from dicom_node.config import DeliverySection, Destination
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result
 from dicom_node.report.ladder import variant_uid
 
 
@@ -99,6 +99,20 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
                 .values(state=JobState.READY, run_at=now, attempts=0, finished_at=None, last_error="")
             )
     return len(rows)
+
+
+def predecessor_is_on_its_way(session: Session, result: Result, destination: str) -> bool:
+    """Whether a document of an earlier result of this study is being sent there just now.
+
+    Two threads deliver. Without this a slow old document could arrive after the new one, as the newest of the study.
+    """
+    older = (
+        select(Job.id)
+        .join(Document, Job.key == literal("deliver:") + Document.sop_instance_uid + f":{destination}")
+        .join(Result, Document.result_pk == Result.id)
+        .where(Result.study_pk == result.study_pk, Result.id < result.id, Job.state == JobState.RUNNING)
+    )
+    return session.scalars(older.limit(1)).first() is not None
 
 
 def hold_back(session: Session, destination: str, *, until: dt.datetime) -> None:

@@ -19,7 +19,8 @@ DUPLICATE = 0x0111
 def open_client(destination: Destination, settings: DeliverySection) -> DICOMwebClient:
     """A client with this destination's certificates and token. Raises DeliveryError for an unreadable token file."""
     session = requests.Session()
-    session.trust_env = False  # a proxy variable of some shell must not carry patient data elsewhere
+    session.trust_env = False  # a proxy variable of some shell must not carry patient data elsewhere …
+    session.max_redirects = 0  # … and neither must the answer of a server
     if destination.tls is not None:
         session.verify = str(destination.tls.ca)
         if destination.tls.certificate is not None:
@@ -48,6 +49,8 @@ def store(client: DICOMwebClient, dataset: Dataset, reference: peer.InstanceRefe
                 return
             raise peer.RefusedError(f"STOW-RS refused the document (409){_reason(error.response)}") from error
         raise _as_delivery_error(error, "STOW-RS") from error
+    except requests.TooManyRedirects as error:
+        raise _elsewhere("STOW-RS") from error
     except (requests.ConnectionError, requests.Timeout) as error:
         raise peer.DestinationUnreachableError(f"STOW-RS: {_short(error)}") from error
     except (requests.RequestException, ValueError, KeyError, ParseError) as error:
@@ -69,6 +72,8 @@ def found(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
         if error.response is not None and error.response.status_code == requests.codes.not_found:
             return False
         raise _as_delivery_error(error, "QIDO-RS") from error
+    except requests.TooManyRedirects as error:
+        raise _elsewhere("QIDO-RS") from error
     except (requests.ConnectionError, requests.Timeout) as error:
         raise peer.DestinationUnreachableError(f"QIDO-RS: {_short(error)}") from error
     except (requests.RequestException, ValueError) as error:
@@ -82,6 +87,8 @@ def check(destination: Destination, settings: DeliverySection) -> None:
         open_client(destination, settings).search_for_studies(limit=1)
     except requests.HTTPError as error:
         raise _as_delivery_error(error, "QIDO-RS") from error
+    except requests.TooManyRedirects as error:
+        raise _elsewhere("QIDO-RS") from error
     except requests.RequestException as error:
         raise peer.DestinationUnreachableError(f"{destination.name}: {_short(error)}") from error
     except ValueError as error:
@@ -110,6 +117,11 @@ def _as_delivery_error(error: requests.HTTPError, what: str) -> DeliveryError:
     status = error.response.status_code if error.response is not None else 0
     patient = status >= 500 or status in (requests.codes.request_timeout, requests.codes.too_many_requests)
     return (DeliveryError if patient else peer.RefusedError)(f"{what} answered with HTTP status {status}")
+
+
+def _elsewhere(what: str) -> DeliveryError:
+    """Patient data goes to the configured address only. The target is not told: its query part may name a patient."""
+    return peer.RefusedError(f"{what} was redirected elsewhere: set the destination's url to where it really is")
 
 
 def _short(error: Exception) -> str:

@@ -349,8 +349,8 @@ class ExpectedRetrieval(Base):
 class DeliveryState(StrEnum):
     """State of one document at one destination.
 
-    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending -D-> dead;
-    pending -E-> superseded.
+    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending or stored -D-> dead;
+    pending or stored -E-> superseded; dead -B-> confirmed by a report that comes late.
     """
 
     PENDING = "pending"
@@ -362,7 +362,8 @@ class DeliveryState(StrEnum):
     DEAD = "dead"
     """Given up; needs a person."""
     SUPERSEDED = "superseded"
-    """A newer result of the study exists and this document never left: it would arrive as an outdated second one."""
+    """A newer result of the study exists and the destination has not this one, or lost it: it is no longer sent, since
+    it would arrive as the newest document of the study."""
 
 
 class Delivery(Base):

@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
+from pynetdicom.status import code_to_category
 
 from tests.deliver.nodes import BASIC_TEXT_SR, COMPREHENSIVE_3D_SR
 
@@ -69,11 +70,19 @@ class Pacs:
     received: int = 0
     actions: int = 0
     port: int = 0
+    statuses: list[int] = field(default_factory=list)
+    """What C-STORE is answered with, in this order; the object is kept with what is no failure. Then as without."""
+    comment: str = ""
+    """The Error Comment of these answers."""
+    denials: int = 0
+    """So many N-ACTIONs more are answered with a failure."""
     patience: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def store(self, event: evt.Event) -> int:
+    def store(self, event: evt.Event) -> int | Dataset:
         self.received += 1
+        if self.statuses:
+            return self._told(event, self.statuses.pop(0))
         if Fault.REFUSES in self.faults:
             return 0xC000
         if Fault.FULL in self.faults:
@@ -91,6 +100,16 @@ class Pacs:
             self.patience.wait(30)
         return 0x0000
 
+    def _told(self, event: evt.Event, status: int) -> Dataset:
+        if code_to_category(status) in ("Success", "Warning"):
+            uid = str(event.request.AffectedSOPInstanceUID)
+            self.kept[uid] = self.kept.get(uid, 0) + 1
+        answer = Dataset()
+        answer.Status = status
+        if self.comment:
+            answer.ErrorComment = self.comment
+        return answer
+
     def find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         uid = str(event.identifier.SOPInstanceUID)
         if uid in self.kept:
@@ -100,7 +119,8 @@ class Pacs:
 
     def action(self, event: evt.Event) -> tuple[int, Dataset | None]:
         self.actions += 1
-        if Fault.DENIES in self.faults:
+        self.denials -= self.denials > 0
+        if Fault.DENIES in self.faults or self.denials:
             return 0x0110, None
         if Fault.SILENT in self.faults:
             return 0x0000, None

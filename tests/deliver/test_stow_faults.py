@@ -8,6 +8,7 @@ import json
 import ssl
 import threading
 import urllib.parse
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom import Dataset
+from sqlalchemy import select
 
-from dicom_node.index.tables import DeliveryState, JobState
+from dicom_node.index.tables import AuditEvent, DeliveryState, JobState
 from tests.certificates import Authority
 from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result, run_due, run_until_quiet
 from tests.support import free_port
@@ -44,6 +46,8 @@ class Fault(StrEnum):
     """409 for a reason of its own, and keeps nothing."""
     BUSY = "busy"
     """429."""
+    ELSEWHERE = "elsewhere"
+    """307 to `elsewhere`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +60,8 @@ class WebArchive:
     kept: dict[str, int] = field(default_factory=dict)
     posts: int = 0
     port: int = 0
+    elsewhere: str = ""
+    authorisations: set[str | None] = field(default_factory=set)
 
     def take(self, body: bytes, boundary: bytes) -> tuple[int, Dataset]:
         """Status and answer to a STOW-RS request of one object (PS3.18 section 10.5)."""
@@ -84,6 +90,10 @@ def archive(made: WebArchive, *, port: int = 0, tls: ssl.SSLContext | None = Non
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             made.posts += 1
+            made.authorisations.add(self.headers["Authorization"])
+            if Fault.ELSEWHERE in made.faults:
+                self.say(307, b"", Location=made.elsewhere + self.path)
+                return
             for fault, status in ((Fault.DOWN, 503), (Fault.NOT_ALLOWED, 403), (Fault.BUSY, 429)):
                 if fault in made.faults:
                     self.say(status, b"")
@@ -101,8 +111,10 @@ def archive(made: WebArchive, *, port: int = 0, tls: ssl.SSLContext | None = Non
             found = [{"00080018": {"vr": "UI", "Value": [wanted]}}] if wanted in made.kept else []
             self.say(200, json.dumps(found).encode())
 
-        def say(self, status: int, body: bytes) -> None:
+        def say(self, status: int, body: bytes, **headers: str) -> None:
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/dicom+json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -206,3 +218,37 @@ def test_by_tls_only_to_who_proves_to_be_the_archive(tmp_path: Path) -> None:
             run_due(node)
             assert ({row.state for row in deliveries(node)} == {DeliveryState.CONFIRMED}) == arrives
             assert len(web.kept) == (2 if arrives else 0)
+
+
+def test_a_redirect_takes_no_document_elsewhere(tmp_path: Path) -> None:
+    clock = Clock()
+    (tmp_path / "token").write_text("open sesame", "utf-8")
+    with archive(WebArchive(faults={Fault.ELSEWHERE})) as web, archive(WebArchive()) as other:
+        web.elsewhere = f"http://127.0.0.1:{other.port}"
+        node = make_node(tmp_path, clock, to(web.port, token_file=tmp_path / "token"))
+        uids = make_result(node)
+        run_due(node)
+        assert (other.posts, other.kept) == (0, {})
+        assert web.authorisations == {"Bearer open sesame"}
+        assert all("redirected elsewhere: set the destination's url" in row.last_error for row in deliveries(node))
+        web.faults.clear()
+        run_until_quiet(node, clock)
+        assert web.kept == dict.fromkeys(uids, 1)
+
+
+def test_a_web_archive_is_audited_by_its_address(tmp_path: Path) -> None:
+    with archive(WebArchive()) as web:
+        node = make_node(tmp_path, Clock(), to(web.port))
+        make_result(node)
+        run_due(node)
+        with node.database.read() as session:
+            messages = [ET.fromstring(text) for text in session.scalars(select(AuditEvent.message))]
+    assert len(messages) == 2
+    for message in messages:
+        theirs = message.findall("ActiveParticipant")[1].attrib
+        url = f"http://127.0.0.1:{web.port}/dicom-web"
+        assert (theirs["UserID"], theirs["NetworkAccessPointID"], theirs["NetworkAccessPointTypeCode"]) == (
+            url,
+            url,
+            "5",
+        )

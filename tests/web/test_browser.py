@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node.index.tables import Delivery, DeliveryState, Feedback, Job, JobKind
 from tests.deliver.nodes import run_due
@@ -30,9 +30,7 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Site]:
     where = {"name": "pacs", "port": pacs.port, "ae_title": "FAULTY", "verify": "find"}
-    with running_site(tmp_path_factory.mktemp("site"), where) as site:
-        with site.node.database.write() as session:
-            session.execute(update(Job).values(attempts=4))
+    with running_site(tmp_path_factory.mktemp("site"), where, delivery={"refused_attempts": 1}) as site:
         run_due(site.node)
         yield site
 

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node.index.tables import AuditEvent, Delivery, DeliveryState, Feedback, Job, JobKind, JobState, Verdict
 from model.decode import decode_in_child
@@ -29,7 +29,7 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Site]:
     where = {"name": "pacs", "port": pacs.port, "ae_title": "FAULTY", "verify": "find"}
-    with running_site(tmp_path_factory.mktemp("site"), where) as site:
+    with running_site(tmp_path_factory.mktemp("site"), where, delivery={"refused_attempts": 1}) as site:
         yield site
 
 
@@ -153,8 +153,6 @@ def test_reprocess_makes_one_job_of_the_next_generation(site: Site, client: http
 
 
 def test_a_dead_letter_is_seen_retried_and_then_proven(site: Site, client: httpx.Client, pacs: Pacs) -> None:
-    with site.node.database.write() as session:
-        session.execute(update(Job).where(Job.kind == JobKind.DELIVER).values(attempts=4))
     run_due(site.node)
     text = client.get("/jobs").text
     assert "Retry all 2 dead letters" in text

@@ -1,0 +1,162 @@
+"""What a delivery's steps write into the rows: each in one transaction with what happens to its job."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dicom_node import audit, jobs
+from dicom_node.config import Destination
+from dicom_node.deliver import peer
+from dicom_node.deliver.queue import UNREACHABLE, hold_back, let_go
+from dicom_node.deliver.task import Task, give_up_as_superseded
+from dicom_node.errors import DeliveryError
+from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState
+from dicom_node.jobs import ClaimedJob
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+REFUSED = "refused"
+"""In a job's payload: how often in a row it was refused. Tries while the destination was down do not count."""
+
+
+def mark_stored(task: Task, sop_class_uid: str) -> None:
+    """Transition A, committed before the proof is asked for; whoever waits for this destination is let go."""
+    with task.node.database.write() as session:
+        now = task.node.clock()
+        jobs.heartbeat(session, task.job, now=now)
+        delivery = session.get_one(Delivery, task.delivery_id)
+        delivery.state = DeliveryState.STORED
+        delivery.attempts += 1
+        delivery.accepted_sop_class_uid = sop_class_uid
+        delivery.stored_at = delivery.updated_at = now
+        delivery.commitment_transaction_uid, delivery.commitment_asked_at = "", None
+        delivery.proof_attempts, delivery.last_error = 0, ""
+        let_go(session, task.destination.name, now=now)
+        _audit_transfer(session, task, delivery, now)
+
+
+def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.datetime) -> None:
+    """PS3.15 section A.5.3.7, written by the sender."""
+    study, settings, destination = delivery.document.result.study, task.node.settings, task.destination
+    audit.record(
+        session,
+        audit.Event.INSTANCES_TRANSFERRED,
+        now=now,
+        participants=(
+            audit.this_node(settings.node.ae_title, requestor=True, role="source"),
+            _audited_as(destination),
+        ),
+        study=audit.AboutStudy(
+            study_instance_uid=study.study_instance_uid,
+            patient_id=study.patient_id,
+            patient_name=study.patient_name,
+            accession_number=study.accession_number,
+            sop_classes=((delivery.accepted_sop_class_uid, 1),),
+        ),
+        site=settings.audit.site,
+    )
+
+
+def _audited_as(destination: Destination) -> audit.Participant:
+    """A web service is known by its address, a DICOM peer by AE title and host."""
+    if destination.url:
+        return audit.Participant(user_id=destination.url, role="destination", address=destination.url)
+    return audit.Participant(
+        user_id=destination.ae_title, ae_title=destination.ae_title, role="destination", address=destination.host
+    )
+
+
+def note_proof_request(task: Task, transaction_uid: str = "") -> None:
+    """Committed before the request leaves: the report may be faster than the answer."""
+    with task.node.database.write() as session:
+        jobs.heartbeat(session, task.job, now=task.node.clock())
+        delivery = session.get_one(Delivery, task.delivery_id)
+        delivery.proof_attempts += 1
+        if transaction_uid:
+            delivery.commitment_transaction_uid = transaction_uid
+            delivery.commitment_asked_at = task.node.clock()
+        delivery.updated_at = task.node.clock()
+
+
+def is_superseded(task: Task) -> bool:
+    """Whether what was lost is outdated meanwhile; then its delivery has been ended."""
+    with task.node.database.write() as session:
+        delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+        if delivery.document.result.is_current:
+            return False
+        give_up_as_superseded(session, task.job, delivery, task.node.clock())
+    return True
+
+
+def end(task: Task, *, proof: str = "") -> None:
+    """End or postpone the job by what the row says now; with `proof`, confirm it first (transition B)."""
+    with task.node.database.write() as session:
+        now = task.node.clock()
+        delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+        if proof and delivery.state is not DeliveryState.CONFIRMED:
+            delivery.state, delivery.proof, delivery.last_error = DeliveryState.CONFIRMED, proof, ""
+            delivery.confirmed_at = delivery.updated_at = now
+            log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof=proof)
+        if delivery.state is DeliveryState.CONFIRMED:
+            jobs.complete(session, task.job, now=now)
+        elif delivery.state is DeliveryState.STORED:
+            jobs.postpone(session, task.job, now=now, until=_look_again_at(task, delivery, now))
+        else:  # the report came while we waited, and said no
+            _record_failure(session, task, delivery, delivery.last_error or "to be sent again", permanent=False)
+
+
+def _look_again_at(task: Task, delivery: Delivery, now: dt.datetime) -> dt.datetime:
+    """A commitment report wakes the job itself; until its time-out there is nothing to do. C-FIND must ask again."""
+    if delivery.commitment_asked_at is not None:
+        return delivery.commitment_asked_at + dt.timedelta(seconds=task.node.settings.delivery.proof_timeout_seconds)
+    return now + jobs.back_off(max(delivery.proof_attempts, 1))
+
+
+def fail(task: Task, error: DeliveryError) -> None:
+    """The job's failure and the row's in one transaction."""
+    refused = _refusals(task.job) + 1 if isinstance(error, peer.RefusedError) else 0
+    refused_often = refused >= task.node.settings.delivery.refused_attempts
+    unreachable = isinstance(error, peer.DestinationUnreachableError)
+    with task.node.database.write() as session:
+        delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+        text = f"{UNREACHABLE}: {error}" if unreachable else str(error)
+        if delivery.state is DeliveryState.STORED:
+            delivery.commitment_asked_at = None  # the request itself failed: the next run asks at once
+        _record_failure(session, task, delivery, text, permanent=error.permanent or refused_often)
+        if error.comment:
+            delivery.last_error += f" ({error.comment})"
+        if refused or _refusals(task.job):
+            payload = {**task.job.payload, REFUSED: refused}
+            session.execute(update(Job).where(Job.id == task.job.id).values(payload=payload))
+        if unreachable:
+            run_at = session.scalars(select(Job.run_at).where(Job.id == task.job.id)).one()
+            hold_back(session, task.destination.name, until=run_at)
+
+
+def _refusals(job: ClaimedJob) -> int:
+    """A retry or resend begins to count attempts anew, and with them the refusals."""
+    return min(int(job.payload.get(REFUSED, 0)), job.attempts - 1)
+
+
+def send_from_the_beginning(task: Task) -> None:
+    """Accepted and lost: pending again, and due with the back-off of its sends."""
+    log.warning("accepted and lost: sending again", delivery=task.delivery_id)
+    with task.node.database.write() as session:
+        delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+        delivery.state = DeliveryState.PENDING
+        _record_failure(session, task, delivery, "accepted, but not listed in time", permanent=False)
+
+
+def _record_failure(session: Session, task: Task, delivery: Delivery, text: str, *, permanent: bool) -> None:
+    now = task.node.clock()
+    if delivery.state is DeliveryState.PENDING and delivery.attempts >= task.job.max_attempts:
+        permanent = True  # accepted and lost as often as it may be tried
+    state = jobs.fail(session, task.job, text, now=now, permanent=permanent)
+    delivery.last_error, delivery.updated_at = text, now
+    if state is JobState.DEAD:
+        delivery.state = DeliveryState.DEAD
+    log.warning("delivery failed", delivery=delivery.id, destination=delivery.destination, error=text, job_state=state)

@@ -1,0 +1,114 @@
+"""One delivery at hand: what its run needs, read from the rows; or that there is nothing to do any more."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.config import Destination
+from dicom_node.context import NodeContext
+from dicom_node.deliver import peer
+from dicom_node.deliver.queue import predecessor_is_on_its_way, sent_uid
+from dicom_node.errors import DeliveryError
+from dicom_node.index.tables import Delivery, DeliveryState, Document, Result, Study
+from dicom_node.jobs import ClaimedJob
+
+WAIT_FOR_PREDECESSOR = dt.timedelta(seconds=2)
+"""How long a new document waits while an older one of its study is being sent to the same destination."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One claimed delivery with what its run needs."""
+
+    job: ClaimedJob
+    node: NodeContext
+    destination: Destination
+    delivery_id: int
+    state: DeliveryState
+    sends: int
+    proof_attempts: int
+    stored_at: dt.datetime | None
+    asked_at: dt.datetime | None
+    reference: peer.InstanceReference
+    """The document as this destination has or will get it: in the class that it accepted before, else its own."""
+    document_uid: str
+    document_class: str
+    path: str
+
+    def proof_is_late(self) -> bool:
+        """Whether the time for the proof has run out."""
+        since = self.asked_at or self.stored_at
+        timeout = dt.timedelta(seconds=self.node.settings.delivery.proof_timeout_seconds)
+        return since is None or self.node.clock() >= since + timeout
+
+
+def begin(job: ClaimedJob, node: NodeContext) -> Task | None:
+    """The task, or None where there is nothing to do any more and the job has been ended."""
+    with node.database.write() as session:
+        now = node.clock()
+        row = session.execute(
+            select(Delivery, Document, Result, Study)
+            .join(Document, Delivery.document_pk == Document.id)
+            .join(Result, Document.result_pk == Result.id)
+            .join(Study, Result.study_pk == Study.id)
+            .where(Delivery.id == job.payload["delivery_id"])
+        ).one_or_none()
+        if row is None or row.Delivery.state is DeliveryState.CONFIRMED:
+            jobs.complete(session, job, now=now)
+            return None
+        delivery, document = row.Delivery, row.Document
+        if not row.Result.is_current and delivery.state is not DeliveryState.STORED:
+            give_up_as_superseded(session, job, delivery, now)
+            return None
+        if predecessor_is_on_its_way(session, row.Result, delivery.destination):
+            jobs.postpone(session, job, now=now, until=now + WAIT_FOR_PREDECESSOR)
+            return None
+        destination = next((d for d in node.settings.destinations if d.name == delivery.destination), None)
+        if destination is None:
+            error = f"no destination {delivery.destination!r} is configured any more"
+            jobs.fail(session, job, error, now=now, permanent=True)
+            delivery.state, delivery.last_error, delivery.updated_at = DeliveryState.DEAD, error, now
+            return None
+        return Task(
+            job=job,
+            node=node,
+            destination=destination,
+            delivery_id=delivery.id,
+            state=delivery.state,
+            sends=delivery.attempts,
+            proof_attempts=delivery.proof_attempts,
+            stored_at=delivery.stored_at,
+            asked_at=delivery.commitment_asked_at,
+            reference=peer.InstanceReference(
+                study_instance_uid=row.Study.study_instance_uid,
+                series_instance_uid=document.series_instance_uid,
+                sop_class_uid=delivery.accepted_sop_class_uid or document.sop_class_uid,
+                sop_instance_uid=sent_uid(delivery, document),
+            ),
+            document_uid=document.sop_instance_uid,
+            document_class=document.sop_class_uid,
+            path=document.path,
+        )
+
+
+def give_up_as_superseded(session: Session, job: ClaimedJob, delivery: Delivery, now: dt.datetime) -> None:
+    """Transition E: an outdated document that the destination has not is no longer sent."""
+    delivery.state, delivery.updated_at = DeliveryState.SUPERSEDED, now
+    jobs.complete(session, job, now=now)
+
+
+def read_document(task: Task) -> Dataset:
+    """The document from the disk. Raises DeliveryError, permanent where the file is gone or damaged."""
+    try:
+        return dcmread(task.node.documents_dir / task.path)
+    except (FileNotFoundError, InvalidDicomError) as error:
+        raise DeliveryError(f"the document's file cannot be read: {error}", permanent=True) from error
+    except OSError as error:
+        raise DeliveryError(f"the document's file cannot be read: {error}") from error
