@@ -1,9 +1,8 @@
 """What may be removed, in which order, and the removal. Never what is not proven delivered, never what is held.
 
-A study may go when it is analysed (or was fetched as a prior), every delivery of it is confirmed or superseded, no job
-of it waits, nobody holds it, and it is not needed as a prior: the newest two studies of a patient within
-`keep_as_prior_days` are. Order: too old; then, oldest first, until size and disk watermark hold. In an emergency (free
-space below `emergency_free_percent`) priors go too, oldest first; what is undelivered or held stays even then.
+Which studies may go, and which are needed as priors, says `removable`. Order: too old; then, oldest first, until size
+and disk watermark hold. In an emergency (free space below `emergency_free_percent`) priors go too, oldest first; what
+is undelivered or held stays even then.
 Removed are the images, the documents' files and the image rows; the study, its results and feedback stay as rows.
 """
 
@@ -16,33 +15,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node import audit, shadow
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
-from dicom_node.index.tables import (
-    Delivery,
-    DeliveryState,
-    Document,
-    Hold,
-    Instance,
-    Job,
-    JobState,
-    Result,
-    Series,
-    Study,
-    StudyState,
-)
+from dicom_node.index.tables import Document, Instance, Result, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.notify import raise_notice
+from dicom_node.removable import Candidate, candidates
 
 log = get_logger(__name__)
 
-KEPT_PER_PATIENT = 2
-"""So many of a patient's newest studies may be the next prior (the second, should the newest prove unfit)."""
 GIGABYTE = 10**9
 BATCH = 200
 
@@ -58,19 +44,6 @@ class Why(StrEnum):
     """Free space is below keep_free_percent."""
     EMERGENCY = "emergency"
     """Free space is below emergency_free_percent: priors go too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A study that may go as far as delivery and holds are concerned. size_bytes: of its images."""
-
-    study_pk: int
-    study_instance_uid: str
-    patient: tuple[str, str]
-    study_date: str
-    last_instance_at: dt.datetime
-    size_bytes: int
-    needed_as_prior: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,69 +99,6 @@ def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSecti
     return list(removals.values())
 
 
-def candidates(
-    session: Session, settings: RetentionSection, *, has_destinations: bool, now: dt.datetime
-) -> list[Candidate]:
-    """Studies with images that are done, proven and not held, with the mark whether they are needed as a prior."""
-    size = (
-        select(Series.study_pk, func.sum(Instance.size_bytes).label("size"))
-        .join(Instance, Instance.series_pk == Series.id)
-        .group_by(Series.study_pk)
-        .subquery()
-    )
-    unproven = (
-        exists()
-        .where(Result.study_pk == Study.id)
-        .where(Document.result_pk == Result.id, Delivery.document_pk == Document.id)
-        .where(Delivery.state.not_in([DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED]))
-    )
-    finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
-    if not has_destinations:
-        finished &= Study.id < 0  # without a destination nothing can be proven delivered: only fetched priors may go
-    fetched = Study.purpose.in_(("prior", "report")) & (Study.state != StudyState.OPEN)
-    rows = session.execute(
-        select(Study, size.c.size)
-        .join(size, size.c.study_pk == Study.id)
-        .where(finished | fetched, ~unproven)
-        .where(~exists().where(Hold.study_instance_uid == Study.study_instance_uid))
-    ).all()
-    waiting = _with_waiting_jobs(session)
-    newest = _newest_of_each_patient(session)
-    keep_from = (now - dt.timedelta(days=settings.keep_as_prior_days)).strftime("%Y%m%d")
-    return [
-        Candidate(
-            study_pk=study.id,
-            study_instance_uid=study.study_instance_uid,
-            patient=(study.patient_id, study.issuer_of_patient_id),
-            study_date=study.study_date,
-            last_instance_at=study.last_instance_at,
-            size_bytes=int(size_bytes),
-            needed_as_prior=study.id in newest and study.study_date >= keep_from,
-        )
-        for study, size_bytes in rows
-        if study.study_instance_uid not in waiting
-    ]
-
-
-def _with_waiting_jobs(session: Session) -> set[str]:
-    """Studies that a job will still read."""
-    payloads = session.scalars(select(Job.payload).where(Job.state.in_([JobState.READY, JobState.RUNNING])))
-    return {str(payload["study_instance_uid"]) for payload in payloads if "study_instance_uid" in payload}
-
-
-def _newest_of_each_patient(session: Session) -> set[int]:
-    rank = (
-        func.row_number()
-        .over(
-            partition_by=(Study.patient_id, Study.issuer_of_patient_id),
-            order_by=(Study.study_date.desc(), Study.study_time.desc(), Study.id.desc()),
-        )
-        .label("rank")
-    )
-    ranked = select(Study.id, rank).subquery()
-    return set(session.scalars(select(ranked.c.id).where(ranked.c.rank <= KEPT_PER_PATIENT)))
-
-
 def usage_of(node: NodeContext, session: Session) -> Usage:
     """How full the disk is and how much of it are images."""
     disk = disk_usage(node)
@@ -211,7 +121,7 @@ def plan_now(node: NodeContext) -> list[Removal]:
     """What `run` would remove now."""
     settings, now = node.settings.retention, node.clock()
     with node.database.read() as session:
-        found = candidates(session, settings, has_destinations=bool(node.settings.destinations), now=now)
+        found = candidates(session, settings, destinations=node.settings.destinations, now=now)
         return plan(found, usage_of(node, session), settings, now)
 
 
@@ -248,8 +158,9 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
     """Delete the image rows of one study with its audit message; None where it may not go any more."""
     settings, now = node.settings.retention, node.clock()
     with node.database.write() as session:
-        still = candidates(session, settings, has_destinations=bool(node.settings.destinations), now=now)
-        mine = next((c for c in still if c.study_pk == removal.candidate.study_pk), None)
+        pk, destinations = removal.candidate.study_pk, node.settings.destinations
+        still = candidates(session, settings, destinations=destinations, now=now, study_pk=pk)
+        mine = still[0] if still else None
         if mine is None or (mine.needed_as_prior and removal.why is not Why.EMERGENCY):
             return None
         study = session.get_one(Study, mine.study_pk)

@@ -26,7 +26,8 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from dicom_node.retention import GIGABYTE, Candidate, Usage, Why, plan
+from dicom_node.removable import Candidate
+from dicom_node.retention import GIGABYTE, Usage, Why, plan
 from dicom_node.store import FileMeta
 from tests.deliver.nodes import START, Clock, make_node, make_result
 
