@@ -258,7 +258,7 @@ def _last_line(path: Path) -> str:
 
 def run_nights(node: NodeContext) -> None:
     """The life of the process: one machine of all leads. Returns when the node stops."""
-    from dicom_node.sweeps import Leadership
+    from dicom_node.leadership import Leadership
 
     leadership = Leadership(node, lock=NIGHT_LOCK)
     NightWatch(node, leadership.held).run()

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import Connection, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import audit, completion, jobs, notify, retention, syslog
@@ -24,7 +23,20 @@ from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import job_key
 from dicom_node.drift.weeks import WeeklyLook
 from dicom_node.errors import NodeError
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
+from dicom_node.index.tables import (
+    CommitmentRequest,
+    CommitmentState,
+    Delivery,
+    DeliveryState,
+    Document,
+    Job,
+    JobKind,
+    JobState,
+    Notice,
+    Study,
+    StudyState,
+)
+from dicom_node.leadership import Leadership
 from dicom_node.logs import bound, get_logger
 from dicom_node.models import catch_up as journal_models
 from dicom_node.priors import prefetch
@@ -33,8 +45,6 @@ from dicom_node.reports_in.queue import look_again as look_at_reports_again
 
 log = get_logger(__name__)
 
-ADVISORY_LOCK = 0x4C554D45
-"""Of the leading sweeper on PostgreSQL."""
 KEEP_DONE_JOBS = dt.timedelta(days=7)
 CLOCK_JUMP_SECONDS = 5.0
 """A wall clock that moved so much more or less than the steady one has been set."""
@@ -48,40 +58,6 @@ class Tick:
     seconds: float
     action: Callable[[NodeContext], None]
     leader_only: bool = True
-
-
-class Leadership:
-    """Whether this process leads. On SQLite there is only one."""
-
-    def __init__(self, node: NodeContext, lock: int = ADVISORY_LOCK) -> None:
-        self._database = node.database
-        self._lock = lock
-        self._connection: Connection | None = None
-
-    def held(self) -> bool:
-        """Take or keep the lead; False where another one has it or the index is away."""
-        if self._database.is_sqlite:
-            return True
-        try:
-            if self._connection is None:
-                connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                if not connection.scalar(select(text(f"pg_try_advisory_lock({self._lock})"))):
-                    connection.close()
-                    return False
-                self._connection = connection
-                log.info("led from here", lock=self._lock)
-            self._connection.execute(text("SELECT 1"))
-        except DBAPIError:
-            self.give_up()
-            return False
-        return True
-
-    def give_up(self) -> None:
-        """Let another one lead: the lock ends with its connection, so that goes for good, not back into the pool."""
-        if self._connection is not None:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
 
 
 def note_activity(node: NodeContext, event_type: audit.EventType) -> None:
@@ -202,6 +178,17 @@ def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetim
         .where(Study.state == StudyState.OPEN, Study.last_instance_at > now)
         .values(last_instance_at=now, first_instance_at=now)
     )
+    session.execute(update(Study).where(Study.state == StudyState.OPEN, Study.opened_at > now).values(opened_at=now))
+    # The time-out of a proof runs from these, and counts from now where they lie in the future.
+    for since in (Delivery.stored_at, Delivery.commitment_asked_at):
+        session.execute(
+            update(Delivery).where(Delivery.state == DeliveryState.STORED, since > now).values({since: now})
+        )
+    for table, waits in (
+        (Notice, Notice.sent_at.is_(None)),
+        (CommitmentRequest, CommitmentRequest.state == CommitmentState.PENDING),
+    ):
+        session.execute(update(table).where(waits, table.next_attempt_at > now).values(next_attempt_at=now))
 
 
 def complete_studies(node: NodeContext) -> None:

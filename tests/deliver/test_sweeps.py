@@ -16,7 +16,8 @@ from sqlalchemy import delete, select, update
 from dicom_node import jobs, sweeps
 from dicom_node.context import NodeContext
 from dicom_node.index.tables import AuditEvent, DeliveryState, Job, JobKind, JobState, Study, StudyState
-from dicom_node.sweeps import Leadership, Sweeper, Tick, mend_after_setback
+from dicom_node.leadership import Leadership
+from dicom_node.sweeps import Sweeper, Tick, mend_after_setback
 from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result
 from tests.postgres import running_postgres
 from tests.support import REPOSITORY, wait_until

@@ -19,9 +19,9 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables import Outcome, Result, Study
 from dicom_node.index.tables_models import ModelEvent, ShadowResult
+from dicom_node.leadership import Leadership
 from dicom_node.models_status import serving_lines
 from dicom_node.store import InstanceStore
-from dicom_node.sweeps import Leadership
 from dicom_node.web.metrics_models import families
 from tests.models.checkpoints import paper_checkpoint
 from tests.postgres import PostgresServer, postgres_server  # noqa: F401 (a fixture)
