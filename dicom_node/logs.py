@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import TextIO, cast
 
@@ -21,6 +22,7 @@ from structlog.contextvars import bound_contextvars as bound
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from dicom_node.config import LoggingSection
+from dicom_node.errors import NodeError
 
 __all__ = ["bound", "configure", "get_logger"]
 
@@ -74,7 +76,7 @@ def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_patient_data,
-        structlog.processors.format_exc_info,
+        structlog.processors.format_exc_info if number <= logging.DEBUG else _exception_without_words,
         _one_line,
     ]
     structlog.configure(
@@ -118,6 +120,27 @@ def _without_patient_data(_logger: WrappedLogger, method: str, event: EventDict)
         return event
     for key in PATIENT_KEYS & event.keys():
         event[key] = "(removed)"
+    return event
+
+
+def _exception_without_words(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A traceback with the places and kinds of the errors, but with the words of our own errors only.
+
+    A library's error quotes the value that it stumbled over, which may be a patient's name or a database's whole row.
+    Cost: some of its words are missed; level "debug" shows them.
+    """
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    lines: list[str] = []
+    while isinstance(error, BaseException):
+        said = f": {error}" if isinstance(error, NodeError) else ""
+        places = (
+            f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+        )
+        lines = [*places, f"{type(error).__name__}{said}", *lines]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if lines:
+        event["exception"] = "\n".join(lines)
     return event
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import smtplib
+from collections.abc import Callable, Mapping
 from email.message import EmailMessage
 
 import httpx
@@ -68,7 +69,9 @@ def _dead_letters(session: Session, now: dt.datetime) -> None:
         .order_by(Job.id)
     )
     for row in rows:
-        text = f"{row.kind} job {row.id} was given up and needs a person: {row.last_error[:200]}"
+        # Only our own words: behind the first colon an error may quote what somebody else said, of a patient for one.
+        why = row.last_error.partition(":")[0][:200]
+        text = f"{row.kind} job {row.id} was given up and needs a person: {why}"
         key = f"dead letter:{row.id}:{row.finished_at.isoformat()}"
         raise_notice(session, key=key, kind="dead letter", text=text, now=now)
 
@@ -104,17 +107,28 @@ def send_waiting(node: NodeContext) -> None:
     now = node.clock()
     with node.database.read() as session:
         rows = session.execute(
-            select(Notice.id, Notice.kind, Notice.text, Notice.created_at)
+            select(Notice.id, Notice.kind, Notice.text, Notice.created_at, Notice.attempts, Notice.last_error)
             .where(Notice.sent_at.is_(None), Notice.next_attempt_at <= now, Notice.attempts < MOST_ATTEMPTS)
             .order_by(Notice.id)
             .limit(500)
         ).all()
     if not rows:
         return
-    lines = [(row.kind, row.text, row.created_at) for row in rows]
-    error = _send(node.settings.notify, node.settings.node.ae_title, lines)
+    failures: dict[int, list[str]] = {row.id: [] for row in rows}
+    for way, send in _ways(node.settings.notify).items():
+        owed = [row for row in rows if row.attempts == 0 or _failed_by(way) in row.last_error]
+        lines = [(row.kind, row.text, row.created_at) for row in owed]
+        if lines and (failure := send(node.settings.notify, node.settings.node.ae_title, lines)):
+            for row in owed:
+                failures[row.id].append(f"{_failed_by(way)}{failure}")
+    _note_sent(node, {key: "; ".join(texts) for key, texts in failures.items()}, now)
+
+
+def _note_sent(node: NodeContext, errors: Mapping[int, str], now: dt.datetime) -> None:
+    """Write what came of each notice. Raises NotifyError where one has to wait."""
     with node.database.write() as session:
-        for notice in session.scalars(select(Notice).where(Notice.id.in_([row.id for row in rows]))):
+        for notice in session.scalars(select(Notice).where(Notice.id.in_(list(errors)))):
+            error = errors[notice.id]
             notice.attempts += 1
             notice.last_error = error
             if error:
@@ -122,30 +136,49 @@ def send_waiting(node: NodeContext) -> None:
                 notice.next_attempt_at = now + pause
             else:
                 notice.sent_at = now
-    if error:
-        raise NotifyError(f"{len(rows)} notices wait: {error}")
+    waiting = [error for error in errors.values() if error]
+    if waiting:
+        raise NotifyError(f"{len(waiting)} notices wait: {waiting[0]}")
 
 
-def _send(settings: NotifySection, ae_title: str, lines: list[tuple[str, str, dt.datetime]]) -> str:
-    """Send by every configured way; returns "" or what failed."""
-    failures = []
+Lines = list[tuple[str, str, dt.datetime]]
+"""(kind, text, when) of each notice."""
+
+
+def _ways(settings: NotifySection) -> dict[str, Callable[[NotifySection, str, Lines], str]]:
+    """How people are told, as configured; each sends all lines at once and returns "" or what failed."""
+    ways: dict[str, Callable[[NotifySection, str, Lines], str]] = {}
     if settings.webhook_url:
-        notices = [{"kind": kind, "text": text, "at": at.isoformat()} for kind, text, at in lines]
-        try:
-            answer = httpx.post(
-                settings.webhook_url, json={"node": ae_title, "notices": notices}, timeout=SEND_SECONDS, trust_env=False
-            )
-            answer.raise_for_status()
-        except httpx.HTTPStatusError as error:
-            failures.append(f"the webhook answered {error.response.status_code}")
-        except httpx.HTTPError as error:
-            failures.append(f"the webhook cannot be reached ({type(error).__name__})")
+        ways["webhook"] = _post
     if settings.email_to:
-        try:
-            _mail(settings, ae_title, lines)
-        except (OSError, smtplib.SMTPException) as error:
-            failures.append(f"the mail server did not take it ({type(error).__name__})")
-    return "; ".join(failures)
+        ways["e-mail"] = _try_mail
+    return ways
+
+
+def _failed_by(way: str) -> str:
+    """Begins a way's part of `last_error`. A retry goes by the ways that failed, not by those that got through."""
+    return f"{way}: "
+
+
+def _post(settings: NotifySection, ae_title: str, lines: Lines) -> str:
+    notices = [{"kind": kind, "text": text, "at": at.isoformat()} for kind, text, at in lines]
+    body = {"node": ae_title, "notices": notices}
+    try:
+        answer = httpx.post(str(settings.webhook_url), json=body, timeout=SEND_SECONDS, trust_env=False)
+        answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        return f"answered {error.response.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"cannot be reached ({type(error).__name__})"
+    return ""
+
+
+def _try_mail(settings: NotifySection, ae_title: str, lines: Lines) -> str:
+    try:
+        _mail(settings, ae_title, lines)
+    except (OSError, smtplib.SMTPException) as error:
+        return f"the server did not take it ({type(error).__name__})"
+    return ""
 
 
 def _mail(settings: NotifySection, ae_title: str, lines: list[tuple[str, str, dt.datetime]]) -> None:

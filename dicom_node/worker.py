@@ -155,20 +155,21 @@ class Worker:
             self._fail(job, str(error), permanent=isinstance(error, DeliveryError) and error.permanent)
         except Exception as error:
             log.exception("job failed unexpectedly", job=job.key)
-            self._fail(job, f"{type(error).__name__}: {error}", permanent=False)
+            self._fail(job, f"{type(error).__name__}: {error}", permanent=False, logged=type(error).__name__)
         finally:
             with self._held_lock:
                 self._held.pop(job.lease_owner, None)
 
-    def _fail(self, job: ClaimedJob, error: str, *, permanent: bool) -> None:
+    def _fail(self, job: ClaimedJob, error: str, *, permanent: bool, logged: str = "") -> None:
+        """End the attempt. logged: what the log may say of an error whose words may quote a patient's data."""
         try:
             with self._node.database.write() as session:
                 state = jobs.fail(session, job, error, now=self._node.clock(), permanent=permanent)
         except (IndexUnavailableError, LeaseLostError) as lost:
             # The lease runs out and the rescue sweep brings the job back.
-            log.error("job failed and the index did not take it", job=job.key, error=error, index=str(lost))
+            log.error("job failed and the index did not take it", job=job.key, error=logged or error, index=str(lost))
             return
-        log.warning("job failed", job=job.key, attempt=job.attempts, state=state, error=error)
+        log.warning("job failed", job=job.key, attempt=job.attempts, state=state, error=logged or error)
 
     def _keep_leases(self) -> None:
         """Renew what is held, until the last job is given back."""
