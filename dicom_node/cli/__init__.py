@@ -41,9 +41,10 @@ def main() -> None:
         importlib.import_module(f"dicom_node.cli.{area}").register(app)
     try:
         app()
-    except (ConfigurationError, UsageError) as error:
-        sys.stderr.write(f"dicom-node: {error}\n")
-        sys.exit(2)
     except NodeError as error:
+        if "--json" in sys.argv:
+            from dicom_node.cli.common import print_error_as_json
+
+            print_error_as_json(error)
         sys.stderr.write(f"dicom-node: {error}\n")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigurationError | UsageError) else 1)

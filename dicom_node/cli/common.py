@@ -25,8 +25,9 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup and no emoji: names and errors come from strangers, and "[/b]" in one would be an error of rich's.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def settings_from(config: Path | None) -> Settings:
@@ -52,7 +53,23 @@ def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[Node
         database.close()
 
 
+def printable(text: str) -> str:
+    """A stranger's text without what would steer the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def print_json(value: Any) -> None:
-    """One JSON document on standard output, nothing else."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    """One JSON document on standard output, nothing else; in ASCII, which every terminal and pipe takes."""
+    global _has_printed_json
+    _has_printed_json = True
+    json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
+
+
+_has_printed_json = False
+
+
+def print_error_as_json(error: Exception) -> None:
+    """For a program that asked for JSON: what went wrong, unless a document went out before it did."""
+    if not _has_printed_json:
+        print_json({"error": str(error)})

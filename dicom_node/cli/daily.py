@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from dicom_node import jobs as queue
 from dicom_node import operations, retention
-from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json, printable
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
@@ -40,7 +40,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         disk = values["disk"]
         console.print(f"disk    {disk['free_percent']:.1f} % free of {disk['total_bytes'] / 10**9:.0f} GB")
         for trouble in values["troubles"]:
-            console.print(f"[red]trouble[/red]  {trouble}")
+            console.print(f"trouble  {trouble}", style="red")
     if values["troubles"]:
         raise typer.Exit(1)
 
@@ -88,7 +88,7 @@ def studies(
     table = Table("patient", "date", "state", "outcome", "changes", "delivery", "study", box=None)
     for line in lines:
         table.add_row(
-            f"{person_name(line.patient_name)} ({line.patient_id})",
+            printable(f"{person_name(line.patient_name)} ({line.patient_id})"),
             day(line.study_date),
             line.state,
             line.outcome,
@@ -122,7 +122,7 @@ def jobs(
             row.state,
             f"{row.attempts}/{row.max_attempts}",
             moment(row.run_at),
-            row.last_error[:80],
+            printable(row.last_error[:80]),
             row.key,
             style="red" if row.state is JobState.DEAD else None,
         )

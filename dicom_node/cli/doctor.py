@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from dicom_node.cli import machine_checks
@@ -84,7 +83,8 @@ def doctor(
         found.append(check)
         if not as_json:
             style = {Grade.GOOD: "green", Grade.WARNING: "yellow", Grade.BAD: "red"}[check.grade]
-            console.print(f"[{style}]{check.grade:8}[/{style}] {check.what:22} {escape(check.text)}")
+            console.print(f"{check.grade:8}", style=style, end=" ")
+            console.print(f"{check.what:22} {check.text}")
     if as_json:
         print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in found])
     else:

@@ -9,6 +9,7 @@ import typer
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_node.cli.common import printable
 from dicom_node.errors import NodeError, UsageError
 
 
@@ -29,7 +30,7 @@ def show(
     except OSError as error:
         raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
     if html is None:
-        typer.echo("\n".join(tree_lines(dataset)))
+        typer.echo("\n".join(printable(line) for line in tree_lines(dataset)))
         return
     html.write_text(tree_page(dataset), "utf-8")
     typer.echo(f"written: {html}")

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from dicom_node.errors import IndexConflictError, IndexUnavailableError
+from dicom_node.errors import ConfigurationError, IndexConflictError, IndexUnavailableError
 
 BUSY_TIMEOUT_MS = 15_000
 """How long a SQLite writer waits for another: longer than any of our transactions, shorter than a DIMSE time-out."""
@@ -31,9 +31,15 @@ class Database:
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(parsed.database).parent)
         self.url = url
-        self.engine: Engine = create_engine(parsed)
+        # An error of SQLAlchemy's quotes the values of its statement otherwise, names of patients among them.
+        try:
+            self.engine: Engine = create_engine(parsed, hide_parameters=True)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                "database.url: PostgreSQL needs the extra: pip install dicom-node[postgres]"
+            ) from error
         # A look is one statement or several that need no common snapshot, so it needs no transaction of its own: on
         # PostgreSQL BEGIN and ROLLBACK are round trips, a third of the time of the prior look-up.
         self._look = {"sqlite_begin": "DEFERRED"} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
@@ -42,6 +48,12 @@ class Database:
         else:
             _prepare_postgresql(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def connection(self, *, begin: bool = False) -> Iterator[Connection]:
+        """For the schema's own work; with `begin` in one transaction. Raises IndexUnavailableError."""
+        with _mapped_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -69,6 +81,13 @@ class Database:
         self.engine.dispose()
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IndexUnavailableError(f"the index's folder {folder} cannot be made: {error.strerror}") from error
+
+
 @contextmanager
 def _mapped_errors() -> Iterator[None]:
     try:
@@ -78,6 +97,8 @@ def _mapped_errors() -> Iterator[None]:
             raise IndexConflictError(f"another transaction stood in the way: {error.orig}") from error
         raise IndexUnavailableError(f"the index does not answer: {error.orig}") from error
     except DBAPIError as error:
+        if type(error) is DatabaseError:  # SQLite of a file that is none of its own, or damaged
+            raise IndexUnavailableError(f"the index cannot be read: {error.orig}") from error
         if error.connection_invalidated:
             raise IndexUnavailableError(f"the connection to the index was lost: {error.orig}") from error
         raise

@@ -30,13 +30,13 @@ def needed_revision() -> str:
 
 def current_revision(database: Database) -> str | None:
     """The revision that the database has; None for an empty one."""
-    with database.engine.connect() as connection:
+    with database.connection() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(database: Database) -> None:
     """Bring the database to the needed revision, in one transaction."""
-    with database.engine.begin() as connection:
+    with database.connection(begin=True) as connection:
         command.upgrade(_config(connection), "head")
 
 
