@@ -20,6 +20,8 @@ from dicom_node.uids import is_uid
 
 DEFAULT_CONFIG = Path("config.toml")
 CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
+SECRET_KEYS = ("url", "password_hash", "webhook_url")
+"""Of which an error does not repeat the value: tokens and passwords stand in them."""
 
 
 def _ae_title(value: str) -> str:
@@ -30,6 +32,14 @@ def _ae_title(value: str) -> str:
     return stripped
 
 
+def _peer_name(value: str) -> str:
+    """It stands in job keys, pages' addresses and database columns."""
+    if not 1 <= len(value) <= 64 or any(c in ":/\\" or not c.isprintable() for c in value) or value != value.strip():
+        raise ValueError("a name has 1 to 64 printable characters without colon and slash, and no space at its ends")
+    return value
+
+
+PeerName = Annotated[str, AfterValidator(_peer_name)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ListenPort = Annotated[int, Field(ge=0, le=65535)]
@@ -70,8 +80,14 @@ class NodeSection(Section):
     receivers: Annotated[int, Field(ge=1, le=32)] = 1
 
 
+def _database_url(value: str) -> str:
+    if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise ValueError('allowed are "sqlite:///FILE" and "postgresql+psycopg://USER@HOST/NAME"')
+    return value
+
+
 class DatabaseSection(Section):
-    url: str = "sqlite:///data/index.db"
+    url: Annotated[str, AfterValidator(_database_url)] = "sqlite:///data/index.db"
 
 
 class CompletionSection(Section):
@@ -136,7 +152,7 @@ class Destination(Section):
     always opens its own.
     """
 
-    name: str
+    name: PeerName
     ae_title: AETitle = "ANY-SCP"
     host: str = "127.0.0.1"
     port: Port = 104
@@ -162,7 +178,7 @@ class Destination(Section):
 class QueryPeer(Section):
     """Where priors may be asked for and fetched from."""
 
-    name: str
+    name: PeerName
     ae_title: AETitle = "ANY-SCP"
     host: str = "127.0.0.1"
     port: Port = 104
@@ -608,7 +624,9 @@ def _explain(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed here: {', '.join(_allowed_keys(item['loc']))}"
-    given = "" if item["type"] == "missing" or isinstance(item["input"], dict) else f" (given: {item['input']!r})"
+    # What is secret is not repeated: a database's URL may hold a password.
+    silent = item["type"] == "missing" or isinstance(item["input"], dict) or key.rpartition(".")[2] in SECRET_KEYS
+    given = "" if silent else f" (given: {item['input']!r})"
     return f"{key}: {item['msg']}{given}"
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from dicom_node import audit, notify, retention, syslog
 from dicom_node.audit import Event, EventType, Participant
@@ -32,6 +33,7 @@ from tests.certificates import Authority
 from tests.deliver.nodes import (
     ACCESSION,
     PATIENT_ID,
+    PATIENT_NAME,
     START,
     Clock,
     make_node,
@@ -110,10 +112,43 @@ def test_audit_messages_reach_the_collector_once_and_in_order(tmp_path: Path, tr
     assert len(messages) == 2
     head, _, body = messages[0].partition(b"\xef\xbb\xbf")
     assert head.startswith(b"<85>1 2026-03-01T22:00:00.000+00:00 ")
+    assert head.split()[5:] == [b"DICOM+RFC3881", b"-"], "MSGID, structured data (PS3.15 section A.6)"
     root = ET.fromstring(body)
     assert root.find("EventIdentification/EventID").get("csd-code") == "110114"  # type: ignore[union-attr]
     users = [ET.fromstring(m.partition(b"\xef\xbb\xbf")[2])[1].get("UserID") for m in messages]
     assert users == ["Müller", 'a" <b>&c']
+
+
+def test_the_end_by_tls_is_said_and_not_only_made(tmp_path: Path) -> None:
+    """RFC 5425 section 4.4: close_notify, without which a collector cannot tell the end from a cut wire."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    ends: list[str] = []
+
+    def take_one() -> None:
+        plain, _ = listener.accept()
+        with context.wrap_socket(plain, server_side=True, suppress_ragged_eofs=False) as connection:
+            try:
+                while connection.recv(65536):
+                    pass
+                ends.append("said")
+            except ssl.SSLError as error:
+                ends.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        where = {"host": "127.0.0.1", "port": listener.getsockname()[1], "tls": {"ca": authority.certificate}}
+        node = make_node(tmp_path, Clock(), audit=where)
+        with node.database.write() as session:
+            audit.record(session, Event.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
+        syslog.send_waiting(node)
+        thread.join(10)
+    assert ends == ["said"]
+    with node.database.read() as session:
+        assert session.scalars(select(AuditEvent.sent_at)).one() == START
 
 
 def test_a_collector_that_is_down_loses_nothing(tmp_path: Path) -> None:
@@ -224,6 +259,39 @@ def test_a_dead_letter_is_told_once_without_naming_the_patient(tmp_path: Path) -
         assert all(row.sent_at == clock.now for row in session.scalars(select(Notice)))
 
 
+def test_what_got_through_one_way_is_not_told_again_while_the_other_way_is_shut(tmp_path: Path) -> None:
+    clock = Clock()
+    with webhook() as (url, bodies, _):
+        told = {"webhook_url": url, "email_to": ["pacs@example.org"], "smtp_port": free_port()}
+        node = make_node(tmp_path, clock, {"name": "pacs", "port": 1}, notify=told)
+        make_result(node)
+        with node.database.write() as session:
+            session.execute(update(Job).values(state=JobState.DEAD, finished_at=clock.now, last_error="refused"))
+        for _ in range(3):
+            with pytest.raises(NotifyError, match="e-mail: "):
+                notify.run(node)
+            clock.forward(seconds=3700)
+        assert len(bodies) == 1
+    with mail_server() as (port, mails):
+        again = make_node(tmp_path, clock, {"name": "pacs", "port": 1}, notify={**told, "smtp_port": port})
+        notify.run(again)
+        assert len(mails) == 1
+    with node.database.read() as session:
+        assert all(row.sent_at == clock.now for row in session.scalars(select(Notice)))
+
+
+def test_a_notice_does_not_repeat_what_others_said(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), {"name": "pacs", "port": 1})
+    make_result(node)
+    with node.database.write() as session:
+        error = f"ValueError: no such patient as {PATIENT_ID}"
+        session.execute(update(Job).values(state=JobState.DEAD, finished_at=START, last_error=error))
+    notify.run(node)
+    with node.database.read() as session:
+        texts = list(session.scalars(select(Notice.text)))
+    assert all("ValueError" in text and PATIENT_ID not in text for text in texts)
+
+
 def test_quarantine_a_full_disk_and_a_new_model_are_told_once_each(tmp_path: Path) -> None:
     clock = Clock()
     with webhook() as (url, bodies, _):
@@ -287,6 +355,32 @@ def test_no_log_line_names_the_patient_whatever_goes_wrong(tmp_path: Path, log_s
     text = log_stream.getvalue()
     assert text.count("delivery confirmed") == 8
     assert not any(word in text for word in (PATIENT_ID, "Marchetti", "Ottavia", ACCESSION))
+
+
+def test_an_error_of_others_is_logged_with_its_place_and_without_its_words(
+    tmp_path: Path, log_stream: io.StringIO
+) -> None:
+    configure(LoggingSection(level="info"), stream=log_stream)
+    node = make_node(tmp_path, Clock())
+    try:
+        try:
+            raise ValueError(f"invalid value {PATIENT_NAME!r}")
+        except ValueError as error:
+            raise AuditError("our own words") from error
+    except AuditError:
+        get_logger("dicom_node.test").exception("ours")
+        logging.getLogger("apscheduler").exception("theirs")
+    try:
+        with node.database.write() as session:
+            session.execute(text("INSERT INTO study (patient_id) VALUES (:id)"), {"id": PATIENT_ID})
+    except DBAPIError:
+        get_logger("dicom_node.test").exception("the index")
+    said = log_stream.getvalue()
+    assert said.count("\n") == 3
+    assert said.count("ValueError") == said.count("our own words") == 2
+    assert "test_telling.py" in said
+    assert "IntegrityError" in said
+    assert not any(word in said for word in (PATIENT_ID, "Marchetti"))
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
