@@ -25,9 +25,10 @@ from dicom_node.report import codes
 from dicom_node.report.catalogue import catalogue
 from dicom_node.report.identity import header_uid, tracking_uid
 from dicom_node.report.iod import referenceable
+from dicom_node.report.phrases import change_word, phrase
 from dicom_node.report.regions import image_region, measured_on, stored_size
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.statements import answered, change_word, phrase
+from dicom_node.report.statements import answered
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
 
 Group: TypeAlias = ContentSequence
@@ -117,7 +118,7 @@ def _finding_group(request: ReportRequest, finding: Finding) -> Group:
 def _label(request: ReportRequest, finding: Finding) -> TextContentItem:
     """Comment of the group: what OHIF writes beside the region, "new: moderate left pleural effusion"."""
     words = catalogue("en")
-    change = f"{change_word(finding.change, words)}: " if finding.change is not None and request.prior else ""
+    change = f"{change_word(finding, finding.change, words)}: " if finding.change is not None and request.prior else ""
     return TextContentItem(
         name=codes.concept("name.comment"), value=change + phrase(finding, words), relationship_type=_CONTAINS
     )

@@ -75,6 +75,14 @@ def text_of(header: Dataset, keyword: str, limit: int = 64) -> str:
     return _text(limit)(_raw(header, keyword)[0])
 
 
+def name_text(value: str) -> str:
+    """A person name for a page: "family, given"; the ideographic group (PS3.5 section 6.2.1) after it in brackets."""
+    groups = [[part for part in group.split("^") if part] for group in value.split("=")]
+    alphabetic = ", ".join(filter(None, (" ".join(groups[0][:1]), " ".join(groups[0][1:]))))
+    ideographic = " ".join(groups[1]) if len(groups) > 1 else ""
+    return f"{alphabetic} ({ideographic})" if alphabetic and ideographic else alphabetic or ideographic
+
+
 def study_moment(header: Dataset) -> dt.datetime | None:
     """StudyDate with StudyTime as the modality's local time, None without a valid date; midnight without a time."""
     day = _date(_raw(header, "StudyDate")[0])

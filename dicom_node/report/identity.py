@@ -7,7 +7,7 @@ from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
 from dicom_node.uids import derived_uid, is_uid
 from model.ontology import ontology
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 """Of the documents' layout; raise it when the same prediction would make other documents."""
 
 

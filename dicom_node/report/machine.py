@@ -25,7 +25,7 @@ from dicom_node.report.catalogue import catalogue
 from dicom_node.report.groups import Group, finding_groups, sources
 from dicom_node.report.identity import header_uid
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import answered, moment, no_result_reason, origin
+from dicom_node.report.statements import answered, moment, no_result_sentences, origin
 from model.schema import Change, Presence
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
@@ -117,7 +117,7 @@ def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> Container
     words = catalogue("en")
     comments: Sequence[str] = (*request.prior_reasons, *origin(request, words))
     if not answered(request):
-        comments = (words.text("no_result.impression", reason=no_result_reason(request, words)), *comments)
+        comments = (*no_result_sentences(request, words), *comments)
     elif request.reason.strip():
         comments = (request.reason, *comments)
     if request.model.demonstration:

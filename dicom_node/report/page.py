@@ -9,7 +9,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dicom_node.report.catalogue import catalogue
-from dicom_node.report.header import clean_header
+from dicom_node.report.header import clean_header, name_text
 from dicom_node.report.picture import pair_picture
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import date_text, sections
@@ -29,9 +29,8 @@ def as_html(request: ReportRequest) -> str:
     facts = [(words.text("title.current"), date_text(request.current, words))]
     if request.prior is not None:
         facts.append((words.text("title.prior"), date_text(request.prior, words)))
-    facts += [
-        (name, value) for name, value in (("Patient", str(patient.PatientName)), ("ID", patient.PatientID)) if value
-    ]
+    who = (("patient", name_text(str(patient.PatientName))), ("id", str(patient.PatientID)))
+    facts += [(words.text(f"title.{name}"), value) for name, value in who if value]
     said = [
         {"key": s.key.value, "heading": words.text(f"heading.{s.key.value}"), "sentences": s.sentences}
         for s in sections(request)

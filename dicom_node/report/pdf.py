@@ -13,7 +13,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 from dicom_node.report import codes
 from dicom_node.report.catalogue import catalogue
 from dicom_node.report.fonts import PLACEHOLDER, Face, faces, first_with, showable
-from dicom_node.report.header import CleanHeader
+from dicom_node.report.header import CleanHeader, name_text
 from dicom_node.report.iod import common, finished, referenced_sources
 from dicom_node.report.picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
@@ -79,15 +79,6 @@ def _is_latin(request: ReportRequest, header: CleanHeader) -> bool:
     texts = [str(patient.PatientName), str(patient.PatientID), str(patient.AccessionNumber)]
     texts += [sentence for section in sections(request) for sentence in section.sentences]
     return not showable("".join(texts), ())[1]
-
-
-def name_text(value: str) -> str:
-    """A person name as people read it: the alphabetic group, and the ideographic one (PS3.5 section 6.2.1) after it."""
-    groups = [" ".join(part for part in group.split("^") if part) for group in value.split("=")]
-    alphabetic, ideographic = groups[0], groups[1] if len(groups) > 1 else ""
-    if alphabetic and ideographic:
-        return f"{alphabetic} ({ideographic})"
-    return alphabetic or ideographic
 
 
 class _Page:

@@ -8,13 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dicom_node.report.catalogue import Catalogue, catalogue
+from dicom_node.report.phrases import change_word, phrase
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.statements import (
     answered,
-    change_word,
     date_text,
     no_change_key,
-    phrase,
     prior_date,
     worst_first,
 )
@@ -119,7 +118,7 @@ def _shown(request: ReportRequest) -> list[Finding]:
 
 
 def _name(finding: Finding, words: Catalogue) -> str:
-    change = f"{change_word(finding.change, words)}: " if finding.change is not None else ""
+    change = f"{change_word(finding, finding.change, words)}: " if finding.change is not None else ""
     return f"{change}{phrase(finding, words)}"
 
 

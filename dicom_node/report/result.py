@@ -7,7 +7,7 @@ from typing import Any
 from dicom_node.report.codes import finding_concept
 from dicom_node.report.identity import header_uid
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import moment
+from dicom_node.report.statements import impressions, moment
 from model.schema import Finding, Region
 
 
@@ -23,6 +23,7 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "sop_instance_uid": header_uid(request.current, "SOPInstanceUID"),
         "outcome": request.outcome.value,
         "reason": request.reason,
+        "impressions": list(impressions(request)),
         "prior": _prior(request),
         "prior_reasons": list(request.prior_reasons),
         "findings": [finding_values(finding) for finding in prediction.findings] if prediction is not None else [],

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dicom_node.report.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.codes import finding_concept
 from dicom_node.report.header import clean_header, study_moment
+from dicom_node.report.phrases import change_key, change_word, is_device, name_of, phrase
 from dicom_node.report.request import ReportRequest, SourceImage
-from model.ontology import FindingKind, ontology
 from model.schema import Change, Finding, Presence
 
 
@@ -51,10 +50,11 @@ CHANGE_ORDER = (
     Change.IMPROVING,
     Change.RESOLVED,
 )
-"""Worst first."""
+"""Worst first. A new device is no worsening: it stands behind what is new or worse."""
 _MOVED = frozenset({Change.NEW, Change.WORSENING, Change.IMPROVING, Change.RESOLVED})
+NEGLIGIBLE = 0.01
+"""Below it absent findings are named together: the same figure behind each of a dozen names says nothing."""
 _SEVERITY = ("massive", "severe", "moderate to severe", "moderate to large", "moderate", "mild to moderate", "mild")
-_NOUNS = frozenset({"lobe", "lung", "area", "base", "rib"})
 
 
 def sections(request: ReportRequest) -> tuple[Section, ...]:
@@ -69,6 +69,11 @@ def sections(request: ReportRequest) -> tuple[Section, ...]:
         Section(key=SectionKey.ORIGIN, sentences=origin(request, words)),
     )
     return tuple(section for section in made if section.sentences)
+
+
+def impressions(request: ReportRequest) -> tuple[str, ...]:
+    """What the report opens with, in its language: what changed since when, or why nothing is said."""
+    return _impressions(request, catalogue(request.language))
 
 
 def answered(request: ReportRequest) -> bool:
@@ -104,39 +109,14 @@ def worst_first(findings: tuple[Finding, ...]) -> list[Finding]:
     """Ordered by change, then abnormalities before devices, then degree, then probability."""
 
     def rank(finding: Finding) -> tuple[int, int, int, float]:
+        device = is_device(finding)
         change = CHANGE_ORDER.index(finding.change) if finding.change is not None else len(CHANGE_ORDER)
-        device = int(finding_concept(finding.key).kind is FindingKind.DEVICE)
+        if device and finding.change is Change.NEW:
+            change = CHANGE_ORDER.index(Change.WORSENING)
         degree = _SEVERITY.index(finding.level) if finding.level in _SEVERITY else len(_SEVERITY)
         return change, device, degree, -(finding.change_probability or finding.probability)
 
     return sorted(findings, key=rank)
-
-
-def name_of(key: str, words: Catalogue) -> str:
-    """The finding's name in this language."""
-    known = key in ontology().findings
-    return words.word("finding", key) if known else finding_concept(key).name
-
-
-def phrase(finding: Finding, words: Catalogue) -> str:
-    """ "moderate left pleural effusion": degree and place only where the result states them."""
-    level = words.word("level", finding.level) if finding.level else ""
-    places = (finding.location or "").lower().split()
-    place = " ".join(words.word("place", word) for word in places)
-    form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
-    key = form[bool(level), bool(place)]
-    if place and places[-1] in _NOUNS:
-        key += "_noun"
-    return words.text(f"phrase.{key}", finding=name_of(finding.key, words), level=level, place=place)
-
-
-def _change_key(change: Change) -> str:
-    return change.value.replace(" ", "_")
-
-
-def change_word(change: Change, words: Catalogue) -> str:
-    """One word for a change: "worse"."""
-    return words.text(f"mark.{_change_key(change)}")
 
 
 def change_sentence(finding: Finding, date: str, words: Catalogue) -> str:
@@ -148,24 +128,35 @@ def change_sentence(finding: Finding, date: str, words: Catalogue) -> str:
         certainty = words.text("certainty.note", value=words.percent(finding.change_probability))
     return sentence(
         words.text(
-            f"change.{_change_key(finding.change)}", finding=phrase(finding, words), date=date, certainty=certainty
+            f"change.{change_key(finding, finding.change)}",
+            finding=phrase(finding, words),
+            date=date,
+            certainty=certainty,
         )
     )
 
 
-def no_result_reason(request: ReportRequest, words: Catalogue) -> str:
-    """Why there is no answer: the coded reason in this language with its detail, else the free sentence."""
+def no_result_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    """That there is no answer and why: the coded reason in this language, then its detail, else the free sentence."""
     prediction = request.prediction
-    if prediction is not None and prediction.abstained is not None:
-        reason = words.text(f"reason.{prediction.abstained.name.lower()}")
-        return f"{reason} ({prediction.abstained_detail})" if prediction.abstained_detail else reason
-    return request.reason.strip().rstrip(".") or words.text("reason.other")
+    if prediction is None or prediction.abstained is None:
+        free = request.reason.strip().rstrip(".")
+        reason, detail = free[:1].lower() + free[1:] or words.text("reason.other"), ""
+    else:
+        reason, detail = words.text(f"reason.{prediction.abstained.name.lower()}"), prediction.abstained_detail.strip()
+    first = words.text("no_result.impression", reason=reason)
+    return (first, full_sentence(detail)) if detail else (first,)
+
+
+def full_sentence(text: str) -> str:
+    """A free text of the analysis as a sentence: a capital letter first, a full stop last."""
+    return f"{sentence(text.strip().rstrip('.'))}."
 
 
 def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     prediction = request.prediction
     if prediction is None or not answered(request):
-        return (words.text("no_result.impression", reason=no_result_reason(request, words)),)
+        return no_result_sentences(request, words)
     ordered = worst_first(prediction.findings)
     lines: list[str] = []
     if request.prior is None:
@@ -175,7 +166,10 @@ def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
             lines.append(sentence(text))
         if not present:
             lines.append(_none_present(ordered, words))
-        lines.append(words.text("impression.no_prior"))
+        if request.reason.strip():
+            lines.append(words.text("impression.not_compared", reason=full_sentence(request.reason)))
+        else:
+            lines.append(words.text("impression.no_prior"))
     else:
         date = prior_date(request, words)
         lines += [change_sentence(f, date, words) for f in ordered if f.change in _MOVED]
@@ -208,8 +202,9 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     prediction = request.prediction
     if prediction is None or not answered(request):
         return (words.text("no_result.findings"),)
-    lines = []
-    absent = []
+    lines: list[str] = []
+    absent: list[Finding] = []
+    unlikely: list[Finding] = []
     for finding in worst_first(prediction.findings):
         probability = words.percent(finding.probability)
         values = {"finding": sentence(phrase(finding, words)), "probability": probability}
@@ -218,26 +213,32 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         elif finding.presence is Presence.ABSENT and finding.change is Change.RESOLVED:
             lines.append(words.text("finding_line.resolved", **values))
         elif finding.presence is Presence.ABSENT:
-            item = words.text("finding_line.absent_item", finding=name_of(finding.key, words), probability=probability)
-            absent.append(item)
+            (absent if finding.probability >= NEGLIGIBLE else unlikely).append(finding)
         elif finding.change is None:
             lines.append(words.text("finding_line.present", **values))
         else:
-            change = change_word(finding.change, words)
+            change = change_word(finding, finding.change, words)
             lines.append(words.text("finding_line.present_change", change=change, **values))
     if absent:
-        lines.append(words.text("finding_line.absent", findings=words.joined(absent)))
-        lines.append(words.text("finding_line.explain"))
+        items = [
+            words.text(
+                "finding_line.absent_item", finding=name_of(f.key, words), probability=words.percent(f.probability)
+            )
+            for f in absent
+        ]
+        lines.append(words.text("finding_line.absent", findings=words.joined(items)))
+    if unlikely:
+        names = words.joined([name_of(f.key, words) for f in unlikely])
+        lines.append(words.text("finding_line.unlikely", findings=names, probability=words.percent(0.0)))
     return tuple(lines)
 
 
 def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
-    reasons = [sentence(reason.strip().rstrip(".")) + "." for reason in request.prior_reasons if reason.strip()]
+    reasons = [full_sentence(reason) for reason in request.prior_reasons if reason.strip()]
     if request.prior is None or not answered(request):
-        first = words.text("comparison.without")
         if request.reason.strip() and answered(request):
-            reasons.insert(0, sentence(request.reason.strip().rstrip(".")) + ".")
-        return (first, *dict.fromkeys(reasons))
+            reasons.insert(0, full_sentence(request.reason))
+        return tuple(dict.fromkeys((words.text("comparison.without"), *reasons)))
     dates = {"current": _full_date(request.current, words), "date": _full_date(request.prior, words)}
     return (words.text("comparison.with", **dates), *reasons)
 
@@ -257,7 +258,7 @@ def _prognosis(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         words.text(
             "prognosis.item",
             finding=sentence(name_of(item.key, words)),
-            change=change_word(item.change, words),
+            change=words.text(f"mark.{item.change.value.replace(' ', '_')}"),
             probability=words.percent(item.probability),
         )
         for item in prediction.prognosis

@@ -5,18 +5,18 @@ from __future__ import annotations
 import textwrap
 
 from dicom_node.report.catalogue import catalogue
-from dicom_node.report.header import clean_header
+from dicom_node.report.header import clean_header, name_text
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import date_text, sections
 
-WIDTH = 100
+WIDTH = 80
 
 
 def as_text(request: ReportRequest) -> str:
     """The whole report as lines of at most `WIDTH` characters, without markup, ending in a newline."""
     words = catalogue(request.language)
     patient = clean_header(request.current.header).elements
-    who = "  ".join(part for part in (str(patient.PatientName), str(patient.PatientID)) if part)
+    who = "  ".join(part for part in (name_text(str(patient.PatientName)), str(patient.PatientID)) if part)
     title = words.text("title.report")
     lines = [title, "=" * len(title), f"{words.text('title.current')}: {date_text(request.current, words)}"]
     if request.prior is not None:

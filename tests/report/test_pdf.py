@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 
 from dicom_node.report import DocumentKind, ReportRequest, build_documents, fonts
-from dicom_node.report.header import clean_header
-from dicom_node.report.pdf import name_text, pdf_bytes
+from dicom_node.report.header import clean_header, name_text
+from dicom_node.report.pdf import pdf_bytes
 from tests.report import cases
 from tests.report.cases import CURRENT, kinds
 from tests.support import program
 
 NAMES = {
-    "Greek": ("Παπαδόπουλος^Γιώργος", "Παπαδόπουλος Γιώργος"),
-    "Cyrillic": ("Люкceмбypг^Ярославна", "Люкceмбypг Ярославна"),
-    "Chinese": ("Zhang^XiaoDong=张^小东", "Zhang XiaoDong (张 小东)"),
-    "Japanese": ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada Tarou (山田 太郎)"),
-    "Korean": ("Hong^Gildong=洪^吉洞=홍^길동", "Hong Gildong (洪 吉洞)"),
-    "Latin": ("Åsbrink^Žofia", "Åsbrink Žofia"),
+    "Greek": ("Παπαδόπουλος^Γιώργος", "Παπαδόπουλος, Γιώργος"),
+    "Cyrillic": ("Люкceмбypг^Ярославна", "Люкceмбypг, Ярославна"),
+    "Chinese": ("Zhang^XiaoDong=张^小东", "Zhang, XiaoDong (张 小东)"),
+    "Japanese": ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou (山田 太郎)"),
+    "Korean": ("Hong^Gildong=洪^吉洞=홍^길동", "Hong, Gildong (洪 吉洞)"),
+    "Latin": ("Åsbrink^Žofia", "Åsbrink, Žofia"),
 }
 
 
@@ -66,10 +66,10 @@ def test_without_any_font_file_latin_is_shown_and_the_rest_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dicom_node.report.pdf.faces", lambda: ())
-    assert "Müller Änne" in text_of(page(named("Müller^Änne")), tmp_path)
+    assert "Müller, Änne" in text_of(page(named("Müller^Änne")), tmp_path)
     text = text_of(page(named("Иванов^Иван")), tmp_path)
     assert "10 characters cannot be shown" in text
-    assert "?????? ????" in text
+    assert "??????, ????" in text
 
 
 def test_the_same_request_makes_the_same_object_twice() -> None:
@@ -89,7 +89,7 @@ def test_every_character_is_shown_or_counted(text: str) -> None:
 
 
 def test_names_are_read_as_people_read_them() -> None:
-    assert name_text("Adams^John Robert Quincy^^Rev.^B.A.") == "Adams John Robert Quincy Rev. B.A."
+    assert name_text("Adams^John Robert Quincy^^Rev.^B.A.") == "Adams, John Robert Quincy Rev. B.A."
     assert name_text("=山田^太郎") == "山田 太郎"
     assert name_text("") == ""
 

@@ -13,11 +13,12 @@ from dicom_node.report import as_html, as_text, build_documents, pair_picture, r
 from dicom_node.report.catalogue import catalogue, languages
 from dicom_node.report.iod import content_items
 from dicom_node.report.ladder import STEPS, variants
+from dicom_node.report.phrases import phrase
 from dicom_node.report.show import tree_lines
 from dicom_node.report.statements import SectionKey, sections
 from model.schema import Change
 from tests.report import cases
-from tests.report.cases import finding, kinds, prediction, request
+from tests.report.cases import BATTERY, absent, finding, kinds, prediction, request
 
 KINDS = kinds()
 
@@ -49,8 +50,8 @@ def test_without_a_prior_nothing_is_said_about_change() -> None:
 
 
 def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
-    assert _impressions(KINDS["nothing"])[0].startswith("No finding is new")
-    assert _impressions(KINDS["unsure"])[0] == "No change is stated since 1 March 2026."
+    assert _impressions(KINDS["nothing"])[0].startswith("No change since 1 March 2026 in the")
+    assert _impressions(KINDS["unsure"])[0] == "No change since 1 March 2026 is stated."
 
 
 @pytest.mark.parametrize("name", ["abstained", "refused"])
@@ -75,7 +76,74 @@ def test_german_is_coded_as_german() -> None:
     reading = build_documents(said)[0].dataset
     language = reading.ContentSequence[0].ConceptCodeSequence[0]
     assert (language.CodeValue, language.CodingSchemeDesignator) == ("de", "RFC5646")
-    assert "Neu seit 1. März 2026: Pleuraerguss links, mäßig" in as_text(said)
+    assert "Neu seit 1. März 2026: Pleuraerguss links, mittelgroß" in as_text(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "location", "level", "english", "german"),
+    [
+        ("pleural_effusion", "left", "mild", "small left pleural effusion", "Pleuraerguss links, klein"),
+        (
+            "pneumothorax",
+            "right apical",
+            "severe",
+            "large right apical pneumothorax",
+            "Pneumothorax apikal rechts, groß",
+        ),
+        (
+            "consolidation",
+            "right lower lobe",
+            "",
+            "right lower lobe consolidation",
+            "Konsolidierung, Unterlappen rechts",
+        ),
+        ("atelectasis", "left base", "mild", "mild left base atelectasis", "Atelektase basal links, leichtgradig"),
+        ("lung_opacity", "left lung", "", "left lung opacity", "Lungenverschattung, Lunge links"),
+        ("fracture", "right rib", "", "right rib fracture", "Fraktur, Rippe rechts"),
+        ("edema", "", "severe", "severe pulmonary edema", "Lungenödem, hochgradig"),
+        ("chest_tube", "left", "", "left chest tube", "Thoraxdrainage links"),
+    ],
+)
+def test_degree_and_place_are_worded_as_radiologists_do(
+    key: str, location: str, level: str, english: str, german: str
+) -> None:
+    said = finding(key, location=location or None, level=level or None)
+    assert phrase(said, catalogue("en")) == english
+    assert phrase(said, catalogue("de")) == german
+
+
+def test_a_device_goes_and_does_not_resolve_and_a_new_one_is_no_worsening() -> None:
+    said = prediction(
+        finding("central_line", Change.RESOLVED),
+        finding("endotracheal_tube", Change.NEW),
+        finding("pneumothorax", Change.WORSENING),
+    )
+    assert _impressions(request(said)) == (
+        "Worsening pneumothorax since 1 March 2026 (certainty 88%).",
+        "New endotracheal tube since 1 March 2026 (certainty 88%).",
+        "Central venous line no longer seen, present on 1 March 2026 (certainty 88%).",
+    )
+
+
+def test_absent_findings_below_a_percent_are_named_together() -> None:
+    rest = prediction(*(dataclasses.replace(absent(key), probability=0.001) for key in BATTERY[2:]))
+    found = next(s for s in sections(request(rest)) if s.key is SectionKey.FINDINGS).sentences
+    assert found == (
+        "Not seen (probability that it is present): pleural effusion (3%) and pneumothorax (3%).",
+        "Not seen (each with a probability below 1%): consolidation, pulmonary edema, cardiomegaly and"
+        " endotracheal tube.",
+    )
+
+
+def test_what_the_report_opens_with_is_kept_with_the_result() -> None:
+    assert result_json(KINDS["new"])["impressions"] == list(_impressions(KINDS["new"]))
+
+
+def test_the_printed_report_fits_eighty_columns() -> None:
+    for said in KINDS.values():
+        for language in languages():
+            lines = as_text(dataclasses.replace(said, language=language)).splitlines()
+            assert max(map(len, lines)) <= 80
 
 
 def test_values_in_a_page_are_escaped() -> None:
