@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -35,6 +37,21 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dicom-node {metadata.version('dicom-node')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Compares a chest radiograph with its prior and returns Structured Reports to the PACS."""
+
+
 def main() -> None:
     """Run the command line and map our own errors to exit statuses."""
     for area in AREAS:
@@ -48,3 +65,11 @@ def main() -> None:
             print_error_as_json(error)
         sys.stderr.write(f"dicom-node: {error}\n")
         sys.exit(2 if isinstance(error, ConfigurationError | UsageError) else 1)
+    except OSError as error:  # a path without rights, a port that is taken, a disk that is full: no fault of ours
+        where = f"{error.filename}: " if error.filename else ""
+        if "--json" in sys.argv:
+            from dicom_node.cli.common import print_error_as_json
+
+            print_error_as_json(error)
+        sys.stderr.write(f"dicom-node: {where}{error.strerror or error}\n")
+        sys.exit(1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 
 from dicom_node.config import Settings, config_path, load_settings
@@ -56,6 +58,29 @@ def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[Node
 def printable(text: str) -> str:
     """A stranger's text without what would steer the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One thing of a list: short cells in columns, and below them what must stay whole: UIDs, sentences."""
+
+    cells: tuple[str, ...]
+    below: tuple[str, ...] = ()
+    style: str | None = None
+
+
+def print_rows(heads: Sequence[str], rows: Sequence[Row]) -> None:
+    """A list that is readable on 80 columns and whose UIDs can be copied: nothing is cut, whatever the width."""
+    widths = [max(map(cell_len, column)) for column in zip(heads, *(row.cells for row in rows), strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+    console.print(printable(line(heads)), style="bold")
+    for row in rows:
+        for text in (line(row.cells), *(f"  {text}" for text in row.below if text)):
+            console.print(printable(text), style=row.style)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from dicom_node import jobs as queue
 from dicom_node import operations, retention
-from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json, printable
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
@@ -85,19 +85,21 @@ def studies(
     if as_json:
         print_json({"total": total, "studies": [dataclasses.asdict(line) for line in lines]})
         return
-    table = Table("patient", "date", "state", "outcome", "changes", "delivery", "study", box=None)
-    for line in lines:
-        table.add_row(
-            printable(f"{person_name(line.patient_name)} ({line.patient_id})"),
-            day(line.study_date),
-            line.state,
-            line.outcome,
-            ", ".join(f"{change}: {finding}" for change, finding in line.changes[:3]),
-            ", ".join(f"{name} {count}" for name, count in line.deliveries.items()),
-            line.study_instance_uid,
+    rows = [
+        Row(
+            cells=(
+                day(line.study_date),
+                line.state,
+                line.outcome,
+                ", ".join(f"{name} {count}" for name, count in line.deliveries.items()),
+                f"{person_name(line.patient_name)} ({line.patient_id})",
+            ),
+            below=(", ".join(f"{change}: {finding}" for change, finding in line.changes), line.study_instance_uid),
             style="red" if line.failed else None,
         )
-    console.print(table)
+        for line in lines
+    ]
+    print_rows(("date", "state", "outcome", "delivery", "patient"), rows)
     console.print(f"{len(lines)} of {total}")
 
 
@@ -114,23 +116,19 @@ def jobs(
         keys = ("id", "kind", "key", "state", "attempts", "max_attempts", "run_at", "created_at", "last_error")
         print_json([{key: getattr(row, key) for key in keys} for row in rows])
         return
-    table = Table("id", "kind", "state", "attempts", "due (UTC)", "trouble", "key", box=None)
-    for row in rows:
-        table.add_row(
-            str(row.id),
-            row.kind,
-            row.state,
-            f"{row.attempts}/{row.max_attempts}",
-            moment(row.run_at),
-            printable(row.last_error[:80]),
-            row.key,
+    shown = [
+        Row(
+            cells=(str(row.id), row.kind, row.state, f"{row.attempts}/{row.max_attempts}", moment(row.run_at)),
+            below=(row.key, row.last_error),
             style="red" if row.state is JobState.DEAD else None,
         )
-    console.print(table)
+        for row in rows
+    ]
+    print_rows(("id", "kind", "state", "attempts", "due (UTC)"), shown)
 
 
 def retry(
-    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of dead jobs (see `jobs`).")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of dead jobs (see `jobs`).")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -154,7 +152,7 @@ def retry(
 
 
 def reprocess(
-    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID (see `studies`).")],
     config: ConfigOption = None,
 ) -> None:
     """Analyse a study again; the new result replaces the old one and is sent."""
@@ -166,7 +164,7 @@ def reprocess(
 
 
 def resend(
-    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID (see `studies`).")],
     config: ConfigOption = None,
 ) -> None:
     """Send the current documents of a study again."""
@@ -201,12 +199,14 @@ def purge(
             }
         )
         return
-    table = Table("study", "date", "why", "MB", box=None)
-    for removal in plan:
-        candidate = removal.candidate
-        size = f"{candidate.size_bytes / MEGABYTE:.1f}"
-        table.add_row(candidate.study_instance_uid, day(candidate.study_date), removal.why, size)
-    console.print(table)
+    rows = [
+        Row(
+            cells=(day(one.candidate.study_date), f"{one.candidate.size_bytes / MEGABYTE:.1f}", one.why),
+            below=(one.candidate.study_instance_uid,),
+        )
+        for one in plan
+    ]
+    print_rows(("date", "MB", "why"), rows)
     total = sum(removal.candidate.size_bytes for removal in plan) / MEGABYTE
     verb = f"removed {gone}" if for_real else "would remove"
     console.print(f"{verb} of {len(plan)} studies, {total:.1f} MB" + ("" if for_real else "; --yes removes them"))

@@ -23,7 +23,7 @@ from model.errors import InferenceError
 
 
 def echo(
-    destination: Annotated[str, typer.Argument(help="Name of a destination or query peer.")],
+    destination: Annotated[str, typer.Argument(metavar="NAME", help="Name of a destination or query peer.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.drift import weeks
 from dicom_node.index.tables_models import DriftFigure
+
+HEADS = ("figure", "n", "value", "limits", "baseline", "against", "")
 
 
 def drift(
@@ -32,24 +33,19 @@ def drift(
             " baseline, and one after them"
         )
     else:
-        table = Table("week", "of", "figure", "n", "value", "limits", "baseline", "against", "", box=None)
-        for line in lines:
-            limits = f"{line['low']:.3f} to {line['high']:.3f}"
-            base = f"{line['baseline']:.3f}" if line["baseline"] is not None else ""
-            cells = (
-                str(line["week"]),
-                line["of"],
-                line["figure"],
-                str(line["n"]),
-                f"{line['value']:.3f}",
-                limits,
-                base,
-                line["against"],
-            )
-            table.add_row(*cells, "ALARM" if line["alarm"] else "", style="red" if line["alarm"] else None)
-        console.print(table)
+        for week, of in dict.fromkeys((line["week"], line["of"]) for line in lines):
+            console.print(f"week of {week}, {'images' if of == 'images' else f'answers of {of}'}")
+            print_rows(HEADS, [_row(line) for line in lines if (line["week"], line["of"]) == (week, of)])
     if any(line["alarm"] for line in lines):
         raise typer.Exit(1)
+
+
+def _row(line: dict[str, Any]) -> Row:
+    base = f"{line['baseline']:.3f}" if line["baseline"] is not None else ""
+    limits = f"{line['low']:.3f} to {line['high']:.3f}"
+    cells = (line["figure"], str(line["n"]), f"{line['value']:.3f}", limits, base, line["against"])
+    alarm = "ALARM" if line["alarm"] else ""
+    return Row(cells=(*cells, alarm), style="red" if alarm else None)
 
 
 def drift_values(row: DriftFigure) -> dict[str, Any]:

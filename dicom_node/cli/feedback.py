@@ -11,14 +11,14 @@ import typer
 from rich.table import Table
 
 from dicom_node import agreement, feedback_listing
-from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.feedback_table import MAX_BYTES, import_table
 from dicom_node.index.tables_reports import ReceivedReport, ReportState
 
 
 def import_feedback(
-    file: Annotated[Path, typer.Argument(help="CSV; columns: docs/feedback.md.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV; columns: docs/feedback.md.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +41,7 @@ def import_feedback(
     else:
         console.print(f"{made.added} added, {made.known} known already, {len(made.rejected)} rejected")
         for line, reason in made.rejected:
-            console.print(f"  line {line}: {reason}", markup=False)
+            console.print(f"  line {line}: {reason}")
     if made.rejected:
         raise typer.Exit(1)
 
@@ -68,18 +68,23 @@ def list_feedback(
             }
         )
         return
-    table = Table("report", "by", "state", "words", "why", "study", box=None)
-    for line in reports:
-        table.add_row(str(line.id), line.kind, line.state, str(line.words), line.reason, line.study_instance_uid)
-    console.print(table)
+    rows = [
+        Row(
+            cells=(str(line.id), line.kind, line.state, str(line.words), line.reason),
+            below=(line.study_instance_uid,),
+        )
+        for line in reports
+    ]
+    print_rows(("report", "by", "state", "words", "why"), rows)
     for one in contradictions:
         said = "; ".join(f"{value}: {', '.join(who)}" for value, who in one.said)
-        console.print(f"contradiction  {one.study_instance_uid}  {one.finding} {one.aspect}  {said}", markup=False)
+        console.print(f"contradiction  {one.study_instance_uid}  {one.finding} {one.aspect}  {said}")
     console.print("reports: " + (", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"))
 
 
 def show_report(
-    report: Annotated[int, typer.Argument(help="Its number in `feedback list`.")], config: ConfigOption = None
+    report: Annotated[int, typer.Argument(metavar="REPORT", help="Its number in `feedback list`.")],
+    config: ConfigOption = None,
 ) -> None:
     """A report's text and what was read in it, each label with its sentence and rule."""
     with open_node(config) as node, node.database.read() as session:

@@ -14,7 +14,7 @@ from dicom_node.importing import files_below, import_files, summary
 
 
 def import_folder(
-    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of DICOM files.")],
     analyse: Annotated[bool, typer.Option("--analyse", help="Analyse the studies; default: priors only.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -34,7 +34,7 @@ def import_folder(
         for kind, count in sorted(result.counts.items()):
             console.print(f"{count:8d}  {kind.value}")
         for path, why in result.trouble[:50]:
-            console.print(f"  {path.name}: {why.value}", markup=False)
+            console.print(f"  {path.name}: {why.value}")
     if result.trouble:
         raise NodeError(f"{len(result.trouble)} files were not taken and need a look")
 

@@ -6,10 +6,9 @@ import getpass
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from dicom_node import models, shadow, shadow_figures
-from dicom_node.cli.common import ConfigOption, JsonOption, console, errors, open_node, print_json
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, errors, open_node, print_json, print_rows
 from dicom_node.models_status import (
     Effect,
     folder_of,
@@ -26,6 +25,7 @@ WaitOption = Annotated[
     float, typer.Option("--wait", min=0, help="Wait at most so many seconds until the running workers follow.")
 ]
 WAIT_SECONDS = 60.0
+SIDES = ("champion", "challenger")
 
 
 def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -38,13 +38,13 @@ def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> No
     if as_json:
         print_json({"models": lines, "serving": serving, "history": history, "shadow": challenger})
         return
-    table = Table("", "folder", "model", "Device UID", "size", "", box=None)
+    rows = []
     for line in lines:
         mark = "champion" if line["champion"] else "shadow" if line["shadow"] else ""
         size = f"{line['bytes'] / 1e6:.0f} MB" if line["bytes"] is not None else ""
-        name = f"{line['name']} {line['version']}".strip()
-        table.add_row(mark, line["folder"] or "(configured)", name, line["device_uid"], size, line["problem"])
-    console.print(table)
+        cells = (mark, line["folder"] or "(configured)", f"{line['name']} {line['version']}".strip(), size)
+        rows.append(Row(cells=cells, below=(line["device_uid"], line["problem"])))
+    print_rows(("", "folder", "model", "size"), rows)
     for line in serving:
         text = f"{line['worker']} answers with {line['folder'] or 'the configured model'} since {line['since']:%F %T}"
         console.print(f"{text}{'; ' + line['error'] if line['error'] else ''}")
@@ -144,12 +144,15 @@ def disagreements_command(
         f"{summary['answered']} studies answered, {summary['disagreeing']} with a disagreement, "
         f"{summary['failed']} without an answer"
     )
-    table = Table("study", "finding", "what", "report", "challenger", box=None)
-    for line in lines:
-        for difference in line["differences"]:
-            said = [_said(difference, who) for who in ("champion", "challenger")]
-            table.add_row(line["study_instance_uid"], difference["finding"], difference["aspect"], *said)
-    console.print(table)
+    rows = [
+        Row(
+            cells=(difference["finding"], difference["aspect"], *(_said(difference, who) for who in SIDES)),
+            below=(line["study_instance_uid"],),
+        )
+        for line in lines
+        for difference in line["differences"]
+    ]
+    print_rows(("finding", "what", "report", "challenger"), rows)
 
 
 def _said(difference: dict[str, Any], who: str) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
-from dicom_node.priors import PriorChoice
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
+from dicom_node.priors import CandidateVerdict
 from dicom_node.priors.explain import as_values, explained
 from model.decode import decode_in_child
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID of the current study.")]
-
-
 LookOption = Annotated[bool, typer.Option("--look", help="Also decode every image, as the analysis does; slower.")]
 
 
@@ -37,18 +34,18 @@ def explain(
         console.print(f"\nImage of {image.when} ({image.sop_instance_uid})")
         for reason in choice.reasons:
             console.print(f"  {reason}")
-        console.print(_table(choice))
+        print_rows(("rank", "taken", "view"), [_row(verdict) for verdict in choice.verdicts])
     for note in notes:
         console.print(note)
 
 
-def _table(choice: PriorChoice) -> Table:
-    table = Table("rank", "taken", "view", "for", "against", "SOPInstanceUID")
-    for verdict in choice.verdicts:
-        rank = "-" if verdict.rank is None else str(verdict.rank)
-        cells = (verdict.image.when, verdict.view, "\n".join(verdict.in_favour), "\n".join(verdict.against))
-        table.add_row(rank, *cells, verdict.image.sop_instance_uid)
-    return table
+def _row(verdict: CandidateVerdict) -> Row:
+    """One candidate: its rank, or "-" where it may not be compared with, and what speaks for and against it."""
+    said = [("for", text) for text in verdict.in_favour] + [("against", text) for text in verdict.against]
+    return Row(
+        cells=("-" if verdict.rank is None else str(verdict.rank), verdict.image.when, str(verdict.view)),
+        below=(*(f"{which:7}  {text}" for which, text in said), verdict.image.sop_instance_uid),
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ from dicom_node.errors import NodeError, UsageError
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A DICOM file with any Structured Report.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A DICOM file with any Structured Report.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write a page to this file instead.")] = None,
 ) -> None:
     """Print a Structured Report as a readable tree, or write it as a page with --html FILE."""

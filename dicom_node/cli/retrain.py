@@ -21,11 +21,15 @@ def register(app: typer.Typer) -> None:
 
 
 def retrain_command(
-    recipe: Annotated[Path | None, typer.Option(help="Training recipe; default: [retrain] recipe.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help=r"Training recipe; default: that of \[retrain] in the configuration.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what there is and how long it will take; change nothing.")
     ] = False,
-    promote: Annotated[Promote | None, typer.Option(help="What becomes of a better model.")] = None,
+    promote: Annotated[
+        Promote | None, typer.Option(help=r"What becomes of a better model; default: \[retrain] promote.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Train although nothing is new.")] = False,
     estimate: Annotated[bool, typer.Option(help="Measure first how long it will take.")] = True,
     release: Annotated[
@@ -76,7 +80,7 @@ class _Speech:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        console.print(text, markup=False)
+        console.print(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """A bar for each stage; elsewhere a line at its begin, at each tenth and at its end."""
@@ -88,7 +92,7 @@ class _Speech:
         tenth = 10 * done // total if total else 0
         if self._tenths.get(what) != tenth:
             self._tenths[what] = tenth
-            console.print(f"{what} {done} of {total}" if total else what, markup=False)
+            console.print(f"{what} {done} of {total}" if total else what)
 
     def confirm(self, question: str) -> bool | None:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):

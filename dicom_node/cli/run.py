@@ -15,20 +15,24 @@ from dicom_node.errors import UsageError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = DEFAULT_CONFIG,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented configuration file with the defaults."""
     text = resources.files("dicom_node").joinpath("config.template.toml").read_text("utf-8")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file to write, such as {path / DEFAULT_CONFIG}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; --force replaces it")
     path.write_text(text, "utf-8")
-    console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}", markup=False)
+    console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}")
 
 
 def serve(
     config: ConfigOption = None,
-    role: Annotated[str, typer.Option("--role", help="all | receive | work")] = "all",
+    role: Annotated[str, typer.Option("--role", help="What runs here: all, receive or work.")] = "all",
 ) -> None:
     """Run the node until SIGTERM."""
     from dicom_node import service
@@ -59,7 +63,9 @@ def demo(
 
 
 def analyze(
-    current: Annotated[Path, typer.Argument(help="Current study: a DICOM file or a folder of them.")],
+    current: Annotated[
+        Path, typer.Argument(metavar="CURRENT", help="Current study: a DICOM file or a folder of them.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")],
     prior: Annotated[Path | None, typer.Option("--prior", help="Prior study: a DICOM file or a folder.")] = None,
     config: ConfigOption = None,
@@ -68,7 +74,7 @@ def analyze(
     from dicom_node.analyze_files import analyze_files
 
     text = analyze_files(current, prior, out, settings=_optional_settings(config))
-    console.print(text, markup=False)
+    console.print(text)
 
 
 def _optional_settings(config: Path | None) -> Settings:

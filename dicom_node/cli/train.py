@@ -32,7 +32,11 @@ TextModelOption = Annotated[
     str, typer.Option(help="Text model: a name on the server, or a local folder or Hub id without one.")
 ]
 
-group = typer.Typer(name="train", help="Look at and prepare training data.", no_args_is_help=True)
+group = typer.Typer(
+    name="train",
+    help="From data sets to a checkpoint: look, prepare, train, finish (docs/training.md).",
+    no_args_is_help=True,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -105,7 +109,7 @@ def preview(
     streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
     samples: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 24,
     limit: Annotated[int, typer.Option(min=1, help="Read at most so many records.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the choice of samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of samples.")] = 0,
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
 ) -> None:
     """Write a page with training samples: images, questions, answers, and what the loss sees."""
@@ -144,7 +148,7 @@ def rewrite_command(
     server: ServerOption = "",
     text_model: TextModelOption = "",
     limit: Annotated[int | None, typer.Option(help="At most so many answers.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the rule-based writer.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the rule-based writer.")] = 0,
 ) -> None:
     """Rewrite difference answers into report-style sentences by a text model or by rules; keep what stays true."""
     from itertools import islice
@@ -176,7 +180,7 @@ def leakage_command(
     by_patient: Annotated[
         bool, typer.Option(help="Check the patient-disjoint split instead of the official one.")
     ] = False,
-    salt: Annotated[str, typer.Option(help="Of the patient-disjoint split.")] = "dicom-node",
+    salt: Annotated[str, typer.Option(help="Salt of the hash that splits by patient.")] = "dicom-node",
 ) -> None:
     """Say what a data set holds, what was dropped and why, and what stands in more than one split."""
     from training.datasets import open_records, parse_spec

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, see training/recipes.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, see training/recipes.")],
     out: Annotated[Path, typer.Option(help="Checkpoints, log and the final model; a run found there goes on.")],
     cache: Annotated[Path | None, typer.Option(help="Phantom cache that replaces the recipe's.")] = None,
     start: Annotated[str | None, typer.Option(help="Checkpoint folder that replaces the recipe's start.")] = None,
@@ -50,7 +50,7 @@ def prepare_command(
     streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many records.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the turns.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the turns.")] = 0,
 ) -> None:
     """Write conversations to a folder, to look at, to change, and to train on with kind = "instructions"."""
     from itertools import islice
@@ -96,7 +96,7 @@ def expert_command(
 
 
 def finish_command(
-    run: Annotated[Path, typer.Argument(help="The --out folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out folder of a finished run.")],
     to: Annotated[Path, typer.Option(help="Checkpoint folder to write, for example MODELS/lumen-1.")],
     name: Annotated[str, typer.Option(help="Name of the checkpoint.")],
     version: Annotated[str, typer.Option(help="Version of the checkpoint.")],

@@ -1,0 +1,103 @@
+"""The command line as a person meets it: whole help of one style, lists that fit a terminal, errors that name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from dicom_node.cli import AREAS, app
+from dicom_node.cli.common import Row, print_rows
+
+for area in AREAS:
+    importlib.import_module(f"dicom_node.cli.{area}").register(app)
+
+
+def _commands(command: Any, name: str = "") -> dict[str, Any]:
+    """Every command by its words; typer's classes, which are click's only in some versions."""
+    if not hasattr(command, "commands"):
+        return {name: command}
+    found: dict[str, Any] = {}
+    for word, each in command.commands.items():
+        found |= _commands(each, f"{name} {word}".strip())
+    return found
+
+
+COMMANDS = _commands(typer.main.get_command(app))
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    surroundings = {key: value for key, value in os.environ.items() if key != "DICOM_NODE_CONFIG"}
+    return subprocess.run(
+        [sys.executable, "-m", "dicom_node", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        env=surroundings | {"COLUMNS": "80"},
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_and_option_says_what_it_is(name: str) -> None:
+    command = COMMANDS[name]
+    assert (command.help or "").strip().endswith((".", ")"))
+    for parameter in command.params:
+        assert parameter.help, f"{name} {parameter.name}"
+        if parameter.param_type_name == "argument":
+            assert re.fullmatch(r"[A-Z_]+|NAME\|off\|default", parameter.metavar or ""), f"{name} {parameter.name}"
+
+
+def test_brackets_of_a_help_text_are_shown(tmp_path: Path) -> None:
+    shown = re.sub(r"[│\s]+", " ", run("retrain", "--help", folder=tmp_path).stdout)
+    assert "that of [retrain] in the configuration" in shown
+
+
+def test_it_says_its_version(tmp_path: Path) -> None:
+    done = run("--version", folder=tmp_path)
+    assert done.returncode == 0
+    assert re.fullmatch(r"dicom-node \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -> None:
+    uid = "2.25." + "1" * 59
+    print_rows(
+        ("date", "patient"), [Row(cells=("2026-02-09", "[b]Zhang, 小东"), below=(uid, "")), Row(cells=("", "x"))]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "date        patient",
+        "2026-02-09  [b]Zhang, 小东",
+        f"  {uid}",
+        "            x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("init", "nowhere/config.toml"), "nowhere: no such folder"),
+        (("init", "."), ". is a folder; name the file to write, such as config.toml"),
+        (("status",), "config.toml: no such file; make one with `dicom-node init`"),
+    ],
+)
+def test_a_wrong_path_is_named_without_a_traceback(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = run(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    (tmp_path / "config.toml").write_text("[node]\nport = 0\n[web]\nport = 0\n")
+    done = run("serve", folder=tmp_path)
+    assert done.returncode == 1
+    assert f"dicom-node: {tmp_path / 'data'}: File exists" in done.stderr
+    assert "Traceback" not in done.stderr
