@@ -51,6 +51,9 @@ def test_the_template_with_every_comment_removed_loads(tmp_path: Path) -> None:
         ("[node]\nae_title = 'SEVENTEEN LETTERS'", ["node.ae_title", "16"]),
         ("[[destinations]]\nname='a'\nverify='maybe'", ["destinations.0.verify", "commitment", "maybe"]),
         ("[[destinations]]\nname='a'\n[[destinations]]\nname='a'", ["destinations", "'a'"]),
+        ("[[destinations]]\nname='a:b'", ["destinations.0.name", "without colon", "a:b"]),
+        ("[[query]]\nname=''", ["query.0.name", "1 to 64"]),
+        ("[database]\nurl = 'mysql://u@h/x'", ["database.url", "sqlite:///FILE", "postgresql+psycopg://"]),
         ("[access]\naddresses = ['10.0.0.0/99']", ["access.addresses", "10.0.0.0/99"]),
         ("[tls]\ncertificate='a'\nkey='b'", ["tls", "needs ca"]),
         ("[model]\nbackend = 'openai'", ["model", "base_url"]),
@@ -63,6 +66,12 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, named: li
         _load(tmp_path, text)
     for word in named:
         assert word in str(error.value)
+
+
+def test_an_error_does_not_repeat_what_is_secret(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        _load(tmp_path, "[database]\nurl = 'mysql://u:hunter2@h/x'")
+    assert "hunter2" not in str(error.value)
 
 
 def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:

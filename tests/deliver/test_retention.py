@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import generate_uid
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
-from dicom_node import retention
+from dicom_node import jobs, retention
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
 from dicom_node.index.tables import (
@@ -21,7 +21,10 @@ from dicom_node.index.tables import (
     Hold,
     Instance,
     Job,
+    JobKind,
     JobState,
+    Outcome,
+    Result,
     Series,
     Study,
     StudyState,
@@ -140,6 +143,41 @@ def test_the_newest_two_of_a_patient_stay_as_priors(node: NodeContext) -> None:
     uids = [study_with_image(node, patient="A", days_old=days) for days in (100, 200, 300, 4000)]
     lone = study_with_image(node, patient="B", days_old=2000)
     assert old_ones(node) == {uids[2], uids[3], lone}
+
+
+def test_what_has_no_images_or_could_not_be_analysed_pushes_no_prior_out(node: NodeContext) -> None:
+    film = study_with_image(node, patient="A", days_old=200)
+    for days in (100, 90, 80, 70):
+        newer = study_with_image(node, patient="A", days_old=days)
+        with node.database.write() as session:
+            study = session.scalars(select(Study).where(Study.study_instance_uid == newer)).one()
+            if days > 80:  # a report alone, or its images went
+                session.execute(delete(Instance).where(Instance.series_pk.in_([s.id for s in study.series])))
+            else:  # a hand
+                study.results[0].outcome = Outcome.NOT_ANALYSED
+    assert film not in old_ones(node), "it is the newest chest film that there is"
+    for days in (60, 50):
+        study_with_image(node, patient="A", days_old=days)
+    assert film in old_ones(node)
+
+
+def test_results_from_before_there_was_a_destination_do_not_count_as_delivered(tmp_path: Path) -> None:
+    wide = {"keep_days": 30, "keep_as_prior_days": 0}
+    alone = make_node(tmp_path, Clock(), retention=wide)
+    uid = study_with_image(alone, patient="A", days_old=4000)
+    node = make_node(tmp_path, Clock(), PACS, retention=wide)
+    assert old_ones(node) == set(), "nobody but us has these results"
+    nobody = {**PACS, "outcomes": ["not analysed"]}
+    assert old_ones(make_node(tmp_path, Clock(), nobody, retention=wide)) == {uid}, "and by the rules nobody gets them"
+
+
+def test_images_that_a_challenger_still_has_to_see_stay(node: NodeContext) -> None:
+    uid = study_with_image(node, patient="A", days_old=4000)
+    with node.database.write() as session:
+        result = session.scalars(select(Result)).one()
+        payload = {"result_pk": result.id, "folder": "challenger"}
+        jobs.enqueue(session, JobKind.SHADOW, "shadow:1", payload, now=node.clock())
+    assert uid not in old_ones(node)
 
 
 def test_what_is_not_proven_held_or_still_worked_on_stays(node: NodeContext) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,20 @@ from sqlalchemy import delete, select, update
 
 from dicom_node import jobs, sweeps
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import AuditEvent, DeliveryState, Job, JobKind, JobState, Study, StudyState
+from dicom_node.index.tables import (
+    AuditEvent,
+    CommitmentRequest,
+    Delivery,
+    DeliveryState,
+    Job,
+    JobKind,
+    JobState,
+    Notice,
+    Study,
+    StudyState,
+)
 from dicom_node.leadership import Leadership
+from dicom_node.notify import raise_notice
 from dicom_node.sweeps import Sweeper, Tick, mend_after_setback
 from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result
 from tests.postgres import running_postgres
@@ -83,6 +96,35 @@ def test_a_clock_set_back_leaves_nothing_waiting_in_the_future(tmp_path: Path) -
     assert [job.run_at for job in all_jobs(node)] == [now, now + dt.timedelta(minutes=5)]
     with node.database.read() as session:
         assert session.scalars(select(Study.last_instance_at)).one() == now
+
+
+def test_a_clock_set_back_delays_no_proof_no_notice_and_no_report(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    before, now = clock.now, clock.now - dt.timedelta(hours=3)
+    with node.database.write() as session:
+        session.execute(
+            update(Delivery).values(state=DeliveryState.STORED, stored_at=before, commitment_asked_at=before)
+        )
+        session.execute(update(Study).values(opened_at=before))
+        raise_notice(session, key="k", kind="disk", text="full", now=before + dt.timedelta(minutes=30))
+        session.add(
+            CommitmentRequest(
+                transaction_uid="1.2.3",
+                calling_ae_title="MODALITY",
+                referenced_sops=[],
+                next_attempt_at=before,
+                created_at=before,
+            )
+        )
+    with node.database.write() as session:
+        mend_after_setback(session, before=before, now=now)
+    assert {(row.stored_at, row.commitment_asked_at) for row in deliveries(node)} == {(now, now)}
+    with node.database.read() as session:
+        assert session.scalars(select(Study.opened_at)).one() == now
+        assert session.scalars(select(Notice.next_attempt_at)).one() == now
+        assert session.scalars(select(CommitmentRequest.next_attempt_at)).one() == now
 
 
 @pytest.mark.parametrize("hours", [-6, 6])
@@ -160,6 +202,44 @@ class _MovableClock:
     def __call__(self) -> dt.datetime:
         self.asked_since_set += 1
         return dt.datetime.now(dt.UTC) + self._offset
+
+
+def test_all_ticks_of_a_leader_may_ask_at_once(tmp_path: Path) -> None:
+    """The scheduler has four threads; a connection of SQLAlchemy's is for one."""
+    with running_postgres() as server:
+        node = make_node(tmp_path, Clock(), PACS, database={"url": server.new_database()})
+        leader = Leadership(node)
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(lambda _number: leader.held(), range(400)))
+        leader.give_up()
+        node.database.close()
+
+
+def test_a_leader_that_is_killed_is_followed_at_once(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        url = server.new_database()
+        node = make_node(tmp_path, Clock(), PACS, database={"url": url})
+        code = (
+            "import pathlib, sys, threading\n"
+            "from dicom_node.leadership import Leadership\n"
+            "from tests.deliver.nodes import Clock, make_node\n"
+            "node = make_node(pathlib.Path(sys.argv[1]), Clock(), database={'url': sys.argv[2]})\n"
+            "print(Leadership(node).held(), flush=True)\n"
+            "threading.Event().wait()\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "other"), url]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        follower = Leadership(node)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            assert not follower.held()
+        finally:
+            process.kill()
+            process.wait(30)
+        wait_until(follower.held, seconds=10, what="the follower to lead")
+        follower.give_up()
+        node.database.close()
 
 
 def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +13,20 @@ from sqlalchemy import select, update
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.cli import daily, doctor
+from dicom_node.cli import daily, doctor, drift, feedback, models
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, UsageError
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState
+from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Study
 from tests.certificates import Authority
 from tests.deliver.nodes import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
 from tests.deliver.pacs import Pacs, running
-from tests.support import free_port
+from tests.support import REPOSITORY, free_port
 
 app = Typer()
 daily.register(app)
 doctor.register(app)
+for area in (drift, feedback, models):
+    area.register(app)
 
 
 @pytest.fixture
@@ -58,6 +62,53 @@ def test_status_studies_and_jobs_say_how_it_stands(config: Path, node: NodeConte
     assert json.loads(run(config, "studies", "--search", "nobody", "--json"))["total"] == 0
     assert len(json.loads(run(config, "jobs", "--json"))) == 2
     assert "Marchetti" in run(config, "studies")
+
+
+def test_a_name_steers_neither_the_table_nor_the_terminal(config: Path, node: NodeContext) -> None:
+    with node.database.write() as session:
+        session.execute(update(Study).values(patient_name="[/b]:skull:^\x1b[2J\x9b1m", patient_id="[red]"))
+        session.execute(update(Job).values(last_error="[/nonsense] \x1b]0;owned\x07"))
+    for command in ("studies", "jobs"):
+        said = run(config, command)
+        assert not any(character in said for character in "\x1b\x07\x9b")
+    assert "[/b]:skull:" in run(config, "studies")
+    assert "([red])" in run(config, "studies")
+    assert json.loads(run(config, "studies", "--json"))["studies"][0]["patient_id"] == "[red]"
+
+
+LISTING = (
+    *(["status"], ["studies"], ["jobs"], ["purge"], ["retry", "--all"]),
+    *(["models", "list"], ["feedback", "list"], ["feedback", "agreement"]),
+)
+DAMAGES = {
+    "unknown key": ("[node]\ncolour = 1\n", 2, "node.colour: unknown key; allowed here: ae_title"),
+    "no such database": ('[database]\nurl = "mysql://u:secret@h/x"\n', 2, 'allowed are "sqlite:///FILE"'),
+    "nobody answers": ('[database]\nurl = "postgresql+psycopg://u:secret@127.0.0.1:1/x"\n', 1, "refused"),
+    "no folder": ('[database]\nurl = "sqlite:////proc/nowhere/index.db"\n', 1, "cannot be made"),
+    "no index": ('[database]\nurl = "sqlite:///nonsense.db"\n', 1, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", [["status"], ["studies"], ["doctor", "--without-model"]], ids=lambda c: c[0])
+def test_what_is_wrong_is_said_as_json_where_json_was_asked_for(
+    tmp_path: Path, command: list[str], damage: str
+) -> None:
+    text, status, words = DAMAGES[damage]
+    (tmp_path / "nonsense.db").write_bytes(b"this is no database" * 100)
+    (tmp_path / "config.toml").write_text(text, "utf-8")
+    line = [sys.executable, "-m", "dicom_node", *command, "--json", "--config", str(tmp_path / "config.toml")]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    values = json.loads(done.stdout)
+    assert words in json.dumps(values, ensure_ascii=False).replace('\\"', '"')
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_every_list_of_an_empty_node_is_json(config: Path) -> None:
+    for command in LISTING:
+        json.loads(run(config, *command, "--json"))
 
 
 def test_a_dead_letter_is_trouble_until_it_is_retried(config: Path, node: NodeContext) -> None:

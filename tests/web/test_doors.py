@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ from dicom_node.config import Role
 from dicom_node.index.tables import AuditEvent
 from dicom_node.web.app import RULES
 from dicom_node.web.routing import Rule
-from dicom_node.web.security import HEADERS
+from dicom_node.web.security import HEADERS, hash_password
 from tests.web.site import PASSWORD, ROLES, Site, running_site, token
 
 CLOSED = [rule for rule in RULES if rule.role is not None]
@@ -124,6 +125,35 @@ def test_wrong_passwords_pause_the_door_and_are_audited(tmp_path: Path) -> None:
         with site.node.database.read() as session:
             outcomes = list(session.scalars(select(AuditEvent.outcome).where(AuditEvent.event_id == "110114")))
         assert outcomes == [8] * 5
+
+
+def test_many_guesses_at_once_are_counted_like_one_after_the_other(tmp_path: Path) -> None:
+    with running_site(tmp_path, with_study=False) as site, site.client() as client:
+        key, cookies = token(client), dict(client.cookies)
+
+        def guess(number: int) -> int:
+            data = {"name": "viewer", "password": f"wrong {number}", "csrf": key}
+            return httpx.post(site.base + "/login", data=data, cookies=cookies, trust_env=False, timeout=60).status_code
+
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(guess, range(16)))
+    assert sorted(answers) == [401] * 5 + [429] * 11
+
+
+def test_users_behind_one_proxy_do_not_lock_each_other_out(tmp_path: Path) -> None:
+    def fail_as_somebody_then_come_in(folder: str, **web: object) -> int:
+        users = [{"name": "viewer", "password_hash": hash_password(PASSWORD), "role": "viewer"}]
+        with (
+            running_site(tmp_path / folder, with_study=False, web={"port": 0, "users": users, **web}) as site,
+            site.client() as client,
+        ):
+            for _ in range(5):
+                client.post("/login", data={"name": "somebody", "password": "wrong", "csrf": token(client)})
+            data = {"name": "viewer", "password": PASSWORD, "csrf": token(client)}
+            return client.post("/login", data=data).status_code
+
+    assert fail_as_somebody_then_come_in("a") == 303, "127.0.0.1 is a proxy's address unless said otherwise"
+    assert fail_as_somebody_then_come_in("b", trusted_proxies=["10.1.2.3/32"]) == 429
 
 
 def test_a_reverse_proxy_may_name_the_user_only_from_its_own_address(tmp_path: Path) -> None:
