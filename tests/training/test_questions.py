@@ -72,6 +72,49 @@ def test_the_published_templates_stand_to_the_letter() -> None:
     assert len([t for t in TEMPLATES if t is not QuestionType.PREDICTION]) == 7
 
 
+LUMEN_FINDINGS = (
+    "pleural effusion, atelectasis, cardiomegaly, enlargement of the cardiac silhouette, edema, hernia, vascular "
+    "congestion, hilar congestion, pneumothorax, heart failure, lung opacity, pneumonia, tortuosity of the descending "
+    "aorta, scoliosis, gastric distention, hypoxemia, hypertensive heart disease, hematoma, tortuosity of the thoracic "
+    "aorta, contusion, emphysema, granuloma, calcification, pleural thickening, thymoma, blunting of the costophrenic "
+    "angle, consolidation, fracture, pneumomediastinum, air collection"
+)
+LUMEN_LEVELS = (
+    "moderately, moderate, acute, mildly, mild, small, severe, moderate to large, moderate to severe, mild to "
+    "moderate, minimal, subtle, massive, minimally, increasing, decreasing, minor"
+)
+LUMEN_LOCATIONS = (
+    "mid to lower, left, right, retrocardiac, pericardial, bibasilar, bilateral, basilar, apicolateral, basal, "
+    "left-sided, lobe, lung, area, base, right-sided, apical, pleural, upper, lower, middle, mid, rib"
+)
+LUMEN_TYPES = (
+    "interstitial, layering, dense, parenchymal, compressive, obstructive, linear, plate-like, patchy, ground-glass, "
+    "calcified, scattered, focal, multifocal, multi-focal"
+)
+
+
+def test_the_whole_published_vocabulary_is_known_and_read_back() -> None:
+    """What the round trips of this file draw from holds every word of Medical-Diff-VQA, and each under its own name."""
+    findings, levels, locations, types = (
+        text.split(", ") for text in (LUMEN_FINDINGS, LUMEN_LEVELS, LUMEN_LOCATIONS, LUMEN_TYPES)
+    )
+    assert [len(words) for words in (findings, levels, locations, types)] == [30, 17, 23, 15]
+    names = {concept.name: key for key, concept in WORDS.findings.items()}
+    assert len({names[word] for word in findings}) == 30
+    for word in findings:
+        assert parse_findings(write_findings([names[word]])).words == (names[word],)
+        assert write_findings([names[word]]) == word
+    for words, known, write, parse in (
+        (levels, WORDS.levels, write_level, parse_level),
+        (types, WORDS.types, write_type, parse_type),
+        (locations, WORDS.locations, write_locations, parse_locations),
+    ):
+        assert set(words) == set(known)
+        for word in words:
+            assert write([word]) == word
+            assert parse(word).words == (word,)
+
+
 def test_a_question_of_no_template_is_not_guessed_at() -> None:
     assert parse_question("how is the weather?") is None
     assert parse_question("is there evidence of wisdom in this image?") is None
