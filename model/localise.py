@@ -117,13 +117,16 @@ class Localiser:
         """Whether this model's tokens lie on the picture as a grid: NVILA without tiling."""
         return isinstance(self._vlm, NvilaVlm) and _is_untiled(self._vlm)
 
-    def add_regions(self, pair: StudyPair, prediction: Prediction) -> Prediction:
-        """The prediction with regions for its positive and changed findings, and the seconds in "localise"."""
+    def add_regions(self, pair: StudyPair, prediction: Prediction, *, layout: PromptLayout | None = None) -> Prediction:
+        """The prediction with regions for its positive and changed findings, and the seconds in "localise".
+
+        layout: what the model was shown beside the images when it answered, where that was more than they.
+        """
         if not self.is_possible or prediction.abstained is not None:
             return prediction
         started = time.perf_counter()
         wanted = wanted_regions(prediction.findings, self._measured)
-        maps = self.heatmaps(pair, wanted)
+        maps = self.heatmaps(pair, wanted, layout=layout)
         found: dict[str, list[Region]] = {}
         for (key, role), heatmap in maps.items():
             image = pair.current if role is ImageRole.CURRENT else pair.prior
@@ -137,7 +140,7 @@ class Localiser:
         return replace(prediction, findings=findings, seconds=seconds)
 
     def heatmaps(
-        self, pair: StudyPair, wanted: Sequence[tuple[str, ImageRole]]
+        self, pair: StudyPair, wanted: Sequence[tuple[str, ImageRole]], *, layout: PromptLayout | None = None
     ) -> dict[tuple[str, ImageRole], Heatmap]:
         """Relevance of each (finding, image) that is wanted. Prior images are left out where the pair has none."""
         asked = [(key, role) for key, role in wanted if role is ImageRole.CURRENT or pair.prior is not None]
@@ -145,7 +148,7 @@ class Localiser:
             return {}
         if self.method is Method.OUTLINE_HEAD:
             return self._by_head(self._vlm, pair, asked)
-        return self._by_gradient(self._vlm, pair, asked)
+        return self._by_gradient(self._vlm, pair, asked, layout)
 
     @torch.inference_mode()
     def _by_head(
@@ -166,12 +169,12 @@ class Localiser:
 
     @torch.enable_grad()
     def _by_gradient(
-        self, vlm: NvilaVlm, pair: StudyPair, asked: Sequence[tuple[str, ImageRole]]
+        self, vlm: NvilaVlm, pair: StudyPair, asked: Sequence[tuple[str, ImageRole]], layout: PromptLayout | None
     ) -> dict[tuple[str, ImageRole], Heatmap]:
         pictures = [vlm.picture(pair.current)]
         if pair.prior is not None:
             pictures.insert(0, vlm.picture(pair.prior))
-        layout = vlm.layout(priors=len(pictures) - 1)
+        layout = layout or vlm.layout(priors=len(pictures) - 1)
         result = {}
         tokens: list[Tensor] | None = None
         for key, role in asked:

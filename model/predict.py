@@ -114,7 +114,13 @@ class Predictor:
         read = [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
         if self.localiser is None:
             return read
-        return [self.localiser.add_regions(pair, prediction) for pair, prediction in zip(pairs, read, strict=True)]
+        shown = {
+            owner: job.layout for owner, job in zip(reversed(owners), reversed(jobs), strict=True)
+        }  # the first one
+        return [
+            self.localiser.add_regions(pair, prediction, layout=shown[number])
+            for number, (pair, prediction) in enumerate(zip(pairs, read, strict=True))
+        ]
 
     def _note_mass(self, answers: Sequence[JobAnswers]) -> None:
         """Warn once where the model hardly answers in the allowed words: their ratio is then of little worth."""

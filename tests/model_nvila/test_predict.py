@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,27 @@ def test_an_expert_speaks_to_whom_was_trained_with_it(tmp_path: Path, folder: Pa
     assert heard.model.device_uid == told.identity.device_uid
     with pytest.raises(CheckpointError, match="no expert"):
         load_predictor(taught, experts=tmp_path / "nothing")
+
+
+def test_regions_are_sought_under_the_prompt_that_was_answered(
+    tmp_path: Path, folder: Path, expert_folder: Path
+) -> None:
+    """With an expert's line in the prompt the answer is another one, and so is what was relevant to it."""
+    taught = tmp_path / "taught"
+    shutil.copytree(folder, taught)
+    rewrite_manifest(
+        taught, expert=True, localisation=dict.fromkeys(FINDINGS, 0.9), thresholds=dict.fromkeys(FINDINGS, 0.0)
+    )
+    told = load_predictor(taught, experts=expert_folder)
+    assert told.localiser is not None
+    pair = StudyPair(current=image(1), prior=image(2))
+    found = told.predict(pair)
+    assert found.finding("edema").presence is Presence.PRESENT
+    bare = replace(found, findings=tuple(replace(finding, regions=()) for finding in found.findings))
+    same = told.localiser.add_regions(pair, bare, layout=told.jobs(pair)[0].layout)
+    other = told.localiser.add_regions(pair, bare)
+    assert [f.regions for f in same.findings] == [f.regions for f in found.findings]
+    assert [f.regions for f in other.findings] != [f.regions for f in found.findings]
 
 
 def test_the_node_loads_the_expert_of_its_configuration(tmp_path: Path, folder: Path, expert_folder: Path) -> None:
