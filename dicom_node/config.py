@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Iterable
 from enum import StrEnum
+from importlib import resources
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,12 +72,21 @@ class Retrieve(StrEnum):
     DICOMWEB = "dicomweb"
 
 
+def _language(value: str) -> str:
+    """A tag such as "de" or "de-AT" whose language has a catalogue (dicom_node.report.catalogue)."""
+    folder = resources.files("dicom_node").joinpath("report", "locales")
+    known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    if value.lower().replace("_", "-").split("-")[0] not in known:
+        raise ValueError(f"reports are written in {', '.join(known)}")
+    return value
+
+
 class NodeSection(Section):
     ae_title: AETitle = "LUMEN"
     host: str = "0.0.0.0"
     port: ListenPort = 11112
     data_dir: Path = Path("data")
-    language: str = "en"
+    language: Annotated[str, AfterValidator(_language)] = "en"
     receivers: Annotated[int, Field(ge=1, le=32)] = 1
 
 
@@ -627,7 +637,7 @@ def _explain(item: Any) -> str:
     # What is secret is not repeated: a database's URL may hold a password.
     silent = item["type"] == "missing" or isinstance(item["input"], dict) or key.rpartition(".")[2] in SECRET_KEYS
     given = "" if silent else f" (given: {item['input']!r})"
-    return f"{key}: {item['msg']}{given}"
+    return f"{key}: {item['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -112,6 +112,10 @@ def serve(settings: Settings, role: Role) -> None:
     stop_on_signals(stop)
     prepare(settings)
     with sole_owner(settings):
+        if role is not Role.WORK:
+            from dicom_node.receive.receiver import require_ports
+
+            require_ports(settings)
         _supervise(settings, role, stop)
 
 
@@ -237,7 +241,11 @@ def _child_main(name: str, main: ChildMain, settings: Settings, ready: ProcessEv
     stop = threading.Event()
     stop_on_signals(stop)
     log.info("process started", child=name, pid=os.getpid())
-    main(settings, ready, stop)
+    try:
+        main(settings, ready, stop)
+    except NodeError as error:
+        log.error("the process cannot do its work", child=name, error=str(error))
+        raise SystemExit(1) from error
 
 
 def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,8 +80,21 @@ def print_rows(heads: Sequence[str], rows: Sequence[Row]) -> None:
 
     console.print(printable(line(heads)), style="bold")
     for row in rows:
-        for text in (line(row.cells), *(f"  {text}" for text in row.below if text)):
-            console.print(printable(text), style=row.style)
+        console.print(printable(line(row.cells)), style=row.style)
+        for text in filter(None, row.below):
+            console.print(_indented(printable(text)), style=row.style)
+
+
+def _indented(text: str) -> str:
+    """A sentence in lines of the terminal's width; a UID, a path or a key stays in one piece."""
+    return textwrap.fill(
+        text,
+        max(console.width, 40),
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_json(value: Any) -> None:

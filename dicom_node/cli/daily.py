@@ -125,6 +125,7 @@ def jobs(
         for row in rows
     ]
     print_rows(("id", "kind", "state", "attempts", "due (UTC)"), shown)
+    console.print(f"{len(shown)} jobs")
 
 
 def retry(
@@ -142,7 +143,7 @@ def retry(
             found = {row.id: row.key for row in session.execute(select(Job.id, Job.key).where(Job.id.in_(ids)))}
             missing = [str(one) for one in ids if one not in found]
             if missing:
-                raise UsageError(f"no job {', '.join(missing)}")
+                raise UsageError(f"no job {', '.join(missing)}; `dicom-node jobs` lists them")
             keys = list(found.values())
         revived = operations.retry(session, now=node.clock(), keys=keys)
     if as_json:
@@ -208,8 +209,10 @@ def purge(
     ]
     print_rows(("date", "MB", "why"), rows)
     total = sum(removal.candidate.size_bytes for removal in plan) / MEGABYTE
-    verb = f"removed {gone}" if for_real else "would remove"
-    console.print(f"{verb} of {len(plan)} studies, {total:.1f} MB" + ("" if for_real else "; --yes removes them"))
+    if for_real:
+        console.print(f"removed {gone} of {len(plan)} studies")
+    else:
+        console.print(f"would remove {len(plan)} studies, {total:.1f} MB; --yes removes them")
 
 
 def register(app: typer.Typer) -> None:

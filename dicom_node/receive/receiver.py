@@ -83,6 +83,29 @@ class _NodeServices:
         self._audit.association_ended(caller, transfers)
 
 
+def listeners_of(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
+    """The listening sockets: DICOM, and TLS where configured. Raises ConfigurationError naming the key of the port."""
+    node, tls = settings.node, settings.tls
+    shared = node.receivers > 1
+    wanted = [("node.port", node.port)] + ([("tls.port", tls.port)] if tls is not None else [])
+    made: list[socket.socket] = []
+    for key, port in wanted:
+        try:
+            made.append(listen(node.host, port, shared=shared))
+        except OSError as error:
+            for listener in made:
+                listener.close()
+            raise ConfigurationError(f"{key} {port} on {node.host}: {error.strerror}") from error
+    return made[0], made[1] if tls is not None else None
+
+
+def require_ports(settings: Settings) -> None:
+    """Raise ConfigurationError where the receivers could not listen, before any of them is started."""
+    for listener in listeners_of(settings):
+        if listener is not None:
+            listener.close()
+
+
 class Receiver:
     """Receives for one node on its plain and, where configured, its TLS port. `start` and `stop` once each."""
 
@@ -110,20 +133,12 @@ class Receiver:
         tls = self._settings.tls
         context = server_context(tls) if tls is not None else None
         recover(self._database, self._store, clock=utc_now)
-        node = self._settings.node
-        shared = node.receivers > 1
-        listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
-        try:
-            listeners.append((listen(node.host, node.port, shared=shared), None))
-            self.port = listeners[0][0].getsockname()[1]
-            if tls is not None:
-                listeners.append((listen(node.host, tls.port, shared=shared), context))
-                self.tls_port = listeners[1][0].getsockname()[1]
-        except OSError as error:
-            for listener, _ in listeners:
-                listener.close()
-            where = f"tls.port {tls.port}" if listeners and tls else f"node.port {node.port}"
-            raise ConfigurationError(f"{where} on {node.host}: {error.strerror}") from error
+        plain, encrypted = listeners_of(self._settings)
+        self.port = plain.getsockname()[1]
+        listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]
+        if encrypted is not None:
+            self.tls_port = encrypted.getsockname()[1]
+            listeners.append((encrypted, context))
         self._lobby = Lobby(
             listeners=listeners,
             limits=self._settings.receive,

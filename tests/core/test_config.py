@@ -59,6 +59,7 @@ def test_the_template_with_every_comment_removed_loads(tmp_path: Path) -> None:
         ("[model]\nbackend = 'openai'", ["model", "base_url"]),
         ("[model]\nsource = 'org/model'\nrevision = 'main'", ["model.revision", "40", "main"]),
         ("[node\n", ["not valid TOML"]),
+        ("[node]\nlanguage = 'fr'", ["node.language: reports are written in de, en", "'fr'"]),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, text: str, named: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 
 from dicom_node.cli import AREAS, app
 from dicom_node.cli.common import Row, print_rows
+from tests.certificates import Authority
 
 for area in AREAS:
     importlib.import_module(f"dicom_node.cli.{area}").register(app)
@@ -53,6 +55,13 @@ def test_every_argument_and_option_says_what_it_is(name: str) -> None:
         assert parameter.help, f"{name} {parameter.name}"
         if parameter.param_type_name == "argument":
             assert re.fullmatch(r"[A-Z_]+|NAME\|off\|default", parameter.metavar or ""), f"{name} {parameter.name}"
+
+
+def test_a_sentence_is_wrapped_and_a_uid_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(("id",), [Row(cells=("1",), below=("word " * 30, "1." * 60))])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines[:-1])
+    assert lines[-1] == "  " + "1." * 60
 
 
 def test_brackets_of_a_help_text_are_shown(tmp_path: Path) -> None:
@@ -100,4 +109,21 @@ def test_a_folder_that_cannot_be_made_is_named_without_a_traceback(tmp_path: Pat
     done = run("serve", folder=tmp_path)
     assert done.returncode == 1
     assert f"dicom-node: {tmp_path / 'data'}: File exists" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["node.port", "tls.port", "web.host, web.port"])
+def test_a_port_that_is_taken_is_named_and_the_node_does_not_start(tmp_path: Path, key: str) -> None:
+    certificate, private = Authority(tmp_path).issue("127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = taken.getsockname()[1]
+        ports = {"node.port": 0, "tls.port": 0, "web.host, web.port": 0} | {key: used}
+        (tmp_path / "config.toml").write_text(
+            f'[node]\nhost = "127.0.0.1"\nport = {ports["node.port"]}\n[web]\nport = {ports["web.host, web.port"]}\n'
+            f'[tls]\nport = {ports["tls.port"]}\ncertificate = "{certificate}"\nkey = "{private}"\nca = "ca.crt"\n'
+        )
+        done = run("serve", folder=tmp_path)
+    assert done.returncode == 2
+    assert f"dicom-node: {key}" in done.stderr
+    assert str(used) in done.stderr
     assert "Traceback" not in done.stderr
