@@ -23,7 +23,7 @@ from transformers.models.auto.processing_auto import processor_class_from_name
 from model.errors import CheckpointError, InferenceError
 from model.manifest import CheckpointKind
 from model.nvila import IMAGE_TOKEN, NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
-from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
+from model.nvila.checkpoint import ORIGINAL_TYPE, in_memory, read_json
 from model.nvila.configuration import NvilaConfig
 from model.pixels_fit import fit
 from model.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
@@ -220,7 +220,7 @@ def open_vlm(
         nvila, nvila_processor = load_nvila(folder, dtype=chosen, device=device)
         return NvilaVlm(nvila, nvila_processor, Tiling(tiling))
     model, processor = load_auto(folder, dtype=chosen, trust_remote_code=trust_remote_code)
-    return AutoVlm(model.to(device).eval(), processor)
+    return AutoVlm(in_memory(model.to(device)).eval(), processor)
 
 
 def load_auto(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> tuple[Any, Any]:

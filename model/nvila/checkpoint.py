@@ -41,7 +41,7 @@ def load_nvila(
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[what]:
                 raise CheckpointError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:5]}")
-        return model.to(device).eval(), NvilaProcessor.from_pretrained(folder)
+        return in_memory(model.to(device)).eval(), NvilaProcessor.from_pretrained(folder)
     if kind != ORIGINAL_TYPE:
         raise CheckpointError(
             f"{folder}: model_type {kind!r} is no NVILA ({ORIGINAL_TYPE} or {NvilaConfig.model_type})"
@@ -55,6 +55,18 @@ def load_nvila(
     model.to(device).eval()  # the buffers; every parameter is there already
     model.generation_config = generation_config(tokenizer)
     return model, NvilaProcessor(tokenizer, geometry_of(config))
+
+
+def in_memory(model: Any) -> Any:
+    """The same model, no weight of which lies in a file any more.
+
+    Transformers maps the files of weights that need no conversion. Who overwrote one of them while the model serves
+    would change its answers, and reports would go on naming the bytes that were verified.
+    """
+    if model.device.type == "cpu":
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return model
 
 
 def original_config(folder: Path, tokenizer: Any) -> NvilaConfig:
@@ -234,10 +246,10 @@ def _part_keys(part: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _part_tensors(part: Path) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a part in turn, mapped lazily from disk, under the name that the module has for it."""
+    """Each tensor of a part in turn, read from disk and not mapped, under the name that the module has for it."""
     for file in _part_files(part):
         try:
-            with safe_open(file, "pt") as handle:
+            with safe_open(file, "pt", backend="pread") as handle:
                 for key in handle.keys():  # noqa: SIM118
                     # Transformers 5 dropped the wrapper level of SiglipVisionModel.
                     yield key.removeprefix("vision_model."), handle.get_tensor(key)

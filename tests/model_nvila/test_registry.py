@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.errors import CheckpointError
+from model.nvila import save_nvila
 from model.registry import (
     CHAMPION_NAME,
     MANIFEST_NAME,
@@ -23,6 +24,9 @@ from model.registry import (
     show_model,
     write_manifest,
 )
+from model.vlm import open_vlm
+from tests.model_nvila.tiny import save_tiny, tiny_nvila
+from tests.model_nvila.tiny_auto import gemma3
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
@@ -72,6 +76,24 @@ def test_half_written_checkpoint_is_refused(tmp_path: Path) -> None:
     (folder / MANIFEST_NAME).unlink()
     with pytest.raises(CheckpointError, match="half-written"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize("layout", ["ours", "original", "foreign"])
+def test_weights_that_are_overwritten_under_a_serving_model_change_nothing(tmp_path: Path, layout: str) -> None:
+    """A mapped file would: the model would answer with other bytes than those that were verified."""
+    folder = tmp_path / "m"
+    if layout == "ours":
+        save_tiny(folder)
+    elif layout == "original":
+        save_nvila(folder, *tiny_nvila())
+    else:
+        gemma3(folder)
+    vlm = open_vlm(folder)
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+    for file in folder.rglob("*.safetensors"):
+        with file.open("r+b") as stream:
+            stream.write(bytes(file.stat().st_size))
+    assert all(torch.equal(value, before[name]) for name, value in vlm.model.state_dict().items())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
