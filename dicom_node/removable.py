@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Destination, RetentionSection
@@ -65,15 +65,9 @@ def candidates(
         .group_by(Series.study_pk)
         .subquery()
     )
-    unproven = (
-        exists()
-        .where(Result.study_pk == Study.id)
-        .where(Document.result_pk == Result.id, Delivery.document_pk == Document.id)
-        .where(Delivery.state.not_in([DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED]))
-    )
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
     fetched = Study.purpose.in_(("prior", "report")) & (Study.state != StudyState.OPEN)
-    chosen = [(finished & _delivered(destinations)) | fetched, ~unproven]
+    chosen = [(finished & _delivered(destinations, study_pk)) | fetched, ~_undelivered(study_pk)]
     chosen += [Study.id == study_pk] if study_pk is not None else []
     rows = session.execute(
         select(Study, size.c.size)
@@ -110,18 +104,34 @@ def _with_waiting_jobs(session: Session) -> set[str]:
     return waiting
 
 
-def _delivered(destinations: Sequence[Destination]) -> ColumnElement[bool]:
+def _delivered(destinations: Sequence[Destination], study_pk: int | None) -> ColumnElement[bool]:
     """Whether a document of the study is proven somewhere, or no destination wants any by its rules.
 
     Without the second half, what the rules send nowhere would stay for ever; without the first, results that were made
     before a destination was configured would count as delivered. Without any destination nothing is proven.
     """
-    documents = exists().where(Result.study_pk == Study.id, Document.result_pk == Result.id)
-    proven = documents.where(Delivery.document_pk == Document.id, Delivery.state == DeliveryState.CONFIRMED)
+    proven = Study.id.in_(_with_deliveries(study_pk).where(Delivery.state == DeliveryState.CONFIRMED))
     if not destinations:
         return proven
     wanted = [Document.kind.in_(one.documents) & Result.outcome.in_(one.outcomes) for one in destinations]
-    return proven | ~documents.where(or_(*wanted))
+    return proven | Study.id.not_in(_with_documents(study_pk).where(or_(*wanted)))
+
+
+def _undelivered(study_pk: int | None) -> ColumnElement[bool]:
+    """Whether a delivery of the study is not at its end."""
+    ends = (DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED)
+    return Study.id.in_(_with_deliveries(study_pk).where(Delivery.state.not_in(ends)))
+
+
+def _with_documents(study_pk: int | None) -> Select[tuple[int]]:
+    """The studies of documents, to be narrowed. A list, and no EXISTS for each study: SQLite would go through all
+    deliveries of a state for each."""
+    found = select(Result.study_pk).join(Document, Document.result_pk == Result.id)
+    return found if study_pk is None else found.where(Result.study_pk == study_pk)
+
+
+def _with_deliveries(study_pk: int | None) -> Select[tuple[int]]:
+    return _with_documents(study_pk).join(Delivery, Delivery.document_pk == Document.id)
 
 
 def _needed_as_priors(session: Session, patient_ids: Collection[str] | None) -> set[int]:

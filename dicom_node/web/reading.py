@@ -94,11 +94,14 @@ def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
     if wanted.outcome is not None:
         chosen.append(exists().where(Result.study_pk == Study.id, Result.is_current, Result.outcome == wanted.outcome))
     if wanted.delivery is not None:
-        chosen.append(
-            exists()
-            .where(Result.study_pk == Study.id, Result.is_current, Document.result_pk == Result.id)
-            .where(Delivery.document_pk == Document.id, Delivery.state == wanted.delivery)
+        # A list, and no EXISTS for each study: SQLite would go through all deliveries of the state for each.
+        in_state = (
+            select(Result.study_pk)
+            .join(Document, Document.result_pk == Result.id)
+            .join(Delivery, Delivery.document_pk == Document.id)
+            .where(Result.is_current, Delivery.state == wanted.delivery)
         )
+        chosen.append(Study.id.in_(in_state))
     for word in wanted.words.split():
         chosen.append(
             or_(
