@@ -292,13 +292,18 @@ def test_text_and_images_must_agree(tiny: Any) -> None:
 
 
 _MEASURE = """
-import resource, sys, torch
+import sys, torch
+from pathlib import Path
 from model.nvila import load_nvila
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line)
+
 load_nvila(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = kilobytes("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: it is inherited from whoever started this process
 model, _ = load_nvila(sys.argv[2], dtype=getattr(torch, sys.argv[3]))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024, sum(p.numel() * p.element_size() for p in model.parameters()))
+print((kilobytes("VmHWM") - before) * 1024, sum(p.numel() * p.element_size() for p in model.parameters()))
 """
 
 
@@ -320,5 +325,5 @@ def test_loading_holds_one_copy(tmp_path: Path, dtype: str) -> None:
     command = [sys.executable, "-c", _MEASURE, str(tmp_path / "small"), str(folder), dtype]
     measured = subprocess.run(command, check=True, capture_output=True, text=True)
     taken, weights_bytes = (int(word) for word in measured.stdout.split()[-2:])
-    assert weights_bytes > 1e8
+    assert weights_bytes > 9e7
     assert 0.9 * weights_bytes < taken < 1.15 * weights_bytes
