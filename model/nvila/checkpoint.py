@@ -18,6 +18,7 @@ from model.errors import CheckpointError
 from model.nvila.configuration import NvilaConfig
 from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import IMAGE_TOKEN, NvilaProcessor, add_media_tokens, geometry_of
+from model.nvila.processing_check import refuse_other_processing
 
 ORIGINAL_TYPE = "llava_llama"
 PARTS = ("llm", "mm_projector", "vision_tower")
@@ -83,6 +84,9 @@ def original_config(folder: Path, tokenizer: Any) -> NvilaConfig:
         raise CheckpointError(f"{folder}: image processing 's2' or 'ps3' is not supported, only dynamic_s2")
     if top.get("mm_vision_select_feature", "cls_patch") != "cls_patch":
         raise CheckpointError(f"{folder}: mm_vision_select_feature must be 'cls_patch'")
+    preprocessor = folder / "vision_tower" / "preprocessor_config.json"
+    described = read_json(preprocessor) if preprocessor.is_file() else {}
+    refuse_other_processing(folder, top, described, int(vision.get("image_size", 0)))
     scales = [int(scale) for scale in str(top.get("s2_scales") or "").split(",") if scale.strip()]
     try:
         return NvilaConfig(

@@ -271,6 +271,38 @@ def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
         load_nvila(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value", "words"),
+    [
+        ("vision_tower/preprocessor_config.json", "image_mean", [0.48, 0.46, 0.41], "image_mean"),
+        ("vision_tower/preprocessor_config.json", "image_std", [0.27, 0.26, 0.28], "image_std"),
+        ("vision_tower/preprocessor_config.json", "rescale_factor", 1.0, "1/255"),
+        ("vision_tower/preprocessor_config.json", "resample", 2, "resample"),
+        ("vision_tower/preprocessor_config.json", "do_normalize", False, "do_normalize"),
+        ("vision_tower/preprocessor_config.json", "size", {"height": 112, "width": 112}, "56 pixels"),
+        ("config.json", "chat_template", "vicuna", "vicuna"),
+        ("config.json", "image_encoder", '{"_target_": "llava.model.encoders.TSPVideoEncoder"}', "TSPVideoEncoder"),
+        (
+            "config.json",
+            "image_encoder",
+            {"_target_": "llava.model.encoders.BasicImageEncoder", "end_tokens": ""},
+            "end_tokens",
+        ),
+        ("config.json", "image_aspect_ratio", "pad", "pad"),
+        ("config.json", "s2", True, "s2"),
+        ("config.json", "mm_vision_select_feature", "patch", "cls_patch"),
+    ],
+)
+def test_what_this_code_does_not_do_is_refused(tmp_path: Path, file: str, key: str, value: Any, words: str) -> None:
+    """Other grey values or another prompt would give answers like any others."""
+    save_nvila(tmp_path, *tiny_nvila())
+    path = tmp_path / file
+    load_nvila(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=words):
+        load_nvila(tmp_path)
+
+
 def test_missing_weights_of_our_own_layout_are_refused(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
     weights = load_file(folder / "model.safetensors")
