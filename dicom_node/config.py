@@ -10,6 +10,7 @@ from importlib import resources
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,6 +41,14 @@ def _peer_name(value: str) -> str:
     return value
 
 
+def _web_address(value: str) -> str:
+    parsed = urlsplit(value)
+    if parsed.scheme not in ("http", "https") or not parsed.hostname:
+        raise ValueError("allowed are addresses such as https://archive.example/dicom-web")
+    return value
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
 PeerName = Annotated[str, AfterValidator(_peer_name)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -168,7 +177,7 @@ class Destination(Section):
     port: Port = 104
     verify: Verify = Verify.COMMITMENT
     tls: TlsClient | None = None
-    url: str | None = None
+    url: WebAddress | None = None
     token_file: Path | None = None
     documents: tuple[Literal["machine", "reading", "pdf", "capture"], ...] = ("machine", "reading")
     outcomes: tuple[Literal["compared", "findings only", "not analysed"], ...] = (
@@ -193,7 +202,7 @@ class QueryPeer(Section):
     host: str = "127.0.0.1"
     port: Port = 104
     retrieve: Retrieve = Retrieve.MOVE
-    url: str | None = None
+    url: WebAddress | None = None
     token_file: Path | None = None
     tls: TlsClient | None = None
     names_originator: bool = True
@@ -273,7 +282,7 @@ class AuditSection(Section):
 class NotifySection(Section):
     """Who is told of a dead letter, a full disk, quarantine and a model change. No patient data goes out."""
 
-    webhook_url: str | None = None
+    webhook_url: WebAddress | None = None
     email_to: tuple[str, ...] = ()
     email_from: str = "dicom-node@localhost"
     smtp_host: str = "127.0.0.1"
@@ -365,11 +374,17 @@ class Role(StrEnum):
     """Retries, reprocesses, resends."""
 
 
+def _password_hash(value: str) -> str:
+    if not value.startswith("$argon2"):
+        raise ValueError("allowed is what `dicom-node web-password` prints; nobody could log in with this")
+    return value
+
+
 class WebUser(Section):
     """Somebody who may log in. `dicom-node web-password` prints the hash (argon2id)."""
 
     name: str
-    password_hash: str
+    password_hash: Annotated[str, AfterValidator(_password_hash)]
     role: Role = Role.VIEWER
 
 
@@ -600,7 +615,7 @@ def load_settings(path: Path) -> Settings:
     try:
         return _anchored(Settings(**raw), path.resolve().parent)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
+        lines = list(dict.fromkeys(_explain(item) for item in error.errors(include_url=False)))
         raise ConfigurationError(f"{path}:\n  " + "\n  ".join(lines)) from error
 
 
@@ -631,13 +646,17 @@ def _below(value: Any, folder: Path) -> Any:
 
 def _explain(item: Any) -> str:
     """One line of a validation error: the key, what is wrong, what is allowed."""
-    key = ".".join(str(part) for part in item["loc"])
+    # pydantic names its own branches where a value may be of two kinds.
+    key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("ip_v4_network", "ip_v6_network"):
+        message = "Input should be an address or a network, such as 10.1.2.3 or 10.1.0.0/16"
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed here: {', '.join(_allowed_keys(item['loc']))}"
     # What is secret is not repeated: a database's URL may hold a password.
     silent = item["type"] == "missing" or isinstance(item["input"], dict) or key.rpartition(".")[2] in SECRET_KEYS
     given = "" if silent else f" (given: {item['input']!r})"
-    return f"{key}: {item['msg'].removeprefix('Value error, ')}{given}"
+    return f"{key}: {message}{given}"
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:

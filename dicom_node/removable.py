@@ -123,14 +123,14 @@ def _undelivered(study_pk: int | None) -> ColumnElement[bool]:
     return Study.id.in_(_with_deliveries(study_pk).where(Delivery.state.not_in(ends)))
 
 
-def _with_documents(study_pk: int | None) -> Select[tuple[int]]:
+def _with_documents(study_pk: int | None) -> Select[int]:
     """The studies of documents, to be narrowed. A list, and no EXISTS for each study: SQLite would go through all
     deliveries of a state for each."""
     found = select(Result.study_pk).join(Document, Document.result_pk == Result.id)
     return found if study_pk is None else found.where(Result.study_pk == study_pk)
 
 
-def _with_deliveries(study_pk: int | None) -> Select[tuple[int]]:
+def _with_deliveries(study_pk: int | None) -> Select[int]:
     return _with_documents(study_pk).join(Delivery, Delivery.document_pk == Document.id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ from rich.table import Table
 from dicom_node.cli import machine_checks
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
 from dicom_node.cli.machine_checks import Check, Grade
-from dicom_node.config import Destination, Settings
+from dicom_node.config import Destination, QueryPeer, Settings, Verify
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index import schema
@@ -58,17 +59,22 @@ def _peer_named(settings: Settings, name: str) -> Destination:
             return destination
     for query in settings.query:
         if query.name == name:
-            return Destination(
-                name=query.name,
-                ae_title=query.ae_title,
-                host=query.host,
-                port=query.port,
-                tls=query.tls,
-                url=query.url,
-                verify="none",  # type: ignore[arg-type]
-            )
+            return _as_destination(query)
     known = ", ".join([d.name for d in settings.destinations] + [q.name for q in settings.query]) or "none"
     raise UsageError(f"no destination or query peer {name!r}; configured: {known}")
+
+
+def _as_destination(query: QueryPeer) -> Destination:
+    return Destination(
+        name=query.name,
+        ae_title=query.ae_title,
+        host=query.host,
+        port=query.port,
+        url=query.url,
+        tls=query.tls,
+        token_file=query.token_file,
+        verify=Verify.NONE,
+    )
 
 
 def doctor(
@@ -103,6 +109,7 @@ def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     yield from _guarded("disk space", lambda: machine_checks.free_disk(settings))
     yield from _guarded("index", lambda: _index(settings))
     yield from _ports(settings)
+    yield from machine_checks.files(settings)
     if settings.tls is not None:
         tls = settings.tls
         yield from _guarded("TLS files", lambda: machine_checks.tls_files(tls))
@@ -111,6 +118,8 @@ def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
         yield machine_checks.fonts()
     if settings.audit.host is not None:
         yield from _guarded("audit collector", lambda: machine_checks.collector(settings))
+    if settings.notify.email_to:
+        yield from _guarded("mail server", lambda: machine_checks.mail_server(settings))
     yield from _peers(settings)
     yield _pages(settings)
     if not without_model:
@@ -175,17 +184,20 @@ def _port(what: str, host: str, port: int) -> Check:
         text = f"{port} needs rights that this user has not; take one above 1023 or give CAP_NET_BIND_SERVICE"
         return Check(what=what, grade=Grade.BAD, text=text)
     except OSError as error:
-        text = f"{host}:{port}: {error.strerror}; fine where the node runs already"
-        return Check(what=what, grade=Grade.WARNING, text=text)
+        if error.errno == errno.EADDRINUSE:
+            text = f"{host}:{port} is taken; fine where the node runs already"
+            return Check(what=what, grade=Grade.WARNING, text=text)
+        return Check(what=what, grade=Grade.BAD, text=f"{host}:{port} cannot be listened on: {error.strerror}")
 
 
 def _peers(settings: Settings) -> Iterator[Check]:
     if not settings.destinations:
         text = "none is configured: results stay on this node"
         yield Check(what="destinations", grade=Grade.WARNING, text=text)
-    for name in dict.fromkeys([d.name for d in settings.destinations] + [q.name for q in settings.query]):
-        target = _peer_named(settings, name)
-        what = f"peer {name}"
+    # A destination and a query peer may have one name and be two machines.
+    targets = [(f"peer {one.name}", one) for one in settings.destinations]
+    targets += [(f"query peer {one.name}", _as_destination(one)) for one in settings.query]
+    for what, target in targets:
         try:
             text = _echo(target, settings)
         except NodeError as error:

@@ -6,12 +6,16 @@ import ctypes
 import os
 import secrets
 import shutil
+import smtplib
 import ssl
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from dicom_node.config import Settings, TlsSection
 from dicom_node.report.fonts import missing_scripts
@@ -24,6 +28,7 @@ CERTIFICATE_WARNING_DAYS = 30
 TIME_ERROR = 5
 """What adjtimex(2) returns while nothing keeps the kernel's clock."""
 OLDEST_YEAR = 2026
+MAIL_SECONDS = 10.0
 
 
 class Grade(StrEnum):
@@ -90,6 +95,45 @@ def tls_files(tls: TlsSection) -> Check:
         return Check(what="TLS files", grade=Grade.BAD, text=f"{tls.certificate} ran out on {ends:%Y-%m-%d}")
     grade = Grade.WARNING if days < CERTIFICATE_WARNING_DAYS else Grade.GOOD
     return Check(what="TLS files", grade=grade, text=f"certificate and key fit; valid until {ends:%Y-%m-%d}")
+
+
+def files(settings: Settings) -> Iterator[Check]:
+    """Every file that the configuration names can be read; otherwise one line for each that cannot, by its key."""
+    missing = []
+    for key, path in _paths_in(settings, ""):
+        if key not in FOLDERS and not os.access(path, os.R_OK):
+            why = "this user may not read it" if path.exists() else "no such file"
+            missing.append(Check(what="files", grade=Grade.BAD, text=f"{key}: {path}: {why}"))
+    yield from missing or [Check(what="files", grade=Grade.GOOD, text="every file that is named can be read")]
+
+
+FOLDERS = ("node.data_dir", "retrain.folder")
+"""Made where they are not there."""
+
+
+def _paths_in(value: object, key: str) -> Iterator[tuple[str, Path]]:
+    if isinstance(value, Path):
+        yield key, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _paths_in(getattr(value, name), f"{key}.{name}".lstrip("."))
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _paths_in(item, f"{key}.{number}")
+
+
+def mail_server(settings: Settings) -> Check:
+    """Whether somebody speaks SMTP where notices go. Raises OSError."""
+    notify = settings.notify
+    where = f"{notify.smtp_host}:{notify.smtp_port}"
+    try:
+        with smtplib.SMTP(notify.smtp_host, notify.smtp_port, timeout=MAIL_SECONDS) as server:
+            server.noop()
+    except smtplib.SMTPException as error:
+        raise OSError(f"{where} speaks no SMTP: {error}") from error
+    except OSError as error:
+        raise OSError(f"notify.smtp_host, smtp_port: {where}: {error.strerror or error}") from error
+    return Check(what="mail server", grade=Grade.GOOD, text=f"{where} answers")
 
 
 def clock() -> Check:

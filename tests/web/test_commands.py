@@ -160,7 +160,26 @@ def test_doctor_sees_what_else_is_asked_for(config: Path) -> None:
     assert lines["AE titles"]["grade"] == "bad", "a destination with our own title"
     assert lines["DICOM port"]["grade"] == "warning"
     assert lines["audit collector"]["grade"] == "bad"
+    assert "is taken" in lines["DICOM port"]["text"]
     assert lines["fonts of the PDF"]["grade"] in ("good", "warning")
+
+
+def test_doctor_names_each_file_that_cannot_be_read_and_each_peer_of_a_name(config: Path) -> None:
+    text = config.read_text("utf-8") + '[[query]]\nname = "pacs"\nae_title = "OTHER"\nport = 1\n'
+    text += (
+        '[priors]\nmerged_ids = "merged.csv"\n[tls]\nport = 0\ncertificate = "a.crt"\nkey = "a.key"\nca = "ca.crt"\n'
+    )
+    text += f'[notify]\nemail_to = ["a@example.org"]\nsmtp_port = {free_port()}\n'
+    text = text.replace("[node]\n", '[node]\nhost = "nowhere.invalid"\n')
+    config.write_text(text, "utf-8")
+    found = json.loads(run(config, "doctor", "--without-model", "--json", status=1))
+    texts = [line["text"] for line in found if line["what"] == "files"]
+    keys = ("priors.merged_ids", "tls.certificate", "tls.key", "tls.ca")
+    assert [text.split(":")[0] for text in texts] == list(keys)
+    assert all("no such file" in text for text in texts)
+    grades = {line["what"]: line["grade"] for line in found}
+    assert grades["peer pacs"] == grades["query peer pacs"] == grades["mail server"] == "bad"
+    assert grades["DICOM port"] == "bad", "a host that is none is not a port that is taken"
 
 
 def test_doctor_loads_the_model_and_says_which(config: Path, tmp_path: Path) -> None:
