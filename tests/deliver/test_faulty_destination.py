@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.context import NodeContext
 from dicom_node.deliver.commitment import answer_report
 from dicom_node.deliver.queue import resend
 from dicom_node.index.tables import DeliveryState, JobState
+from dicom_node.receive import Receiver
 from dicom_node.report.ladder import variant_uid
 from tests.deliver.nodes import (
     BASIC_TEXT_SR,
@@ -44,23 +43,14 @@ def assert_proven(node: NodeContext, pacs: Pacs, uids: list[str], *, proof: str)
 
 @contextmanager
 def report_listener(node: NodeContext) -> Iterator[int]:
-    """An acceptor for reports on new associations."""
-    entity = AE(ae_title="LUMEN")
-    entity.add_supported_context(StorageCommitmentPushModel)
-    server = entity.start_server(
-        ("127.0.0.1", 0),
-        block=False,
-        evt_handlers=[
-            (
-                evt.EVT_N_EVENT_REPORT,
-                lambda event: (answer_report(event.event_information, node.database, node.clock()), None),
-            )
-        ],
-    )
+    """The node's own receiver, for reports on new associations."""
+    here = node.settings.node.model_copy(update={"host": "127.0.0.1", "port": 0})
+    receiver = Receiver(node.settings.model_copy(update={"node": here}), node.database, node.store)
+    receiver.start()
     try:
-        yield server.socket.getsockname()[1]
+        yield receiver.port
     finally:
-        server.shutdown()
+        receiver.stop()
 
 
 @pytest.mark.parametrize(("verify", "proof"), [("none", "none"), ("find", "find"), ("commitment", "commitment")])
