@@ -33,7 +33,8 @@ class Faults:
     """What the server does wrong, and what it has seen."""
 
     busy: int = 0
-    """So many requests are answered 503 first."""
+    """So many requests are answered `busy_status` first."""
+    busy_status: int = 503
     refuse: int | None = None
     """Every chat is answered with this status."""
     garbage: bytes | None = None
@@ -80,7 +81,7 @@ class ChatServer:
             if faults.hang is not None:
                 await run_in_threadpool(faults.hang.wait)
             if busy:
-                return JSONResponse({"error": "busy"}, 503, headers={"Retry-After": "0.05"})
+                return JSONResponse({"error": "busy"}, faults.busy_status, headers={"Retry-After": "0.05"})
             if faults.refuse is not None:
                 return JSONResponse({"error": "no"}, faults.refuse)
             if faults.garbage is not None:

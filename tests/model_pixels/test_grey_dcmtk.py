@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import HTJ2KLossless
 
 from model.pixels import full_grey
 from model.pixels_grey import HIGH_PERCENTILE, LOW_PERCENTILE
@@ -201,6 +203,18 @@ def test_every_transfer_syntax_in_every_depth_has_the_grey_values_of_dcmtk(packe
         packed.unlink()
         seen += 1
     assert seen >= 5
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_high_throughput_jpeg_2000_gives_the_stored_values(signed: bool) -> None:
+    """Nothing here writes it: the two code streams were made of these very values by OpenJPH (imagecodecs 2026.3.6)."""
+    values = _structured(12, signed)
+    stream = Path(__file__).with_name(f"waves_12bit{'_signed' if signed else ''}.jhc").read_bytes()
+    dataset = image_dataset(values, stored=12)
+    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+    dataset.PixelData = encapsulate([stream])
+    dataset["PixelData"].is_undefined_length = True
+    assert np.array_equal(stored_frame(dataset)[0], values)
 
 
 @pytest.mark.parametrize("name", _WINDOWS)

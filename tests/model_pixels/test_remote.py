@@ -127,8 +127,9 @@ def test_the_node_opens_a_served_model_by_its_settings(base_url: str, faults: Fa
         load(ModelSection(backend="openai", base_url=base_url))
 
 
-def test_a_busy_server_is_waited_for(base_url: str, faults: Faults) -> None:
-    faults.busy = 5
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_waited_for(base_url: str, faults: Faults, status: int) -> None:
+    faults.busy, faults.busy_status = 5, status
     with ServerClient(base_url, first_pause_seconds=0.02) as client:
         answers = RemoteEngine(client, MODEL_NAME).ask([_job()])[0]
     assert len(answers.closed) == len(_job().questions)
