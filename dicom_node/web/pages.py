@@ -53,8 +53,10 @@ def person_name(value: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A probability for people."""
-    return f"{100 * value:.0f} %" if value is not None else ""
+    """A probability for people; never 0 or 100, which would claim certainty, as in the report."""
+    if value is None:
+        return ""
+    return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
 LABELS = {"open": "receiving", "complete": "waiting for analysis"}
