@@ -150,10 +150,10 @@ def _reasons(
     image = best.image
     newest = max(verdict.image.taken_at or _EARLIEST for verdict in ranked)
     current_view = judge(current).view
-    what = "the most recent earlier frontal chest radiograph"
+    what = "the patient's most recent earlier frontal chest radiograph"
     if image.taken_at != newest:
         what = f"the most recent earlier one of the same view ({best.view}); a newer one has another view"
-    lines = [f"Compared with the image of {image.when}: {what}.", f"Same person: {best.in_favour[0]}."]
+    lines = [f"The prior is {what}.", f"Same person: {best.in_favour[0]}."]
     if current_view is best.view and best.view in (View.PA, View.AP):
         lines.append(f"Same view: {best.view}.")
     else:

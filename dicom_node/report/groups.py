@@ -208,10 +208,13 @@ def _tracking(request: ReportRequest, *what: str) -> TrackingIdentifier:
 def _percent(
     name: str, probability: float, *, image: SourceImage | None = None, region: Region | None = None
 ) -> Measurement:
-    """A NUM in percent; with a region, inferred from it (TID 320), which is how viewers find what to draw."""
+    """A NUM in percent; with a region, inferred from it (TID 320), which is how viewers find what to draw.
+
+    Never 0 or 100, which viewers write beside the region and which would claim certainty.
+    """
     return Measurement(
         name=codes.concept(name),
-        value=round(float(probability) * 100, 1),
+        value=min(max(round(float(probability) * 100, 1), 0.1), 99.9),
         unit=dicom_codes.UCUM.Percent,
         referenced_coordinates=None if image is None or region is None else [measured_on(image, region)],
     )

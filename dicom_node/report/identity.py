@@ -28,9 +28,8 @@ def study_uid(request: ReportRequest) -> str:
 
 
 def series_uid(request: ReportRequest, kind: DocumentKind) -> str:
-    """Both SR documents share a series; PDF and picture need their own, because a series has one modality."""
-    group = "SR" if kind in (DocumentKind.MACHINE, DocumentKind.READING) else kind.value
-    return derived_uid("dicom-node", "series", group, *_inputs(request))
+    """A series for each document: viewers list series by their description, and nobody can tell two alike apart."""
+    return derived_uid("dicom-node", "series", kind.value, *_inputs(request))
 
 
 def document_uid(request: ReportRequest, kind: DocumentKind, rung: str) -> str:

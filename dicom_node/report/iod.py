@@ -22,7 +22,7 @@ from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 SERIES_NUMBER = 9901
-"""High, so that our series sorts behind those of the modality; PDF and picture follow with the next numbers."""
+"""High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
 MODEL_SLOT, NODE_MODEL = 64, "dicom-node"
 NODE_VERSION = metadata.version("dicom-node")
 
@@ -38,10 +38,10 @@ class Place:
 
 
 PLACES = {
-    DocumentKind.MACHINE: Place(modality="SR", series_offset=0, instance_number=2, description="AI LUMEN CXR"),
-    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, description="AI LUMEN CXR"),
-    DocumentKind.PDF: Place(modality="DOC", series_offset=1, instance_number=1, description="AI LUMEN CXR report"),
-    DocumentKind.CAPTURE: Place(modality="OT", series_offset=2, instance_number=1, description="AI LUMEN CXR pair"),
+    DocumentKind.MACHINE: Place(modality="SR", series_offset=1, instance_number=1, description="AI regions LUMEN CXR"),
+    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, description="AI reading LUMEN CXR"),
+    DocumentKind.PDF: Place(modality="DOC", series_offset=2, instance_number=1, description="AI page LUMEN CXR"),
+    DocumentKind.CAPTURE: Place(modality="OT", series_offset=3, instance_number=1, description="AI pair LUMEN CXR"),
 }
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from dicom_node.report.catalogue import Catalogue, catalogue, sentence
 from dicom_node.report.header import clean_header, study_moment
 from dicom_node.report.phrases import change_key, change_word, is_device, name_of, phrase
+from dicom_node.report.reasons import in_language
 from dicom_node.report.request import ReportRequest, SourceImage
 from model.schema import Change, Finding, Presence
 
@@ -140,10 +141,13 @@ def no_result_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, 
     """That there is no answer and why: the coded reason in this language, then its detail, else the free sentence."""
     prediction = request.prediction
     if prediction is None or prediction.abstained is None:
-        free = request.reason.strip().rstrip(".")
+        free = in_language(request.reason.strip(), words).rstrip(".")
         reason, detail = free[:1].lower() + free[1:] or words.text("reason.other"), ""
     else:
-        reason, detail = words.text(f"reason.{prediction.abstained.name.lower()}"), prediction.abstained_detail.strip()
+        reason, detail = (
+            words.text(f"reason.{prediction.abstained.name.lower()}"),
+            in_language(prediction.abstained_detail, words),
+        )
     first = words.text("no_result.impression", reason=reason)
     return (first, full_sentence(detail)) if detail else (first,)
 
@@ -167,7 +171,9 @@ def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         if not present:
             lines.append(_none_present(ordered, words))
         if request.reason.strip():
-            lines.append(words.text("impression.not_compared", reason=full_sentence(request.reason)))
+            lines.append(
+                words.text("impression.not_compared", reason=full_sentence(in_language(request.reason, words)))
+            )
         else:
             lines.append(words.text("impression.no_prior"))
     else:
@@ -234,10 +240,10 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
-    reasons = [full_sentence(reason) for reason in request.prior_reasons if reason.strip()]
+    reasons = [full_sentence(in_language(reason, words)) for reason in request.prior_reasons if reason.strip()]
     if request.prior is None or not answered(request):
         if request.reason.strip() and answered(request):
-            reasons.insert(0, full_sentence(request.reason))
+            reasons.insert(0, full_sentence(in_language(request.reason, words)))
         return tuple(dict.fromkeys((words.text("comparison.without"), *reasons)))
     dates = {"current": _full_date(request.current, words), "date": _full_date(request.prior, words)}
     return (words.text("comparison.with", **dates), *reasons)

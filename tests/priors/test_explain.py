@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pydicom
@@ -41,7 +42,8 @@ def test_every_candidate_with_its_reason(tmp_path: Path) -> None:
         assert words in against[FILMS[number].SOPInstanceUID]
     status, out, _ = run(tmp_path, uid("current"))
     assert status == 0
-    assert "Compared with the image of 2024-03-10" in out
+    assert "The prior is the patient's most recent earlier frontal chest radiograph." in out
+    assert re.search(r"^1 +2024-03-10", out, re.MULTILINE)
     status, _, error = run(tmp_path, "1.2.3")
     assert status != 0
     assert "no study 1.2.3" in str(error)
