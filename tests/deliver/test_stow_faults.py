@@ -46,6 +46,10 @@ class Fault(StrEnum):
     """409 for a reason of its own, and keeps nothing."""
     BUSY = "busy"
     """429."""
+    ANONYMOUS = "anonymous"
+    """401."""
+    FAILS_POLITELY = "fails politely"
+    """202 (some were not stored), and in the list the object has failed."""
     ELSEWHERE = "elsewhere"
     """307 to `elsewhere`."""
 
@@ -61,6 +65,8 @@ class WebArchive:
     posts: int = 0
     port: int = 0
     elsewhere: str = ""
+    warning: int = 0
+    """Warning Reason (PS3.18 table I.2-1) of what is stored, with 202."""
     authorisations: set[str | None] = field(default_factory=set)
 
     def take(self, body: bytes, boundary: bytes) -> tuple[int, Dataset]:
@@ -74,10 +80,16 @@ class WebArchive:
             if self.names_reason:
                 answer.FailedSOPSequence = [item]
             return 409, answer
+        if Fault.FAILS_POLITELY in self.faults:
+            item.FailureReason = OTHER
+            answer.FailedSOPSequence = [item]
+            return 202, answer
         if Fault.LOSES not in self.faults:
             self.kept[uid] = self.kept.get(uid, 0) + 1
+        if self.warning:
+            item.WarningReason = self.warning
         answer.ReferencedSOPSequence = [item]
-        return 200, answer
+        return 202 if self.warning else 200, answer
 
 
 @contextmanager
@@ -94,7 +106,12 @@ def archive(made: WebArchive, *, port: int = 0, tls: ssl.SSLContext | None = Non
             if Fault.ELSEWHERE in made.faults:
                 self.say(307, b"", Location=made.elsewhere + self.path)
                 return
-            for fault, status in ((Fault.DOWN, 503), (Fault.NOT_ALLOWED, 403), (Fault.BUSY, 429)):
+            for fault, status in (
+                (Fault.DOWN, 503),
+                (Fault.NOT_ALLOWED, 403),
+                (Fault.BUSY, 429),
+                (Fault.ANONYMOUS, 401),
+            ):
                 if fault in made.faults:
                     self.say(status, b"")
                     return
@@ -142,7 +159,18 @@ def to(port: int, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.CUTS, Fault.LOSES, Fault.DOWN, Fault.NOT_ALLOWED, Fault.GARBAGE, Fault.CONFLICT, Fault.BUSY]
+    "fault",
+    [
+        Fault.CUTS,
+        Fault.LOSES,
+        Fault.DOWN,
+        Fault.NOT_ALLOWED,
+        Fault.GARBAGE,
+        Fault.CONFLICT,
+        Fault.BUSY,
+        Fault.ANONYMOUS,
+        Fault.FAILS_POLITELY,
+    ],
 )
 def test_a_fault_that_passes_leaves_one_proven_copy(tmp_path: Path, fault: Fault) -> None:
     clock = Clock()
@@ -252,3 +280,26 @@ def test_a_web_archive_is_audited_by_its_address(tmp_path: Path) -> None:
             url,
             "5",
         )
+
+
+@pytest.mark.parametrize(("verify", "proof"), [("find", "find"), ("none", "stow")])
+def test_stored_with_a_warning_is_stored(tmp_path: Path, verify: str, proof: str) -> None:
+    with archive(WebArchive(warning=0xB000)) as web:
+        node = make_node(tmp_path, Clock(), to(web.port, verify=verify))
+        uids = make_result(node)
+        run_due(node)
+        assert web.kept == dict.fromkeys(uids, 1)
+        assert {(row.state, row.proof) for row in deliveries(node)} == {(DeliveryState.CONFIRMED, proof)}
+
+
+@pytest.mark.parametrize("verify", ["find", "none"])
+@pytest.mark.parametrize("fault", [Fault.FAILS_POLITELY, Fault.ANONYMOUS])
+def test_a_polite_failure_is_a_failure(tmp_path: Path, fault: Fault, verify: str) -> None:
+    clock = Clock()
+    with archive(WebArchive(faults={fault})) as web:
+        node = make_node(tmp_path, clock, to(web.port, verify=verify))
+        make_result(node)
+        run_until_quiet(node, clock)
+        assert {row.state for row in deliveries(node)} == {DeliveryState.DEAD}
+        assert web.posts == 2 * node.settings.delivery.refused_attempts
+        assert web.kept == {}
