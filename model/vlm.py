@@ -29,6 +29,8 @@ from model.pixels_fit import fit
 from model.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
 from model.schema import DisplayImage
 
+_OPENING = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError)
+"""What Transformers raises on folders that lack a file or hold another model's."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs that have one value for each token."""
@@ -238,7 +240,7 @@ def load_auto(folder: Path, *, trust_remote_code: bool = False, **options: Any) 
             **options,
         )
         processor = load_processor(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*_OPENING, SafetensorError) as error:
         raise CheckpointError(f"{folder}: Transformers cannot open it: {error}") from error
     for what in ("missing_keys", "mismatched_keys"):
         if info[what]:

@@ -284,6 +284,14 @@ def test_without_a_template_it_is_refused(tmp_path: Path) -> None:
         open_vlm(folder)
 
 
+@pytest.mark.parametrize("file", ["processor_config.json", "tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, file: str) -> None:
+    folder = gemma3(tmp_path / "m")
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=re.escape(str(folder))):
+        open_vlm(folder)
+
+
 def test_foreign_code_needs_the_setting(tmp_path: Path) -> None:
     import json
 
