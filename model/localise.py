@@ -86,7 +86,8 @@ def read_outline_head(folder: Path, findings: Sequence[str]) -> OutlineHead | No
     names = ("outline.0.weight", "outline.0.bias", "outline.1.weight", "outline.1.bias")
     if any(name not in tensors for name in names):
         return None
-    norm_weight, norm_bias, weight, bias = (tensors[name].float() for name in names)
+    # A copy of each: the file is mapped, and may be overwritten while the model serves.
+    norm_weight, norm_bias, weight, bias = (tensors[name].to(torch.float32, copy=True) for name in names)
     if weight.shape[0] != len(findings):
         raise CheckpointError(f"{folder}: {weight.shape[0]} outlines for {len(findings)} findings")
     return OutlineHead(norm_weight=norm_weight, norm_bias=norm_bias, weight=weight, bias=bias, findings=tuple(findings))

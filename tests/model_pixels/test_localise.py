@@ -187,6 +187,15 @@ def test_the_outline_head_sees_the_patches_of_each_image(vlm: NvilaVlm, pair: St
     assert all(((m.grid > 0) & (m.grid < 1)).all() for m in maps.values())
 
 
+def test_a_head_that_is_overwritten_stays_what_it_was(tmp_path: Path) -> None:
+    head = read_outline_head(_head_file(tmp_path, 48, 3), KEYS)
+    assert head is not None
+    before = head.weight.clone()
+    with (tmp_path / HEADS_FILE).open("r+b") as stream:
+        stream.write(bytes((tmp_path / HEADS_FILE).stat().st_size))
+    assert torch.equal(head.weight, before)
+
+
 def test_a_head_that_does_not_fit_is_refused_and_none_is_no_head(tmp_path: Path) -> None:
     assert read_outline_head(tmp_path, KEYS) is None
     with pytest.raises(CheckpointError, match="3 outlines for 2 findings"):
