@@ -1,7 +1,7 @@
 """The question battery of one pair by the engine, one question at a time, one alone, and the floor: `make bench-model`.
 
 - engine: `Engine.ask`, all closed questions of a pair.
-- floor: one plain forward pass over as many tokens (images once, prefix once, every suffix and answer token).
+- floor: one plain forward pass over images once, prefix once, and every question's own and answer tokens, none shared.
 - one at a time: `model.generate` for each question, images and prefix again each time, as a plain client would ask;
   from a billion parameters on every eighth question is asked and the time scaled, which the table says.
 - single: `model.generate` for one question.
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
 from model.engine import ClosedAnswer, Engine, Job  # noqa: E402
-from model.engine_plan import battery_tokens, packed_plan  # noqa: E402
+from model.engine_plan import BatteryTokens, battery_tokens, packed_plan  # noqa: E402
 from model.questions import battery  # noqa: E402
 from model.vlm import NvilaVlm  # noqa: E402
 
@@ -48,6 +48,15 @@ def job_of(vlm: NvilaVlm, findings: tuple[str, ...]) -> Job:
     pictures = tuple(rng.integers(0, 256, (vlm.image_size, vlm.image_size), dtype=np.uint8) for _ in range(2))
     questions = tuple(question for question in battery(findings, with_prior=True) if question.allowed)
     return Job(pictures=pictures, layout=vlm.layout(priors=1), questions=questions)
+
+
+def tokens_behind(tokens: BatteryTokens) -> list[int]:
+    """Every question's own tokens and its answers' (a beginning that answers share once), one after the other."""
+    found: list[int] = []
+    for entry in tokens.questions:
+        inner = {answer[:depth] for answer in entry.answers for depth in range(1, len(answer))}
+        found += [*entry.suffix, *(path[-1] for path in sorted(inner))]
+    return found
 
 
 def runners(vlm: NvilaVlm, job: Job) -> dict[str, Callable[[], Any]]:
@@ -66,10 +75,12 @@ def runners(vlm: NvilaVlm, job: Job) -> dict[str, Callable[[], Any]]:
         decoded: str = vlm.tokenizer.decode(written[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return decoded.strip()
 
+    behind = torch.tensor(tokens_behind(tokens))
+
     def floor() -> None:
         inputs = vlm.inputs(tokens.first_prompt, job.pictures)
         prefix = inputs["input_ids"][:, : -len(tokens.first_suffix)]
-        ids = torch.cat([prefix, plan.ids[plan.offsets >= 0].to(prefix)[None]], dim=1)
+        ids = torch.cat([prefix, behind.to(prefix)[None]], dim=1)
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         vlm.model(**inputs, use_cache=False, logits_to_keep=places)
 
@@ -143,7 +154,8 @@ def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
         "questions": len(job.questions),
         "asked_one_at_a_time": asked,
         "prefix_tokens": prefix,
-        "question_tokens": packed_plan(tokens.questions).token_count,
+        "question_tokens": len(tokens_behind(tokens)),
+        "trie_tokens": packed_plan(tokens.questions).token_count,
         "seconds": seconds,
         "rounds": {mode: len(values) for mode, values in times.items()},
         "checked_plainly": len(pairs),
@@ -196,7 +208,7 @@ def agreement(result: dict[str, Any]) -> str:
 def table(results: list[dict[str, Any]], memory: dict[str, dict[str, int]]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| model | questions | tokens prefix + questions | mode | median s | × floor | × single | peak MB |",
+        "| model | questions | tokens: prefix + questions (their trie) | mode | median s | × floor | × single | MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -206,8 +218,9 @@ def table(results: list[dict[str, Any]], memory: dict[str, dict[str, int]]) -> s
             shown = f"{peak / 1e6:.0f}" if peak else "–"
             lines.append(
                 f"| {result['model']} ({result['parameters'] / 1e6:.1f} M) | {result['questions']} | "
-                f"{result['prefix_tokens']} + {result['question_tokens']} | {mode} | {seconds[mode]:.3f} | "
-                f"{seconds[mode] / seconds['floor']:.2f} | {seconds[mode] / seconds['single']:.2f} | {shown} |"
+                f"{result['prefix_tokens']} + {result['question_tokens']} ({result['trie_tokens']}) | {mode} | "
+                f"{seconds[mode]:.3f} | {seconds[mode] / seconds['floor']:.2f} | "
+                f"{seconds[mode] / seconds['single']:.2f} | {shown} |"
             )
         lines.append(f"| | | | {agreement(result)} | | | | |")
     return "\n".join(lines)
@@ -229,6 +242,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", choices=DTYPES, help="without it fp32 on a cpu, else bf16")
     parser.add_argument("--layers", type=int, help="of each tower of a random shape, where all do not fit")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a random shape's tokenizer, for true token counts")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -238,7 +252,7 @@ def main() -> None:
         parser.error(f"--device {options.device}: this torch sees no accelerator")
     names = [options.shape] if options.shape else options.models
     dtype = DTYPES[options.dtype] if options.dtype else None
-    where = Where(device=options.device, dtype=dtype, layers=options.layers)
+    where = Where(device=options.device, dtype=dtype, layers=options.layers, tokenizer=options.tokenizer)
     if options.child:
         child(names[0], options.child, where)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import Qwen2Config, SiglipVisionConfig
@@ -61,11 +62,13 @@ SHAPES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
     """On what a model runs. dtype: None is float32 on a CPU, else bfloat16. layers: of each tower of a random shape,
-    None for all: a shape that does not fit is tried with fewer."""
+    None for all: a shape that does not fit is tried with fewer. tokenizer: folder of a random shape's tokenizer;
+    without one the test suite's small one, which needs more tokens for a finding's name than a big model's."""
 
     device: str = "cpu"
     dtype: torch.dtype | None = None
     layers: int | None = None
+    tokenizer: Path | None = None
 
     @property
     def number_type(self) -> torch.dtype:
@@ -75,7 +78,12 @@ class Where:
     def arguments(self) -> list[str]:
         """The same as options of this program."""
         dtype = [name for name, value in DTYPES.items() if value is self.dtype]
-        given = {"--device": self.device, "--dtype": dtype[0] if dtype else None, "--layers": self.layers}
+        given = {
+            "--device": self.device,
+            "--dtype": dtype[0] if dtype else None,
+            "--layers": self.layers,
+            "--tokenizer": self.tokenizer,
+        }
         return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
@@ -83,10 +91,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def random_nvila(shape: Shape, where: Where) -> NvilaVlm:
-    """A random NVILA of 448 px and 256 tokens for each image, with the test suite's small tokeniser."""
+    """A random NVILA of 448 px and 256 tokens for each image."""
     from tests.model_nvila.tiny import nvila_tokenizer
 
-    tokenizer = nvila_tokenizer()
+    tokenizer = nvila_tokenizer(where.tokenizer)
     config = NvilaConfig(
         vision_config=SiglipVisionConfig(
             hidden_size=shape.vision_hidden,

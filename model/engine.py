@@ -1,11 +1,11 @@
 """Asking: images encoded once, the common prefix read once, all closed questions scored over that one cache.
 
-For NVILA all questions of a pair are packed in a few rows: each sees the prefix and itself, never another question, and
-its positions start again where the prefix ends. That is the distribution that training shows (each question asked on
-its own over the shared prefix) and the same numbers as asking one by one, for the price of about one pass. Several
-pairs share a batch. Other architectures get one batch row for each answer over a repeated cache; the first job of each
-number of images is checked against the plain way, and where that disagrees the engine says so and goes the plain way
-from then on.
+For NVILA all questions of a pair are packed in a few rows as a trie: each sees the prefix and itself, never another
+question, and its positions start again where the prefix ends. That is the distribution that training shows (each
+question asked on its own over the shared prefix) and the same numbers as asking one by one, for the price of about one
+pass. Several pairs share a batch. Other architectures get one batch row for each answer over a repeated cache; the
+first job of each number of images is checked against the plain way, and where that disagrees the engine says so and
+goes the plain way from then on.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Engine:
         self._checks = strategy is None and self._strategy is Strategy.ROWS
         self._checked: set[int] = set()  # numbers of images with which sharing was compared with the plain way
         self._batteries: dict[tuple[PromptLayout, tuple[Question, ...]], BatteryTokens] = {}
-        self._plans: dict[tuple[PromptLayout, tuple[Question, ...]], PackedPlan] = {}
+        self._plans: dict[tuple[QuestionTokens, ...], PackedPlan] = {}
 
     @property
     def strategy(self) -> Strategy:
@@ -186,7 +186,7 @@ class Engine:
         seconds = {"prefill": time.perf_counter() - started}
         if closed:
             started = time.perf_counter()
-            scores = self._score(jobs[0], prefix, closed)
+            scores = self._score(prefix, closed)
             for index, result in enumerate(answers):
                 for entry, row in zip(closed, scores[index], strict=True):
                     result.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=row)
@@ -205,7 +205,6 @@ class Engine:
         if key not in self._batteries:
             if len(self._batteries) > 64:  # texts with expert or context lines differ for every pair
                 self._batteries.clear()
-                self._plans.clear()
             self._batteries[key] = battery_tokens(self.vlm, job.layout, job.questions)
         return self._batteries[key]
 
@@ -240,10 +239,12 @@ class Engine:
 
     # --- closed questions ---
 
-    def _score(self, job: Job, prefix: Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:
+    def _score(self, prefix: Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:
         """For each row of the prefix and each question the total log-probability of each allowed answer."""
         if self._strategy is Strategy.PACKED:
-            key = (job.layout, tuple(entry.question for entry in closed))
+            key = tuple(closed)  # not the layout: expert and context lines lie before the questions' own tokens
+            if len(self._plans) > 64:
+                self._plans.clear()
             plan = self._plans.get(key) or self._plans.setdefault(key, packed_plan(closed))
             return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]
         return [score_rows(self.vlm, prefix, closed)]
@@ -259,7 +260,7 @@ class Engine:
         inputs = self.vlm.inputs(self.vlm.prompt(job.layout, closed[0].question.text), job.pictures)
         plain = np.asarray([plain_score(self.vlm, inputs, answer) for answer in closed[0].answers])
         try:
-            shared = np.asarray(self._score(job, self._read_prefix([job]), closed)[0][0])
+            shared = np.asarray(self._score(self._read_prefix([job]), closed)[0][0])
         except torch.OutOfMemoryError:
             raise
         except (InferenceError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:

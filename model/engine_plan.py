@@ -1,10 +1,11 @@
-"""Which tokens a set of questions needs: the shared prefix, each question's own tokens and the trie of its answers.
+"""Which tokens a set of questions needs: the shared prefix, and a trie of the questions' own tokens and their answers.
 
 No model runs here. A plan depends on the texts alone, so it is made once for a battery and used for every pair.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from model.prompts import PromptLayout
 from model.questions import Question
 from model.vlm import Vlm
 
-ROW_TOKENS = 128
+ROW_TOKENS = 256
 """About how many question tokens share a row of the packed pass."""
 
 
@@ -48,9 +49,10 @@ class PackedPlan:
     """All closed questions in R rows of W tokens behind the prefix.
 
     ids, offsets [R, W]: tokens and their positions, counted from the end of the prefix; every question starts again at
-    0. mask [R, W, W]: which tokens of its row a token sees beside the prefix: its own question up to itself, and of
-    that question's answers only its own. Padding sees itself. For each answer token: `rows` and `columns` the token
-    whose logits count, `targets` its id, `owners` the number of its answer; `answers`: how many each question has.
+    0, and questions of one row that begin alike share that beginning. mask [R, W, W]: which tokens of its row a token
+    sees beside the prefix: its own question up to itself, and of that question's answers only its own. Padding sees
+    itself. For each answer token: `rows` and `columns` the token whose logits count, `targets` its id, `owners` the
+    number of its answer, counted over all questions; `answers`: how many each question has.
     """
 
     ids: Tensor
@@ -70,19 +72,46 @@ class PackedPlan:
 
 @dataclass(slots=True)
 class _Trie:
-    """One question with its answers as a tree. parents: place before each token, -1 for the prefix. wanted: for each
-    answer token the place whose logits count, its id, and the answer's number within the question."""
+    """The questions of one row with their answers. parents: place before each token, -1 for the prefix. wanted: for
+    each answer token the place whose logits count, its id, the question's number and the answer's within it."""
 
     ids: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    wanted: list[tuple[int, int, int]] = field(default_factory=list)
+    wanted: list[tuple[int, int, int, int]] = field(default_factory=list)
+    places: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Where a token stands behind a place."""
 
-    def add(self, token: int, offset: int, parent: int) -> int:
-        self.ids.append(token)
-        self.offsets.append(offset)
-        self.parents.append(parent)
-        return len(self.ids) - 1
+    def add(self, number: int, entry: QuestionTokens) -> None:
+        """Grow by one question; what it has in common with those before is there already."""
+        last = -1
+        for token in entry.suffix:
+            last = self._behind(last, token)
+        for answer, tokens in enumerate(entry.answers):
+            before = last
+            for depth, token in enumerate(tokens):
+                self.wanted.append((before, token, number, answer))
+                # The last token of an answer is only ever a target; nothing is read behind it.
+                if depth + 1 < len(tokens):
+                    before = self._behind(before, token)
+
+    def missing(self, entry: QuestionTokens) -> int:
+        """How many tokens a question would add, answers included."""
+        place, known = -1, 0
+        for token in entry.suffix:
+            if (place, token) not in self.places:
+                break
+            place, known = self.places[place, token], known + 1
+        inner = {answer[:depth] for answer in entry.answers for depth in range(1, len(answer))}
+        return len(entry.suffix) - known + len(inner)
+
+    def _behind(self, parent: int, token: int) -> int:
+        place = self.places.setdefault((parent, token), len(self.ids))
+        if place == len(self.ids):
+            self.ids.append(token)
+            self.offsets.append(self.offsets[parent] + 1 if parent >= 0 else 0)
+            self.parents.append(parent)
+        return place
 
 
 def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]) -> BatteryTokens:
@@ -117,28 +146,23 @@ def _refuse_unsayable(vlm: Vlm, question: Question, row: Sequence[int], answers:
 
 
 def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:
-    """Lay all suffixes and the tries of their answers in rows of about `width` tokens.
+    """Lay the trie of all questions and answers in rows of about `width` tokens.
 
-    Few long rows waste attention on other questions, many short ones copy the prefix's cache more often.
+    Few long rows waste attention on other questions; many short ones copy the prefix's cache more often and share less.
     """
-    tries = [_trie(entry) for entry in questions]
-    rows = _filled_rows([len(trie.ids) for trie in tries], width)
-    longest = max(sum(len(tries[number].ids) for number in row) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    offsets = torch.full((len(rows), longest), -1)
-    mask = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
+    tries = _rows_of_tries(questions, width)
+    longest = max(len(trie.ids) for trie in tries)
+    ids = torch.zeros(len(tries), longest, dtype=torch.long)
+    offsets = torch.full((len(tries), longest), -1)
+    mask = torch.eye(longest, dtype=torch.bool).repeat(len(tries), 1, 1)
     starts = [sum(len(entry.answers) for entry in questions[:number]) for number in range(len(questions))]
     wanted: list[tuple[int, int, int, int]] = []
-    for row, numbers in enumerate(rows):
-        used = 0
-        for number in numbers:
-            trie = tries[number]
-            end = used + len(trie.ids)
-            ids[row, used:end] = torch.tensor(trie.ids)
-            offsets[row, used:end] = torch.tensor(trie.offsets)
-            mask[row, used:end, used:end] = ancestor_mask(trie.parents)
-            wanted += [(row, used + place, token, starts[number] + answer) for place, token, answer in trie.wanted]
-            used = end
+    for row, trie in enumerate(tries):
+        used = len(trie.ids)
+        ids[row, :used] = torch.tensor(trie.ids)
+        offsets[row, :used] = torch.tensor(trie.offsets)
+        mask[row, :used, :used] = ancestor_mask(trie.parents)
+        wanted += [(row, place, token, starts[number] + answer) for place, token, number, answer in trie.wanted]
     columns = torch.tensor(wanted).unbind(1)
     return PackedPlan(
         ids=ids,
@@ -152,32 +176,27 @@ def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) ->
     )
 
 
-def _trie(entry: QuestionTokens) -> _Trie:
-    trie = _Trie()
-    last = -1
-    for offset, token in enumerate(entry.suffix):
-        last = trie.add(token, offset, last)
-    nodes: dict[tuple[int, ...], int] = {(): last}
-    for number, answer in enumerate(entry.answers):
-        for depth, token in enumerate(answer):
-            before, path = nodes[answer[:depth]], answer[: depth + 1]
-            trie.wanted.append((before, token, number))
-            # The last token of an answer is only ever a target; nothing is read behind it.
-            if depth + 1 < len(answer) and path not in nodes:
-                nodes[path] = trie.add(token, len(entry.suffix) + depth, before)
-    return trie
+def _rows_of_tries(questions: Sequence[QuestionTokens], width: int) -> list[_Trie]:
+    """As many rows as `width` asks for, as short as they can be: neighbours in the alphabet of tokens share a row."""
+    order = sorted(range(len(questions)), key=lambda number: questions[number].suffix)
+    whole = _filled(questions, order, sys.maxsize)[0]
+    count = -(-len(whole.ids) // width)
+    low, high = 1, sum(len(trie.ids) for trie in _filled(questions, order, width))
+    while low < high:  # the shortest rows of which `count` hold everything
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(questions, order, middle)) <= count else (middle + 1, high)
+    return _filled(questions, order, low)
 
 
-def _filled_rows(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Number of each question by row: the longest first, each into the emptiest row; rows come out about equal."""
-    count = max(1, -(-sum(lengths) // width))
-    rows: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        row = filled.index(min(filled))
-        rows[row].append(number)
-        filled[row] += lengths[number]
-    return [row for row in rows if row]
+def _filled(questions: Sequence[QuestionTokens], order: Sequence[int], most: int) -> list[_Trie]:
+    """Questions in that order in rows of at most `most` tokens; one that is longer by itself gets a row of its own."""
+    rows: list[_Trie] = []
+    for number in order:
+        entry = questions[number]
+        if not rows or len(rows[-1].ids) + rows[-1].missing(entry) > most:
+            rows.append(_Trie())
+        rows[-1].add(number, entry)
+    return rows
 
 
 def ancestor_mask(parents: Sequence[int]) -> Tensor:

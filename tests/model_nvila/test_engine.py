@@ -84,9 +84,9 @@ def test_padded_prefixes_in_one_batch(vlm: NvilaVlm) -> None:
     assert rows[0]["input_ids"].shape != rows[1]["input_ids"].shape
     closed = [entry for entry in tokens[0].questions if entry.answers]
     with torch.inference_mode():
-        alone = [engine._score(asked, engine._read_prefix([asked]), closed)[0] for asked in (short, long)]
+        alone = [engine._score(engine._read_prefix([asked]), closed)[0] for asked in (short, long)]
         prefix = engine._read_prefix([short, long])
-        together = engine._score(short, prefix, closed)
+        together = engine._score(prefix, closed)
     for expected, found in zip(alone, together, strict=True):
         for left, right in zip(expected, found, strict=True):
             np.testing.assert_allclose(left, right, atol=TOLERANCE)
@@ -127,6 +127,37 @@ def test_answers_of_unequal_length_share_their_beginning(vlm: NvilaVlm) -> None:
     tokens = battery_tokens(vlm, asked.layout, asked.questions)
     plan = packed_plan(tokens.questions)
     assert plan.token_count < len(tokens.questions[0].suffix) + sum(len(row) - 1 for row in tokens.questions[0].answers)
+
+
+def test_questions_that_begin_alike_share_the_beginning(vlm: NvilaVlm) -> None:
+    asked = job(vlm)
+    closed = [entry for entry in battery_tokens(vlm, asked.layout, asked.questions).questions if entry.answers]
+    paths = {
+        (*entry.suffix, *answer[:-1])[:length]
+        for entry in closed
+        for answer in entry.answers
+        for length in range(1, len(entry.suffix) + len(answer))
+    }
+    whole = packed_plan(closed, width=10_000)
+    assert whole.ids.shape[0] == 1
+    assert whole.token_count == len(paths)
+    assert packed_plan([*closed, closed[0]], width=10_000).token_count == len(paths)
+    narrow = packed_plan(closed, width=64)
+    assert narrow.ids.shape[0] > 1
+    assert narrow.answers == whole.answers
+    assert sorted(zip(narrow.owners.tolist(), narrow.targets.tolist(), strict=True)) == sorted(
+        zip(whole.owners.tolist(), whole.targets.tolist(), strict=True)
+    )
+
+
+def test_width_of_rows_changes_no_number(vlm: NvilaVlm) -> None:
+    asked = job(vlm)
+    closed = [entry for entry in battery_tokens(vlm, asked.layout, asked.questions).questions if entry.answers]
+    expected = Engine(vlm, max_new_tokens=4).ask([asked])[0]
+    for width in (1, 40, 10_000):
+        engine = Engine(vlm, max_new_tokens=4)
+        engine._plans[tuple(closed)] = packed_plan(closed, width)
+        assert_same(engine.ask([asked])[0], expected)
 
 
 def test_no_question_sees_another() -> None:

@@ -56,11 +56,11 @@ def _corpus() -> list[str]:
     return ["".join(text for text, _ in render_conversation(PromptLayout(priors=1), turns))]
 
 
-def nvila_tokenizer() -> Any:
-    """A tokeniser with the special tokens of NVILA."""
+def nvila_tokenizer(folder: Path | None = None) -> Any:
+    """A tokeniser with the special tokens of NVILA: a small one of our own texts, or `folder`/tokenizer.json."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "[BOS]", "[PAD]"]
     return TokenizersBackend(
-        tokenizer_object=byte_bpe(specials),
+        tokenizer_object=Tokenizer.from_file(str(folder / "tokenizer.json")) if folder else byte_bpe(specials),
         eos_token="<|im_end|>",
         bos_token="[BOS]",
         pad_token="[PAD]",
