@@ -97,13 +97,15 @@ class _Trie:
 
     def missing(self, entry: QuestionTokens) -> int:
         """How many tokens a question would add, answers included."""
-        place, known = -1, 0
-        for token in entry.suffix:
-            if (place, token) not in self.places:
-                break
-            place, known = self.places[place, token], known + 1
-        inner = {answer[:depth] for answer in entry.answers for depth in range(1, len(answer))}
-        return len(entry.suffix) - known + len(inner)
+        paths = {entry.suffix[:length] for length in range(1, len(entry.suffix) + 1)}
+        paths |= {entry.suffix + answer[:depth] for answer in entry.answers for depth in range(1, len(answer))}
+        return sum(not self._knows(path) for path in paths)
+
+    def _knows(self, path: Sequence[int]) -> bool:
+        place: int | None = -1
+        for token in path:
+            place = None if place is None else self.places.get((place, token))
+        return place is not None
 
     def _behind(self, parent: int, token: int) -> int:
         place = self.places.setdefault((parent, token), len(self.ids))
