@@ -1,4 +1,4 @@
-"""The pair picture: prior and current side by side with their dates, changed findings marked and named."""
+"""The pair picture: prior and current side by side with their dates, what changed marked and named once an image."""
 
 from __future__ import annotations
 
@@ -132,9 +132,17 @@ def _mark(
 ) -> None:
     if panel.source is None or request.prediction is None:
         return
-    for finding in worst_first(request.prediction.findings):
-        for region in (region for region in finding.regions if region.role is role):
-            _outline(draw, panel, region, origin, _name(finding, words), COLOURS[finding.change])
+    for finding in _shown(request) or worst_first(request.prediction.findings):
+        regions = [region for region in finding.regions if region.role is role]
+        for number, region in enumerate(sorted(regions, key=_extent, reverse=True)):
+            name = _name(finding, words) if number == 0 else ""
+            _outline(draw, panel, region, origin, name, COLOURS[finding.change])
+
+
+def _extent(region: Region) -> float:
+    """Area of the region's bounding box: the largest one bears the finding's name."""
+    columns, rows = zip(*region.points, strict=True)
+    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))
 
 
 def _outline(
@@ -148,6 +156,8 @@ def _outline(
     points = [panel.point(*point) for point in region.points]
     placed = [(origin[0] + x, origin[1] + y) for x, y in points]
     draw.line(placed, fill=colour, width=2, joint="curve")
+    if not name:
+        return
     font = _font(15)
     box = draw.textbbox((0, 0), name, font=font)
     x = min(min(p[0] for p in placed), origin[0] + panel.image.width - box[2] - 4)

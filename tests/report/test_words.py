@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 
 import highdicom as hd
+import numpy as np
 import pytest
 from pydicom import Dataset
 
@@ -14,6 +15,7 @@ from dicom_node.report.catalogue import catalogue, languages
 from dicom_node.report.iod import content_items
 from dicom_node.report.ladder import STEPS, variants
 from dicom_node.report.phrases import phrase
+from dicom_node.report.picture import COLOURS
 from dicom_node.report.show import tree_lines
 from dicom_node.report.statements import SectionKey, sections
 from model.schema import Change
@@ -160,6 +162,20 @@ def test_every_kind_has_its_values_and_its_picture(name: str) -> None:
     assert {"prior", "findings", "prognosis", "abstained", "model"} <= set(values)
     assert (values["prior"] is None) == (KINDS[name].prior is None)
     assert pair_picture(KINDS[name]).width > 800
+
+
+def test_the_picture_marks_what_changed_and_nothing_else() -> None:
+    """An unchanged finding beside a new one is not outlined; where nothing changed, what is there is."""
+    marked = (cases.region(),)
+    new = finding("pleural_effusion", Change.NEW, regions=marked)
+    stable = finding("cardiomegaly", Change.STABLE, regions=marked)
+
+    def colours(said: object) -> set[tuple[int, int, int]]:
+        pixels = np.asarray(pair_picture(request(said)))[:660]  # type: ignore[arg-type]
+        return {colour for colour in COLOURS.values() if len(set(colour)) > 1 and (pixels == colour).all(-1).sum() > 50}
+
+    assert colours(prediction(new, stable)) == {COLOURS[Change.NEW]}
+    assert colours(prediction(stable)) == {COLOURS[Change.STABLE]}
 
 
 def _groups(dataset: Dataset) -> dict[str, str]:
