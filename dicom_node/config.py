@@ -623,7 +623,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute against the folder of the file, so that the working directory does not matter."""
     anchored: Settings = _below(settings, folder)
     url, prefix = settings.database.url, "sqlite:///"
-    if url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
+    if "url" not in settings.database.model_fields_set:  # the index lies with what it indexes, wherever that is
+        database = DatabaseSection(url=f"{prefix}{anchored.node.data_dir / 'index.db'}")
+        anchored = anchored.model_copy(update={"database": database})
+    elif url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
         database = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
         anchored = anchored.model_copy(update={"database": database})
     source = settings.model.source

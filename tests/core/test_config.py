@@ -88,6 +88,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     settings = _load(tmp_path, "")
     assert settings.node.data_dir == tmp_path / "data"
     assert settings.database.url == f"sqlite:///{tmp_path}/data/index.db"
+    elsewhere = _load(tmp_path, "[node]\ndata_dir = '/var/lib/node'")
+    assert elsewhere.database.url == "sqlite:////var/lib/node/index.db", "the index lies in the data folder"
+    assert _load(tmp_path, "[database]\nurl = 'sqlite:///i.db'").database.url == f"sqlite:///{tmp_path}/i.db"
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "demo").mkdir()
     assert _load(tmp_path, "[model]\nsource = 'checkpoint'").model.source == str(tmp_path / "checkpoint")
