@@ -24,6 +24,8 @@ from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
 
+LATEST_RESULTS = 1000
+"""So many are looked through for another model at each tick: far more than one tick brings."""
 SEND_SECONDS = 10.0
 FIRST_RETRY = dt.timedelta(seconds=30)
 LONGEST_RETRY = dt.timedelta(hours=1)
@@ -88,14 +90,17 @@ def _quarantined(session: Session, now: dt.datetime) -> None:
 def _new_model(session: Session, now: dt.datetime) -> None:
     """The first result of a checkpoint that is not the node's first one and that nobody promoted: of a promotion the
     journal tells (`dicom_node.models`). So what is left is another model by configuration or on the server."""
+    named = select(Result.device_uid).where(Result.device_uid != "")
+    own = session.scalar(named.order_by(Result.id).limit(1))
+    latest = session.scalar(select(func.max(Result.id))) or 0
     rows = session.execute(
-        select(Result.device_uid, func.min(Result.id).label("first"), func.max(Result.model_version).label("version"))
-        .where(Result.device_uid != "")
+        select(Result.device_uid, func.max(Result.model_version).label("version"))
+        .where(Result.id > latest - LATEST_RESULTS, Result.device_uid != "", Result.device_uid != own)
         .group_by(Result.device_uid)
-        .order_by("first")
+        .order_by(func.min(Result.id))
     ).all()
     promoted = set(session.scalars(select(ModelEvent.device_uid).where(ModelEvent.kind == ModelEventKind.PROMOTED)))
-    for row in rows[1:]:
+    for row in rows:
         if row.device_uid in promoted:
             continue
         text = f"results now come from model version {row.version}, device UID {row.device_uid}"
