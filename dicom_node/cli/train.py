@@ -73,6 +73,7 @@ def evaluate_command(
     from training.evaluate_texts import published_asker, with_lumen_questions
 
     with our_errors():
+        no_bars_in_files()
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
@@ -277,6 +278,14 @@ def split_of(word: str) -> Split | None:
     if word not in SPLIT_WORDS:
         raise UsageError(f"--split is one of all, {', '.join(sorted(SPLIT_WORDS))}; not {word!r}")
     return SPLIT_WORDS[word]
+
+
+def no_bars_in_files() -> None:
+    """Transformers draws its bar while it loads weights wherever standard error goes; ours stand on terminals only."""
+    from transformers.utils import logging as transformers_logging
+
+    if not errors.is_terminal:
+        transformers_logging.disable_progress_bar()
 
 
 @contextmanager

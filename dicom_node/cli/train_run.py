@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli.common import console
-from dicom_node.cli.train import DataOption, SplitOption, group, our_errors, split_of
+from dicom_node.cli.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
 from dicom_node.errors import UsageError
 from training.drops import DropReport
 
@@ -38,6 +38,7 @@ def run_command(
     with our_errors():
         from training.train import run_recipe
 
+        no_bars_in_files()
         final = run_recipe(recipe, out, cache=cache, start=start, threads=threads)
     console.print(f"done: {final}")
 
@@ -114,6 +115,7 @@ def finish_command(
     from training.publish import About, publish
 
     with our_errors():
+        no_bars_in_files()
         manifest = publish(
             run,
             to,

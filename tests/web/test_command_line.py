@@ -127,3 +127,13 @@ def test_a_port_that_is_taken_is_named_and_the_node_does_not_start(tmp_path: Pat
     assert f"dicom-node: {key}" in done.stderr
     assert str(used) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_bar_of_another_library_is_drawn_into_a_file() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    from dicom_node.cli.train import no_bars_in_files
+
+    transformers_logging.enable_progress_bar()
+    no_bars_in_files()  # under pytest standard error is no terminal
+    assert not transformers_logging.is_progress_bar_enabled()
