@@ -75,6 +75,37 @@ def retry(session: Session, *, now: dt.datetime, keys: Collection[str] | None = 
     return revived
 
 
+def abandon(
+    session: Session, ids: Collection[int], *, reason: str, settings: Settings, now: dt.datetime, who: str
+) -> list[str]:
+    """End dead deliveries for good, by a person's word: the document is not sent, and is not called delivered.
+
+    Returns the jobs' keys. Raises UsageError where one is no dead delivery, and then changes none.
+    """
+    rows = session.execute(
+        select(Job, Delivery, Study)
+        .select_from(Delivery)
+        .join(Document, Delivery.document_pk == Document.id)
+        .join(Job, Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + Delivery.destination)
+        .join(Result, Document.result_pk == Result.id)
+        .join(Study, Result.study_pk == Study.id)
+        .where(Job.id.in_(ids), Job.state == JobState.DEAD, Delivery.state == DeliveryState.DEAD)
+    ).all()
+    others = sorted(set(ids) - {row.Job.id for row in rows})
+    if others:
+        raise UsageError(
+            f"no dead delivery: job {', '.join(map(str, others))}; `dicom-node jobs --state dead` lists them, and a"
+            " dead analysis is ended by `dicom-node reprocess`"
+        )
+    for job, delivery, _ in rows:
+        delivery.state, delivery.last_error, delivery.updated_at = DeliveryState.ABANDONED, f"{who}: {reason}", now
+        job.state, job.finished_at = JobState.DONE, now
+    for study in {row.Study.id: row.Study for row in rows}.values():
+        _audited(session, settings, study, now=now, who=who)
+    log.info("dead deliveries abandoned", count=len(rows))
+    return [row.Job.key for row in rows]
+
+
 def _study(session: Session, study_instance_uid: str) -> Study:
     study = session.scalars(select(Study).where(Study.study_instance_uid == study_instance_uid)).one_or_none()
     if study is None:

@@ -119,7 +119,7 @@ def _delivered(destinations: Sequence[Destination], study_pk: int | None) -> Col
 
 def _undelivered(study_pk: int | None) -> ColumnElement[bool]:
     """Whether a delivery of the study is not at its end."""
-    ends = (DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED)
+    ends = (DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED, DeliveryState.ABANDONED)
     return Study.id.in_(_with_deliveries(study_pk).where(Delivery.state.not_in(ends)))
 
 

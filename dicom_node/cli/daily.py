@@ -1,4 +1,4 @@
-"""`status`, `studies`, `jobs`, `retry`, `reprocess`, `resend`, `purge`: an administrator's daily work."""
+"""`status`, `studies`, `jobs`, `retry`, `abandon`, `reprocess`, `resend`, `purge`: an administrator's daily work."""
 
 from __future__ import annotations
 
@@ -152,6 +152,23 @@ def retry(
         console.print(f"{len(revived)} jobs will be tried again")
 
 
+def abandon(
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Numbers of dead deliveries (see `jobs`).")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the delivery.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End dead deliveries for good, for one to a destination that is no more: they are not sent."""
+    with open_node(config) as node, node.database.write() as session:
+        ended = operations.abandon(
+            session, set(ids), reason=reason, settings=node.settings, now=node.clock(), who=getpass.getuser()
+        )
+    if as_json:
+        print_json({"abandoned": ended})
+    else:
+        console.print(f"{len(ended)} deliveries are abandoned")
+
+
 def reprocess(
     study: Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID (see `studies`).")],
     config: ConfigOption = None,
@@ -217,5 +234,5 @@ def purge(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (status, studies, jobs, retry, reprocess, resend, purge):
+    for command in (status, studies, jobs, retry, abandon, reprocess, resend, purge):
         app.command()(command)

@@ -206,7 +206,7 @@ class JobState(StrEnum):
     """State of a job.
 
     ready -A-> running -B-> done; running -C-> ready (retry with back-off, or lease lost); running -D-> dead.
-    dead -E-> ready by an administrator's retry.
+    dead -E-> ready by an administrator's retry, or -F-> done where a dead delivery is abandoned.
     """
 
     READY = "ready"
@@ -350,7 +350,8 @@ class DeliveryState(StrEnum):
     """State of one document at one destination.
 
     pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending or stored -D-> dead;
-    pending or stored -E-> superseded; dead -B-> confirmed by a report that comes late.
+    pending or stored -E-> superseded; dead -B-> confirmed by a report that comes late;
+    dead -F-> abandoned by an administrator.
     """
 
     PENDING = "pending"
@@ -364,6 +365,8 @@ class DeliveryState(StrEnum):
     SUPERSEDED = "superseded"
     """A newer result of the study exists and the destination has not this one, or lost it: it is no longer sent, since
     it would arrive as the newest document of the study."""
+    ABANDONED = "abandoned"
+    """A person decided that this destination does not get it; never counts as delivered."""
 
 
 class Delivery(Base):

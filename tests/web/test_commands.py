@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dicom_node.cli import daily, doctor, drift, feedback, models
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, UsageError
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Study
+from dicom_node.index.tables import Delivery, DeliveryState, Job, JobKind, JobState, Study
 from tests.certificates import Authority
 from tests.deliver.nodes import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
 from tests.deliver.pacs import Pacs, running
@@ -124,6 +124,26 @@ def test_a_dead_letter_is_trouble_until_it_is_retried(config: Path, node: NodeCo
     for wrong in (("retry",), ("retry", "--all", "1"), ("retry", "99999")):
         done = CliRunner().invoke(app, [*wrong, "--config", str(config)])
         assert isinstance(done.exception, UsageError)
+
+
+def test_a_dead_delivery_can_be_ended_for_good(config: Path, node: NodeContext) -> None:
+    def abandoned() -> set[int]:
+        return {row.id for row in deliveries(node) if row.state is DeliveryState.ABANDONED}
+
+    with node.database.write() as session:
+        session.execute(update(Job).values(state=JobState.DEAD, finished_at=node.clock()))
+        session.execute(update(Delivery).values(state=DeliveryState.DEAD))
+        sent = session.scalars(select(Job.id).where(Job.kind == JobKind.DELIVER)).all()
+    done = CliRunner().invoke(app, ["abandon", str(sent[0]), "99999", "--reason", "gone", "--config", str(config)])
+    assert isinstance(done.exception, UsageError)
+    assert not abandoned(), "one that cannot be abandoned leaves the others alone"
+    keys = json.loads(run(config, "abandon", *map(str, sent), "--reason", "that archive is gone", "--json"))[
+        "abandoned"
+    ]
+    assert len(keys) == len(sent) == len(abandoned())
+    assert all(row.last_error.endswith("that archive is gone") for row in deliveries(node))
+    assert json.loads(run(config, "retry", "--all", "--json"))["revived"] == []
+    run(config, "status")
 
 
 def test_purge_shows_before_it_does(config: Path, node: NodeContext) -> None:
