@@ -19,6 +19,7 @@ from dicom_node.inference import PairPredictor, ask_together
 from dicom_node.logs import get_logger
 from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
+from dicom_node.rejection import withdrawn_by
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from model.errors import InferenceError, PixelError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
@@ -101,13 +102,30 @@ def analyse_study(
     if not images:
         raise ValueError("a study without a single object cannot be analysed")
     looked = _Looked()
+    images, earlier = without_withdrawn(images, earlier)
     images = [_checked(image, setting, looked) for image in images]
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
     prepared = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
     answers = iter(ask_together(setting.predictor, [item.pair for item in prepared if isinstance(item, _Prepared)]))
     requests = [_answered(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared]
+    requests = [replace(request, frontal_images=len(requests)) for request in requests]
     return requests or [_refused(images, choice, setting, looked)]
+
+
+def without_withdrawn(
+    images: Sequence[StoredImage], earlier: Sequence[StoredImage]
+) -> tuple[list[StoredImage], list[StoredImage]]:
+    """The same, with a mark on every object that a rejection note among them names."""
+    why = withdrawn_by(stored.header for stored in (*images, *earlier))
+
+    def marked(stored: StoredImage) -> StoredImage:
+        if stored.facts.sop_instance_uid not in why:
+            return stored
+        facts = replace(stored.facts, withdrawn=why[stored.facts.sop_instance_uid])
+        return replace(stored, facts=facts)
+
+    return [marked(stored) for stored in images], [marked(stored) for stored in earlier]
 
 
 def _checked(image: StoredImage, setting: Setting, looked: _Looked) -> StoredImage:
@@ -155,16 +173,18 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
         if not setting.last_try:
             raise AnalysisError(f"the model failed: {answer}") from answer
         return _not_analysed(item.current, AbstainReason.MODEL_FAILED, "The model failed on this image.", setting)
-    outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     if answer.abstained is not None:
-        outcome = Outcome.NOT_ANALYSED
+        # Nothing was compared, so no prior is named: a page that shows one and says nothing of it contradicts itself.
+        detail = answer.abstained_detail or str(answer.abstained)
+        return _not_analysed(item.current, answer.abstained, f"The model gave no answer: {detail}.", setting)
+    outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     prior = item.prior
     return _request(
         SourceImage(header=item.current.header, image=item.seen),
         setting,
         prior=SourceImage(header=prior.header, image=item.prior_seen) if prior is not None else None,
         outcome=outcome,
-        reason=_reason(outcome, item.choice, answer),
+        reason=_reason(outcome, item.choice),
         prior_reasons=(*item.choice.reasons, *setting.comparison_notes),
         prediction=answer,
     )
@@ -196,10 +216,7 @@ def _prior(
             verified.add(uid)
 
 
-def _reason(outcome: Outcome, choice: PriorChoice, prediction: Prediction) -> str:
-    if outcome is Outcome.NOT_ANALYSED:
-        words = prediction.abstained_detail or str(prediction.abstained)
-        return f"The model gave no answer: {words}."
+def _reason(outcome: Outcome, choice: PriorChoice) -> str:
     if outcome is Outcome.FINDINGS_ONLY:
         return choice.reasons[0] if choice.reasons else "No prior chest radiograph was found."
     return ""
@@ -208,7 +225,9 @@ def _reason(outcome: Outcome, choice: PriorChoice, prediction: Prediction) -> st
 def _refused(images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: _Looked) -> ReportRequest:
     """The request of a study in which no image is fit; it speaks of the image that came nearest."""
     refusal = choice.refusal
-    shown = next((image for image in images if image.path in looked.images), images[0])
+    # A note or a presentation state is no image that a report could speak of.
+    nearest = sorted(images, key=lambda image: (image.path not in looked.images, not image.facts.has_pixels))
+    shown = nearest[0]
     failure = next((text for path, text in looked.failures.items() if path == shown.path), "")
     sentence = choice.sentence
     if failure and refusal is not None and refusal.abstain_reason is AbstainReason.NOT_FRONTAL:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from dicom_node import jobs, shadow
@@ -23,6 +23,7 @@ from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.outputs import document_bytes, write_outputs
 from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
+from dicom_node.priors.disputes import DISPUTED, disputed
 from dicom_node.report import STANDARD_KINDS, build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.reports_in.queue import result_came
@@ -71,6 +72,7 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
         setting = _setting(node, study, produced_at, predictor)
         setting = replace(setting, revision=revision, generation=generation, last_try=job.attempts >= MODEL_TRIES)
         requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
+    requests = _replacing_all(requests, node, study)
     finished = [_write(request, node) for request in requests]
     _commit(job, node, study.id, finished)
 
@@ -101,7 +103,11 @@ def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
             found.append(read_stored(node.store.path(row.path)))
         except PixelError as error:
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
-    return found
+    claimed = disputed(node, {one.facts.sop_instance_uid: one.facts.patient for one in found}, policy_of(node.settings))
+    return [
+        replace(one, facts=replace(one.facts, disputed=DISPUTED)) if one.facts.sop_instance_uid in claimed else one
+        for one in found
+    ]
 
 
 def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predictor: PairPredictor) -> Setting:
@@ -123,10 +129,26 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
 
 
 def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
+    return _documents(session, study, Result.sop_instance_uid == sop_instance_uid)
+
+
+def _replacing_all(requests: Sequence[ReportRequest], node: NodeContext, study: Study) -> list[ReportRequest]:
+    """What the study said of images that it no longer speaks of is replaced too, by the first of the new results.
+
+    Else a report such as "no frontal image yet" would stand beside the one that came after it, as current as that.
+    """
+    spoken = {str(request.current.header.get("SOPInstanceUID", "") or "") for request in requests}
+    with node.database.read() as session:
+        left = _documents(session, study, Result.sop_instance_uid.not_in(spoken))
+    first, *others = requests
+    return [replace(first, predecessors=(*first.predecessors, *left)), *others]
+
+
+def _documents(session: Session, study: Study, which: ColumnElement[bool]) -> tuple[PredecessorDocument, ...]:
     rows = session.scalars(
         select(Document)
         .join(Result, Result.id == Document.result_pk)
-        .where(Result.study_pk == study.id, Result.is_current, Result.sop_instance_uid == sop_instance_uid)
+        .where(Result.study_pk == study.id, Result.is_current, which)
         .order_by(Document.id)
     )
     return tuple(

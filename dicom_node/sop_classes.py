@@ -49,6 +49,9 @@ PRESENTATION: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.11.{number}" for numbe
 """Grayscale, colour, pseudo-colour, blending and advanced blending softcopy presentation states."""
 EVERY_STORAGE: Final = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 
+NODE_MODEL: Final = "dicom-node"
+"""Manufacturer's Model Name of everything that this program makes."""
+
 _GROUPS: Final = {
     StorageGroup.RADIOGRAPHY: RADIOGRAPHY,
     StorageGroup.REPORTS: REPORTS,

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-from pydicom.valuerep import DA, DT, TM
 
 from model.errors import PixelError
+from model.exposure import exposure_of
 from model.pixels_crop import film_box
 from model.pixels_fit import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
 from model.pixels_grey import grey_of
@@ -132,26 +131,9 @@ def view_of(ds: Dataset) -> str | None:
 
 
 def acquired_of(ds: Dataset) -> dt.datetime | None:
-    """Local date and time of the exposure, naive: of acquisition, else content, else study; None if unreadable."""
-    whole = _parsed(DT, ds.get("AcquisitionDateTime"))
-    if isinstance(whole, dt.datetime):
-        return whole.replace(tzinfo=None)
-    for kind in ("Acquisition", "Content", "Study"):
-        day, time = _parsed(DA, ds.get(f"{kind}Date")), _parsed(TM, ds.get(f"{kind}Time"))
-        if isinstance(day, dt.date):
-            return dt.datetime.combine(day, time.replace(tzinfo=None) if isinstance(time, dt.time) else dt.time())
-    return None
-
-
-def _parsed(kind: type, value: Any) -> Any:
-    if isinstance(value, MultiValue):
-        value = value[0] if len(value) else None
-    if not value:
-        return None
-    try:
-        return kind(str(value).strip())
-    except (ValueError, TypeError, IndexError):
-        return None
+    """Local date and time of the exposure, naive, as `exposure_of` reads it; None without a date."""
+    exposure = exposure_of(ds)
+    return exposure.moment if exposure is not None else None
 
 
 def _hash(stored: NDArray[np.int32]) -> str:

@@ -67,6 +67,8 @@ class AbstainReason(StrEnum):
     NOT_FRONTAL = "no frontal image"
     NO_PIXELS = "no pixel data"
     UNREADABLE = "unreadable image"
+    NOT_USABLE = "image not usable"
+    """Readable, but mirrored, turned, withdrawn or of disputed identity."""
     LOW_CERTAINTY = "certainty too low"
     MODEL_FAILED = "the model failed"
 

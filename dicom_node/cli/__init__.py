@@ -14,6 +14,7 @@ from dicom_node.errors import ConfigurationError, NodeError, UsageError
 AREAS = (
     "run",
     "daily",
+    "quarantine",
     "doctor",
     "database",
     "importing",

@@ -13,15 +13,23 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.header import InstanceHeader
-from dicom_node.index.tables import Base, Document, Instance, Quarantine, QuarantineReason, Series, Study, StudyState
+from dicom_node.index.doubt import reopen_resting_on
+from dicom_node.index.tables import (
+    Base,
+    Document,
+    Instance,
+    Series,
+    Study,
+    StudyState,
+)
 from dicom_node.reports_in.queue import note_report
-from dicom_node.sop_classes import REPORT_TEXTS, is_image
+from dicom_node.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
 from dicom_node.store import StoredFile
 
 ROUTED = "routed"
 PRIOR = "prior"
 REPORT_ONLY = "report"
-"""Study.purpose of a study of which only a radiologist's report came so far: there is nothing to analyse."""
+"""Study.purpose of a study of which only reports, notes or presentation states came: there is nothing to analyse."""
 
 
 class Registered(StrEnum):
@@ -48,6 +56,8 @@ class ReceivedInstance:
     transfer_syntax_uid: str
     calling_ae_title: str = ""
     purpose: str = ROUTED
+    is_rejection_note: bool = False
+    """Whether it takes other instances back (`dicom_node.rejection`): then what rests on them is analysed anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +68,8 @@ class Registration:
     path: str = ""
     study_pk: int = 0
     detail: str = ""
+    disputes: str = ""
+    """StudyInstanceUID of what the index holds, where the conflicting object claims it for another patient."""
 
 
 def register_instance(session: Session, received: ReceivedInstance, *, now: dt.datetime) -> Registration:
@@ -65,7 +77,8 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
 
     A new image of a study that was complete or analysed re-opens it (tables.StudyState, transition C), unless it came
     as comparison material. Documents and presentation states only mark activity while the study is open. A Structured
-    Report that may be a radiologist's gets its row and job in the same transaction.
+    Report that may be a radiologist's gets its row and job in the same transaction. What a study's first object left
+    empty of patient and date, a later one fills. A rejection note has every result made anew that rests on its study.
     """
     header = received.header
     # The common case first, an instance of a known series: three statements, built once, for speed.
@@ -94,58 +107,23 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
         known = _known(session, received, now)
         assert known is not None
         return known
+    _fill(session, place, header)
     _note_activity(session, place, received, now)
+    if received.is_rejection_note:
+        reopen_resting_on(session, header.study_instance_uid, now=now)
     if received.sop_class_uid in REPORT_TEXTS:
         note_report(session, received.sop_instance_uid, header.study_instance_uid, now=now)
     return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=place.study_pk)
 
 
-def quarantine_instance(
-    session: Session,
-    *,
-    reason: QuarantineReason,
-    detail: str,
-    stored: StoredFile,
-    sop_class_uid: str,
-    sop_instance_uid: str,
-    calling_ae_title: str,
-    address: str,
-    now: dt.datetime,
-) -> bool:
-    """Note an object that is kept apart. False where the same bytes were noted before: the file is not needed then."""
-    known = session.execute(
-        update(Quarantine)
-        .where(
-            Quarantine.sop_instance_uid == sop_instance_uid[:255],
-            Quarantine.sha256 == stored.sha256,
-            Quarantine.reason == reason,
-        )
-        .values(times=Quarantine.times + 1, received_at=now)
-        .returning(Quarantine.id)
-        .execution_options(synchronize_session=False)
-    )
-    if known.first() is not None:
-        return False
-    session.add(
-        Quarantine(
-            reason=reason,
-            detail=detail,
-            sop_instance_uid=sop_instance_uid[:255],
-            sop_class_uid=sop_class_uid[:255],
-            path=stored.path,
-            sha256=stored.sha256,
-            size_bytes=stored.size_bytes,
-            calling_ae_title=calling_ae_title,
-            address=address,
-            received_at=now,
-        )
-    )
-    return True
-
-
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:
     """Whether this is an object that this node made: the loop guard's question."""
     return session.execute(_SELECT_DOCUMENT, {"uid": sop_instance_uid}).first() is not None
+
+
+def is_own_picture(header: InstanceHeader) -> bool:
+    """Whether a picture was made by this program, here or on another node: two nodes would wake each other for ever."""
+    return header.manufacturer_model_name == NODE_MODEL
 
 
 class _Place(Protocol):
@@ -154,6 +132,14 @@ class _Place(Protocol):
     study_pk: int
     state: StudyState
     purpose: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_birth_date: str
+    patient_sex: str
+    patient_name: str
+    study_date: str
+    study_time: str
+    accession_number: str
     series_pk: int | None
     series_study_pk: int | None
 
@@ -169,11 +155,14 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
     row = session.execute(_SELECT_KNOWN, {"uid": received.sop_instance_uid}).one_or_none()
     if row is None:
         return None
+    mismatch = _study_mismatch(row, received.header)
     same = row.sha256 == received.stored.sha256 and row.transfer_syntax_uid == received.transfer_syntax_uid
-    # An archive gives a retrieved image in a syntax and with demographics of its own choice: of an image that came as
-    # comparison material, the same study's UID is all that can be asked for.
+    # An archive gives a retrieved image in a syntax and with a header of its own choice: of an image that came as
+    # comparison material, the same study's UID is all that can be asked for, and that it is no other patient's.
     retrieved = (
-        PRIOR in (row.purpose, received.purpose) and row.study_instance_uid == received.header.study_instance_uid
+        PRIOR in (row.purpose, received.purpose)
+        and row.study_instance_uid == received.header.study_instance_uid
+        and not mismatch
     )
     if same or retrieved:
         if row.purpose == PRIOR and received.purpose == ROUTED and is_image(received.sop_class_uid):
@@ -183,7 +172,8 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
     return Registration(
         outcome=Registered.CONFLICT,
         study_pk=row.study_pk,
-        detail="the index holds other content under this SOPInstanceUID",
+        detail=f"the index holds other content under this SOPInstanceUID{f'; {mismatch}' if mismatch else ''}",
+        disputes=row.study_instance_uid if mismatch else "",
     )
 
 
@@ -191,7 +181,15 @@ def _mismatch(study_pk: int, detail: str) -> Registration:
     return Registration(outcome=Registered.MISMATCH, detail=detail, study_pk=study_pk)
 
 
-def _study_mismatch(place: _Place, header: InstanceHeader) -> str:
+class _Identified(Protocol):
+    """A study row's word on whose it is."""
+
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_birth_date: str
+
+
+def _study_mismatch(place: _Identified, header: InstanceHeader) -> str:
     """Why an instance cannot be of this study although it says so, or ""."""
     for name in ("patient_id", "issuer_of_patient_id", "patient_birth_date"):
         ours, theirs = getattr(place, name), getattr(header, name)
@@ -200,16 +198,28 @@ def _study_mismatch(place: _Place, header: InstanceHeader) -> str:
     return ""
 
 
+def _fill(session: Session, place: _Place, header: InstanceHeader) -> None:
+    """A study's first object may be a note or a film typed in by hand: what it left empty a later one says."""
+    said = {name: getattr(header, name) for name in _FILLED if not getattr(place, name)}
+    if said := {name: value for name, value in said.items() if value}:
+        session.execute(update(_study).where(_study.c.id == place.study_pk).values(**said))
+
+
 def _note_activity(session: Session, place: _Place, received: ReceivedInstance, now: dt.datetime) -> None:
     is_open = place.state is StudyState.OPEN
-    if received.purpose == ROUTED and is_image(received.sop_class_uid) and not (is_open and place.purpose == ROUTED):
+    brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
+    if received.purpose == ROUTED and brings_image and not (is_open and place.purpose == ROUTED):
         session.execute(_REOPEN if not is_open else _TAKE_AS_ROUTED, {"pk": place.study_pk, "now": now})
-    elif place.purpose == REPORT_ONLY and is_image(received.sop_class_uid):
+    elif place.purpose == REPORT_ONLY and brings_image:
         session.execute(_TAKE_AS_PRIOR, {"pk": place.study_pk, "now": now})
     elif is_open or (received.purpose == ROUTED and received.sop_class_uid not in REPORT_TEXTS):
         session.execute(_TOUCH, {"pk": place.study_pk, "now": now})
 
 
+_FILLED = (
+    *("patient_id", "issuer_of_patient_id", "patient_birth_date", "patient_sex", "patient_name"),
+    *("study_date", "study_time", "accession_number"),
+)
 _study = cast(Table, Study.__table__)
 _series = cast(Table, Series.__table__)
 _instance = cast(Table, Instance.__table__)
@@ -219,7 +229,7 @@ _SELECT_PLACE = (
     select(
         _study.c.id.label("study_pk"),
         *(_study.c.state, _study.c.purpose),
-        *(_study.c.patient_id, _study.c.issuer_of_patient_id, _study.c.patient_birth_date),
+        *(_study.c[name] for name in _FILLED),
         _series.c.id.label("series_pk"),
         _series.c.study_pk.label("series_study_pk"),
     )
@@ -232,6 +242,7 @@ _SELECT_KNOWN = (
     select(
         *(_instance.c.sha256, _instance.c.transfer_syntax_uid, _instance.c.path, _series.c.study_pk),
         *(_study.c.purpose, _study.c.study_instance_uid),
+        *(_study.c.patient_id, _study.c.issuer_of_patient_id, _study.c.patient_birth_date),
     )
     .select_from(
         _instance.join(_series, _instance.c.series_pk == _series.c.id).join(_study, _series.c.study_pk == _study.c.id)
@@ -242,7 +253,8 @@ _SELECT_DOCUMENT = select(_document.c.id).where(_document.c.sop_instance_uid == 
 _TOUCH = update(_study).where(_study.c.id == bindparam("pk")).values(last_instance_at=bindparam("now"))
 _TAKE_AS_ROUTED = _TOUCH.values(purpose=ROUTED)
 _TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
-_PROMOTE = _TAKE_AS_ROUTED.values(state=StudyState.OPEN, opened_at=bindparam("now"), completed_at=None, completed_by="")
+_OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": ""}
+_PROMOTE = _TAKE_AS_ROUTED.values(opened_at=bindparam("now"), **_OPENED)
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
 _INSERTS: Mapping[tuple[str, type[Base]], Executable] = {
     (dialect.__name__.rpartition(".")[2], table): dialect.insert(cast(Table, table.__table__))
@@ -264,8 +276,8 @@ def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any])
 
 
 def _first_purpose(received: ReceivedInstance) -> str:
-    is_report = received.purpose == ROUTED and received.sop_class_uid in REPORT_TEXTS
-    return REPORT_ONLY if is_report else received.purpose
+    brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
+    return received.purpose if brings_image or received.purpose != ROUTED else REPORT_ONLY
 
 
 def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A candidate is admitted where all of this is proven:
 2. It is the same person's (`identity.compare_identity`).
 3. It is a frontal chest radiograph for display (`suitability.judge`).
 4. Its exposure is earlier by date and time, and its study is not dated later. On one day both times must be known.
+   Where both headers state their time zone, it is applied; where one does, the order must hold by more than 14 hours.
 5. It is not older than the look-back window.
 
 Ranking of the admitted:
@@ -28,6 +29,8 @@ from dicom_node.priors.types import CandidateVerdict, ImageFacts, PriorChoice, P
 PART_OF_CURRENT = "part of the current study"
 LATER = "taken later than the current image"
 SAME_PICTURE = "the same picture as the current one, sent again: nothing has changed between them"
+ZONE_DOUBT = dt.timedelta(hours=14)
+"""No two zones differ by more in their own day; so long an order of which one side's zone is unknown is not proven."""
 _EARLIEST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - DICOM local time
 _NO_NEWS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER)
 """What a reader does not wonder about: not one of this patient's earlier films."""
@@ -96,16 +99,28 @@ def _time_objections(current: ImageFacts, image: ImageFacts, policy: PriorPolicy
     if image.taken_at is None:
         yield "it bears no date, so it is not proven to be earlier"
         return
+    now, then = _comparable(current, image)
     if image.taken_at.date() == current.taken_at.date() and not (image.taken_time_known and current.taken_time_known):
         yield "taken on the same day, and without both times it is not proven to be earlier"
-    elif image.taken_at > current.taken_at:
+    elif then > now:
         yield LATER
-    elif image.taken_at == current.taken_at:
+    elif (image.zone is None) is not (current.zone is None) and now - then < ZONE_DOUBT:
+        yield "only one of the two states its time zone and they lie within hours, so it is not proven to be earlier"
+    elif then == now:
         yield "taken at the very time of the current image"
     elif _study_moment(image) > _study_moment(current) and image.study_date and current.study_date:
         yield "its study is dated later than the current one, which contradicts its exposure time"
     if current.taken_at - image.taken_at > dt.timedelta(days=policy.look_back_days):
         yield f"older than the look-back window of {policy.look_back_days} days"
+
+
+def _comparable(current: ImageFacts, image: ImageFacts) -> tuple[dt.datetime, dt.datetime]:
+    """Both moments on one clock: UTC where both headers state their zone, else what the modalities' clocks showed."""
+    assert current.taken_at is not None
+    assert image.taken_at is not None
+    if current.zone is None or image.zone is None:
+        return current.taken_at, image.taken_at
+    return current.taken_at - current.zone, image.taken_at - image.zone
 
 
 def _study_moment(image: ImageFacts) -> str:

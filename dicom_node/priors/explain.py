@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom import Dataset
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError, UsageError
@@ -18,6 +19,7 @@ from dicom_node.priors import (
     CurrentChoice,
     ImageFacts,
     PriorChoice,
+    PriorPolicy,
     choose_prior,
     facts_of,
     facts_of_rows,
@@ -29,6 +31,8 @@ from dicom_node.priors import (
     same_picture,
     select_current,
 )
+from dicom_node.priors.disputes import DISPUTED, disputed
+from dicom_node.rejection import withdrawn_by
 from model.errors import PixelError
 from model.schema import DisplayImage
 from model.view_check import check_view
@@ -79,12 +83,13 @@ def explained(
         rows = prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
         notes = prefetch.notes(session, study)
     looked = _Looked()
+    known = _doubted([_facts(row, node) for row in (*own, *rows)], node, policy)
 
     def facts_of_all(held: Sequence[Instance]) -> list[ImageFacts]:
-        facts = [_facts(row, node) for row in held]
+        facts = [known[row.sop_instance_uid] for row in held]
         if decode is None:
             return facts
-        return [looked.at(row, known, node, decode) for row, known in zip(held, facts, strict=True)]
+        return [looked.at(row, fact, node, decode) for row, fact in zip(held, facts, strict=True)]
 
     current, candidates = select_current(facts_of_all(own), policy), facts_of_all(rows)
     broken = list(looked.failures.items())
@@ -99,13 +104,29 @@ def explained(
     return current, choices, (*notes, *unread)
 
 
-def _facts(row: Instance, node: NodeContext) -> ImageFacts:
+def _facts(row: Instance, node: NodeContext) -> tuple[ImageFacts, Dataset]:
     """From the header; from the index where the file cannot be read."""
     try:
         header = pydicom.dcmread(node.store.path(row.path), stop_before_pixels=True, force=True)
     except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError):
-        return facts_of_rows(row.series.study, row.series, row)
-    return facts_of(header, has_pixels=row.rows is not None, pixel_sha256=row.pixel_sha256)
+        return facts_of_rows(row.series.study, row.series, row), Dataset()
+    facts = facts_of(header, has_pixels=row.rows is not None, pixel_sha256=row.pixel_sha256)
+    # A header may lie about its own UID; the index's is that of the file.
+    return replace(facts, sop_instance_uid=row.sop_instance_uid), header
+
+
+def _doubted(
+    read: Sequence[tuple[ImageFacts, Dataset]], node: NodeContext, policy: PriorPolicy
+) -> dict[str, ImageFacts]:
+    """By SOPInstanceUID, with the marks of rejection notes and of disputed UIDs, as the analysis sets them."""
+    withdrawn = withdrawn_by(header for _, header in read)
+    claimed = disputed(node, {facts.sop_instance_uid: facts.patient for facts, _ in read}, policy)
+    return {
+        (uid := facts.sop_instance_uid): replace(
+            facts, withdrawn=withdrawn.get(uid, ""), disputed=DISPUTED if uid in claimed else ""
+        )
+        for facts, _ in read
+    }
 
 
 def as_values(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Iterable
 
@@ -11,12 +10,8 @@ from pydicom.multival import MultiValue
 
 from dicom_node.index.tables import Instance, Series, Study
 from dicom_node.priors.types import ImageFacts, Patient, PatientKey
+from model.exposure import da, exposure_of, moment_of, tm
 
-_DATE = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})")
-"""DA; the dots are ACR-NEMA's (PS3.5 section 6.2), dashes and slashes are other people's mistakes."""
-_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?")
-_FIRST_YEAR = 1895
-"""No radiograph is older than Röntgen's."""
 _TEXTS = (
     "SeriesDescription",
     "ProtocolName",
@@ -37,7 +32,7 @@ def facts_of(ds: Dataset, *, has_pixels: bool | None = None, pixel_sha256: str =
 
     has_pixels: pass it where the header was read without the pixel data; None looks for the elements.
     """
-    taken_at, time_known = exposure_time(ds)
+    exposure = exposure_of(ds)
     study_date, study_time = da(text_of(ds, "StudyDate")), tm(text_of(ds, "StudyTime"))
     return ImageFacts(
         sop_instance_uid=text_of(ds, "SOPInstanceUID"),
@@ -48,8 +43,9 @@ def facts_of(ds: Dataset, *, has_pixels: bool | None = None, pixel_sha256: str =
         modality=text_of(ds, "Modality").upper(),
         study_date=study_date,
         study_time=study_time,
-        taken_at=taken_at,
-        taken_time_known=time_known,
+        taken_at=exposure.moment if exposure is not None else None,
+        taken_time_known=exposure is not None and exposure.time_known,
+        zone=exposure.zone if exposure is not None else None,
         view_position=text_of(ds, "ViewPosition").upper(),
         view_codes=_codes(ds, "ViewCodeSequence"),
         body_part=text_of(ds, "BodyPartExamined").upper(),
@@ -76,7 +72,7 @@ def facts_of_rows(study: Study, series: Series, instance: Instance) -> ImageFact
     """The facts that the index keeps: all for identity and dates, fewer than the header has for body part and view."""
     taken_at = None
     if date := da(instance.acquired_at[:8]):
-        taken_at = _moment(date, tm(instance.acquired_at[8:]))
+        taken_at = moment_of(date, tm(instance.acquired_at[8:]))
     texts = (("SeriesDescription", series.series_description), ("StudyDescription", study.study_description))
     return ImageFacts(
         sop_instance_uid=instance.sop_instance_uid,
@@ -127,48 +123,6 @@ def patient_of(ds: Dataset) -> Patient:
         name=text_of(ds, "PatientName"),
         other_keys=tuple(key for key in others if key.patient_id),
     )
-
-
-def exposure_time(ds: Dataset) -> tuple[dt.datetime | None, bool]:
-    """Local date and time of the exposure, and whether the time is known: the first valid date with its own time."""
-    combined = text_of(ds, "AcquisitionDateTime")
-    if date := da(combined[:8]):
-        time = tm(combined[8:].split("+")[0].split("-")[0])
-        return _moment(date, time), bool(time)
-    for stem in ("Acquisition", "Content", "Series", "Study"):
-        if date := da(text_of(ds, f"{stem}Date")):
-            time = tm(text_of(ds, f"{stem}Time"))
-            return _moment(date, time), bool(time)
-    return None, False
-
-
-def da(value: str) -> str:
-    """A DA value as eight digits; "" where it is no date of the age of X-rays."""
-    match = _DATE.fullmatch(value.strip())
-    if match is None:
-        return ""
-    year, month, day = (int(part) for part in match.groups())
-    try:
-        dt.date(year, month, day)
-    except ValueError:
-        return ""
-    # Birth dates of 1800-01-01 are placeholders of some information systems.
-    return f"{year:04}{month:02}{day:02}" if year >= _FIRST_YEAR - 25 else ""
-
-
-def tm(value: str) -> str:
-    """A TM value as HHMMSS.FFFFFF; "" where it is no time. Leap seconds are cut to 59."""
-    match = _TIME.fullmatch(value.strip())
-    if match is None:
-        return ""
-    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
-    if hour > 23 or minute > 59 or second > 60:
-        return ""
-    return f"{hour:02}{minute:02}{min(second, 59):02}.{(match.group(4) or ''):0<6}"
-
-
-def _moment(date: str, time: str) -> dt.datetime:
-    return dt.datetime.strptime(f"{date}{time or '000000.000000'}", "%Y%m%d%H%M%S.%f")  # noqa: DTZ007 - DICOM local time
 
 
 def _species(ds: Dataset) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pydicom
 from sqlalchemy import delete, func, select
@@ -21,9 +22,10 @@ from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
 from dicom_node.header import read_header
-from dicom_node.index.ingest import PRIOR, ReceivedInstance, Registered, register_instance
+from dicom_node.index.doubt import heals, quarantine_instance
+from dicom_node.index.ingest import PRIOR, ReceivedInstance, Registered, Registration, register_instance
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables import ExpectedRetrieval, Instance, PriorSearch, Series, Study
+from dicom_node.index.tables import ExpectedRetrieval, Instance, PriorSearch, QuarantineReason, Series, Study
 from dicom_node.jobs import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors import prefetch
@@ -44,11 +46,12 @@ from dicom_node.priors.remote import (
 from dicom_node.priors.rules import policy_of
 from dicom_node.priors.types import ImageFacts, PriorPolicy
 from dicom_node.priors.web_archive import WebArchive
-from dicom_node.store import FileMeta
+from dicom_node.store import FileMeta, StoredFile
 from dicom_node.uids import is_uid
 
 log = get_logger(__name__)
 
+_T = TypeVar("_T")
 TRIES = 3
 """So often is a failed search tried again at once (with the queue's back-off), while the analysis still waits."""
 SETTLE_SECONDS = 5.0
@@ -303,14 +306,54 @@ def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
             )
             with node.database.write() as session:
                 registration = register_instance(session, received, now=node.clock())
+            _keep_or_drop(peer, node, received, registration, stored)
         except (StorageError, IndexUnavailableError) as error:
             log.error("fetched image not stored", why=str(error))
             return OUT_OF_RESOURCES
-        if registration.path != stored.path:
-            node.store.delete(stored.path)
         return SUCCESS if registration.outcome in (Registered.NEW, Registered.DUPLICATE) else CANNOT_UNDERSTAND
 
     return take
+
+
+def _keep_or_drop(
+    peer: QueryPeer, node: NodeContext, received: ReceivedInstance, registration: Registration, stored: StoredFile
+) -> None:
+    """What becomes of the file: the row's own, one in place of a lost one, set apart as evidence, or one too many."""
+    if registration.path == stored.path:
+        return
+    if registration.disputes:
+        moved = replace(stored, path=node.store.quarantine(stored.path))
+        with node.database.write() as session:
+            is_first = quarantine_instance(
+                session,
+                reason=QuarantineReason.CONFLICT,
+                detail=registration.detail,
+                stored=moved,
+                sop_class_uid=received.sop_class_uid,
+                sop_instance_uid=received.sop_instance_uid,
+                calling_ae_title=peer.ae_title[:16],
+                address=peer.host,
+                now=node.clock(),
+                disputes=registration.disputes,
+            )
+        log.error("fetched image quarantined", detail=registration.detail, peer=peer.name)
+        if not is_first:
+            node.store.delete(moved.path)
+        return
+
+    def run(work: Callable[[Session], _T]) -> _T:
+        with node.database.write() as session:
+            return work(session)
+
+    if registration.outcome is not Registered.DUPLICATE or not heals(
+        node.store,
+        run,
+        lost=registration.path,
+        stored=stored,
+        sop_instance_uid=received.sop_instance_uid,
+        transfer_syntax_uid=received.transfer_syntax_uid,
+    ):
+        node.store.delete(stored.path)
 
 
 def _record(session: Session, uid: str, searches: Sequence[Search], now: dt.datetime) -> None:

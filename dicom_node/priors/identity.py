@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,12 +54,35 @@ def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) 
     if not a.key.patient_id or not b.key.patient_id:
         return IdentityVerdict(identity=Identity.UNPROVEN, sentence="one of the images bears no patient ID")
     link = _link(a, b, policy)
+    if link is not None and any(names_nobody(patient.key.patient_id) for patient in (a, b)):
+        sentence = "the patient ID is a placeholder, which many patients may share"
+        return IdentityVerdict(identity=Identity.UNPROVEN, sentence=sentence)
     if link is None:
         sentence = OTHER_ID
         if a.key.patient_id == b.key.patient_id:
             sentence = SAME_ID_OTHER_ISSUER
         return IdentityVerdict(identity=Identity.OTHER, sentence=sentence)
     return _checked(a, b, link, policy)
+
+
+def names_nobody(patient_id: str) -> bool:
+    """Whether an ID is what is typed where there is none: "0", "9999", "UNKNOWN", "UNKNOWN2"."""
+    flat = _NO_SIGN.sub("", patient_id.casefold())
+    word = flat.rstrip("0123456789")
+    # "unknown08154711" may be one patient's own number.
+    is_word = word in _PLACEHOLDERS and len(flat) - len(word) <= 2
+    return is_word or not flat.strip("0") or (len(flat) >= 3 and len(set(flat)) == 1)
+
+
+_NO_SIGN = re.compile(r"[\W_]+")
+_PLACEHOLDERS = frozenset(
+    {
+        *("anonymous", "anonymized", "anonymised", "anonym", "anon", "unknown", "unbekannt", "unk", "none", "noid"),
+        *("null", "nil", "na", "nn", "test", "testpatient", "patient", "patientid", "id", "temp", "temporary", "dummy"),
+        *("emergency", "notfall", "trauma", "johndoe", "janedoe"),
+    }
+)
+"""What people and devices put where an ID belongs."""
 
 
 def canonical(key: PatientKey, policy: PriorPolicy) -> PatientKey:

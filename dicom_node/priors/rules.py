@@ -10,6 +10,8 @@ from dicom_node.priors.merged import read_merged
 from dicom_node.priors.types import ImageCheck, PatientKey, PriorPolicy, View
 from model.view_check import ViewCheck, ViewKind
 
+SURE_OF_POSE = 0.95
+"""From this probability on a turned or inverted film is refused, not only remarked upon."""
 _VIEWS = {ViewKind.FRONTAL_CHEST: View.FRONTAL, ViewKind.LATERAL_CHEST: View.LATERAL, ViewKind.OTHER: View.OTHER}
 
 
@@ -29,17 +31,22 @@ def policy_of(settings: Settings) -> PriorPolicy:
 
 def image_check(check: ViewCheck) -> ImageCheck:
     """What the trained look at the pixels means for the rules."""
-    remarks = []
+    remarks, pose = [], []
     if check.kind is ViewKind.FRONTAL_CHEST:
         if check.inverted:
             remarks.append("inverted")
+            if check.inverted_probability >= SURE_OF_POSE:
+                pose.append("has black and white exchanged")
         if check.rotation:
             remarks.append(f"turned by {check.rotation}°")
+            if check.rotation_probability >= SURE_OF_POSE:
+                pose.append(f"is turned by {check.rotation}°")
     return ImageCheck(
         view=_VIEWS[check.kind],
         probability=check.probability,
         remark=" and ".join(remarks),
         fault=check.fault or "",
+        pose=" and ".join(pose),
     )
 
 

@@ -24,6 +24,7 @@ from dicom_node.priors.words import (
     VIEW_CODES,
     Body,
     body_in,
+    is_mirrored_or_turned,
     view_in,
     view_of_orientation,
     view_of_position,
@@ -83,6 +84,8 @@ def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
         return _refused(view, Refusal.NOT_FRONTAL, decided_on, f"it is {what}")
     if min(image.rows or 0, image.columns or 0) < SMALLEST_SIDE:
         return _refused(view, Refusal.NO_PIXELS, decided_on, f"it has only {image.columns} × {image.rows} pixels")
+    if pose := _pose(image):
+        return _refused(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so left and right cannot be trusted")
     kind = "frontal chest radiograph" if view is View.FRONTAL else f"{view} chest radiograph"
     return Suitability(view=view, refusal=None, decided_on=decided_on, sentence=f"{kind} ({'; '.join(decided_on)})")
 
@@ -100,6 +103,10 @@ def _plain_refusals(image: ImageFacts, policy: PriorPolicy) -> Iterator[tuple[Re
         yield Refusal.NOT_RADIOGRAPH, f"it is no projection radiograph (modality {image.modality or 'not stated'})"
     elif image.modality and image.modality not in MODALITIES:
         yield Refusal.NOT_RADIOGRAPH, f"its modality is {image.modality}, not CR or DX"
+    if image.withdrawn:
+        yield Refusal.WITHDRAWN, image.withdrawn
+    if image.disputed:
+        yield Refusal.DISPUTED, image.disputed
     if image.species:
         yield Refusal.NOT_HUMAN, f"it is not of a person: {image.species}"
     if not image.has_pixels or not image.rows or not image.columns:
@@ -112,6 +119,13 @@ def _plain_refusals(image: ImageFacts, policy: PriorPolicy) -> Iterator[tuple[Re
         yield Refusal.NOT_CHEST, f"the picture {image.check.fault}, whatever its header says"
     if is_for_processing(image) and not policy.allow_for_processing:
         yield Refusal.FOR_PROCESSING, "it is raw detector data (FOR PROCESSING), not meant to be looked at"
+
+
+def _pose(image: ImageFacts) -> str:
+    """How the film does not stand as a reader, and the model, take it for granted; "" where nothing says so."""
+    if is_mirrored_or_turned(image.patient_orientation):
+        return f"it is mirrored or turned (PatientOrientation {'/'.join(image.patient_orientation)})"
+    return f"the picture {image.check.pose}" if image.check is not None and image.check.pose else ""
 
 
 def is_for_processing(image: ImageFacts) -> bool:

@@ -39,6 +39,9 @@ class Refusal(StrEnum):
     NOT_FRONTAL = "not a frontal view"
     UNDECIDED = "body part or view cannot be told"
     FOR_PROCESSING = "raw detector data (FOR PROCESSING)"
+    NOT_UPRIGHT = "mirrored, turned or with black and white exchanged"
+    WITHDRAWN = "withdrawn by a rejection note"
+    DISPUTED = "its UID is claimed for another patient"
     SAME_EXPOSURE = "another rendition of an exposure that is used already"
     LIMIT = "more images than the limit"
 
@@ -56,6 +59,9 @@ _ABSTAIN = {
     Refusal.NOT_FRONTAL: AbstainReason.NOT_FRONTAL,
     Refusal.UNDECIDED: AbstainReason.NOT_FRONTAL,
     Refusal.FOR_PROCESSING: AbstainReason.UNREADABLE,
+    Refusal.NOT_UPRIGHT: AbstainReason.NOT_USABLE,
+    Refusal.WITHDRAWN: AbstainReason.NOT_USABLE,
+    Refusal.DISPUTED: AbstainReason.NOT_USABLE,
     Refusal.SAME_EXPOSURE: AbstainReason.NOT_FRONTAL,
     Refusal.LIMIT: AbstainReason.NOT_FRONTAL,
 }
@@ -91,12 +97,14 @@ class ImageCheck:
     probability: of the stated view, 0..1.
     remark: "inverted", "rotated" and the like; empty where nothing is to be said.
     fault: why the picture is certainly no chest radiograph (`model.picture_check`); empty where it may be one.
+    pose: how a frontal chest certainly does not stand as it should, "is turned by 180°"; empty where it may.
     """
 
     view: View
     probability: float
     remark: str = ""
     fault: str = ""
+    pose: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +113,12 @@ class ImageFacts:
 
     taken_at: local date and time of the exposure: the first valid of AcquisitionDateTime, Acquisition-, Content-,
     Series- and StudyDate with its time; None without a date. taken_time_known: False where only the date is known.
+    zone: what the exposure's clock was ahead of UTC, None where the header does not say.
     study_date, study_time: DA and normalised TM, "" where missing or malformed.
     pixel_sha256: of the stored grey values where they were decoded before, else "".
     texts: body part and view in words, strongest first: (keyword, value).
+    withdrawn, disputed: why the object as a whole is not to be used: a rejection note names it; its UID is claimed for
+    another patient. Empty where nothing speaks against it.
     """
 
     sop_instance_uid: str
@@ -120,6 +131,7 @@ class ImageFacts:
     study_time: str = ""
     taken_at: dt.datetime | None = None
     taken_time_known: bool = False
+    zone: dt.timedelta | None = None
     view_position: str = ""
     view_codes: tuple[tuple[str, str], ...] = ()
     body_part: str = ""
@@ -138,6 +150,8 @@ class ImageFacts:
     source_sop_uids: tuple[str, ...] = ()
     pixel_sha256: str = ""
     check: ImageCheck | None = None
+    withdrawn: str = ""
+    disputed: str = ""
 
     @property
     def when(self) -> str:

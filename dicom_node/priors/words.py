@@ -124,4 +124,10 @@ def view_of_orientation(orientation: tuple[str, ...]) -> View | None:
     return View.OTHER if None not in axes else None
 
 
+def is_mirrored_or_turned(orientation: tuple[str, ...]) -> bool:
+    """Whether PatientOrientation (PS3.3 section C.7.6.1.1.1) states a frontal plane that is not shown as films are:
+    patient's left at the right edge, feet below. Silence and other planes are no statement."""
+    return view_of_orientation(orientation) is View.FRONTAL and [v[:1].upper() for v in orientation] != ["L", "F"]
+
+
 _AXIS = {"L": "left-right", "R": "left-right", "A": "front-back", "P": "front-back", "H": "head-foot", "F": "head-foot"}

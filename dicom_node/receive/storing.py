@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import IndexUnavailableError, StorageError
 from dicom_node.header import HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.index.doubt import heals, quarantine_instance
 from dicom_node.index.ingest import (
     PRIOR,
     ReceivedInstance,
     Registered,
     Registration,
     is_own_document,
-    quarantine_instance,
     register_instance,
 )
 from dicom_node.index.purpose import is_expected
@@ -39,6 +39,7 @@ from dicom_node.receive.messages import (
 from dicom_node.receive.negotiation import AcceptedContext
 from dicom_node.receive.statuses import SUCCESS, Failure
 from dicom_node.receive.wire import ProtocolError
+from dicom_node.rejection import is_rejection_note
 from dicom_node.store import FileMeta, FullError, IncomingFile, InstanceStore, StoredFile
 from dicom_node.uids import MAX_LENGTH, is_uid
 
@@ -113,15 +114,23 @@ class InstanceUpload:
         """What the data set's start says."""
         return read_header(self._head, self.transfer_syntax_uid)
 
-    def _begin(self, store: InstanceStore) -> None:
-        meta = FileMeta(
+    @property
+    def meta(self) -> FileMeta:
+        """What stands in the file's header."""
+        return FileMeta(
             sop_class_uid=self.sop_class_uid,
             # What is no UID comes this far only to be quarantined; its text has no place in a file meta either.
             sop_instance_uid=self.sop_instance_uid if is_uid(self.sop_instance_uid) else "",
             transfer_syntax_uid=self.transfer_syntax_uid,
         )
+
+    def is_rejection_note(self) -> bool:
+        """Whether the data set takes instances back."""
+        return is_rejection_note(bytes(self._head), self.meta)
+
+    def _begin(self, store: InstanceStore) -> None:
         try:
-            self._file = store.begin(meta)
+            self._file = store.begin(self.meta)
         except StorageError as error:
             self._fail(error)
 
@@ -211,6 +220,7 @@ def _registered(
         transfer_syntax_uid=upload.transfer_syntax_uid,
         calling_ae_title=request.caller.calling_ae_title[:16],
         purpose=_purpose(service, request.caller, request.command),
+        is_rejection_note=upload.is_rejection_note(),
     )
 
     def register(session: Session) -> Registration | None:
@@ -241,13 +251,20 @@ def _settled(
     if registration.outcome is Registered.NEW:
         return None
     if registration.outcome is Registered.DUPLICATE:
-        if registration.path != stored.path:
+        if registration.path != stored.path and not heals(
+            service.store,
+            service.index.run,
+            lost=registration.path,
+            stored=stored,
+            sop_instance_uid=upload.sop_instance_uid,
+            transfer_syntax_uid=upload.transfer_syntax_uid,
+        ):
             service.store.delete(stored.path)
         return None
     if registration.outcome is Registered.CONFLICT:
-        return _quarantined(
-            service, request, upload, stored, QuarantineReason.CONFLICT, statuses.CONFLICT, registration.detail
-        )
+        reason, failure = QuarantineReason.CONFLICT, statuses.CONFLICT
+        detail, disputes = registration.detail, registration.disputes
+        return _quarantined(service, request, upload, stored, reason, failure, detail, disputes=disputes)
     return _quarantined(
         service, request, upload, stored, QuarantineReason.MISMATCH, statuses.STUDY_MISMATCH, registration.detail
     )
@@ -261,6 +278,8 @@ def _quarantined(
     reason: QuarantineReason,
     failure: Failure,
     detail: str,
+    *,
+    disputes: str = "",
 ) -> Failure:
     """Put an object apart for a person to look at, and raise the alarm."""
     moved = StoredFile(path=service.store.quarantine(stored.path), sha256=stored.sha256, size_bytes=stored.size_bytes)
@@ -276,6 +295,7 @@ def _quarantined(
                 calling_ae_title=request.caller.calling_ae_title[:16],
                 address=request.caller.address,
                 now=service.clock(),
+                disputes=disputes,
             )
         )
     except IndexUnavailableError:

@@ -31,14 +31,17 @@ def build_documents(
     A document of a lower rung has another SOP Instance UID than the full one: its content differs.
     """
     header = clean_header(request.current.header)
-    built = [_reading(request, header)]
+    reading, is_whole = _reading(request, header)
+    built = [reading]
+    if not is_whole:
+        return tuple(built)  # beside "no result" nothing else may stand that states one
     if DocumentKind.MACHINE in kinds:
         try:
             content = machine_content(request)
             built.append(sr_document(request, header, DocumentKind.MACHINE, Comprehensive3DSRStorage, content, "full"))
         except UNREADABLE as error:
             # The coded document cannot be had; the text one, which is whole, then says so.
-            built = [_reading(request, header, because=error)]
+            built = [_reading(request, header, because=error)[0]]
     for kind, make in _EXTRA.items():
         if kind in kinds:
             built += _extra(make, request, header)
@@ -53,13 +56,16 @@ def _extra(make: _Maker, request: ReportRequest, header: CleanHeader) -> list[Bu
         return []
 
 
-def _reading(request: ReportRequest, header: CleanHeader, because: Exception | None = None) -> BuiltDocument:
+def _reading(
+    request: ReportRequest, header: CleanHeader, because: Exception | None = None
+) -> tuple[BuiltDocument, bool]:
+    """The reading report, and whether it says what the result says."""
     rung = "full" if because is None else "text"
     try:
         content = reading_content(request)
     except UNREADABLE as error:
         content, rung = _no_result(request, error), "no result"
-    return sr_document(request, header, DocumentKind.READING, EnhancedSRStorage, content, rung)
+    return sr_document(request, header, DocumentKind.READING, EnhancedSRStorage, content, rung), rung != "no result"
 
 
 def _no_result(request: ReportRequest, error: Exception) -> Dataset:

@@ -35,6 +35,8 @@ UNREADABLE = (
 MAX_ITEMS = 16
 """More requests than this behind one image are not believed."""
 
+_ONE_VALUED = frozenset({"PatientID", "IssuerOfPatientID", "AccessionNumber", "RequestedProcedureID"})
+"""Of several values none is believed: which of them it is nobody said."""
 _TIME = re.compile(r"([01]\d|2[0-3])(?:([0-5]\d)(?:([0-5]\d|60)(\.\d{1,6})?)?)?")
 _ZONE = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")
 
@@ -83,17 +85,6 @@ def name_text(value: str) -> str:
     return f"{alphabetic} ({ideographic})" if alphabetic and ideographic else alphabetic or ideographic
 
 
-def study_moment(header: Dataset) -> dt.datetime | None:
-    """StudyDate with StudyTime as the modality's local time, None without a valid date; midnight without a time."""
-    day = _date(_raw(header, "StudyDate")[0])
-    if not day:
-        return None
-    time = (_time(_raw(header, "StudyTime")[0]).split(".")[0] + "000000")[:6]
-    if time.endswith("60"):
-        time = time[:4] + "59"  # a leap second, which datetime does not know
-    return dt.datetime.strptime(day + time, "%Y%m%d%H%M%S")  # noqa: DTZ007 - local by definition, has no zone
-
-
 def whole_number(header: Dataset, keyword: str) -> int:
     """An element such as Rows, 0 where it is missing or no whole number."""
     value = _raw(header, keyword)[0].strip("\0 ")
@@ -101,7 +92,7 @@ def whole_number(header: Dataset, keyword: str) -> int:
 
 
 def _raw(header: Dataset, keyword: str) -> tuple[str, bool]:
-    """(text, could be read): the element's first value as text, whatever it really is."""
+    """(text, could be read): the element's first value as text, whatever it really is; of `_ONE_VALUED` all of them."""
     if keyword not in header:
         return "", True
     try:
@@ -109,6 +100,8 @@ def _raw(header: Dataset, keyword: str) -> tuple[str, bool]:
             warnings.simplefilter("ignore")  # pydicom warns of each odd value; we name them in the report instead
             value = header[keyword].value
             if isinstance(value, MultiValue | list):
+                if keyword in _ONE_VALUED and len(value) > 1:
+                    return "\\".join(map(str, value)), True
                 value = value[0] if len(value) else ""
             return ("" if value is None else str(value)), True
     except UNREADABLE:
@@ -129,7 +122,8 @@ def items_of(header: Dataset, keyword: str, limit: int = MAX_ITEMS) -> list[Data
 
 
 def _cut(text: str, limit: int) -> str:
-    """At most `limit` bytes of UTF-8: PS3.5 counts characters, but validators and databases count bytes."""
+    """At most `limit` bytes of UTF-8: PS3.5 counts characters, but validators and databases count bytes. Not for what
+    says who it is: a name or an ID that is legal stays as it is."""
     return text.encode("utf-8")[:limit].decode("utf-8", "ignore")
 
 
@@ -143,12 +137,22 @@ def _text(limit: int) -> Callable[[str], str]:
     return check
 
 
+def _identifier(limit: int) -> Callable[[str], str]:
+    """LO and SH that say whose or which order's it is: whole or not at all, because a part of it is another one's."""
+
+    def check(value: str) -> str:
+        stripped = value.strip("\0 ")
+        return stripped if len(stripped) <= limit and _text(4 * limit)(stripped) == stripped else ""
+
+    return check
+
+
 def _name(value: str) -> str:
     """PN: up to three groups of up to five components, each group at most 64 characters."""
     groups = []
     for group in _text(10_000)(value).split("=")[:3]:
         components = [component.strip(" ") for component in group.split("^")][:5]
-        groups.append(_cut("^".join(components), 64).rstrip("^ "))
+        groups.append("^".join(components)[:64].rstrip("^ "))
     return "=".join(groups).rstrip("=")
 
 
@@ -192,10 +196,14 @@ def _requests(header: Dataset, clean: Dataset) -> list[Dataset]:
         item = Dataset()
         item.StudyInstanceUID = study
         item.ReferencedStudySequence = []
-        item.AccessionNumber = text_of(source, "AccessionNumber", 16) or clean.AccessionNumber
-        item.PlacerOrderNumberImagingServiceRequest = text_of(source, "PlacerOrderNumberImagingServiceRequest")
-        item.FillerOrderNumberImagingServiceRequest = text_of(source, "FillerOrderNumberImagingServiceRequest")
-        item.RequestedProcedureID = text_of(source, "RequestedProcedureID", 16)
+        item.AccessionNumber = _identifier(16)(_raw(source, "AccessionNumber")[0]) or clean.AccessionNumber
+        item.PlacerOrderNumberImagingServiceRequest = _identifier(64)(
+            _raw(source, "PlacerOrderNumberImagingServiceRequest")[0]
+        )
+        item.FillerOrderNumberImagingServiceRequest = _identifier(64)(
+            _raw(source, "FillerOrderNumberImagingServiceRequest")[0]
+        )
+        item.RequestedProcedureID = _identifier(16)(_raw(source, "RequestedProcedureID")[0])
         item.RequestedProcedureDescription = text_of(source, "RequestedProcedureDescription")
         item.RequestedProcedureCodeSequence = _codes(source, "RequestedProcedureCodeSequence")
         requests.append(item)
@@ -227,15 +235,15 @@ def _entity(source: Dataset, *, local: bool = True) -> Dataset | None:
 
 _ELEMENTS: dict[str, tuple[Callable[[str], str], bool]] = {
     "PatientName": (_name, True),
-    "PatientID": (_text(64), True),
-    "IssuerOfPatientID": (_text(64), False),
+    "PatientID": (_identifier(64), True),
+    "IssuerOfPatientID": (_identifier(64), False),
     "PatientBirthDate": (_date, True),
     "PatientSex": (_sex, True),
     "StudyDate": (_date, True),
     "StudyTime": (_time, True),
     "ReferringPhysicianName": (_name, True),
     "StudyID": (_text(16), True),
-    "AccessionNumber": (_text(16), True),
+    "AccessionNumber": (_identifier(16), True),
     "StudyDescription": (_text(64), False),
     "TimezoneOffsetFromUTC": (_zone, False),
 }

@@ -19,11 +19,12 @@ from dicom_node.report.codes import PRIVATE_SCHEME, coding_scheme_identification
 from dicom_node.report.header import CleanHeader
 from dicom_node.report.identity import document_uid, header_uid, series_uid, study_uid
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest, SourceImage
+from dicom_node.sop_classes import NODE_MODEL
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
-MODEL_SLOT, NODE_MODEL = 64, "dicom-node"
+MODEL_SLOT = 64
 NODE_VERSION = metadata.version("dicom-node")
 
 
@@ -58,7 +59,7 @@ def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_
     ds.SpecificCharacterSet = "ISO_IR 192"
     for element in header.elements:
         ds[element.tag] = element
-    when = request.produced_at
+    when = local_time(request.produced_at, header.elements)
     ds.InstanceCreationDate, ds.InstanceCreationTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, document_uid(request, kind, rung)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study_uid(request), series_uid(request, kind)
@@ -75,6 +76,13 @@ def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_
     ds.SoftwareVersions = NODE_VERSION
     ds.ContributingEquipmentSequence = [_algorithm(request)]
     return ds
+
+
+def local_time(moment: dt.datetime, elements: Dataset) -> dt.datetime:
+    """On the clock that the object's dates and times are of: TimezoneOffsetFromUTC where it bears one, else this
+    machine's (PS3.3 section C.12.1.1.8). In UTC a report of the night would be dated before its own images."""
+    zone = str(elements.get("TimezoneOffsetFromUTC", "") or "")
+    return moment.astimezone(dt.datetime.strptime(zone, "%z").tzinfo if zone else None)
 
 
 def sr_document(
@@ -220,7 +228,7 @@ def _algorithm(request: ReportRequest) -> Dataset:
     item.DeviceSerialNumber = model.version[:MODEL_SLOT]
     item.SoftwareVersions = model.version[:MODEL_SLOT]
     item.DeviceUID = model.device_uid
-    item.ContributionDateTime = dt.datetime.strftime(request.produced_at, "%Y%m%d%H%M%S")
+    item.ContributionDateTime = f"{request.produced_at.astimezone(dt.UTC):%Y%m%d%H%M%S}+0000"
     mark = " (demonstration, not for clinical use)" if model.demonstration else ""
     item.ContributionDescription = f"Chest radiograph reading and comparison{mark}"
     return item

@@ -9,10 +9,11 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dicom_node.report.catalogue import catalogue
+from dicom_node.report.dates import date_text
 from dicom_node.report.header import clean_header, name_text
 from dicom_node.report.picture import pair_picture
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import date_text, sections
+from dicom_node.report.statements import sections
 
 
 @cache

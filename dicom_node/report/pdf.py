@@ -12,12 +12,13 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_node.report import codes
 from dicom_node.report.catalogue import catalogue
+from dicom_node.report.dates import date_text
 from dicom_node.report.fonts import PLACEHOLDER, Face, faces, first_with, showable
 from dicom_node.report.header import CleanHeader, name_text
 from dicom_node.report.iod import common, finished, referenced_sources
 from dicom_node.report.picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
-from dicom_node.report.statements import date_text, sections
+from dicom_node.report.statements import sections
 
 _MARGIN, _LINE = 18, 5.2  # millimetres
 

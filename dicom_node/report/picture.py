@@ -8,13 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dicom_node.report.catalogue import Catalogue, catalogue
+from dicom_node.report.dates import date_text, prior_date
 from dicom_node.report.phrases import change_word, phrase
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.statements import (
     answered,
-    date_text,
     no_change_key,
-    prior_date,
     worst_first,
 )
 from model.schema import Change, Finding, ImageRole, Presence, Region

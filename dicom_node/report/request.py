@@ -57,6 +57,7 @@ class ReportRequest:
     outcome, reason: how the analysis ended and, where it is not COMPARED, why, as a sentence for the radiologist.
     prior_reasons: why this prior was chosen, or why none was, one short sentence each.
     prediction: None where outcome is NOT_ANALYSED before the model was asked.
+    frontal_images: of the current study; each has a result, and documents, of its own.
     revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
     """
 
@@ -72,6 +73,7 @@ class ReportRequest:
     generation: int = 1
     predecessors: tuple[PredecessorDocument, ...] = ()
     language: str = "en"
+    frontal_images: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,16 +5,16 @@ Text, page, PDF and the reading report all print these sections, so they cannot 
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dicom_node.report.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.header import clean_header, study_moment
+from dicom_node.report.dates import full_date, is_child, prior_date
+from dicom_node.report.header import clean_header, whole_number
 from dicom_node.report.phrases import change_key, change_word, is_device, name_of, phrase
 from dicom_node.report.reasons import in_language
-from dicom_node.report.request import ReportRequest, SourceImage
+from dicom_node.report.request import ReportRequest
 from model.schema import Change, Finding, Presence
 
 
@@ -82,30 +82,6 @@ def answered(request: ReportRequest) -> bool:
     return request.prediction is not None and request.prediction.abstained is None and bool(request.prediction.findings)
 
 
-def moment(source: SourceImage) -> dt.datetime | None:
-    """When the image was made: the exposure where the header says, else the study's date and time."""
-    if source.image is not None and source.image.acquired is not None:
-        return source.image.acquired
-    return study_moment(source.header)
-
-
-def date_text(source: SourceImage | None, words: Catalogue) -> str:
-    """The image's date in words; with the time where both images are of one day, see `_same_day`."""
-    when = moment(source) if source is not None else None
-    return words.date(when) if when is not None else words.text("unknown_date")
-
-
-def prior_date(request: ReportRequest, words: Catalogue) -> str:
-    """The prior's date, with the time of day where the current image is of the same day."""
-    if request.prior is None:
-        return words.text("unknown_date")
-    now, then = moment(request.current), moment(request.prior)
-    date = date_text(request.prior, words)
-    if now is not None and then is not None and now.date() == then.date():
-        return words.text("date_time", date=date, time=f"{then:%H:%M}")
-    return date
-
-
 def worst_first(findings: tuple[Finding, ...]) -> list[Finding]:
     """Ordered by change, then abnormalities before devices, then degree, then probability."""
 
@@ -165,9 +141,7 @@ def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     lines: list[str] = []
     if request.prior is None:
         present = [f for f in ordered if f.presence is Presence.PRESENT]
-        for f in present:
-            text = words.text("impression.present", finding=phrase(f, words), probability=words.percent(f.probability))
-            lines.append(sentence(text))
+        lines += [_present(f, words) for f in present]
         if not present:
             lines.append(_none_present(ordered, words))
         if request.reason.strip():
@@ -184,6 +158,8 @@ def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         lines += [
             change_sentence(f, date, words) for f in ordered if f.change in (Change.STABLE, Change.NOT_COMPARABLE)
         ]
+        # A model that was not asked how it changed still says that it is there.
+        lines += [_present(f, words) for f in ordered if f.change is None and f.presence is Presence.PRESENT]
         if not any(f.change in _MOVED or f.presence is Presence.PRESENT for f in ordered):
             lines.append(_none_present(ordered, words))
     silent = [name_of(f.key, words) for f in ordered if f.presence is Presence.ABSTAINED]
@@ -194,8 +170,18 @@ def _impressions(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 def no_change_key(findings: Iterable[Finding]) -> str:
     """Which message says that nothing changed: with an open question left, only that no change is stated."""
-    open_question = any(f.presence is Presence.ABSTAINED or f.change is Change.NOT_COMPARABLE for f in findings)
+    open_question = any(
+        f.presence is Presence.ABSTAINED
+        or f.change is Change.NOT_COMPARABLE
+        or (f.presence is Presence.PRESENT and f.change is None)
+        for f in findings
+    )
     return "impression.no_change_stated" if open_question else "impression.no_change"
+
+
+def _present(finding: Finding, words: Catalogue) -> str:
+    probability = words.percent(finding.probability)
+    return sentence(words.text("impression.present", finding=phrase(finding, words), probability=probability))
 
 
 def _none_present(findings: list[Finding], words: Catalogue) -> str:
@@ -245,15 +231,8 @@ def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         if request.reason.strip() and answered(request):
             reasons.insert(0, full_sentence(in_language(request.reason, words)))
         return tuple(dict.fromkeys((words.text("comparison.without"), *reasons)))
-    dates = {"current": _full_date(request.current, words), "date": _full_date(request.prior, words)}
+    dates = {"current": full_date(request.current, words), "date": full_date(request.prior, words)}
     return (words.text("comparison.with", **dates), *reasons)
-
-
-def _full_date(source: SourceImage, words: Catalogue) -> str:
-    when = moment(source)
-    if when is None:
-        return words.text("unknown_date")
-    return words.text("date_time", date=words.date(when), time=f"{when:%H:%M}")
 
 
 def _prognosis(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -278,6 +257,7 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     if prediction is not None and answered(request):
         lines += [words.text("limitations.scope"), words.text("limitations.probability")]
         lines.append(words.text("limitations.one_view"))
+        lines += _about_the_images(request, words)
         methods = sorted({region.method for f in prediction.findings for region in f.regions})
         if methods:
             lines.append(words.text("limitations.regions", method=words.joined(methods)))
@@ -285,6 +265,22 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     if faults:
         lines.append(words.text("limitations.header", elements=", ".join(faults)))
     return tuple(lines)
+
+
+def _about_the_images(request: ReportRequest, words: Catalogue) -> list[str]:
+    """What of these very images a reader must know before believing the statements on them."""
+    lines = []
+    if request.frontal_images > 1:
+        number = whole_number(request.current.header, "InstanceNumber") or "–"
+        date = full_date(request.current, words)
+        count = request.frontal_images
+        lines.append(words.text("limitations.several", count=count, number=number, date=date))
+    now, then = (source.image.view if source and source.image else None for source in (request.current, request.prior))
+    if now and then and now != then:
+        lines.append(words.text("limitations.other_view", current=now, prior=then))
+    if is_child(request.current):
+        lines.append(words.text("limitations.child"))
+    return lines
 
 
 def origin(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:

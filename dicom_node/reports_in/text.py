@@ -13,8 +13,8 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import ReportError
 from dicom_node.report.header import UNREADABLE, items_of, text_of
-from dicom_node.report.iod import NODE_MODEL
 from dicom_node.report.show import MAX_DEPTH
+from dicom_node.sop_classes import NODE_MODEL
 from dicom_node.uids import is_uid
 from model.labeller_words import word_list
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from dicom_node import audit, notify, retention, syslog
 from dicom_node.audit import Event, EventType, Participant
 from dicom_node.config import LoggingSection
-from dicom_node.index.ingest import quarantine_instance
+from dicom_node.index.doubt import quarantine_instance
 from dicom_node.index.tables import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
 from dicom_node.logs import bound, configure, get_logger
 from dicom_node.notify import NotifyError

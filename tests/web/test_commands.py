@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.cli import daily, doctor, drift, feedback, models
+from dicom_node.cli import daily, doctor, drift, feedback, models, quarantine
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, UsageError
 from dicom_node.index.tables import Delivery, DeliveryState, Job, JobKind, JobState, Study
@@ -25,7 +25,7 @@ from tests.support import REPOSITORY, free_port
 app = Typer()
 daily.register(app)
 doctor.register(app)
-for area in (drift, feedback, models):
+for area in (drift, feedback, models, quarantine):
     area.register(app)
 
 
@@ -77,7 +77,7 @@ def test_a_name_steers_neither_the_table_nor_the_terminal(config: Path, node: No
 
 
 LISTING = (
-    *(["status"], ["studies"], ["jobs"], ["purge"], ["retry", "--all"]),
+    *(["status"], ["studies"], ["jobs"], ["purge"], ["retry", "--all"], ["quarantine"]),
     *(["models", "list"], ["feedback", "list"], ["feedback", "agreement"]),
 )
 DAMAGES = {

@@ -1,0 +1,55 @@
+"""`dicom-node quarantine`: what was set apart, and a person's word that it is settled."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from dicom_node import quarantine as apart
+from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
+from dicom_node.web.pages import moment
+
+
+def quarantine(
+    settled: Annotated[
+        list[int] | None,
+        typer.Option("--settle", metavar="ID", help="Looked into: ours is right. Repeatable; its file is deleted."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 200,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Objects that were set apart and need a person, or, with --settle, the end of that.
+
+    While an object that claims an image of ours for another patient is not settled, that image is neither analysed nor
+    compared with. Settling says that what the index holds is right, and has the image's own study analysed anew; one
+    that was not compared with it for that reason is analysed again by `reprocess`. Where the object is right and ours
+    is wrong, leave it, and let the archive withdraw ours by a rejection note.
+    """
+    with open_node(config) as node:
+        opened = apart.settle(node, set(settled), who=getpass.getuser()) if settled else 0
+        with node.database.read() as session:
+            rows = apart.waiting(session, limit=limit)
+    if as_json:
+        keys = ("id", "reason", "detail", "sop_instance_uid", "path", "calling_ae_title", "received_at", "times")
+        print_json([{key: getattr(row, key) for key in keys} for row in rows])
+        return
+    shown = [
+        Row(
+            cells=(str(row.id), row.reason, row.calling_ae_title, str(row.times), moment(row.received_at)),
+            below=(row.sop_instance_uid, row.detail, row.path),
+            style="red",
+        )
+        for row in rows
+    ]
+    print_rows(("id", "reason", "from", "times", "last (UTC)"), shown)
+    if settled:
+        console.print(f"{len(settled)} settled; {opened} studies are opened anew")
+    console.print(f"{len(shown)} objects are set apart")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(quarantine)

@@ -1,0 +1,100 @@
+"""What was set apart and needs a person: the list, and that person's word that it is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import pydicom
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import audit
+from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError, UsageError
+from dicom_node.index.doubt import reopen_resting_on
+from dicom_node.index.tables import Instance, Quarantine, QuarantineReason, Series, Study
+from dicom_node.logs import get_logger
+from dicom_node.priors import policy_of
+from dicom_node.priors.disputes import disputed
+from dicom_node.priors.facts import patient_of
+from dicom_node.priors.types import Patient
+
+log = get_logger(__name__)
+
+
+def waiting(session: Session, *, limit: int) -> list[Quarantine]:
+    """What is set apart and not settled, the latest first."""
+    unsettled = select(Quarantine).where(Quarantine.resolved_at.is_(None))
+    return list(session.scalars(unsettled.order_by(Quarantine.received_at.desc(), Quarantine.id).limit(limit)))
+
+
+def settle(node: NodeContext, ids: Collection[int], *, who: str) -> int:
+    """A person has looked into these objects: what the index holds is right. Returns how many studies are opened anew.
+
+    An image of ours that such an object claimed for another patient may be used again, so its study is analysed once
+    more. The objects' files are deleted. Raises UsageError where one is not in quarantine, or settled already, and then
+    changes nothing.
+    """
+    freed = _claimed(node, ids)
+    with node.database.write() as session:
+        rows = _unsettled(session, ids)
+        now = node.clock()
+        for row in rows:
+            row.resolved_at = now
+        session.flush()
+        holding = select(Study).join(Study.series).join(Series.instances)
+        studies = session.scalars(holding.where(Instance.sop_instance_uid.in_(freed)).distinct()).all()
+        for study in studies:
+            reopen_resting_on(session, study.study_instance_uid, now=now)
+            _audited(session, node, study, who)
+        paths = [row.path for row in rows]
+    for path in paths:
+        node.store.delete(path)
+    log.info("quarantine settled", objects=len(paths), studies=len(studies))
+    return len(studies)
+
+
+def _unsettled(session: Session, ids: Collection[int]) -> Sequence[Quarantine]:
+    rows = session.scalars(select(Quarantine).where(Quarantine.id.in_(ids), Quarantine.resolved_at.is_(None))).all()
+    others = sorted(set(ids) - {row.id for row in rows})
+    if others:
+        raise UsageError(f"not in quarantine: {', '.join(map(str, others))}; `dicom-node quarantine` lists what is")
+    return rows
+
+
+def _claimed(node: NodeContext, ids: Collection[int]) -> frozenset[str]:
+    """SOPInstanceUIDs of ours that these objects, and perhaps others, claim for another patient."""
+    with node.database.read() as session:
+        conflicts = [row for row in _unsettled(session, ids) if row.reason is QuarantineReason.CONFLICT]
+        ours = select(Instance.sop_instance_uid, Instance.path).where(
+            Instance.sop_instance_uid.in_([row.sop_instance_uid for row in conflicts])
+        )
+        held = {uid: _patient(node, path) for uid, path in session.execute(ours)}
+    return disputed(node, held, policy_of(node.settings))
+
+
+def _patient(node: NodeContext, path: str) -> Patient:
+    try:
+        return patient_of(pydicom.dcmread(node.store.path(path), stop_before_pixels=True, force=True))
+    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError):
+        return patient_of(pydicom.Dataset())
+
+
+def _audited(session: Session, node: NodeContext, study: Study, who: str) -> None:
+    audit.record(
+        session,
+        audit.Event.PATIENT_RECORD,
+        action="U",
+        now=node.clock(),
+        participants=(
+            audit.Participant(user_id=who, requestor=True),
+            audit.this_node(node.settings.node.ae_title),
+        ),
+        study=audit.AboutStudy(
+            study_instance_uid=study.study_instance_uid,
+            patient_id=study.patient_id,
+            patient_name=study.patient_name,
+            accession_number=study.accession_number,
+        ),
+        site=node.settings.audit.site,
+    )

@@ -1,0 +1,58 @@
+"""When the images of a result were made, in words, by one reading of the header for every document."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from dicom_node.report.catalogue import Catalogue
+from dicom_node.report.header import text_of
+from dicom_node.report.request import ReportRequest, SourceImage
+from model.exposure import Exposure, da, exposure_of
+
+
+def taken(source: SourceImage) -> Exposure | None:
+    """When the image was made, by the same reading of its header as the choice of the prior; None without a date."""
+    exposure = exposure_of(source.header)
+    if exposure is None and source.image is not None and source.image.acquired is not None:
+        return Exposure(moment=source.image.acquired, time_known=True)
+    return exposure
+
+
+def moment(source: SourceImage) -> dt.datetime | None:
+    """Local date and time of the image; midnight where only the date is known, None without a date."""
+    exposure = taken(source)
+    return exposure.moment if exposure is not None else None
+
+
+def date_text(source: SourceImage | None, words: Catalogue) -> str:
+    """The image's date in words; with the time where both images are of one day, see `_same_day`."""
+    when = moment(source) if source is not None else None
+    return words.date(when) if when is not None else words.text("unknown_date")
+
+
+def prior_date(request: ReportRequest, words: Catalogue) -> str:
+    """The prior's date, with the time of day where the current image is of the same day."""
+    if request.prior is None:
+        return words.text("unknown_date")
+    now, then = moment(request.current), moment(request.prior)
+    date = date_text(request.prior, words)
+    if now is not None and then is not None and now.date() == then.date():
+        return words.text("date_time", date=date, time=f"{then:%H:%M}")
+    return date
+
+
+def full_date(source: SourceImage, words: Catalogue) -> str:
+    """Date in words, with the time of day where it is known."""
+    exposure = taken(source)
+    if exposure is None:
+        return words.text("unknown_date")
+    date = words.date(exposure.moment)
+    return words.text("date_time", date=date, time=f"{exposure.moment:%H:%M}") if exposure.time_known else date
+
+
+def is_child(source: SourceImage) -> bool:
+    """Whether the patient was younger than 18 years when the image was taken; False where the header does not tell."""
+    born, exposure = da(text_of(source.header, "PatientBirthDate")), taken(source)
+    if not born or exposure is None:
+        return False
+    return f"{exposure.moment:%Y%m%d}" < f"{int(born[:4]) + 18}{born[4:]}"
