@@ -9,9 +9,13 @@ from dataclasses import replace
 import pytest
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
-from dicom_node.priors import ImageFacts, PriorPolicy, choose_prior, select_current
+from dicom_node.priors import ImageFacts, PriorPolicy, choose_prior, image_check, select_current
+from dicom_node.priors.disputes import DISPUTED
+from dicom_node.priors.types import ImageCheck
+from dicom_node.rejection import TITLES
 from dicom_node.report.catalogue import catalogue
 from dicom_node.report.reasons import in_language
+from model.view_check import ViewCheck, ViewKind
 from tests.priors.values import image, patient
 
 GERMAN = catalogue("de")
@@ -27,6 +31,20 @@ def before(days: float, study: str | None = None, **changes: object) -> ImageFac
 def english_left(sentence: str) -> list[str]:
     """English words, but for quotations of the header."""
     return ENGLISH.findall(re.sub(r"'[^']*'|sagt \S+", "", in_language(sentence, GERMAN)))
+
+
+def checked(*, inverted: float, rotation: int) -> ImageCheck:
+    """What a sure look at the pixels finds wrong with the pose."""
+    seen = ViewCheck(
+        kind=ViewKind.FRONTAL_CHEST,
+        probability=0.99,
+        frontal_probability=0.99,
+        inverted=inverted > 0.5,
+        inverted_probability=inverted,
+        rotation=rotation,
+        rotation_probability=0.99,
+    )
+    return image_check(seen)
 
 
 CANDIDATES = (
@@ -49,6 +67,14 @@ CANDIDATES = (
     before(5, study_date="20240601"),
     before(5, irradiation_event_uid="1.2.3"),
     image("undated", taken=None),
+    before(0.2, zone=dt.timedelta(hours=1)),
+    before(5, patient_orientation=("R", "F")),
+    before(5, disputed=DISPUTED),
+    *(before(5, withdrawn=f"it was withdrawn {why} (rejection note)") for why in TITLES.values()),
+    *(
+        before(5, check=checked(inverted=inverted, rotation=turn))
+        for inverted, turn in ((0.99, 180), (0.99, 0), (0, 90))
+    ),
 )
 
 
@@ -62,7 +88,14 @@ def test_every_reason_for_or_against_a_prior_is_translated(candidate: ImageFacts
 
 
 @pytest.mark.parametrize(
-    "changes", [{"view_position": "LL"}, {"body_part": "KNEE"}, {"modality": "CT"}, {"has_pixels": False}]
+    "changes",
+    [
+        {"view_position": "LL"},
+        {"body_part": "KNEE"},
+        {"modality": "CT"},
+        {"has_pixels": False},
+        {"patient_orientation": ("R", "F")},
+    ],
 )
 def test_why_no_image_was_analysed_is_translated(changes: dict[str, object]) -> None:
     choice = select_current([replace(image(), **changes), replace(image(number=2), **changes)])  # type: ignore[arg-type]
