@@ -10,7 +10,7 @@ from dicom_node.priors.merged import read_merged
 from dicom_node.priors.types import ImageCheck, PatientKey, PriorPolicy, View
 from model.view_check import ViewCheck, ViewKind
 
-SURE_OF_POSE = 0.95
+SURE_OF_POSE = 0.99
 """From this probability on a turned or inverted film is refused, not only remarked upon."""
 _VIEWS = {ViewKind.FRONTAL_CHEST: View.FRONTAL, ViewKind.LATERAL_CHEST: View.LATERAL, ViewKind.OTHER: View.OTHER}
 

@@ -68,6 +68,33 @@ def test_refused_with_its_reason(candidate: ImageFacts, why: str) -> None:
     assert choice.reasons[0].startswith("No comparison: no earlier image of this patient is ")
 
 
+HOUR = dt.timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("hours", "prior_zone", "current_zone", "why"),
+    [
+        (0.5, None, None, ""),
+        (0.5, HOUR, HOUR, ""),
+        (0.5, 0 * HOUR, HOUR, "taken later than the current image"),
+        (-0.5, HOUR, 0 * HOUR, ""),
+        (1, 0 * HOUR, HOUR, "taken at the very time of the current image"),
+        (1.5, 0 * HOUR, HOUR, ""),
+        (0.5, HOUR, None, "only one of the two states its time zone"),
+        (0.5, None, -5 * HOUR, "only one of the two states its time zone"),
+        (24, HOUR, None, ""),
+    ],
+)
+def test_the_order_on_one_clock(
+    hours: float, prior_zone: dt.timedelta | None, current_zone: dt.timedelta | None, why: str
+) -> None:
+    """The wall clocks say one thing, UTC another: a wrong order turns new into resolved."""
+    candidate = before(hours / 24, "same day", zone=prior_zone, study_date="", study_time="")
+    (verdict,) = choose_prior(image(zone=current_zone), [candidate]).verdicts
+    assert (verdict.against == ()) is (why == "")
+    assert why in " ".join(verdict.against)
+
+
 def test_a_conflict_is_told_in_the_report_and_hides_no_other_prior() -> None:
     wrong = before(2, patient=patient(birth_date="19710130"))
     right = before(9)
