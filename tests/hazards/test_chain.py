@@ -226,7 +226,7 @@ def test_patient_and_date_come_from_whichever_object_says_them(
 
 
 def test_a_placeholder_id_proves_nobody(node: NodeContext, models: Models, films: tuple[Dataset, Dataset]) -> None:
-    prior, current = (copied(film, PatientID="UNKNOWN", PatientName="Unknown") for film in films)
+    prior, current = (copied(film, PatientID="NOTFALL", PatientName="Notfall^Mann") for film in films)
     receive(node, prior)
     receive(node, current)
     analyse_all(node, models)

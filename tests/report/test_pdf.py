@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import subprocess
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import Dataset
 
 from dicom_node.report import DocumentKind, ReportRequest, build_documents, fonts
 from dicom_node.report.header import clean_header, name_text
@@ -29,7 +29,7 @@ NAMES = {
 
 
 def named(name: str) -> ReportRequest:
-    header = Dataset(CURRENT.header)
+    header = copy.deepcopy(CURRENT.header)
     header.PatientName = name
     return dataclasses.replace(kinds()["new"], current=dataclasses.replace(CURRENT, header=header))
 
