@@ -44,6 +44,8 @@ from model.vlm import Vlm
 
 TOP_LOGPROBS = 20
 """The most that OpenAI's protocol, vLLM and SGLang all give."""
+SIGHT_QUESTIONS = 6
+"""So many are asked when a server is opened; in half precision one alone may be answered alike by chance."""
 MAX_DEPTH = 8
 """Tokens of common beginning that are walked through before answers are told apart by what is known."""
 
@@ -191,8 +193,8 @@ def open_remote_predictor(
 
     findings: what it may be asked; nobody but its trainer knows what a served model has learned. model: its name on
     the server, the first one where not given. manifest: reading rules (calibration, thresholds, device UID) of the
-    checkpoint that the server serves, where that has one; otherwise the identity is made of address and name. One
-    question is asked at once, in two orders of two pictures, to see that the server looks at them.
+    checkpoint that the server serves, where that has one; otherwise the identity is made of address and name. A few
+    questions are asked at once, in two orders of two pictures, to see that the server looks at them.
     """
     if not findings and manifest is None:
         raise InferenceError(f"{base_url}: nobody says what the served model may be asked ([model] findings)")
@@ -208,7 +210,7 @@ def open_remote_predictor(
     rules = manifest or _manifest_of(base_url, name, findings)
     pictures, engine = RemotePictures(image_size=image_size), RemoteEngine(client, name, scoring=scoring)
     try:
-        _check_sight(engine, pictures, *rules.findings[:1])
+        _check_sight(engine, pictures, rules.findings[:SIGHT_QUESTIONS])
     except InferenceError:
         client.close()
         raise
@@ -216,14 +218,17 @@ def open_remote_predictor(
     return Predictor(cast(Vlm, pictures), rules, engine=cast(Engine, engine))
 
 
-def _check_sight(engine: RemoteEngine, pictures: RemotePictures, finding: str = "pneumothorax") -> None:
-    """Ask one question about two pictures in both orders: a server that drops images, or one of them, answers all the
-    same, and from the words alone. Raises InferenceError where both answers are equal to the last digit."""
+def _check_sight(engine: RemoteEngine, pictures: RemotePictures, findings: Sequence[str]) -> None:
+    """Ask about two pictures in both orders: a server that drops images, or one of them, answers all the same, and from
+    the words alone. Raises InferenceError where every answer is equal to the last digit.
+    """
     ramp = np.tile(np.linspace(0, 255, pictures.image_size).astype(np.uint8), (pictures.image_size, 1))
-    question = closed_question(QuestionType.PRESENCE, finding)
+    questions = tuple(closed_question(QuestionType.PRESENCE, finding) for finding in findings or ("pneumothorax",))
     orders = ((ramp, ramp[::-1, ::-1].T), (ramp[::-1, ::-1].T, ramp))
-    jobs = [Job(pictures=order, layout=pictures.layout(priors=1), questions=(question,)) for order in orders]
-    first, second = (answers.closed[question.key].log_probabilities for answers in engine.ask(jobs))
+    jobs = [Job(pictures=order, layout=pictures.layout(priors=1), questions=questions) for order in orders]
+    first, second = (
+        [answers.closed[question.key].log_probabilities for question in questions] for answers in engine.ask(jobs)
+    )
     if first == second:
         raise InferenceError(
             f"{engine.client.base_url}: {engine.model} answers the same whichever picture comes "
