@@ -147,9 +147,9 @@ class Receiver:
             tell_refusal=self._audit.refused,
         )
         self._lobby_thread = threading.Thread(target=self._lobby.run, name="lobby", daemon=True)
-        self._lobby_thread.start()
         self._reporter.start()
         self._audit.start()
+        self._lobby_thread.start()  # last: whoever is let in finds everything running
         log.info("receiver listening", port=self.port, tls_port=self.tls_port or None, pid=os.getpid())
 
     def stop(self) -> None:
