@@ -13,6 +13,10 @@ from pathlib import Path
 from tests.support import free_port, listening, wait_until
 
 
+LISTENING = "receiver listening"
+"""Said when the sockets are open and every thread has been started."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ReceiverProcess:
     """`python -m dicom_node.receive` on a configuration of its own."""
@@ -23,12 +27,17 @@ class ReceiverProcess:
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start it and wait until it listens, and all its threads run."""
+        before = self.log().count(LISTENING)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dicom_node.receive", str(self.folder / "config.toml")], stdout=log, stderr=log
             )
-        wait_until(self._listens, seconds=60, what=f"the receiver to listen\n{self.log()[-2000:]}")
+        wait_until(
+            lambda: self._listens() and self.log().count(LISTENING) > before,
+            seconds=60,
+            what=f"the receiver to listen\n{self.log()[-2000:]}",
+        )
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, self.log()[-2000:]
