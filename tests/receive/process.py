@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.support import free_port, listening, wait_until
 
-
 LISTENING = "receiver listening"
 """Said when the sockets are open and every thread has been started."""
 
