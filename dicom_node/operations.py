@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node import audit, jobs
 from dicom_node.completion import analyse_key, force
 from dicom_node.config import Settings
-from dicom_node.deliver.queue import resend
+from dicom_node.deliver.queue import is_job_of, resend
 from dicom_node.errors import UsageError
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result, Study, StudyState
 from dicom_node.logs import get_logger
@@ -31,7 +31,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
         raise UsageError("only a report of this study came, and no image: there is nothing to analyse")
     if force(session, study_instance_uid=study_instance_uid, now=now):
         session.refresh(study)
-        _audited(session, settings, study, now=now, who=who)
+        audited(session, settings, study, now=now, who=who)
         return 1
     newest = select(func.max(Result.generation)).where(Result.study_pk == study.id, Result.revision == study.revision)
     generation = (session.scalar(newest) or 0) + 1
@@ -40,7 +40,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, now=now, priority=jobs.Priority.BULK):
         jobs.retry_dead(session, now=now, keys=[key])
     study.state = StudyState.COMPLETE
-    _audited(session, settings, study, now=now, who=who)
+    audited(session, settings, study, now=now, who=who)
     return generation
 
 
@@ -54,7 +54,7 @@ def resend_study(session: Session, study_instance_uid: str, *, settings: Setting
         .where(Result.study_pk == study.id, Result.is_current)
     ).all()
     count = resend(session, ids, now=now, settings=settings.delivery)
-    _audited(session, settings, study, now=now, who=who)
+    audited(session, settings, study, now=now, who=who)
     return count
 
 
@@ -64,7 +64,7 @@ def retry(session: Session, *, now: dt.datetime, keys: Collection[str] | None = 
     dead = session.execute(
         select(Delivery, Job.key)
         .join(Document, Delivery.document_pk == Document.id)
-        .join(Job, Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + Delivery.destination)
+        .join(Job, is_job_of(Delivery.destination))
         .where(Delivery.state == DeliveryState.DEAD, Job.state == JobState.READY)
     ).all()
     for delivery, key in dead:
@@ -86,7 +86,7 @@ def abandon(
         select(Job, Delivery, Study)
         .select_from(Delivery)
         .join(Document, Delivery.document_pk == Document.id)
-        .join(Job, Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + Delivery.destination)
+        .join(Job, is_job_of(Delivery.destination))
         .join(Result, Document.result_pk == Result.id)
         .join(Study, Result.study_pk == Study.id)
         .where(Job.id.in_(ids), Job.state == JobState.DEAD, Delivery.state == DeliveryState.DEAD)
@@ -101,7 +101,7 @@ def abandon(
         delivery.state, delivery.last_error, delivery.updated_at = DeliveryState.ABANDONED, f"{who}: {reason}", now
         job.state, job.finished_at = JobState.DONE, now
     for study in {row.Study.id: row.Study for row in rows}.values():
-        _audited(session, settings, study, now=now, who=who)
+        audited(session, settings, study, now=now, who=who)
     log.info("dead deliveries abandoned", count=len(rows))
     return [row.Job.key for row in rows]
 
@@ -113,7 +113,8 @@ def _study(session: Session, study_instance_uid: str) -> Study:
     return study
 
 
-def _audited(session: Session, settings: Settings, study: Study, *, now: dt.datetime, who: str) -> None:
+def audited(session: Session, settings: Settings, study: Study, *, now: dt.datetime, who: str) -> None:
+    """A person changed what becomes of this study (PS3.15 section A.5.3.9, Patient Record)."""
     audit.record(
         session,
         audit.Event.PATIENT_RECORD,

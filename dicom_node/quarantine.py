@@ -8,7 +8,7 @@ import pydicom
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import audit
+from dicom_node import operations
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError, UsageError
 from dicom_node.index.doubt import reopen_resting_on
@@ -46,7 +46,7 @@ def settle(node: NodeContext, ids: Collection[int], *, who: str) -> int:
         studies = session.scalars(holding.where(Instance.sop_instance_uid.in_(freed)).distinct()).all()
         for study in studies:
             reopen_resting_on(session, study.study_instance_uid, now=now)
-            _audited(session, node, study, who)
+            operations.audited(session, node.settings, study, now=now, who=who)
         paths = [row.path for row in rows]
     for path in paths:
         node.store.delete(path)
@@ -78,23 +78,3 @@ def _patient(node: NodeContext, path: str) -> Patient:
         return patient_of(pydicom.dcmread(node.store.path(path), stop_before_pixels=True, force=True))
     except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError):
         return patient_of(pydicom.Dataset())
-
-
-def _audited(session: Session, node: NodeContext, study: Study, who: str) -> None:
-    audit.record(
-        session,
-        audit.Event.PATIENT_RECORD,
-        action="U",
-        now=node.clock(),
-        participants=(
-            audit.Participant(user_id=who, requestor=True),
-            audit.this_node(node.settings.node.ae_title),
-        ),
-        study=audit.AboutStudy(
-            study_instance_uid=study.study_instance_uid,
-            patient_id=study.patient_id,
-            patient_name=study.patient_name,
-            accession_number=study.accession_number,
-        ),
-        site=node.settings.audit.site,
-    )

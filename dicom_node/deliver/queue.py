@@ -6,12 +6,17 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node import jobs
 from dicom_node.config import DeliverySection, Destination
 from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result
 from dicom_node.report.ladder import variant_uid
+
+
+def is_job_of(destination: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Whether a Job delivers a Document to that destination: `job_key` in SQL."""
+    return Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + destination
 
 
 def job_key(sop_instance_uid: str, destination: str) -> str:
@@ -108,7 +113,7 @@ def predecessor_is_on_its_way(session: Session, result: Result, destination: str
     """
     older = (
         select(Job.id)
-        .join(Document, Job.key == literal("deliver:") + Document.sop_instance_uid + f":{destination}")
+        .join(Document, is_job_of(destination))
         .join(Result, Document.result_pk == Result.id)
         .where(Result.study_pk == result.study_pk, Result.id < result.id, Job.state == JobState.RUNNING)
     )
