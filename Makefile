@@ -58,9 +58,9 @@ bench-train: $(VENV)/.installed-dev
 # make study-arms ARMS=FOLDER   what each stream of training data adds, three seeds, on phantoms; goes on where it stopped
 ARMS ?= runs/arms
 study-arms: $(VENV)/.installed-dev
-	$(BIN)/python -m training.phantom_cache $(ARMS)/cache --pairs 12000 --size 112
-	$(BIN)/python -m training.arms run $(ARMS) --cache $(ARMS)/cache
-	$(BIN)/python -m training.arms table $(ARMS) --doc docs/arms-study.md
+	$(BIN)/python -m training.phantom.cache $(ARMS)/cache --pairs 12000 --size 112
+	$(BIN)/python -m training.arms.run run $(ARMS) --cache $(ARMS)/cache
+	$(BIN)/python -m training.arms.run table $(ARMS) --doc docs/arms-study.md
 
 # make soak    the long tests: a hundred kills at every stage, two studies a second for ten minutes, and others
 soak: $(VENV)/.installed-dev

@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from dicom_node.header import InstanceHeader
+from dicom_node.dicom.header import InstanceHeader
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.ingest import ReceivedInstance, register_instance
 from dicom_node.index.queries import prior_candidates, study_by_uid
-from dicom_node.index.tables import Instance, Series, Study, StudyState
-from dicom_node.store import StoredFile
-from tests.postgres import running_postgres
+from dicom_node.index.tables.core import Instance, Series, Study, StudyState
+from dicom_node.storage.instance_store import StoredFile
+from dicom_node.studies.register import ReceivedInstance, register_instance
+from tests.support.postgres import running_postgres
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 STUDIES_PER_PATIENT = 4

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.labeller import label_report, version
-from model.labeller_measure import Measured, Score, measure, pooled, read_cases
+from model.labeller.measure import Measured, Score, measure, pooled, read_cases
+from model.labeller.rules import label_report, version
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "feedback"
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "model" / "labeller"
 PARTS = ("development", "held_out", "hard", "fresh")
 
 

@@ -34,10 +34,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
-from model.engine import ClosedAnswer, Engine, Job  # noqa: E402
-from model.engine_plan import BatteryTokens, battery_tokens, packed_plan  # noqa: E402
-from model.questions import battery  # noqa: E402
-from model.vlm import NvilaVlm  # noqa: E402
+from model.engine.engine import ClosedAnswer, Engine, Job  # noqa: E402
+from model.engine.plan import BatteryTokens, battery_tokens, packed_plan  # noqa: E402
+from model.engine.vlm import NvilaVlm  # noqa: E402
+from model.questions.battery import battery  # noqa: E402
 
 MODES = ("engine", "floor", "one at a time", "single")
 

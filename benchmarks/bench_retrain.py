@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench_study import START, study_seconds
-from dicom_node.analyse import Setting
+from dicom_node.analysis.study import Setting
 from dicom_node.config import ModelSection, RetrainSection
-from dicom_node.inference import InferenceProcess
-from dicom_node.night import PAUSE_VARIABLE, QUIET_SECONDS
 from dicom_node.priors.types import PriorPolicy
-from model.decode import decode_in_child
-from training.phantom_dicom import PhantomStudies, write_study_pair
+from dicom_node.retrain.scheduled_run import PAUSE_VARIABLE, QUIET_SECONDS
+from dicom_node.serving.model_process import InferenceProcess
+from model.images.sandbox import decode_in_child
+from training.phantom.dicom import PhantomStudies, write_study_pair
 
 WAYS = ("alone", "beside a training that makes way", "beside a training that does not")
 RECIPE = Path(__file__).resolve().parent.parent / "training" / "recipes" / "demo-vision.toml"
@@ -38,10 +38,10 @@ RECIPE = Path(__file__).resolve().parent.parent / "training" / "recipes" / "demo
 def training(folder: Path, pairs: int) -> Iterator[Path]:
     """A training without end at the configured priority; gives the file that makes it wait."""
     pause, cache = folder / "training.pause", folder / "cache"
-    make = [sys.executable, "-m", "training.phantom_cache", str(cache), "--pairs", str(pairs)]
+    make = [sys.executable, "-m", "training.phantom.cache", str(cache), "--pairs", str(pairs)]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     nice, out = RetrainSection().nice, folder / "out"
-    command = [sys.executable, "-m", "training.train", str(RECIPE), "--cache", str(cache), "--out", str(out)]
+    command = [sys.executable, "-m", "training.loop.train", str(RECIPE), "--cache", str(cache), "--out", str(out)]
     with (folder / "training.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--threads", "1"],

@@ -32,7 +32,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from sqlalchemy import func, select
 
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,
@@ -43,13 +43,13 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from tests.deliver.pacs import Pacs
-from tests.deliver.pacs import running as running_pacs
-from tests.model_nvila.tiny import save_tiny
-from tests.node import Node, new_node
-from tests.node import running as running_node
-from tests.support import wait_until
-from training.phantom_dicom import write_study_pair
+from tests.support.common import wait_until
+from tests.support.faulty_pacs import Pacs
+from tests.support.faulty_pacs import running as running_pacs
+from tests.support.node import Node, new_node
+from tests.support.node import running as running_node
+from tests.support.tiny_nvila import save_tiny
+from training.phantom.dicom import write_study_pair
 
 SAMPLE_SECONDS = 1.0
 WARM_UP = 1 / 3

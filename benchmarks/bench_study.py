@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from dicom_node.analyse import Setting, analyse_study, read_stored
+from dicom_node.analysis.study import Setting, analyse_study, read_stored
 from dicom_node.config import ModelSection
-from dicom_node.inference import InferenceProcess
 from dicom_node.priors.types import PriorPolicy
 from dicom_node.report import build_documents
-from model.decode import decode_in_child
-from training.phantom_dicom import write_study_pair
+from dicom_node.serving.model_process import InferenceProcess
+from model.images.sandbox import decode_in_child
+from training.phantom.dicom import write_study_pair
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

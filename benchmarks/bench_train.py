@@ -1,6 +1,6 @@
 """The training loop: samples for each second, peak memory, and where the time of a step goes: `make bench-train`.
 
-Every configuration runs `training.train.train` itself in a process of its own, on the same rendered phantom pairs.
+Every configuration runs `training.loop.train.train` itself in a process of its own, on the same rendered phantom pairs.
 Sections: data (what the loop waits for its next batch), forward and optimiser by hooks of torch, and the rest of the
 step, which is the backward pass, clipping and the log. The first steps warm up and do not count.
 """
@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import own_peak_bytes  # noqa: E402
-from model.allocator import keep_freed_memory  # noqa: E402
-from training.learners import Learner  # noqa: E402
-from training.phantom_cache import fill  # noqa: E402
-from training.recipe import Recipe, load_recipe  # noqa: E402
-from training.train import train  # noqa: E402
-from training.trainable import new_model  # noqa: E402
+from training.loop.allocator import keep_freed_memory  # noqa: E402
+from training.loop.learner import Learner  # noqa: E402
+from training.loop.nvila_learner import new_model  # noqa: E402
+from training.loop.train import train  # noqa: E402
+from training.phantom.cache import fill  # noqa: E402
+from training.recipe.recipe import Recipe, load_recipe  # noqa: E402
 
 RECIPES = ROOT / "training" / "recipes"
 PAIRS = 96

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from model.engine.vlm import NvilaVlm
 from model.nvila import NvilaConfig, NvilaForConditionalGeneration, NvilaProcessor, Tiling, geometry_of
 from model.nvila.checkpoint import generation_config
 from model.ontology import ontology
 from model.predict import load_predictor
-from model.vlm import NvilaVlm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def random_nvila(shape: Shape, where: Where) -> NvilaVlm:
     """A random NVILA of 448 px and 256 tokens for each image."""
-    from tests.model_nvila.tiny import nvila_tokenizer
+    from tests.support.tiny_nvila import nvila_tokenizer
 
     tokenizer = nvila_tokenizer(where.tokenizer)
     config = NvilaConfig(

@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import ConfigurationError
-from dicom_node.schedule import parse_schedule
-from dicom_node.uids import is_uid
+from dicom_node.weekly_window import parse_schedule
 
 DEFAULT_CONFIG = Path("config.toml")
 CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
@@ -82,7 +82,7 @@ class Retrieve(StrEnum):
 
 
 def _language(value: str) -> str:
-    """A tag such as "de" or "de-AT" whose language has a catalogue (dicom_node.report.catalogue)."""
+    """A tag such as "de" or "de-AT" whose language has a catalogue (dicom_node.report.wording.catalogue)."""
     folder = resources.files("dicom_node").joinpath("report", "locales")
     known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
     if value.lower().replace("_", "-").split("-")[0] not in known:
@@ -125,8 +125,8 @@ class ModelSection(Section):
 
     shadow: a checkpoint of the models folder that answers live studies unheard. standby: the champion before this one
     stays loaded, so that a rollback takes effect at once; costs its memory. experts: folder of a classifier
-    (`model.experts`) whose words stand in the prompt of checkpoints that were trained with them; no others see them.
-    scoring: how a served model's closed questions are scored (docs/remote-model.md).
+    (`model.experts.expert`) whose words stand in the prompt of checkpoints that were trained with them; no others
+    see them. scoring: how a served model's closed questions are scored (docs/remote-model.md).
     """
 
     source: str = DEMO
@@ -505,8 +505,9 @@ class WebSection(Section):
 class FeedbackSection(Section):
     """What radiologists' reports are used for (docs/feedback.md).
 
-    reports: read the reports that come in, by C-STORE or HL7. labeller: "rules" (model/labeller.toml) or "llm", a
-    language model behind an OpenAI-compatible server. wait_days: how long an unmatched report is looked at again.
+    reports: read the reports that come in, by C-STORE or HL7. labeller: "rules" (model/labeller/word_list.toml) or
+    "llm", a language model behind an OpenAI-compatible server. wait_days: how long an unmatched report is looked at
+    again.
     """
 
     reports: bool = True

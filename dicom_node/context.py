@@ -13,7 +13,7 @@ from dicom_node.config import Settings
 from dicom_node.index.database import Database
 
 if TYPE_CHECKING:
-    from dicom_node.store import InstanceStore
+    from dicom_node.storage.instance_store import InstanceStore
 
 
 def utc_now() -> dt.datetime:

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from dicom_node.config import NotifySection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables import Job, JobState, Notice, Quarantine, Result
-from dicom_node.index.tables_models import ModelEvent, ModelEventKind
+from dicom_node.index.tables.core import Job, JobState, Notice, Quarantine, Result
+from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
@@ -89,7 +89,8 @@ def _quarantined(session: Session, now: dt.datetime) -> None:
 
 def _new_model(session: Session, now: dt.datetime) -> None:
     """The first result of a checkpoint that is not the node's first one and that nobody promoted: of a promotion the
-    journal tells (`dicom_node.models`). So what is left is another model by configuration or on the server."""
+    journal tells (`dicom_node.serving.promotion`). So what is left is another model by configuration or on the
+    server."""
     named = select(Result.device_uid).where(Result.device_uid != "")
     own = session.scalar(named.order_by(Result.id).limit(1))
     latest = session.scalar(select(func.max(Result.id))) or 0

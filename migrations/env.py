@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from dicom_node.index.tables import Base
+from dicom_node.index.tables.core import Base
 
 connection = context.config.attributes["connection"]
 # batch mode: SQLite alters a table by copying it.

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import torch
 
-from model.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.checkpoints.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
+from model.checkpoints.registry import resolve_source
+from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.engine.vlm import Vlm, local_folder, open_vlm
 from model.errors import CheckpointError, InferenceError
-from model.experts import Expert, load_expert
-from model.localise import Localiser, read_outline_head
-from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
+from model.experts.expert import Expert, load_expert
+from model.finding_states import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
+from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
-from model.prompts import context_text
-from model.questions import Question, QuestionType, battery
-from model.reading import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
-from model.registry import resolve_source
+from model.questions.battery import Question, QuestionType, battery
+from model.questions.prompts import context_text
 from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
-from model.vlm import Vlm, local_folder, open_vlm
 
 log = logging.getLogger(__name__)
 
@@ -244,8 +244,9 @@ def load_predictor(
     """Load a checkpoint: "demo", a folder of ours, a models directory with a champion, or a foreign folder or Hub id.
 
     A checkpoint with a manifest is verified file by file, also one from the Hub. One without must be told which
-    `findings` it may be asked, because nobody else knows what it has learned. experts: folder of `model.experts`, read
-    where the manifest says that the checkpoint was trained with an expert's lines. Raises CheckpointError.
+    `findings` it may be asked, because nobody else knows what it has learned. experts: folder of
+    `model.experts.expert`, read where the manifest says that the checkpoint was trained with an expert's lines.
+    Raises CheckpointError.
     """
     resolved = resolve_source(source)
     folder = local_folder(resolved, revision=revision, trust_remote_code=trust_remote_code)

@@ -11,7 +11,7 @@ is scored by one of two ways, because the servers differ:
   begin with the same token the walk goes on behind it (`continue_final_message`). What a token that only one answer can
   begin with leads to is not asked any further, so these are probabilities of the choice, not of every letter; an answer
   beyond the listed tokens counts as much as the last listed one at most. Where none is listed all are equal, and
-  `model.reading` then states nothing.
+  `model.finding_states` then states nothing.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.engine import ClosedAnswer, Engine, Job, JobAnswers, OpenAnswer
+from model.checkpoints.manifest import CheckpointKind, Manifest
+from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers, OpenAnswer
+from model.engine.vlm import Vlm
 from model.errors import InferenceError
-from model.manifest import CheckpointKind, Manifest
-from model.pixels_fit import fit
+from model.images.square import fit
 from model.predict import FOREIGN_TYPES, Predictor
-from model.prompts import PromptLayout, Turn, clean_text, messages
-from model.questions import Question, QuestionType, closed_question
-from model.remote_client import DEFAULT_CONNECTIONS, ServerClient
-from model.remote_scores import Walk, answer_log_probability, choice_of, top_tokens, written_text
+from model.questions.battery import Question, QuestionType, closed_question
+from model.questions.prompts import PromptLayout, Turn, clean_text, messages
+from model.remote.client import DEFAULT_CONNECTIONS, ServerClient
+from model.remote.logprobs import Walk, answer_log_probability, choice_of, top_tokens, written_text
 from model.schema import DisplayImage
-from model.vlm import Vlm
 
 TOP_LOGPROBS = 20
 """The most that OpenAI's protocol, vLLM and SGLang all give."""
@@ -75,7 +75,7 @@ class RemotePictures:
 
 
 class RemoteEngine:
-    """Asks a server. The interface of `model.engine.Engine`: `ask(jobs)`, one result for each job."""
+    """Asks a server. The interface of `model.engine.engine.Engine`: `ask(jobs)`, one result for each job."""
 
     def __init__(
         self, client: ServerClient, model: str, *, scoring: Scoring = Scoring.TOP, max_new_tokens: int = 96

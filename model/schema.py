@@ -95,7 +95,7 @@ class SourceGeometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DisplayImage:
-    """One radiograph as a person would see it, made only by `model.pixels`.
+    """One radiograph as a person would see it, made only by `model.images.display`.
 
     pixels: float32 [H, W] in 0..1, air dark and bone bright (MONOCHROME2 sense), border cropped, aspect ratio kept.
     geometry: where the pixels lie in the stored image.

@@ -22,10 +22,12 @@ def main() -> None:
         with database.engine.begin() as connection:
             command.revision(_config(connection), "initial tables of the index", autogenerate=True, rev_id="0001")
     made = next(TARGET.parent.glob("0001_*.py"))
-    text = made.read_text("utf-8").replace("dicom_node.index.tables.UtcDateTime(timezone=True)", "UtcDateTime()")
-    text = text.replace("dicom_node.index.tables.UtcDateTime()", "UtcDateTime()")
+    text = made.read_text("utf-8").replace("dicom_node.index.tables.core.UtcDateTime(timezone=True)", "UtcDateTime()")
+    text = text.replace("dicom_node.index.tables.core.UtcDateTime()", "UtcDateTime()")
     text = text.replace(
-        "from alembic import op\n", "from alembic import op\n\nfrom dicom_node.index.tables import UtcDateTime\n", 1
+        "from alembic import op\n",
+        "from alembic import op\n\nfrom dicom_node.index.tables.core import UtcDateTime\n",
+        1,
     )
     made.unlink()
     TARGET.write_text(text, "utf-8")

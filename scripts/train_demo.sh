@@ -16,12 +16,12 @@ stage() { # NAME RECIPE [ARGUMENT...]
 }
 
 for seed in 1000000 2000000; do
-    OMP_NUM_THREADS=1 $python -m training.phantom_cache "$OUT/cache" --pairs 6000 --first-seed $seed --size 224 &
+    OMP_NUM_THREADS=1 $python -m training.phantom.cache "$OUT/cache" --pairs 6000 --first-seed $seed --size 224 &
 done
 wait
 stage vision demo-vision.toml --cache "$OUT/cache"
 if test -d "$FILMS" && test "$OUT" = runs/demo; then # the recipes of the mix name their folders
-    $python -m training.phantom_backgrounds "$OUT/films" --films "nih:$FILMS" --pairs 750
+    $python -m training.data.phantom_backgrounds "$OUT/films" --films "nih:$FILMS" --pairs 750
     stage vision-real demo-vision-real.toml --start "$OUT/vision/final"
     stage instructions demo-real.toml --start "$OUT/vision-real/final"
     learned="12,000 phantom pairs; phantom findings over 310 backgrounds, and 730 labelled images, of ChestX-ray14 (train)"
@@ -29,5 +29,5 @@ else
     stage instructions demo.toml --cache "$OUT/cache" --start "$OUT/vision/final"
     learned="12,000 phantom pairs, no radiograph of a person"
 fi
-$python -m training.finish "$OUT/instructions/final" --to "$OUT/checkpoint" --version "${VERSION:-2}" \
+$python -m training.release.finish "$OUT/instructions/final" --to "$OUT/checkpoint" --version "${VERSION:-2}" \
     --calibration phantom:300@8000000 --test phantom:200 --snapshot "$learned"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.log_watch import LogWatch, leaks
+from tests.support.log_watch import LogWatch, leaks
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Delivery, Job, JobState
-from dicom_node.web.reading import delivery_rows
+from dicom_node.admin.listings import delivery_rows
+from dicom_node.index.tables.core import Delivery, Job, JobState
 
 
 def job_lines(session: Session, state: JobState | None, *, offset: int = 0, limit: int = 200) -> list[Job]:

@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.completion import analyse_key
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,
@@ -24,6 +23,7 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
+from dicom_node.studies.completion import analyse_key
 
 PAGE = 50
 URGENCY = ("new", "worsening", "resolved", "improving", "not comparable", "stable")

@@ -8,13 +8,24 @@ from collections.abc import Collection
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, jobs
-from dicom_node.completion import analyse_key, force
+from dicom_node.audit import messages as audit
 from dicom_node.config import Settings
 from dicom_node.deliver.queue import is_job_of, resend
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result, Study, StudyState
+from dicom_node.index.tables.core import (
+    Delivery,
+    DeliveryState,
+    Document,
+    Job,
+    JobKind,
+    JobState,
+    Result,
+    Study,
+    StudyState,
+)
+from dicom_node.jobs import queue as jobs
 from dicom_node.logs import get_logger
+from dicom_node.studies.completion import analyse_key, force
 
 log = get_logger(__name__)
 

@@ -8,16 +8,16 @@ import pydicom
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import operations
+from dicom_node.admin import operations
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError, UsageError
-from dicom_node.index.doubt import reopen_resting_on
-from dicom_node.index.tables import Instance, Quarantine, QuarantineReason, Series, Study
+from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.priors import policy_of
 from dicom_node.priors.disputes import disputed
 from dicom_node.priors.facts import patient_of
 from dicom_node.priors.types import Patient
+from dicom_node.studies.reopen import reopen_resting_on
 
 log = get_logger(__name__)
 

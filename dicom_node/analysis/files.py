@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.analysis.outputs import write_outputs
+from dicom_node.analysis.study import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.config import Settings
 from dicom_node.errors import AnalysisError, UsageError
-from dicom_node.inference import load
-from dicom_node.outputs import write_outputs
 from dicom_node.priors import policy_of
-from model.decode import decode_in_child
+from dicom_node.serving.model_process import load
 from model.errors import ModelError, PixelError
+from model.images.sandbox import decode_in_child
 
 
 def analyze_files(current: Path, prior: Path | None, out: Path, *, settings: Settings) -> str:

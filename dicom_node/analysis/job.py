@@ -11,26 +11,28 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs, shadow
-from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.analysis.outputs import document_bytes, write_outputs
+from dicom_node.analysis.study import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
-from dicom_node.drift.noting import statistics_of
+from dicom_node.drift.record import statistics_of
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables import Document, Instance, Job, Result, Study, StudyState
-from dicom_node.inference import PairPredictor
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.jobs.worker import Handler
 from dicom_node.logs import bound, get_logger
-from dicom_node.outputs import document_bytes, write_outputs
-from dicom_node.priors import linked_ids, patient_of_row, policy_of, prefetch
+from dicom_node.priors import linked_ids, patient_of_row, policy_of
 from dicom_node.priors.disputes import DISPUTED, disputed
+from dicom_node.priors.retrieval import prefetch
 from dicom_node.report import STANDARD_KINDS, build_documents, result_json
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
-from dicom_node.reports_in.queue import result_came
-from dicom_node.serving import ServingModels
-from dicom_node.worker import Handler
-from model.decode import decode_in_child
+from dicom_node.serving import shadow
+from dicom_node.serving.champion import ServingModels
+from dicom_node.serving.model_process import PairPredictor
+from dicom_node.studies.received_reports import result_came
 from model.errors import PixelError
+from model.images.sandbox import decode_in_child
 
 log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dicom_node.report import as_html, as_text, build_documents, pair_picture, result_json
 from dicom_node.report.request import BuiltDocument, ReportRequest
-from dicom_node.store import fsync_folder
+from dicom_node.storage.instance_store import fsync_folder
 
 
 def write_outputs(folder: Path, request: ReportRequest, documents: Sequence[BuiltDocument] | None = None) -> str:

@@ -13,17 +13,17 @@ from pathlib import Path
 import pydicom
 from pydicom import Dataset
 
+from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.errors import AnalysisError
-from dicom_node.index.tables import Outcome
-from dicom_node.inference import PairPredictor, ask_together
+from dicom_node.index.tables.core import Outcome
 from dicom_node.logs import get_logger
 from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
-from dicom_node.rejection import withdrawn_by
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
+from dicom_node.serving.model_process import PairPredictor, ask_together
+from model.checks.frontal_view import check_view
 from model.errors import InferenceError, PixelError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
-from model.view_check import check_view
 
 log = get_logger(__name__)
 

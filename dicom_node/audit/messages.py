@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import AuditEvent
+from dicom_node.index.tables.core import AuditEvent
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """XML 1.0 section 2.2, production 2, turned round."""

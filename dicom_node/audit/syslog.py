@@ -13,7 +13,7 @@ from sqlalchemy import select
 from dicom_node.config import AuditSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables import AuditEvent
+from dicom_node.index.tables.core import AuditEvent
 
 SYSLOG_PRIORITY = 10 * 8 + 5
 """Facility 10 (security), severity 5 (notice), as IHE ITI TF-2 3.20 has it."""

@@ -20,7 +20,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.logs import configure
-from dicom_node.store import InstanceStore
+from dicom_node.storage.instance_store import InstanceStore
 
 ConfigOption = Annotated[
     Path | None,

@@ -10,16 +10,17 @@ import typer
 from rich.table import Table
 from sqlalchemy import select
 
-from dicom_node import jobs as queue
-from dicom_node import operations, retention
+from dicom_node.admin import listings as reading
+from dicom_node.admin import operations
+from dicom_node.admin.job_listings import job_lines
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import Job, JobState, Outcome, Study, StudyState
-from dicom_node.models_status import serving_lines
-from dicom_node.web import reading
-from dicom_node.web.pages import day, moment, person_name
-from dicom_node.web.reading_jobs import job_lines
+from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyState
+from dicom_node.jobs import queue
+from dicom_node.retention import removal as retention
+from dicom_node.serving.status import serving_lines
+from dicom_node.web.rendering import day, moment, person_name
 
 MEGABYTE = 10**6
 

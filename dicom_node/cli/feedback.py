@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dicom_node import agreement, feedback_listing
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.errors import NodeError, UsageError
-from dicom_node.feedback_table import MAX_BYTES, import_table
-from dicom_node.index.tables_reports import ReceivedReport, ReportState
+from dicom_node.feedback import agreement
+from dicom_node.feedback import listing as feedback_listing
+from dicom_node.feedback.csv_import import MAX_BYTES, import_table
+from dicom_node.index.tables.reports import ReceivedReport, ReportState
 
 
 def import_feedback(

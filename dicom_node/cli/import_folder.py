@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from dicom_node.admin.import_folder import files_below, import_files, summary
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
 from dicom_node.errors import NodeError, UsageError
-from dicom_node.importing import files_below, import_files, summary
 
 
 def import_folder(

@@ -9,7 +9,7 @@ import typer
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.priors import CandidateVerdict
 from dicom_node.priors.explain import as_values, explained
-from model.decode import decode_in_child
+from model.images.sandbox import decode_in_child
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID of the current study.")]
 LookOption = Annotated[bool, typer.Option("--look", help="Also decode every image, as the analysis does; slower.")]

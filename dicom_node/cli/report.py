@@ -19,7 +19,7 @@ def show(
 ) -> None:
     """Print a Structured Report as a readable tree, or write it as a page with --html FILE."""
     # The report package loads highdicom: only when it is asked for.
-    from dicom_node.report.show import tree_lines, tree_page
+    from dicom_node.report.render.sr_tree import tree_lines, tree_page
 
     try:
         dataset = dcmread(file, stop_before_pixels=True)

@@ -35,8 +35,8 @@ def serve(
     role: Annotated[str, typer.Option("--role", help="What runs here: all, receive or work.")] = "all",
 ) -> None:
     """Run the node until SIGTERM."""
-    from dicom_node import service
     from dicom_node.logs import configure
+    from dicom_node.runtime import supervisor as service
 
     try:
         wanted = service.Role(role)
@@ -57,7 +57,7 @@ def demo(
     config: ConfigOption = None,
 ) -> None:
     """Run a node and a receiving PACS on loopback, send a prior and a current study, print the report."""
-    from dicom_node.demo import run_demo
+    from dicom_node.demo.run import run_demo
 
     run_demo(studies=studies, out=out, seed=seed, model=_optional_settings(config).model, say=console.print)
 
@@ -71,7 +71,7 @@ def analyze(
     config: ConfigOption = None,
 ) -> None:
     """Analyse files without a network: the same rules, model and documents as on the node."""
-    from dicom_node.analyze_files import analyze_files
+    from dicom_node.analysis.files import analyze_files
 
     text = analyze_files(current, prior, out, settings=_optional_settings(config))
     console.print(text)

@@ -19,12 +19,12 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.deliver.peer import SUCCESS, NotSupportedError, accepts
 from dicom_node.deliver.queue import job_key, sent_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobState
+from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState
+from dicom_node.jobs import queue as jobs
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)

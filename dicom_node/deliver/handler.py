@@ -22,10 +22,10 @@ from dicom_node.deliver.commitment import ReportReceiver, request_commitment
 from dicom_node.deliver.rows import end, fail, is_superseded, mark_stored, note_proof_request, send_from_the_beginning
 from dicom_node.deliver.task import Task, begin, read_document
 from dicom_node.errors import DeliveryError
-from dicom_node.index.tables import DeliveryState
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import DeliveryState
+from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
-from dicom_node.report import ladder
+from dicom_node.report.sr import fallback_classes as ladder
 
 log = get_logger(__name__)
 

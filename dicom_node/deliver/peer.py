@@ -21,8 +21,8 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config import DeliverySection, Destination, TlsClient
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import DeliveryError
-from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 MAXIMUM_PDU_BYTES = 131_072
 UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, literal, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_node import jobs
 from dicom_node.config import DeliverySection, Destination
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result
-from dicom_node.report.ladder import variant_uid
+from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result
+from dicom_node.jobs import queue as jobs
+from dicom_node.report.sr.fallback_classes import variant_uid
 
 
 def is_job_of(destination: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:

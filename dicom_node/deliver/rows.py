@@ -7,14 +7,15 @@ import datetime as dt
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, jobs
+from dicom_node.audit import messages as audit
 from dicom_node.config import Destination
 from dicom_node.deliver import peer
 from dicom_node.deliver.queue import UNREACHABLE, hold_back, let_go
 from dicom_node.deliver.task import Task, give_up_as_superseded
 from dicom_node.errors import DeliveryError
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)

@@ -10,14 +10,14 @@ from pydicom.errors import InvalidDicomError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.config import Destination
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer
 from dicom_node.deliver.queue import predecessor_is_on_its_way, sent_uid
 from dicom_node.errors import DeliveryError
-from dicom_node.index.tables import Delivery, DeliveryState, Document, Result, Study
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Result, Study
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
 
 WAIT_FOR_PREDECESSOR = dt.timedelta(seconds=2)
 """How long a new document waits while an older one of its study is being sent to the same destination."""

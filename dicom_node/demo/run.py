@@ -19,19 +19,10 @@ from pydicom.errors import InvalidDicomError
 from sqlalchemy import func, select
 
 from dicom_node.config import ModelSection
-from dicom_node.demo_pacs import DemoPacs, send
+from dicom_node.demo.peers import DemoPacs, send
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.database import Database
-from dicom_node.index.tables import (
-    Delivery,
-    DeliveryState,
-    Document,
-    Job,
-    JobState,
-    Result,
-    Study,
-    StudyState,
-)
+from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState, Result, Study, StudyState
 
 AE_TITLE = "LUMEN"
 START_SECONDS = 120.0
@@ -102,7 +93,7 @@ def _send(study: _StudyFiles, port: int, say: Say) -> bool:
 
 def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_StudyFiles]:
     if given is None:
-        from training.phantom_dicom import write_study_pair
+        from training.phantom.dicom import write_study_pair
 
         target = folder / "studies"
         write_study_pair(target, seed)

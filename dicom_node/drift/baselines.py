@@ -21,11 +21,11 @@ from dicom_node.drift.samples import (
     output_shares,
     rate_of,
 )
-from dicom_node.index.tables_models import ModelServing
+from dicom_node.index.tables.models import ModelServing
 from dicom_node.logs import get_logger
-from model import registry
+from model.checkpoints import registry
+from model.checkpoints.validation_counts import ValidationSet, edges_of
 from model.errors import CheckpointError
-from model.validation import ValidationSet, edges_of
 
 log = get_logger(__name__)
 

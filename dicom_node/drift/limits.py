@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import betabinom, chi2
 
-from model.validation import bin_counts
+from model.checkpoints.validation_counts import bin_counts
 
 MATERIAL = 0.1
 """The usual rule of thumb: below it no change, above 0.25 a large one (Siddiqi, Credit Risk Scorecards, 2006)."""

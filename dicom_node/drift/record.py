@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 
 from dicom_node.drift.pixels import pixel_figures
-from dicom_node.index.tables_models import PairStatistics
-from dicom_node.report.header import UNREADABLE
+from dicom_node.index.tables.models import PairStatistics
+from dicom_node.report.patient import UNREADABLE
 from dicom_node.report.request import ReportRequest, SourceImage
 
 

@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.drift.pixels import FIGURES
-from dicom_node.index.tables import Outcome, Result
-from dicom_node.index.tables_models import PairStatistics
+from dicom_node.index.tables.core import Outcome, Result
+from dicom_node.index.tables.models import PairStatistics
+from model.checkpoints.validation_counts import pair_certainty, pair_change
 from model.schema import Presence
-from model.validation import pair_certainty, pair_change
 
 WEEK = dt.timedelta(days=7)
 NOT_ANALYSED, ABSTAINED = "not analysed", "abstained on a finding"

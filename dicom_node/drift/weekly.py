@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import agreement
 from dicom_node.config import DriftSection
 from dicom_node.context import NodeContext
 from dicom_node.drift.baselines import (
@@ -37,11 +36,12 @@ from dicom_node.drift.samples import (
     start_of,
     week_of,
 )
-from dicom_node.index.tables import Result
-from dicom_node.index.tables_models import DriftFigure
+from dicom_node.feedback import agreement
+from dicom_node.index.tables.core import Result
+from dicom_node.index.tables.models import DriftFigure
 from dicom_node.logs import get_logger
-from dicom_node.notify import raise_notice
-from model.validation import ValidationSet
+from dicom_node.notifications import raise_notice
+from model.checkpoints.validation_counts import ValidationSet
 
 log = get_logger(__name__)
 

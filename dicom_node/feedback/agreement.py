@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
-from dicom_node import opinions
-from dicom_node.opinions import OTHER, Opinion
+from dicom_node.feedback import consensus as opinions
+from dicom_node.feedback.consensus import OTHER, Opinion
 from model.ontology import ontology
 from model.schema import Presence
 

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Feedback, Result, Verdict
+from dicom_node.index.tables.core import Feedback, Result, Verdict
 from model.schema import Presence
 
 OTHER = "other"

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import feedback
 from dicom_node.errors import UsageError
-from dicom_node.feedback import Aspect, Source, Word
+from dicom_node.feedback import record as feedback
+from dicom_node.feedback.record import Aspect, Source, Word
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables import Feedback, Result, Study, Verdict
+from dicom_node.index.tables.core import Feedback, Result, Study, Verdict
 
 COLUMNS = (
     "study_instance_uid",

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import agreement, opinions
-from dicom_node.index.tables import Feedback
-from dicom_node.index.tables_reports import ReceivedReport, ReportState
+from dicom_node.feedback import agreement
+from dicom_node.feedback import consensus as opinions
+from dicom_node.index.tables.core import Feedback
+from dicom_node.index.tables.reports import ReceivedReport, ReportState
 
 OPEN = (ReportState.UNMATCHED, ReportState.CONTRADICTORY)
 """What `feedback list` and the page show unless asked for more."""

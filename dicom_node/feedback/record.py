@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import Feedback, Result, Study, Verdict
+from dicom_node.index.tables.core import Feedback, Result, Study, Verdict
 from model.ontology import ontology
 from model.schema import Change, Presence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Tally
+from dicom_node.index.tables.core import Tally
 
 
 def add(session: Session, name: str, label: str = "", by: int = 1) -> None:

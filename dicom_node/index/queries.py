@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy import Integer, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, contains_eager
 
-from dicom_node.index.tables import Instance, Series, Study
+from dicom_node.index.tables.core import Instance, Series, Study
 
 MOST_STUDIES = 50
 """So many of a patient's newest earlier studies are looked at. More only cost time: the newest fit one is wanted."""

@@ -7,7 +7,7 @@ import datetime as dt
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Job, JobKind, JobState
+from dicom_node.index.tables.core import Job, JobKind, JobState
 
 
 def analyses_have_work(session: Session, now: dt.datetime, *, host: str | None = None) -> bool:

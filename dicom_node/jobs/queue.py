@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Job, JobKind, JobState
+from dicom_node.index.tables.core import Job, JobKind, JobState
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""

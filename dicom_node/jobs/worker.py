@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import exists, select
 
-from dicom_node import jobs
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, IndexUnavailableError, NodeError
-from dicom_node.index.tables import Job, JobKind, JobState
-from dicom_node.jobs import ClaimedJob, LeaseLostError
+from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob, LeaseLostError
 from dicom_node.logs import get_logger
-from dicom_node.process import is_running
+from dicom_node.system.child_process import is_running
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
-from dicom_node.index.tables import Quarantine, QuarantineReason
+from dicom_node.index.tables.core import Quarantine, QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.priors.facts import patient_of
 from dicom_node.priors.identity import Identity, compare_identity

@@ -11,9 +11,10 @@ import pydicom
 from pydicom import Dataset
 
 from dicom_node.context import NodeContext
+from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.errors import StorageError, UsageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables import Instance
+from dicom_node.index.tables.core import Instance
 from dicom_node.priors import (
     CandidateVerdict,
     CurrentChoice,
@@ -27,15 +28,14 @@ from dicom_node.priors import (
     linked_ids,
     patient_of_row,
     policy_of,
-    prefetch,
     same_picture,
     select_current,
 )
 from dicom_node.priors.disputes import DISPUTED, disputed
-from dicom_node.rejection import withdrawn_by
+from dicom_node.priors.retrieval import prefetch
+from model.checks.frontal_view import check_view
 from model.errors import PixelError
 from model.schema import DisplayImage
-from model.view_check import check_view
 
 Decode = Callable[[Path], DisplayImage]
 

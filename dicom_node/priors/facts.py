@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from dicom_node.index.tables import Instance, Series, Study
+from dicom_node.index.tables.core import Instance, Series, Study
 from dicom_node.priors.types import ImageFacts, Patient, PatientKey
-from model.exposure import da, exposure_of, moment_of, tm
+from model.images.exposure import da, exposure_of, moment_of, tm
 
 _TEXTS = (
     "SeriesDescription",

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dicom_node.priors.names import NameAgreement, compare_names
+from dicom_node.priors.person_names import NameAgreement, compare_names
 from dicom_node.priors.types import Patient, PatientKey, PriorPolicy
 
 OTHER_ID = "another patient ID"

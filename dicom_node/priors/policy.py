@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from dicom_node.config import Settings
-from dicom_node.priors.merged import read_merged
+from dicom_node.priors.merged_ids import read_merged
 from dicom_node.priors.types import ImageCheck, PatientKey, PriorPolicy, View
-from model.view_check import ViewCheck, ViewKind
+from model.checks.frontal_view import ViewCheck, ViewKind
 
 SURE_OF_POSE = 0.99
 """From this probability on a turned or inverted film is refused, not only remarked upon."""

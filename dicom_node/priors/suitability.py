@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.priors.types import ImageFacts, PriorPolicy, Refusal, Suitability, View
-from dicom_node.priors.words import (
+from dicom_node.priors.vocabulary import (
     CHEST_CODES,
     VIEW_CODES,
     Body,

@@ -91,12 +91,12 @@ class Patient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCheck:
-    """What looking at the pixels said (`model.view_check`), reduced to what the rules use.
+    """What looking at the pixels said (`model.checks.frontal_view`), reduced to what the rules use.
 
     view: PA and AP are beyond the check: FRONTAL, LATERAL or OTHER (not a chest); UNKNOWN where it was not sure.
     probability: of the stated view, 0..1.
     remark: "inverted", "rotated" and the like; empty where nothing is to be said.
-    fault: why the picture is certainly no chest radiograph (`model.picture_check`); empty where it may be one.
+    fault: why the picture is certainly no chest radiograph (`model.checks.plausibility`); empty where it may be one.
     pose: how a frontal chest certainly does not stand as it should, "is turned by 180°"; empty where it may.
     """
 

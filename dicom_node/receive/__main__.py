@@ -11,9 +11,9 @@ from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.logs import configure, get_logger
-from dicom_node.process import stop_on_signals
 from dicom_node.receive.receiver import run_receiver
-from dicom_node.store import InstanceStore
+from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.system.child_process import stop_on_signals
 
 
 def main(arguments: list[str]) -> int:

@@ -16,15 +16,16 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, tally
-from dicom_node.audit import AskedQuery, Event, EventType, Outcome, Participant, this_node
+from dicom_node.audit import messages as audit
+from dicom_node.audit.messages import AskedQuery, Event, EventType, Outcome, Participant, this_node
+from dicom_node.dicom.header import InstanceHeader
 from dicom_node.errors import IndexUnavailableError
-from dicom_node.header import InstanceHeader
+from dicom_node.index import counters as tally
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
-from dicom_node.receive.association import Caller
-from dicom_node.receive.rules import ALERTS
-from dicom_node.receive.transfers import TransferBook, about
+from dicom_node.receive.upper_layer.access_rules import ALERTS
+from dicom_node.receive.upper_layer.association import Caller
+from dicom_node.receive.upper_layer.transfers import TransferBook, about
 
 log = get_logger(__name__)
 

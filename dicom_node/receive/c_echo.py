@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dicom_node.receive.association import Request
-from dicom_node.receive.messages import Message, response
-from dicom_node.receive.negotiation import VERIFICATION
-from dicom_node.receive.statuses import NO_SUCH_SOP_CLASS, SUCCESS
+from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.dimse import Message, response
+from dicom_node.receive.upper_layer.negotiation import VERIFICATION
+from dicom_node.receive.upper_layer.statuses import NO_SUCH_SOP_CLASS, SUCCESS
 
 
 def handle_echo(request: Request) -> Iterator[Message]:

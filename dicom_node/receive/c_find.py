@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from pydicom import Dataset
 
-from dicom_node.audit import AskedQuery
+from dicom_node.audit.messages import AskedQuery
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
-from dicom_node.receive import statuses
-from dicom_node.receive.association import Request
-from dicom_node.receive.auditing import ReceiveAudit
+from dicom_node.receive.audit_trail import ReceiveAudit
+from dicom_node.receive.c_find_query import BadKeyError, QueryLevel, TooManyMatchesError, find
 from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
-from dicom_node.receive.messages import Message, response
-from dicom_node.receive.negotiation import PATIENT_ROOT, QUERIES
-from dicom_node.receive.query import BadKeyError, QueryLevel, TooManyMatchesError, find
-from dicom_node.receive.sinks import MemorySink
-from dicom_node.receive.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
+from dicom_node.receive.upper_layer import statuses
+from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.dimse import Message, response
+from dicom_node.receive.upper_layer.negotiation import PATIENT_ROOT, QUERIES
+from dicom_node.receive.upper_layer.sinks import MemorySink
+from dicom_node.receive.upper_layer.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
 
 log = get_logger(__name__)
 

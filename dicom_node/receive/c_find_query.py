@@ -13,8 +13,8 @@ from pydicom.multival import MultiValue
 from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_node.header import normalised_time
-from dicom_node.index.tables import Instance, Series, Study
+from dicom_node.dicom.header import normalised_time
+from dicom_node.index.tables.core import Instance, Series, Study
 
 MAX_MATCHES: Final = 5000
 """More answers than that help nobody and hold the index for long."""

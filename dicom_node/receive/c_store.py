@@ -10,25 +10,17 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from dicom_node.dicom.header import HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.dicom.rejection_notes import is_rejection_note
+from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
-from dicom_node.header import HEADER_BYTES, InstanceHeader, read_header
-from dicom_node.index.doubt import heals, quarantine_instance
-from dicom_node.index.ingest import (
-    PRIOR,
-    ReceivedInstance,
-    Registered,
-    Registration,
-    is_own_document,
-    register_instance,
-)
-from dicom_node.index.purpose import is_expected
-from dicom_node.index.tables import QuarantineReason
+from dicom_node.index.tables.core import QuarantineReason
 from dicom_node.logs import get_logger
-from dicom_node.receive import statuses
-from dicom_node.receive.association import Caller, Request
-from dicom_node.receive.auditing import ReceiveAudit
-from dicom_node.receive.indexing import IndexWriter
-from dicom_node.receive.messages import (
+from dicom_node.receive.audit_trail import ReceiveAudit
+from dicom_node.receive.group_commit import IndexWriter
+from dicom_node.receive.upper_layer import statuses
+from dicom_node.receive.upper_layer.association import Caller, Request
+from dicom_node.receive.upper_layer.dimse import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
     MOVE_ORIGINATOR,
@@ -36,12 +28,20 @@ from dicom_node.receive.messages import (
     Message,
     response,
 )
-from dicom_node.receive.negotiation import AcceptedContext
-from dicom_node.receive.statuses import SUCCESS, Failure
-from dicom_node.receive.wire import ProtocolError
-from dicom_node.rejection import is_rejection_note
-from dicom_node.store import FileMeta, FullError, IncomingFile, InstanceStore, StoredFile
-from dicom_node.uids import MAX_LENGTH, is_uid
+from dicom_node.receive.upper_layer.negotiation import AcceptedContext
+from dicom_node.receive.upper_layer.pdu import ProtocolError
+from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
+from dicom_node.storage.instance_store import FileMeta, FullError, IncomingFile, InstanceStore, StoredFile
+from dicom_node.studies.expected_retrieval import is_expected
+from dicom_node.studies.register import (
+    PRIOR,
+    ReceivedInstance,
+    Registered,
+    Registration,
+    is_own_document,
+    register_instance,
+)
+from dicom_node.studies.reopen import heals, quarantine_instance
 
 log = get_logger(__name__)
 

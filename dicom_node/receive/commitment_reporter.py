@@ -14,11 +14,11 @@ from sqlalchemy import select, update
 
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
-from dicom_node.index.tables import CommitmentRequest, CommitmentState
+from dicom_node.index.tables.core import CommitmentRequest, CommitmentState
 from dicom_node.logs import get_logger
-from dicom_node.receive.committing import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
-from dicom_node.receive.rules import PeerRule, Rules
-from dicom_node.store import InstanceStore
+from dicom_node.receive.storage_commitment import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
+from dicom_node.receive.upper_layer.access_rules import PeerRule, Rules
+from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
 

@@ -12,8 +12,8 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from dicom_node.receive.association import Request
-from dicom_node.receive.sinks import MemorySink
+from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.sinks import MemorySink
 
 
 class UnreadableError(Exception):

@@ -17,24 +17,24 @@ from dicom_node.context import utc_now
 from dicom_node.errors import ConfigurationError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
-from dicom_node.receive.association import Association, Caller, DataSink, Handler
-from dicom_node.receive.auditing import ReceiveAudit
-from dicom_node.receive.committing import CommitmentService, handle_action, handle_event, handle_event_response
-from dicom_node.receive.echo import handle_echo
-from dicom_node.receive.finding import handle_find
-from dicom_node.receive.indexing import IndexWriter
-from dicom_node.receive.lobby import Arrival, Lobby, listen
-from dicom_node.receive.messages import Command, CommandField
-from dicom_node.receive.negotiation import AcceptedContext, ae_titles, negotiate
+from dicom_node.receive.audit_trail import ReceiveAudit
+from dicom_node.receive.c_echo import handle_echo
+from dicom_node.receive.c_find import handle_find
+from dicom_node.receive.c_store import StoreLimits, StoreService, handle_store
+from dicom_node.receive.commitment_reporter import CommitmentReporter
+from dicom_node.receive.group_commit import IndexWriter
 from dicom_node.receive.recovery import recover
-from dicom_node.receive.reporter import CommitmentReporter
-from dicom_node.receive.rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
-from dicom_node.receive.sinks import MemorySink
-from dicom_node.receive.storing import StoreLimits, StoreService, handle_store
-from dicom_node.receive.tls import server_context
-from dicom_node.receive.transfers import TransferBook
-from dicom_node.receive.wire import PeerStream, ProtocolError, abort, reject
-from dicom_node.store import InstanceStore
+from dicom_node.receive.storage_commitment import CommitmentService, handle_action, handle_event, handle_event_response
+from dicom_node.receive.upper_layer.acceptor import Arrival, Lobby, listen
+from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
+from dicom_node.receive.upper_layer.association import Association, Caller, DataSink, Handler
+from dicom_node.receive.upper_layer.dimse import Command, CommandField
+from dicom_node.receive.upper_layer.negotiation import AcceptedContext, ae_titles, negotiate
+from dicom_node.receive.upper_layer.pdu import PeerStream, ProtocolError, abort, reject
+from dicom_node.receive.upper_layer.sinks import MemorySink
+from dicom_node.receive.upper_layer.tls import server_context
+from dicom_node.receive.upper_layer.transfers import TransferBook
+from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
 

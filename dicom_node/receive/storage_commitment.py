@@ -13,14 +13,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver.commitment import read_report, record_commitment_report
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError, StorageError
 from dicom_node.index.database import Database
-from dicom_node.index.tables import CommitmentRequest, CommitmentState, Instance
+from dicom_node.index.tables.core import CommitmentRequest, CommitmentState, Instance
 from dicom_node.logs import get_logger
-from dicom_node.receive import statuses
-from dicom_node.receive.association import Request
 from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
-from dicom_node.receive.messages import (
+from dicom_node.receive.upper_layer import statuses
+from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.dimse import (
     ACTION_TYPE_ID,
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
@@ -34,10 +35,9 @@ from dicom_node.receive.messages import (
     Message,
     response,
 )
-from dicom_node.receive.negotiation import COMMITMENT
-from dicom_node.receive.statuses import SUCCESS
-from dicom_node.store import InstanceStore
-from dicom_node.uids import is_uid
+from dicom_node.receive.upper_layer.negotiation import COMMITMENT
+from dicom_node.receive.upper_layer.statuses import SUCCESS
+from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
 

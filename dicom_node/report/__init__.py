@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
-from dicom_node.report.page import as_html
-from dicom_node.report.picture import pair_picture
+from dicom_node.report.render.html import as_html
+from dicom_node.report.render.pair_picture import pair_picture
+from dicom_node.report.render.text import as_text
 from dicom_node.report.request import (
     BuiltDocument,
     DocumentKind,
@@ -13,7 +14,6 @@ from dicom_node.report.request import (
     SourceImage,
 )
 from dicom_node.report.result import result_json
-from dicom_node.report.text import as_text
 
 __all__ = [
     "STANDARD_KINDS",

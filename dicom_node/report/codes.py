@@ -5,7 +5,7 @@ from __future__ import annotations
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
-from dicom_node.uids import derived_uid
+from dicom_node.dicom.uids import derived_uid
 from model.ontology import Code, FindingConcept, FindingKind, ontology
 from model.schema import AbstainReason, Change, Presence
 

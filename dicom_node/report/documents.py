@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, EnhancedSRStorage
 
-from dicom_node.report.capture import capture_document
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.header import UNREADABLE, CleanHeader, clean_header
-from dicom_node.report.iod import sr_document
-from dicom_node.report.machine import machine_content
-from dicom_node.report.pdf import pdf_document
-from dicom_node.report.reading import reading_content, report_content
+from dicom_node.report.patient import UNREADABLE, CleanHeader, clean_header
+from dicom_node.report.render.pdf import pdf_document
+from dicom_node.report.render.secondary_capture import capture_document
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
-from dicom_node.report.statements import Section, SectionKey, origin
+from dicom_node.report.sr.iod import sr_document
+from dicom_node.report.sr.machine import machine_content
+from dicom_node.report.sr.narrative import reading_content, report_content
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.sections import Section, SectionKey, origin
 
 _Maker = Callable[[ReportRequest, CleanHeader], BuiltDocument]
 _EXTRA: dict[DocumentKind, _Maker] = {DocumentKind.PDF: pdf_document, DocumentKind.CAPTURE: capture_document}

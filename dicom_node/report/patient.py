@@ -17,7 +17,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
-from dicom_node.uids import is_uid
+from dicom_node.dicom.uids import is_uid
 
 # What pydicom raises on values that it cannot convert; NotImplementedError and AttributeError come from odd VRs, and
 # BytesLengthException stands outside the tree of ValueError.

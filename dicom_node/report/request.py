@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydicom import Dataset
 
-from dicom_node.index.tables import Outcome
+from dicom_node.index.tables.core import Outcome
 from model.schema import DisplayImage, ModelIdentity, Prediction
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dicom_node.report.codes import finding_concept
-from dicom_node.report.dates import moment
-from dicom_node.report.identity import header_uid
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import impressions
+from dicom_node.report.sr.uids import header_uid
+from dicom_node.report.wording.dates import moment
+from dicom_node.report.wording.sections import impressions
 from model.schema import Finding, Region
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Destination, RetentionSection
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,

@@ -18,14 +18,15 @@ from pathlib import Path
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, shadow
+from dicom_node.audit import messages as audit
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
-from dicom_node.index.tables import Document, Instance, Result, Series, Study
+from dicom_node.index.tables.core import Document, Instance, Result, Series, Study
 from dicom_node.logs import get_logger
-from dicom_node.notify import raise_notice
-from dicom_node.removable import Candidate, candidates
+from dicom_node.notifications import raise_notice
+from dicom_node.retention.candidates import Candidate, candidates
+from dicom_node.serving import shadow
 
 log = get_logger(__name__)
 

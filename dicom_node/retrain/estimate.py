@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dicom_node.config import RetrainSection
-from dicom_node.index.tables_retrain import RetrainSplit
-from dicom_node.retrain.values import Contents
+from dicom_node.index.tables.retrain import RetrainSplit
+from dicom_node.retrain.types import Contents
 
 _SIDE = (RetrainSplit.TRAIN, RetrainSplit.VALIDATE)
 

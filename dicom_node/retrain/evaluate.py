@@ -10,26 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dicom_node.retrain.judging_files import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
+from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan
-from model.manifest import Manifest, read_manifest, write_text_atomically
+from model.checkpoints.manifest import Manifest, read_manifest, write_text_atomically
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DropReport
-from training.evaluate import Evaluation, EvaluationOptions, evaluate
-from training.evaluate_report import write_report
-from training.gate import Decision, GateSettings, decide
-from training.gate_report import About, body, card, page
-from training.gate_scores import KnownPairs, frozen_questions, system_scores
-from training.known_pairs import ask_known, known_answers
-from training.records import Record
-from training.remembered import Remembered
+from training.data.datasets import loaded, open_records, parse_spec
+from training.evaluation.cached_predictor import Remembered
+from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from training.evaluation.report import write_report
+from training.gate.decision import Decision, GateSettings, decide
+from training.gate.known_pairs import ask_known, known_answers
+from training.gate.report import About, body, card, page
+from training.gate.scores import KnownPairs, frozen_questions, system_scores
+from training.records.drops import DropReport
+from training.records.record import Record
 
 
 def judge(plan: Plan, between: Callable[[], None]) -> Decision:
     """Raises ModelError or DataError where a checkpoint or an image of the frozen set cannot be read."""
-    from dicom_node.retrain.child import Progress
+    from dicom_node.retrain.subprocess_main import Progress
 
     sides = {"champion": plan.champion, "challenger": plan.models / plan.challenger}
     manifests = {name: read_manifest(folder) for name, folder in sides.items()}

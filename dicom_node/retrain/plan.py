@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dicom_node.index.tables_retrain import RetrainSplit
-from dicom_node.retrain.values import SPLIT_FILES, RetrainError
-from model.manifest import write_text_atomically
+from dicom_node.index.tables.retrain import RetrainSplit
+from dicom_node.retrain.types import SPLIT_FILES, RetrainError
+from model.checkpoints.manifest import write_text_atomically
 
 PLAN_FILE = "plan.json"
 PLACEHOLDER = "SNAPSHOT"
@@ -18,7 +18,7 @@ PLACEHOLDER = "SNAPSHOT"
 
 
 class Plan(BaseModel):
-    """One run. Paths are absolute. recipe: of training.recipe, its data sets filled in, its start the base."""
+    """One run. Paths are absolute. recipe: of training.recipe.recipe, its data sets filled in, its start the base."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -8,19 +8,19 @@ from typing import Any
 
 from sqlalchemy import select
 
-from dicom_node import models
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import Instance
-from dicom_node.index.tables_retrain import RetrainItem, RetrainRun, RunState
+from dicom_node.index.tables.core import Instance
+from dicom_node.index.tables.retrain import RetrainItem, RetrainRun, RunState
 from dicom_node.retrain import runs, snapshots
 from dicom_node.retrain.plan import Plan, resolved_recipe, write_plan
-from dicom_node.retrain.values import Contents, Film, RetrainError, RetrainStopped, folders_of
+from dicom_node.retrain.types import Contents, Film, RetrainError, RetrainStopped, folders_of
+from dicom_node.serving import promotion as models
+from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest
 from model.errors import CheckpointError, ModelError
-from model.manifest import CheckpointKind, Manifest, read_manifest
 
 FEWEST = 10
-"""Of training.gate_scores: frozen cases from which an answer is judged by itself."""
+"""Of training.gate.scores: frozen cases from which an answer is judged by itself."""
 RECIPE = "retrain.toml"
 POINTING_PAIRS = 100
 """Phantom pairs on which a retrained demonstration model's outlines are measured again."""
@@ -60,7 +60,7 @@ def start_of(node: NodeContext, recipe: Path | None) -> Start:
 
 def champion_folder(node: NodeContext) -> Path:
     """Folder of the checkpoint that serves. Raises RetrainError, UsageError."""
-    from model.registry import resolve_source
+    from model.checkpoints.registry import resolve_source
 
     if node.settings.model.backend != "transformers":
         raise UsageError('model.backend is "openai": a model on a server is trained there, not by this node')
@@ -80,7 +80,7 @@ def champion_folder(node: NodeContext) -> Path:
 def _recipe(path: Path | None) -> dict[str, Any]:
     from importlib import resources
 
-    from training.recipe import load_recipe
+    from training.recipe.recipe import load_recipe
 
     if path is None:
         path = Path(str(resources.files("training").joinpath("recipes", RECIPE)))

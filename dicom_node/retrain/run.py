@@ -18,19 +18,20 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import models
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables_retrain import Promote, RetrainRun, RetrainSnapshot, RetrainSplit, RunState
+from dicom_node.index.tables.retrain import Promote, RetrainRun, RetrainSnapshot, RetrainSplit, RunState
 from dicom_node.logs import get_logger
-from dicom_node.retrain import preparing, runs, snapshots
-from dicom_node.retrain.child import PROBE_FILE, Stage
-from dicom_node.retrain.contents import gather
-from dicom_node.retrain.describe import describe, duration, missing, rare
-from dicom_node.retrain.judging_files import DECISION_FILE, PAGE_FILE
+from dicom_node.retrain import prepare as preparing
+from dicom_node.retrain import runs, snapshots
+from dicom_node.retrain.estimate import describe, duration, missing, rare
+from dicom_node.retrain.file_names import DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan, read_plan, write_plan
-from dicom_node.retrain.stages import run_stage
-from dicom_node.retrain.values import Contents, Folders, RetrainError, RetrainStopped, folders_of
+from dicom_node.retrain.select import gather
+from dicom_node.retrain.subprocess import run_stage
+from dicom_node.retrain.subprocess_main import PROBE_FILE, Stage
+from dicom_node.retrain.types import Contents, Folders, RetrainError, RetrainStopped, folders_of
+from dicom_node.serving import promotion as models
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.index.tables_retrain import (
+from dicom_node.index.tables.retrain import (
     ENDED,
     Promote,
     RetrainDecision,
@@ -19,7 +19,7 @@ from dicom_node.index.tables_retrain import (
     RetrainSplit,
     RunState,
 )
-from dicom_node.notify import raise_notice
+from dicom_node.notifications import raise_notice
 
 WORKING = (RunState.PREPARED, RunState.TRAINING, RunState.EVALUATING)
 """States that the next `dicom-node retrain` goes on from."""

@@ -2,9 +2,9 @@
 
 One window is one row (`Night`), begun once, by the one machine that leads. The training is a process of its own at the
 configured priority. It yields: while an analysis waits or runs on this machine, a file exists that the training looks
-for between its steps (`training.breaks`); it is never stopped by SIGSTOP, which could hold a lock of the index for as
-long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and goes on in the
-next window; what has not ended by itself KILL_SECONDS later is killed and goes on from its last checkpoint.
+for between its steps (`training.loop.pause`); it is never stopped by SIGSTOP, which could hold a lock of the index
+for as long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and goes
+on in the next window; what has not ended by itself KILL_SECONDS later is killed and goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from sqlalchemy.orm import Session
 from dicom_node.config import RetrainSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables_models import Night, NightState
+from dicom_node.index.tables.models import Night, NightState
+from dicom_node.jobs.backlog import analyses_have_work
 from dicom_node.logs import get_logger
-from dicom_node.notify import raise_notice
-from dicom_node.process import end_with_parent, is_running
-from dicom_node.schedule import Window, parse_schedule, window_at
-from dicom_node.yielding import analyses_have_work
+from dicom_node.notifications import raise_notice
+from dicom_node.system.child_process import end_with_parent, is_running
+from dicom_node.weekly_window import Window, parse_schedule, window_at
 
 log = get_logger(__name__)
 
 NIGHT_LOCK = 0x4C554E49
 """Advisory lock of the machine that trains, on PostgreSQL."""
 PAUSE_VARIABLE = "DICOM_NODE_PAUSE_FILE"
-"""`training.breaks` reads it; said again here, because the node itself does not import the training."""
+"""`training.loop.pause` reads it; said again here, because the node itself does not import the training."""
 LOOK_SECONDS = 0.25
 """How often waiting analyses are looked for: what a study waits at most before the training begins to give way."""
 IDLE_SECONDS = 5.0
@@ -258,7 +258,7 @@ def _last_line(path: Path) -> str:
 
 def run_nights(node: NodeContext) -> None:
     """The life of the process: one machine of all leads. Returns when the node stops."""
-    from dicom_node.leadership import Leadership
+    from dicom_node.system.leader_election import Leadership
 
     leadership = Leadership(node, lock=NIGHT_LOCK)
     NightWatch(node, leadership.held).run()

@@ -12,14 +12,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import Instance, Outcome, Result, Series, Study
-from dicom_node.index.tables_retrain import RetrainItem, RetrainPatient, RetrainSplit
+from dicom_node.index.tables.core import Instance, Outcome, Result, Series, Study
+from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSplit
+from dicom_node.retrain.site_export import export_site, pseudonym, site_key
 from dicom_node.retrain.splits import Assignment, Shares, assign
-from dicom_node.retrain.values import Contents, Film, Item, RetrainError
-from dicom_node.site_export import export_site, pseudonym, site_key
-from training.drops import DataError, DropReport
+from dicom_node.retrain.types import Contents, Film, Item, RetrainError
 from training.readers.site import read_site
-from training.records import Record
+from training.records.drops import DataError, DropReport
+from training.records.record import Record
 
 _BATCH = 500
 """SQLite takes a limited number of parameters."""

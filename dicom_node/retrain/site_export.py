@@ -15,12 +15,12 @@ from typing import Any, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import opinions
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
-from dicom_node.feedback import Aspect
-from dicom_node.index.tables import Feedback, Instance, Result, Study, Verdict
-from dicom_node.store import fsync_folder
+from dicom_node.feedback import consensus as opinions
+from dicom_node.feedback.record import Aspect
+from dicom_node.index.tables.core import Feedback, Instance, Result, Study, Verdict
+from dicom_node.storage.instance_store import fsync_folder
 
 FORMAT, VERSION = "dicom-node-site", 1
 """What docs/site-export.md describes; the reader in `training` refuses any other."""
@@ -38,7 +38,7 @@ class _Film:
 
 
 class Counts(Protocol):
-    """Counts what is exported and what is not (training.drops.DropReport)."""
+    """Counts what is exported and what is not (training.records.drops.DropReport)."""
 
     def drop(self, reason: str, which: str) -> None:
         """One that is left out, and why."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dicom_node.index.tables_retrain import RetrainSplit
+from dicom_node.index.tables.retrain import RetrainSplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

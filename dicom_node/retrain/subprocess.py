@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_node.context import NodeContext
-from dicom_node.retrain.child import ERROR_FILE, LOG_FILE, PROGRESS_FILE, STOPPED, Stage
 from dicom_node.retrain.plan import Plan
-from dicom_node.retrain.values import RetrainError, RetrainStopped
+from dicom_node.retrain.subprocess_main import ERROR_FILE, LOG_FILE, PROGRESS_FILE, STOPPED, Stage
+from dicom_node.retrain.types import RetrainError, RetrainStopped
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 300.0
@@ -33,7 +33,14 @@ def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: Progress) -
     environment = os.environ | {"OMP_NUM_THREADS": str(plan.threads), "TOKENIZERS_PARALLELISM": "false"}
     if plan.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # the card is the serving model's alone
-    command = [sys.executable, "-m", "dicom_node.retrain.child", stage.value, str(plan.folder), str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "dicom_node.retrain.subprocess_main",
+        stage.value,
+        str(plan.folder),
+        str(os.getpid()),
+    ]
     with (plan.folder / LOG_FILE).open("ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
     try:

@@ -1,4 +1,5 @@
-"""The process that trains and evaluates: `python -m dicom_node.retrain.child STAGE FOLDER PARENT`, at low priority.
+"""The process that trains and evaluates: `python -m dicom_node.retrain.subprocess_main STAGE FOLDER PARENT`, at low
+priority.
 
 All it needs stands in the folder's plan, and all it makes lies there: it may be killed at any moment and started again.
 It ends with the process that started it, so that two never work in one folder. Only here is torch imported.
@@ -20,12 +21,12 @@ from itertools import islice
 from pathlib import Path
 from types import FrameType
 
-from dicom_node.process import end_with_parent
 from dicom_node.retrain.plan import Plan, read_plan
-from dicom_node.retrain.values import RetrainError
+from dicom_node.retrain.types import RetrainError
+from dicom_node.system.child_process import end_with_parent
 from model.errors import ModelError
-from training.breaks import Between, breaks_from_environment
-from training.drops import DataError
+from training.loop.pause import Between, breaks_from_environment
+from training.records.drops import DataError
 
 STOPPED = 75
 """Exit status where it was asked to stop (EX_TEMPFAIL): the next start goes on."""
@@ -85,7 +86,7 @@ def main(stage: Stage, folder: Path, parent_pid: int) -> int:
         _limit(plan)
         {Stage.PROBE: probe, Stage.TRAIN: train_stage, Stage.EVALUATE: evaluate_stage}[stage](plan, between)
     except Exception as error:  # noqa: BLE001 (the edge of this process: its parent says it and goes on serving)
-        from training.train import TrainingStopped
+        from training.loop.train import TrainingStopped
 
         if isinstance(error, (TrainingStopped, Stopped)):
             return STOPPED
@@ -103,11 +104,11 @@ def main(stage: Stage, folder: Path, parent_pid: int) -> int:
 def probe(plan: Plan, between: Between) -> None:
     """Measure: seconds of a training step and of a pair of the frozen set. Writes PROBE_FILE."""
     from model.predict import load_predictor
-    from training.datasets import load_pair, open_records, parse_spec
-    from training.drops import DropReport
-    from training.evaluate import EvaluationOptions, evaluate
-    from training.recipe import Recipe
-    from training.train import TrainingStopped, train
+    from training.data.datasets import load_pair, open_records, parse_spec
+    from training.evaluation.evaluate import EvaluationOptions, evaluate
+    from training.loop.train import TrainingStopped, train
+    from training.recipe.recipe import Recipe
+    from training.records.drops import DropReport
 
     times: list[float] = []
 
@@ -143,10 +144,10 @@ def probe(plan: Plan, between: Between) -> None:
 
 def train_stage(plan: Plan, between: Between) -> None:
     """Train to the end, calibrate, and move the finished challenger into the models folder in one rename."""
-    from model.manifest import MANIFEST_NAME
-    from training.challenger import finish_challenger
-    from training.recipe import Recipe
-    from training.train import newest_checkpoint, train
+    from model.checkpoints.manifest import MANIFEST_NAME
+    from training.loop.train import newest_checkpoint, train
+    from training.recipe.recipe import Recipe
+    from training.release.challenger import finish_challenger
 
     finished = plan.models / plan.challenger
     if (finished / MANIFEST_NAME).is_file():
@@ -187,7 +188,7 @@ def train_stage(plan: Plan, between: Between) -> None:
 
 def evaluate_stage(plan: Plan, between: Between) -> None:
     """Ask both, decide, write decision, card and page. Answers that are there already are not asked again."""
-    from dicom_node.retrain.judging import judge
+    from dicom_node.retrain.evaluate import judge
 
     judge(plan, _raising(between))
 

@@ -10,7 +10,7 @@ from typing import Any
 from dicom_node.config import RetrainSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables_retrain import RetrainSplit
+from dicom_node.index.tables.retrain import RetrainSplit
 
 SPLIT_FILES = {split: f"{split.value}.jsonl" for split in RetrainSplit}
 """In a snapshot's folder: one site export for each split."""

@@ -17,13 +17,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node import audit, completion, jobs, notify, retention, syslog
+from dicom_node import notifications as notify
+from dicom_node.audit import messages as audit
+from dicom_node.audit import syslog
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import job_key
-from dicom_node.drift.weeks import WeeklyLook
+from dicom_node.drift.weekly import WeeklyLook
 from dicom_node.errors import NodeError
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     CommitmentRequest,
     CommitmentState,
     Delivery,
@@ -36,12 +38,15 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from dicom_node.leadership import Leadership
+from dicom_node.jobs import queue as jobs
 from dicom_node.logs import bound, get_logger
-from dicom_node.models import catch_up as journal_models
-from dicom_node.priors import prefetch
-from dicom_node.priors.counting import CountAgreement
-from dicom_node.reports_in.queue import look_again as look_at_reports_again
+from dicom_node.priors.retrieval import prefetch
+from dicom_node.priors.retrieval.instance_count import CountAgreement
+from dicom_node.retention import removal as retention
+from dicom_node.serving.promotion import catch_up as journal_models
+from dicom_node.studies import completion
+from dicom_node.studies.received_reports import look_again as look_at_reports_again
+from dicom_node.system.leader_election import Leadership
 
 log = get_logger(__name__)
 

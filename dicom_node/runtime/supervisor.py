@@ -20,11 +20,11 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import JobKind
+from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
-from dicom_node.models import candidates
-from dicom_node.process import end_with_parent, stop_on_signals
-from dicom_node.store import InstanceStore
+from dicom_node.serving.promotion import candidates
+from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.system.child_process import end_with_parent, stop_on_signals
 
 log = get_logger(__name__)
 
@@ -161,9 +161,9 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
 @contextmanager
 def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
     """What runs in the main process: sweeps where work is done, the HL7 listener where it is received, the pages."""
-    from dicom_node.audit import EventType
-    from dicom_node.reports_in.hl7_listener import Hl7Listener
-    from dicom_node.sweeps import Sweeper, note_activity
+    from dicom_node.audit.messages import EventType
+    from dicom_node.feedback.reports.hl7_listener import Hl7Listener
+    from dicom_node.runtime.scheduler import Sweeper, note_activity
     from dicom_node.web.server import WebServer
 
     sweeper = Sweeper(node) if role in (Role.ALL, Role.WORK) else None
@@ -261,7 +261,7 @@ def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Even
 
 
 def _night_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
-    from dicom_node.night import run_nights
+    from dicom_node.retrain.scheduled_run import run_nights
 
     node = node_context(settings, stop)
     ready.set()
@@ -270,12 +270,13 @@ def _night_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) 
 
 
 def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
-    from dicom_node import analyse_job, deliver
-    from dicom_node.priors import fetch
-    from dicom_node.reports_in import handle as read_report
-    from dicom_node.serving import ServingModels
-    from dicom_node.shadow import ShadowModel
-    from dicom_node.worker import Worker
+    from dicom_node import deliver
+    from dicom_node.analysis import job as analyse_job
+    from dicom_node.feedback.reports import job as read_report
+    from dicom_node.jobs.worker import Worker
+    from dicom_node.priors.retrieval import job as fetch
+    from dicom_node.serving.champion import ServingModels
+    from dicom_node.serving.shadow import ShadowModel
 
     node = node_context(settings, stop)
     models = ServingModels(node)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dicom_node.errors import NodeError
-from dicom_node.inference import InferenceProcess, ask_together
+from dicom_node.serving.model_process import InferenceProcess, ask_together
 from model.errors import InferenceError, ModelError
 from model.schema import ModelIdentity, Prediction, StudyPair
 

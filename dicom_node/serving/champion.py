@@ -21,13 +21,13 @@ from sqlalchemy import delete
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import AnalysisError, NodeError
-from dicom_node.index.tables_models import ModelServing
-from dicom_node.inference import InferenceProcess, PairPredictor
+from dicom_node.index.tables.models import ModelServing
 from dicom_node.logs import get_logger
-from dicom_node.models import Candidate, ModelsError, candidates
-from dicom_node.notify import raise_notice
-from dicom_node.process import is_running
-from dicom_node.together import Together
+from dicom_node.notifications import raise_notice
+from dicom_node.serving.batching import Together
+from dicom_node.serving.model_process import InferenceProcess, PairPredictor
+from dicom_node.serving.promotion import Candidate, ModelsError, candidates
+from dicom_node.system.child_process import is_running
 
 log = get_logger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
 from dicom_node.logs import get_logger
-from dicom_node.process import end_with_parent
+from dicom_node.system.child_process import end_with_parent
 from model.errors import InferenceError, ModelError
 from model.schema import ModelIdentity, Prediction, StudyPair
 
@@ -241,8 +241,8 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
 
 def _remote(section: ModelSection) -> PairPredictor:
     """A predictor over an OpenAI-compatible server; `source` is the model's name there, its first where "demo"."""
-    from model.registry import DEMO
-    from model.remote import Scoring, open_remote_predictor
+    from model.checkpoints.registry import DEMO
+    from model.remote_predictor import Scoring, open_remote_predictor
 
     assert section.base_url is not None  # the settings refuse an openai back end without one
     key = section.api_key_file.read_text("utf-8").strip() if section.api_key_file is not None else None

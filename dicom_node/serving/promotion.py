@@ -1,8 +1,8 @@
 """Which checkpoint the node answers with: the champion of the models folder, else the model of the configuration.
 
-The pointer file of `model.registry` owns that state: it is replaced in one rename, so whoever reads it, on whichever
-machine, sees the old champion or the new one. Journal, audit and notice are rows that follow the pointer: written at
-once by whoever changed it, and by a tick where that process died in between (docs/adr/0120).
+The pointer file of `model.checkpoints.registry` owns that state: it is replaced in one rename, so whoever reads it,
+on whichever machine, sees the old champion or the new one. Journal, audit and notice are rows that follow the
+pointer: written at once by whoever changed it, and by a tick where that process died in between (docs/adr/0120).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node import audit
+from dicom_node.audit import messages as audit
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError, UsageError
-from dicom_node.index.tables_models import ModelEvent, ModelEventKind
+from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.logs import get_logger
-from dicom_node.notify import raise_notice
-from model import registry
+from dicom_node.notifications import raise_notice
+from model.checkpoints import registry
+from model.checkpoints.registry import ChampionPointer, Manifest, Promotion
 from model.errors import CheckpointError
-from model.registry import ChampionPointer, Manifest, Promotion
 
 log = get_logger(__name__)
 

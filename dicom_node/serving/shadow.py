@@ -13,24 +13,24 @@ import time
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import AnalysisError, StorageError, UsageError
-from dicom_node.index.tables import Instance, JobKind, Outcome, Result
-from dicom_node.index.tables_models import ModelEventKind, ShadowChoice, ShadowResult
-from dicom_node.inference import InferenceProcess
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import Instance, JobKind, Outcome, Result
+from dicom_node.index.tables.models import ModelEventKind, ShadowChoice, ShadowResult
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.backlog import analyses_have_work
+from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
-from dicom_node.models import ModelsError, champion, note
-from dicom_node.notify import raise_notice
+from dicom_node.notifications import raise_notice
 from dicom_node.report.result import finding_values
-from dicom_node.shadow_figures import differences
-from dicom_node.yielding import analyses_have_work
-from model import registry
-from model.decode import decode_in_child
+from dicom_node.serving.model_process import InferenceProcess
+from dicom_node.serving.promotion import ModelsError, champion, note
+from dicom_node.serving.shadow_comparison import differences
+from model.checkpoints import registry
+from model.checkpoints.registry import Promotion
 from model.errors import CheckpointError, InferenceError, PixelError
-from model.registry import Promotion
+from model.images.sandbox import decode_in_child
 from model.schema import ModelIdentity, Prediction, StudyPair
 
 log = get_logger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Result, Study
-from dicom_node.index.tables_models import ShadowResult
+from dicom_node.index.tables.core import Result, Study
+from dicom_node.index.tables.models import ShadowResult
 
 
 def differences(

@@ -13,11 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.index.tables_models import ModelEvent, ModelServing
-from dicom_node.models import ModelsError, champion
-from model import registry
+from dicom_node.index.tables.models import ModelEvent, ModelServing
+from dicom_node.serving.promotion import ModelsError, champion
+from model.checkpoints import registry
+from model.checkpoints.registry import ModelEntry
 from model.errors import CheckpointError
-from model.registry import ModelEntry
 
 ALIVE_SECONDS = 60.0
 """A worker whose row is older is not counted: it renews it four times as often."""

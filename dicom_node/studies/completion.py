@@ -16,9 +16,9 @@ import datetime as dt
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.config import CompletionSection
-from dicom_node.index.tables import Instance, JobKind, Series, Study, StudyState
+from dicom_node.index.tables.core import Instance, JobKind, Series, Study, StudyState
+from dicom_node.jobs import queue as jobs
 
 PRIOR, REPORT_ONLY = "prior", "report"
 """Study.purpose of comparison material, and of a study of which no image came: nothing of it is analysed."""

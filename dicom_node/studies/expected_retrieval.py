@@ -7,7 +7,7 @@ import datetime as dt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import ExpectedRetrieval
+from dicom_node.index.tables.core import ExpectedRetrieval
 
 
 def is_expected(session: Session, study_instance_uid: str, calling_ae_title: str, *, now: dt.datetime) -> bool:

@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import JobKind
-from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState, new_report
+from dicom_node.index.tables.core import JobKind
+from dicom_node.index.tables.reports import ReceivedReport, ReportKind, ReportState, new_report
+from dicom_node.jobs import queue as jobs
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)

@@ -12,19 +12,12 @@ from sqlalchemy import Executable, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node.header import InstanceHeader
-from dicom_node.index.doubt import reopen_resting_on
-from dicom_node.index.tables import (
-    Base,
-    Document,
-    Instance,
-    Series,
-    Study,
-    StudyState,
-)
-from dicom_node.reports_in.queue import note_report
-from dicom_node.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
-from dicom_node.store import StoredFile
+from dicom_node.dicom.header import InstanceHeader
+from dicom_node.dicom.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
+from dicom_node.index.tables.core import Base, Document, Instance, Series, Study, StudyState
+from dicom_node.storage.instance_store import StoredFile
+from dicom_node.studies.received_reports import note_report
+from dicom_node.studies.reopen import reopen_resting_on
 
 ROUTED = "routed"
 PRIOR = "prior"
@@ -57,7 +50,8 @@ class ReceivedInstance:
     calling_ae_title: str = ""
     purpose: str = ROUTED
     is_rejection_note: bool = False
-    """Whether it takes other instances back (`dicom_node.rejection`): then what rests on them is analysed anew."""
+    """Whether it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
+    analysed anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

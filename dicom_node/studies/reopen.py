@@ -9,9 +9,9 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables import Instance, Quarantine, QuarantineReason, Result, Study, StudyState
+from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Result, Study, StudyState
 from dicom_node.logs import get_logger
-from dicom_node.store import InstanceStore, StoredFile
+from dicom_node.storage.instance_store import InstanceStore, StoredFile
 
 log = get_logger(__name__)
 

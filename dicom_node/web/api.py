@@ -9,12 +9,13 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from dicom_node import feedback
+from dicom_node.admin import job_listings as reading_jobs
+from dicom_node.admin import listings as reading
 from dicom_node.config import Role
-from dicom_node.index.tables import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
-from dicom_node.web import reading, reading_jobs
+from dicom_node.feedback import record as feedback
+from dicom_node.index.tables.core import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
+from dicom_node.web.pages.worklist import audit_access, choice, filter_of, keep_word, load_page, word_of
 from dicom_node.web.routing import Call, Rule
-from dicom_node.web.views import audit_access, choice, filter_of, keep_word, load_page, word_of
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -99,7 +100,7 @@ def deliveries(call: Call) -> Response:
 
 def token(call: Call) -> Response:
     """The CSRF token that changing requests carry in X-CSRF-Token."""
-    from dicom_node.web.security import csrf_token
+    from dicom_node.web.authentication import csrf_token
 
     return _json({"csrf": csrf_token(call.request.session), "user": call.who.name, "role": call.who.role})
 

@@ -13,9 +13,14 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from dicom_node.context import NodeContext
-from dicom_node.web import admin, api, feedback_pages, health, images, models_pages, retraining_pages, views
+from dicom_node.web import api, health
+from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_secret
+from dicom_node.web.pages import admin, images
+from dicom_node.web.pages import feedback as feedback_pages
+from dicom_node.web.pages import models as models_pages
+from dicom_node.web.pages import retraining as retraining_pages
+from dicom_node.web.pages import worklist as views
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
-from dicom_node.web.security import Doorkeeper, SecurityHeaders, session_secret
 
 RULES: tuple[Rule, ...] = (
     *views.RULES,

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from dicom_node.web.security import csrf_token
+from dicom_node.web.authentication import csrf_token
 
 
 @cache

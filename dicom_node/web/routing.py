@@ -15,8 +15,8 @@ from starlette.routing import Route
 from dicom_node.config import Role
 from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError, NodeError, UsageError
-from dicom_node.web.pages import render
-from dicom_node.web.security import HEADERS, Doorkeeper, User, client_address, csrf_holds
+from dicom_node.web.authentication import HEADERS, Doorkeeper, User, client_address, csrf_holds
+from dicom_node.web.rendering import render
 
 MAX_BODY_BYTES = 65_536
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from dicom_node.index.tables import UtcDateTime
+from dicom_node.index.tables.core import UtcDateTime
 
 revision = "0004"
 down_revision = "0003"

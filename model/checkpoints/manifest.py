@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
+from model.finding_states import JointWeights
 from model.ontology import ontology
-from model.reading import JointWeights
-from model.validation import ValidationSet
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -35,7 +35,7 @@ _READING = frozenset({"findings", "question_types", "thresholds", "calibration",
 
 
 class CheckpointKind(StrEnum):
-    """Which door of `model.vlm` opens the folder."""
+    """Which door of `model.engine.vlm` opens the folder."""
 
     NVILA = "nvila"
     """`model.nvila.load_nvila`."""
@@ -58,15 +58,15 @@ class Manifest(BaseModel):
     name, version: together the checkpoint's name in lists and reports. base: what it was fine-tuned from. recipe,
     data_snapshot: which recipe and which frozen data set (name or hash). metrics: what evaluation measured.
     findings: ontology keys that it was trained on and may be asked. question_types: values of
-    `model.questions.QuestionType` that it was trained on; others are never asked. prognosis: prediction questions are
-    enabled. thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
-    calibration: question type → temperature (1.0 where absent). joint: how presence, prior and change answers are put
-    together, `model.reading.JointWeights` (its defaults where empty). certainty_floor: least certainty (probability of
-    the stated answer) below which the answer is "abstained" or "not comparable". tiling: the `Tiling` of training.
-    expert, context: the prompts of training held such lines; others are not shown any. calibrated_on: how many
-    validation answers the calibration saw.
+    `model.questions.battery.QuestionType` that it was trained on; others are never asked. prognosis: prediction
+    questions are enabled. thresholds: finding → least calibrated probability of presence that is called present
+    (0.5 where absent). calibration: question type → temperature (1.0 where absent). joint: how presence, prior and
+    change answers are put together, `model.finding_states.JointWeights` (its defaults where empty).
+    certainty_floor: least certainty (probability of the stated answer) below which the answer is "abstained" or
+    "not comparable". tiling: the `Tiling` of training. expert, context: the prompts of training held such lines;
+    others are not shown any. calibrated_on: how many validation answers the calibration saw.
     localisation: finding → share of validation findings whose most relevant point lay inside their true outline, by
-    `model.localise`; only findings that stand here get a region.
+    `model.localise.relevance`; only findings that stand here get a region.
     validation: what it said of the validation set that it was calibrated on; None in manifests that know none.
     device_uid: derived from all the rest but `validation`, which changes no answer; so any change of weights or reading
     rules is another device (IHE AIR 1.2).

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model.errors import CheckpointError
-from model.manifest import (
+from model.checkpoints.manifest import (
     MANIFEST_NAME,
     PLAIN_NAME,
     CheckpointKind,
@@ -28,6 +27,7 @@ from model.manifest import (
     write_manifest,
     write_text_atomically,
 )
+from model.errors import CheckpointError
 
 CHAMPION_NAME = "champion.json"
 DEMO = "demo"

@@ -1,8 +1,9 @@
 """Is this picture a frontal chest radiograph, and does it stand upright? A small trained check that needs no torch.
 
-It looks at 64 × 64 pixels with a convolutional network of some 150,000 weights (`view_check.safetensors`, made by
-`training/view_check_train.py`). What it was measured on, and what not, stands in docs/view-check.md. It exists for
-headers that are silent or contradict themselves; what overrules a clear one is `model.picture_check` alone.
+It looks at 64 × 64 pixels with a convolutional network of some 150,000 weights (`frontal_view.safetensors`, made by
+`training/image_checks/view_check_train.py`). What it was measured on, and what not, stands in docs/view-check.md.
+It exists for headers that are silent or contradict themselves; what overrules a clear one is
+`model.checks.plausibility` alone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from model.picture_check import PictureFault, picture_fault
-from model.pixels_fit import fit_grey
+from model.checks.plausibility import PictureFault, picture_fault
+from model.images.square import fit_grey
 from model.schema import DisplayImage
 
 SIDE = 64
@@ -53,7 +54,7 @@ class ViewCheck:
     inverted: black and white are exchanged. rotation: degrees clockwise by which the picture is turned away from
     upright (0, 90, 180, 270); turning it back anticlockwise by as much sets it right. Both mean something only where
     kind is FRONTAL_CHEST. other_probability: that it is neither chest. fault: set where it is certainly no chest
-    radiograph, which overrules any header (`model.picture_check`).
+    radiograph, which overrules any header (`model.checks.plausibility`).
     """
 
     kind: ViewKind
@@ -135,5 +136,5 @@ def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
 @cache
 def _weights() -> Mapping[str, NDArray[np.float32]]:
     """The committed weights, stored in half precision."""
-    raw = load(resources.files("model").joinpath("view_check.safetensors").read_bytes())
+    raw = load(resources.files("model.checks").joinpath("frontal_view.safetensors").read_bytes())
     return {name: value.astype(np.float32) for name, value in raw.items()}

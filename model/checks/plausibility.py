@@ -1,7 +1,8 @@
 """What can be no chest radiograph at all, whatever its header says: blank, noise, a gradient, a pattern, another thing.
 
-Much stricter than `model.view_check`, because it overrules every header: each limit lies well outside of what 883 real
-films gave (`training/picture_check_train.py`, docs/view-check.md). A picture that passes is not thereby a chest.
+Much stricter than `model.checks.frontal_view`, because it overrules every header: each limit lies well outside of
+what 883 real films gave (`training/image_checks/picture_check_train.py`, docs/view-check.md). A picture that passes
+is not thereby a chest.
 """
 
 from __future__ import annotations
@@ -121,5 +122,5 @@ def _surface() -> NDArray[np.float64]:
 @cache
 def _plane() -> Mapping[str, NDArray[np.float32]]:
     """The committed plane, stored in half precision."""
-    raw = load(resources.files("model").joinpath("picture_check.safetensors").read_bytes())
+    raw = load(resources.files("model.checks").joinpath("plausibility.safetensors").read_bytes())
     return {name: value.astype(np.float32) for name, value in raw.items()}

@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.engine_plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
-from model.engine_scoring import Prefix, plain_score, score_packed, score_rows
-from model.engine_writing import decoding_threads, write_equal_rows, write_plainly, write_rows
+from model.engine.generation import decoding_threads, write_equal_rows, write_plainly, write_rows
+from model.engine.plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
+from model.engine.scoring import Prefix, plain_score, score_packed, score_rows
+from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
 from model.errors import InferenceError
-from model.prompts import PromptLayout
-from model.questions import Question
-from model.vlm import ALIGNED, NvilaVlm, Vlm
+from model.questions.battery import Question
+from model.questions.prompts import PromptLayout
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.engine_scoring import Prefix, repeated, rotary_positions
-from model.vlm import Vlm
+from model.engine.scoring import Prefix, repeated, rotary_positions
+from model.engine.vlm import Vlm
 
 SMALL_PARAMETERS = 50_000_000
 """Below this a CPU writes text with one thread."""

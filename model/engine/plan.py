@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from model.engine.vlm import Vlm
 from model.errors import InferenceError
-from model.prompts import PromptLayout
-from model.questions import Question
-from model.vlm import Vlm
+from model.questions.battery import Question
+from model.questions.prompts import PromptLayout
 
 ROW_TOKENS = 256
 """About how many question tokens share a row of the packed pass."""

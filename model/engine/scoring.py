@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from model.engine_plan import PackedPlan, QuestionTokens
-from model.vlm import ALIGNED, NvilaVlm, Vlm
+from model.engine.plan import PackedPlan, QuestionTokens
+from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
 
 ROWS_AT_ONCE = 32
 """Batch rows of one forward over a repeated cache; bounds memory for long prefixes."""

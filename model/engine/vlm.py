@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.processing_auto import processor_class_from_name
 
+from model.checkpoints.manifest import CheckpointKind
 from model.errors import CheckpointError, InferenceError
-from model.manifest import CheckpointKind
+from model.images.square import fit
 from model.nvila import IMAGE_TOKEN, NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
 from model.nvila.checkpoint import ORIGINAL_TYPE, in_memory, read_json
 from model.nvila.configuration import NvilaConfig
-from model.pixels_fit import fit
-from model.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
+from model.questions.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
 from model.schema import DisplayImage
 
 _OPENING = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
+from model.checkpoints.manifest import sha256_of
 from model.errors import CheckpointError, InferenceError
-from model.experts_net import DenseNet121
-from model.manifest import sha256_of
-from model.pixels_fit import fit
+from model.experts.densenet import DenseNet121
+from model.images.square import fit
 from model.schema import DisplayImage
 
 THRESHOLD = 0.5

@@ -1,4 +1,5 @@
-"""Turn TorchXRayVision's published weights into a folder for `model.experts`: `python -m model.experts_export FOLDER`.
+"""Turn TorchXRayVision's published weights into a folder for `model.experts.expert`: `python -m
+model.experts.export FOLDER`.
 
 Needs the extra `experts`. The published files are pickled modules: only this command opens them, never the node.
 """
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.experts import CONFIGURATION, WEIGHTS, load_expert
+from model.experts.expert import CONFIGURATION, WEIGHTS, load_expert
 
 ARCHITECTURE = "torchxrayvision.DenseNet"
 DEFAULT_WEIGHTS = "densenet121-res224-nih"

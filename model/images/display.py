@@ -1,7 +1,8 @@
 """DICOM → display image: the one place where stored values become what a person would see, for training and serving.
 
 The steps, each in a module of its own: read and check (`pixels_read`), grey values (`pixels_grey`), border
-(`pixels_crop`), the model's square (`pixels_fit`). Untrusted files are opened through `model.decode`, in a child.
+(`pixels_crop`), the model's square (`pixels_fit`). Untrusted files are opened through `model.images.sandbox`, in a
+child.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 
 from model.errors import PixelError
-from model.exposure import exposure_of
-from model.pixels_crop import film_box
-from model.pixels_fit import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
-from model.pixels_grey import grey_of
-from model.pixels_read import MAX_FRAME_PIXELS, MIN_SIDE, damage_is_pixel_error, read_dataset, read_sniff, stored_frame
+from model.images.crop import film_box
+from model.images.exposure import exposure_of
+from model.images.grayscale import grey_of
+from model.images.read import MAX_FRAME_PIXELS, MIN_SIDE, damage_is_pixel_error, read_dataset, read_sniff, stored_frame
+from model.images.square import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
 from model.schema import DisplayImage, SourceGeometry
 
 __all__ = [
@@ -65,7 +66,7 @@ def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
 def load_display_image(path: Path, *, crop: bool = True) -> DisplayImage:
     """The display image of a file: DICOM (also without preamble and meta header), PNG or JPEG.
 
-    Decodes in this process: for files from a peer use `model.decode.decode_in_child`. Raises PixelError.
+    Decodes in this process: for files from a peer use `model.images.sandbox.decode_in_child`. Raises PixelError.
     """
     try:
         with path.open("rb") as stream:

@@ -18,8 +18,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from model import pixels_jpeg12
 from model.errors import PixelError
+from model.images import jpeg12 as pixels_jpeg12
 
 pixels_jpeg12.install()
 

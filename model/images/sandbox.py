@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import PixelError
-from model.pixels_read import MAX_FRAME_PIXELS
+from model.images.read import MAX_FRAME_PIXELS
 from model.schema import DisplayImage, SourceGeometry
 
 TIMEOUT_SECONDS = 30.0
@@ -52,7 +52,7 @@ class _Child:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         environment.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "model.decode_child"],
+            [sys.executable, "-m", "model.images.sandbox_main"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

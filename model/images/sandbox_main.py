@@ -1,4 +1,5 @@
-"""The other side of `model.decode`: decodes one file after the other within limits of memory and processor time.
+"""The other side of `model.images.sandbox`: decodes one file after the other within limits of memory and processor
+time.
 
 Protocol: a line of JSON in on the standard input, `{"path", "seconds", "memory_bytes", "crop"}`; out on what was the
 standard output: 4 bytes (big endian) length of a JSON header, the header, then the float32 pixels that it announces.
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from model.errors import PixelError
-from model.pixels import load_display_image
+from model.images.display import load_display_image
 from model.schema import DisplayImage
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.errors import LabellerError
-from model.labeller import Label, Stated
-from model.labeller_text import sentences
+from model.labeller.rules import Label, Stated
+from model.labeller.sentences import sentences
 from model.ontology import ontology
-from model.prompts import clean_text
+from model.questions.prompts import clean_text
+from model.remote.text_model import TextModel
 from model.schema import Change
-from model.text_model import TextModel
 
 MAX_TOKENS = 2048
 

@@ -1,6 +1,6 @@
 """How well labels agree with sentences labelled by hand: precision and recall per finding, change, side and level.
 
-The file's form stands at the head of tests/feedback/sentences_development.txt.
+The file's form stands at the head of tests/model/labeller/sentences_development.txt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import LabellerError
-from model.labeller import Label, Stated
+from model.labeller.rules import Label, Stated
 from model.ontology import ontology
 from model.schema import Change
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model.labeller import Label, Stated, label_report
-from model.labeller_words import word_list
+from model.labeller.rules import Label, Stated, label_report
+from model.labeller.word_list import word_list
 from model.ontology import ontology
-from model.questions_vocabulary import grade_of_level
+from model.questions.vocabulary import grade_of_level
 from model.schema import Change
 
 

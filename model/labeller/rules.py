@@ -1,6 +1,6 @@
 """From a radiologist's sentence to findings with presence, side, level and change, by rules over a published word list.
 
-The word list is `labeller.toml`. A rule is a cue with a reach: after Chapman et al. 2001 (NegEx), Harkema et al. 2009
+The word list is `word_list.toml`. A rule is a cue with a reach: after Chapman et al. 2001 (NegEx), Harkema et al. 2009
 (ConText) and Irvin et al. 2019 (CheXpert labeller); words and reaches are our own. No model, no torch: the same text
 gives the same labels, each with the sentence and the words that decided. Measured in docs/labeller.md.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice, pairwise
 
-from model import labeller_reach as reach
-from model.labeller_text import sentences
-from model.labeller_words import Mark, Named, Part, marks, word_list
+from model.labeller import scope as reach
+from model.labeller.sentences import sentences
+from model.labeller.word_list import Mark, Named, Part, marks, word_list
 from model.ontology import ontology
 from model.schema import Change
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from model.labeller_words import Mark, Named, Part
+from model.labeller.word_list import Mark, Named, Part
 
 _CUES = (Part.NEGATION_BEFORE, Part.UNCERTAINTY_BEFORE, Part.OPEN, Part.UNSAID)
 _LIST = (Part.AND, Part.COMMA)

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.labeller_words import Part, marks, word_list
+from model.labeller.word_list import Part, marks, word_list
 
 MAX_CHARACTERS = 100_000
 """More of a report is not read."""

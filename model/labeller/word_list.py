@@ -1,4 +1,4 @@
-"""The labeller's word list, read from `labeller.toml`: phrases with the parts that they may play in a sentence."""
+"""The labeller's word list, read from `word_list.toml`: phrases with the parts that they may play in a sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from model.ontology import ontology
-from model.questions_vocabulary import finding_wordings
+from model.questions.vocabulary import finding_wordings
 from model.schema import Change
 
 _COMPARED = re.compile(r"\b([rl])\s*>\s*([rl])\b")
@@ -154,7 +154,7 @@ def _one_edit(one: str, other: str) -> bool:
 @cache
 def word_list() -> WordList:
     """The bundled list, read once."""
-    raw = tomllib.loads(resources.files("model").joinpath("labeller.toml").read_text("utf-8"))
+    raw = tomllib.loads(resources.files("model.labeller").joinpath("word_list.toml").read_text("utf-8"))
     phrases: dict[tuple[str, ...], dict[Part, Any]] = {}
     for words, part, value in _entries(raw):
         for word in words:
@@ -238,7 +238,7 @@ def _findings(raw: Mapping[str, Any]) -> Iterator[tuple[Iterable[str], Part, Nam
         yield (wording,), Part.FINDING, Named(keys=(key,))
     for finding in raw["finding"]:
         if finding["key"] not in ontology().findings:
-            raise ValueError(f"labeller.toml: no finding {finding['key']!r} in the ontology")
+            raise ValueError(f"word_list.toml: no finding {finding['key']!r} in the ontology")
         yield (
             (form for word in finding["words"] for form in _forms(word)),
             Part.FINDING,

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from model.pixels_fit import square_fit, square_to_stored
+from model.images.square import square_fit, square_to_stored
 from model.schema import DisplayImage
 
 RASTER = 96

@@ -8,7 +8,7 @@ Two ways, named honestly in every region:
   a layer. It is about the answer, and coarser.
 
 Neither is a segmentation. A finding gets a region only where the checkpoint's manifest says that the way was measured
-for it (`Manifest.localisation`); `training/localise_measure.py` measures. Works for NVILA without tiling.
+for it (`Manifest.localisation`); `training/evaluation/pointing_game.py` measures. Works for NVILA without tiling.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from model.engine.vlm import NvilaVlm, Vlm
 from model.errors import CheckpointError
-from model.localise_outline import outlines, spread
-from model.prompts import PromptLayout
-from model.questions import QuestionType, closed_question
+from model.localise.outline import outlines, spread
+from model.questions.battery import QuestionType, closed_question
+from model.questions.prompts import PromptLayout
 from model.schema import Change, Finding, ImageRole, Prediction, Presence, Region, StudyPair
-from model.vlm import NvilaVlm, Vlm
 
 HEADS_FILE = "heads.safetensors"
 _ON_PRIOR = frozenset({Change.RESOLVED, Change.WORSENING, Change.IMPROVING, Change.STABLE})

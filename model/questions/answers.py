@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.ontology import ontology
-from model.questions_vocabulary import (
+from model.questions.vocabulary import (
     NOTHING_FOUND,
     finding_key,
     finding_name,

@@ -1,6 +1,6 @@
 """Every question that is put to a model: LUMEN's templates to the letter, and our closed questions that are scored.
 
-The answers are written and read by `model.questions_grammar` (differences, predictions) and `model.questions_answers`
+The answers are written and read by `model.questions.grammar` (differences, predictions) and `model.questions.answers`
 (all others). `answer_of` and the parsers here dispatch by question.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from model.ontology import FindingConcept, FindingKind, ontology
-from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES, VIEW_ANSWERS, YES_NO, parse_choice
-from model.questions_vocabulary import finding_key, finding_name, normalise
+from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES, VIEW_ANSWERS, YES_NO, parse_choice
+from model.questions.vocabulary import finding_key, finding_name, normalise
 from model.schema import ImageRole
 
 

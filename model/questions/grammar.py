@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 
 from model.ontology import ontology
-from model.questions_vocabulary import (
+from model.questions.vocabulary import (
     degree_order,
     finding_key,
     finding_name,

@@ -45,7 +45,7 @@ class PromptLayout:
 
     priors: number of earlier images, the last one being the prior; 0 is said in words.
     difference: a placeholder for the difference feature follows the images; only with a prior.
-    expert, context: texts of `model.experts` and `context_text`; None where not given.
+    expert, context: texts of `model.experts.expert` and `context_text`; None where not given.
     """
 
     priors: int = 0

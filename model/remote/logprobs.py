@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import InferenceError
-from model.prompts import clean_text
+from model.questions.prompts import clean_text
 
 UNLISTED_MARGIN = 1.0
 """Nats below the last listed token at which an unlisted one is put."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from model.errors import InferenceError
-from model.remote_client import ServerClient
+from model.remote.client import ServerClient
 
 
 class TextModel(Protocol):

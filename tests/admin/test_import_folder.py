@@ -10,14 +10,14 @@ import pydicom
 import pytest
 from sqlalchemy import select
 
+from dicom_node.admin.import_folder import Taken, files_below, import_files, summary
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext
-from dicom_node.importing import Taken, files_below, import_files, summary
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Instance, Study
-from dicom_node.store import InstanceStore
-from training.phantom_dicom import write_study_pair
+from dicom_node.index.tables.core import Instance, Study
+from dicom_node.storage.instance_store import InstanceStore
+from training.phantom.dicom import write_study_pair
 
 
 @pytest.fixture

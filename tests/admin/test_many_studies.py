@@ -11,8 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
-from dicom_node import retention
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,
@@ -23,8 +22,9 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from tests.deliver.nodes import START
-from tests.web.site import Site, running_site
+from dicom_node.retention import removal as retention
+from tests.support.delivery_node import START
+from tests.support.web_site import Site, running_site
 
 STUDIES = 4000
 SECONDS = 5.0

@@ -10,18 +10,18 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_node.analyse import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.analysis.study import Setting, StoredImage, analyse_study, read_stored
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
-from dicom_node.index.tables import Outcome
-from dicom_node.inference import InferenceProcess
+from dicom_node.index.tables.core import Outcome
 from dicom_node.priors import PriorPolicy
+from dicom_node.serving.model_process import InferenceProcess
 from model.errors import InferenceError
-from model.pixels import load_display_image
+from model.images.display import load_display_image
 from model.predict import Predictor, load_predictor
 from model.schema import AbstainReason, ModelIdentity, Prediction, StudyPair
-from tests.model_nvila.tiny import save_tiny
-from training.phantom_dicom import write_study_pair
+from tests.support.tiny_nvila import save_tiny
+from training.phantom.dicom import write_study_pair
 
 NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 

@@ -20,17 +20,21 @@ import structlog
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from dicom_node import audit, notify, retention, syslog
-from dicom_node.audit import Event, EventType, Participant
+from dicom_node import notifications as notify
+from dicom_node.audit import messages as audit
+from dicom_node.audit import syslog
+from dicom_node.audit.messages import Event, EventType, Participant
+from dicom_node.audit.syslog import AuditError
 from dicom_node.config import LoggingSection
-from dicom_node.index.doubt import quarantine_instance
-from dicom_node.index.tables import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
+from dicom_node.index.tables.core import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
 from dicom_node.logs import bound, configure, get_logger
-from dicom_node.notify import NotifyError
-from dicom_node.store import StoredFile
-from dicom_node.syslog import AuditError
-from tests.certificates import Authority
-from tests.deliver.nodes import (
+from dicom_node.notifications import NotifyError
+from dicom_node.retention import removal as retention
+from dicom_node.storage.instance_store import StoredFile
+from dicom_node.studies.reopen import quarantine_instance
+from tests.support.certificates import Authority
+from tests.support.common import free_port, wait_until
+from tests.support.delivery_node import (
     ACCESSION,
     PATIENT_ID,
     PATIENT_NAME,
@@ -41,8 +45,7 @@ from tests.deliver.nodes import (
     run_due,
     run_until_quiet,
 )
-from tests.deliver.pacs import Fault, Pacs, running
-from tests.support import free_port, wait_until
+from tests.support.faulty_pacs import Fault, Pacs, running
 
 
 @contextmanager

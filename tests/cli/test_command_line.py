@@ -16,7 +16,7 @@ import typer
 
 from dicom_node.cli import AREAS, app
 from dicom_node.cli.common import Row, print_rows
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 for area in AREAS:
     importlib.import_module(f"dicom_node.cli.{area}").register(app)
@@ -132,7 +132,7 @@ def test_a_port_that_is_taken_is_named_and_the_node_does_not_start(tmp_path: Pat
 def test_no_bar_of_another_library_is_drawn_into_a_file() -> None:
     from transformers.utils import logging as transformers_logging
 
-    from dicom_node.cli.train import no_bars_in_files
+    from dicom_node.cli.training.train import no_bars_in_files
 
     transformers_logging.enable_progress_bar()
     no_bars_in_files()  # under pytest standard error is no terminal

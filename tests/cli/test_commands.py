@@ -13,14 +13,16 @@ from sqlalchemy import select, update
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.cli import daily, doctor, drift, feedback, models, quarantine
+from dicom_node.cli import daily, feedback, quarantine
+from dicom_node.cli.doctor import command as doctor
+from dicom_node.cli.training import drift, models
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, UsageError
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobKind, JobState, Study
-from tests.certificates import Authority
-from tests.deliver.nodes import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
-from tests.deliver.pacs import Pacs, running
-from tests.support import REPOSITORY, free_port
+from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobKind, JobState, Study
+from tests.support.certificates import Authority
+from tests.support.common import REPOSITORY, free_port
+from tests.support.delivery_node import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
+from tests.support.faulty_pacs import Pacs, running
 
 app = Typer()
 daily.register(app)
@@ -203,7 +205,7 @@ def test_doctor_names_each_file_that_cannot_be_read_and_each_peer_of_a_name(conf
 
 
 def test_doctor_loads_the_model_and_says_which(config: Path, tmp_path: Path) -> None:
-    from tests.model_nvila.tiny import save_tiny
+    from tests.support.tiny_nvila import save_tiny
 
     config.write_text(config.read_text("utf-8") + f'[model]\nsource = "{save_tiny(tmp_path / "tiny")}"\n', "utf-8")
     lines = {c["what"]: c for c in json.loads(run(config, "doctor", "--json", status=1))}

@@ -9,8 +9,8 @@ import pytest
 
 from dicom_node.config import load_settings
 from dicom_node.errors import ConfigurationError
-from dicom_node.service import Role, serve
-from tests.support import REPOSITORY
+from dicom_node.runtime.supervisor import Role, serve
+from tests.support.common import REPOSITORY
 
 TEMPLATE = REPOSITORY / "dicom_node" / "config.template.toml"
 

@@ -12,10 +12,11 @@ import pytest
 from dicom_node.context import NodeContext
 from dicom_node.deliver.commitment import answer_report
 from dicom_node.deliver.queue import resend
-from dicom_node.index.tables import DeliveryState, JobState
+from dicom_node.index.tables.core import DeliveryState, JobState
 from dicom_node.receive import Receiver
-from dicom_node.report.ladder import variant_uid
-from tests.deliver.nodes import (
+from dicom_node.report.sr.fallback_classes import variant_uid
+from tests.support.common import free_port
+from tests.support.delivery_node import (
     BASIC_TEXT_SR,
     COMPREHENSIVE_3D_SR,
     Clock,
@@ -26,8 +27,7 @@ from tests.deliver.nodes import (
     run_due,
     run_until_quiet,
 )
-from tests.deliver.pacs import STORAGE, Fault, Pacs, Report, cutting_wire, running
-from tests.support import free_port
+from tests.support.faulty_pacs import STORAGE, Fault, Pacs, Report, cutting_wire, running
 
 
 def to(port: int, **more: Any) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_accepted_and_lost_for_ever_is_a_dead_letter_and_a_retry_revives_it(tmp_
         assert [(row.state, row.attempts) for row in deliveries(node)] == [(DeliveryState.DEAD, 3)] * 2
         assert {job.state for job in all_jobs(node)} == {JobState.DEAD}
         pacs.faults.clear()
-        from dicom_node import jobs
+        from dicom_node.jobs import queue as jobs
 
         with node.database.write() as session:
             assert len(jobs.retry_dead(session, now=clock.now)) == 2

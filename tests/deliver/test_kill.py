@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import ColumnElement, func, select
 
 from dicom_node.context import NodeContext, utc_now
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     DeliveryState,
     Document,
     Job,
@@ -28,11 +28,11 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from tests.deliver.nodes import all_jobs, deliveries, make_node, make_result
-from tests.deliver.pacs import Pacs, running
-from tests.support import REPOSITORY, wait_until
-from tests.web.site import add_image
-from training.phantom_dicom import write_study_pair
+from tests.support.common import REPOSITORY, wait_until
+from tests.support.delivery_node import all_jobs, deliveries, make_node, make_result
+from tests.support.faulty_pacs import Pacs, running
+from tests.support.web_site import add_image
+from training.phantom.dicom import write_study_pair
 
 PROOFS = {"commitment", "find"}
 """A kill may take three requests for commitment in a row with it; then the query proves (docs/administration.md)."""
@@ -116,7 +116,7 @@ def finish(node: NodeContext, config: Path, *more: str) -> None:
 
 
 def start(config: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.deliver.delivering", str(config), *more]
+    command = [sys.executable, "-m", "tests.support.delivering", str(config), *more]
     with config.with_name("node.log").open("ab") as log:
         return subprocess.Popen(
             command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log

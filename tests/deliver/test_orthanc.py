@@ -9,11 +9,11 @@ import pytest
 from dicom_node.deliver import peer
 from dicom_node.deliver.queue import resend
 from dicom_node.deliver.stow import check
-from dicom_node.index.tables import DeliveryState
+from dicom_node.index.tables.core import DeliveryState
 from dicom_node.receive import Receiver
-from tests.deliver.nodes import Clock, deliveries, make_node, make_result, run_due
-from tests.orthanc import Orthanc, running_orthanc
-from tests.support import wait_until
+from tests.support.common import wait_until
+from tests.support.delivery_node import Clock, deliveries, make_node, make_result, run_due
+from tests.support.orthanc import Orthanc, running_orthanc
 
 
 def sop_instance_uids(pacs: Orthanc) -> list[str]:

@@ -12,13 +12,17 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from sqlalchemy import select
 
-from dicom_node import deliver, jobs, notify
+from dicom_node import deliver
+from dicom_node import notifications as notify
 from dicom_node.config import LoggingSection
 from dicom_node.context import NodeContext
 from dicom_node.deliver.commitment import answer_report
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobKind, JobState, Notice
+from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobKind, JobState, Notice
+from dicom_node.jobs import queue as jobs
 from dicom_node.logs import configure
-from tests.deliver.nodes import (
+from tests.deliver.test_faulty_destination import assert_proven, to
+from tests.support.common import free_port, wait_until
+from tests.support.delivery_node import (
     COMPREHENSIVE_3D_SR,
     Clock,
     all_jobs,
@@ -28,9 +32,7 @@ from tests.deliver.nodes import (
     run_due,
     run_until_quiet,
 )
-from tests.deliver.pacs import Fault, Pacs, running
-from tests.deliver.test_faulty_destination import assert_proven, to
-from tests.support import free_port, wait_until
+from tests.support.faulty_pacs import Fault, Pacs, running
 
 WARNINGS = [0x0001, 0x0107, 0x0116, 0xB000, 0xB006, 0xB007, 0xB0FF]
 PASSING = [0x0110, 0x0213, 0xA700, 0xA7F1]

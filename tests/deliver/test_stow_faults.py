@@ -21,10 +21,10 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from dicom_node.index.tables import AuditEvent, DeliveryState, JobState
-from tests.certificates import Authority
-from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result, run_due, run_until_quiet
-from tests.support import free_port
+from dicom_node.index.tables.core import AuditEvent, DeliveryState, JobState
+from tests.support.certificates import Authority
+from tests.support.common import free_port
+from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result, run_due, run_until_quiet
 
 ALREADY_THERE, OTHER = 0x0111, 0x0110
 

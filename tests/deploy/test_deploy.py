@@ -19,9 +19,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.dcmtk import echoscu, storescu
-from tests.support import REPOSITORY, free_port, program, wait_until
-from training.phantom_dicom import write_study_pair
+from tests.support.common import REPOSITORY, free_port, program, wait_until
+from tests.support.dcmtk import echoscu, storescu
+from training.phantom.dicom import write_study_pair
 
 UNIT = REPOSITORY / "deploy" / "dicom-node.service"
 CONTAINERFILE = REPOSITORY / "deploy" / "Containerfile"

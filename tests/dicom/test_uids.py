@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import UID
 
-from dicom_node.uids import derived_uid, is_uid
+from dicom_node.dicom.uids import derived_uid, is_uid
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))

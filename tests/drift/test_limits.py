@@ -17,17 +17,17 @@ from scipy.stats import binom
 from sqlalchemy import select
 
 from dicom_node.config import DriftSection
-from dicom_node.drift import weeks
+from dicom_node.drift import weekly as weeks
 from dicom_node.drift.baselines import FIRST_WEEKS, VALIDATION, of_samples, of_validation, validation_sets
 from dicom_node.drift.limits import binned, judge_distribution, predictive_limits, share_of
 from dicom_node.drift.pixels import FIGURES, pixel_figures
 from dicom_node.drift.samples import WEEK, PairSample, output_distributions, start_of
-from dicom_node.index.tables import Notice, Outcome, Result, Study
-from dicom_node.index.tables_models import DriftFigure, ModelServing, PairStatistics
-from model.registry import rewrite_manifest
+from dicom_node.index.tables.core import Notice, Outcome, Result, Study
+from dicom_node.index.tables.models import DriftFigure, ModelServing, PairStatistics
+from model.checkpoints.registry import rewrite_manifest
+from model.checkpoints.validation_counts import ValidationSet, bin_counts, edges_of
 from model.schema import DisplayImage, SourceGeometry
-from model.validation import ValidationSet, bin_counts, edges_of
-from tests.models.checkpoints import open_context, paper_checkpoint
+from tests.support.checkpoints import open_context, paper_checkpoint
 
 MONDAY = dt.date(2026, 1, 5)
 SECTION = DriftSection(baseline_weeks=4, min_pairs=50, false_alarms=0.01)

@@ -10,14 +10,14 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from dicom_node.index.tables import Job, JobKind, Outcome, PriorSearch, Result, Study
-from tests.dcmtk import storescu
+from dicom_node.index.tables.core import Job, JobKind, Outcome, PriorSearch, Result, Study
 from tests.e2e.test_story import Site, _evidence, _spoken, _texts
-from tests.node import destination, new_node, running
-from tests.orthanc import running_orthanc
-from tests.priors.archives import running_qrscp
-from tests.support import wait_until
-from training.phantom_dicom import PhantomStudies, write_study_pair
+from tests.support.archives import running_qrscp
+from tests.support.common import wait_until
+from tests.support.dcmtk import storescu
+from tests.support.node import destination, new_node, running
+from tests.support.orthanc import running_orthanc
+from training.phantom.dicom import PhantomStudies, write_study_pair
 
 SEEDS = {"move": 31, "get": 32, "dicomweb": 33}
 """Way of retrieval → the made-up patient whose earlier film lies there and nowhere else."""

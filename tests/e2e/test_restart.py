@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from dicom_node.index.tables import Instance, Job, JobKind, JobState, Result, StudyState
-from tests.dcmtk import storescu
-from tests.node import Node, destination, new_node
-from tests.orthanc import Orthanc, running_orthanc
-from tests.support import wait_until
-from training.phantom_dicom import write_study_pair
+from dicom_node.index.tables.core import Instance, Job, JobKind, JobState, Result, StudyState
+from tests.support.common import wait_until
+from tests.support.dcmtk import storescu
+from tests.support.node import Node, destination, new_node
+from tests.support.orthanc import Orthanc, running_orthanc
+from training.phantom.dicom import write_study_pair
 
 
 @pytest.fixture(scope="module")

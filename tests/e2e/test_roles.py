@@ -8,12 +8,12 @@ from sqlalchemy import select
 
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import AuditEvent, Result
-from tests.dcmtk import storescu
-from tests.node import Node, new_node
-from tests.postgres import running_postgres
-from tests.support import wait_until
-from training.phantom_dicom import write_study_pair
+from dicom_node.index.tables.core import AuditEvent, Result
+from tests.support.common import wait_until
+from tests.support.dcmtk import storescu
+from tests.support.node import Node, new_node
+from tests.support.postgres import running_postgres
+from training.phantom.dicom import write_study_pair
 
 
 def test_a_receiver_and_a_worker_share_the_work_and_tell_of_their_lives(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node.demo_pacs import send
-from dicom_node.index.tables import Instance, Outcome, Result, Study
+from dicom_node.demo.peers import send
+from dicom_node.index.tables.core import Instance, Outcome, Result, Study
 from model.schema import Change
-from tests.dcmtk import echoscu, storescu
-from tests.node import Node, destination, new_node, running
-from tests.orthanc import Orthanc, running_orthanc
-from tests.support import shared, wait_until
-from training.phantom_dicom import Subject, write_study_pair
+from tests.support.common import shared, wait_until
+from tests.support.dcmtk import echoscu, storescu
+from tests.support.node import Node, destination, new_node, running
+from tests.support.orthanc import Orthanc, running_orthanc
+from training.phantom.dicom import Subject, write_study_pair
 
 PATIENTS = ("HAN-0664ee2b", "HAN-0664ee2b_OTHER", "HAN-2d1f1ee8", "HAN-530a29b3", "NIH-00001108")
 

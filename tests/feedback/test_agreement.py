@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import agreement, feedback, opinions
 from dicom_node.context import NodeContext
-from dicom_node.feedback import Aspect, Source, Word
-from dicom_node.index.tables import Instance, Result, Series, Study, Verdict
-from dicom_node.opinions import Opinion
-from dicom_node.site_export import export_site
-from dicom_node.store import FileMeta
+from dicom_node.feedback import agreement
+from dicom_node.feedback import consensus as opinions
+from dicom_node.feedback import record as feedback
+from dicom_node.feedback.consensus import Opinion
+from dicom_node.feedback.record import Aspect, Source, Word
+from dicom_node.index.tables.core import Instance, Result, Series, Study, Verdict
+from dicom_node.retrain.site_export import export_site
+from dicom_node.storage.instance_store import FileMeta
 from model.schema import Change
-from tests.feedback.reporting import (
+from tests.support.reporting import (
     DEVICE,
     IMAGE,
     PRIOR_IMAGE,
@@ -34,10 +36,10 @@ from tests.feedback.reporting import (
     reporting_node,
     words,
 )
-from tests.web.site import running_site
-from training.drops import DropReport
+from tests.support.web_site import running_site
 from training.readers.site import read_site
-from training.truth import ImageTruth
+from training.records.drops import DropReport
+from training.records.truth import ImageTruth
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 

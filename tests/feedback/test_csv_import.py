@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from dicom_node.cli import app, feedback
 from dicom_node.errors import UsageError
-from dicom_node.feedback_table import import_table
-from dicom_node.index.tables import Feedback
-from tests.deliver.nodes import ACCESSION, PATIENT_ID
-from tests.feedback.reporting import STUDY, add_study, receive, report_sr, reporting_node, words
+from dicom_node.feedback.csv_import import import_table
+from dicom_node.index.tables.core import Feedback
+from tests.support.delivery_node import ACCESSION, PATIENT_ID
+from tests.support.reporting import STUDY, add_study, receive, report_sr, reporting_node, words
 
 HEADER = "study_instance_uid,accession_number,patient_id,finding,aspect,verdict,value,author"
 GOOD = (
@@ -94,7 +94,7 @@ def test_commands(tmp_path: Path) -> None:
     with reporting_node(tmp_path) as (node, _clock):
         add_study(node)
         receive(node, report_sr(study_uid="1.2.3.9", AccessionNumber="ACC-9"))
-        from tests.feedback.reporting import read_reports
+        from tests.support.reporting import read_reports
 
         read_reports(node)
     file = tmp_path / "words.csv"

@@ -10,16 +10,15 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from dicom_node import operations
+from dicom_node.admin import operations
+from dicom_node.admin.quarantine import settle
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.ingest import Registered
-from dicom_node.index.tables import Outcome, Quarantine, Study, StudyState
+from dicom_node.index.tables.core import Outcome, Quarantine, Study, StudyState
 from dicom_node.priors.explain import explained
-from dicom_node.quarantine import settle
+from dicom_node.studies.register import Registered
 from model.predict import load_predictor
-from tests.deliver.nodes import Clock, make_node
-from tests.hazards.chain import (
+from tests.support.chain import (
     Models,
     analyse_all,
     copied,
@@ -31,7 +30,8 @@ from tests.hazards.chain import (
     rejection,
     text_of,
 )
-from tests.model_nvila.tiny import save_tiny
+from tests.support.delivery_node import Clock, make_node
+from tests.support.tiny_nvila import save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_the_pictures_of_another_such_node_wake_nothing(
 
 def test_a_row_without_its_file_is_healed_by_the_sender(tmp_path: Path, films: tuple[Dataset, Dataset]) -> None:
     """A commit of which nobody knows whether it held, and the file taken back: the second send must not lose it."""
-    from tests.receive.node import running_node, send
+    from tests.support.receiver import running_node, send
 
     _, current = films
     with running_node(tmp_path) as node:

@@ -13,12 +13,12 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from dicom_node.report import DocumentKind, ReportRequest, as_text, build_documents, result_json
-from dicom_node.report.header import clean_header
+from dicom_node.report.patient import clean_header
 from dicom_node.report.request import SourceImage
 from model.schema import Change, Presence
-from tests.report import cases
-from tests.report.cases import CURRENT, PRIOR, finding, kinds, prediction, request
-from tests.report.validators import dciodvfy_errors, save
+from tests.support import report_cases as cases
+from tests.support.report_cases import CURRENT, PRIOR, finding, kinds, prediction, request
+from tests.support.validators import dciodvfy_errors, save
 
 LANGUAGES = ("en", "de")
 

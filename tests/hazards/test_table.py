@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support import REPOSITORY
+from tests.support.common import REPOSITORY
 
 
 def test_every_test_of_the_table_exists() -> None:

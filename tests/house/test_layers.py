@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import REPOSITORY
+from tests.support.common import REPOSITORY
 
 FORBIDDEN = {"model": {"training", "dicom_node"}, "training": {"dicom_node"}, "dicom_node": set()}
 MAY_IMPORT_TRAINING = {
-    "dicom_node/cli/train.py",
-    "dicom_node/cli/train_run.py",
-    "dicom_node/cli/models.py",
-    "dicom_node/demo.py",
+    "dicom_node/cli/training/train.py",
+    "dicom_node/cli/training/train_run.py",
+    "dicom_node/cli/training/models.py",
+    "dicom_node/demo/run.py",
 }
 """The training commands, and the demonstration that makes its own synthetic studies."""
 
@@ -52,7 +52,7 @@ def test_only_the_training_commands_reach_training() -> None:
     assert {path for path in users if not path.startswith("dicom_node/retrain/")} <= MAY_IMPORT_TRAINING
 
 
-@pytest.mark.parametrize("module", ["dicom_node.receive", "dicom_node.service", "dicom_node.cli"])
+@pytest.mark.parametrize("module", ["dicom_node.receive", "dicom_node.runtime.supervisor", "dicom_node.cli"])
 def test_light_modules_do_not_import_torch(module: str) -> None:
     """A receiver process stays under 400 MiB, and the command line answers at once."""
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dicom_node.config import LoggingSection
 from dicom_node.logs import configure, get_logger
-from tests.deliver.nodes import PATIENT_ID, Clock, make_node, make_result
-from tests.log_watch import OWN_FILE, LogWatch, leaks, patients_of
+from tests.support.delivery_node import PATIENT_ID, Clock, make_node, make_result
+from tests.support.log_watch import OWN_FILE, LogWatch, leaks, patients_of
 
 
 def own_lines(watch: LogWatch) -> list[bytes]:

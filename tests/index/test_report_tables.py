@@ -9,14 +9,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from dicom_node import opinions
+from dicom_node.feedback import consensus as opinions
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Base
-from dicom_node.index.tables_reports import ReportState
-from dicom_node.reports_in.queue import look_again
-from tests.feedback.reporting import add_study, read_reports, receive, report_sr, reporting_node, reports, words
-from tests.postgres import running_postgres
+from dicom_node.index.tables.core import Base
+from dicom_node.index.tables.reports import ReportState
+from dicom_node.studies.received_reports import look_again
+from tests.support.postgres import running_postgres
+from tests.support.reporting import add_study, read_reports, receive, report_sr, reporting_node, reports, words
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

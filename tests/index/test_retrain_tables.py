@@ -11,8 +11,8 @@ from alembic.migration import MigrationContext
 
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Base
-from tests.postgres import running_postgres
+from dicom_node.index.tables.core import Base
+from tests.support.postgres import running_postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

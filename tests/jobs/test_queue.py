@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import delete, select
 
-from dicom_node import jobs
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Job, JobKind, JobState
-from dicom_node.jobs import ClaimedJob, LeaseLostError
+from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob, LeaseLostError
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)

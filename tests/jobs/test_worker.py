@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import jobs
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Job, JobKind, JobState
-from dicom_node.jobs import ClaimedJob
-from dicom_node.store import InstanceStore
-from dicom_node.worker import Worker
-from tests.support import wait_until
+from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.jobs.worker import Worker
+from dicom_node.storage.instance_store import InstanceStore
+from tests.support.common import wait_until
 
 
 @pytest.fixture

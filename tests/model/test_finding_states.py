@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shifted
 from model.predict import finding_answers
-from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES
-from model.reading import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shifted
+from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
 from model.schema import INVERSE_CHANGE, Change, Presence
 
 probability = st.floats(0.0, 1.0)

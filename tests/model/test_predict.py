@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dicom_node.config import ModelSection
-from dicom_node.inference import load
-from model.engine import Engine
+from dicom_node.serving.model_process import load
+from model.checkpoints.registry import promote, rewrite_manifest
+from model.engine.engine import Engine
 from model.errors import CheckpointError, InferenceError
-from model.experts import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
+from model.experts.expert import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
+from model.images.display import from_grey
 from model.ontology import ontology
-from model.pixels import from_grey
 from model.predict import Predictor, load_predictor
-from model.registry import promote, rewrite_manifest
 from model.schema import DisplayImage, Presence, StudyPair
-from tests.model_nvila.test_registry import NOW
-from tests.model_nvila.tiny import FINDINGS, save_tiny
+from tests.model.checkpoints.test_registry import NOW
+from tests.support.tiny_nvila import FINDINGS, save_tiny
 
 
 def image(seed: int) -> DisplayImage:

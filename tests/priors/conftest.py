@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from tests.postgres import PostgresServer, postgres_server  # noqa: F401 - a fixture
+from tests.support.postgres import PostgresServer, postgres_server  # noqa: F401 - a fixture
 
 
 def _migrated(url: str) -> str:

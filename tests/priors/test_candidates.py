@@ -16,8 +16,8 @@ from dicom_node.errors import IndexUnavailableError
 from dicom_node.index import database as index_database
 from dicom_node.index.database import Database
 from dicom_node.index.queries import prior_candidates, study_by_uid
-from dicom_node.index.tables import Study
-from tests.priors.index import arrive, received, study_uid
+from dicom_node.index.tables.core import Study
+from tests.support.index import arrive, received, study_uid
 
 IDS = ("P1", "P2", "P3")
 DATES = ("", "20200101", "20230615", "20240516", "20240517", "20240518")

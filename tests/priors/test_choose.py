@@ -13,7 +13,7 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from dicom_node.priors import ImageFacts, PriorPolicy, choose_prior
 from dicom_node.priors.choose import SAME_PICTURE
-from tests.priors.values import image, patient
+from tests.support.prior_values import image, patient
 
 NOW = dt.datetime(2024, 5, 17, 8, 30)  # noqa: DTZ001 - DICOM local time
 

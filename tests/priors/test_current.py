@@ -20,8 +20,8 @@ from pydicom.uid import (
 from dicom_node.priors import ImageCheck, ImageFacts, PriorPolicy, Refusal, View, facts_of, select_current
 from dicom_node.priors.suitability import judge
 from model.schema import AbstainReason
-from tests.priors.values import image
-from tests.support import shared
+from tests.support.common import shared
+from tests.support.prior_values import image
 
 FRONTAL = ImageCheck(view=View.FRONTAL, probability=0.97)
 LATERAL = ImageCheck(view=View.LATERAL, probability=0.97)

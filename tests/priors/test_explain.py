@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from dicom_node.cli import priors
-from tests.priors.archives import CURRENT_FILM, FILMS, fetching_node, receive, uid
-from training.phantom_dicom import write_study_pair
+from tests.support.archives import CURRENT_FILM, FILMS, fetching_node, receive, uid
+from training.phantom.dicom import write_study_pair
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, BaseException | None]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dicom_node.errors import ConfigurationError
 from dicom_node.priors import Patient, PatientKey, PriorPolicy, compare_identity
 from dicom_node.priors.identity import Identity, canonical
-from dicom_node.priors.merged import read_merged
-from tests.priors.values import patient
+from dicom_node.priors.merged_ids import read_merged
+from tests.support.prior_values import patient
 
 SAME, CONFLICT, UNPROVEN, OTHER = Identity.SAME, Identity.CONFLICT, Identity.UNPROVEN, Identity.OTHER
 

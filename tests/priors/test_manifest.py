@@ -12,9 +12,9 @@ import pytest
 
 from dicom_node.priors import ImageFacts, PriorChoice, Refusal, choose_prior, facts_of, same_picture, select_current
 from dicom_node.priors.choose import SAME_PICTURE
-from model.pixels import load_display_image
+from model.images.display import load_display_image
 from model.schema import DisplayImage
-from tests.support import shared
+from tests.support.common import shared
 
 pytestmark = pytest.mark.shared_data
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.priors.names import NameAgreement, compare_names
+from dicom_node.priors.person_names import NameAgreement, compare_names
 
 AGREE, DIFFER = NameAgreement.AGREE, NameAgreement.DIFFER
 UNKNOWN, FAMILY = NameAgreement.UNKNOWN, NameAgreement.FAMILY_DIFFERS

@@ -12,14 +12,14 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from sqlalchemy import select
 
-from dicom_node.index.tables import AuditEvent, Tally
-from dicom_node.receive import auditing
-from dicom_node.receive.rules import ALERTS
-from tests.audit_schema import faults
-from tests.receive.certificates import authority, issued
-from tests.receive.node import RunningNode, echo, radiograph, running_node, send
-from tests.receive.peer import Peer
-from tests.support import wait_until
+from dicom_node.index.tables.core import AuditEvent, Tally
+from dicom_node.receive import audit_trail as auditing
+from dicom_node.receive.upper_layer.access_rules import ALERTS
+from tests.support.audit_schema import faults
+from tests.support.authority import authority, issued
+from tests.support.common import wait_until
+from tests.support.receiver import RunningNode, echo, radiograph, running_node, send
+from tests.support.scripted_peer import Peer
 
 BEGIN, TRANSFERRED, QUERY, ALERT = "110102", "110104", "110112", "110113"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"

@@ -13,10 +13,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite, write_dataset
 from pydicom.uid import generate_uid
 
-from dicom_node.index.tables import Document, Instance, Outcome, QuarantineReason, Result, Study, StudyState
-from dicom_node.sop_classes import EVERY_STORAGE, RADIOGRAPHY, REPORTS, TRANSFER_SYNTAXES
-from tests.receive.node import CR, RunningNode, echo, radiograph, running_node, send
-from tests.receive.peer import EXPLICIT, IMPLICIT, VERIFICATION, Peer
+from dicom_node.dicom.sop_classes import EVERY_STORAGE, RADIOGRAPHY, REPORTS, TRANSFER_SYNTAXES
+from dicom_node.index.tables.core import Document, Instance, Outcome, QuarantineReason, Result, Study, StudyState
+from tests.support.receiver import CR, RunningNode, echo, radiograph, running_node, send
+from tests.support.scripted_peer import EXPLICIT, IMPLICIT, VERIFICATION, Peer
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -277,7 +277,7 @@ def test_fragments_of_any_size_and_pdus_in_any_cut(node: RunningNode) -> None:
     """One byte per TCP segment, and many values in one PDU, are the same message."""
     data_set = radiograph()
     data = encoded(data_set, EXPLICIT)
-    from tests.receive.peer import store_rq
+    from tests.support.scripted_peer import store_rq
 
     with Peer(node.port) as peer:
         peer.associate([(CR, [EXPLICIT])])
@@ -318,7 +318,7 @@ def test_the_stored_file_is_a_dicom_file_that_pydicom_reads(node: RunningNode) -
 
 
 def test_an_unknown_operation_is_answered(node: RunningNode) -> None:
-    from tests.receive.peer import command, p_data
+    from tests.support.scripted_peer import command, p_data
 
     with Peer(node.port) as peer:
         peer.associate([(VERIFICATION, [IMPLICIT])])

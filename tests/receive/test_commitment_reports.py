@@ -13,11 +13,11 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import DeliveryState, JobState
+from dicom_node.index.tables.core import DeliveryState, JobState
 from dicom_node.receive import Receiver
-from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result, run_due
-from tests.deliver.pacs import Fault, Pacs, running
 from tests.deliver.test_proof import report_on
+from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result, run_due
+from tests.support.faulty_pacs import Fault, Pacs, running
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 

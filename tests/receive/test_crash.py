@@ -16,11 +16,11 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Instance
-from dicom_node.store import InstanceStore, read_meta
-from tests.receive.node import radiograph
-from tests.receive.process import ReceiverProcess, receiver_process
-from tests.support import program
+from dicom_node.index.tables.core import Instance
+from dicom_node.storage.instance_store import InstanceStore, read_meta
+from tests.support.common import program
+from tests.support.receiver import radiograph
+from tests.support.receiver_process import ReceiverProcess, receiver_process
 
 SEED = 20260
 FILES = 40

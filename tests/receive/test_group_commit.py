@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import IndexConflictError
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Study
-from dicom_node.receive.indexing import IndexWriter
-from tests.deliver.nodes import Clock, make_node, make_result
-from tests.postgres import running_postgres
+from dicom_node.index.tables.core import Study
+from dicom_node.receive.group_commit import IndexWriter
+from tests.support.delivery_node import Clock, make_node, make_result
+from tests.support.postgres import running_postgres
 
 
 def test_a_deadlock_between_two_receivers_is_tried_again(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 
 from dicom_node.report import DocumentKind, ReportRequest, as_html, as_text, build_documents
-from dicom_node.report.header import clean_header
-from tests.report import cases
-from tests.report.cases import CURRENT, kinds
-from tests.report.validators import dciodvfy_errors, save
+from dicom_node.report.patient import clean_header
+from tests.support import report_cases as cases
+from tests.support.report_cases import CURRENT, kinds
+from tests.support.validators import dciodvfy_errors, save
 
 NEW = kinds()["new"]
 KEYWORDS = """

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 from sqlalchemy import delete, func, select, update
 
-from dicom_node import jobs, retention
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     AuditEvent,
     Delivery,
     DeliveryState,
@@ -29,10 +28,12 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from dicom_node.removable import Candidate
-from dicom_node.retention import GIGABYTE, Usage, Why, plan
-from dicom_node.store import FileMeta
-from tests.deliver.nodes import START, Clock, make_node, make_result
+from dicom_node.jobs import queue as jobs
+from dicom_node.retention import removal as retention
+from dicom_node.retention.candidates import Candidate
+from dicom_node.retention.removal import GIGABYTE, Usage, Why, plan
+from dicom_node.storage.instance_store import FileMeta
+from tests.support.delivery_node import START, Clock, make_node, make_result
 
 PACS = {"name": "pacs", "port": 1}
 
@@ -188,7 +189,7 @@ def test_what_is_not_proven_held_or_still_worked_on_stays(node: NodeContext) -> 
     now = node.clock()
     with node.database.write() as session:
         session.add(Hold(study_instance_uid=held, holder="snapshot 1", created_at=now))
-        from dicom_node import operations
+        from dicom_node.admin import operations
 
         operations.reprocess(session, worked, settings=node.settings, now=now, who="test")
     assert old_ones(node) == {free}

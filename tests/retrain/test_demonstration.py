@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dicom_node import models
-from dicom_node.index.tables_retrain import Promote
-from dicom_node.retrain.command import Outcome, RetrainOptions, run_retrain
-from model.manifest import read_manifest, rewrite_manifest
+from dicom_node.index.tables.retrain import Promote
+from dicom_node.retrain.run import Outcome, RetrainOptions, run_retrain
+from dicom_node.serving import promotion as models
+from model.checkpoints.manifest import read_manifest, rewrite_manifest
+from model.checkpoints.registry import resolve_source
 from model.predict import load_predictor
-from model.registry import resolve_source
-from tests.retrain import site
-from tests.support import REPOSITORY
+from tests.support import retrain_site as site
+from tests.support.common import REPOSITORY
 
 PATIENTS, FROZEN = 90, 30
 

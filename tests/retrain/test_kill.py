@@ -16,13 +16,13 @@ from sqlalchemy import select
 
 from dicom_node.config import load_settings
 from dicom_node.index.database import Database
-from dicom_node.index.tables_retrain import RetrainDecision, RetrainRun, RunState
-from dicom_node.process import is_running
+from dicom_node.index.tables.retrain import RetrainDecision, RetrainRun, RunState
+from dicom_node.system.child_process import is_running
 from model.predict import load_predictor
-from tests.retrain.champions import untrained
-from tests.retrain.site import open_hospital
 from tests.retrain.test_story import write_recipe
-from tests.support import wait_until
+from tests.support.champions import untrained
+from tests.support.common import wait_until
+from tests.support.retrain_site import open_hospital
 
 STEPS = 40
 CONFIG = """

@@ -15,20 +15,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import jobs, night
 from dicom_node.config import NodeSection, RetrainSection, Settings
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import JobKind, Notice
-from dicom_node.index.tables_models import Night, NightState
-from dicom_node.night import NightWatch
-from tests.models.checkpoints import open_context
-from tests.support import wait_until
-from training.breaks import PAUSE_VARIABLE
+from dicom_node.index.tables.core import JobKind, Notice
+from dicom_node.index.tables.models import Night, NightState
+from dicom_node.jobs import queue as jobs
+from dicom_node.retrain import scheduled_run as night
+from dicom_node.retrain.scheduled_run import NightWatch
+from tests.support.checkpoints import open_context
+from tests.support.common import wait_until
+from training.loop.pause import PAUSE_VARIABLE
 
 TRAINER = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from training.breaks import breaks_from_environment
+from training.loop.pause import breaks_from_environment
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 breaks = breaks_from_environment(stop)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from model.schema import Change
-from training.drops import DropReport
 from training.readers.site import read_site
-from training.records import Record
+from training.records.drops import DropReport
+from training.records.record import Record
 
 
 def word(aspect: str, value: str) -> dict[str, str]:

@@ -12,20 +12,21 @@ import pytest
 import torch
 from sqlalchemy import func, select
 
-from dicom_node import retention
-from dicom_node.index.tables import Hold, Instance, Result
-from dicom_node.index.tables_retrain import RetrainItem, RetrainPatient, RetrainSnapshot, RetrainSplit
-from dicom_node.retrain import preparing, snapshots
-from dicom_node.retrain.contents import gather
-from dicom_node.retrain.describe import describe, missing
-from dicom_node.retrain.values import Contents, RetrainError, folders_of
+from dicom_node.index.tables.core import Hold, Instance, Result
+from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSnapshot, RetrainSplit
+from dicom_node.retention import removal as retention
+from dicom_node.retrain import prepare as preparing
+from dicom_node.retrain import snapshots
+from dicom_node.retrain.estimate import describe, missing
+from dicom_node.retrain.select import gather
+from dicom_node.retrain.types import Contents, RetrainError, folders_of
 from model.predict import load_predictor
-from tests.retrain.champions import untrained
-from tests.retrain.site import Hospital, open_hospital, turned
-from training.drops import DropReport
-from training.phantom_dicom import PhantomStudies
+from tests.support.champions import untrained
+from tests.support.retrain_site import Hospital, open_hospital, turned
+from training.phantom.dicom import PhantomStudies
 from training.readers.site import read_site
 from training.readers.splits import require_no_leakage
+from training.records.drops import DropReport
 
 PATIENTS = 10
 

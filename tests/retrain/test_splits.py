@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_node.index.tables_retrain import RetrainSplit
+from dicom_node.index.tables.retrain import RetrainSplit
 from dicom_node.retrain.splits import Shares, assign
 
 SHARES = Shares(frozen_patients=10, frozen=0.35, validate=0.2)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from sqlalchemy import select
 
-from dicom_node import models, operations
-from dicom_node.index.tables import Document, Notice, Result
-from dicom_node.index.tables_models import ModelEvent
-from dicom_node.index.tables_retrain import (
+from dicom_node.admin import operations
+from dicom_node.index.tables.core import Document, Notice, Result
+from dicom_node.index.tables.models import ModelEvent
+from dicom_node.index.tables.retrain import (
     Promote,
     RetrainDecision,
     RetrainItem,
@@ -24,14 +24,15 @@ from dicom_node.index.tables_retrain import (
     RetrainSplit,
     RunState,
 )
-from dicom_node.retrain.command import Outcome, RetrainOptions, run_retrain
-from dicom_node.retrain.values import RetrainError, folders_of
-from dicom_node.serving import ServingModels
-from model.manifest import read_manifest
+from dicom_node.retrain.run import Outcome, RetrainOptions, run_retrain
+from dicom_node.retrain.types import RetrainError, folders_of
+from dicom_node.serving import promotion as models
+from dicom_node.serving.champion import ServingModels
+from model.checkpoints.manifest import read_manifest
 from model.predict import load_predictor
-from tests.retrain.champions import untrained
-from tests.retrain.site import Heard, Hospital, open_hospital, turned
-from training.phantom_dicom import PhantomStudies
+from tests.support.champions import untrained
+from tests.support.retrain_site import Heard, Hospital, open_hospital, turned
+from training.phantom.dicom import PhantomStudies
 
 RECIPE = """
 [run]
@@ -201,7 +202,7 @@ def _tell_lies(hospital: Hospital, studies: list[PhantomStudies]) -> None:
 
 
 def test_two_at_a_time_and_a_recipe_without_the_site_are_refused(hospital: Hospital, tmp_path: Path) -> None:
-    from dicom_node.retrain import command
+    from dicom_node.retrain import run as command
 
     with command._sole(folders_of(hospital.node)), pytest.raises(RetrainError, match="another retraining runs"):
         retrain(hospital)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.config import RetrainSection
-from dicom_node.schedule import DAYS, next_window, parse_schedule, window_at
+from dicom_node.weekly_window import DAYS, next_window, parse_schedule, window_at
 
 BERLIN = ZoneInfo("Europe/Berlin")
 ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "UTC")

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
-from dicom_node import jobs, sweeps
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     AuditEvent,
     CommitmentRequest,
     Delivery,
@@ -28,12 +27,14 @@ from dicom_node.index.tables import (
     Study,
     StudyState,
 )
-from dicom_node.leadership import Leadership
-from dicom_node.notify import raise_notice
-from dicom_node.sweeps import Sweeper, Tick, mend_after_setback
-from tests.deliver.nodes import Clock, all_jobs, deliveries, make_node, make_result
-from tests.postgres import running_postgres
-from tests.support import REPOSITORY, wait_until
+from dicom_node.jobs import queue as jobs
+from dicom_node.notifications import raise_notice
+from dicom_node.runtime import scheduler as sweeps
+from dicom_node.runtime.scheduler import Sweeper, Tick, mend_after_setback
+from dicom_node.system.leader_election import Leadership
+from tests.support.common import REPOSITORY, wait_until
+from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result
+from tests.support.postgres import running_postgres
 
 TICK_SECONDS = 0.1
 PACS = {"name": "pacs", "port": 1}
@@ -162,7 +163,7 @@ def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(
 
 def test_a_process_that_slept_ticks_once_for_all_that_it_missed(tmp_path: Path) -> None:
     """SIGSTOP is what a suspended machine is to its processes."""
-    command = [sys.executable, "-m", "tests.deliver.ticking", str(tmp_path), str(TICK_SECONDS)]
+    command = [sys.executable, "-m", "tests.support.ticking", str(tmp_path), str(TICK_SECONDS)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ticks = tmp_path / "ticks"
 
@@ -221,8 +222,8 @@ def test_a_leader_that_is_killed_is_followed_at_once(tmp_path: Path) -> None:
         node = make_node(tmp_path, Clock(), PACS, database={"url": url})
         code = (
             "import pathlib, sys, threading\n"
-            "from dicom_node.leadership import Leadership\n"
-            "from tests.deliver.nodes import Clock, make_node\n"
+            "from dicom_node.system.leader_election import Leadership\n"
+            "from tests.support.delivery_node import Clock, make_node\n"
             "node = make_node(pathlib.Path(sys.argv[1]), Clock(), database={'url': sys.argv[2]})\n"
             "print(Leadership(node).held(), flush=True)\n"
             "threading.Event().wait()\n"

@@ -15,17 +15,17 @@ from sqlalchemy import func, select
 
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
-from dicom_node.index.tables import Job, JobState, Result
-from dicom_node.inference import InferenceProcess
-from dicom_node.together import Together
-from model.pixels import from_grey
+from dicom_node.index.tables.core import Job, JobState, Result
+from dicom_node.serving.batching import Together
+from dicom_node.serving.model_process import InferenceProcess
+from model.images.display import from_grey
 from model.schema import Prediction, StudyPair
-from tests.dcmtk import storescu
-from tests.model_nvila.tiny import save_tiny
-from tests.models.checkpoints import tiny_checkpoint
-from tests.node import new_node, running
-from tests.support import wait_until
-from training.phantom_dicom import write_study_pair
+from tests.support.checkpoints import tiny_checkpoint
+from tests.support.common import wait_until
+from tests.support.dcmtk import storescu
+from tests.support.node import new_node, running
+from tests.support.tiny_nvila import save_tiny
+from training.phantom.dicom import write_study_pair
 
 SECONDS = 300.0
 

@@ -13,15 +13,15 @@ import pydicom
 import pytest
 from sqlalchemy import select
 
-from dicom_node import operations
-from dicom_node.index.tables import Document, Job, JobKind, JobState, Notice, Result
-from dicom_node.index.tables_models import ModelServing, PairStatistics, ShadowResult
-from model.registry import Manifest
-from tests.dcmtk import storescu
-from tests.models.checkpoints import broken_checkpoint, tiny_checkpoint
-from tests.node import Node, new_node, running
-from tests.support import wait_until
-from training.phantom_dicom import PhantomStudies, write_study_pair
+from dicom_node.admin import operations
+from dicom_node.index.tables.core import Document, Job, JobKind, JobState, Notice, Result
+from dicom_node.index.tables.models import ModelServing, PairStatistics, ShadowResult
+from model.checkpoints.registry import Manifest
+from tests.support.checkpoints import broken_checkpoint, tiny_checkpoint
+from tests.support.common import wait_until
+from tests.support.dcmtk import storescu
+from tests.support.node import Node, new_node, running
+from training.phantom.dicom import PhantomStudies, write_study_pair
 
 pytestmark = pytest.mark.timeout(3000)  # four model processes start, each of which imports torch
 

@@ -11,21 +11,24 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import models, night, shadow, shadow_figures
 from dicom_node.config import DatabaseSection, NodeSection, RetrainSection, Settings
 from dicom_node.context import NodeContext
-from dicom_node.drift import weeks
+from dicom_node.drift import weekly as weeks
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Outcome, Result, Study
-from dicom_node.index.tables_models import ModelEvent, ShadowResult
-from dicom_node.leadership import Leadership
-from dicom_node.models_status import serving_lines
-from dicom_node.store import InstanceStore
-from dicom_node.web.metrics_models import families
-from tests.models.checkpoints import paper_checkpoint
-from tests.postgres import PostgresServer, postgres_server  # noqa: F401 (a fixture)
-from tests.support import wait_until
+from dicom_node.index.tables.core import Outcome, Result, Study
+from dicom_node.index.tables.models import ModelEvent, ShadowResult
+from dicom_node.retrain import scheduled_run as night
+from dicom_node.serving import promotion as models
+from dicom_node.serving import shadow
+from dicom_node.serving import shadow_comparison as shadow_figures
+from dicom_node.serving.status import serving_lines
+from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.system.leader_election import Leadership
+from dicom_node.web.metrics.models import families
+from tests.support.checkpoints import paper_checkpoint
+from tests.support.common import wait_until
+from tests.support.postgres import PostgresServer, postgres_server  # noqa: F401 (a fixture)
 
 NOW = dt.datetime(2026, 3, 4, 2, 0, tzinfo=dt.UTC)
 

@@ -14,12 +14,12 @@ import pytest
 
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
-from dicom_node.inference import InferenceProcess
+from dicom_node.serving.model_process import InferenceProcess
 from model.errors import InferenceError
-from model.pixels import from_grey
+from model.images.display import from_grey
 from model.schema import StudyPair
-from tests.model_nvila.tiny import save_tiny
-from tests.support import wait_until
+from tests.support.common import wait_until
+from tests.support.tiny_nvila import save_tiny
 
 ANSWER_SECONDS = 10.0
 """What a pair may take here: far more than a tiny model needs, and what a hanging one costs the test."""

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from dicom_node import models, notify
+from dicom_node import notifications as notify
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import AuditEvent, Notice, Outcome, Result, Study
-from dicom_node.index.tables_models import ModelEvent, ModelEventKind
-from dicom_node.models import ModelsError
-from model import registry
-from model.registry import CHAMPION_NAME
-from tests.models.checkpoints import open_context, paper_checkpoint
+from dicom_node.index.tables.core import AuditEvent, Notice, Outcome, Result, Study
+from dicom_node.index.tables.models import ModelEvent, ModelEventKind
+from dicom_node.serving import promotion as models
+from dicom_node.serving.promotion import ModelsError
+from model.checkpoints import registry
+from model.checkpoints.registry import CHAMPION_NAME
+from tests.support.checkpoints import open_context, paper_checkpoint
 
 FILE_STEPS = frozenset({"open", "write", "flush", "fsync", "rename", "replace", "flock", "close"})
 """C functions through which the pointer reaches the disk; a kill falls before and after each call of one."""

@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from dicom_node import jobs, shadow, shadow_figures
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import Job, JobKind, JobState, Notice, Outcome, Result
-from dicom_node.index.tables_models import ModelEvent, ShadowResult
-from dicom_node.jobs import ClaimedJob
-from dicom_node.models import ModelsError, promote
-from dicom_node.shadow import ShadowModel
-from tests.models.checkpoints import paper_checkpoint
-from tests.web.site import Site, running_site
+from dicom_node.index.tables.core import Job, JobKind, JobState, Notice, Outcome, Result
+from dicom_node.index.tables.models import ModelEvent, ShadowResult
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.serving import shadow
+from dicom_node.serving import shadow_comparison as shadow_figures
+from dicom_node.serving.promotion import ModelsError, promote
+from dicom_node.serving.shadow import ShadowModel
+from tests.support.checkpoints import paper_checkpoint
+from tests.support.web_site import Site, running_site
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_one_that_does_not_load_costs_a_row_and_a_notice_and_no_result(site: Sit
 def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
     """Its time is up before it can answer: one that answers in no time does not exist."""
     with running_site(tmp_path, model={"timeout_seconds": 0.001}) as site:
-        from tests.models.checkpoints import tiny_checkpoint
+        from tests.support.checkpoints import tiny_checkpoint
 
         tiny_checkpoint(site.node.models_dir / "challenger", seed=1)
         shadow.choose(site.node, "challenger", who="ada")

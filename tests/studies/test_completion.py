@@ -6,12 +6,12 @@ import threading
 
 from pydicom.uid import ImplicitVRLittleEndian
 
-from dicom_node.completion import analyse_key, close_counted, force, sweep
 from dicom_node.config import CompletionSection
 from dicom_node.index.database import Database
-from dicom_node.index.ingest import Registered
-from dicom_node.index.tables import StudyState
-from tests.priors.index import after, arrive, job_keys, received, study, study_uid
+from dicom_node.index.tables.core import StudyState
+from dicom_node.studies.completion import analyse_key, close_counted, force, sweep
+from dicom_node.studies.register import Registered
+from tests.support.index import after, arrive, job_keys, received, study, study_uid
 
 COMPLETION = CompletionSection(quiet_seconds=60, deadline_seconds=600)
 

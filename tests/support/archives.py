@@ -21,14 +21,14 @@ from sqlalchemy import select
 
 from dicom_node.config import QueryPeer
 from dicom_node.context import NodeContext
-from dicom_node.header import read_header
-from dicom_node.index.ingest import ReceivedInstance, register_instance
-from dicom_node.index.tables import PriorSearch, Study
-from dicom_node.store import FileMeta
-from dicom_node.uids import derived_uid
-from tests.dcmtk import ENVIRONMENT
-from tests.receive.node import RunningNode, radiograph, running_node
-from tests.support import free_port, listening, program, wait_until
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.index.tables.core import PriorSearch, Study
+from dicom_node.storage.instance_store import FileMeta
+from dicom_node.studies.register import ReceivedInstance, register_instance
+from tests.support.common import free_port, listening, program, wait_until
+from tests.support.dcmtk import ENVIRONMENT
+from tests.support.receiver import RunningNode, radiograph, running_node
 
 CURRENT = "20240517"
 SIDE = 128

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import program
+from tests.support.common import program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

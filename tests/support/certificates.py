@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.support import program
+from tests.support.common import program
 
 
 class Authority:

@@ -16,18 +16,19 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage, generate_uid
 from sqlalchemy import select
 
-from dicom_node import completion, jobs
-from dicom_node.analyse_job import handler
+from dicom_node.analysis.job import handler
 from dicom_node.context import NodeContext
-from dicom_node.header import read_header
-from dicom_node.index.doubt import quarantine_instance
-from dicom_node.index.ingest import ReceivedInstance, Registered, Registration, register_instance
-from dicom_node.index.tables import Document, JobKind, QuarantineReason, Result, Study
-from dicom_node.inference import PairPredictor
-from dicom_node.rejection import is_rejection_note
-from dicom_node.store import FileMeta
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.rejection_notes import is_rejection_note
+from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Result, Study
+from dicom_node.jobs import queue as jobs
+from dicom_node.serving.model_process import PairPredictor
+from dicom_node.storage.instance_store import FileMeta
+from dicom_node.studies import completion
+from dicom_node.studies.register import ReceivedInstance, Registered, Registration, register_instance
+from dicom_node.studies.reopen import quarantine_instance
 from model.predict import Predictor
-from training.phantom_dicom import write_study_pair
+from training.phantom.dicom import write_study_pair
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from model.manifest import write_manifest
-from training.recipe import ArchitectureSection
-from training.trainable import new_model
+from model.checkpoints.manifest import write_manifest
+from training.loop.nvila_learner import new_model
+from training.recipe.recipe import ArchitectureSection
 
 FINDINGS = ("pleural_effusion", "pneumothorax", "cardiomegaly", "central_line")
 TINY = ArchitectureSection(

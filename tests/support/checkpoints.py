@@ -13,9 +13,9 @@ from dicom_node.config import ModelSection, NodeSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.store import InstanceStore
-from model.manifest import MANIFEST_NAME
-from model.registry import Manifest, read_manifest, write_manifest
+from dicom_node.storage.instance_store import InstanceStore
+from model.checkpoints.manifest import MANIFEST_NAME
+from model.checkpoints.registry import Manifest, read_manifest, write_manifest
 
 
 def paper_checkpoint(folder: Path, *, seed: int = 0, findings: tuple[str, ...] = ("edema",)) -> Manifest:
@@ -28,7 +28,7 @@ def paper_checkpoint(folder: Path, *, seed: int = 0, findings: tuple[str, ...] =
 
 def tiny_checkpoint(folder: Path, *, seed: int) -> Manifest:
     """A tiny random model that answers."""
-    from tests.model_nvila.tiny import save_tiny  # torch: seconds that most tests here need not wait
+    from tests.support.tiny_nvila import save_tiny  # torch: seconds that most tests here need not wait
 
     save_tiny(folder, seed=seed, manifest={"version": folder.name}, layers=2)
     return read_manifest(folder)
@@ -36,7 +36,7 @@ def tiny_checkpoint(folder: Path, *, seed: int) -> Manifest:
 
 def broken_checkpoint(folder: Path) -> Manifest:
     """Verified byte by byte, and yet its weights fit no model: only loading it tells."""
-    from tests.model_nvila.tiny import save_tiny
+    from tests.support.tiny_nvila import save_tiny
 
     save_tiny(folder, seed=9, layers=2)
     (folder / MANIFEST_NAME).unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DICOM_NODE_SHARED", REPOSITORY.parent / "shared"))
 
 

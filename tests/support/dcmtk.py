@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.support import program
+from tests.support.common import program
 
 SYNTAX_OPTION = {
     JPEGBaseline8Bit: "-xy",

@@ -1,4 +1,4 @@
-"""A process that sweeps and delivers, for tests that kill it: `python -m tests.deliver.delivering CONFIG [analyse]`.
+"""A process that sweeps and delivers, for tests that kill it: `python -m tests.support.delivering CONFIG [analyse]`.
 
 With "analyse" it also completes studies and analyses them, with the model in a process of its own, as the node does.
 """
@@ -9,15 +9,16 @@ import sys
 import threading
 from pathlib import Path
 
-from dicom_node import deliver, sweeps
+from dicom_node import deliver
 from dicom_node.config import load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index.database import Database
-from dicom_node.index.tables import JobKind
-from dicom_node.process import stop_on_signals
-from dicom_node.store import InstanceStore
-from dicom_node.sweeps import Sweeper
-from dicom_node.worker import Handler, Worker
+from dicom_node.index.tables.core import JobKind
+from dicom_node.jobs.worker import Handler, Worker
+from dicom_node.runtime import scheduler as sweeps
+from dicom_node.runtime.scheduler import Sweeper
+from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.system.child_process import stop_on_signals
 
 
 def main(config: Path, *, analyse: bool) -> None:
@@ -36,8 +37,8 @@ def main(config: Path, *, analyse: bool) -> None:
     models = None
     if analyse:
         # Imported only here: the killed processes of the other tests start quicker without.
-        from dicom_node import analyse_job
-        from dicom_node.serving import ServingModels
+        from dicom_node.analysis import job as analyse_job
+        from dicom_node.serving.champion import ServingModels
 
         models = ServingModels(node, threads=1)
         models.start()

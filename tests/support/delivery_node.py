@@ -14,14 +14,15 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
 
-from dicom_node import deliver, jobs
+from dicom_node import deliver
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, NodeError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Delivery, Document, Job, JobKind, JobState, Outcome, Result, Study
-from dicom_node.store import InstanceStore
+from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Outcome, Result, Study
+from dicom_node.jobs import queue as jobs
+from dicom_node.storage.instance_store import InstanceStore
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -146,7 +147,8 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def run_due(node: NodeContext) -> int:
-    """Run every delivery that is due at the node's clock, in the way of `dicom_node.worker`; returns how many ran."""
+    """Run every delivery that is due at the node's clock, in the way of `dicom_node.jobs.worker`; returns how many
+    ran."""
     ran = 0
     while True:
         with node.database.write() as session:

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.status import code_to_category
 
-from tests.deliver.nodes import BASIC_TEXT_SR, COMPREHENSIVE_3D_SR
+from tests.support.delivery_node import BASIC_TEXT_SR, COMPREHENSIVE_3D_SR
 
 STORAGE = (COMPREHENSIVE_3D_SR, "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.22", BASIC_TEXT_SR)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from dicom_node.header import InstanceHeader
+from dicom_node.dicom.header import InstanceHeader
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.index.database import Database
-from dicom_node.index.ingest import ReceivedInstance, Registration, register_instance
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables import Job, Study
-from dicom_node.store import StoredFile
-from dicom_node.uids import derived_uid
+from dicom_node.index.tables.core import Job, Study
+from dicom_node.storage.instance_store import StoredFile
+from dicom_node.studies.register import ReceivedInstance, Registration, register_instance
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 

@@ -15,8 +15,8 @@ from sqlalchemy import func, select
 
 from dicom_node.config import Settings, load_settings
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Delivery, DeliveryState, Result, Study, StudyState
-from tests.support import free_port, listening, wait_until
+from dicom_node.index.tables.core import Delivery, DeliveryState, Result, Study, StudyState
+from tests.support.common import free_port, listening, wait_until
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from model.vlm import Vlm
-from tests.support import free_port, wait_until
+from model.engine.vlm import Vlm
+from tests.support.common import free_port, wait_until
 
 MODEL_NAME = "tiny-nvila"
 

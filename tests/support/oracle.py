@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from model.schema import Change, Finding, ModelIdentity, Prediction, Presence
-from training.truth import PairTruth
+from training.records.truth import PairTruth
 
 IDENTITY = ModelIdentity(name="oracle", version="1", device_uid="2.25.1")
 

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.support import free_port, program
+from tests.support.common import free_port, program
 
 ACCOUNT = "postgres"
 """PostgreSQL refuses to run as root; as root it runs as this account (made by the Debian package)."""

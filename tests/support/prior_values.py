@@ -7,8 +7,8 @@ from typing import Any
 
 from pydicom.uid import ComputedRadiographyImageStorage
 
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.priors import ImageFacts, Patient, PatientKey
-from dicom_node.uids import derived_uid
 
 
 def patient(patient_id: str = "P1", issuer: str = "HOSPITAL", **changes: Any) -> Patient:

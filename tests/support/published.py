@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from model.ontology import ontology
-from model.questions import QuestionType, lumen_question
-from model.questions_grammar import Event, EventKind, write_events
+from model.questions.battery import QuestionType, lumen_question
+from model.questions.grammar import Event, EventKind, write_events
 from training.readers.labels import CHEXPERT_LABELS
 from training.readers.mimic import image_folder
 

@@ -17,9 +17,9 @@ from sqlalchemy import func, select
 from dicom_node.config import Settings
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables import Instance, Quarantine
+from dicom_node.index.tables.core import Instance, Quarantine
 from dicom_node.receive import Receiver
-from dicom_node.store import InstanceStore
+from dicom_node.storage.instance_store import InstanceStore
 
 CR = str(ComputedRadiographyImageStorage)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support import free_port, listening, wait_until
+from tests.support.common import free_port, listening, wait_until
 
 LISTENING = "receiver listening"
 """Said when the sockets are open and every thread has been started."""

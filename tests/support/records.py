@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from tests.training.published import (
+from tests.support.published import (
     VQA_HEADER,
     Study,
     mimic_studies,
@@ -16,7 +16,7 @@ from tests.training.published import (
     write_mimic_tables,
 )
 from training.readers.mimic import jpg_path
-from training.recipe import Recipe, load_recipe
+from training.recipe.recipe import Recipe, load_recipe
 
 ARCHITECTURE = """
 [architecture]

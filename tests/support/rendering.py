@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from tests.support import program
+from tests.support.common import program
 
 DX_PRESENTATION = UID("1.2.840.10008.5.1.4.1.1.1.1")
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")

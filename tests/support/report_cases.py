@@ -9,9 +9,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage
 
-from dicom_node.index.tables import Outcome
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.index.tables.core import Outcome
 from dicom_node.report import ReportRequest, SourceImage
-from dicom_node.uids import derived_uid
 from model.ontology import ontology
 from model.schema import (
     AbstainReason,

@@ -15,16 +15,16 @@ from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from dicom_node import jobs
 from dicom_node.context import NodeContext
+from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError
-from dicom_node.header import read_header
-from dicom_node.index.ingest import ReceivedInstance, Registration, register_instance
-from dicom_node.index.tables import Feedback, JobKind, Outcome, Result, Study, StudyState
-from dicom_node.index.tables_reports import ReceivedReport
-from dicom_node.reports_in import handle
-from dicom_node.reports_in.queue import result_came
-from tests.deliver.nodes import ACCESSION, BASIC_TEXT_SR, PATIENT_ID, Clock, make_node, structured_report
+from dicom_node.feedback.reports import job as handle
+from dicom_node.index.tables.core import Feedback, JobKind, Outcome, Result, Study, StudyState
+from dicom_node.index.tables.reports import ReceivedReport
+from dicom_node.jobs import queue as jobs
+from dicom_node.studies.received_reports import result_came
+from dicom_node.studies.register import ReceivedInstance, Registration, register_instance
+from tests.support.delivery_node import ACCESSION, BASIC_TEXT_SR, PATIENT_ID, Clock, make_node, structured_report
 
 STUDY, IMAGE, PRIOR_IMAGE = (
     "1.2.826.0.1.3680043.8.498.71",
@@ -167,7 +167,7 @@ def receive(node: NodeContext, ds: Dataset) -> Registration:
 
 
 def read_reports(node: NodeContext) -> int:
-    """Run every report job that is due, in the way of `dicom_node.worker`; returns how many ran."""
+    """Run every report job that is due, in the way of `dicom_node.jobs.worker`; returns how many ran."""
     ran = 0
     while True:
         with node.database.write() as session:

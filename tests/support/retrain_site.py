@@ -10,26 +10,28 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
-from dicom_node import completion, feedback, jobs
-from dicom_node.analyse import Setting, analyse_study, read_stored
-from dicom_node.analyse_job import _result_row, handler
+from dicom_node.admin.import_folder import import_files
+from dicom_node.analysis.job import _result_row, handler
+from dicom_node.analysis.study import Setting, analyse_study, read_stored
 from dicom_node.context import NodeContext
-from dicom_node.feedback import Aspect, Source, Word
-from dicom_node.importing import import_files
+from dicom_node.feedback import record as feedback
+from dicom_node.feedback.record import Aspect, Source, Word
 from dicom_node.index.queries import instances_of_study, prior_candidates
-from dicom_node.index.tables import Job, JobKind, Result, Study, StudyState, Verdict
-from dicom_node.index.tables_models import ModelServing
-from dicom_node.inference import PairPredictor
+from dicom_node.index.tables.core import Job, JobKind, Result, Study, StudyState, Verdict
+from dicom_node.index.tables.models import ModelServing
+from dicom_node.jobs import queue as jobs
 from dicom_node.priors import policy_of
-from dicom_node.serving import ServingModels
-from dicom_node.site_export import KEY_NAME
-from model.pixels import load_display_image
+from dicom_node.retrain.site_export import KEY_NAME
+from dicom_node.serving.champion import ServingModels
+from dicom_node.serving.model_process import PairPredictor
+from dicom_node.studies import completion
+from model.images.display import load_display_image
 from model.schema import Change
-from tests.deliver.nodes import Clock, make_node
-from tests.retrain.champions import FINDINGS
-from tests.support import wait_until
-from training.phantom_dicom import PhantomStudies, write_study_pair
-from training.phantom_sampling import PairOptions, sample_pair
+from tests.support.champions import FINDINGS
+from tests.support.common import wait_until
+from tests.support.delivery_node import Clock, make_node
+from training.phantom.dicom import PhantomStudies, write_study_pair
+from training.phantom.sampling import PairOptions, sample_pair
 
 FILM_SIDE = 128
 """Pixels of the films' longer side: what the tiny models see has 32."""

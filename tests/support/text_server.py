@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support import free_port, wait_until
+from tests.support.common import free_port, wait_until
 
 
 @contextmanager

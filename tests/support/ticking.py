@@ -1,4 +1,4 @@
-"""Writes a line for each tick, for a test that puts it to sleep: `python -m tests.deliver.ticking DIR S`."""
+"""Writes a line for each tick, for a test that puts it to sleep: `python -m tests.support.ticking DIR S`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 from dicom_node.context import NodeContext, utc_now
-from dicom_node.sweeps import Sweeper, Tick
-from tests.deliver.nodes import make_node
+from dicom_node.runtime.scheduler import Sweeper, Tick
+from tests.support.delivery_node import make_node
 
 
 def main(folder: Path, seconds: float) -> None:

@@ -32,8 +32,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from model.vlm import without_video
-from tests.model_nvila.tiny import byte_bpe
+from model.engine.vlm import without_video
+from tests.support.tiny_nvila import byte_bpe
 
 _CONTENT = (
     "{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}"

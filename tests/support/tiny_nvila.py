@@ -12,12 +12,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import Qwen2Config, SiglipVisionConfig
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from model.checkpoints.registry import write_manifest
 from model.nvila import NvilaConfig, NvilaForConditionalGeneration, NvilaProcessor, geometry_of
 from model.nvila.checkpoint import generation_config
 from model.nvila.processing import add_media_tokens
-from model.prompts import PromptLayout, Turn, render_conversation
-from model.questions import battery
-from model.registry import write_manifest
+from model.questions.battery import battery
+from model.questions.prompts import PromptLayout, Turn, render_conversation
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from tests.support import program
+from tests.support.common import program
 
 JAVA_FOLDER = Path("/usr/share/java")
 VALIDATE_MANY = Path(__file__).with_name("ValidateMany.java")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import REPOSITORY, free_port, listening, program, wait_until
+from tests.support.common import REPOSITORY, free_port, listening, program, wait_until
 
 OHIF_VERSION = "3.13.2"
 OHIF = REPOSITORY / ".cache" / "ohif"

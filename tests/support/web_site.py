@@ -15,20 +15,20 @@ import httpx
 import pydicom
 from sqlalchemy import update
 
+from dicom_node.analysis.outputs import document_bytes
 from dicom_node.context import NodeContext
 from dicom_node.deliver import enqueue_deliveries
-from dicom_node.header import read_header
-from dicom_node.index.ingest import ReceivedInstance, register_instance
-from dicom_node.index.tables import Document, Outcome, Result, Study, StudyState
-from dicom_node.outputs import document_bytes
+from dicom_node.dicom.header import read_header
+from dicom_node.index.tables.core import Document, Outcome, Result, Study, StudyState
 from dicom_node.report import build_documents, result_json
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.web.security import hash_password
+from dicom_node.studies.register import ReceivedInstance, register_instance
+from dicom_node.web.authentication import hash_password
 from dicom_node.web.server import WebServer
-from model.decode import decode_in_child
+from model.images.sandbox import decode_in_child
 from model.schema import Change, Finding, ImageRole, ModelIdentity, Prediction, Presence, Region
-from tests.deliver.nodes import Clock, make_node
-from training.phantom_dicom import write_study_pair
+from tests.support.delivery_node import Clock, make_node
+from training.phantom.dicom import write_study_pair
 
 PASSWORD = "correct horse battery"
 ROLES = ("viewer", "radiologist", "administrator")

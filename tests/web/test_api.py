@@ -12,7 +12,7 @@ from schemathesis import Case
 from schemathesis.openapi import from_dict
 
 from dicom_node.web.api import RULES, description
-from tests.web.site import Site, running_site, token
+from tests.support.web_site import Site, running_site, token
 
 SCHEMA = from_dict(description())
 

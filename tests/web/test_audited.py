@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
-from dicom_node import retention, sweeps
-from dicom_node.audit import EventType
+from dicom_node.audit.messages import EventType
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import AuditEvent, Job, JobState, Study
-from tests.audit_schema import faults
-from tests.deliver.nodes import run_due
-from tests.deliver.pacs import Pacs, running
-from tests.web.site import Site, running_site, token
+from dicom_node.index.tables.core import AuditEvent, Job, JobState, Study
+from dicom_node.retention import removal as retention
+from dicom_node.runtime import scheduler as sweeps
+from tests.support.audit_schema import faults
+from tests.support.delivery_node import run_due
+from tests.support.faulty_pacs import Pacs, running
+from tests.support.web_site import Site, running_site, token
 
 RECORD, IMAGE, TRANSFER, DELETED = "110110", "110103", "110104", "110105"
 

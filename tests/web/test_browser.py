@@ -10,11 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
-from dicom_node.index.tables import Delivery, DeliveryState, Feedback, Job, JobKind
-from tests.deliver.nodes import run_due
-from tests.deliver.pacs import Fault, Pacs, running
-from tests.support import REPOSITORY, program
-from tests.web.site import PASSWORD, Site, running_site
+from dicom_node.index.tables.core import Delivery, DeliveryState, Feedback, Job, JobKind
+from tests.support.common import REPOSITORY, program
+from tests.support.delivery_node import run_due
+from tests.support.faulty_pacs import Fault, Pacs, running
+from tests.support.web_site import PASSWORD, Site, running_site
 
 PHONE = {"width": 375, "height": 740}
 DESK = {"width": 1280, "height": 900}

@@ -10,11 +10,11 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicom_node import tally
-from dicom_node.web import metrics
-from tests.deliver.nodes import run_due
-from tests.support import REPOSITORY
-from tests.web.site import running_site
+from dicom_node.index import counters as tally
+from dicom_node.web.metrics import core as metrics
+from tests.support.common import REPOSITORY
+from tests.support.delivery_node import run_due
+from tests.support.web_site import running_site
 
 DASHBOARD = REPOSITORY / "docs" / "grafana-dashboard.json"
 WANTED = {

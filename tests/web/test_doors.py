@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.config import Role
-from dicom_node.index.tables import AuditEvent
+from dicom_node.index.tables.core import AuditEvent
 from dicom_node.web.app import RULES
+from dicom_node.web.authentication import HEADERS, hash_password
 from dicom_node.web.routing import Rule
-from dicom_node.web.security import HEADERS, hash_password
-from tests.web.site import PASSWORD, ROLES, Site, running_site, token
+from tests.support.web_site import PASSWORD, ROLES, Site, running_site, token
 
 CLOSED = [rule for rule in RULES if rule.role is not None]
 OPEN_PATHS = {"/login", "/health/live", "/health/ready", "/metrics"}

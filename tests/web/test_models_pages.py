@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from dicom_node import models
 from dicom_node.drift.baselines import VALIDATION
-from dicom_node.index.tables import Outcome, Result
-from dicom_node.index.tables_models import DriftFigure, ModelServing, ShadowResult
-from dicom_node.index.tables_retrain import RetrainRun, RetrainSnapshot, RunState
-from model.registry import rewrite_manifest
-from tests.models.checkpoints import paper_checkpoint
-from tests.web.site import Site, running_site, token
+from dicom_node.index.tables.core import Outcome, Result
+from dicom_node.index.tables.models import DriftFigure, ModelServing, ShadowResult
+from dicom_node.index.tables.retrain import RetrainRun, RetrainSnapshot, RunState
+from dicom_node.serving import promotion as models
+from model.checkpoints.registry import rewrite_manifest
+from tests.support.checkpoints import paper_checkpoint
+from tests.support.web_site import Site, running_site, token
 
 
 @pytest.fixture(scope="module")

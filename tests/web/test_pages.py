@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 
-from dicom_node.index.tables import AuditEvent, Delivery, DeliveryState, Feedback, Job, JobKind, JobState, Verdict
-from model.decode import decode_in_child
-from tests.deliver.nodes import run_due
-from tests.deliver.pacs import Fault, Pacs, running
-from tests.web.site import Site, running_site, token
+from dicom_node.index.tables.core import AuditEvent, Delivery, DeliveryState, Feedback, Job, JobKind, JobState, Verdict
+from model.images.sandbox import decode_in_child
+from tests.support.delivery_node import run_due
+from tests.support.faulty_pacs import Fault, Pacs, running
+from tests.support.web_site import Site, running_site, token
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_pixels_are_the_display_image_with_its_place_in_the_film(site: Site,
     rows, columns = int(answer.headers["X-Rows"]), int(answer.headers["X-Columns"])
     values = np.frombuffer(answer.content, "<u2").reshape(rows, columns) / 65535
     with site.node.database.read() as session:
-        from dicom_node.index.tables import Instance
+        from dicom_node.index.tables.core import Instance
 
         path = session.scalars(select(Instance.path).where(Instance.sop_instance_uid == site.current_sop)).one()
     expected = decode_in_child(site.node.store.path(path))
@@ -209,7 +209,7 @@ def test_metrics_are_for_their_scraper_and_for_users_only(tmp_path: Path) -> Non
 def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
     full = {"emergency_free_percent": 50, "keep_free_percent": 50}
     with running_site(tmp_path, with_study=False, retention=full) as site, site.client() as client:
-        from dicom_node.retention import disk_usage
+        from dicom_node.retention.removal import disk_usage
 
         plenty = disk_usage(site.node).free_percent >= 50
         assert client.get("/health/ready").status_code == (200 if plenty else 503)

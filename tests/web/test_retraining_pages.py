@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.index.tables_retrain import Promote, RetrainRun, RetrainSnapshot, RunState
-from dicom_node.retrain.judging_files import BODY_FILE, CARD_FILE
-from dicom_node.retrain.values import folders_of
-from model.manifest import sha256_of
-from tests.retrain.champions import untrained
-from tests.web.site import Site, running_site
-from training.gate import Check, Decision
-from training.gate_report import About, body, card, page
+from dicom_node.index.tables.retrain import Promote, RetrainRun, RetrainSnapshot, RunState
+from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE
+from dicom_node.retrain.types import folders_of
+from model.checkpoints.manifest import sha256_of
+from tests.support.champions import untrained
+from tests.support.web_site import Site, running_site
+from training.gate.decision import Check, Decision
+from training.gate.report import About, body, card, page
 
 DECISION = Decision(
     passed=False,

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from model.engine import Engine, Job, JobAnswers
-from model.prompts import Turn
-from model.questions import (
+from model.engine.engine import Engine, Job, JobAnswers
+from model.engine.vlm import NvilaVlm
+from model.questions.answers import YES_NO
+from model.questions.battery import (
     DIFFERENCE_TEXT,
     PREDICTION_BOTH_TEXT,
     PREDICTION_TEXT,
@@ -20,11 +21,10 @@ from model.questions import (
     closed_question,
     lumen_question,
 )
-from model.questions_answers import YES_NO
-from model.questions_grammar import Tense, write_events
-from model.vlm import NvilaVlm
-from training.arms_data import STUDY_FINDINGS, Shown, StudyPair, StudyPhantoms, oracle_row, oracle_text
-from training.instruction_turns import events_of_truth, lumen_turns
+from model.questions.grammar import Tense, write_events
+from model.questions.prompts import Turn
+from training.arms.data import STUDY_FINDINGS, Shown, StudyPair, StudyPhantoms, oracle_row, oracle_text
+from training.instructions.turns import events_of_truth, lumen_turns
 
 EXPERT_SEED = 815
 """Of the expert's errors on the test pairs: the same image always gets the same text."""

@@ -16,24 +16,18 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from model.experts import expert_text
+from model.experts.expert import expert_text
 from model.ontology import ontology
-from model.prompts import PromptLayout, Turn
-from model.questions import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT
-from model.questions_grammar import Event, Tense, write_events
-from training.drops import DropReport
-from training.instruction_turns import (
-    FlaggedTurn,
-    closed_turns,
-    events_of_truth,
-    lumen_turns,
-    prediction_turns,
-)
-from training.phantom import PHANTOM_FINDINGS, PhantomPair
-from training.phantom_scene import GRADED
-from training.rewrite import RuleWriter, rewrite
-from training.samples import PhantomSource, Sample, Targets, augment, targets_of
-from training.truth import PairTruth, truth_of_phantom
+from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT
+from model.questions.grammar import Event, Tense, write_events
+from model.questions.prompts import PromptLayout, Turn
+from training.data.samples import PhantomSource, Sample, Targets, augment, targets_of
+from training.instructions.rewrite import RuleWriter, rewrite
+from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.phantom.render import PHANTOM_FINDINGS, PhantomPair
+from training.phantom.scene import GRADED
+from training.records.drops import DropReport
+from training.records.truth import PairTruth, truth_of_phantom
 
 STUDY_FINDINGS = ("pleural_effusion", "consolidation", "edema", "cardiomegaly")
 """Findings that are asked about, in ontology order; all have a degree."""

@@ -1,7 +1,7 @@
 """The study of the arms: what each stream of training data adds, on phantoms, from one common start.
 
-    python -m training.arms run OUT --cache CACHE       every run that has no result in OUT yet
-    python -m training.arms table OUT --doc docs/arms-study.md
+    python -m training.arms.run run OUT --cache CACHE       every run that has no result in OUT yet
+    python -m training.arms.run table OUT --doc docs/arms-study.md
     make study-arms OUT=FOLDER                          renders the phantoms, runs, writes the table
 
 An interruption loses one run: each writes its result, with every answer, as one JSON file when it is done.
@@ -19,18 +19,18 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from model.engine.vlm import NvilaVlm, open_vlm
 from model.nvila import load_nvila
-from model.vlm import NvilaVlm, open_vlm
-from training.arms_asking import AnswerSet, Said, ask_all
-from training.arms_data import ArmSource, ArmStream, StudyPhantoms
-from training.arms_table import write_study
-from training.datasets import HELD_OUT_SEED
-from training.phantom_cache import fill
-from training.recipe import Recipe, load_recipe
-from training.train import train
-from training.trainable import HEADS_FILE, new_model
+from training.arms.ask import AnswerSet, Said, ask_all
+from training.arms.data import ArmSource, ArmStream, StudyPhantoms
+from training.arms.table import write_study
+from training.data.datasets import HELD_OUT_SEED
+from training.loop.nvila_learner import HEADS_FILE, new_model
+from training.loop.train import train
+from training.phantom.cache import fill
+from training.recipe.recipe import Recipe, load_recipe
 
-RECIPES = Path(__file__).parent / "recipes" / "arms"
+RECIPES = Path(__file__).parent.parent / "recipes" / "arms"
 SEEDS = (1, 2, 3)
 TEST_PAIRS = 150
 DIFFERENCE_TOKENS = 16
@@ -162,7 +162,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 @app.command("run")
 def run_command(
     out: Annotated[Path, typer.Argument(help="folder of the study; results that are there are kept")],
-    cache: Annotated[Path, typer.Option(help="phantom pairs of training.phantom_cache; 112 pixels or a multiple")],
+    cache: Annotated[Path, typer.Option(help="phantom pairs of training.phantom.cache; 112 pixels or a multiple")],
     seeds: Annotated[str, typer.Option(help="comma-separated")] = ",".join(map(str, SEEDS)),
     steps: Annotated[int | None, typer.Option(help="of each arm; default: the recipe's")] = None,
     test_pairs: Annotated[int, typer.Option(help="held-out pairs that every arm is asked about")] = TEST_PAIRS,

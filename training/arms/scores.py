@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model.questions_answers import CHANGE_ANSWERS
+from model.questions.answers import CHANGE_ANSWERS
 from model.schema import INVERSE_CHANGE, Change
-from training.arms_asking import AnswerSet, Said
+from training.arms.ask import AnswerSet, Said
 from training.metrics.answers import exact_matches, recalls
 from training.metrics.significance import Interval, compare
 from training.metrics.summed import Summed, event_figure, interval, mean_figure, text_figures

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.questions_grammar import NOTHING, Tense, write_events
-from training.arms_asking import AnswerSet, Said
-from training.arms_scores import arm_figures, measure_run, p_values
-from training.drops import DataError
+from model.questions.grammar import NOTHING, Tense, write_events
+from training.arms.ask import AnswerSet, Said
+from training.arms.scores import arm_figures, measure_run, p_values
 from training.metrics.baselines import majority_answers
 from training.metrics.significance import Interval
 from training.metrics.summed import Summed
+from training.records.drops import DataError
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ZERO, DIAGNOSTIC, BASELINE = "zero-shot", "diagnostic only", "majority, nothing has changed"

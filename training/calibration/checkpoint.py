@@ -1,6 +1,6 @@
 """Fitting how a checkpoint's answers are read: temperatures, joint weights, thresholds and the certainty floor.
 
-All on validation pairs that neither training nor the test has seen; the formulas stand in `model.calibrate`.
+All on validation pairs that neither training nor the test has seen; the formulas stand in `training.calibration.fit`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.calibrate import Objective, choose_floor, choose_threshold, fit_joint, fit_temperature
-from model.engine import ClosedAnswer
-from model.manifest import Manifest
+from model.checkpoints.manifest import Manifest
+from model.engine.engine import ClosedAnswer
+from model.finding_states import FindingAnswers, JointWeights, believe, read_finding
 from model.predict import Predictor, finding_answers
-from model.questions import Question, QuestionType
-from model.reading import FindingAnswers, JointWeights, believe, read_finding
+from model.questions.battery import Question, QuestionType
 from model.schema import Change, StudyPair
-from training.records import Record
-from training.truth import FindingTruth, ImageTruth
-from training.validation import PairAnswers, asked, counted
+from training.calibration.fit import Objective, choose_floor, choose_threshold, fit_joint, fit_temperature
+from training.calibration.validation import PairAnswers, asked, counted
+from training.records.record import Record
+from training.records.truth import FindingTruth, ImageTruth
 
 FEWEST = 20
 """With fewer positive (or negative) validation answers a finding keeps the threshold 0.5; with fewer stated changes the
@@ -50,7 +50,8 @@ class Calibration:
     pairs: Sequence[PairAnswers] = field(default=(), repr=False)
 
     def manifest_values(self, kept: Manifest | None = None) -> dict[str, Any]:
-        """The fields of `model.manifest.Manifest` that it gives; what was too rare to fit stays as in `kept`."""
+        """The fields of `model.checkpoints.manifest.Manifest` that it gives; what was too rare to fit stays as in
+        `kept`."""
         temperatures, thresholds = (kept.calibration, kept.thresholds) if kept is not None else ({}, {})
         rules = {
             "calibration": dict(temperatures) | _rounded(self.temperatures),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-from model.reading import POOLED, STATES, FindingAnswers, JointWeights, evidence
+from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, evidence
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 DEFAULT_BINS = 15

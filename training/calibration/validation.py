@@ -1,6 +1,6 @@
 """What a checkpoint says of its validation set, counted for its manifest; and the command that adds it afterwards.
 
-python -m training.validation CHECKPOINT --data phantom:300@8000000
+python -m training.calibration.validation CHECKPOINT --data phantom:300@8000000
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from model.engine import ClosedAnswer, Job
+from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, write_text_atomically
+from model.checkpoints.validation_counts import ValidationSet, bin_counts, edges_of, pair_certainty, pair_change
+from model.engine.engine import ClosedAnswer, Job
 from model.errors import ModelError
-from model.manifest import MANIFEST_NAME, Manifest, read_manifest, write_text_atomically
+from model.finding_states import JointWeights, read_finding
 from model.predict import Predictor, finding_answers, load_predictor
-from model.reading import JointWeights, read_finding
 from model.schema import Finding, Presence, StudyPair
-from model.validation import ValidationSet, bin_counts, edges_of, pair_certainty, pair_change
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.records import Split
+from training.data.datasets import loaded, open_records, parse_spec
+from training.records.drops import DataError, DropReport
+from training.records.record import Split
 
 DIGITS = 4
 
@@ -136,7 +136,8 @@ def add_validation(folder: Path, found: ValidationSet) -> Manifest:
 
 
 def measure(folder: Path, data: str, *, split: Split | None = None, limit: int | None = None) -> ValidationSet:
-    """Ask a finished checkpoint every pair of a data set of `training.datasets`. Raises DataError where it is empty."""
+    """Ask a finished checkpoint every pair of a data set of `training.data.datasets`. Raises DataError where it is
+    empty."""
     predictor = load_predictor(folder)
     report = DropReport()
     items = loaded(open_records(parse_spec(data), report), report, split=split, limit=limit)
@@ -148,7 +149,7 @@ def measure(folder: Path, data: str, *, split: Split | None = None, limit: int |
 
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="folder of a finished checkpoint")],
-    data: Annotated[str, typer.Option(help="the data set that it was calibrated on, as in training.datasets")],
+    data: Annotated[str, typer.Option(help="the data set that it was calibrated on, as in training.data.datasets")],
     split: Annotated[Split | None, typer.Option(help="only this split of it")] = None,
     limit: Annotated[int | None, typer.Option(help="only so many pairs")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes")] = 0,

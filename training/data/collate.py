@@ -18,8 +18,8 @@ from torch import Tensor
 
 from model.nvila.processing import NvilaProcessor
 from model.nvila.tiling import Tiling
-from model.prompts import render_answer, render_prefix, render_question
-from training.samples import UNKNOWN, Dropped, Sample, Targets
+from model.questions.prompts import render_answer, render_prefix, render_question
+from training.data.samples import UNKNOWN, Dropped, Sample, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

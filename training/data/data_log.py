@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from training.drops import EXAMPLES_KEPT, DataError
-from training.samples import Dropped
+from training.data.samples import Dropped
+from training.records.drops import EXAMPLES_KEPT, DataError
 
 LEAST = 200
 """The share of dropped samples says something from so many samples on."""

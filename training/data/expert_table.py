@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import PixelError
-from model.experts import Expert, expert_text
-from training.datasets import load_image
-from training.drops import DataError, DropReport
+from model.experts.expert import Expert, expert_text
+from training.data.datasets import load_image
 from training.readers.tables import read_rows
-from training.records import ImageRef, Record
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record
 
 ID = "image_id"
 

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.ontology import ontology
-from training.datasets import open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.instructions import InstructionOptions, Stream, conversations
+from training.data.datasets import open_records, parse_spec
+from training.data.jsonl import Rows, RowWriter
+from training.data.record_rows import record_to_row
+from training.instructions.coverage import note_taught
+from training.instructions.rewrite import load_answers
+from training.instructions.streams import InstructionOptions, Stream, conversations
 from training.readers.splits import patient_disjoint
-from training.record_rows import record_to_row
-from training.records import Record, Split
-from training.rewrite import load_answers
-from training.rows import Rows, RowWriter
-from training.taught import note_taught
+from training.records.drops import DataError, DropReport
+from training.records.record import Record, Split
 
 FORMAT = 2
 STREAMS = tuple(Stream)
@@ -37,10 +37,10 @@ _SAY_EVERY = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetSpec:
-    """One data set of a recipe. data: as `training.datasets` names it. split: None for all but fixtures.
+    """One data set of a recipe. data: as `training.data.datasets` names it. split: None for all but fixtures.
 
     salt: of a patient-disjoint split in place of the set's own; "" keeps its own. long_answers: file of
-    `training.rewrite`, "" for none. limit: at most so many records.
+    `training.instructions.rewrite`, "" for none. limit: at most so many records.
     """
 
     data: str
@@ -64,7 +64,7 @@ class SetIndex:
     report: Mapping[str, Any]
 
     def taught(self, streams: Iterable[Stream]) -> Counter[str]:
-        """What these streams teach, see `training.taught`."""
+        """What these streams teach, see `training.instructions.coverage`."""
         total: Counter[str] = Counter()
         for stream in streams:
             total.update(self.report["taught"].get(stream.value, {}))

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from training.drops import DataError
+from training.records.drops import DataError
 
 
 class RowWriter:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.drops import DataError
-from training.mixing import Schedule
-from training.pools import Pool, SampleError
-from training.samples import Dropped, Sample
+from training.data.mixing import Schedule
+from training.data.pools import Pool, SampleError
+from training.data.samples import Dropped, Sample
+from training.records.drops import DataError
 
 ATTEMPTS = 50
 """So many unreadable items one after another are no accident: the run stops."""
@@ -36,7 +36,7 @@ class MixedSource:
     about: tuple[str, ...] = ()
     """What the sets hold and what was left out of them, in lines."""
     taught: Mapping[str, int] = field(default_factory=dict)
-    """Which closed questions the sets answer how often (`training.taught`)."""
+    """Which closed questions the sets answer how often (`training.instructions.coverage`)."""
     schedule: Schedule = field(init=False)
 
     def __post_init__(self) -> None:

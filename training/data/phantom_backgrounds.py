@@ -1,6 +1,6 @@
 """Phantom findings over films of people: shards of the phantom cache whose background is a real film without findings.
 
-    python -m training.phantom_backgrounds CACHE --films nih:FOLDER --pairs 2000
+    python -m training.data.phantom_backgrounds CACHE --films nih:FOLDER --pairs 2000
 
 Only films of the training split that are labelled for the phantom's graded findings and have none of them. A pair lies
 over two films of one patient where there are two, else over one film twice. Devices and fractures of the films are not
@@ -18,13 +18,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from model.pixels import load_display_image
+from model.images.display import load_display_image
 from model.schema import DisplayImage
-from training.datasets import open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.phantom_cache import read_shard, write_marks, write_shard
-from training.phantom_texture import Plane
-from training.records import ImageRef, Record, Split
+from training.data.datasets import open_records, parse_spec
+from training.phantom.cache import read_shard, write_marks, write_shard
+from training.phantom.texture import Plane
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record, Split
 
 FIRST_SEED = 5_000_000
 SHARD_PAIRS = 250

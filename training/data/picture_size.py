@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from model.engine.vlm import AutoVlm, local_folder
 from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
 from model.nvila.configuration import NvilaConfig
 from model.nvila.tiling import Tiling
-from model.vlm import AutoVlm, local_folder
-from training.recipe import Recipe
+from training.recipe.recipe import Recipe
 
 
 def picture_side(recipe: Recipe) -> int:
-    """Side of the pictures in pixels, as `model.vlm` makes them for the same checkpoint. Raises CheckpointError."""
+    """Side of the pictures in pixels, as `model.engine.vlm` makes them for the same checkpoint. Raises
+    CheckpointError."""
     if recipe.model.start == "new":
         return recipe.architecture.image_size
     folder = local_folder(recipe.model.start, revision=recipe.model.revision)

@@ -1,4 +1,5 @@
-"""The square pictures of records' images: decoded by `model.pixels`, fitted, and kept on disk where that is wanted."""
+"""The square pictures of records' images: decoded by `model.images.display`, fitted, and kept on disk where that is
+wanted."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.pixels_fit import fit
-from training.datasets import load_image
-from training.records import ImageRef
+from model.images.square import fit
+from training.data.datasets import load_image
+from training.records.record import ImageRef
 
 _FORMAT = 1
 

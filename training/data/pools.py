@@ -11,14 +11,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.errors import PixelError
-from training.drops import DropReport
-from training.instructions import Conversation, ExpertText, InstructionOptions, LongAnswers, Stream, conversations
-from training.pictures import Pictures
-from training.record_index import SetIndex
-from training.record_rows import row_to_record
-from training.records import ImageRef, Record, same_image, swapped
-from training.samples import PhantomSource, Sample, augment
-from training.targets import Shown, targets_of_truth
+from training.data.index import SetIndex
+from training.data.pictures import Pictures
+from training.data.record_rows import row_to_record
+from training.data.samples import PhantomSource, Sample, augment
+from training.data.targets import Shown, targets_of_truth
+from training.instructions.streams import (
+    Conversation,
+    ExpertText,
+    InstructionOptions,
+    LongAnswers,
+    Stream,
+    conversations,
+)
+from training.records.drops import DropReport
+from training.records.record import ImageRef, Record, same_image, swapped
 
 
 class SampleError(PixelError):

@@ -19,16 +19,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.prompts import PromptLayout, Turn, render_question
-from training.drops import DataError, DropReport
-from training.instructions import Conversation, Stream
-from training.pictures import Pictures
-from training.pools import Variation, shown_pictures
-from training.records import ImageRef
-from training.rows import Rows, RowWriter
-from training.samples import Sample
-from training.targets import unknown_targets
-from training.taught import note_taught
+from model.questions.prompts import PromptLayout, Turn, render_question
+from training.data.jsonl import Rows, RowWriter
+from training.data.pictures import Pictures
+from training.data.pools import Variation, shown_pictures
+from training.data.samples import Sample
+from training.data.targets import unknown_targets
+from training.instructions.coverage import note_taught
+from training.instructions.streams import Conversation, Stream
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef
 
 FORMAT, VERSION = "dicom-node-conversations", 1
 FILE = "conversations.jsonl"
@@ -49,7 +49,8 @@ class PreparedTurn(_Line):
 class Prepared(_Line):
     """One line. images: paths, relative to the folder of the file or absolute, oldest first; the last one is current.
 
-    expert, context: texts of the prompt, as `model.experts` and `model.prompts.context_text` write them.
+    expert, context: texts of the prompt, as `model.experts.expert` and `model.questions.prompts.context_text` write
+    them.
     """
 
     id: str = Field(min_length=1)
@@ -70,7 +71,7 @@ class PreparedIndex:
     report: dict[str, Any]
 
     def taught(self, streams: Iterable[Stream]) -> Counter[str]:
-        """What it teaches, see `training.taught`; a prepared folder is taken whole."""
+        """What it teaches, see `training.instructions.coverage`; a prepared folder is taken whole."""
         return Counter(self.report["taught"])
 
     def lines(self) -> list[str]:

@@ -9,11 +9,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from model.errors import PixelError
-from model.prompts import render_conversation
-from training.datasets import load_image
-from training.drops import DataError, DropReport
-from training.evaluate_report import picture_url
-from training.instructions import (
+from model.questions.prompts import render_conversation
+from training.data.datasets import load_image
+from training.evaluation.report import picture_url
+from training.instructions.streams import (
     Conversation,
     ExpertText,
     InstructionOptions,
@@ -23,7 +22,8 @@ from training.instructions import (
     mixing_weights,
     pools_of,
 )
-from training.records import Record
+from training.records.drops import DataError, DropReport
+from training.records.record import Record
 
 MIXING_TEMPERATURE = 3.0
 """Default of the recipes: between the streams' own sizes (1) and equal shares (infinity)."""

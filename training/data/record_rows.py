@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.questions import QuestionType
+from model.questions.battery import QuestionType
 from model.schema import Change, PatientContext
-from training.records import Asked, ImageRef, Record, Split
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.record import Asked, ImageRef, Record, Split
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 
 def record_to_row(record: Record) -> dict[str, Any]:

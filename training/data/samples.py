@@ -12,15 +12,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.errors import ModelError
-from model.prompts import PromptLayout, Turn
-from model.questions import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_TEXT
-from model.questions_answers import CHANGE_ANSWERS
-from model.questions_grammar import Tense, write_events
-from training.drops import DropReport
-from training.instruction_turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
-from training.phantom import PHANTOM_FINDINGS, PhantomPair, changes_between
-from training.phantom_cache import Shard, read_shards
-from training.truth import PairTruth, truth_of_phantom
+from model.questions.answers import CHANGE_ANSWERS
+from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_TEXT
+from model.questions.grammar import Tense, write_events
+from model.questions.prompts import PromptLayout, Turn
+from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.phantom.cache import Shard, read_shards
+from training.phantom.render import PHANTOM_FINDINGS, PhantomPair, changes_between
+from training.records.drops import DropReport
+from training.records.truth import PairTruth, truth_of_phantom
 
 UNKNOWN = -100
 """A change that is not known; the same number that the cross-entropy leaves out."""
@@ -116,7 +116,7 @@ class PhantomSource:
     def __post_init__(self) -> None:
         self._shards = read_shards(self.folder)
         if not self._shards:
-            raise ModelError(f"{self.folder}: no phantom pairs; make them with python -m training.phantom_cache")
+            raise ModelError(f"{self.folder}: no phantom pairs; make them with python -m training.phantom.cache")
         self._starts = np.cumsum([0, *(shard.pairs for shard in self._shards)])
 
     @property
@@ -198,7 +198,7 @@ def choose_turns(
 
 def long_turns(truth: PairTruth, rng: Generator) -> list[FlaggedTurn]:
     """The difference in report-style sentences by the rules, in one of four manners; none where it cannot be said."""
-    from training.rewrite import RuleWriter, rewrite  # brings the clients of text models along
+    from training.instructions.rewrite import RuleWriter, rewrite  # brings the clients of text models along
 
     if (events := events_of_truth(truth)) is None:
         return []

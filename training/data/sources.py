@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from training.conversation_files import PreparedIndex, PreparedPool, prepared_index
-from training.instructions import ExpertText, InstructionOptions, Stream
-from training.mixing import set_shares
-from training.phantom import PHANTOM_FINDINGS
-from training.pictures import Pictures
-from training.pools import PhantomPool, Pool, RecordPool, Variation
+from training.data.index import SetIndex, SetSpec, set_index, union
+from training.data.mixed_source import MixedSource
+from training.data.mixing import set_shares
+from training.data.pictures import Pictures
+from training.data.pools import PhantomPool, Pool, RecordPool, Variation
+from training.data.prepared import PreparedIndex, PreparedPool, prepared_index
+from training.data.samples import PhantomSource, SampleSource, TurnOptions
+from training.instructions.coverage import note_taught
+from training.instructions.rewrite import load_answers
+from training.instructions.streams import ExpertText, InstructionOptions, Stream
+from training.phantom.render import PHANTOM_FINDINGS
 from training.readers.mimic import SPLIT_WORDS
-from training.recipe import Objective, Recipe
-from training.recipe_data import DataSection, SetSection
-from training.record_index import SetIndex, SetSpec, set_index, union
-from training.record_source import MixedSource
-from training.rewrite import load_answers
-from training.samples import PhantomSource, SampleSource, TurnOptions
-from training.taught import note_taught
+from training.recipe.data import DataSection, SetSection
+from training.recipe.recipe import Objective, Recipe
 
 PHANTOM_CACHE, CONVERSATIONS = "phantom-cache:", "conversations:"
 PHANTOMS_ASKED = 100
@@ -203,6 +203,6 @@ def expert_of(data: DataSection) -> ExpertText | None:
     """The expert's texts, None where there is none."""
     if not data.expert:
         return None
-    from training.expert_table import ExpertTable  # brings the expert, and so torch, along
+    from training.data.expert_table import ExpertTable  # brings the expert, and so torch, along
 
     return ExpertTable.read(Path(data.expert)).text

@@ -7,10 +7,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from model.questions_answers import CHANGE_ANSWERS
-from training.phantom_scene import GRADE_RANGES
-from training.samples import UNKNOWN, Targets
-from training.truth import ImageTruth, PairTruth
+from model.questions.answers import CHANGE_ANSWERS
+from training.data.samples import UNKNOWN, Targets
+from training.phantom.scene import GRADE_RANGES
+from training.records.truth import ImageTruth, PairTruth
 
 
 class Shown(StrEnum):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from model.schema import ModelIdentity, Prediction, StudyPair
-from training.evaluate import PairPredictor
+from training.evaluation.evaluate import PairPredictor
 
 _PREDICTION = TypeAdapter(Prediction)
 

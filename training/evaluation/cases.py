@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from model.schema import DisplayImage, Finding, Presence, StudyPair
 from training.metrics.pairs import Answered, change_said
-from training.truth import FindingTruth
+from training.records.truth import FindingTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

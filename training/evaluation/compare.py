@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.drops import DataError
 from training.metrics.significance import Comparison, average_runs, compare
 from training.metrics.summed import interval, mean_figure
+from training.records.drops import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from model.schema import ModelIdentity, Prediction, StudyPair
-from training.drops import DropReport
-from training.evaluate_cases import Case, asked_only, case_of, per_question_of, worst_of
-from training.evaluate_consistency import score_consistency
-from training.evaluate_texts import (
+from training.evaluation.cases import Case, asked_only, case_of, per_question_of, worst_of
+from training.evaluation.consistency import score_consistency
+from training.evaluation.texts import (
     ProgressionScores,
     PublishedScores,
     TextScores,
@@ -26,8 +25,9 @@ from training.metrics.baselines import MajorityFindings, majority_findings
 from training.metrics.classification import ReliabilityBin, auroc, reliability, roc_curve
 from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
 from training.metrics.significance import Interval
-from training.records import Record
-from training.truth import PairTruth
+from training.records.drops import DropReport
+from training.records.record import Record
+from training.records.truth import PairTruth
 
 WORST_CASES = 12
 """How many pairs the report shows."""
@@ -47,7 +47,7 @@ class PairPredictor(Protocol):
 
 
 PublishedAsker = Callable[[Record, StudyPair], Sequence[str]]
-"""Answers to a record's published questions, in their order (training.evaluate_texts.published_asker)."""
+"""Answers to a record's published questions, in their order (training.evaluation.texts.published_asker)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.errors import InferenceError
-from model.prompts import clean_text
-from model.text_model import ServerText as ServerText
-from model.text_model import TextModel as TextModel
+from model.questions.prompts import clean_text
+from model.remote.text_model import ServerText as ServerText
+from model.remote.text_model import TextModel as TextModel
 
 DEFINITION = "dicom-node judge 1 (our definition, after LUMEN's LlamaScore)"
 MAX_TOKENS = 160

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from training.evaluate import Curve
+from training.evaluation.evaluate import Curve
 from training.metrics.classification import ReliabilityBin
 
 SIDE, LEFT, BOTTOM, TOP = 170, 34, 34, 8

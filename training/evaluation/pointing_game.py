@@ -1,6 +1,6 @@
 """Does the model look where the finding is? The pointing game on phantoms, whose outlines are known exactly.
 
-`python -m training.localise_measure CHECKPOINT` prints a table and the value for `Manifest.localisation`.
+`python -m training.evaluation.pointing_game CHECKPOINT` prints a table and the value for `Manifest.localisation`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.localise import Localiser, Method, read_outline_head
-from model.localise_outline import outlines, peak
-from model.manifest import MANIFEST_NAME, read_manifest
-from model.pixels import from_grey
+from model.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from model.engine.vlm import Vlm, open_vlm
+from model.images.display import from_grey
+from model.localise.outline import outlines, peak
+from model.localise.relevance import Localiser, Method, read_outline_head
 from model.schema import DisplayImage, ImageRole, StudyPair
-from model.vlm import Vlm, open_vlm
-from training.phantom import PHANTOM_FINDINGS, Rendered, render_pair, sample_pair
+from training.phantom.render import PHANTOM_FINDINGS, Rendered, render_pair, sample_pair
 
 FIRST_SEED = 3_000_000
 """Far from the seeds of training, validation and the view check."""

@@ -15,11 +15,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from model.schema import DisplayImage
-from training.evaluate import Evaluation
-from training.evaluate_texts import reference_sentence
-from training.judge import JudgeScores, Verdict
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.judge import JudgeScores, Verdict
+from training.evaluation.plots import reliability_plot, roc_plot
+from training.evaluation.texts import reference_sentence
 from training.metrics.significance import Interval
-from training.report_plots import reliability_plot, roc_plot
 
 PICTURE_SIDE = 320
 """Longer side of an image in the report, pixels."""

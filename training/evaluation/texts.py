@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from model.engine import Job
+from model.engine.engine import Job
 from model.predict import Predictor
-from model.prompts import context_text
-from model.questions import Question, QuestionType, parse_question
-from model.questions_answers import YES_NO
-from model.questions_grammar import parse_events, write_events
+from model.questions.answers import YES_NO
+from model.questions.battery import Question, QuestionType, parse_question
+from model.questions.grammar import parse_events, write_events
+from model.questions.prompts import context_text
 from model.schema import ImageRole, Prediction, StudyPair
-from training.instruction_turns import events_of_truth, lumen_turns
+from training.instructions.turns import events_of_truth, lumen_turns
 from training.metrics.answers import DifferenceScores, difference_scores, exact_matches, recalls
 from training.metrics.classification import ratio
 from training.metrics.meteor import MetricUnavailableError, meteor
@@ -20,7 +20,7 @@ from training.metrics.pairs import change_said
 from training.metrics.significance import Interval
 from training.metrics.summed import Summed, event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import CorpusScore, tokenise
-from training.records import Asked, Record
+from training.records.record import Asked, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from training.gate_scores import FEWEST, MAIN, RARE, FrozenQuestion, KnownPairs, PairedTable, SystemScores
+from training.gate.scores import FEWEST, MAIN, RARE, FrozenQuestion, KnownPairs, PairedTable, SystemScores
 from training.metrics.significance import Comparison, Interval, clustered_bootstraps, compare
 
 FEWEST_KNOWN = 10

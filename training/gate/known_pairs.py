@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from model.schema import Prediction, Presence, StudyPair
-from training.datasets import load_pair, phantom_records
-from training.evaluate import PairPredictor
-from training.gate_scores import KnownPairs
-from training.phantom import GRADED, sample_pair
-from training.phantom_sampling import PairOptions
-from training.records import Record
+from training.data.datasets import load_pair, phantom_records
+from training.evaluation.evaluate import PairPredictor
+from training.gate.scores import KnownPairs
+from training.phantom.render import GRADED, sample_pair
+from training.phantom.sampling import PairOptions
+from training.records.record import Record
 
 FIRST_SEED = 9_700_000
 """Of seeds that nothing else uses: training stays below 8,000,000, calibration and tests use others."""

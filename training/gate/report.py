@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from training.evaluate_report import figure
-from training.gate import Check, Decision
+from training.evaluation.plots import reliability_plot
+from training.evaluation.report import figure
+from training.gate.decision import Check, Decision
 from training.metrics.classification import ReliabilityBin
-from training.report_plots import reliability_plot
 
 _WIDTH, _ROW, _LABEL = 620, 22, 300
 _CURVE_WIDTH, _CURVE_HEIGHT = 460, 160

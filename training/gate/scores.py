@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate import Evaluation
-from training.records import Record
+from training.evaluation.evaluate import Evaluation
+from training.records.record import Record
 
 FEWEST = 10
 """Frozen cases from which a class of answers is judged by itself; rarer ones are judged together."""

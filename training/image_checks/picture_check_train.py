@@ -1,4 +1,5 @@
-"""Fit the plane of chest films for `model.picture_check`, and count what its limits refuse; `--data DIR --out FILE`.
+"""Fit the plane of chest films for `model.checks.plausibility`, and count what its limits refuse; `--data DIR --out
+FILE`.
 
 A principal component analysis of coarse squares: the films of the split "train", each also moved and re-exposed three
 times, and phantoms. Prints what films, phantoms and other things measure; `--measure` fits nothing.
@@ -17,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from model.picture_check import PictureMeasures, coarse_square, measure, normalised, picture_fault
-from model.pixels import from_grey
-from model.view_check import check_view
-from training.view_check_data import OTHER_FAMILIES, Grey, exposed, lateral_sample, moved, other_sample
-from training.view_check_train import frontals, phantoms
+from model.checks.frontal_view import check_view
+from model.checks.plausibility import PictureMeasures, coarse_square, measure, normalised, picture_fault
+from model.images.display import from_grey
+from training.image_checks.view_check_data import OTHER_FAMILIES, Grey, exposed, lateral_sample, moved, other_sample
+from training.image_checks.view_check_train import frontals, phantoms
 
 COMPONENTS = 40
 MOVED = 3

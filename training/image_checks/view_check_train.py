@@ -1,4 +1,5 @@
-"""Train the view check: `python -m training.view_check_train --data DIR --out model/view_check.safetensors`.
+"""Train the view check: `python -m training.image_checks.view_check_train --data DIR --out
+model/checks/frontal_view.safetensors`.
 
 DIR is the folder with `hannover/` and `nih/`. Trains on the split "train", measures on "dev", prints both as JSON.
 """
@@ -23,10 +24,19 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.pixels import from_grey, load_picture
-from model.view_check import FRONTAL_FLOOR, KINDS, ROTATIONS, SIDE, forward, view_input
-from training.phantom import render_pair, sample_pair
-from training.view_check_data import CANVAS, Grey, Sample, chest_sample, exposed, lateral_sample, moved, other_sample
+from model.checks.frontal_view import FRONTAL_FLOOR, KINDS, ROTATIONS, SIDE, forward, view_input
+from model.images.display import from_grey, load_picture
+from training.image_checks.view_check_data import (
+    CANVAS,
+    Grey,
+    Sample,
+    chest_sample,
+    exposed,
+    lateral_sample,
+    moved,
+    other_sample,
+)
+from training.phantom.render import render_pair, sample_pair
 
 HELD_OUT = ("skull", "slice")
 """Families of drawn negatives that training never sees: how the check takes what it does not know."""
@@ -36,7 +46,8 @@ LEARNING_RATE = 2e-3
 
 
 class ViewNet(nn.Module):
-    """Four convolutions of stride 2, one dense layer, three heads. `model.view_check.forward` is the same in numpy."""
+    """Four convolutions of stride 2, one dense layer, three heads. `model.checks.frontal_view.forward` is the same
+    in numpy."""
 
     def __init__(self) -> None:
         super().__init__()

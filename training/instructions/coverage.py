@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from model.ontology import ontology
-from model.prompts import Turn
-from model.questions import QuestionType, battery
+from model.questions.battery import QuestionType, battery
+from model.questions.prompts import Turn
 
 FEWEST = 50
 """Answers of each kind (yes and no, for a presence) below which a finding or a type counts as not taught."""

@@ -1,8 +1,8 @@
 """Stream D: short difference answers rewritten into one or two report-style sentences, kept only when still true.
 
-The writer is any text model (OpenAI-compatible server or local Transformers, `training.judge`), or the rules below when
-there is none. Whatever wrote it, a sentence is kept only if the findings and changes read back from it equal the
-source's; everything else is dropped and counted. A writer is never trusted.
+The writer is any text model (OpenAI-compatible server or local Transformers, `training.evaluation.judge`), or the
+rules below when there is none. Whatever wrote it, a sentence is kept only if the findings and changes read back
+from it equal the source's; everything else is dropped and counted. A writer is never trusted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 
 from model.ontology import ontology
-from model.questions_grammar import NOTHING, Event, EventKind, level_readings, parse_events
-from model.questions_vocabulary import finding_name, finding_wordings, join_words
-from training.drops import DataError, DropReport
-from training.judge import TextModel
+from model.questions.grammar import NOTHING, Event, EventKind, level_readings, parse_events
+from model.questions.vocabulary import finding_name, finding_wordings, join_words
+from training.evaluation.judge import TextModel
+from training.records.drops import DataError, DropReport
 
 MAX_TOKENS = 120
 MAX_WORDS = 80

@@ -1,7 +1,8 @@
 """Records → conversations: the streams of the recipe (diagnostic, difference, prediction, long answers, expert text).
 
 A conversation is what one training sequence shows: images in order, optional texts, and turns of question and answer.
-The texts come from `model.questions` and `model.prompts` alone, so that serving asks what training taught.
+The texts come from `model.questions.battery` and `model.questions.prompts` alone, so that serving asks what
+training taught.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from model.prompts import PromptLayout, Turn, context_text
-from model.questions import (
+from model.questions.battery import (
     DIFFERENCE_TEXT,
     LONG_TAG,
     PREDICTION_BOTH_TEXT,
@@ -22,10 +22,11 @@ from model.questions import (
     lumen_question,
     parse_question,
 )
-from model.questions_grammar import Tense, parse_events, write_events
-from training.drops import DropReport
-from training.instruction_turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
-from training.records import ImageRef, Record
+from model.questions.grammar import Tense, parse_events, write_events
+from model.questions.prompts import PromptLayout, Turn, context_text
+from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.records.drops import DropReport
+from training.records.record import ImageRef, Record
 
 
 class Stream(StrEnum):
@@ -53,7 +54,7 @@ class PredictionInputs(StrEnum):
 ExpertText = Callable[[Sequence[ImageRef]], str | None]
 """Images in order → the expert's text, None where the expert has none (stream E)."""
 LongAnswers = Mapping[str, str]
-"""Record id → the accepted long answer (`training.rewrite`)."""
+"""Record id → the accepted long answer (`training.instructions.rewrite`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from model.ontology import FindingKind, ontology
-from model.prompts import Turn
-from model.questions import QuestionType, closed_question, lumen_question, view_question
-from model.questions_answers import write_findings, write_level, write_locations, write_view
-from model.questions_grammar import Event, EventKind, canonical
+from model.questions.answers import write_findings, write_level, write_locations, write_view
+from model.questions.battery import QuestionType, closed_question, lumen_question, view_question
+from model.questions.grammar import Event, EventKind, canonical
+from model.questions.prompts import Turn
 from model.schema import Change, ImageRole
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 Image = Literal["current", "prior"]
 FlaggedTurn = tuple[Turn, bool]

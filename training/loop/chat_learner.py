@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from model.checkpoints.manifest import CheckpointKind
+from model.engine.vlm import AutoVlm, load_auto
 from model.errors import CheckpointError
-from model.manifest import CheckpointKind
-from model.prompts import PromptLayout, Turn
-from model.vlm import AutoVlm, load_auto
-from training.learners import Learner, PartView, losses_of
-from training.recipe import Objective, Recipe, RecipeError
-from training.samples import UNKNOWN, Dropped, Sample
+from model.questions.prompts import PromptLayout, Turn
+from training.data.samples import UNKNOWN, Dropped, Sample
+from training.loop.learner import Learner, PartView, losses_of
+from training.recipe.recipe import Objective, Recipe, RecipeError
 
 MERGERS = frozenset({"merger", "patch_merger", "deepstack_merger_list"})
 """Parts of a vision tower that are its projector (the Qwen-VL family)."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.questions_answers import CHANGE_ANSWERS
-from training.collate import Batch
-from training.samples import UNKNOWN
+from model.questions.answers import CHANGE_ANSWERS
+from training.data.collate import Batch
+from training.data.samples import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

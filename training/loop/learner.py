@@ -10,11 +10,11 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from model.checkpoints.manifest import CheckpointKind
 from model.errors import CheckpointError
-from model.manifest import CheckpointKind
-from training.heads import AuxiliaryHeads
-from training.recipe import Objective, Recipe, Tune
-from training.samples import Sample
+from training.data.samples import Sample
+from training.loop.heads import AuxiliaryHeads
+from training.recipe.recipe import Objective, Recipe, Tune
 
 WHOLE = ("mm_projector", "longitudinal")
 """Parts that learn as a whole with tune "lora" and "projector", unless they get adapters."""

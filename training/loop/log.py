@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from training.recipe import Recipe
+from training.recipe.recipe import Recipe
 
 
 class TrainingError(ModelError):

@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from model.checkpoints.manifest import CheckpointKind
+from model.engine.vlm import local_folder
 from model.errors import CheckpointError
-from model.manifest import CheckpointKind
 from model.nvila import load_nvila
 from model.nvila.checkpoint import ORIGINAL_TYPE, generation_config, read_json
 from model.nvila.configuration import NvilaConfig
 from model.nvila.longitudinal import LongitudinalExtras
 from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import NvilaProcessor, geometry_of
-from model.vlm import local_folder
-from training.collate import Batch, Collator
-from training.foreign import open_foreign
-from training.heads import AuxiliaryHeads, head_losses
-from training.learners import Learner
-from training.recipe import ArchitectureSection, Objective, Recipe, RecipeError
-from training.samples import UNKNOWN
-from training.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
+from training.data.collate import Batch, Collator
+from training.data.samples import UNKNOWN
+from training.loop.chat_learner import open_foreign
+from training.loop.heads import AuxiliaryHeads, head_losses
+from training.loop.learner import Learner
+from training.loop.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
+from training.recipe.recipe import ArchitectureSection, Objective, Recipe, RecipeError
 
 HEADS_FILE = "heads.safetensors"
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from training.learners import Learner
-from training.recipe import PARTS, Recipe
+from training.loop.learner import Learner
+from training.recipe.recipe import PARTS, Recipe
 
 MUON_MOMENTUM = 0.95
 

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from model.nvila.processing import MEDIA_TOKENS
 from model.ontology import ontology
-from model.prompts import PromptLayout, render_prefix
-from model.questions import TEMPLATES, QuestionType, battery, closed_question, view_question
-from model.questions_grammar import Event, EventKind, Tense, write_events
-from model.questions_vocabulary import NOTHING_FOUND, finding_name
+from model.questions.battery import TEMPLATES, QuestionType, battery, closed_question, view_question
+from model.questions.grammar import Event, EventKind, Tense, write_events
+from model.questions.prompts import PromptLayout, render_prefix
+from model.questions.vocabulary import NOTHING_FOUND, finding_name
 from model.schema import ImageRole
 
 VOCABULARY = 900

@@ -23,20 +23,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, Dataset
 
-from model.allocator import keep_freed_memory
 from model.errors import ModelError
-from training.breaks import Between, breaks_from_environment
-from training.collate import Batch, Collator
-from training.data_log import DataLog
-from training.drops import DataError
-from training.optimisers import make_optimisers, rate_factor
-from training.picture_size import picture_side
-from training.recipe import Recipe, load_recipe
-from training.samples import Sample, SampleSource
-from training.sources import Place, phantom_source, source_of
-from training.start import structured_start
-from training.train_log import TrainingError, TrainLog
-from training.trainable import HEADS_FILE, build, export, restored
+from training.data.collate import Batch, Collator
+from training.data.data_log import DataLog
+from training.data.picture_size import picture_side
+from training.data.samples import Sample, SampleSource
+from training.data.sources import Place, phantom_source, source_of
+from training.loop.allocator import keep_freed_memory
+from training.loop.log import TrainingError, TrainLog
+from training.loop.nvila_learner import HEADS_FILE, build, export, restored
+from training.loop.optimizers import make_optimisers, rate_factor
+from training.loop.pause import Between, breaks_from_environment
+from training.loop.warm_start import structured_start
+from training.recipe.recipe import Recipe, load_recipe
+from training.records.drops import DataError
 
 
 class TrainingStopped(ModelError):
@@ -73,7 +73,7 @@ def train(
 ) -> Path:
     """Run a recipe to its end, going on from the newest checkpoint in `out`; returns the folder of the final model.
 
-    source: the data, instead of those that the recipe names. between: asked after each step, see `training.breaks`.
+    source: the data, instead of those that the recipe names. between: asked after each step, see `training.loop.pause`.
     Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
     and the checkpoints raise.
     """

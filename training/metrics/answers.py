@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.ontology import ontology
-from model.questions_grammar import EventKind, ParsedEvents, Tense, parse_events
+from model.questions.grammar import EventKind, ParsedEvents, Tense, parse_events
 from model.schema import Change
 from training.metrics.classification import macro_accuracy, ratio
 

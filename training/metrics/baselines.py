@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from model.questions_grammar import NOTHING, Tense, write_events
+from model.questions.grammar import NOTHING, Tense, write_events
 from model.schema import Change, Finding, ModelIdentity, Prediction, Presence
-from training.truth import PairTruth
+from training.records.truth import PairTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.ontology import ontology
-from model.questions_answers import CHANGE_ANSWERS
+from model.questions.answers import CHANGE_ANSWERS
 from training.metrics.classification import ClassScore, auroc, expected_calibration_error, ratio
 
 _FINDINGS = tuple(ontology().findings)

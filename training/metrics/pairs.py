@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.questions_answers import CHANGE_ANSWERS, side_of_place
-from model.questions_vocabulary import grade_of_level
+from model.questions.answers import CHANGE_ANSWERS, side_of_place
+from model.questions.vocabulary import grade_of_level
 from model.schema import INVERSE_CHANGE, Change, Finding, Prediction, Presence
 from training.metrics.classification import ClassScore, class_scores, macro_f1
 from training.metrics.pair_columns import (
@@ -25,7 +25,7 @@ from training.metrics.pair_columns import (
     figures_of,
 )
 from training.metrics.significance import Interval, clustered_bootstraps
-from training.truth import PairTruth
+from training.records.truth import PairTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.questions_grammar import EventKind, Tense, parse_events
+from model.questions.grammar import EventKind, Tense, parse_events
 from training.metrics.classification import ratio
 from training.metrics.significance import Interval
 from training.metrics.text import bleu, bleu_counts, bleu_of_counts, cider, rouge_l, tokenise

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.phantom_scene import Acquisition, Patient
-from training.phantom_texture import Plane, bump, clip01, lookup, smooth_noise, step, vessel_tree
+from training.phantom.scene import Acquisition, Patient
+from training.phantom.texture import Plane, bump, clip01, lookup, smooth_noise, step, vessel_tree
 
 SIDES = ("right", "left")
 SIGN = {"right": -1.0, "left": 1.0}

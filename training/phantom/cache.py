@@ -1,6 +1,6 @@
 """Pre-rendered phantom pairs on disk: pixels in memory-mapped shards, the truth recomputed from the seeds.
 
-    python -m training.phantom_cache FOLDER --pairs 24000 --first-seed 1000000 --size 160
+    python -m training.phantom.cache FOLDER --pairs 24000 --first-seed 1000000 --size 160
 
 A shard is `NAME.npy` (uint8 [pairs, 2, size, size], prior first) beside `NAME.json` (first seed, options, how it was
 drawn). A shard counts only once its JSON is there: it is written last, so that readers may look while others write.
@@ -19,10 +19,18 @@ import typer
 from numpy.typing import NDArray
 
 from model.errors import ModelError
-from model.pixels_fit import fit_grey
-from training.phantom import PHANTOM_FINDINGS, PairOptions, PhantomPair, composite, finding_marks, render, sample_pair
-from training.phantom_scene import UNGRADED
-from training.phantom_texture import Plane
+from model.images.square import fit_grey
+from training.phantom.render import (
+    PHANTOM_FINDINGS,
+    PairOptions,
+    PhantomPair,
+    composite,
+    finding_marks,
+    render,
+    sample_pair,
+)
+from training.phantom.scene import UNGRADED
+from training.phantom.texture import Plane
 
 FORMAT = 1
 MARK_SIDE = 20

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from training.phantom_anatomy import SIGN, Chest
-from training.phantom_scene import Acquisition, FindingState, Patient
-from training.phantom_texture import Plane, step
+from training.phantom.anatomy import SIGN, Chest
+from training.phantom.scene import Acquisition, FindingState, Patient
+from training.phantom.texture import Plane, step
 
 
 def draw_devices(chest: Chest, states: Mapping[str, FindingState], film: Acquisition, patient: Patient) -> None:

@@ -22,8 +22,8 @@ from pydicom.uid import (
 )
 
 from model.schema import Change
-from training.phantom import Acquisition, FindingState, Patient, PhantomPair, render, sample_pair
-from training.phantom_texture import Plane, smooth_noise, step
+from training.phantom.render import Acquisition, FindingState, Patient, PhantomPair, render, sample_pair
+from training.phantom.texture import Plane, smooth_noise, step
 
 LONG_SIDE = 1536
 """Pixels of the longer side: that of a plate of 43 cm read at 0.28 mm."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.random import Generator
 
-from training.phantom_anatomy import HILUM_Y, SIDES, SIGN, Chest, LungField
-from training.phantom_scene import FindingState, Patient
-from training.phantom_texture import Plane, bump, clip01, smooth_noise, step
+from training.phantom.anatomy import HILUM_Y, SIDES, SIGN, Chest, LungField
+from training.phantom.scene import FindingState, Patient
+from training.phantom.texture import Plane, bump, clip01, smooth_noise, step
 
 ZONE_DEPTH = {"upper": 0.30, "middle": 0.56, "lower": 0.82}
 """Height of each zone in fractions of the lung, 0 apex."""

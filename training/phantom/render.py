@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from training.phantom_anatomy import (
+from training.phantom.anatomy import (
     SIDES,
     Chest,
     body_coordinates,
@@ -24,10 +24,10 @@ from training.phantom_anatomy import (
     torso,
     vessel_plane,
 )
-from training.phantom_devices import draw_devices
-from training.phantom_findings import draw_findings, fracture_place, heart_ratio, lost_volume
-from training.phantom_sampling import PairOptions, sample_pair
-from training.phantom_scene import (
+from training.phantom.devices import draw_devices
+from training.phantom.findings import draw_findings, fracture_place, heart_ratio, lost_volume
+from training.phantom.sampling import PairOptions, sample_pair
+from training.phantom.scene import (
     GRADED,
     PHANTOM_FINDINGS,
     Acquisition,
@@ -38,7 +38,7 @@ from training.phantom_scene import (
     sample_acquisition,
     sample_patient,
 )
-from training.phantom_texture import Plane, bump, clip01, quantum_noise, step
+from training.phantom.texture import Plane, bump, clip01, quantum_noise, step
 
 __all__ = [
     "GRADED",

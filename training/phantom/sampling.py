@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from model.schema import Change
-from training.phantom_scene import (
+from training.phantom.scene import (
     BILATERAL,
     GRADE_RANGES,
     GRADED,

@@ -1,4 +1,5 @@
-"""Readers of published data sets and of the node's own studies: each yields `training.records.Record` and counts drops.
+"""Readers of published data sets and of the node's own studies: each yields `training.records.record.Record` and
+counts drops.
 
 | set | function |
 |---|---|

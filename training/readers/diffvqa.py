@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from model.questions import QuestionType
-from training.drops import DataError, DropReport
+from model.questions.battery import QuestionType
 from training.readers.diffvqa_truth import pair_truth, single_truth
 from training.readers.labels import CHEXPERT_LABELS, Known, chexpert_known, frontal_view
 from training.readers.mimic import SPLIT_WORDS
 from training.readers.tables import find_table, read_rows
-from training.records import Asked, ImageRef, Record, Split, swapped
+from training.records.drops import DataError, DropReport
+from training.records.record import Asked, ImageRef, Record, Split, swapped
 
 QUESTIONS = "mimic_pair_questions.csv"
 STUDIES = "mimic_all.csv"

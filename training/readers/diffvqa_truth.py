@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from model.ontology import ontology
-from model.questions import QuestionType, parse_question
-from model.questions_answers import YES_NO, parse_choice
-from model.questions_grammar import Event, EventKind, parse_events
-from model.questions_vocabulary import grade_of_level
+from model.questions.answers import YES_NO, parse_choice
+from model.questions.battery import QuestionType, parse_question
+from model.questions.grammar import Event, EventKind, parse_events
+from model.questions.vocabulary import grade_of_level
 from training.readers.labels import Known, pair_findings, single_findings
-from training.records import Asked
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.record import Asked
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 _WHOLE_IMAGE_FORMS = (0, 1)
 """Forms of the presence question that ask of the whole image, not of a place or both sides."""

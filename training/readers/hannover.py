@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from model.schema import PatientContext
-from training.drops import DropReport
 from training.readers.labels import frontal_view
 from training.readers.mimic import SPLIT_WORDS
 from training.readers.series import LabelledImage, series_records
 from training.readers.tables import find_table, read_rows
-from training.records import ImageRef, Record, Split
+from training.records.drops import DropReport
+from training.records.record import ImageRef, Record, Split
 
 TABLE, PAIRS, SPLITS = "data.csv", "pairs.csv", "splits.csv"
 _PROXIES = ("icu_proxy", "crp_proxy", "delta_days")

@@ -7,7 +7,7 @@ from functools import cache
 
 from model.ontology import ontology
 from model.schema import Change
-from training.truth import FindingTruth, ImageTruth
+from training.records.truth import FindingTruth, ImageTruth
 
 Known = Mapping[str, bool]
 """Ontology key → present; a key that is missing is not known."""

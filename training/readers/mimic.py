@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.drops import DataError, DropReport
 from training.readers.labels import CHEXPERT_LABELS, Known, chexpert_known, frontal_view
 from training.readers.series import LabelledImage, series_records
 from training.readers.tables import find_table, read_rows
-from training.records import ImageRef, Record, Split
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record, Split
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv"
 SPLITS = "mimic-cxr-2.0.0-split.csv"

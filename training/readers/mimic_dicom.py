@@ -8,7 +8,6 @@ from pathlib import Path
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from training.drops import DropReport
 from training.readers.labels import frontal_view
 from training.readers.mimic import (
     MimicImage,
@@ -22,7 +21,8 @@ from training.readers.mimic import (
 )
 from training.readers.series import series_records
 from training.readers.tables import find_table, read_rows
-from training.records import Record, Split
+from training.records.drops import DropReport
+from training.records.record import Record, Split
 
 RECORDS = "cxr-record-list.csv"
 STUDIES = "cxr-study-list.csv"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.schema import Change
-from training.drops import DropReport
 from training.readers.diffvqa import ImagePath
 from training.readers.tables import find_table, read_rows
-from training.records import ImageRef, Record, Split
-from training.truth import FindingTruth, PairTruth
+from training.records.drops import DropReport
+from training.records.record import ImageRef, Record, Split
+from training.records.truth import FindingTruth, PairTruth
 
 TABLE = "MS_CXR_T_temporal_image_classification_v1.0.0.csv"
 FINDINGS = ("consolidation", "edema", "pleural_effusion", "pneumonia", "pneumothorax")

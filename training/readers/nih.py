@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from model.schema import PatientContext
-from training.drops import DataError, DropReport
 from training.readers.labels import frontal_view, nih_keys
 from training.readers.mimic import SPLIT_WORDS
 from training.readers.series import LabelledImage, series_records
 from training.readers.tables import find_table, read_rows
-from training.records import ImageRef, Record, Split
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record, Split
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "metadata.csv")
 TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.schema import PatientContext
-from training.drops import DropReport
 from training.readers.labels import Known, pair_findings, single_findings
-from training.records import ImageRef, Record, Split
-from training.truth import PairTruth
+from training.records.drops import DropReport
+from training.records.record import ImageRef, Record, Split
+from training.records.truth import PairTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.ontology import ontology
-from model.questions_answers import side_of_place
-from model.questions_vocabulary import grade_of_level
+from model.questions.answers import side_of_place
+from model.questions.vocabulary import grade_of_level
 from model.schema import Change, Presence
-from training.drops import DataError, DropReport
-from training.records import ImageRef, Record, Split
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record, Split
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 FORMAT, VERSION = "dicom-node-site", 1
 

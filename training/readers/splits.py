@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from training.drops import DataError
-from training.records import Record, Split
+from training.records.drops import DataError
+from training.records.record import Record, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

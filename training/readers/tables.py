@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from training.drops import DataError, DropReport
+from training.records.drops import DataError, DropReport
 
 csv.field_size_limit(1 << 20)
 """A field beyond a megabyte is no label or answer but a broken quote."""

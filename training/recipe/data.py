@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.ontology import ontology
-from training.instructions import PredictionInputs, Stream
+from training.instructions.streams import PredictionInputs, Stream
 
 
 class SetSection(BaseModel):
@@ -27,7 +27,7 @@ class SetSection(BaseModel):
 
 
 class DataSection(BaseModel):
-    """[data] kind "phantom": a cache folder of `training.phantom_cache` (`cache`, or --cache). kind "records": the mix
+    """[data] kind "phantom": a cache folder of `training.phantom.cache` (`cache`, or --cache). kind "records": the mix
     of `sets`. kind "instructions": the folder of prepared conversations `instructions`.
 
     For the phantom cache the shares are those of `TurnOptions`. For records: `streams` gives each stream its share of

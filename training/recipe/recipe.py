@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import ModelError
-from training.recipe_data import DataSection
+from training.recipe.data import DataSection
 
 PARTS = ("vision_tower", "mm_projector", "llm", "longitudinal", "heads")
 

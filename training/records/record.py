@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from model.questions import QuestionType
-from model.questions_grammar import Tense, parse_events, write_events
+from model.questions.battery import QuestionType
+from model.questions.grammar import Tense, parse_events, write_events
 from model.schema import Change, PatientContext
-from training.truth import FindingTruth, PairTruth
+from training.records.truth import FindingTruth, PairTruth
 
 
 class Split(StrEnum):

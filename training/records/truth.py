@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from model.ontology import ontology
 from model.schema import INVERSE_CHANGE, Change
-from training.phantom_scene import PHANTOM_FINDINGS, PhantomPair
+from training.phantom.scene import PHANTOM_FINDINGS, PhantomPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.localise import HEADS_FILE
-from model.manifest import MANIFEST_NAME, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.localise.relevance import HEADS_FILE
 from model.predict import load_predictor
 from model.schema import StudyPair
-from training.calibration import calibrate
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DropReport
-from training.finish import pointing, write_weights
-from training.recipe_public import public_recipe
-from training.records import Record
+from training.calibration.checkpoint import calibrate
+from training.data.datasets import loaded, open_records, parse_spec
+from training.recipe.public import public_recipe
+from training.records.drops import DropReport
+from training.records.record import Record
+from training.release.finish import pointing, write_weights
 
 FEWEST = 40
 """With fewer answers of all types together the champion's temperatures and thresholds stay."""
@@ -40,7 +40,7 @@ def finish_challenger(
     """Write the checkpoint folder with its manifest, last; a folder that has one is done and left alone.
 
     Findings, question types, licence and the mark of a demonstration are the base's: nothing new is claimed. Thresholds
-    and temperatures are fitted on `calibration` (data sets of `training.datasets`); a finding with too few answers
+    and temperatures are fitted on `calibration` (data sets of `training.data.datasets`); a finding with too few answers
     there keeps the base's. Regions are offered only for what was measured again: pointing_pairs phantom pairs for a
     demonstration, else none, because the base's figures do not hold for changed weights.
     """

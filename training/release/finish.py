@@ -1,6 +1,6 @@
 """From trained weights to a checkpoint that serves: half precision, calibration on validation pairs, figures, manifest.
 
-python -m training.finish TRAINED --to FOLDER --version 1 --calibration phantom:400@8000000 --test phantom:600
+python -m training.release.finish TRAINED --to FOLDER --version 1 --calibration phantom:400@8000000 --test phantom:600
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from model.localise import HEADS_FILE, Localiser, read_outline_head
-from model.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
+from model.checkpoints.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
+from model.engine.vlm import open_vlm
+from model.localise.relevance import HEADS_FILE, Localiser, read_outline_head
 from model.nvila import load_nvila
 from model.predict import load_predictor
-from model.vlm import open_vlm
-from training.calibration import calibrate
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DropReport
-from training.evaluate import Evaluation, EvaluationOptions, evaluate
-from training.localise_measure import FIRST_SEED, localisation_of, measure_pointing
-from training.phantom import PHANTOM_FINDINGS
-from training.recipe_public import public_recipe
+from training.calibration.checkpoint import calibrate
+from training.data.datasets import loaded, open_records, parse_spec
+from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
+from training.evaluation.pointing_game import FIRST_SEED, localisation_of, measure_pointing
+from training.phantom.render import PHANTOM_FINDINGS
+from training.recipe.public import public_recipe
+from training.records.drops import DropReport
 
 LICENCE = "Apache-2.0"
 QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
@@ -88,7 +88,8 @@ def finish(
     snapshot: str,
     consistency: bool = True,
 ) -> Manifest:
-    """Write the checkpoint with its manifest; `tests` are data sets of `training.datasets`, measured one by one."""
+    """Write the checkpoint with its manifest; `tests` are data sets of `training.data.datasets`, measured one by
+    one."""
     parameters = write_weights(trained, folder)
     write_manifest(
         folder,
@@ -112,7 +113,7 @@ def finish(
 
 
 def measure(folder: Path, data: str, *, consistency: bool = True) -> Evaluation:
-    """Evaluate a checkpoint on a data set named as in `training.datasets`."""
+    """Evaluate a checkpoint on a data set named as in `training.data.datasets`."""
     report = DropReport()
     predictor = load_predictor(folder)
     items = loaded(open_records(parse_spec(data), report), report)

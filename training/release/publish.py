@@ -1,6 +1,6 @@
 """From a training run on real data to a checkpoint for `dicom-node models promote`: weights, calibration, figures.
 
-The demonstration model has `training.finish`; here nothing is claimed but what the run's own data taught.
+The demonstration model has `training.release.finish`; here nothing is claimed but what the run's own data taught.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 
 import torch
 
+from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.errors import CheckpointError
-from model.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.nvila import load_nvila
 from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
 from model.nvila.configuration import NvilaConfig
 from model.predict import load_predictor
-from model.questions import QuestionType
+from model.questions.battery import QuestionType
 from model.schema import StudyPair
-from training.calibration import calibrate
-from training.data_log import REPORT
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.evaluate import EvaluationOptions, evaluate
-from training.finish import figures
+from training.calibration.checkpoint import calibrate
+from training.data.data_log import REPORT
+from training.data.datasets import loaded, open_records, parse_spec
+from training.evaluation.evaluate import EvaluationOptions, evaluate
+from training.instructions.coverage import FEWEST, taught_findings, taught_types
 from training.readers.splits import patient_disjoint
-from training.recipe import Recipe
-from training.recipe_public import public_recipe, start_identity
-from training.records import Record, Split
-from training.taught import FEWEST, taught_findings, taught_types
+from training.recipe.public import public_recipe, start_identity
+from training.recipe.recipe import Recipe
+from training.records.drops import DataError, DropReport
+from training.records.record import Record, Split
+from training.release.finish import figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,8 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One data set of `training.datasets` and the split of it to use, None for all. Where the run trained by patient,
-    the split is the same patients' one: nobody who was trained on is measured on."""
+    """One data set of `training.data.datasets` and the split of it to use, None for all. Where the run trained by
+    patient, the split is the same patients' one: nobody who was trained on is measured on."""
 
     data: str
     split: Split | None
@@ -139,7 +139,7 @@ def _write_weights(trained: Path, folder: Path) -> tuple[CheckpointKind, int]:
     else:
         from transformers import AutoModelForImageTextToText
 
-        from model.vlm import load_processor
+        from model.engine.vlm import load_processor
 
         kind = CheckpointKind.AUTO
         model = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.bfloat16, use_safetensors=True)

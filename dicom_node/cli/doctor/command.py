@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dicom_node.cli import machine_checks
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
-from dicom_node.cli.machine_checks import Check, Grade
+from dicom_node.cli.doctor import machine_checks
+from dicom_node.cli.doctor.machine_checks import Check, Grade
 from dicom_node.config import Destination, QueryPeer, Settings, Verify
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import NodeError, UsageError
@@ -223,8 +223,8 @@ def _pages(settings: Settings) -> Check:
 
 
 def _model(settings: Settings) -> Check:
-    from dicom_node.inference import InferenceProcess
-    from dicom_node.models import candidates
+    from dicom_node.serving.model_process import InferenceProcess
+    from dicom_node.serving.promotion import candidates
 
     started = time.perf_counter()
     source = candidates(settings, settings.node.data_dir / "models")[0].source
@@ -242,7 +242,7 @@ def _model(settings: Settings) -> Check:
 
 def web_password() -> None:
     """Ask for a password and print its hash for a web.users table."""
-    from dicom_node.web.security import hash_password
+    from dicom_node.web.authentication import hash_password
 
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     if len(password) < 10:

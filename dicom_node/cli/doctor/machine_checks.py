@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dicom_node.config import Settings, TlsSection
-from dicom_node.report.fonts import missing_scripts
+from dicom_node.report.render.fonts import missing_scripts
 
 SLOW_DISK_MB_PER_SECOND = 20.0
 """Below it a busy hour of 0.5 MB images at 2 studies per second would not fit on the disk in time."""
@@ -178,7 +178,7 @@ def fonts() -> Check:
 
 def collector(settings: Settings) -> Check:
     """Whether the audit collector takes connections (with TLS: whether we trust it). Raises OSError."""
-    from dicom_node.syslog import connect
+    from dicom_node.audit.syslog import connect
 
     connect(settings.audit).close()
     text = f"{settings.audit.host}:{settings.audit.port} takes connections by {settings.audit.transport}"

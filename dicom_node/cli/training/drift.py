@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
-from dicom_node.drift import weeks
-from dicom_node.index.tables_models import DriftFigure
+from dicom_node.drift import weekly as weeks
+from dicom_node.index.tables.models import DriftFigure
 
 HEADS = ("figure", "n", "value", "limits", "baseline", "against", "")
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node import models, shadow, shadow_figures
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, errors, open_node, print_json, print_rows
-from dicom_node.models_status import (
+from dicom_node.serving import promotion as models
+from dicom_node.serving import shadow
+from dicom_node.serving import shadow_comparison as shadow_figures
+from dicom_node.serving.status import (
     Effect,
     folder_of,
     history_lines,

@@ -11,8 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicom_node.cli.common import ConfigOption, console, errors, open_node
-from dicom_node.index.tables_retrain import Promote
-from dicom_node.process import stop_on_signals
+from dicom_node.index.tables.retrain import Promote
+from dicom_node.system.child_process import stop_on_signals
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def retrain_command(
 
     A run that was interrupted goes on. Exit status 0: done, also where the gate refused; 1: could not be done.
     """
-    from dicom_node.retrain.command import RetrainOptions, release_snapshot, run_retrain
+    from dicom_node.retrain.run import RetrainOptions, release_snapshot, run_retrain
 
     if release is not None:
         with open_node(config) as node:

@@ -15,13 +15,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from dicom_node.cli.common import ConfigOption, console, errors, open_node
 from dicom_node.errors import NodeError, UsageError
 from model.errors import ModelError
-from training.drops import DataError, DropReport
+from training.records.drops import DataError, DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
-    from training.evaluate import Evaluation
-    from training.judge import JudgeScores, TextModel
+    from training.evaluation.evaluate import Evaluation
+    from training.evaluation.judge import JudgeScores, TextModel
     from training.metrics.baselines import MajorityFindings
-    from training.records import Split
+    from training.records.record import Split
 
 DataOption = Annotated[
     str, typer.Option("--data", help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".')
@@ -67,10 +67,10 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set: one HTML page and one JSON file."""
     from model.predict import load_predictor
-    from training.datasets import loaded, open_records, parse_spec
-    from training.evaluate import EvaluationOptions, evaluate
-    from training.evaluate_report import write_report
-    from training.evaluate_texts import published_asker, with_lumen_questions
+    from training.data.datasets import loaded, open_records, parse_spec
+    from training.evaluation.evaluate import EvaluationOptions, evaluate
+    from training.evaluation.report import write_report
+    from training.evaluation.texts import published_asker, with_lumen_questions
 
     with our_errors():
         no_bars_in_files()
@@ -116,10 +116,10 @@ def preview(
     """Write a page with training samples: images, questions, answers, and what the loss sees."""
     from itertools import islice
 
-    from training.datasets import open_records, parse_spec
-    from training.instructions import InstructionOptions, Stream
-    from training.preview import write_preview
-    from training.rewrite import load_answers
+    from training.data.datasets import open_records, parse_spec
+    from training.data.preview import write_preview
+    from training.instructions.rewrite import load_answers
+    from training.instructions.streams import InstructionOptions, Stream
 
     with our_errors():
         try:
@@ -154,9 +154,9 @@ def rewrite_command(
     """Rewrite difference answers into report-style sentences by a text model or by rules; keep what stays true."""
     from itertools import islice
 
-    from training.datasets import open_records, parse_spec
-    from training.evaluate_texts import reference_sentence
-    from training.rewrite import ModelWriter, RuleWriter, rewrite, save_answers
+    from training.data.datasets import open_records, parse_spec
+    from training.evaluation.texts import reference_sentence
+    from training.instructions.rewrite import ModelWriter, RuleWriter, rewrite, save_answers
 
     with our_errors():
         report = DropReport()
@@ -184,7 +184,7 @@ def leakage_command(
     salt: Annotated[str, typer.Option(help="Salt of the hash that splits by patient.")] = "dicom-node",
 ) -> None:
     """Say what a data set holds, what was dropped and why, and what stands in more than one split."""
-    from training.datasets import open_records, parse_spec
+    from training.data.datasets import open_records, parse_spec
     from training.readers.splits import leakage, patient_disjoint
 
     with our_errors():
@@ -204,7 +204,7 @@ def export_command(
     config: ConfigOption = None,
 ) -> None:
     """Write the node's own studies with feedback, pseudonymised, for training (docs/site-export.md)."""
-    from dicom_node.site_export import export_site
+    from dicom_node.retrain.site_export import export_site
 
     report = DropReport()
     with open_node(config) as node:
@@ -218,7 +218,7 @@ def compare_command(
     second: Annotated[list[Path], typer.Option(help="The same of the second system.")],
 ) -> None:
     """Say whether two systems differ on the same questions: runs averaged first, then a paired Wilcoxon test."""
-    from training.compare import compare_reports
+    from training.evaluation.compare import compare_reports
 
     with our_errors():
         for found in compare_reports(first, second):
@@ -227,9 +227,9 @@ def compare_command(
 
 def _learnt_majority(data: str) -> MajorityFindings | None:
     """The baseline of a data set's train split; None where none was named (the evaluated set itself then)."""
-    from training.datasets import open_records, parse_spec
+    from training.data.datasets import open_records, parse_spec
     from training.metrics.baselines import majority_findings
-    from training.records import Split
+    from training.records.record import Split
 
     if not data:
         return None
@@ -242,9 +242,9 @@ def _learnt_majority(data: str) -> MajorityFindings | None:
 
 def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
     """The judge's scores of the difference sentences; None where no judge was named."""
-    from model.questions import DIFFERENCE_TEXT
-    from training.evaluate_texts import reference_sentence
-    from training.judge import JudgeItem, judge
+    from model.questions.battery import DIFFERENCE_TEXT
+    from training.evaluation.judge import JudgeItem, judge
+    from training.evaluation.texts import reference_sentence
 
     model = _text_model(server, name)
     if model is None:
@@ -259,8 +259,8 @@ def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
 
 def _text_model(server: str, name: str) -> TextModel | None:
     """The text model that was named: on a server, or local; None where none was."""
-    from model.remote_client import ServerClient
-    from training.judge import LocalText, ServerText
+    from model.remote.client import ServerClient
+    from training.evaluation.judge import LocalText, ServerText
 
     if server and not name:
         raise UsageError("a server needs the name of one of its models as well")

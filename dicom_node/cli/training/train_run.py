@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli.common import console
-from dicom_node.cli.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
+from dicom_node.cli.training.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
 from dicom_node.errors import UsageError
-from training.drops import DropReport
+from training.records.drops import DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
-    from training.instructions import Stream
-    from training.publish import Measured
-    from training.records import Record
+    from training.instructions.streams import Stream
+    from training.records.record import Record
+    from training.release.publish import Measured
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group of `dicom_node.cli.train`."""
+    """Add the commands to the group of `dicom_node.cli.training.train`."""
     group.command("run")(run_command)
     group.command("prepare")(prepare_command)
     group.command("expert")(expert_command)
@@ -36,7 +36,7 @@ def run_command(
 ) -> None:
     """Train by RECIPE in this process. Several processes: accelerate launch -m training.train RECIPE --out OUT."""
     with our_errors():
-        from training.train import run_recipe
+        from training.loop.train import run_recipe
 
         no_bars_in_files()
         final = run_recipe(recipe, out, cache=cache, start=start, threads=threads)
@@ -58,9 +58,9 @@ def prepare_command(
 
     import numpy as np
 
-    from training.conversation_files import write_prepared
-    from training.instructions import Conversation, InstructionOptions, conversations
-    from training.rewrite import load_answers
+    from training.data.prepared import write_prepared
+    from training.instructions.rewrite import load_answers
+    from training.instructions.streams import Conversation, InstructionOptions, conversations
 
     with our_errors():
         report, made = DropReport(), DropReport()
@@ -85,8 +85,8 @@ def expert_command(
     split: SplitOption = "all",
 ) -> None:
     """Ask the expert of every image once and keep its probabilities for training (stream E)."""
-    from model.experts import load_expert
-    from training.expert_table import write_expert_table
+    from model.experts.expert import load_expert
+    from training.data.expert_table import write_expert_table
 
     with our_errors():
         report, said = DropReport(), DropReport()
@@ -112,7 +112,7 @@ def finish_command(
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
 ) -> None:
     """Make a finished run a checkpoint with a manifest: calibrated, measured, ready for `models promote`."""
-    from training.publish import About, publish
+    from training.release.publish import About, publish
 
     with our_errors():
         no_bars_in_files()
@@ -128,14 +128,14 @@ def finish_command(
 
 
 def _measured(text: str, limit: int | None) -> Measured:
-    from training.publish import Measured
+    from training.release.publish import Measured
 
     data, _, split = text.partition("@@")
     return Measured(data=data, split=split_of(split) if split else None, limit=limit)
 
 
 def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Iterator[Record]:
-    from training.datasets import open_records, parse_spec
+    from training.data.datasets import open_records, parse_spec
     from training.readers.splits import patient_disjoint
 
     wanted, spec = split_of(split), parse_spec(data)
@@ -146,7 +146,7 @@ def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Ite
 
 
 def _streams(text: str) -> frozenset[Stream]:
-    from training.instructions import Stream
+    from training.instructions.streams import Stream
 
     try:
         return frozenset(Stream(name.strip()) for name in text.split(","))

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node import feedback
-from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState
+from dicom_node.feedback import record as feedback
+from dicom_node.index.tables.reports import ReceivedReport, ReportKind, ReportState
 
 _STANDING = (ReportState.USED, ReportState.CONTRADICTORY, ReportState.UNMATCHED, ReportState.PENDING)
 CANCELLED = "cancelled"

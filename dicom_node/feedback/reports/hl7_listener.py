@@ -12,11 +12,11 @@ from ipaddress import ip_address
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, IndexUnavailableError
-from dicom_node.index.tables_reports import ReportKind, new_report
+from dicom_node.feedback.reports.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
+from dicom_node.feedback.reports.job import text_hash
+from dicom_node.index.tables.reports import ReportKind, new_report
 from dicom_node.logs import get_logger
-from dicom_node.reports_in import queue
-from dicom_node.reports_in.handle import text_hash
-from dicom_node.reports_in.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
+from dicom_node.studies import received_reports as queue
 
 log = get_logger(__name__)
 

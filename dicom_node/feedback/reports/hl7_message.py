@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import NodeError
-from dicom_node.reports_in.corrections import CANCELLED
-from dicom_node.uids import is_uid
-from model.labeller_words import word_list
+from dicom_node.feedback.reports.corrections import CANCELLED
+from model.labeller.word_list import word_list
 
 # The library logs field values that it cannot unescape: patients' texts have no place in a log.
 logging.getLogger("hl7").setLevel(logging.CRITICAL)

@@ -11,27 +11,29 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import feedback, jobs
 from dicom_node.config import FeedbackSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import ReportError
-from dicom_node.feedback import Word
+from dicom_node.feedback import record as feedback
+from dicom_node.feedback.record import Word
+from dicom_node.feedback.reports.compared_prior import is_of_pair
+from dicom_node.feedback.reports.corrections import settle_with_others
+from dicom_node.feedback.reports.judgements import words_of
+from dicom_node.feedback.reports.matching import current_results, match
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables import Feedback, Instance, Result, Study
-from dicom_node.index.tables_reports import ReceivedReport, ReportKind, ReportState
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import Feedback, Instance, Result, Study
+from dicom_node.index.tables.reports import ReceivedReport, ReportKind, ReportState
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import get_logger
-from dicom_node.reports_in.comparison import is_of_pair
-from dicom_node.reports_in.corrections import settle_with_others
-from dicom_node.reports_in.matching import current_results, match
-from dicom_node.reports_in.words import words_of
-from model import labeller, labeller_llm
 from model.errors import InferenceError, LabellerError
-from model.labeller import Label
-from model.labeller_report import ReportFinding, combine
-from model.labeller_text import sentences
-from model.remote_client import ServerClient
-from model.text_model import ServerText
+from model.labeller import llm as labeller_llm
+from model.labeller import rules as labeller
+from model.labeller.report import ReportFinding, combine
+from model.labeller.rules import Label
+from model.labeller.sentences import sentences
+from model.remote.client import ServerClient
+from model.remote.text_model import ServerText
 
 log = get_logger(__name__)
 
@@ -76,7 +78,7 @@ def _read(node: NodeContext, report: ReceivedReport) -> dict[str, Any]:
     if path is None or not node.store.path(path).is_file():
         raise ReportError("the report's object is not in the store")
     # highdicom and pydicom's reader are loaded in the worker only
-    from dicom_node.reports_in.text import read_sr
+    from dicom_node.feedback.reports.sr_text import read_sr
 
     try:
         read = read_sr(node.store.path(path))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dicom_node.feedback import MAX_COMMENT, Aspect, Word, allowed_values
-from dicom_node.index.tables import Verdict
-from model.labeller_report import ReportFinding, stated_values
-from model.questions_answers import side_of_place
-from model.questions_vocabulary import grade_of_level
+from dicom_node.feedback.record import MAX_COMMENT, Aspect, Word, allowed_values
+from dicom_node.index.tables.core import Verdict
+from model.labeller.report import ReportFinding, stated_values
+from model.questions.answers import side_of_place
+from model.questions.vocabulary import grade_of_level
 
 
 def words_of(findings: Mapping[str, ReportFinding], prediction: Mapping[str, Any], *, compared: bool) -> list[Word]:

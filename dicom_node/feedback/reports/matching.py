@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables import Result, Study
-from dicom_node.index.tables_reports import ReceivedReport
+from dicom_node.index.tables.core import Result, Study
+from dicom_node.index.tables.reports import ReceivedReport
 
 
 def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:

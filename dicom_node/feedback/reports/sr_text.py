@@ -11,12 +11,12 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_node.dicom.sop_classes import NODE_MODEL
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import ReportError
-from dicom_node.report.header import UNREADABLE, items_of, text_of
-from dicom_node.report.show import MAX_DEPTH
-from dicom_node.sop_classes import NODE_MODEL
-from dicom_node.uids import is_uid
-from model.labeller_words import word_list
+from dicom_node.report.patient import UNREADABLE, items_of, text_of
+from dicom_node.report.render.sr_tree import MAX_DEPTH
+from model.labeller.word_list import word_list
 
 MAX_FILE_BYTES = 16 << 20
 """A larger object is no report that somebody wrote."""

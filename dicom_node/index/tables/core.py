@@ -217,7 +217,7 @@ class JobState(StrEnum):
 
 
 class Job(Base):
-    """One durable piece of work. See `dicom_node.jobs` for every transition."""
+    """One durable piece of work. See `dicom_node.jobs.queue` for every transition."""
 
     __tablename__ = "job"
     __table_args__ = (

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.index.tables import Base, Key, Long, Name, Short, Uid, Utc, _states
+from dicom_node.index.tables.core import Base, Key, Long, Name, Short, Uid, Utc, _states
 
 
 class ReportKind(StrEnum):

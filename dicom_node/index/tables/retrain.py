@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dicom_node.index.tables import Base, Json, Key, Long, Name, Short, Uid, Utc, _states
+from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid, Utc, _states
 
 
 class RetrainSplit(StrEnum):
@@ -27,7 +27,7 @@ class RetrainPatient(Base):
     __tablename__ = "retrain_patient"
 
     patient: Mapped[Short] = mapped_column(primary_key=True)
-    """Keyed hash of issuer and PatientID (dicom_node.site_export)."""
+    """Keyed hash of issuer and PatientID (dicom_node.retrain.site_export)."""
     split: Mapped[RetrainSplit] = mapped_column(_states(RetrainSplit))
     assigned_at: Mapped[Utc]
 

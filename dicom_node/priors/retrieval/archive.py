@@ -13,8 +13,8 @@ from dicom_node.priors.facts import number_of, patient_of, text_of, values_of
 from dicom_node.priors.identity import Identity, compare_identity
 from dicom_node.priors.suitability import MODALITIES
 from dicom_node.priors.types import Patient, PriorPolicy
-from dicom_node.priors.words import Body, body_in
-from model.exposure import da, tm
+from dicom_node.priors.vocabulary import Body, body_in
+from model.images.exposure import da, tm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

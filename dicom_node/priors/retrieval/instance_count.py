@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
-from dicom_node.completion import close_counted
 from dicom_node.context import NodeContext
 from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import count_instances
-from dicom_node.index.tables import Study, StudyState
+from dicom_node.index.tables.core import Study, StudyState
 from dicom_node.logs import get_logger
-from dicom_node.priors.fetch import open_archive
+from dicom_node.priors.retrieval.job import open_archive
+from dicom_node.studies.completion import close_counted
 
 log = get_logger(__name__)
 

@@ -17,24 +17,23 @@ import pydicom
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
-from dicom_node.header import read_header
-from dicom_node.index.doubt import heals, quarantine_instance
-from dicom_node.index.ingest import PRIOR, ReceivedInstance, Registered, Registration, register_instance
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables import ExpectedRetrieval, Instance, PriorSearch, QuarantineReason, Series, Study
-from dicom_node.jobs import ClaimedJob
+from dicom_node.index.tables.core import ExpectedRetrieval, Instance, PriorSearch, QuarantineReason, Series, Study
+from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
-from dicom_node.priors import prefetch
 from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.current import select_current
-from dicom_node.priors.dimse import DimseArchive, Sink
 from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of_row
 from dicom_node.priors.identity import linked_ids
-from dicom_node.priors.remote import (
+from dicom_node.priors.policy import policy_of
+from dicom_node.priors.retrieval import prefetch
+from dicom_node.priors.retrieval.archive import (
     Archive,
     RemoteSeries,
     RemoteStudy,
@@ -43,11 +42,12 @@ from dicom_node.priors.remote import (
     wanted_series,
     wanted_studies,
 )
-from dicom_node.priors.rules import policy_of
+from dicom_node.priors.retrieval.dicomweb import WebArchive
+from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
 from dicom_node.priors.types import ImageFacts, PriorPolicy
-from dicom_node.priors.web_archive import WebArchive
-from dicom_node.store import FileMeta, StoredFile
-from dicom_node.uids import is_uid
+from dicom_node.storage.instance_store import FileMeta, StoredFile
+from dicom_node.studies.register import PRIOR, ReceivedInstance, Registered, Registration, register_instance
+from dicom_node.studies.reopen import heals, quarantine_instance
 
 log = get_logger(__name__)
 

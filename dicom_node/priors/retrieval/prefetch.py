@@ -7,10 +7,10 @@ import datetime as dt
 from sqlalchemy import exists, func, literal, select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
-from dicom_node.completion import analyse_key
 from dicom_node.config import Settings
-from dicom_node.index.tables import Job, JobKind, JobState, PriorSearch, Result, Study, StudyState
+from dicom_node.index.tables.core import Job, JobKind, JobState, PriorSearch, Result, Study, StudyState
+from dicom_node.jobs import queue as jobs
+from dicom_node.studies.completion import analyse_key
 
 POLL = dt.timedelta(seconds=1)
 """How soon an analysis that waits for its priors looks again."""

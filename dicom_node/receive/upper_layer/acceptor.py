@@ -18,8 +18,8 @@ from typing import Final
 
 from dicom_node.config import ReceiveSection
 from dicom_node.logs import get_logger
-from dicom_node.receive.rules import ADDRESS_NOT_ALLOWED, NO_REQUEST, TLS_REFUSED, Rejection
-from dicom_node.receive.wire import HEADER_BYTES, LINGER_SECONDS, AbortReason, PduType, abort, reject
+from dicom_node.receive.upper_layer.access_rules import ADDRESS_NOT_ALLOWED, NO_REQUEST, TLS_REFUSED, Rejection
+from dicom_node.receive.upper_layer.pdu import HEADER_BYTES, LINGER_SECONDS, AbortReason, PduType, abort, reject
 
 log = get_logger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from dicom_node.config import ReceivePeer, Settings
-from dicom_node.sop_classes import storage_classes
+from dicom_node.dicom.sop_classes import storage_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

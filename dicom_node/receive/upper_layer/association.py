@@ -16,7 +16,8 @@ from typing import Final, Protocol
 from dicom_node.config import ReceiveSection
 from dicom_node.errors import NodeError
 from dicom_node.logs import get_logger
-from dicom_node.receive.messages import (
+from dicom_node.receive.upper_layer.access_rules import PeerRule
+from dicom_node.receive.upper_layer.dimse import (
     MAX_COMMAND_BYTES,
     MESSAGE_ID_RESPONDED_TO,
     Command,
@@ -26,10 +27,8 @@ from dicom_node.receive.messages import (
     encode_command,
     response,
 )
-from dicom_node.receive.negotiation import AcceptedContext, Negotiated
-from dicom_node.receive.rules import PeerRule
-from dicom_node.receive.transfers import TransferBook
-from dicom_node.receive.wire import (
+from dicom_node.receive.upper_layer.negotiation import AcceptedContext, Negotiated
+from dicom_node.receive.upper_layer.pdu import (
     AbortReason,
     DeadlineError,
     Fragment,
@@ -42,6 +41,7 @@ from dicom_node.receive.wire import (
     p_data,
     release_response,
 )
+from dicom_node.receive.upper_layer.transfers import TransferBook
 
 log = get_logger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from dicom_node.receive.wire import ProtocolError
+from dicom_node.receive.upper_layer.pdu import ProtocolError
 
 NO_DATA_SET: Final = 0x0101
 MAX_COMMAND_BYTES: Final = 65_536

@@ -27,10 +27,15 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from dicom_node.receive.rules import CONTEXT_NAME_NOT_SUPPORTED, PROTOCOL_NOT_SUPPORTED, PeerRule, Rejection
-from dicom_node.receive.wire import ProtocolError
-from dicom_node.sop_classes import TRANSFER_SYNTAXES, UNCOMPRESSED
-from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dicom.sop_classes import TRANSFER_SYNTAXES, UNCOMPRESSED
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.receive.upper_layer.access_rules import (
+    CONTEXT_NAME_NOT_SUPPORTED,
+    PROTOCOL_NOT_SUPPORTED,
+    PeerRule,
+    Rejection,
+)
+from dicom_node.receive.upper_layer.pdu import ProtocolError
 
 VERIFICATION: Final = str(Verification)
 COMMITMENT: Final = str(StorageCommitmentPushModel)

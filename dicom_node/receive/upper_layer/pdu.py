@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from dicom_node.receive.rules import Rejection
+from dicom_node.receive.upper_layer.access_rules import Rejection
 
 HEADER_BYTES: Final = 6
 LINGER_SECONDS: Final = 2.0

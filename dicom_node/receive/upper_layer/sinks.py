@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dicom_node.receive.wire import ProtocolError
+from dicom_node.receive.upper_layer.pdu import ProtocolError
 
 MAX_MEMORY_BYTES: Final = 1 << 20
 """A commitment request for some 8000 instances fits; an identifier has a few hundred bytes."""

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dicom_node.audit import AboutStudy
-from dicom_node.header import InstanceHeader
+from dicom_node.audit.messages import AboutStudy
+from dicom_node.dicom.header import InstanceHeader
 
 
 @dataclass(slots=True, kw_only=True)

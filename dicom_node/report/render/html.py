@@ -8,12 +8,12 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.dates import date_text
-from dicom_node.report.header import clean_header, name_text
-from dicom_node.report.picture import pair_picture
+from dicom_node.report.patient import clean_header, name_text
+from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import sections
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.dates import date_text
+from dicom_node.report.wording.sections import sections
 
 
 @cache

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dicom_node.report.catalogue import Catalogue, catalogue
-from dicom_node.report.dates import date_text, prior_date
-from dicom_node.report.phrases import change_word, phrase
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.statements import (
-    answered,
-    no_change_key,
-    worst_first,
-)
+from dicom_node.report.wording.catalogue import Catalogue, catalogue
+from dicom_node.report.wording.dates import date_text, prior_date
+from dicom_node.report.wording.phrases import change_word, phrase
+from dicom_node.report.wording.sections import answered, no_change_key, worst_first
 from model.schema import Change, Finding, ImageRole, Presence, Region
 
 PANEL = 640

@@ -11,14 +11,14 @@ from fpdf import FPDF
 from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_node.report import codes
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.dates import date_text
-from dicom_node.report.fonts import PLACEHOLDER, Face, faces, first_with, showable
-from dicom_node.report.header import CleanHeader, name_text
-from dicom_node.report.iod import common, finished, referenced_sources
-from dicom_node.report.picture import pair_picture
+from dicom_node.report.patient import CleanHeader, name_text
+from dicom_node.report.render.fonts import PLACEHOLDER, Face, faces, first_with, showable
+from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
-from dicom_node.report.statements import sections
+from dicom_node.report.sr.iod import common, finished, referenced_sources
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.dates import date_text
+from dicom_node.report.wording.sections import sections
 
 _MARGIN, _LINE = 18, 5.2  # millimetres
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_node.report.header import CleanHeader
-from dicom_node.report.iod import common, finished, referenced_sources
-from dicom_node.report.picture import pair_picture
+from dicom_node.report.patient import CleanHeader
+from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
+from dicom_node.report.sr.iod import common, finished, referenced_sources
 
 
 def capture_document(request: ReportRequest, header: CleanHeader) -> BuiltDocument:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydicom import Dataset
 
 from dicom_node.errors import UsageError
-from dicom_node.report.header import items_of, text_of
+from dicom_node.report.patient import items_of, text_of
 
 _RELATIONSHIPS = {
     "CONTAINS": "",

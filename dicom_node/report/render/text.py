@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.dates import date_text
-from dicom_node.report.header import clean_header, name_text
+from dicom_node.report.patient import clean_header, name_text
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import sections
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.dates import date_text
+from dicom_node.report.wording.sections import sections
 
 WIDTH = 80
 

@@ -17,7 +17,7 @@ from pydicom.uid import (
     EnhancedSRStorage,
 )
 
-from dicom_node.uids import derived_uid
+from dicom_node.dicom.uids import derived_uid
 
 STEPS = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, BasicTextSRStorage)
 """Richest first."""

@@ -22,13 +22,13 @@ from highdicom.sr import (
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.identity import header_uid, tracking_uid
-from dicom_node.report.iod import referenceable
-from dicom_node.report.phrases import change_word, phrase
-from dicom_node.report.regions import image_region, measured_on, stored_size
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.statements import answered
+from dicom_node.report.sr.iod import referenceable
+from dicom_node.report.sr.regions import image_region, measured_on, stored_size
+from dicom_node.report.sr.uids import header_uid, tracking_uid
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.phrases import change_word, phrase
+from dicom_node.report.wording.sections import answered
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
 
 Group: TypeAlias = ContentSequence

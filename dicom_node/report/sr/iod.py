@@ -15,12 +15,12 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicom_node.dicom.sop_classes import NODE_MODEL
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.report.codes import PRIVATE_SCHEME, coding_scheme_identification, concept
-from dicom_node.report.header import CleanHeader
-from dicom_node.report.identity import document_uid, header_uid, series_uid, study_uid
+from dicom_node.report.patient import CleanHeader
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest, SourceImage
-from dicom_node.sop_classes import NODE_MODEL
-from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.report.sr.uids import document_uid, header_uid, series_uid, study_uid
 
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""

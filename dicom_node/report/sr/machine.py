@@ -21,12 +21,12 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.dates import moment
-from dicom_node.report.groups import Group, finding_groups, sources
-from dicom_node.report.identity import header_uid
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import answered, no_result_sentences, origin
+from dicom_node.report.sr.groups import Group, finding_groups, sources
+from dicom_node.report.sr.uids import header_uid
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.dates import moment
+from dicom_node.report.wording.sections import answered, no_result_sentences, origin
 from model.schema import Change, Presence
 
 _CONTAINS = RelationshipTypeValues.CONTAINS

@@ -18,9 +18,9 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
-from dicom_node.report.catalogue import Catalogue, catalogue
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.statements import Section, SectionKey, sections
+from dicom_node.report.wording.catalogue import Catalogue, catalogue
+from dicom_node.report.wording.sections import Section, SectionKey, sections
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _ITEM_NAMES = {SectionKey.IMPRESSIONS: "name.impression", SectionKey.FINDINGS: "name.finding"}

@@ -8,9 +8,9 @@ import numpy as np
 from highdicom.sr import CoordinatesForMeasurement, GraphicTypeValues, ImageRegion, SourceImageForRegion
 from numpy.typing import NDArray
 
-from dicom_node.report.header import whole_number
-from dicom_node.report.identity import header_uid
+from dicom_node.report.patient import whole_number
 from dicom_node.report.request import SourceImage
+from dicom_node.report.sr.uids import header_uid
 from model.schema import Region
 
 FloatArray: TypeAlias = NDArray[np.float64]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dicom_node.report.header import UNREADABLE
+from dicom_node.dicom.uids import derived_uid, is_uid
+from dicom_node.report.patient import UNREADABLE
 from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
-from dicom_node.uids import derived_uid, is_uid
 from model.ontology import ontology
 
 SCHEMA_VERSION = "2"

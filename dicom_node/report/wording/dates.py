@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
-from dicom_node.report.catalogue import Catalogue
-from dicom_node.report.header import text_of
+from dicom_node.report.patient import text_of
 from dicom_node.report.request import ReportRequest, SourceImage
-from model.exposure import Exposure, da, exposure_of
+from dicom_node.report.wording.catalogue import Catalogue
+from model.images.exposure import Exposure, da, exposure_of
 
 
 def taken(source: SourceImage) -> Exposure | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_node.report.catalogue import Catalogue
 from dicom_node.report.codes import finding_concept
+from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import FindingKind, ontology
 from model.schema import Change, Finding
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from dicom_node.report.catalogue import DEFAULT_LANGUAGE, Catalogue, catalogue
+from dicom_node.report.wording.catalogue import DEFAULT_LANGUAGE, Catalogue, catalogue
 
 _SECTION = "reason_text."
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?: (\d{2}:\d{2}))?")

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dicom_node.report.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.dates import full_date, is_child, prior_date
-from dicom_node.report.header import clean_header, whole_number
-from dicom_node.report.phrases import change_key, change_word, is_device, name_of, phrase
-from dicom_node.report.reasons import in_language
+from dicom_node.report.patient import clean_header, whole_number
 from dicom_node.report.request import ReportRequest
+from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
+from dicom_node.report.wording.dates import full_date, is_child, prior_date
+from dicom_node.report.wording.phrases import change_key, change_word, is_device, name_of, phrase
+from dicom_node.report.wording.reasons import in_language
 from model.schema import Change, Finding, Presence
 
 

@@ -11,9 +11,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import jobs
 from dicom_node.context import NodeContext
-from dicom_node.index.tables import (
+from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,
@@ -25,10 +24,11 @@ from dicom_node.index.tables import (
     StudyState,
     Tally,
 )
-from dicom_node.receive import auditing
-from dicom_node.retention import disk_usage
-from dicom_node.web import metrics_feedback
-from dicom_node.web.metrics_models import families as model_families
+from dicom_node.jobs import queue as jobs
+from dicom_node.receive import audit_trail as auditing
+from dicom_node.retention.removal import disk_usage
+from dicom_node.web.metrics import feedback as metrics_feedback
+from dicom_node.web.metrics.models import families as model_families
 
 WINDOW = dt.timedelta(hours=24)
 """Durations are those of the last day."""

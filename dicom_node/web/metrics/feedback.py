@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy.orm import Session
 
-from dicom_node import agreement, feedback_listing, opinions
+from dicom_node.feedback import agreement
+from dicom_node.feedback import consensus as opinions
+from dicom_node.feedback import listing as feedback_listing
 
 WINDOW = dt.timedelta(days=7)
 

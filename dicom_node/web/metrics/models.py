@@ -12,13 +12,13 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.drift import weeks
+from dicom_node.drift import weekly as weeks
 from dicom_node.drift.baselines import validation_sets
 from dicom_node.drift.samples import certainty_of
-from dicom_node.index.tables import Outcome, Result
-from dicom_node.index.tables_models import ModelServing, Night, ShadowResult
-from dicom_node.models_status import serving_lines
-from model.validation import ValidationSet, bin_counts
+from dicom_node.index.tables.core import Outcome, Result
+from dicom_node.index.tables.models import ModelServing, Night, ShadowResult
+from dicom_node.serving.status import serving_lines
+from model.checkpoints.validation_counts import ValidationSet, bin_counts
 
 LIVE_WINDOW = dt.timedelta(days=7)
 MOST_ROWS = 5000

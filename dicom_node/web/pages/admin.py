@@ -6,16 +6,17 @@ from sqlalchemy import func, select
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node import jobs as queue
-from dicom_node import operations
+from dicom_node.admin import job_listings as reading_jobs
+from dicom_node.admin import listings as reading
+from dicom_node.admin import operations
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
-from dicom_node.index.tables import Delivery, DeliveryState, Job, JobState, Notice
-from dicom_node.web import reading, reading_jobs
-from dicom_node.web.pages import render
+from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState, Notice
+from dicom_node.jobs import queue
+from dicom_node.web.pages.worklist import choice, row_number
+from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
-from dicom_node.web.views import choice, row_number
 
 
 def jobs(call: Call) -> Response:

@@ -7,9 +7,11 @@ import datetime as dt
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from dicom_node import agreement, feedback_listing, opinions
-from dicom_node.index.tables_reports import ReportState
-from dicom_node.web.pages import render
+from dicom_node.feedback import agreement
+from dicom_node.feedback import consensus as opinions
+from dicom_node.feedback import listing as feedback_listing
+from dicom_node.index.tables.reports import ReportState
+from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
 from model.ontology import ontology
 

@@ -18,14 +18,14 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from dicom_node import audit
+from dicom_node.audit import messages as audit
 from dicom_node.config import Role
-from dicom_node.index.tables import Instance, Series, Study
-from dicom_node.uids import is_uid
+from dicom_node.dicom.uids import is_uid
+from dicom_node.index.tables.core import Instance, Series, Study
+from dicom_node.web.pages.worklist import audit_access
 from dicom_node.web.routing import Call, Rule
-from dicom_node.web.views import audit_access
-from model.decode import decode_in_child
 from model.errors import PixelError
+from model.images.sandbox import decode_in_child
 
 LONGEST_SIDE = 1400
 """Pixels on the screen: enough for a status page; the PACS viewer is for diagnosis."""

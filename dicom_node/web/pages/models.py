@@ -11,18 +11,20 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node import models, shadow, shadow_figures
+from dicom_node.admin import listings as reading
 from dicom_node.config import Role
-from dicom_node.drift import weeks
+from dicom_node.drift import weekly as weeks
 from dicom_node.errors import UsageError
-from dicom_node.index.tables_models import Night, ShadowResult
-from dicom_node.index.tables_retrain import RetrainRun
-from dicom_node.models_status import history_lines, model_lines, serving_lines
-from dicom_node.night import window_now, zone_of
-from dicom_node.schedule import next_window, parse_schedule
-from dicom_node.web import reading
-from dicom_node.web.pages import render
+from dicom_node.index.tables.models import Night, ShadowResult
+from dicom_node.index.tables.retrain import RetrainRun
+from dicom_node.retrain.scheduled_run import window_now, zone_of
+from dicom_node.serving import promotion as models
+from dicom_node.serving import shadow
+from dicom_node.serving import shadow_comparison as shadow_figures
+from dicom_node.serving.status import history_lines, model_lines, serving_lines
+from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
+from dicom_node.weekly_window import next_window, parse_schedule
 
 
 def overview(call: Call) -> Response:

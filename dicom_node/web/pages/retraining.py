@@ -7,10 +7,10 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from dicom_node.index.tables_retrain import RetrainRun
-from dicom_node.retrain.judging_files import BODY_FILE, CARD_FILE
-from dicom_node.retrain.values import folders_of
-from dicom_node.web.pages import render
+from dicom_node.index.tables.retrain import RetrainRun
+from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE
+from dicom_node.retrain.types import folders_of
+from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
 
 SHOWN = 100

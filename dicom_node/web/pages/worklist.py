@@ -7,14 +7,16 @@ from typing import TypeVar
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node import audit, feedback, operations
+from dicom_node.admin import listings as reading
+from dicom_node.admin import operations
+from dicom_node.audit import messages as audit
 from dicom_node.config import Role
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import UsageError
-from dicom_node.index.tables import DeliveryState, Outcome, Result, Study, StudyState, Verdict
+from dicom_node.feedback import record as feedback
+from dicom_node.index.tables.core import DeliveryState, Outcome, Result, Study, StudyState, Verdict
 from dicom_node.priors.explain import as_values, explained
-from dicom_node.uids import is_uid
-from dicom_node.web import reading
-from dicom_node.web.pages import render
+from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule, address_of
 
 Choice = TypeVar("Choice", StudyState, Outcome, DeliveryState)

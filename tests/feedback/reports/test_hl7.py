@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError
-from dicom_node.index.tables_reports import ReportState
-from dicom_node.reports_in.hl7_listener import Hl7Listener
-from dicom_node.reports_in.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
-from tests.deliver.nodes import START, Clock
-from tests.feedback.reporting import (
+from dicom_node.feedback.reports.hl7_listener import Hl7Listener
+from dicom_node.feedback.reports.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
+from dicom_node.index.tables.reports import ReportState
+from tests.support.delivery_node import START, Clock
+from tests.support.reporting import (
     STUDY,
     MllpPeer,
     add_study,

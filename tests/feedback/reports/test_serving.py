@@ -9,12 +9,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from sqlalchemy import select
 
-from dicom_node.index.tables import Study, StudyState
-from dicom_node.index.tables_reports import ReceivedReport, ReportState
-from tests.deliver.nodes import BASIC_TEXT_SR
-from tests.feedback.reporting import MllpPeer, oru, report_sr
-from tests.node import Node, new_node, running
-from tests.support import free_port, wait_until
+from dicom_node.index.tables.core import Study, StudyState
+from dicom_node.index.tables.reports import ReceivedReport, ReportState
+from tests.support.common import free_port, wait_until
+from tests.support.delivery_node import BASIC_TEXT_SR
+from tests.support.node import Node, new_node, running
+from tests.support.reporting import MllpPeer, oru, report_sr
 
 
 def found(node: Node) -> list[ReceivedReport]:

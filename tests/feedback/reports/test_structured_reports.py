@@ -10,14 +10,14 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from sqlalchemy import func, select
 
-from dicom_node import completion
 from dicom_node.config import CompletionSection
-from dicom_node.index.tables import Feedback, Job, JobKind, Study, StudyState
-from dicom_node.index.tables_reports import ReportState
-from dicom_node.reports_in.queue import look_again
-from dicom_node.reports_in.text import sr_text
-from tests.deliver.nodes import _code
-from tests.feedback.reporting import (
+from dicom_node.feedback.reports.sr_text import sr_text
+from dicom_node.index.tables.core import Feedback, Job, JobKind, Study, StudyState
+from dicom_node.index.tables.reports import ReportState
+from dicom_node.studies import completion
+from dicom_node.studies.received_reports import look_again
+from tests.support.delivery_node import _code
+from tests.support.reporting import (
     STATED,
     STUDY,
     TEXT,
@@ -32,7 +32,7 @@ from tests.feedback.reporting import (
     reports,
     words,
 )
-from tests.training.text_server import text_server
+from tests.support.text_server import text_server
 
 BASIC, ENHANCED, COMPREHENSIVE, COMPREHENSIVE_3D = (f"1.2.840.10008.5.1.4.1.1.88.{n}" for n in (11, 22, 33, 34))
 

@@ -10,9 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import CheckpointError
-from model.nvila import save_nvila
-from model.registry import (
+from model.checkpoints.registry import (
     CHAMPION_NAME,
     MANIFEST_NAME,
     champion_folder,
@@ -24,9 +22,11 @@ from model.registry import (
     show_model,
     write_manifest,
 )
-from model.vlm import open_vlm
-from tests.model_nvila.tiny import save_tiny, tiny_nvila
-from tests.model_nvila.tiny_auto import gemma3
+from model.engine.vlm import open_vlm
+from model.errors import CheckpointError
+from model.nvila import save_nvila
+from tests.support.tiny_auto import gemma3
+from tests.support.tiny_nvila import save_tiny, tiny_nvila
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 

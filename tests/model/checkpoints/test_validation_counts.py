@@ -10,14 +10,14 @@ import pytest
 import typer
 from pydantic import ValidationError
 
+from model.checkpoints.manifest import MANIFEST_NAME, read_manifest, rewrite_manifest
+from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
-from model.manifest import MANIFEST_NAME, read_manifest, rewrite_manifest
 from model.predict import load_predictor
-from model.validation import ValidationSet
-from tests.model_nvila.tiny import FINDINGS, save_tiny
-from training.datasets import loaded, open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.validation import add_validation, main
+from tests.support.tiny_nvila import FINDINGS, save_tiny
+from training.calibration.validation import add_validation, main
+from training.data.datasets import loaded, open_records, parse_spec
+from training.records.drops import DataError, DropReport
 
 DATA = "phantom:4@8000000"
 GOOD: dict[str, Any] = {

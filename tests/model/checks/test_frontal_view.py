@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.checks.frontal_view import ViewKind, check_view, forward, view_input
 from model.errors import PixelError
-from model.pixels import from_grey, load_display_image, load_picture
-from model.view_check import ViewKind, check_view, forward, view_input
-from tests.support import shared
-from training.phantom import render_pair, sample_pair
-from training.view_check_train import ViewNet, weights_of
+from model.images.display import from_grey, load_display_image, load_picture
+from tests.support.common import shared
+from training.image_checks.view_check_train import ViewNet, weights_of
+from training.phantom.render import render_pair, sample_pair
 
 
 def _dev_films() -> list[Path]:

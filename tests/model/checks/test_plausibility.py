@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from model.picture_check import PictureFault, measure, picture_fault
-from model.pixels import from_grey, load_picture
-from model.view_check import check_view
-from tests.model_pixels.test_view_check import _dev_films
-from tests.support import REPOSITORY
-from training.phantom import render_pair, sample_pair
-from training.picture_check_train import COMPONENTS, fit_plane, patterns
+from model.checks.frontal_view import check_view
+from model.checks.plausibility import PictureFault, measure, picture_fault
+from model.images.display import from_grey, load_picture
+from tests.model.checks.test_frontal_view import _dev_films
+from tests.support.common import REPOSITORY
+from training.image_checks.picture_check_train import COMPONENTS, fit_plane, patterns
+from training.phantom.render import render_pair, sample_pair
 
-PLANE = REPOSITORY / "model" / "picture_check.safetensors"
+PLANE = REPOSITORY / "model" / "checks" / "plausibility.safetensors"
 _EXPECTED = {
     "white noise": PictureFault.NOISE,
     "Gaussian noise": PictureFault.NOISE,

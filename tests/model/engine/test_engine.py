@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine import Engine, Job, JobAnswers, Strategy
-from model.engine_plan import ancestor_mask, battery_tokens, packed_plan
+from model.engine.engine import Engine, Job, JobAnswers, Strategy
+from model.engine.plan import ancestor_mask, battery_tokens, packed_plan
+from model.engine.vlm import NvilaVlm
 from model.nvila import Tiling
-from model.questions import Question, QuestionType, battery
-from model.vlm import NvilaVlm
-from tests.model_nvila.tiny import FINDINGS, picture, tiny_nvila
+from model.questions.battery import Question, QuestionType, battery
+from tests.support.tiny_nvila import FINDINGS, picture, tiny_nvila
 
 TOLERANCE = 1e-4
 

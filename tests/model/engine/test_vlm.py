@@ -15,17 +15,17 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from model.engine import Engine, Job, Strategy
-from model.engine_plan import battery_tokens
+from model.engine.engine import Engine, Job, Strategy
+from model.engine.plan import battery_tokens
+from model.engine.vlm import AutoVlm, load_processor, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.predict import load_predictor
-from model.questions import QuestionType, battery, closed_question, difference_question
+from model.questions.battery import QuestionType, battery, closed_question, difference_question
 from model.schema import StudyPair
-from model.vlm import AutoVlm, load_processor, open_vlm
-from tests.model_nvila.test_engine import assert_same
-from tests.model_nvila.test_predict import image
-from tests.model_nvila.tiny import FINDINGS, picture
-from tests.model_nvila.tiny_auto import FAMILIES, gemma3, llava_next, qwen2_5_vl
+from tests.model.engine.test_engine import assert_same
+from tests.model.test_predict import image
+from tests.support.tiny_auto import FAMILIES, gemma3, llava_next, qwen2_5_vl
+from tests.support.tiny_nvila import FINDINGS, picture
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

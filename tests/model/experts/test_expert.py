@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from model.errors import CheckpointError, InferenceError
-from model.experts import BUILDERS, CONFIGURATION, LABELS, WEIGHTS, Expert, expert_text, load_expert
-from model.experts_export import write_expert
-from model.pixels import from_grey
-from model.prompts import clean_text
+from model.experts.expert import BUILDERS, CONFIGURATION, LABELS, WEIGHTS, Expert, expert_text, load_expert
+from model.experts.export import write_expert
+from model.images.display import from_grey
+from model.questions.prompts import clean_text
 
 
 def _small(labels: int) -> nn.Module:
@@ -139,7 +139,7 @@ def test_torchxrayvision_itself_agrees() -> None:
 
 
 def test_the_exporter_says_what_it_needs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "model.experts_export", str(tmp_path / "expert"), "--weights", "resnet"]
+    command = [sys.executable, "-m", "model.experts.export", str(tmp_path / "expert"), "--weights", "resnet"]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode in (1, 2)
     assert "experts" in result.stderr or "resnet" in result.stderr

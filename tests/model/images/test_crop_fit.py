@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from model.pixels import fit, from_grey, load_picture, square_to_stored, stored_to_square
-from model.pixels_crop import MIN_KEPT_SHARE, film_box
-from model.pixels_fit import fit_grey, square_fit
+from model.images.crop import MIN_KEPT_SHARE, film_box
+from model.images.display import fit, from_grey, load_picture, square_to_stored, stored_to_square
+from model.images.square import fit_grey, square_fit
 from model.schema import DisplayImage, SourceGeometry
-from tests.support import shared
+from tests.support.common import shared
 
 
 def _film(height: int = 240, width: int = 300, seed: int = 0) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from model.exposure import exposure_of
+from model.images.exposure import exposure_of
 
 HOUR = dt.timedelta(hours=1)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from model.pixels import display_image, from_grey, full_grey, load_display_image
-from model.pixels_grey import VoiFunction, Window
-from tests.model_pixels.rendering import image_dataset, lut_item, written
-from tests.support import shared
+from model.images.display import display_image, from_grey, full_grey, load_display_image
+from model.images.grayscale import VoiFunction, Window
+from tests.support.common import shared
+from tests.support.rendering import image_dataset, lut_item, written
 
 
 def _film(low: int = 500, high: int = 3500, side: int = 96, kind: str = "u2") -> NDArray[Any]:

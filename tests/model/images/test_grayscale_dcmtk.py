@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless
 
-from model.pixels import full_grey
-from model.pixels_grey import HIGH_PERCENTILE, LOW_PERCENTILE
-from model.pixels_read import read_dataset, stored_frame
-from tests.model_pixels.rendering import dcmtk_grey, image_dataset, levels_apart, lut_item, written
-from tests.support import SHARED, program, shared
+from model.images.display import full_grey
+from model.images.grayscale import HIGH_PERCENTILE, LOW_PERCENTILE
+from model.images.read import read_dataset, stored_frame
+from tests.support.common import SHARED, program, shared
+from tests.support.rendering import dcmtk_grey, image_dataset, levels_apart, lut_item, written
 
 ONE_LEVEL = 1.0 + 1e-3
 """DCMTK cuts fractions off where we keep them, so its level may be one below; float32 adds a hair."""

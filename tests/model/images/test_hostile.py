@@ -18,13 +18,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-import model.decode as decode_module
-from model.decode import decode_in_child
+import model.images.sandbox as decode_module
 from model.errors import PixelError
-from model.pixels import display_image, load_display_image
-from model.pixels_read import codestream_size
-from tests.model_pixels.rendering import image_dataset, written
-from tests.support import shared
+from model.images.display import display_image, load_display_image
+from model.images.read import codestream_size
+from model.images.sandbox import decode_in_child
+from tests.support.common import shared
+from tests.support.rendering import image_dataset, written
 
 
 def _values(rows: int = 64, columns: int = 80) -> np.ndarray:

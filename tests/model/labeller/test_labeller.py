@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import labeller_llm
 from model.errors import LabellerError
-from model.labeller import Stated, label_report, label_sentence
-from model.labeller_measure import measure, pooled, read_cases
-from model.labeller_report import read_report, stated_values
-from model.labeller_words import word_list
+from model.labeller import llm as labeller_llm
+from model.labeller.measure import measure, pooled, read_cases
+from model.labeller.report import read_report, stated_values
+from model.labeller.rules import Stated, label_report, label_sentence
+from model.labeller.word_list import word_list
 from model.ontology import ontology
-from model.remote_client import ServerClient
+from model.remote.client import ServerClient
+from model.remote.text_model import ServerText
 from model.schema import Change
-from model.text_model import ServerText
-from tests.training.text_server import text_server
+from tests.support.text_server import text_server
 
 FOLDER = Path(__file__).parent
 

@@ -11,18 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from model.engine.vlm import NvilaVlm
 from model.errors import CheckpointError
-from model.localise import HEADS_FILE, Heatmap, Localiser, Method, heat_picture, read_outline_head, wanted_regions
-from model.localise_outline import RASTER, outlines, peak, spread
+from model.images.display import fit_grey, from_grey
+from model.localise.outline import RASTER, outlines, peak, spread
+from model.localise.relevance import (
+    HEADS_FILE,
+    Heatmap,
+    Localiser,
+    Method,
+    heat_picture,
+    read_outline_head,
+    wanted_regions,
+)
 from model.nvila import Tiling
-from model.pixels import fit_grey, from_grey
-from model.prompts import PromptLayout
-from model.questions import QuestionType, closed_question
+from model.questions.battery import QuestionType, closed_question
+from model.questions.prompts import PromptLayout
 from model.schema import Change, DisplayImage, Finding, ImageRole, ModelIdentity, Prediction, Presence, StudyPair
-from model.vlm import NvilaVlm
-from tests.model_nvila.tiny import picture, tiny_nvila
-from training.localise_measure import Pointing, _overlap, localisation_of, measure_pointing
-from training.phantom import render_pair, sample_pair
+from tests.support.tiny_nvila import picture, tiny_nvila
+from training.evaluation.pointing_game import Pointing, _overlap, localisation_of, measure_pointing
+from training.phantom.render import render_pair, sample_pair
 
 KEYS = ("pleural_effusion", "edema", "pneumothorax")
 

@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.model_nvila.tiny import save_tiny
-from tests.model_nvila.tiny_auto import gemma3
-from tests.support import free_port, wait_until
+from tests.support.common import free_port, wait_until
+from tests.support.tiny_auto import gemma3
+from tests.support.tiny_nvila import save_tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _LOAD = """

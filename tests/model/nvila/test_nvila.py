@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from model.errors import CheckpointError
 from model.nvila import NvilaConfig, NvilaForConditionalGeneration, NvilaProcessor, load_nvila, save_nvila
 from model.nvila.projector import Downsample, cut_mosaic, merge_scales, mosaic
-from model.prompts import PromptLayout, render_prefix, render_question
-from tests.model_nvila.tiny import picture, save_tiny, tiny_nvila
+from model.questions.prompts import PromptLayout, render_prefix, render_question
+from tests.support.tiny_nvila import picture, save_tiny, tiny_nvila
 
 PAIR = render_prefix(PromptLayout(priors=1)) + render_question("how did edema change?")
 SINGLE = render_prefix(PromptLayout()) + render_question("is there edema?")

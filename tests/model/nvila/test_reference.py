@@ -16,7 +16,7 @@ from torch import Tensor
 from model.nvila import NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
 from model.nvila.checkpoint import stop_token_ids
 from model.nvila.tiling import ImageGeometry, candidate_grids, choose_grid, tile_image
-from tests.support import shared
+from tests.support.common import shared
 
 CHECKPOINTS = ("A", "B", "C")
 CASES = [

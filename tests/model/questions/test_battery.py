@@ -7,27 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.ontology import ontology
-from model.prompts import (
-    ImageSlot,
-    PromptLayout,
-    Turn,
-    clean_text,
-    context_text,
-    messages,
-    render_answer,
-    render_conversation,
-    render_prefix,
-    render_question,
-)
-from model.questions import (
-    TEMPLATES,
-    QuestionType,
-    battery,
-    closed_question,
-    lumen_question,
-    parse_question,
-)
-from model.questions_answers import (
+from model.questions.answers import (
     parse_findings,
     parse_level,
     parse_locations,
@@ -40,8 +20,21 @@ from model.questions_answers import (
     write_type,
     write_view,
 )
+from model.questions.battery import TEMPLATES, QuestionType, battery, closed_question, lumen_question, parse_question
+from model.questions.prompts import (
+    ImageSlot,
+    PromptLayout,
+    Turn,
+    clean_text,
+    context_text,
+    messages,
+    render_answer,
+    render_conversation,
+    render_prefix,
+    render_question,
+)
 from model.schema import ImageRole, PatientContext
-from tests.support import shared
+from tests.support.common import shared
 
 FINDINGS = tuple(ontology().findings)
 WORDS = ontology()
@@ -139,7 +132,7 @@ def test_without_a_prior_nothing_is_asked_about_one() -> None:
 
 @given(st.sampled_from(battery(FINDINGS, with_prior=True, prognosis=True)))
 def test_the_text_says_which_image_is_meant_and_its_answers_parse(question: object) -> None:
-    from model.questions import Question
+    from model.questions.battery import Question
 
     assert isinstance(question, Question)
     if question.image is ImageRole.CURRENT and question.allowed and not question.alone:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.ontology import ontology
-from model.questions_grammar import (
+from model.questions.grammar import (
     NOTHING,
     Event,
     EventKind,
@@ -21,9 +21,9 @@ from model.questions_grammar import (
     parse_events,
     write_events,
 )
-from model.questions_vocabulary import finding_key, finding_name, finding_wordings
+from model.questions.vocabulary import finding_key, finding_name, finding_wordings
 from model.schema import INVERSE_CHANGE, Change
-from tests.training.published import LUMEN_SHARES, lumen_answers
+from tests.support.published import LUMEN_SHARES, lumen_answers
 
 FINDINGS = tuple(ontology().findings)
 LEVELS = ontology().levels

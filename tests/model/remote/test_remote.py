@@ -13,22 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import model.remote_client
+import model.remote.client
 from dicom_node.config import ModelSection
-from dicom_node.inference import load
-from model.engine import Engine, Job
+from dicom_node.serving.model_process import load
+from model.engine.engine import Engine, Job
+from model.engine.vlm import NvilaVlm
 from model.errors import InferenceError
+from model.images.display import from_grey
 from model.nvila import Tiling
-from model.pixels import from_grey
-from model.prompts import PromptLayout
-from model.questions import Question, QuestionType, battery, difference_question
-from model.remote import RemoteEngine, Scoring, open_remote_predictor
-from model.remote_client import ServerClient
-from model.remote_scores import Walk, answer_log_probability
+from model.questions.battery import Question, QuestionType, battery, difference_question
+from model.questions.prompts import PromptLayout
+from model.remote.client import ServerClient
+from model.remote.logprobs import Walk, answer_log_probability
+from model.remote_predictor import RemoteEngine, Scoring, open_remote_predictor
 from model.schema import Change, Presence, StudyPair
-from model.vlm import NvilaVlm
-from tests.model_nvila.tiny import picture, tiny_nvila
-from tests.model_pixels.openai_server import MODEL_NAME, Faults, serving
+from tests.support.openai_server import MODEL_NAME, Faults, serving
+from tests.support.tiny_nvila import picture, tiny_nvila
 
 FINDINGS = ("pleural_effusion", "edema")
 
@@ -172,7 +172,7 @@ def test_a_server_that_trickles_is_given_up(base_url: str, faults: Faults) -> No
 
 
 def test_an_answer_without_end_is_given_up(base_url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.remote_client, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(model.remote.client, "MAX_ANSWER_BYTES", 1000)
     faults.garbage = b"[" * 100_000
     with ServerClient(base_url) as client, pytest.raises(InferenceError, match="longer than 1000 bytes"):
         client.chat({"model": MODEL_NAME, "messages": [], "max_tokens": 1})

@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dicom_node import completion, jobs
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
 from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables import ExpectedRetrieval, Job, JobKind, JobState
-from dicom_node.priors import fetch, prefetch
-from tests.priors.archives import FILMS, fetching_node, film, held, receive, searches, uid
-from tests.priors.faulty import Fault, FaultyPeer, faulty_peer
-from tests.receive.node import send
-from tests.support import free_port
+from dicom_node.index.tables.core import ExpectedRetrieval, Job, JobKind, JobState
+from dicom_node.jobs import queue as jobs
+from dicom_node.priors.retrieval import job as fetch
+from dicom_node.priors.retrieval import prefetch
+from dicom_node.studies import completion
+from tests.support.archives import FILMS, fetching_node, film, held, receive, searches, uid
+from tests.support.common import free_port
+from tests.support.faulty_archive import Fault, FaultyPeer, faulty_peer
+from tests.support.receiver import send
 
 MARCH = [FILMS[1], film("march", "20240310", 2)]
 """Two films in one series."""

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicom_node import completion, jobs
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables import Job, JobKind, JobState, Study, StudyState
-from dicom_node.priors import choose_prior, facts_of_rows, fetch, prefetch
-from dicom_node.priors.counting import CountAgreement
-from tests.orthanc import Orthanc, running_orthanc
-from tests.priors.archives import (
+from dicom_node.index.tables.core import Job, JobKind, JobState, Study, StudyState
+from dicom_node.jobs import queue as jobs
+from dicom_node.priors import choose_prior, facts_of_rows
+from dicom_node.priors.retrieval import job as fetch
+from dicom_node.priors.retrieval import prefetch
+from dicom_node.priors.retrieval.instance_count import CountAgreement
+from dicom_node.studies import completion
+from tests.support.archives import (
     CURRENT_FILM,
     FILMS,
     Qrscp,
@@ -32,7 +34,8 @@ from tests.priors.archives import (
     searches,
     uid,
 )
-from tests.support import free_port
+from tests.support.common import free_port
+from tests.support.orthanc import Orthanc, running_orthanc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

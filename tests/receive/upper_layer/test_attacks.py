@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
-from tests.receive.certificates import Pair, authority, client_context, issued
-from tests.receive.node import CR
-from tests.receive.peer import (
+from tests.support.authority import Pair, authority, client_context, issued
+from tests.support.common import wait_until
+from tests.support.receiver import CR
+from tests.support.receiver_process import ReceiverProcess, receiver_process
+from tests.support.scripted_peer import (
     ABORT,
     ASSOCIATE_RJ,
     EXPLICIT,
@@ -29,8 +31,6 @@ from tests.receive.peer import (
     data_pdus,
     p_data,
 )
-from tests.receive.process import ReceiverProcess, receiver_process
-from tests.support import wait_until
 
 STRANGER = "127.0.0.2"
 """Another address of the loopback network: limits are per address."""

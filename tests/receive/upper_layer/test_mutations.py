@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicom_node.index.tables import Instance
-from tests.receive.node import RunningNode, echo, radiograph, running_node
-from tests.receive.peer import P_DATA, parse_command
-from tests.receive.recorder import recorded
-from tests.support import program, wait_until
+from dicom_node.index.tables.core import Instance
+from tests.support.common import program, wait_until
+from tests.support.receiver import RunningNode, echo, radiograph, running_node
+from tests.support.recorder import recorded
+from tests.support.scripted_peer import P_DATA, parse_command
 
 EXAMPLES = 120
 SECONDS = 20.0

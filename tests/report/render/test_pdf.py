@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicom_node.report import DocumentKind, ReportRequest, build_documents, fonts
-from dicom_node.report.header import clean_header, name_text
-from dicom_node.report.pdf import pdf_bytes
-from tests.report import cases
-from tests.report.cases import CURRENT, kinds
-from tests.support import program
+from dicom_node.report import DocumentKind, ReportRequest, build_documents
+from dicom_node.report.patient import clean_header, name_text
+from dicom_node.report.render import fonts
+from dicom_node.report.render.pdf import pdf_bytes
+from tests.support import report_cases as cases
+from tests.support.common import program
+from tests.support.report_cases import CURRENT, kinds
 
 NAMES = {
     "Greek": ("Παπαδόπουλος^Γιώργος", "Παπαδόπουλος, Γιώργος"),
@@ -65,7 +66,7 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, name: str) -> None:
 def test_without_any_font_file_latin_is_shown_and_the_rest_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.report.pdf.faces", lambda: ())
+    monkeypatch.setattr("dicom_node.report.render.pdf.faces", lambda: ())
     assert "Müller, Änne" in text_of(page(named("Müller^Änne")), tmp_path)
     text = text_of(page(named("Иванов^Иван")), tmp_path)
     assert "10 characters cannot be shown" in text

@@ -8,11 +8,11 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from dicom_node.analysis.outputs import document_bytes
 from dicom_node.cli import report
-from dicom_node.outputs import document_bytes
 from dicom_node.report import build_documents
-from tests.report import cases
-from tests.support import shared
+from tests.support import report_cases as cases
+from tests.support.common import shared
 
 app = Typer()
 report.register(app)

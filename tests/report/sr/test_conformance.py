@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dicom_node.report import STANDARD_KINDS, DocumentKind, build_documents
-from dicom_node.report.ladder import variants
-from tests.report.cases import kinds
-from tests.report.validators import dciodvfy_errors, dsr2html, dsrdump, pixelmed_errors, save
+from dicom_node.report.sr.fallback_classes import variants
+from tests.support.report_cases import kinds
+from tests.support.validators import dciodvfy_errors, dsr2html, dsrdump, pixelmed_errors, save
 
 KINDS = kinds()
 PAGES_OF = ("new", "no prior", "refused")

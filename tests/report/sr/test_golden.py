@@ -1,6 +1,6 @@
 """What DCMTK prints of six typical results, word for word.
 
-After an intended change: `REGENERATE_GOLDEN=1 pytest tests/report/test_golden.py`, then read the difference in git.
+After an intended change: `REGENERATE_GOLDEN=1 pytest tests/report/sr/test_golden.py`, then read the difference in git.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dicom_node.report import as_text, build_documents
-from tests.report.cases import kinds
-from tests.report.validators import dsrdump, save
+from tests.support.report_cases import kinds
+from tests.support.validators import dsrdump, save
 
-GOLDEN = Path(__file__).with_name("golden")
+GOLDEN = Path(__file__).parents[1] / "golden"
 TYPICAL = ("new", "worse", "stable", "resolved", "no prior", "refused")
 KINDS = kinds()
 

@@ -15,10 +15,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.report import SourceImage, build_documents
-from tests.report import cases
-from tests.report.cases import kinds
-from tests.report.viewer import ohif_pages, orthanc, upload, viewer
-from tests.support import REPOSITORY, program, wait_until
+from tests.support import report_cases as cases
+from tests.support.common import REPOSITORY, program, wait_until
+from tests.support.report_cases import kinds
+from tests.support.viewer import ohif_pages, orthanc, upload, viewer
 
 ARTEFACTS = REPOSITORY / "artefacts" / "ohif"
 BROWSER = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")

@@ -12,9 +12,9 @@ from pydicom import Dataset, dcmread
 
 from dicom_node.report import ReportRequest, SourceImage, build_documents
 from model.schema import Change
-from tests.report import cases
-from tests.report.validators import dciodvfy_errors, pixelmed_errors, save
-from tests.support import shared
+from tests.support import report_cases as cases
+from tests.support.common import shared
+from tests.support.validators import dciodvfy_errors, pixelmed_errors, save
 
 pytestmark = pytest.mark.shared_data
 

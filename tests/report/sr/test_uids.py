@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 from pydicom import Dataset, dcmread
 
+from dicom_node.dicom.uids import is_uid
 from dicom_node.report import DocumentKind, PredecessorDocument, ReportRequest, build_documents
-from dicom_node.report.iod import content_items
-from dicom_node.uids import is_uid
-from tests.report import cases
-from tests.report.cases import CURRENT, MODEL, PRIOR, kinds
+from dicom_node.report.sr.iod import content_items
+from tests.support import report_cases as cases
+from tests.support.report_cases import CURRENT, MODEL, PRIOR, kinds
 
 NEW = kinds()["new"]
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
+from dicom_node.dicom.rejection_notes import TITLES
 from dicom_node.priors import ImageFacts, PriorPolicy, choose_prior, image_check, select_current
 from dicom_node.priors.disputes import DISPUTED
 from dicom_node.priors.types import ImageCheck
-from dicom_node.rejection import TITLES
-from dicom_node.report.catalogue import catalogue
-from dicom_node.report.reasons import in_language
-from model.view_check import ViewCheck, ViewKind
-from tests.priors.values import image, patient
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.reasons import in_language
+from model.checks.frontal_view import ViewCheck, ViewKind
+from tests.support.prior_values import image, patient
 
 GERMAN = catalogue("de")
 NOW = dt.datetime(2024, 5, 17, 8, 30)  # noqa: DTZ001 - DICOM local time

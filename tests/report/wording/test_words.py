@@ -11,16 +11,16 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.report import as_html, as_text, build_documents, pair_picture, result_json
-from dicom_node.report.catalogue import catalogue, languages
-from dicom_node.report.iod import content_items
-from dicom_node.report.ladder import STEPS, variants
-from dicom_node.report.phrases import phrase
-from dicom_node.report.picture import COLOURS
-from dicom_node.report.show import tree_lines
-from dicom_node.report.statements import SectionKey, sections
+from dicom_node.report.render.pair_picture import COLOURS
+from dicom_node.report.render.sr_tree import tree_lines
+from dicom_node.report.sr.fallback_classes import STEPS, variants
+from dicom_node.report.sr.iod import content_items
+from dicom_node.report.wording.catalogue import catalogue, languages
+from dicom_node.report.wording.phrases import phrase
+from dicom_node.report.wording.sections import SectionKey, sections
 from model.schema import Change
-from tests.report import cases
-from tests.report.cases import BATTERY, absent, finding, kinds, prediction, request
+from tests.support import report_cases as cases
+from tests.support.report_cases import BATTERY, absent, finding, kinds, prediction, request
 
 KINDS = kinds()
 

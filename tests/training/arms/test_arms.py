@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from model.questions import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT, parse_question
-from training import arms, arms_asking
-from training.arms_asking import AnswerSet, Said
-from training.arms_data import (
+from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT, parse_question
+from training.arms import ask as arms_asking
+from training.arms import run as arms
+from training.arms.ask import AnswerSet, Said
+from training.arms.data import (
     EXPERT_FLIPS,
     STUDY_FINDINGS,
     ArmSource,
@@ -25,12 +26,12 @@ from training.arms_data import (
     oracle_text,
     reduced,
 )
-from training.arms_scores import arm_figures, measure_run, p_values
-from training.arms_table import BASELINE, BEGIN, END, study_rows, write_study
-from training.drops import DataError
-from training.phantom_cache import fill
-from training.phantom_sampling import sample_pair
-from training.truth import truth_of_phantom
+from training.arms.scores import arm_figures, measure_run, p_values
+from training.arms.table import BASELINE, BEGIN, END, study_rows, write_study
+from training.phantom.cache import fill
+from training.phantom.sampling import sample_pair
+from training.records.drops import DataError
+from training.records.truth import truth_of_phantom
 
 STREAMS = tuple(ArmStream)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.engine import ClosedAnswer, Engine, Job, JobAnswers
-from model.manifest import rewrite_manifest
-from model.pixels import from_grey
+from model.checkpoints.manifest import rewrite_manifest
+from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.finding_states import STATES, JointWeights
+from model.images.display import from_grey
 from model.predict import Predictor, load_predictor
-from model.questions import QuestionType
-from model.reading import STATES, JointWeights
+from model.questions.battery import QuestionType
 from model.schema import Change, Presence, StudyPair
-from tests.model_nvila.tiny import FINDINGS, save_tiny
-from training.calibration import FLOOR_ACCURACY, FLOOR_COVERAGE, calibrate
-from training.records import ImageRef, Record, Split
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from tests.support.tiny_nvila import FINDINGS, save_tiny
+from training.calibration.checkpoint import FLOOR_ACCURACY, FLOOR_COVERAGE, calibrate
+from training.records.record import ImageRef, Record, Split
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 PAIRS = 120
 _CHANGES = {

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.calibrate import (
+from model.finding_states import STATES, FindingAnswers, JointWeights, believe
+from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
+from training.calibration.fit import (
     JOINT_PENALTY,
     Objective,
     apply_temperature,
@@ -22,8 +24,6 @@ from model.calibrate import (
     negative_log_likelihood,
     reliability,
 )
-from model.questions_answers import CHANGE_ANSWERS, DEGREE_CHANGES
-from model.reading import STATES, FindingAnswers, JointWeights, believe
 
 Sample = tuple[FindingAnswers, str]
 _UNGRADED = tuple(answer for answer in CHANGE_ANSWERS if answer not in DEGREE_CHANGES)

@@ -14,28 +14,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.prompts import Turn
-from model.questions_answers import CHANGE_ANSWERS
+from model.questions.answers import CHANGE_ANSWERS
+from model.questions.prompts import Turn
 from model.schema import Change, PatientContext
-from tests.training.records import image_of, recipe_of, write_mimic_with_questions
-from training.data_log import REPORT, DataLog, dropped_of
-from training.drops import DataError, DropReport
-from training.instructions import InstructionOptions, Stream
-from training.mixing import BLOCK, Schedule, quotas, set_shares
-from training.pictures import Pictures
+from tests.support.records import image_of, recipe_of, write_mimic_with_questions
+from training.data.data_log import REPORT, DataLog, dropped_of
+from training.data.index import SetSpec, set_index
+from training.data.jsonl import Rows, RowWriter
+from training.data.mixed_source import MixedSource
+from training.data.mixing import BLOCK, Schedule, quotas, set_shares
+from training.data.pictures import Pictures
+from training.data.record_rows import record_to_row, row_to_record
+from training.data.samples import UNKNOWN, Dropped, Sample
+from training.data.sources import Place, source_of
+from training.data.targets import Shown, targets_of_truth
+from training.instructions.streams import InstructionOptions, Stream
+from training.loop.train import TrainingStopped, train
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path, read_mimic_cxr_jpg
-from training.recipe import Objective, RecipeError
-from training.record_index import SetSpec, set_index
-from training.record_rows import record_to_row, row_to_record
-from training.record_source import MixedSource
-from training.records import ImageRef
-from training.rows import Rows, RowWriter
-from training.samples import UNKNOWN, Dropped, Sample
-from training.sources import Place, source_of
-from training.targets import Shown, targets_of_truth
-from training.train import TrainingStopped, train
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.recipe.recipe import Objective, RecipeError
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +306,8 @@ def test_a_stopped_run_goes_on_with_the_very_same_samples(tmp_path: Path, root: 
 
 
 def test_phantoms_and_records_mix_and_warm_the_heads(tmp_path: Path, root: Path) -> None:
-    from training.phantom import PHANTOM_FINDINGS
-    from training.phantom_cache import fill
+    from training.phantom.cache import fill
+    from training.phantom.render import PHANTOM_FINDINGS
 
     fill(tmp_path / "cache", pairs=6, first_seed=500, size=32)
     findings = json.dumps(list(PHANTOM_FINDINGS))

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine import Engine, Job
-from model.prompts import PromptLayout, Turn
-from model.questions import battery
-from model.vlm import NvilaVlm, open_vlm
-from tests.model_nvila.tiny import picture, save_tiny
-from tests.training.records import recipe_of, write_mimic_with_questions
-from training.pools import RecordPool
-from training.record_source import MixedSource
-from training.samples import Sample
-from training.sources import Place, source_of
-from training.train import train
-from training.trainable import build
+from model.engine.engine import Engine, Job
+from model.engine.vlm import NvilaVlm, open_vlm
+from model.questions.battery import battery
+from model.questions.prompts import PromptLayout, Turn
+from tests.support.records import recipe_of, write_mimic_with_questions
+from tests.support.tiny_nvila import picture, save_tiny
+from training.data.mixed_source import MixedSource
+from training.data.pools import RecordPool
+from training.data.samples import Sample
+from training.data.sources import Place, source_of
+from training.loop.nvila_learner import build
+from training.loop.train import train
 
 FINDINGS = ("edema", "pleural_effusion")
 

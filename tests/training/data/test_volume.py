@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_readers_volume import LIMIT_BYTES, PAIRS, QUESTIONS, write_set
+from tests.training.readers.test_volume import LIMIT_BYTES, PAIRS, QUESTIONS, write_set
 
 _INDEX = """
 import json, sys, time
@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from benchmarks.memory import own_peak_bytes
 import numpy as np
-from training.datasets import DataSpec
+from training.data.datasets import DataSpec
 from training import datasets
-from training.instructions import InstructionOptions, Stream
-from training.mixing import Schedule
+from training.instructions.streams import InstructionOptions, Stream
+from training.data.mixing import Schedule
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path
-from training.record_index import SetSpec, set_index
-from training.record_rows import row_to_record
+from training.data.index import SetSpec, set_index
+from training.data.record_rows import row_to_record
 
 folder, work = Path(sys.argv[1]), Path(sys.argv[2])
 # the images of the published size are not written: everything but their decoding is the real thing

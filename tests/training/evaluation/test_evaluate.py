@@ -17,26 +17,26 @@ from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
-from dicom_node.cli import train as cli
-from model.questions import QuestionType, parse_question
-from model.questions_grammar import write_events
-from model.remote_client import ServerClient
+from dicom_node.cli.training import train as cli
+from model.questions.battery import QuestionType, parse_question
+from model.questions.grammar import write_events
+from model.remote.client import ServerClient
 from model.schema import Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
-from tests.model_nvila.tiny import nvila_tokenizer, save_tiny
-from tests.training.oracle import IDENTITY, told, unchanged
-from tests.training.published import write_csv
-from tests.training.test_readers_other import NIH_HEADER, nih_row, save_image
-from tests.training.text_server import text_server
-from training.datasets import load_pair, loaded, open_records, parse_spec, phantom_records
-from training.drops import DataError, DropReport
-from training.evaluate import EvaluationOptions, evaluate
-from training.evaluate_report import as_html, as_json, write_report
-from training.evaluate_texts import published_asker, reference_sentence, score_published, with_lumen_questions
-from training.instruction_turns import events_of_truth
-from training.judge import PROMPT_SHA256, JudgeItem, LocalText, ServerText, judge, parse_verdict
+from tests.support.oracle import IDENTITY, told, unchanged
+from tests.support.published import write_csv
+from tests.support.text_server import text_server
+from tests.support.tiny_nvila import nvila_tokenizer, save_tiny
+from tests.training.readers.test_other import NIH_HEADER, nih_row, save_image
+from training.data.datasets import load_pair, loaded, open_records, parse_spec, phantom_records
+from training.evaluation.evaluate import EvaluationOptions, evaluate
+from training.evaluation.judge import PROMPT_SHA256, JudgeItem, LocalText, ServerText, judge, parse_verdict
+from training.evaluation.report import as_html, as_json, write_report
+from training.evaluation.texts import published_asker, reference_sentence, score_published, with_lumen_questions
+from training.instructions.turns import events_of_truth
 from training.metrics.significance import compare
-from training.records import Asked, ImageRef, Record, Split
-from training.truth import PairTruth
+from training.records.drops import DataError, DropReport
+from training.records.record import Asked, ImageRef, Record, Split
+from training.records.truth import PairTruth
 
 QUICK = EvaluationOptions(resamples=20, meteor=False)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.gate import GateSettings, decide
-from training.gate_scores import MAIN, RARE, FrozenQuestion, KnownPairs, SystemScores
+from training.gate.decision import GateSettings, decide
+from training.gate.scores import MAIN, RARE, FrozenQuestion, KnownPairs, SystemScores
 
 FIGURES = {
     "presence_auroc": 0.8,

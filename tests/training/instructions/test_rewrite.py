@@ -12,23 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.questions_grammar import NOTHING, Event, EventKind, canonical, write_events
-from model.remote_client import ServerClient
-from tests.training.published import random_events
-from tests.training.text_server import text_server
-from training.datasets import phantom_records
-from training.drops import DataError, DropReport
-from training.instructions import InstructionOptions, Stream
-from training.judge import ServerText
-from training.preview import write_preview
-from training.rewrite import (
-    ModelWriter,
-    RuleWriter,
-    load_answers,
-    read_back,
-    rewrite,
-    save_answers,
-)
+from model.questions.grammar import NOTHING, Event, EventKind, canonical, write_events
+from model.remote.client import ServerClient
+from tests.support.published import random_events
+from tests.support.text_server import text_server
+from training.data.datasets import phantom_records
+from training.data.preview import write_preview
+from training.evaluation.judge import ServerText
+from training.instructions.rewrite import ModelWriter, RuleWriter, load_answers, read_back, rewrite, save_answers
+from training.instructions.streams import InstructionOptions, Stream
+from training.records.drops import DataError, DropReport
 
 
 @given(st.integers(0, 100_000), st.integers(0, 5))

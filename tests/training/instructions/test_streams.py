@@ -12,13 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.ontology import ontology
-from model.prompts import render_conversation
-from model.questions import PREDICTION_TEXT, QuestionType, battery, closed_question, parse_question
-from model.questions_grammar import Tense, parse_events
+from model.questions.battery import PREDICTION_TEXT, QuestionType, battery, closed_question, parse_question
+from model.questions.grammar import Tense, parse_events
+from model.questions.prompts import render_conversation
 from model.schema import Change, PatientContext
-from training.drops import DropReport
-from training.instruction_turns import events_of_truth
-from training.instructions import (
+from training.instructions.streams import (
     Conversation,
     InstructionOptions,
     PredictionInputs,
@@ -28,10 +26,12 @@ from training.instructions import (
     mixing_weights,
     pools_of,
 )
-from training.phantom_sampling import sample_pair
-from training.phantom_scene import PHANTOM_FINDINGS
-from training.records import Asked, ImageRef, Record, same_image, swapped
-from training.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
+from training.instructions.turns import events_of_truth
+from training.phantom.sampling import sample_pair
+from training.phantom.scene import PHANTOM_FINDINGS
+from training.records.drops import DropReport
+from training.records.record import Asked, ImageRef, Record, same_image, swapped
+from training.records.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
 
 ALL = frozenset(Stream)
 CLOSED = {q.text: q for q in battery(PHANTOM_FINDINGS, with_prior=True, prognosis=True)}

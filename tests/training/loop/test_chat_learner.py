@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from model.predict import load_predictor
-from model.prompts import PromptLayout, Turn
+from model.questions.prompts import PromptLayout, Turn
 from model.schema import StudyPair
-from tests.model_nvila.test_predict import image
-from tests.model_nvila.tiny import picture
-from tests.model_nvila.tiny_auto import FAMILIES, gemma3, llava_next
-from tests.training.records import recipe_of, write_mimic_with_questions
-from training.foreign import ForeignLearner
-from training.optimisers import parameter_groups
-from training.recipe import Recipe, RecipeError, Tune
-from training.samples import UNKNOWN, Sample
-from training.train import train
-from training.trainable import build
+from tests.model.test_predict import image
+from tests.support.records import recipe_of, write_mimic_with_questions
+from tests.support.tiny_auto import FAMILIES, gemma3, llava_next
+from tests.support.tiny_nvila import picture
+from training.data.samples import UNKNOWN, Sample
+from training.loop.chat_learner import ForeignLearner
+from training.loop.nvila_learner import build
+from training.loop.optimizers import parameter_groups
+from training.loop.train import train
+from training.recipe.recipe import Recipe, RecipeError, Tune
 
 
 @pytest.fixture(scope="module")

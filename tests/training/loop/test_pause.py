@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wait_until
-from training.breaks import PAUSE_VARIABLE, Breaks, breaks_from_environment
+from tests.support.common import wait_until
+from training.loop.pause import PAUSE_VARIABLE, Breaks, breaks_from_environment
 
 
 def test_without_file_and_sign_it_goes_straight_on(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.support import REPOSITORY
-from tests.training.records import recipe_of
-from training.phantom import PHANTOM_FINDINGS
-from training.phantom_cache import fill
-from training.sources import phantom_source
-from training.trainable import build, export, restored
+from tests.support.common import REPOSITORY
+from tests.support.records import recipe_of
+from training.data.sources import phantom_source
+from training.loop.nvila_learner import build, export, restored
+from training.phantom.cache import fill
+from training.phantom.render import PHANTOM_FINDINGS
 
 STEP = """
 import sys
@@ -29,10 +29,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
-from training.phantom import PHANTOM_FINDINGS
-from training.recipe import load_recipe
-from training.sources import phantom_source
-from training.trainable import build
+from training.phantom.render import PHANTOM_FINDINGS
+from training.recipe.recipe import load_recipe
+from training.data.sources import phantom_source
+from training.loop.nvila_learner import build
 
 recipe, cache, out = load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)

@@ -17,19 +17,19 @@ import pytest
 import torch
 
 from model.nvila import load_nvila
-from model.prompts import PromptLayout, Turn, render_prefix, render_question
-from tests.support import REPOSITORY, wait_until
-from training.collate import Collator
-from training.optimisers import parameter_groups, rate_factor
-from training.phantom import PHANTOM_FINDINGS
-from training.phantom_cache import fill
-from training.recipe import Recipe, RecipeError, load_recipe
-from training.samples import UNKNOWN, PhantomSource, Sample, TurnOptions
-from training.sources import phantom_source
-from training.start import cosine_basis, structured_start
-from training.train import newest_checkpoint, train
-from training.train_log import TrainingError
-from training.trainable import build
+from model.questions.prompts import PromptLayout, Turn, render_prefix, render_question
+from tests.support.common import REPOSITORY, wait_until
+from training.data.collate import Collator
+from training.data.samples import UNKNOWN, PhantomSource, Sample, TurnOptions
+from training.data.sources import phantom_source
+from training.loop.log import TrainingError
+from training.loop.nvila_learner import build
+from training.loop.optimizers import parameter_groups, rate_factor
+from training.loop.train import newest_checkpoint, train
+from training.loop.warm_start import cosine_basis, structured_start
+from training.phantom.cache import fill
+from training.phantom.render import PHANTOM_FINDINGS
+from training.recipe.recipe import Recipe, RecipeError, load_recipe
 
 TINY = """
 [run]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.schema import AbstainReason, Change, Finding, Prediction, Presence
-from tests.training.oracle import IDENTITY, told, unchanged
+from tests.support.oracle import IDENTITY, told, unchanged
 from training.metrics.classification import (
     accuracy,
     auroc,
@@ -26,8 +26,8 @@ from training.metrics.classification import (
 )
 from training.metrics.pairs import Answered, score_pairs
 from training.metrics.significance import average_runs, clustered_bootstrap, compare
-from training.phantom_sampling import sample_pair
-from training.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
+from training.phantom.sampling import sample_pair
+from training.records.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
 
 TRUTHS = [truth_of_phantom(sample_pair(seed), f"pair-{seed}") for seed in range(200)]
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.questions_grammar import write_events
+from model.questions.grammar import write_events
 from model.schema import Change
-from tests.training.published import random_events
+from tests.support.published import random_events
 from training.metrics.answers import (
     closed_accuracy,
     difference_scores,
@@ -27,10 +27,10 @@ from training.metrics.meteor import MetricUnavailableError, meteor
 from training.metrics.pairs import Answered, score_pairs
 from training.metrics.summed import event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import bleu, cider, rouge_l, tokenise
-from training.phantom_sampling import sample_pair
-from training.truth import truth_of_phantom
+from training.phantom.sampling import sample_pair
+from training.records.truth import truth_of_phantom
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "caption_reference.json").read_text("utf-8"))
+REFERENCE = json.loads((Path(__file__).parent / "caption_reference.json").read_text("utf-8"))
 TRUE = [item["reference"] for item in REFERENCE["tokens"]]
 SAID = [item["said"] for item in REFERENCE["tokens"]]
 VALUES = REFERENCE["values"]

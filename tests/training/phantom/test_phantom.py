@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_node.uids import is_uid
+from dicom_node.dicom.uids import is_uid
 from model.errors import ModelError
-from model.pixels import load_display_image
+from model.images.display import load_display_image
 from model.schema import INVERSE_CHANGE, Change
-from tests.support import program
-from training.phantom import (
+from tests.support.common import program
+from training.phantom.cache import MARK_SIDE, fill, read_shards, write_shard
+from training.phantom.dicom import Storage, Subject, write_study_pair
+from training.phantom.render import (
     GRADED,
     PHANTOM_FINDINGS,
     FindingState,
@@ -28,9 +30,7 @@ from training.phantom import (
     sample_pair,
     sample_patient,
 )
-from training.phantom_cache import MARK_SIDE, fill, read_shards, write_shard
-from training.phantom_dicom import Storage, Subject, write_study_pair
-from training.phantom_scene import GRADE_RANGES
+from training.phantom.scene import GRADE_RANGES
 
 seeds = st.integers(min_value=0, max_value=10**9)
 

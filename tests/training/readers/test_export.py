@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.feedback import Aspect, Source, Word, record
-from dicom_node.index.tables import Result, Study, Verdict
-from dicom_node.site_export import KEY_NAME, export_site
+from dicom_node.feedback.record import Aspect, Source, Word, record
+from dicom_node.index.tables.core import Result, Study, Verdict
+from dicom_node.retrain.site_export import KEY_NAME, export_site
 from model.schema import Change
-from tests.web.site import Site, running_site
-from training.datasets import load_pair
-from training.drops import DropReport
+from tests.support.web_site import Site, running_site
+from training.data.datasets import load_pair
 from training.readers.site import read_site
-from training.truth import FindingTruth, ImageTruth
+from training.records.drops import DropReport
+from training.records.truth import FindingTruth, ImageTruth
 
 
 def say(site: Site, *words: Word, author: str = "radiologist") -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from model.questions import QuestionType
-from model.questions_grammar import parse_events
+from model.questions.battery import QuestionType
+from model.questions.grammar import parse_events
 from model.schema import Change
-from tests.training.published import (
+from tests.support.published import (
     VQA_HEADER,
     Study,
     mimic_studies,
@@ -24,13 +24,13 @@ from tests.training.published import (
     write_jpgs,
     write_mimic_tables,
 )
-from training.drops import DataError, DropReport
 from training.readers.diffvqa import Reversed, read_diseases, read_medical_diff_vqa
 from training.readers.mimic import NEGBIO, dicom_path, jpg_path, read_mimic_cxr_jpg, study_moment
 from training.readers.mimic_dicom import read_mimic_cxr_dicom, read_study_list, report_path
 from training.readers.mscxrt import FINDINGS, TABLE, read_ms_cxr_t
 from training.readers.splits import leakage
-from training.records import Record, Split
+from training.records.drops import DataError, DropReport
+from training.records.record import Record, Split
 
 
 @pytest.fixture(scope="module")

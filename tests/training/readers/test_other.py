@@ -15,15 +15,15 @@ from PIL import Image
 
 from model.ontology import ontology
 from model.schema import Change
-from tests.support import shared
-from tests.training.published import write_csv
-from training.drops import DataError, DropReport
+from tests.support.common import shared
+from tests.support.published import write_csv
 from training.readers.hannover import read_hannover
 from training.readers.nih import read_nih
 from training.readers.site import read_site
 from training.readers.splits import Shares, leakage, patient_disjoint, patient_split, require_no_leakage
-from training.records import ImageRef, Record, Split
-from training.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.drops import DataError, DropReport
+from training.records.record import ImageRef, Record, Split
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 NIH_HEADER = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
               "View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]")  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.published import VQA_HEADER, mimic_studies, vqa_questions, vqa_studies_table, write_csv
+from tests.support.published import VQA_HEADER, mimic_studies, vqa_questions, vqa_studies_table, write_csv
 
 QUESTIONS, PAIRS = 700_703, 164_324
 LIMIT_BYTES = 2 * 1000**3
@@ -19,8 +19,8 @@ import json, sys, time
 from functools import partial
 from pathlib import Path
 from benchmarks.memory import own_peak_bytes
-from training.drops import DropReport
-from training.instructions import InstructionOptions, Stream, conversations
+from training.records.drops import DropReport
+from training.instructions.streams import InstructionOptions, Stream, conversations
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path
 from training.readers.splits import leakage

@@ -14,23 +14,23 @@ import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from model.experts import LABELS
+from model.experts.expert import LABELS
 from model.nvila.checkpoint import save_nvila
 from model.predict import load_predictor
-from tests.model_nvila.tiny import save_tiny, tiny_nvila
-from tests.model_nvila.tiny_auto import gemma3
-from tests.support import REPOSITORY
-from tests.training.published import write_csv
-from tests.training.records import image_of, write_mimic_with_questions
-from tests.training.test_readers_other import NIH_HEADER, nih_row, site_export, site_line, word
-from training.drops import DropReport
-from training.evaluate_texts import reference_sentence
-from training.phantom_cache import fill
+from tests.support.common import REPOSITORY
+from tests.support.published import write_csv
+from tests.support.records import image_of, write_mimic_with_questions
+from tests.support.tiny_auto import gemma3
+from tests.support.tiny_nvila import save_tiny, tiny_nvila
+from tests.training.readers.test_other import NIH_HEADER, nih_row, site_export, site_line, word
+from training.evaluation.texts import reference_sentence
+from training.instructions.rewrite import RuleWriter, rewrite, save_answers
+from training.loop.train import train
+from training.phantom.cache import fill
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path
-from training.recipe import Recipe, load_recipe
-from training.rewrite import RuleWriter, rewrite, save_answers
-from training.train import train
+from training.recipe.recipe import Recipe, load_recipe
+from training.records.drops import DropReport
 
 RECIPES = sorted((REPOSITORY / "training" / "recipes").glob("*.toml"))
 SMALL = {

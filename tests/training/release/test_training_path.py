@@ -10,24 +10,24 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dicom_node.cli.train_run import expert_command, finish_command, prepare_command, run_command
+from dicom_node.cli.training.train_run import expert_command, finish_command, prepare_command, run_command
 from dicom_node.errors import NodeError
-from model.experts import Expert
-from model.manifest import read_manifest
+from model.checkpoints.manifest import read_manifest
+from model.experts.expert import Expert
 from model.predict import load_predictor
-from model.prompts import PromptLayout
+from model.questions.prompts import PromptLayout
 from model.schema import StudyPair
-from tests.model_nvila.test_predict import image
-from tests.model_nvila.tiny import save_tiny
-from tests.training.records import image_of, recipe_of, write_mimic_with_questions
-from training.conversation_files import FILE, Prepared, read_prepared
-from training.data_log import REPORT
-from training.datasets import open_records, parse_spec
-from training.drops import DataError, DropReport
-from training.expert_table import ExpertTable, write_expert_table
-from training.recipe_public import public_recipe
-from training.record_source import MixedSource
-from training.sources import Place, source_of
+from tests.model.test_predict import image
+from tests.support.records import image_of, recipe_of, write_mimic_with_questions
+from tests.support.tiny_nvila import save_tiny
+from training.data.data_log import REPORT
+from training.data.datasets import open_records, parse_spec
+from training.data.expert_table import ExpertTable, write_expert_table
+from training.data.mixed_source import MixedSource
+from training.data.prepared import FILE, Prepared, read_prepared
+from training.data.sources import Place, source_of
+from training.recipe.public import public_recipe
+from training.records.drops import DataError, DropReport
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_the_expert_command_reads_a_folder_and_counts_what_cannot_be_decoded(tmp
 
 
 def test_context_reaches_the_prompt_only_where_the_recipe_says_so(tmp_path: Path) -> None:
-    from tests.support import shared
+    from tests.support.common import shared
 
     folder = shared("data", "nih")
     shown = {}

@@ -1,0 +1,1 @@
+"""The demonstration: a node and a small PACS on loopback."""

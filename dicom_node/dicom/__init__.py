@@ -1,0 +1,1 @@
+"""DICOM as bytes and names: headers, SOP classes, UIDs and rejection notes."""

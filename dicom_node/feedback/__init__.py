@@ -1,0 +1,1 @@
+"""What radiologists say of the node's results."""

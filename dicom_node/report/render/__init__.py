@@ -1,0 +1,1 @@
+"""Reports as page, PDF, picture and text."""

@@ -1,0 +1,1 @@
+"""Structured Report documents."""

@@ -1,0 +1,1 @@
+"""Removal of studies that are no longer needed."""

@@ -1,0 +1,1 @@
+"""The models that answer: their processes, batching, promotion and the shadow."""

@@ -1,0 +1,1 @@
+"""The store of received instances and of documents."""

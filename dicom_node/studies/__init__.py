@@ -1,0 +1,1 @@
+"""The life of a study from its first instance to its completion."""

@@ -1,0 +1,1 @@
+"""Checkpoint folders: manifests, the registry and what validation said."""

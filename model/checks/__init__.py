@@ -1,0 +1,1 @@
+"""Checks of an image before a model is asked."""

@@ -1,0 +1,1 @@
+"""Scoring and generation over one shared prefix."""

@@ -1,0 +1,1 @@
+"""Expert classifiers whose predictions are put into the prompt."""

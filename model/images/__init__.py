@@ -1,0 +1,1 @@
+"""DICOM and picture files to display images."""

@@ -1,0 +1,1 @@
+"""Findings read out of report texts."""

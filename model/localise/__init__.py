@@ -1,0 +1,1 @@
+"""Regions of findings on an image."""

@@ -1,0 +1,1 @@
+"""The questions to the model, the answers, and the prompts."""

@@ -1,0 +1,1 @@
+"""Clients for models on an OpenAI-compatible server."""

@@ -1,0 +1,1 @@
+"""The study of what each stream of training data adds."""

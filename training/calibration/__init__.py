@@ -1,0 +1,1 @@
+"""Calibration of a checkpoint's answers on validation pairs."""

@@ -1,0 +1,1 @@
+"""Data sets, their mixture, and batches."""

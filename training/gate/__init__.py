@@ -1,0 +1,1 @@
+"""The decision whether a challenger may replace the champion."""

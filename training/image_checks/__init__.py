@@ -1,0 +1,1 @@
+"""Training of the image checks of `model.checks`."""

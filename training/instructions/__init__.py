@@ -1,0 +1,1 @@
+"""Conversations made from records: LUMEN's streams A to E."""

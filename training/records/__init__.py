@@ -1,0 +1,1 @@
+"""The record of a training sample and its truth."""
