@@ -176,6 +176,7 @@ def read_finding(
         change_probability=certainty,
         location=_best(answers.side, floor) if stated else None,
         level=_best(answers.grade, floor) if stated else None,
+        threshold=threshold,
     )
 
 

@@ -179,6 +179,8 @@ class Predictor:
             prognosis=self._prognosis(calibrated),
             difference_text=difference.text if difference is not None else None,
             seconds={**answers.seconds, "total": seconds},
+            certainty_floor=self.manifest.certainty_floor,
+            is_calibrated=self.manifest.calibrated_on > 0,
         )
 
     def _finding(self, key: str, calibrated: Mapping[str, Mapping[str, float]], pair: StudyPair) -> Finding:

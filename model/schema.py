@@ -70,6 +70,8 @@ class AbstainReason(StrEnum):
     NOT_USABLE = "image not usable"
     """Readable, but mirrored, turned, withdrawn or of disputed identity."""
     LOW_CERTAINTY = "certainty too low"
+    UNFAMILIAR = "unlike the training images"
+    """Beyond the checkpoint's limit of unfamiliarity: nothing that it says of such an image was ever measured."""
     MODEL_FAILED = "the model failed"
 
 
@@ -166,6 +168,7 @@ class Finding:
     change_probability: calibrated probability of the stated change, None where no change is stated.
     location: words of the ontology such as "left" or "right lower", None where not asked or not present.
     level: a level word of the ontology such as "moderate", None where not asked or not present.
+    threshold: least probability at which this checkpoint calls the finding present, 0..1.
     """
 
     key: str
@@ -177,6 +180,7 @@ class Finding:
     location: str | None = None
     level: str | None = None
     regions: tuple[Region, ...] = ()
+    threshold: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +212,10 @@ class Prediction:
     abstained: set when the pair as a whole got no answer; findings is then empty.
     difference_text: the model's own sentence to "what has changed compared to the reference image?", unparsed.
     seconds: wall time by stage ("encode", "prefill", "score", "generate", "localise").
+    certainty_floor: of the checkpoint's manifest, 0..1. is_calibrated: False for a checkpoint whose probabilities were
+    never fitted on validation answers.
+    unfamiliarity: how unlike the training images the least familiar image of the pair is, None where the checkpoint
+    cannot tell; beyond unfamiliarity_limit (its manifest's) the image counts as unfamiliar.
     """
 
     findings: tuple[Finding, ...]
@@ -217,6 +225,16 @@ class Prediction:
     abstained_detail: str = ""
     difference_text: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    certainty_floor: float = 0.0
+    is_calibrated: bool = True
+    unfamiliarity: float | None = None
+    unfamiliarity_limit: float | None = None
+
+    @property
+    def is_unfamiliar(self) -> bool:
+        """Whether an image of the pair is unlike what the checkpoint was trained on."""
+        score, limit = self.unfamiliarity, self.unfamiliarity_limit
+        return score is not None and limit is not None and score > limit
 
     def finding(self, key: str) -> Finding:
         """The finding with this ontology key; raises KeyError naming the keys that there are."""
