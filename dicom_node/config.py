@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from dicom_node.dicom.storage_groups import StorageGroup
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import ConfigurationError
 from dicom_node.weekly_window import parse_schedule
@@ -386,19 +387,6 @@ class WebUser(Section):
     name: str
     password_hash: Annotated[str, AfterValidator(_password_hash)]
     role: Role = Role.VIEWER
-
-
-class StorageGroup(StrEnum):
-    """Named groups of storage SOP classes, so that a configuration need not list UIDs."""
-
-    RADIOGRAPHY = "radiography"
-    """Computed and digital radiography, secondary captures."""
-    REPORTS = "reports"
-    """Structured reports, encapsulated PDF, key object selections."""
-    PRESENTATION = "presentation"
-    """Softcopy presentation states."""
-    ALL = "all"
-    """Every class of the Storage service that pynetdicom knows."""
 
 
 def _storage_class(value: str) -> str:

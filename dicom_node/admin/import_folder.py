@@ -13,11 +13,11 @@ from sqlalchemy import select
 
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import HEADER_BYTES, read_header
+from dicom_node.dicom.part10 import read_meta
 from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError
 from dicom_node.index.tables.core import Instance
-from dicom_node.storage.instance_store import read_meta
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 
 

@@ -20,7 +20,7 @@ from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from dicom_node.storage.instance_store import FileMeta, part10_header
+from dicom_node.dicom.part10 import FileMeta, part10_header
 
 KEY_OBJECTS: Final = str(KeyObjectSelectionDocumentStorage)
 TITLES: Final[Mapping[str, str]] = {

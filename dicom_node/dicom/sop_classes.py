@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AllStoragePresentationContexts
 
-from dicom_node.config import StorageGroup
+from dicom_node.dicom.storage_groups import StorageGroup
 
 RADIOGRAPHY: Final = frozenset(
     {

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
@@ -31,7 +32,7 @@ from dicom_node.receive.upper_layer.dimse import (
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
-from dicom_node.storage.instance_store import FileMeta, FullError, IncomingFile, InstanceStore, StoredFile
+from dicom_node.storage.instance_store import FullError, IncomingFile, InstanceStore, StoredFile
 from dicom_node.studies.expected_retrieval import is_expected
 from dicom_node.studies.register import (
     PRIOR,

@@ -12,12 +12,13 @@ from itertools import islice
 from sqlalchemy import select
 
 from dicom_node.dicom.header import HEADER_BYTES, read_header
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance
 from dicom_node.logs import get_logger
-from dicom_node.storage.instance_store import FileMeta, InstanceStore, StoredFile, hashed
+from dicom_node.storage.instance_store import InstanceStore, StoredFile, hashed
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 
 log = get_logger(__name__)

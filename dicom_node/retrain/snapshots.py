@@ -18,13 +18,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
+from dicom_node.dicom.part10 import read_meta
 from dicom_node.errors import StorageError
 from dicom_node.index.tables.core import Hold
 from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSnapshot, RetrainSplit
 from dicom_node.logs import get_logger
 from dicom_node.retrain.site_export import FORMAT, VERSION
 from dicom_node.retrain.types import MANIFEST_FILE, SPLIT_FILES, Contents, Film, Item, RetrainError, folders_of
-from dicom_node.storage.instance_store import fsync_folder, read_meta
+from dicom_node.storage.instance_store import fsync_folder
 
 log = get_logger(__name__)
 

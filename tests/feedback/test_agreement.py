@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.feedback import agreement
 from dicom_node.feedback import consensus as opinions
 from dicom_node.feedback import record as feedback
@@ -20,7 +21,6 @@ from dicom_node.feedback.consensus import Opinion
 from dicom_node.feedback.record import Aspect, Source, Word
 from dicom_node.index.tables.core import Instance, Result, Series, Study, Verdict
 from dicom_node.retrain.site_export import export_site
-from dicom_node.storage.instance_store import FileMeta
 from model.schema import Change
 from tests.support.reporting import (
     DEVICE,

@@ -15,9 +15,10 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
+from dicom_node.dicom.part10 import read_meta
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance
-from dicom_node.storage.instance_store import InstanceStore, read_meta
+from dicom_node.storage.instance_store import InstanceStore
 from tests.support.common import program
 from tests.support.receiver import radiograph
 from tests.support.receiver_process import ReceiverProcess, receiver_process

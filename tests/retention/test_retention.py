@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, select, update
 
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.index.tables.core import (
     AuditEvent,
     Delivery,
@@ -32,7 +33,6 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.retention import removal as retention
 from dicom_node.retention.candidates import Candidate
 from dicom_node.retention.removal import GIGABYTE, Usage, Why, plan
-from dicom_node.storage.instance_store import FileMeta
 from tests.support.delivery_node import START, Clock, make_node, make_result
 
 PACS = {"name": "pacs", "port": 1}

@@ -22,9 +22,9 @@ from sqlalchemy import select
 from dicom_node.config import QueryPeer
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.index.tables.core import PriorSearch, Study
-from dicom_node.storage.instance_store import FileMeta
 from dicom_node.studies.register import ReceivedInstance, register_instance
 from tests.support.common import free_port, listening, program, wait_until
 from tests.support.dcmtk import ENVIRONMENT

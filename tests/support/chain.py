@@ -19,11 +19,11 @@ from sqlalchemy import select
 from dicom_node.analysis.job import handler
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Result, Study
 from dicom_node.jobs import queue as jobs
 from dicom_node.serving.model_process import PairPredictor
-from dicom_node.storage.instance_store import FileMeta
 from dicom_node.studies import completion
 from dicom_node.studies.register import ReceivedInstance, Registered, Registration, register_instance
 from dicom_node.studies.reopen import quarantine_instance

@@ -16,10 +16,10 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset
 
 from dicom_node.config import QueryPeer
+from dicom_node.dicom.part10 import read_meta
 from dicom_node.errors import RetrieveError, StorageError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
-from dicom_node.storage.instance_store import read_meta
 
 AS_STORED: Any = (("application/dicom", "*"),)
 """Any transfer syntax: the server need not recode."""

@@ -26,11 +26,11 @@ from pynetdicom.sop_class import (
 
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.deliver.peer import tls_context
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import DeliveryError, RetrieveError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
 from dicom_node.priors.suitability import CAPTURES, RADIOGRAPHS
-from dicom_node.storage.instance_store import FileMeta
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 MOVE = StudyRootQueryRetrieveInformationModelMove

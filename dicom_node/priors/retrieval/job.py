@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
@@ -45,7 +46,7 @@ from dicom_node.priors.retrieval.archive import (
 from dicom_node.priors.retrieval.dicomweb import WebArchive
 from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
 from dicom_node.priors.types import ImageFacts, PriorPolicy
-from dicom_node.storage.instance_store import FileMeta, StoredFile
+from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.register import PRIOR, ReceivedInstance, Registered, Registration, register_instance
 from dicom_node.studies.reopen import heals, quarantine_instance
 
