@@ -20,7 +20,7 @@ from pathlib import Path
 from dicom_node.analysis.study import Setting, analyse_study, read_stored
 from dicom_node.config import ModelSection
 from dicom_node.priors.types import PriorPolicy
-from dicom_node.report import build_documents
+from dicom_node.report.documents import build_documents
 from dicom_node.serving.model_process import InferenceProcess
 from model.images.sandbox import decode_in_child
 from training.phantom.dicom import write_study_pair

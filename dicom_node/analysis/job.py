@@ -25,8 +25,10 @@ from dicom_node.logs import bound, get_logger
 from dicom_node.priors import linked_ids, patient_of_row, policy_of
 from dicom_node.priors.disputes import DISPUTED, disputed
 from dicom_node.priors.retrieval import prefetch
-from dicom_node.report import STANDARD_KINDS, build_documents, result_json
+from dicom_node.priors.search_notes import search_notes
+from dicom_node.report.documents import STANDARD_KINDS, build_documents
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
+from dicom_node.report.result import result_json
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor
@@ -118,7 +120,7 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
             return _predecessors(session, study, sop_instance_uid)
 
     with node.database.read() as session:
-        comparison_notes = prefetch.notes(session, study)
+        comparison_notes = search_notes(session, study)
     return Setting(
         predictor=predictor,
         comparison_notes=comparison_notes,

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from dicom_node.report import as_html, as_text, build_documents, pair_picture, result_json
+from dicom_node.report.documents import build_documents
+from dicom_node.report.render.html import as_html
+from dicom_node.report.render.pair_picture import pair_picture
+from dicom_node.report.render.text import as_text
 from dicom_node.report.request import BuiltDocument, ReportRequest
+from dicom_node.report.result import result_json
 from dicom_node.storage.instance_store import fsync_folder
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
+from dicom_node.admin.formats import day, moment, person_name
 from dicom_node.admin.job_listings import job_lines
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
@@ -20,7 +21,6 @@ from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudySta
 from dicom_node.jobs import queue
 from dicom_node.retention import removal as retention
 from dicom_node.serving.status import serving_lines
-from dicom_node.web.rendering import day, moment, person_name
 
 MEGABYTE = 10**6
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from dicom_node.admin import quarantine as apart
+from dicom_node.admin.formats import moment
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
-from dicom_node.web.rendering import moment
 
 
 def quarantine(

@@ -32,7 +32,7 @@ from dicom_node.priors import (
     select_current,
 )
 from dicom_node.priors.disputes import DISPUTED, disputed
-from dicom_node.priors.retrieval import prefetch
+from dicom_node.priors.search_notes import search_notes
 from model.checks.frontal_view import check_view
 from model.errors import PixelError
 from model.schema import DisplayImage
@@ -81,7 +81,7 @@ def explained(
         own = instances_of_study(session, study.id)
         others = linked_ids(patient_of_row(study), policy)
         rows = prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
-        notes = prefetch.notes(session, study)
+        notes = search_notes(session, study)
     looked = _Looked()
     known = _doubted([_facts(row, node) for row in (*own, *rows)], node, policy)
 

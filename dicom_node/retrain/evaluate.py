@@ -12,6 +12,7 @@ from typing import Any
 
 from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan
+from dicom_node.retrain.stages import Progress
 from model.checkpoints.manifest import Manifest, read_manifest, write_text_atomically
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
@@ -29,8 +30,6 @@ from training.records.record import Record
 
 def judge(plan: Plan, between: Callable[[], None]) -> Decision:
     """Raises ModelError or DataError where a checkpoint or an image of the frozen set cannot be read."""
-    from dicom_node.retrain.subprocess_main import Progress
-
     sides = {"champion": plan.champion, "challenger": plan.models / plan.challenger}
     manifests = {name: read_manifest(folder) for name, folder in sides.items()}
     asked = {

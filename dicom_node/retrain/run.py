@@ -25,11 +25,11 @@ from dicom_node.logs import get_logger
 from dicom_node.retrain import prepare as preparing
 from dicom_node.retrain import runs, snapshots
 from dicom_node.retrain.estimate import describe, duration, missing, rare
-from dicom_node.retrain.file_names import DECISION_FILE, PAGE_FILE
+from dicom_node.retrain.file_names import DECISION_FILE, PAGE_FILE, PROBE_FILE
 from dicom_node.retrain.plan import Plan, read_plan, write_plan
 from dicom_node.retrain.select import gather
+from dicom_node.retrain.stages import Stage
 from dicom_node.retrain.subprocess import run_stage
-from dicom_node.retrain.subprocess_main import PROBE_FILE, Stage
 from dicom_node.retrain.types import Contents, Folders, RetrainError, RetrainStopped, folders_of
 from dicom_node.serving import promotion as models
 

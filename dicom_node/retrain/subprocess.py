@@ -11,19 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_node.context import NodeContext
+from dicom_node.retrain.file_names import ERROR_FILE, LOG_FILE, PROGRESS_FILE
 from dicom_node.retrain.plan import Plan
-from dicom_node.retrain.subprocess_main import ERROR_FILE, LOG_FILE, PROGRESS_FILE, STOPPED, Stage
+from dicom_node.retrain.stages import STOPPED, Stage
 from dicom_node.retrain.types import RetrainError, RetrainStopped
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 300.0
 """For a child that was asked to stop: a step of a large model takes long, and so does its checkpoint."""
 
-Progress = Callable[[str, int, int], None]
+ProgressListener = Callable[[str, int, int], None]
 """Told (what, done, of how many)."""
 
 
-def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: Progress) -> None:
+def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: ProgressListener) -> None:
     """Run one stage to its end.
 
     Raises RetrainStopped where the node was asked to stop or the process was killed (what was done is kept, another
@@ -52,7 +53,7 @@ def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: Progress) -
     _judge(plan.folder, stage, child.returncode)
 
 
-def _watch(node: NodeContext, folder: Path, child: subprocess.Popen[bytes], progress: Progress) -> None:
+def _watch(node: NodeContext, folder: Path, child: subprocess.Popen[bytes], progress: ProgressListener) -> None:
     said = ("", -1, 0)
     while True:
         ended = child.poll() is not None

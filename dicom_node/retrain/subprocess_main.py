@@ -15,64 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 
+from dicom_node.retrain.file_names import ERROR_FILE, PROBE_FILE
 from dicom_node.retrain.plan import Plan, read_plan
+from dicom_node.retrain.stages import STOPPED, Progress, Stage, Stopped
 from dicom_node.retrain.types import RetrainError
 from dicom_node.system.child_process import end_with_parent
 from model.errors import ModelError
 from training.loop.pause import Between, breaks_from_environment
 from training.records.drops import DataError
 
-STOPPED = 75
-"""Exit status where it was asked to stop (EX_TEMPFAIL): the next start goes on."""
-PROGRESS_FILE, ERROR_FILE, LOG_FILE = "progress.json", "error.txt", "child.log"
 TRAINED_MARK = "trained"
 """Beside the trained model: without it the folder `final` may be half-written."""
 PROBE_STEPS, PROBE_PAIRS = 4, 2
-PROBE_FILE = "probe.json"
-_SAY_SECONDS = 0.5
-
-
-class Stage(StrEnum):
-    """What the process does."""
-
-    PROBE = "probe"
-    """Measures a few steps and answers."""
-    TRAIN = "train"
-    """Trains, calibrates and puts the challenger into the models folder."""
-    EVALUATE = "evaluate"
-    """Asks champion and challenger, decides, and writes card and page."""
-
-
-class Stopped(ModelError):
-    """Asked to stop between two answers."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """Tells the parent how far it is, by a file that is replaced."""
-
-    folder: Path
-    stage: str
-    total: int
-    done: int = 0
-    said_at: float = field(default=0.0)
-
-    def at(self, done: int) -> None:
-        """So much is done."""
-        self.done = done
-        now = time.monotonic()
-        if now - self.said_at >= _SAY_SECONDS or done >= self.total:
-            self.said_at = now
-            text = json.dumps({"stage": self.stage, "done": done, "total": self.total})
-            temporary = self.folder / f"{PROGRESS_FILE}.tmp"
-            temporary.write_text(text + "\n", "utf-8")
-            temporary.replace(self.folder / PROGRESS_FILE)
 
 
 def main(stage: Stage, folder: Path, parent_pid: int) -> int:

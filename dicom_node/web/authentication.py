@@ -157,11 +157,6 @@ def _mark(password_hash: str) -> str:
     return hmac.new(b"dicom-node session", password_hash.encode(), "sha256").hexdigest()
 
 
-def hash_password(password: str) -> str:
-    """The argon2id hash for `[[web.users]]`."""
-    return PasswordHasher().hash(password)
-
-
 def csrf_token(session: dict[str, Any]) -> str:
     """The session's token; made when first asked for."""
     token = session.get("csrf")

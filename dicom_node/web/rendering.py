@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from functools import cache
 from typing import Any
 
@@ -10,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from dicom_node.admin.formats import day, label, moment, percent, person_name, span
 from dicom_node.web.authentication import csrf_token
 
 
@@ -32,47 +32,3 @@ def render(request: Request, template: str, *, status: int = 200, **values: Any)
     page = _environment().get_template(template)
     text = page.render(csrf=csrf_token(request.session), path=request.url.path, **values)
     return HTMLResponse(text, status)
-
-
-def moment(value: dt.datetime | None) -> str:
-    """A point in time of ours, UTC to the second."""
-    return f"{value:%Y-%m-%d %H:%M:%S}" if value is not None else ""
-
-
-def day(value: str) -> str:
-    """A DA as people write it; what is no DA stays as it is."""
-    return f"{value[:4]}-{value[4:6]}-{value[6:]}" if len(value) == 8 and value.isdigit() else value
-
-
-def person_name(value: str) -> str:
-    """A PN for a list: family name, given names; the first group that is filled."""
-    group = next((part for part in value.split("=") if part.strip("^ ")), "")
-    family, _, rest = group.partition("^")
-    given = " ".join(part for part in rest.split("^")[:2] if part)
-    return f"{family}, {given}" if given else family
-
-
-def percent(value: float | None) -> str:
-    """A probability for people; never 0 or 100, which would claim certainty, as in the report."""
-    if value is None:
-        return ""
-    return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
-
-
-LABELS = {"open": "receiving", "complete": "waiting for analysis"}
-
-
-def label(value: object) -> str:
-    """A state in words; most states are words already."""
-    return LABELS.get(str(value), str(value))
-
-
-def span(seconds: float | None) -> str:
-    """A duration for people."""
-    if seconds is None:
-        return ""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from dicom_node.report import DocumentKind, ReportRequest, as_text, build_documents, result_json
+from dicom_node.report.documents import build_documents
 from dicom_node.report.patient import clean_header
-from dicom_node.report.request import SourceImage
+from dicom_node.report.render.text import as_text
+from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
+from dicom_node.report.result import result_json
 from model.schema import Change, Presence
 from tests.support import report_cases as cases
 from tests.support.report_cases import CURRENT, PRIOR, finding, kinds, prediction, request

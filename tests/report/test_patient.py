@@ -15,8 +15,11 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 
-from dicom_node.report import DocumentKind, ReportRequest, as_html, as_text, build_documents
+from dicom_node.report.documents import build_documents
 from dicom_node.report.patient import clean_header
+from dicom_node.report.render.html import as_html
+from dicom_node.report.render.text import as_text
+from dicom_node.report.request import DocumentKind, ReportRequest
 from tests.support import report_cases as cases
 from tests.support.report_cases import CURRENT, kinds
 from tests.support.validators import dciodvfy_errors, save

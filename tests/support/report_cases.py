@@ -11,7 +11,7 @@ from pydicom.uid import ComputedRadiographyImageStorage
 
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.index.tables.core import Outcome
-from dicom_node.report import ReportRequest, SourceImage
+from dicom_node.report.request import ReportRequest, SourceImage
 from model.ontology import ontology
 from model.schema import (
     AbstainReason,

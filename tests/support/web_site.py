@@ -15,15 +15,16 @@ import httpx
 import pydicom
 from sqlalchemy import update
 
+from dicom_node.admin.passwords import hash_password
 from dicom_node.analysis.outputs import document_bytes
 from dicom_node.context import NodeContext
 from dicom_node.deliver import enqueue_deliveries
 from dicom_node.dicom.header import read_header
 from dicom_node.index.tables.core import Document, Outcome, Result, Study, StudyState
-from dicom_node.report import build_documents, result_json
+from dicom_node.report.documents import build_documents
 from dicom_node.report.request import ReportRequest, SourceImage
+from dicom_node.report.result import result_json
 from dicom_node.studies.register import ReceivedInstance, register_instance
-from dicom_node.web.authentication import hash_password
 from dicom_node.web.server import WebServer
 from model.images.sandbox import decode_in_child
 from model.schema import Change, Finding, ImageRole, ModelIdentity, Prediction, Presence, Region

@@ -10,10 +10,11 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from dicom_node.admin.passwords import hash_password
 from dicom_node.config import Role
 from dicom_node.index.tables.core import AuditEvent
 from dicom_node.web.app import RULES
-from dicom_node.web.authentication import HEADERS, hash_password
+from dicom_node.web.authentication import HEADERS
 from dicom_node.web.routing import Rule
 from tests.support.web_site import PASSWORD, ROLES, Site, running_site, token
 

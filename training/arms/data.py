@@ -26,8 +26,9 @@ from training.instructions.rewrite import RuleWriter, rewrite
 from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
 from training.phantom.render import PHANTOM_FINDINGS, PhantomPair
 from training.phantom.scene import GRADED
+from training.phantom.truth import truth_of_phantom
 from training.records.drops import DropReport
-from training.records.truth import PairTruth, truth_of_phantom
+from training.records.truth import PairTruth
 
 STUDY_FINDINGS = ("pleural_effusion", "consolidation", "edema", "cardiomegaly")
 """Findings that are asked about, in ontology order; all have a degree."""

@@ -12,6 +12,7 @@ from model.images.display import from_grey, load_display_image
 from model.schema import DisplayImage, StudyPair
 from training.phantom.render import render
 from training.phantom.sampling import PairOptions, sample_pair
+from training.phantom.truth import truth_of_phantom
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.hannover import read_hannover
 from training.readers.mimic import dicom_path, jpg_path, read_mimic_cxr_jpg
@@ -21,7 +22,6 @@ from training.readers.nih import read_nih
 from training.readers.site import read_site
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
-from training.records.truth import truth_of_phantom
 
 HELD_OUT_SEED = 9_000_000
 """First seed of the phantom pairs that only evaluation uses; training uses seeds below it."""

@@ -19,8 +19,9 @@ from model.questions.prompts import PromptLayout, Turn
 from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
 from training.phantom.cache import Shard, read_shards
 from training.phantom.render import PHANTOM_FINDINGS, PhantomPair, changes_between
+from training.phantom.truth import truth_of_phantom
 from training.records.drops import DropReport
-from training.records.truth import PairTruth, truth_of_phantom
+from training.records.truth import PairTruth
 
 UNKNOWN = -100
 """A change that is not known; the same number that the cross-entropy leaves out."""

@@ -1,6 +1,6 @@
 """Stream D: short difference answers rewritten into one or two report-style sentences, kept only when still true.
 
-The writer is any text model (OpenAI-compatible server or local Transformers, `training.evaluation.judge`), or the
+The writer is any text model (OpenAI-compatible server or local Transformers, `model.remote.text_model`), or the
 rules below when there is none. Whatever wrote it, a sentence is kept only if the findings and changes read back
 from it equal the source's; everything else is dropped and counted. A writer is never trusted.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from model.ontology import ontology
 from model.questions.grammar import NOTHING, Event, EventKind, level_readings, parse_events
 from model.questions.vocabulary import finding_name, finding_wordings, join_words
-from training.evaluation.judge import TextModel
+from model.remote.text_model import TextModel
 from training.records.drops import DataError, DropReport
 
 MAX_TOKENS = 120

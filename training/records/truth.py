@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from model.ontology import ontology
 from model.schema import INVERSE_CHANGE, Change
-from training.phantom.scene import PHANTOM_FINDINGS, PhantomPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,31 +86,3 @@ class PairTruth:
             view=self.prior_view,
             prior_view=self.view,
         )
-
-
-def truth_of_phantom(pair: PhantomPair, pair_id: str, *, with_prior: bool = True) -> PairTruth:
-    """The exact truth of a phantom pair (of its current film alone with with_prior=False)."""
-    findings = {}
-    for key in PHANTOM_FINDINGS:
-        images = []
-        for states in (pair.current, pair.prior):
-            state = states.get(key)
-            images.append(
-                ImageTruth(present=False)
-                if state is None
-                else ImageTruth(present=True, side=state.side, grade=state.grade)
-            )
-        findings[key] = FindingTruth(
-            key=key,
-            current=images[0],
-            prior=images[1] if with_prior else None,
-            change=pair.changes.get(key) if with_prior else None,
-        )
-    return PairTruth(
-        pair_id=pair_id,
-        patient_id=f"phantom-{pair.patient.seed}",
-        findings=findings,
-        has_prior=with_prior,
-        view=pair.current_film.view,
-        prior_view=pair.prior_film.view if with_prior else None,
-    )

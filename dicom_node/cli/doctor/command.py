@@ -242,7 +242,7 @@ def _model(settings: Settings) -> Check:
 
 def web_password() -> None:
     """Ask for a password and print its hash for a web.users table."""
-    from dicom_node.web.authentication import hash_password
+    from dicom_node.admin.passwords import hash_password
 
     password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     if len(password) < 10:

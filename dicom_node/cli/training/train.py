@@ -18,8 +18,9 @@ from model.errors import ModelError
 from training.records.drops import DataError, DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
+    from model.remote.text_model import TextModel
     from training.evaluation.evaluate import Evaluation
-    from training.evaluation.judge import JudgeScores, TextModel
+    from training.evaluation.judge import JudgeScores
     from training.metrics.baselines import MajorityFindings
     from training.records.record import Split
 
@@ -260,7 +261,7 @@ def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
 def _text_model(server: str, name: str) -> TextModel | None:
     """The text model that was named: on a server, or local; None where none was."""
     from model.remote.client import ServerClient
-    from training.evaluation.judge import LocalText, ServerText
+    from model.remote.text_model import LocalText, ServerText
 
     if server and not name:
         raise UsageError("a server needs the name of one of its models as well")

@@ -8,7 +8,7 @@ from sqlalchemy import exists, func, literal, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Settings
-from dicom_node.index.tables.core import Job, JobKind, JobState, PriorSearch, Result, Study, StudyState
+from dicom_node.index.tables.core import Job, JobKind, JobState, Result, Study, StudyState
 from dicom_node.jobs import queue as jobs
 from dicom_node.studies.completion import analyse_key
 
@@ -67,16 +67,6 @@ def wait_for_priors(session: Session, study: Study, settings: Settings, *, now: 
         )
     )
     return None if outstanding is None else now + POLL
-
-
-def notes(session: Session, study: Study) -> tuple[str, ...]:
-    """What to say of the search in the report: a search that failed; one that went well needs no words."""
-    rows = session.scalars(
-        select(PriorSearch)
-        .where(PriorSearch.study_pk == study.id, PriorSearch.outcome == "failed")
-        .order_by(PriorSearch.peer)
-    )
-    return tuple(f"The search for earlier images failed: {row.detail}" for row in rows)
 
 
 def report_anew_if_late(session: Session, study: Study, settings: Settings, *, now: dt.datetime) -> bool:

@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import ExpectedRetrieval, Job, JobKind, JobSta
 from dicom_node.jobs import queue as jobs
 from dicom_node.priors.retrieval import job as fetch
 from dicom_node.priors.retrieval import prefetch
+from dicom_node.priors.search_notes import search_notes
 from dicom_node.studies import completion
 from tests.support.archives import FILMS, fetching_node, film, held, receive, searches, uid
 from tests.support.common import free_port
@@ -133,7 +134,7 @@ def test_a_failed_search_is_tried_again_then_told_and_the_analysis_goes_on(tmp_p
                 fetch.handle(job, node)
         with node.database.read() as session:
             assert prefetch.wait_for_priors(session, study, node.settings, now=study.completed_at or now) is None
-            (note,) = prefetch.notes(session, study)
+            (note,) = search_notes(session, study)
             later = session.scalars(select(Job).where(Job.kind == JobKind.FETCH, Job.state == JobState.READY)).one()
         assert note.startswith("The search for earlier images failed: The archive 'down' cannot be reached")
         assert later.key == prefetch.fetch_key(uid("current"), 2)

@@ -19,6 +19,7 @@ from dicom_node.priors import choose_prior, facts_of_rows
 from dicom_node.priors.retrieval import job as fetch
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.instance_count import CountAgreement
+from dicom_node.priors.search_notes import search_notes
 from dicom_node.studies import completion
 from tests.support.archives import (
     CURRENT_FILM,
@@ -174,7 +175,7 @@ def test_two_peers_and_the_second_has_it(archives: Archives, tmp_path: Path) -> 
         with node.database.read() as session:
             study = study_by_uid(session, uid("current"))
             assert study is not None
-            notes = prefetch.notes(session, study)
+            notes = search_notes(session, study)
         assert len(notes) == 1
         assert "The archive 'a-down' cannot be reached" in notes[0]
 

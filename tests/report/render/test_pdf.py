@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dicom_node.report import DocumentKind, ReportRequest, build_documents
+from dicom_node.report.documents import build_documents
 from dicom_node.report.patient import clean_header, name_text
 from dicom_node.report.render import fonts
 from dicom_node.report.render.pdf import pdf_bytes
+from dicom_node.report.request import DocumentKind, ReportRequest
 from tests.support import report_cases as cases
 from tests.support.common import program
 from tests.support.report_cases import CURRENT, kinds

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dicom_node.analysis.outputs import document_bytes
 from dicom_node.cli import report
-from dicom_node.report import build_documents
+from dicom_node.report.documents import build_documents
 from tests.support import report_cases as cases
 from tests.support.common import shared
 

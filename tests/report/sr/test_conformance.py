@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.report import STANDARD_KINDS, DocumentKind, build_documents
+from dicom_node.report.documents import STANDARD_KINDS, build_documents
+from dicom_node.report.request import DocumentKind
 from dicom_node.report.sr.fallback_classes import variants
 from tests.support.report_cases import kinds
 from tests.support.validators import dciodvfy_errors, dsr2html, dsrdump, pixelmed_errors, save

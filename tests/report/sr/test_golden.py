@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.report import as_text, build_documents
+from dicom_node.report.documents import build_documents
+from dicom_node.report.render.text import as_text
 from tests.support.report_cases import kinds
 from tests.support.validators import dsrdump, save
 

@@ -14,7 +14,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.report import SourceImage, build_documents
+from dicom_node.report.documents import build_documents
+from dicom_node.report.request import SourceImage
 from tests.support import report_cases as cases
 from tests.support.common import REPOSITORY, program, wait_until
 from tests.support.report_cases import kinds

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from dicom_node.report import ReportRequest, SourceImage, build_documents
+from dicom_node.report.documents import build_documents
+from dicom_node.report.request import ReportRequest, SourceImage
 from model.schema import Change
 from tests.support import report_cases as cases
 from tests.support.common import shared

@@ -10,7 +10,8 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from dicom_node.dicom.uids import is_uid
-from dicom_node.report import DocumentKind, PredecessorDocument, ReportRequest, build_documents
+from dicom_node.report.documents import build_documents
+from dicom_node.report.request import DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.report.sr.iod import content_items
 from tests.support import report_cases as cases
 from tests.support.report_cases import CURRENT, MODEL, PRIOR, kinds

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicom_node.report import as_html, as_text, build_documents, pair_picture, result_json
-from dicom_node.report.render.pair_picture import COLOURS
+from dicom_node.report.documents import build_documents
+from dicom_node.report.render.html import as_html
+from dicom_node.report.render.pair_picture import COLOURS, pair_picture
 from dicom_node.report.render.sr_tree import tree_lines
+from dicom_node.report.render.text import as_text
+from dicom_node.report.result import result_json
 from dicom_node.report.sr.fallback_classes import STEPS, variants
 from dicom_node.report.sr.iod import content_items
 from dicom_node.report.wording.catalogue import catalogue, languages

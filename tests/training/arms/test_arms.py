@@ -30,8 +30,8 @@ from training.arms.scores import arm_figures, measure_run, p_values
 from training.arms.table import BASELINE, BEGIN, END, study_rows, write_study
 from training.phantom.cache import fill
 from training.phantom.sampling import sample_pair
+from training.phantom.truth import truth_of_phantom
 from training.records.drops import DataError
-from training.records.truth import truth_of_phantom
 
 STREAMS = tuple(ArmStream)
 

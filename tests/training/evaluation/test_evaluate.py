@@ -21,6 +21,7 @@ from dicom_node.cli.training import train as cli
 from model.questions.battery import QuestionType, parse_question
 from model.questions.grammar import write_events
 from model.remote.client import ServerClient
+from model.remote.text_model import LocalText, ServerText
 from model.schema import Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
 from tests.support.oracle import IDENTITY, told, unchanged
 from tests.support.published import write_csv
@@ -29,7 +30,7 @@ from tests.support.tiny_nvila import nvila_tokenizer, save_tiny
 from tests.training.readers.test_other import NIH_HEADER, nih_row, save_image
 from training.data.datasets import load_pair, loaded, open_records, parse_spec, phantom_records
 from training.evaluation.evaluate import EvaluationOptions, evaluate
-from training.evaluation.judge import PROMPT_SHA256, JudgeItem, LocalText, ServerText, judge, parse_verdict
+from training.evaluation.judge import PROMPT_SHA256, JudgeItem, judge, parse_verdict
 from training.evaluation.report import as_html, as_json, write_report
 from training.evaluation.texts import published_asker, reference_sentence, score_published, with_lumen_questions
 from training.instructions.turns import events_of_truth

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from model.questions.grammar import NOTHING, Event, EventKind, canonical, write_events
 from model.remote.client import ServerClient
+from model.remote.text_model import ServerText
 from tests.support.published import random_events
 from tests.support.text_server import text_server
 from training.data.datasets import phantom_records
 from training.data.preview import write_preview
-from training.evaluation.judge import ServerText
 from training.instructions.rewrite import ModelWriter, RuleWriter, load_answers, read_back, rewrite, save_answers
 from training.instructions.streams import InstructionOptions, Stream
 from training.records.drops import DataError, DropReport

@@ -29,9 +29,10 @@ from training.instructions.streams import (
 from training.instructions.turns import events_of_truth
 from training.phantom.sampling import sample_pair
 from training.phantom.scene import PHANTOM_FINDINGS
+from training.phantom.truth import truth_of_phantom
 from training.records.drops import DropReport
 from training.records.record import Asked, ImageRef, Record, same_image, swapped
-from training.records.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 ALL = frozenset(Stream)
 CLOSED = {q.text: q for q in battery(PHANTOM_FINDINGS, with_prior=True, prognosis=True)}

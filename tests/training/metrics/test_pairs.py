@@ -27,7 +27,8 @@ from training.metrics.classification import (
 from training.metrics.pairs import Answered, score_pairs
 from training.metrics.significance import average_runs, clustered_bootstrap, compare
 from training.phantom.sampling import sample_pair
-from training.records.truth import FindingTruth, ImageTruth, PairTruth, truth_of_phantom
+from training.phantom.truth import truth_of_phantom
+from training.records.truth import FindingTruth, ImageTruth, PairTruth
 
 TRUTHS = [truth_of_phantom(sample_pair(seed), f"pair-{seed}") for seed in range(200)]
 

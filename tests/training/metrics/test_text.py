@@ -28,7 +28,7 @@ from training.metrics.pairs import Answered, score_pairs
 from training.metrics.summed import event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import bleu, cider, rouge_l, tokenise
 from training.phantom.sampling import sample_pair
-from training.records.truth import truth_of_phantom
+from training.phantom.truth import truth_of_phantom
 
 REFERENCE = json.loads((Path(__file__).parent / "caption_reference.json").read_text("utf-8"))
 TRUE = [item["reference"] for item in REFERENCE["tokens"]]
