@@ -514,7 +514,7 @@ class FeedbackSection(Section):
 
 
 class Hl7Section(Section):
-    """The listener for HL7 v2 ORU^R01 reports over MLLP; needs the extra `hl7`.
+    """The listener for HL7 v2 ORU^R01 reports over MLLP.
 
     addresses: who may connect; empty: any. charset: of messages that name none in MSH-18. idle_seconds: between two
     messages. message_seconds: for one message to arrive once it began.

@@ -21,6 +21,9 @@ from dicom_node.studies import received_reports as queue
 log = get_logger(__name__)
 
 START, END = b"\x0b", b"\x1c\x0d"
+END_OF_BLOCK = END[:1]
+"""A message ends here: some senders leave out the carriage return behind it, and one that comes is passed over."""
+HEAD_BYTES = 4000
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 ANSWER_SECONDS = 30.0
@@ -31,11 +34,6 @@ class Hl7Listener:
     """`start`, then `stop`. `port` is the port listened on (settings may say 0). A thread of the main process."""
 
     def __init__(self, node: NodeContext) -> None:
-        """Raises ConfigurationError where the extra `hl7` is not installed."""
-        try:
-            import hl7  # noqa: F401 - asked for now, so that a node without it does not start
-        except ImportError as error:
-            raise ConfigurationError('hl7.enabled: needs the extra "hl7": pip install "dicom-node[hl7]"') from error
         self._node = node
         self._settings = node.settings.hl7
         self._loop = asyncio.new_event_loop()
@@ -130,13 +128,13 @@ class Hl7Listener:
                 return
             try:
                 async with asyncio.timeout(self._settings.message_seconds):
-                    frame = await reader.readuntil(END)
+                    frame = await reader.readuntil(END_OF_BLOCK)
             except asyncio.LimitOverrunError:
                 text = f"a message has at most {self._settings.max_message_kib} KiB"
-                await self._answer(writer, self._refusal(b"", text, "AR"))
+                await self._answer(writer, self._refusal(await reader.read(HEAD_BYTES), text, "AR"))
                 log.warning("HL7 connection ended: message too long", address=address)
                 return
-            answer = await self._loop.run_in_executor(None, self._take, frame[: -len(END)], address)
+            answer = await self._loop.run_in_executor(None, self._take, frame[:-1], address)
             await self._answer(writer, answer)
 
     async def _answer(self, writer: asyncio.StreamWriter, message: bytes) -> None:
@@ -161,6 +159,9 @@ class Hl7Listener:
         except IndexUnavailableError:
             log.error("HL7 message not taken: the index does not answer", address=address)
             return self._refusal(data, "the index does not answer just now; send it again", "AE")
+        except Exception as error:  # noqa: BLE001 (foreign bytes: without an answer the sender's queue stands still)
+            log.error("HL7 message not taken: a fault of this node", address=address, why=type(error).__name__)
+            return self._refusal(data, f"this node failed on the message: {type(error).__name__}", "AR")
         log.info("HL7 message taken", address=address, reports=len(found), new=new)
         return acknowledgement(envelope(data), "AA", "", now=now)
 

@@ -5,45 +5,30 @@ Segments as in HL7 v2.5.1 chapter 7; where the study UID stands: IHE RAD-28 (OBX
 
 from __future__ import annotations
 
+import base64
+import binascii
 import datetime as dt
 import hashlib
-import logging
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import NodeError
 from dicom_node.feedback.reports.corrections import CANCELLED
+from dicom_node.feedback.reports.hl7_syntax import Hl7Error, Segment, header_fields, segments
+from model.labeller.plain_text import plain_text
 from model.labeller.word_list import word_list
 
-# The library logs field values that it cannot unescape: patients' texts have no place in a log.
-logging.getLogger("hl7").setLevel(logging.CRITICAL)
+__all__ = ["Envelope", "Hl7Error", "acknowledgement", "envelope", "reports_of"]
 
-CHARSETS = {
-    "ASCII": "ascii",
-    "8859/1": "iso-8859-1",
-    "8859/15": "iso-8859-15",
-    "UTF-8": "utf-8",
-    "UNICODE UTF-8": "utf-8",
-    "UNICODE": "utf-8",
-}
-"""MSH-18 (HL7 table 0211) → Python's name."""
-MAX_FIELDS = 50_000
-"""The parser makes an object of each; a report has some hundred."""
-FINAL, CANCELS = ("F", "C"), ("X", "D", "W")
-"""HL7 tables 0123 and 0085: final and corrected; cancelled, deleted, wrong."""
+FINAL, CANCELS = ("F", "C", "U"), ("X", "D", "W")
+"""HL7 tables 0123 and 0085: final, corrected, changed to final; cancelled, deleted, wrong."""
+_NO_RESULT = ("O", "N")
+"""Table 0085: only describes the order; not asked for."""
 _TEXTS = ("TX", "FT", "ST")
 _SUFFIXES = {"IMP": "impression", "GDT": "findings", "REC": "recommendation", "ADT": "addendum"}
 """OBX-3 suffixes of HL7 v2 section 7.2.3 for parts of a narrative report."""
-
-
-class Hl7Error(NodeError):
-    """A message is not taken. code: "AE" (mend it, or send it again) or "AR" (never)."""
-
-    def __init__(self, message: str, *, code: str = "AE") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +44,16 @@ class Envelope:
 
 def envelope(data: bytes) -> Envelope:
     """The header of any message, as far as it can be read."""
-    fields = data[:4000].split(b"\r", 1)[0].decode("ascii", "replace").split("|")
-    if len(fields) < 3 or fields[0] != "MSH":
+    fields = header_fields(data)
+    if not fields:
         return Envelope()
     fields += [""] * 20
     return Envelope(
-        sending=(_flat(fields[2]), _flat(fields[3])),
-        receiving=(_flat(fields[4]), _flat(fields[5])),
-        control_id=_flat(fields[9]),
-        processing_id=_flat(fields[10])[:1] or "P",
-        version=_flat(fields[11])[:8] or "2.5.1",
+        sending=(_flat(fields[3]), _flat(fields[4])),
+        receiving=(_flat(fields[5]), _flat(fields[6])),
+        control_id=_flat(fields[10]),
+        processing_id=_flat(fields[11])[:1] or "P",
+        version=_flat(fields[12])[:8] or "2.5.1",
     )
 
 
@@ -90,170 +75,191 @@ def _flat(text: str) -> str:
 
 
 def reports_of(data: bytes, *, charset: str) -> list[dict[str, Any]]:
-    """The column values of each report in a message (one for each OBR). Raises Hl7Error naming what is wrong."""
-    import hl7
+    """Return the column values of each report in a message (one for each OBR). Raises Hl7Error naming what is wrong.
 
-    text = _decoded(data, charset)
-    try:
-        message = hl7.parse(text)
-        kind = [str(part) for part in message.segment("MSH")[9][0]]
-        if kind[0][0:3] != "ORU" and "ORU" not in kind[0]:
-            raise Hl7Error(
-                f"message type {_flat(str(message.segment('MSH')[9]))} is not taken, only ORU^R01", code="AR"
-            )
-        return list(_reports(message, data))
-    except Hl7Error:
-        raise
-    except (hl7.HL7Exception, LookupError, ValueError, AttributeError, TypeError) as error:
-        raise Hl7Error(f"the message cannot be read: {type(error).__name__}") from error
-
-
-def _decoded(data: bytes, charset: str) -> str:
-    fields = data.split(b"\r", 1)[0].split(b"|")
-    if len(fields) < 12 or fields[0] != b"MSH" or fields[1][:1] != b"^":
-        raise Hl7Error("the message does not begin with an MSH segment of the usual delimiters |^~\\&", code="AR")
-    named = fields[17].decode("ascii", "replace").split("~")[0].strip().upper() if len(fields) > 17 else ""
-    if named and named not in CHARSETS:
-        raise Hl7Error(f"character set {_flat(named)} is not known; known: {', '.join(CHARSETS)}")
-    encoding = CHARSETS[named] if named else charset
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise Hl7Error(f"byte {error.start} is not {encoding}; name the character set in MSH-18") from error
-    if sum(map(text.count, "|^~&")) > MAX_FIELDS:
-        raise Hl7Error(f"the message has more than {MAX_FIELDS} fields", code="AR")
-    if "\x00" in text:
-        raise Hl7Error("the message holds NUL characters", code="AR")
-    return text.replace("\r\n", "\r").replace("\n", "\r")
-
-
-def _reports(message: Any, data: bytes) -> Iterator[dict[str, Any]]:
-    msh = message.segment("MSH")
-    if _field(msh, 11)[:1] not in ("", "P"):
-        raise Hl7Error(f"processing id {_field(msh, 11)[:1]} is for trials; P is taken", code="AR")
-    pid = _first(message, "PID")
-    groups = list(_groups(message))
-    if pid is None or not groups:
-        raise Hl7Error("a PID and an OBR segment are needed")
+    charset: how a message is written whose MSH-18 is empty.
+    """
+    found = segments(data, charset=charset)
+    msh = found[0]
+    kind = msh.raw(9)
+    if not re.match(r"ORU\b", kind):
+        shown = f" {kind}" if re.fullmatch(r"[A-Z]{3}(\W[A-Z0-9]{3}){0,1}(\W[A-Z0-9_]{3,7})?", kind) else ""
+        raise Hl7Error(f"message type{shown} of MSH-9 is not taken, only ORU^R01", code="AR")
+    if msh.raw(11)[:1] not in ("", "P"):
+        raise Hl7Error(f"processing id {msh.raw(11)[:1]} is for trials; P is taken", code="AR")
+    if sum(segment.name == "MSH" for segment in found) > 1:
+        raise Hl7Error("two messages stand in one frame; send each in a frame of its own")
+    groups = list(_groups(found))
+    if not groups:
+        raise Hl7Error("a PID and an OBR segment are needed; segments end by CR")
     digest = hashlib.sha256(data).hexdigest()
-    for number, (obr, observations) in enumerate(groups):
-        words = _text(message, observations)
-        status = _status(obr, observations)
-        reason = "" if status in FINAL else f"result status {status} is not final"
-        if status in CANCELS:
-            reason = f"{CANCELLED} by its sender (status {status})"
-        if not words.strip() and status not in CANCELS:
-            raise Hl7Error("there is no text in an OBX segment of type TX, FT or ST")
-        accessions = _accessions(message, obr)
-        filler = _component(obr, 3, 0) or (accessions[0] if accessions else "")
-        yield {
-            "source_key": f"hl7:{digest}:{number}",
-            "reason": reason,
-            "study_instance_uid": _study_uid(message, observations),
-            "accession_numbers": accessions,
-            "patient_ids": _patient_ids(pid),
-            "order_key": f"{_field(msh, 4)}|{filler}"[:255] if filler else "",
-            "text": words,
-            "author": _author(message, obr, observations)[:255],
-            "is_verified": status in FINAL,
-            "written": "".join(c for c in (_field(obr, 22) or _field(msh, 7)) if c.isdigit())[:14],
-            "sender": f"{_field(msh, 3)}^{_field(msh, 4)}"[:255],
-        }
+    reports = [_report(msh, group, f"hl7:{digest}:{number}") for number, group in enumerate(groups)]
+    with_words = [one for one in reports if one["text"].strip() or one["reason"].startswith(CANCELLED)]
+    if not with_words:
+        raise Hl7Error("there is no text in an OBX segment of type TX, FT, ST or ED")
+    return with_words  # of several orders that share one report, the one that holds it
 
 
-def _groups(message: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Each OBR with the OBX segments up to the next one."""
-    current: tuple[Any, list[Any]] | None = None
-    for segment in message:
-        name = str(segment[0])
-        if name == "OBR":
-            if current is not None:
-                yield current
-            current = (segment, [])
-        elif name == "OBX" and current is not None:
-            current[1].append(segment)
-    if current is not None:
-        yield current
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """An OBR with the OBX segments up to the next one, its patient, and where a study may be named."""
+
+    pid: Segment
+    obr: Segment
+    observations: list[Segment] = field(default_factory=list)
+    studies: list[Segment] = field(default_factory=list)
 
 
-def _text(message: Any, observations: Sequence[Any]) -> str:
-    """The text of the OBX segments, with a heading line where OBX-3 names another part of the report."""
+def _groups(found: Sequence[Segment]) -> Iterator[_Group]:
+    """Yield each OBR of a patient; a message may tell of several patients (PATIENT_RESULT repeats)."""
+    pid: Segment | None = None
+    groups: list[_Group] = []
+    of_patient: list[Segment] = []
+    for segment in (*found, None):
+        if segment is None or segment.name == "PID":
+            for group in groups:
+                group.studies += of_patient
+                yield group
+            pid, groups, of_patient = segment, [], []
+        elif segment.name == "OBR" and pid is not None:
+            groups.append(_Group(pid=pid, obr=segment))
+        elif segment.name == "OBX" and groups:
+            groups[-1].observations.append(segment)
+        elif segment.name in ("ZDS", "IPC"):
+            of_patient.append(segment)
+            if groups:
+                groups[-1].studies.append(segment)
+
+
+def _report(msh: Segment, group: _Group, source_key: str) -> dict[str, Any]:
+    texts = [one for one in group.observations if _holds_text(one) and not _names_study(one)]
+    obr, status = group.obr, _status(group.obr, texts)
+    reason = "" if status in FINAL else f"result status {status} is not final"
+    if status in CANCELS:
+        reason = f"{CANCELLED} by its sender (status {status})"
+    else:
+        texts = [one for one in texts if _observed(one) not in (*CANCELS, *_NO_RESULT)]
+    accessions = _accessions(group)
+    filler = obr.component(3, 0) or (accessions[0] if accessions else "")
+    return {
+        "source_key": source_key,
+        "reason": reason,
+        "study_instance_uid": _study_uid(group),
+        "accession_numbers": accessions,
+        "patient_ids": _patient_ids(group.pid),
+        "order_key": f"{msh.raw(4)}|{filler}"[:255] if filler else "",
+        "text": _text(texts),
+        "author": _author(group)[:255],
+        "is_verified": status in FINAL,
+        "written": "".join(c for c in (obr.raw(22) or msh.raw(7)) if c in "0123456789")[:14],
+        "sender": f"{msh.raw(3)}^{msh.raw(4)}"[:255],
+    }
+
+
+def _text(texts: Sequence[Segment]) -> str:
+    """Return the text of the OBX segments, with a heading line where OBX-3 names another part of the report."""
     known = word_list().skipped | word_list().deciding | {"findings", "addendum"}
     lines: list[str] = []
     last = ""
-    for segment in observations:
-        if _field(segment, 2) not in _TEXTS or _names_study(segment):
-            continue
-        name = _component(segment, 3, 1).strip().lower()
-        suffix = _component(segment, 3, 0).rpartition("&")[2].upper()
+    for segment in texts:
+        name = segment.component(3, 1).lower()
+        suffix = segment.raw(3).split(segment.delimiters.component)[0].rpartition("&")[2].upper()
         heading = name if name in known else _SUFFIXES.get(suffix, "")
         if heading and heading != last:
             lines.append(f"{heading.upper()}:")
             last = heading
-        raw = _field(segment, 5).replace("~", "\r")
-        lines.append(str(message.unescape(raw)).replace("\r", "\n"))
+        lines.append(_value(segment))
     return "\n".join(lines)
 
 
-def _status(obr: Any, observations: Sequence[Any]) -> str:
-    """OBR-25, else the least final OBX-11; "F" where neither is sent."""
-    given = _field(obr, 25)[:1].upper()
-    if given:
+def _value(segment: Segment) -> str:
+    """Return OBX-5 as plain lines. RTF that was not escaped holds backslashes and braces that are no delimiters."""
+    raw = segment.raw(5)
+    if segment.raw(2) == "ED":
+        return plain_text(_encapsulated(segment))
+    if "{\\rtf" not in raw:
+        raw = segment.decoded(raw.replace(segment.delimiters.repetition, "\n"))
+    return plain_text(raw)
+
+
+def _encapsulated(segment: Segment) -> str:
+    """Return the text of an ED value (v2.5.1 section 2.A.24): source, type, subtype, encoding, data."""
+    parts = [*segment.raw(5).split(segment.delimiters.component, 4), "", "", "", ""]
+    kind, how, data = f"{parts[1]} {parts[2]}".upper(), parts[3].upper(), parts[4]
+    if not any(word in kind for word in ("TEXT", "RTF", "HTML", "PLAIN")) or "PDF" in kind:
+        return ""
+    try:
+        if how == "BASE64":
+            return base64.b64decode("".join(data.split())).decode(segment.encoding, "replace")
+        if how == "HEX":
+            return bytes.fromhex(data).decode(segment.encoding, "replace")
+    except (binascii.Error, ValueError):
+        return ""
+    return segment.decoded(data)
+
+
+def _holds_text(segment: Segment) -> bool:
+    return segment.raw(2) in _TEXTS or (segment.raw(2) == "ED" and bool(_encapsulated(segment).strip()))
+
+
+def _observed(segment: Segment) -> str:
+    """OBX-11."""
+    return segment.raw(11)[:1].upper()
+
+
+def _status(obr: Segment, texts: Sequence[Segment]) -> str:
+    """Return OBR-25, but where it says final and an OBX-11 does not, that OBX-11; "F" where neither is sent.
+
+    Parts that were deleted or are no results leave the rest as it is; where all were, the report is cancelled.
+    """
+    given = obr.raw(25)[:1].upper()
+    if given and given not in FINAL:
         return given
-    each = {_field(segment, 11)[:1].upper() for segment in observations} - {"", "F", "C"}
-    return min(each) if each else "F"
+    each = [_observed(segment) for segment in texts]
+    if each and all(status in CANCELS for status in each):
+        return each[0]
+    open_ones = sorted({status for status in each if status not in ("", *FINAL, *CANCELS, *_NO_RESULT)})
+    return open_ones[0] if open_ones else given or "F"
 
 
-def _study_uid(message: Any, observations: Sequence[Any]) -> str:
-    zds, ipc = _first(message, "ZDS"), _first(message, "IPC")
-    candidates = [_component(zds, 1, 0) if zds is not None else "", _component(ipc, 3, 0) if ipc is not None else ""]
-    candidates += [_component(segment, 5, 0) for segment in observations if _names_study(segment)]
+def _study_uid(group: _Group) -> str:
+    candidates = [one.component(1, 0) for one in group.studies if one.name == "ZDS"]
+    candidates += [one.component(3, 0) for one in group.studies if one.name == "IPC"]
+    candidates += [one.component(5, 0) for one in group.observations if _names_study(one)]
     return next((uid for uid in candidates if is_uid(uid)), "")
 
 
-def _names_study(segment: Any) -> bool:
-    """Whether an OBX carries the study UID (IHE RAD-28: DCM 113014, or LOINC 110180)."""
-    code, name = _component(segment, 3, 0).upper(), _component(segment, 3, 1).upper()
+def _names_study(segment: Segment) -> bool:
+    """Return whether an OBX carries the study UID (IHE RAD-28: DCM 113014, or LOINC 110180)."""
+    code, name = segment.component(3, 0).upper(), segment.component(3, 1).upper()
     return code in ("113014", "110180") or "STUDY INSTANCE UID" in (code, name)
 
 
-def _accessions(message: Any, obr: Any) -> list[str]:
-    ipc = _first(message, "IPC")
-    found = [_component(ipc, 1, 0) if ipc is not None else ""]
-    found += [_component(obr, number, 0) for number in (18, 3, 2)]
+def _accessions(group: _Group) -> list[str]:
+    found = [one.component(1, 0) for one in group.studies if one.name == "IPC"][:1]
+    found += [group.obr.component(number, 0) for number in (18, 3, 2)]
     return list(dict.fromkeys(value[:64] for value in found if value))
 
 
-def _patient_ids(pid: Any) -> list[list[str]]:
-    """[[ID, issuer's namespace], …] of PID-3, else of PID-2."""
+def _patient_ids(pid: Segment) -> list[list[str]]:
+    """Return [[ID, issuer's namespace], …] of PID-3, else of PID-2."""
     found = []
-    for repetition in _field(pid, 3).split("~") if _field(pid, 3) else [_field(pid, 2)]:
-        parts = [*repetition.split("^"), "", "", "", ""]
+    for components in pid.repetitions(3) if pid.raw(3) else pid.repetitions(2)[:1]:
+        parts = [*components, "", "", "", ""]
         if parts[0]:
-            found.append([parts[0][:64], parts[3].split("&")[0][:64]])
+            found.append([parts[0][:64], parts[3].split(pid.delimiters.subcomponent)[0][:64]])
     return found
 
 
-def _author(message: Any, obr: Any, observations: Sequence[Any]) -> str:
-    """The principal result interpreter (OBR-32), else the responsible observer (OBX-16), as "Family^Given"."""
-    interpreter = _field(obr, 32).split("~")[0].split("^")[0].split("&")
-    if len(interpreter) > 1 and any(interpreter[1:3]):
-        return str(message.unescape("^".join(part for part in interpreter[1:3] if part)))
-    for segment in observations:
-        parts = _field(segment, 16).split("~")[0].split("^")
-        if len(parts) > 1 and any(parts[1:3]):
-            return str(message.unescape("^".join(part for part in parts[1:3] if part)))
+def _author(group: _Group) -> str:
+    """Return the principal result interpreter (OBR-32), else the responsible observer (OBX-16), as "Family^Given"."""
+    obr = group.obr
+    person = obr.raw(32).split(obr.delimiters.repetition)[0].split(obr.delimiters.component)[0]
+    interpreter = [obr.decoded(part).strip() for part in person.split(obr.delimiters.subcomponent)]
+    if any(interpreter[1:3]):
+        return "^".join(part for part in interpreter[1:3] if part)
+    for segment in group.observations:
+        parts = segment.repetitions(16)[0]
+        if any(parts[1:3]):
+            return "^".join(part for part in parts[1:3] if part)
     return interpreter[0]
-
-
-def _first(message: Any, name: str) -> Any | None:
-    return next((segment for segment in message if str(segment[0]) == name), None)
-
-
-def _field(segment: Any, number: int) -> str:
-    return str(segment[number]) if len(segment) > number else ""
-
-
-def _component(segment: Any, number: int, place: int) -> str:
-    parts = _field(segment, number).split("~")[0].split("^")
-    return parts[place].strip() if len(parts) > place else ""
