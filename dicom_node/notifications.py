@@ -12,7 +12,6 @@ from email.message import EmailMessage
 
 import httpx
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.config import NotifySection
@@ -20,6 +19,7 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
 from dicom_node.index.tables.core import Job, JobState, Notice, Quarantine, Result
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
+from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
@@ -38,15 +38,8 @@ class NotifyError(NodeError):
 
 def raise_notice(session: Session, *, key: str, kind: str, text: str, now: dt.datetime) -> bool:
     """Add a notice in the caller's transaction; the same key twice makes one. Returns whether it is new."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {"key": key[:255], "kind": kind, "text": text, "created_at": now, "next_attempt_at": now}
-    made = session.execute(
-        insert(Notice)
-        .values(**values, attempts=0, last_error="")
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(Notice.id)
-    )
-    new = made.scalar_one_or_none() is not None
+    new = insert_if_absent(session, Notice, {**values, "attempts": 0, "last_error": ""}, unique=["key"]) is not None
     if new:
         log.warning("notice", kind=kind, text=text)
     return new

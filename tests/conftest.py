@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.databases import database, postgres_template, sqlite_template  # noqa: F401 - fixtures
 from tests.support.log_watch import LogWatch, leaks
+from tests.support.postgres import postgres_server  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.index.tables.core import Tally
+from dicom_node.index.upsert import insert_or_update
 
 
 def add(session: Session, name: str, label: str = "", by: int = 1) -> None:
@@ -13,8 +13,5 @@ def add(session: Session, name: str, label: str = "", by: int = 1) -> None:
 
     A label must never be a peer's free text: each one is a row and a time series for ever.
     """
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = insert(Tally).values(name=name, label=label, value=by)
-    session.execute(
-        made.on_conflict_do_update(index_elements=["name", "label"], set_={"value": Tally.value + made.excluded.value})
-    )
+    values = {"name": name, "label": label, "value": by}
+    insert_or_update(session, Tally, values, unique=["name", "label"], update={"value": Tally.value + by})

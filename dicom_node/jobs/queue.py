@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.index.upsert import insert_if_absent
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
@@ -81,11 +81,7 @@ def enqueue(
         "lease_owner": "",
         "last_error": "",
     }
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = session.execute(
-        insert(Job).values(**values).on_conflict_do_nothing(index_elements=["key"]).returning(Job.id)
-    )
-    return made.scalar_one_or_none() is not None
+    return insert_if_absent(session, Job, values, unique=["key"]) is not None
 
 
 def claim(

@@ -1,12 +1,10 @@
 """Group commit: registrations of several associations share one transaction, and so one fsync of the index.
 
-There is no writer thread. Whoever comes while nobody writes becomes the leader and writes what has gathered; whoever
-comes meanwhile waits, and one of those leads next. A single sender so pays nothing for it.
+There is no writer thread: `dicom_node.system.leader_batch` lets one of the waiting associations write for all.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
@@ -16,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import IndexConflictError, IndexUnavailableError, NodeError
 from dicom_node.index.database import Database
+from dicom_node.system.leader_batch import LeaderBatch
 
 MAX_BATCH: Final = 64
 CONFLICT_TRIES: Final = 4
@@ -28,9 +27,6 @@ class _Item:
     """One piece of work and what became of it."""
 
     work: Callable[[Session], Any]
-    turn: threading.Event = field(default_factory=threading.Event)
-    """Set when the result is there, or when it is this item's thread's turn to lead."""
-    is_done: bool = False
     result: Any = None
     succeeded: bool = False
     error: Exception = field(default_factory=lambda: IndexUnavailableError("the shared transaction ended in a defect"))
@@ -41,9 +37,7 @@ class IndexWriter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._guard = threading.Lock()
-        self._waiting: list[_Item] = []
-        self._has_leader = False
+        self._batches: LeaderBatch[_Item] = LeaderBatch(self._write, max_items=MAX_BATCH)
 
     def run(self, work: Callable[[Session], _T]) -> _T:
         """The result of `work(session)`, once it is committed. Raises what it raised, or IndexUnavailableError.
@@ -51,33 +45,10 @@ class IndexWriter:
         `work` may be called twice, each time in a new transaction, and must then do the same again.
         """
         item = _Item(work)
-        with self._guard:
-            self._waiting.append(item)
-            leads = not self._has_leader
-            self._has_leader = True
-        if not leads:
-            item.turn.wait()
-        if not item.is_done:
-            self._lead()
+        self._batches.submit(item)
         if not item.succeeded:
             raise item.error
         return cast(_T, item.result)
-
-    def _lead(self) -> None:
-        """Write one batch, which holds the leader's own item, and hand the lead on."""
-        with self._guard:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        try:
-            self._write(batch)
-        finally:
-            for item in batch:
-                item.is_done = True
-                item.turn.set()
-            with self._guard:
-                if self._waiting:
-                    self._waiting[0].turn.set()
-                else:
-                    self._has_leader = False
 
     def _write(self, batch: list[_Item], *, tries: int = CONFLICT_TRIES) -> None:
         """Write a batch; on failure its items hold the error. What is a defect of ours goes through."""

@@ -4,7 +4,6 @@ without a file. A kill at any instant leaves only these."""
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from dicom_node.index.tables.core import Instance
 from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile, hashed
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
+from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
 
@@ -43,11 +43,10 @@ class Recovered:
 def recover(database: Database, store: InstanceStore, *, clock: Callable[[], dt.datetime]) -> Recovered:
     """Bring store and index together. Safe beside running receivers; of several that start at once one does it."""
     store.root.mkdir(parents=True, exist_ok=True)
-    with (store.root / "recovery.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Recovered()
+    lock = FileLock.try_acquire(store.root / "recovery.lock")
+    if lock is None:
+        return Recovered()
+    with lock:
         return _recover(database, store, clock)
 
 

@@ -9,7 +9,6 @@ from typing import Final
 
 from pydicom import Dataset
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver.commitment import read_report, record_commitment_report
@@ -17,6 +16,7 @@ from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError, StorageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import CommitmentRequest, CommitmentState, Instance
+from dicom_node.index.upsert import insert_or_update
 from dicom_node.logs import get_logger
 from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
 from dicom_node.receive.upper_layer import statuses
@@ -205,7 +205,6 @@ def _asked(information: Dataset) -> tuple[str, list[list[str]]]:
 
 def _note(session: Session, transaction_uid: str, calling: str, references: list[list[str]], now: dt.datetime) -> int:
     """Keep the request until it is reported; the same transaction asked again is answered again."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     fresh: Mapping[str, object] = {
         "referenced_sops": references,
         "state": CommitmentState.PENDING,
@@ -214,13 +213,9 @@ def _note(session: Session, transaction_uid: str, calling: str, references: list
         "created_at": now,
         "last_error": "",
     }
-    row = session.execute(
-        insert(CommitmentRequest)
-        .values(transaction_uid=transaction_uid, calling_ae_title=calling, **fresh)
-        .on_conflict_do_update(index_elements=["calling_ae_title", "transaction_uid"], set_=dict(fresh))
-        .returning(CommitmentRequest.id)
-    )
-    return int(row.scalar_one())
+    values = {"transaction_uid": transaction_uid, "calling_ae_title": calling, **fresh}
+    unique = ["calling_ae_title", "transaction_uid"]
+    return int(insert_or_update(session, CommitmentRequest, values, unique=unique, update=fresh))
 
 
 def _report_here(service: CommitmentService, request: Request, row_id: int) -> Message | None:

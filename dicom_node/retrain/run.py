@@ -5,7 +5,6 @@ The story of a run is `_go_on`; each of its states is a row (`RunState`), and ea
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from dicom_node.retrain.stages import Stage
 from dicom_node.retrain.subprocess import run_stage
 from dicom_node.retrain.types import Contents, Folders, RetrainError, RetrainStopped, folders_of
 from dicom_node.serving import promotion as models
+from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
 
@@ -286,9 +286,8 @@ def _run(node: NodeContext, run_pk: int) -> RetrainRun:
 def _sole(folders: Folders) -> Iterator[None]:
     """One retraining at a time; the lock is the kernel's and ends with the process. Raises RetrainError."""
     folders.root.mkdir(parents=True, exist_ok=True)
-    with folders.lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RetrainError("another retraining runs on this folder") from error
+    lock = FileLock.try_acquire(folders.lock)
+    if lock is None:
+        raise RetrainError("another retraining runs on this folder")
+    with lock:
         yield

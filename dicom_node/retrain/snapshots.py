@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
@@ -22,6 +21,7 @@ from dicom_node.dicom.part10 import read_meta
 from dicom_node.errors import StorageError
 from dicom_node.index.tables.core import Hold
 from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSnapshot, RetrainSplit
+from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
 from dicom_node.retrain.site_export import FORMAT, VERSION
 from dicom_node.retrain.types import MANIFEST_FILE, SPLIT_FILES, Contents, Film, Item, RetrainError, folders_of
@@ -154,13 +154,9 @@ def _hold(session: Session, name: str, items: Iterable[Item], node: NodeContext,
     """Hold every study of the items; `renew` first lets go of what was left out since."""
     if renew:
         session.execute(delete(Hold).where(Hold.holder == holder_of(name)))
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     for study in sorted({film.study_instance_uid for item in items for film in films_of(item)}):
-        session.execute(
-            insert(Hold)
-            .values(study_instance_uid=study, holder=holder_of(name), created_at=node.clock())
-            .on_conflict_do_nothing(index_elements=["study_instance_uid", "holder"])
-        )
+        values = {"study_instance_uid": study, "holder": holder_of(name), "created_at": node.clock()}
+        insert_if_absent(session, Hold, values, unique=["study_instance_uid", "holder"])
 
 
 def _release_orphans(session: Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import threading
@@ -25,6 +24,7 @@ from dicom_node.logs import configure, get_logger
 from dicom_node.serving.promotion import candidates
 from dicom_node.storage.instance_store import InstanceStore
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
+from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
 
@@ -79,13 +79,13 @@ def prepare(settings: Settings) -> None:
 @contextmanager
 def sole_owner(settings: Settings) -> Iterator[None]:
     """Hold the data folder of a node on SQLite: two nodes on one would both sweep and recover. Raises NodeError."""
-    lock_path = settings.node.data_dir / "node.lock"
-    with lock_path.open("a") as lock:
-        if settings.database.url.startswith("sqlite"):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise NodeError(f"another node is running on {settings.node.data_dir}") from error
+    if not settings.database.url.startswith("sqlite"):
+        yield
+        return
+    lock = FileLock.try_acquire(settings.node.data_dir / "node.lock")
+    if lock is None:
+        raise NodeError(f"another node is running on {settings.node.data_dir}")
+    with lock:
         yield
 
 

@@ -1,45 +1,39 @@
-"""Pairs of different studies that wait while the model answers are asked in its next batch.
+"""Batched inference: study pairs that wait while the model answers are asked together in its next batch.
 
-Nobody waits for company: a pair that comes while the model is idle is asked at once, and what comes meanwhile goes
-together. So a batch grows with the load, and a quiet night costs no second.
+A pair that comes while the model is idle is asked at once (`dicom_node.system.leader_batch`).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dicom_node.errors import NodeError
 from dicom_node.serving.model_process import InferenceProcess, ask_together
+from dicom_node.system.leader_batch import LeaderBatch
 from model.errors import InferenceError, ModelError
 from model.schema import ModelIdentity, Prediction, StudyPair
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
-    """One caller's pairs. turn: set when there is something for it: answers, an error, the lead of the next batch."""
+    """One caller's pairs and what became of them."""
 
     pairs: Sequence[StudyPair]
     answers: list[Prediction | InferenceError] = field(default_factory=list)
-    error: NodeError | ModelError | None = None
-    leads: bool = False
-    turn: threading.Event = field(default_factory=threading.Event)
+    error: NodeError | ModelError | None = field(default_factory=lambda: InferenceError("the asking thread failed"))
 
 
-class Together:
-    """A predictor for several threads over one model process; `most` studies at once."""
+class BatchedPredictor:
+    """A predictor for several threads over one model process, which asks at most `max_studies` studies at once."""
 
-    def __init__(self, model: InferenceProcess, *, most: int) -> None:
+    def __init__(self, model: InferenceProcess, *, max_studies: int) -> None:
         self._model = model
-        self._most = most
-        self._queue: list[_Waiting] = []
-        self._busy = False
-        self._lock = threading.Lock()  # of the two above; never held while the model answers
+        self._batches: LeaderBatch[_Waiting] = LeaderBatch(self._ask, max_items=max_studies)
 
     @property
     def identity(self) -> ModelIdentity:
-        """Who answers; does not wait for a batch that is being answered."""
+        """The identity of the model that answers; does not wait for a batch that is being answered."""
         return self._model.loaded or self._model.identity
 
     def predict(self, pair: StudyPair) -> Prediction:
@@ -47,44 +41,28 @@ class Together:
         return self.predict_many([pair])[0]
 
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
-        """Ask about the pairs of one study, with those of others that wait. Raises InferenceError where one of these
-        pairs has no answer (others' failures are theirs), AnalysisError where there is no model."""
-        mine = _Waiting(pairs=pairs)
-        with self._lock:
-            self._queue.append(mine)
-            mine.leads, self._busy = not self._busy, True
-        if not mine.leads:
-            mine.turn.wait()
-        if mine.leads:
-            self._ask()
-        if mine.error is not None:
-            raise mine.error
-        found = [answer for answer in mine.answers if not isinstance(answer, InferenceError)]
-        if len(found) < len(pairs):
-            raise next(answer for answer in mine.answers if isinstance(answer, InferenceError))
-        return found
+        """Ask about the pairs of one study, together with those of other studies that wait.
 
-    def _ask(self) -> None:
-        """Ask for everybody who waits, the asker first among them, and hand the lead to the next one."""
-        with self._lock:
-            batch, self._queue = self._queue[: self._most], self._queue[self._most :]
-        error: NodeError | ModelError = InferenceError("the asking thread failed")
+        Raises InferenceError where one of these pairs has no answer (a failure of another study's pair does not
+        count), AnalysisError where there is no model.
+        """
+        request = _Waiting(pairs=pairs)
+        self._batches.submit(request)
+        if request.error is not None:
+            raise request.error
+        predictions = [answer for answer in request.answers if not isinstance(answer, InferenceError)]
+        if len(predictions) < len(pairs):
+            raise next(answer for answer in request.answers if isinstance(answer, InferenceError))
+        return predictions
+
+    def _ask(self, batch: list[_Waiting]) -> None:
+        """Ask about all pairs of a batch and deal the answers out."""
         try:
-            answers = iter(ask_together(self._model, [pair for one in batch for pair in one.pairs]))
-            for one in batch:
-                one.answers = [next(answers) for _ in one.pairs]
-        except (NodeError, ModelError) as why:
-            error = why
-        finally:  # whatever happened, nobody may be left waiting
-            for one in batch:
-                one.error = error if len(one.answers) < len(one.pairs) else None
-                one.turn.set()
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        with self._lock:
-            after = self._queue[0] if self._queue else None
-            self._busy = after is not None
-        if after is not None:
-            after.leads = True
-            after.turn.set()
+            answers = iter(ask_together(self._model, [pair for request in batch for pair in request.pairs]))
+        except (NodeError, ModelError) as error:
+            for request in batch:
+                request.error = error
+            return
+        for request in batch:
+            request.answers = [next(answers) for _ in request.pairs]
+            request.error = None

@@ -24,7 +24,7 @@ from dicom_node.errors import AnalysisError, NodeError
 from dicom_node.index.tables.models import ModelServing
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
-from dicom_node.serving.batching import Together
+from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess, PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
 from dicom_node.system.child_process import is_running
@@ -72,7 +72,7 @@ class ServingModels:
         self._loading = threading.Lock()  # one checkpoint at a time; held for as long as that takes
         self._state = threading.Lock()  # of the dictionaries and of `_leases`; held for moments
         self._leases = 0
-        self._together: dict[InferenceProcess, Together] = {}
+        self._together: dict[InferenceProcess, BatchedPredictor] = {}
         self._said: _Said | None = None
         self._since = node.clock()
         self._said_at = 0.0
@@ -106,7 +106,7 @@ class ServingModels:
         if most == 1:
             return process
         with self._state:
-            return self._together.setdefault(process, Together(process, most=most))
+            return self._together.setdefault(process, BatchedPredictor(process, max_studies=most))
 
     def close(self) -> None:
         """End all model processes; whoever waits for an answer gets an InferenceError."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
@@ -19,6 +18,7 @@ from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
+from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from model.checkpoints import registry
@@ -133,24 +133,18 @@ def note(session: Session, node: NodeContext, kind: ModelEventKind, entry: Promo
     """Journal, audit (PS3.15 A.5.3.11 with type Software Configuration) and notice of one change, once; is it new?"""
     change = Change(kind=kind, promotion=entry)
     manifest = _manifest(node.models_dir / entry.folder) if entry.folder else None
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = session.execute(
-        insert(ModelEvent)
-        .values(
-            key=change.key[:255],
-            kind=kind,
-            folder=entry.folder,
-            model_name=manifest.name if manifest else "",
-            model_version=manifest.version if manifest else "",
-            device_uid=manifest.device_uid if manifest else "",
-            at=entry.at,
-            who=entry.who[:255],
-            reason=entry.reason,
-        )
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(ModelEvent.id)
-    )
-    if made.scalar_one_or_none() is None:
+    values = {
+        "key": change.key[:255],
+        "kind": kind,
+        "folder": entry.folder,
+        "model_name": manifest.name if manifest else "",
+        "model_version": manifest.version if manifest else "",
+        "device_uid": manifest.device_uid if manifest else "",
+        "at": entry.at,
+        "who": entry.who[:255],
+        "reason": entry.reason,
+    }
+    if insert_if_absent(session, ModelEvent, values, unique=["key"]) is None:
         return False
     text = _sentence(change, manifest)
     audit.record(

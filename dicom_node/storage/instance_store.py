@@ -11,7 +11,6 @@ ours; nothing of the wire ever becomes part of a path. Layout under the root:
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,7 +18,6 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +25,7 @@ from typing import BinaryIO, Final
 
 from dicom_node.dicom.part10 import ByteSource, FileMeta, part10_header, read_meta
 from dicom_node.errors import StorageError
+from dicom_node.system.file_lock import FileLock, wait_for_lock
 
 FILES: Final = "files"
 QUARANTINE: Final = "quarantine"
@@ -62,7 +61,7 @@ class InstanceStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._incoming: Path | None = None
-        self._lock_fd = -1
+        self._lock: FileLock | None = None
         self._guard = threading.Lock()
 
     def begin(self, meta: FileMeta) -> IncomingFile:
@@ -162,13 +161,12 @@ class InstanceStore:
         if not incoming.is_dir():
             return 0
         removed = 0
-        with _folder_lock(incoming):
+        with wait_for_lock(incoming / _LOCK):
             for folder in [entry for entry in incoming.iterdir() if entry.is_dir() and entry != self._incoming]:
-                with (folder / _LOCK).open("a") as lock:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
+                lock = FileLock.try_acquire(folder / _LOCK)
+                if lock is None:
+                    continue
+                with lock:
                     removed += sum(1 for _ in folder.glob("*.part"))
                     shutil.rmtree(folder)
         return removed
@@ -185,8 +183,9 @@ class InstanceStore:
         """Give this process's folder of unfinished files back."""
         if self._incoming is not None:
             shutil.rmtree(self._incoming, ignore_errors=True)
-            os.close(self._lock_fd)
-            self._incoming, self._lock_fd = None, -1
+            if self._lock is not None:
+                self._lock.release()
+            self._incoming, self._lock = None, None
 
     def _own_incoming(self) -> Path:
         """This process's folder for unfinished files, made and locked at the first need."""
@@ -200,11 +199,10 @@ class InstanceStore:
                     (self.root / FILES / f"{shard:02x}").mkdir(exist_ok=True)
                 fsync_folder(self.root / FILES)
                 # Between mkdir and flock a folder looks like an orphan; hence the lock around both.
-                with _folder_lock(incoming):
+                with wait_for_lock(incoming / _LOCK):
                     folder = incoming / secrets.token_hex(8)
                     folder.mkdir()
-                    self._lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                    fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._lock = FileLock.try_acquire(folder / _LOCK)
                     self._incoming = folder
             return self._incoming
 
@@ -314,13 +312,6 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    with (folder / _LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make_folder(folder: Path) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import JobKind
 from dicom_node.index.tables.reports import ReceivedReport, ReportKind, ReportState, new_report
+from dicom_node.index.upsert import insert_if_absent
 from dicom_node.jobs import queue as jobs
 from dicom_node.logs import get_logger
 
@@ -36,13 +36,7 @@ def note_report(session: Session, sop_instance_uid: str, study_instance_uid: str
 
 def add(session: Session, values: dict[str, Any], *, now: dt.datetime) -> bool:
     """Make the row and its job, in the caller's transaction; returns False where the same thing came before."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = session.execute(
-        insert(ReceivedReport)
-        .values(**values)
-        .on_conflict_do_nothing(index_elements=["source_key"])
-        .returning(ReceivedReport.id)
-    ).scalar_one_or_none()
+    made = insert_if_absent(session, ReceivedReport, values, unique=["source_key"])
     if made is None:
         return False
     _enqueue(session, made, 1, now=now)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
-from sqlalchemy import Executable, Table, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
 from dicom_node.index.tables.core import Base, Document, Instance, Series, Study, StudyState
+from dicom_node.index.upsert import insert_if_absent
 from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.received_reports import note_report
 from dicom_node.studies.reopen import reopen_resting_on
@@ -250,23 +250,16 @@ _TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
 _OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": ""}
 _PROMOTE = _TAKE_AS_ROUTED.values(opened_at=bindparam("now"), **_OPENED)
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
-_INSERTS: Mapping[tuple[str, type[Base]], Executable] = {
-    (dialect.__name__.rpartition(".")[2], table): dialect.insert(cast(Table, table.__table__))
-    .on_conflict_do_nothing(index_elements=[unique])
-    .returning(table.__table__.c.id)
-    for dialect in (sqlite, postgresql)
-    for table, unique in (
-        (Study, "study_instance_uid"),
-        (Series, "series_instance_uid"),
-        (Instance, "sop_instance_uid"),
-    )
+_UNIQUE: Mapping[type[Base], tuple[str, ...]] = {
+    Study: ("study_instance_uid",),
+    Series: ("series_instance_uid",),
+    Instance: ("sop_instance_uid",),
 }
 
 
 def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any]) -> int | None:
     """Insert, or leave it where the unique column is taken; returns the new primary key or None."""
-    made = session.execute(_INSERTS[session.get_bind().dialect.name, table], values)
-    return cast("int | None", made.scalar_one_or_none())
+    return insert_if_absent(session, table, values, unique=_UNIQUE[table])
 
 
 def _first_purpose(received: ReceivedInstance) -> str:

@@ -48,7 +48,7 @@ def test_a_deadlock_between_two_receivers_is_tried_again(tmp_path: Path) -> None
         for thread in threads:
             thread.join(60)
         assert sorted(done) == ["a", "b"]
-        assert len(tried) == 3, "one of the two was undone and tried again"
+        assert len(tried) >= 3, "one of the two was undone and tried again"
         with node.database.read() as session:
             texts = set(session.scalars(select(Study.study_description)))
         assert len(texts) == 1, "the last one to commit wrote both"

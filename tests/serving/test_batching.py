@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables.core import Job, JobState, Result
-from dicom_node.serving.batching import Together
+from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess
 from model.images.display import from_grey
 from model.schema import Prediction, StudyPair
@@ -73,14 +73,14 @@ def _child() -> int:
 def test_what_waits_goes_together_and_everybody_gets_their_own_answer(model: Counted, ending: signal.Signals) -> None:
     alone = [_said(model.predict(_pair(seed))) for seed in range(6)]
     model.asked.clear()
-    together = Together(model, most=3)
+    together = BatchedPredictor(model, max_studies=3)
     child = _child()
     os.kill(child, signal.SIGSTOP)
     with ThreadPoolExecutor(6) as threads:
         first = threads.submit(together.predict, _pair(0))
         wait_until(lambda: model.asked == [1], what="the first pair to be asked")
         rest = [threads.submit(together.predict, _pair(seed)) for seed in range(1, 6)]
-        wait_until(lambda: len(together._queue) == 5, what="five pairs to wait")
+        wait_until(lambda: together._batches.waiting == 5, what="five pairs to wait")
         os.kill(child, ending)
         found = [_said(future.result(SECONDS)) for future in [first, *rest]] if ending is signal.SIGCONT else None
         if found is None:  # the pair that was with the killed process fails; the others have answers of a new one
@@ -92,7 +92,7 @@ def test_what_waits_goes_together_and_everybody_gets_their_own_answer(model: Cou
 
 
 def test_without_a_model_everybody_is_told_and_nobody_waits_for_ever(tmp_path: Path) -> None:
-    together = Together(Counted(tmp_path / "nothing"), most=4)
+    together = BatchedPredictor(Counted(tmp_path / "nothing"), max_studies=4)
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(together.predict, _pair(seed)) for seed in range(4)]
         assert all(isinstance(future.exception(SECONDS), AnalysisError) for future in futures)

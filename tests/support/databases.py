@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from tests.support.postgres import PostgresServer, postgres_server  # noqa: F401 - a fixture
+from tests.support.postgres import PostgresServer
 
 
 def _migrated(url: str) -> str:
@@ -29,7 +29,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: PostgresServer) -> str:  # noqa: F811 - the imported fixture
+def postgres_template(postgres_server: PostgresServer) -> str:
     """The name of a migrated, empty PostgreSQL database."""
     return _migrated(postgres_server.new_database()).rpartition("/")[2]
 

@@ -1,0 +1,73 @@
+"""Insert-or-leave and insert-or-update: the one place that knows how SQLite and PostgreSQL spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, cast
+
+from sqlalchemy import Executable, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from dicom_node.index.tables.core import Base
+
+
+def insert_if_absent(
+    session: Session, table: type[Base], values: Mapping[str, Any], *, unique: Sequence[str]
+) -> Any | None:
+    """Insert a row unless one with the same `unique` columns exists.
+
+    Parameters
+    ----------
+    values
+        By column name; a column that is not named takes its default.
+    unique
+        The columns of one unique constraint or index of the table.
+
+    Returns
+    -------
+    Any | None
+        The new row's primary key (its first column), or None where the row existed.
+    """
+    statement = _statement(session.get_bind().dialect.name, table, tuple(unique))
+    return session.execute(statement, dict(values)).scalar_one_or_none()
+
+
+def insert_or_update(
+    session: Session,
+    table: type[Base],
+    values: Mapping[str, Any],
+    *,
+    unique: Sequence[str],
+    update: Mapping[str, Any],
+) -> Any:
+    """Insert a row, or change the columns of `update` in the one that has the same `unique` columns.
+
+    `update` may hold expressions of the existing row (``{"value": Tally.value + 1}``). Returns the row's primary key.
+    """
+    target = _table(table)
+    statement = _insert(session.get_bind().dialect.name, table).values(dict(values))
+    return session.execute(
+        statement.on_conflict_do_update(index_elements=list(unique), set_=dict(update)).returning(
+            next(iter(target.primary_key))
+        )
+    ).scalar_one()
+
+
+@cache
+def _statement(dialect: str, table: type[Base], unique: tuple[str, ...]) -> Executable:
+    """Build each statement once: building it anew would cost more than its execution on the receiver's path."""
+    return (
+        _insert(dialect, table)
+        .on_conflict_do_nothing(index_elements=list(unique))
+        .returning(next(iter(_table(table).primary_key)))
+    )
+
+
+def _insert(dialect: str, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(_table(table)) if dialect == "postgresql" else sqlite.insert(_table(table))
+
+
+def _table(table: type[Base]) -> Table:
+    return cast(Table, table.__table__)

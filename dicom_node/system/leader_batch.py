@@ -1,0 +1,84 @@
+"""Batching without a thread of its own: the caller that finds nobody at work does the work of all that gather.
+
+A caller that comes while nothing runs becomes the leader and processes its own item at once, so a lone caller pays
+nothing. Callers that come meanwhile wait; when the leader is done, the first of them leads the next batch. A batch
+therefore grows with the load, and never waits for company. Used by the group commit of the receiver and by the
+batched inference of the worker.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True, eq=False)
+class _Place(Generic[_T]):
+    """An item's place in the queue."""
+
+    item: _T
+    turn: threading.Event = field(default_factory=threading.Event)
+    """Set when the item was processed, or when its caller has to lead."""
+    is_processed: bool = False
+
+
+class LeaderBatch(Generic[_T]):
+    """Hands items of many threads to `process` in batches, never two batches at once.
+
+    Parameters
+    ----------
+    process
+        Does the work of a batch and writes each outcome into its item. It should not raise: an exception goes to the
+        leading caller alone, and the other items of the batch return as `process` left them, so an item's initial
+        state must read as a failure.
+    max_items
+        The largest batch.
+    """
+
+    def __init__(self, process: Callable[[list[_T]], None], *, max_items: int) -> None:
+        self._process = process
+        self._max_items = max_items
+        self._guard = threading.Lock()  # of the two below; never held while a batch is processed
+        self._waiting: list[_Place[_T]] = []
+        self._has_leader = False
+
+    def submit(self, item: _T) -> None:
+        """Return when `item` has been part of a processed batch."""
+        place = _Place(item)
+        with self._guard:
+            self._waiting.append(place)
+            is_leader = not self._has_leader
+            self._has_leader = True
+        if not is_leader:
+            place.turn.wait()
+        # The leader is always the first in the queue, so its own item is in the batch that it processes.
+        if not place.is_processed:
+            self._lead()
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for their batch."""
+        with self._guard:
+            return len(self._waiting)
+
+    def _lead(self) -> None:
+        with self._guard:
+            batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
+        try:
+            self._process([place.item for place in batch])
+        finally:  # also after a defect: a caller left waiting would wait for ever
+            for place in batch:
+                place.is_processed = True
+                place.turn.set()
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        with self._guard:
+            successor = self._waiting[0] if self._waiting else None
+            self._has_leader = successor is not None
+        if successor is not None:
+            successor.turn.set()
