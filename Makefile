@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
+.PHONY: demo test lint docs soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -61,6 +61,10 @@ study-arms: $(VENV)/.installed-dev
 	$(BIN)/python -m training.phantom.cache $(ARMS)/cache --pairs 12000 --size 112
 	$(BIN)/python -m training.arms.run run $(ARMS) --cache $(ARMS)/cache
 	$(BIN)/python -m training.arms.run table $(ARMS) --doc docs/arms-study.md
+
+# make docs    the documentation as a site in build/site; fails on a broken link
+docs: $(VENV)/.installed-dev
+	$(BIN)/zensical build --strict --clean
 
 # make soak    the long tests: a hundred kills at every stage, two studies a second for ten minutes, and others
 soak: $(VENV)/.installed-dev

@@ -81,7 +81,7 @@ _IMAGE: Final[Mapping[str, _Key]] = {
     "Columns": _Key(column=Instance.columns, matching=Matching.NUMBER),
     "ViewPosition": _Key(column=Instance.view_position, matching=Matching.TEXT),
 }
-_OF_LEVEL: Final[Mapping[QueryLevel, Mapping[str, _Key]]] = {
+KEYS_OF_LEVEL: Final[Mapping[QueryLevel, Mapping[str, _Key]]] = {
     QueryLevel.PATIENT: _PATIENT,
     QueryLevel.STUDY: {**_PATIENT, **_STUDY},
     QueryLevel.SERIES: {**_PATIENT, **_STUDY, **_SERIES},
@@ -109,8 +109,8 @@ def find(session: Session, identifier: Dataset, level: QueryLevel) -> Iterator[D
     Keys of all levels down to the asked one are matched, as in relational queries (PS3.4 section C.4.1.3.2.1), so no
     unique key of an upper level is needed. Raises TooManyMatchesError, BadKeyError.
     """
-    asked = {keyword: key for keyword, key in _OF_LEVEL[level].items() if keyword in identifier}
-    answered = {**asked, **{keyword: _OF_LEVEL[level][keyword] for keyword in _UNIQUE[level]}}
+    asked = {keyword: key for keyword, key in KEYS_OF_LEVEL[level].items() if keyword in identifier}
+    answered = {**asked, **{keyword: KEYS_OF_LEVEL[level][keyword] for keyword in _UNIQUE[level]}}
     statement = _joined(answered, level)
     for keyword, key in asked.items():
         condition = _condition(keyword, key, _values(identifier[keyword].value))
