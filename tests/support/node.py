@@ -80,7 +80,7 @@ class Node:
         finally:
             database.close()
 
-    def wait_for_results(self, studies: int, *, delivered: bool = True, seconds: float = 180) -> None:
+    def wait_for_results(self, studies: int, *, delivered: bool = True, seconds: float = 1200) -> None:
         """Wait until so many studies have their result and, where wanted, every document has its proof."""
 
         def finished() -> bool:
