@@ -17,7 +17,7 @@ from dicom_node.dicom.part10 import read_meta
 from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError
-from dicom_node.index.tables.core import Instance
+from dicom_node.index.tables.core import Instance, StudyPurpose
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 
 
@@ -53,10 +53,10 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def import_files(files: list[Path], node: NodeContext, *, purpose: str) -> Iterator[tuple[Path, Taken]]:
+def import_files(files: list[Path], node: NodeContext, *, purpose: StudyPurpose) -> Iterator[tuple[Path, Taken]]:
     """Take the files one by one, each durable and committed before the next; yields what became of each.
 
-    purpose: "prior" for comparison material, "routed" for studies that are to be analysed. A file that was taken
+    purpose: PRIOR for comparison material, ROUTED for studies that are to be analysed. A file that was taken
     before is only looked up, so an import that was interrupted goes on where it ended. Raises StorageError where the
     store cannot take any more.
     """
@@ -75,7 +75,7 @@ def summary(taken: Iterator[tuple[Path, Taken]]) -> Imported:
     return result
 
 
-def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: str) -> Taken:
+def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyPurpose) -> Taken:
     try:
         with path.open("rb") as stream:
             meta = read_meta(stream)

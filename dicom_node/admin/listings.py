@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import (
     Result,
     Series,
     Study,
+    StudyPurpose,
     StudyState,
 )
 from dicom_node.studies.completion import analyse_key
@@ -86,7 +87,7 @@ def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
 
 
 def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
-    chosen: list[ColumnElement[bool]] = [Study.purpose.not_in(("prior", "report"))]
+    chosen: list[ColumnElement[bool]] = [Study.purpose == StudyPurpose.ROUTED]
     if wanted.state is not None:
         chosen.append(Study.state == wanted.state)
     if wanted.study_date:

@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import (
     JobState,
     Result,
     Study,
+    StudyPurpose,
     StudyState,
 )
 from dicom_node.jobs import queue as jobs
@@ -36,9 +37,9 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     An open study is closed as it is. Raises UsageError for an unknown study or a fetched prior.
     """
     study = _study(session, study_instance_uid)
-    if study.purpose == "prior":
+    if study.purpose is StudyPurpose.PRIOR:
         raise UsageError("the study was fetched as comparison material and is not analysed itself")
-    if study.purpose == "report":
+    if study.purpose is StudyPurpose.REPORT:
         raise UsageError("only a report of this study came, and no image: there is nothing to analyse")
     if force(session, study_instance_uid=study_instance_uid, now=now):
         session.refresh(study)

@@ -17,7 +17,7 @@ from dicom_node.admin.job_listings import job_lines
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
-from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyState
+from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue
 from dicom_node.retention import removal as retention
 from dicom_node.serving.status import serving_lines
@@ -49,7 +49,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _status(node: NodeContext) -> dict[str, Any]:
     with node.database.read() as session:
         studies = {
-            state.value: session.query(Study).filter(Study.state == state, Study.purpose == "routed").count()
+            state.value: session.query(Study).filter(Study.state == state, Study.purpose == StudyPurpose.ROUTED).count()
             for state in StudyState
         }
         depth = {f"{kind.value} {state.value}": count for (kind, state), count in queue.depth(session).items()}

@@ -11,6 +11,7 @@ from rich.progress import track
 from dicom_node.admin.import_folder import files_below, import_files, summary
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
 from dicom_node.errors import NodeError, UsageError
+from dicom_node.index.tables.core import StudyPurpose
 
 
 def import_folder(
@@ -24,7 +25,7 @@ def import_folder(
         raise UsageError(f"{folder}: no such folder")
     files = files_below(folder)
     with open_node(config) as node:
-        taken = import_files(files, node, purpose="routed" if analyse else "prior")
+        taken = import_files(files, node, purpose=StudyPurpose.ROUTED if analyse else StudyPurpose.PRIOR)
         if console.is_terminal and not as_json:
             taken = iter(track(taken, "importing", total=len(files), console=console))
         result = summary(taken)

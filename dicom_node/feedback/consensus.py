@@ -16,12 +16,12 @@ from typing import Protocol, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables.core import Feedback, Result, Verdict
+from dicom_node.index.tables.core import Aspect, Feedback, FeedbackSource, Result, Verdict
 from model.schema import Presence
 
 OTHER = "other"
 """A radiologist says that the stated change, place or degree is wrong, and not what is right."""
-ASPECTS = ("presence", "change", "location", "level")
+ASPECTS = (Aspect.PRESENCE, Aspect.CHANGE, Aspect.LOCATION, Aspect.LEVEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Opinion:
     sop_instance_uid: str
     device_uid: str
     finding: str
-    aspect: str
+    aspect: Aspect
     stated: str
     values: Mapping[str, tuple[str, ...]]
     at: dt.datetime
@@ -61,13 +61,13 @@ class Said(Protocol):
     sop_instance_uid: str
     device_uid: str
     finding: str
-    aspect: str
+    aspect: Aspect
     stated: str
     verdict: Verdict
     value: str
     author: str
     role: str
-    source: str
+    source: FeedbackSource
     created_at: dt.datetime
 
 
@@ -87,16 +87,16 @@ def settle(words: Iterable[Said], predictions: Mapping[int, Mapping[str, object]
     for word in sorted(words, key=lambda word: (word.created_at, word.id)):
         place = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
         newest[(*place, word.author, word.source)] = word
-    said: dict[tuple[str, str, str, str], list[tuple[str, Said]]] = defaultdict(list)
+    said: dict[tuple[str, str, str, Aspect], list[tuple[str, Said]]] = defaultdict(list)
     for word in newest.values():
         value = value_of(word)
         if word.aspect in ASPECTS and value:
             said[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
-    whole: dict[tuple[str, str, str, str], list[tuple[str, Said]]] = defaultdict(list)
+    whole: dict[tuple[str, str, str, Aspect], list[tuple[str, Said]]] = defaultdict(list)
     for word in newest.values():
         if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
             for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
-                whole[word.study_instance_uid, word.sop_instance_uid, finding, aspect].append((value, word))
+                whole[word.study_instance_uid, word.sop_instance_uid, finding, Aspect(aspect)].append((value, word))
     found = [_opinion(place, given) for place, given in {**whole, **said}.items()]
     return sorted(found, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect))
 
@@ -134,7 +134,7 @@ def value_of(word: Said) -> str:
     return OTHER if word.stated else ""
 
 
-def _opinion(place: tuple[str, str, str, str], given: list[tuple[str, Said]]) -> Opinion:
+def _opinion(place: tuple[str, str, str, Aspect], given: list[tuple[str, Said]]) -> Opinion:
     values: dict[str, list[str]] = defaultdict(list)
     for value, word in given:
         values[value].append(f"{word.author} ({word.role}, {word.source})")

@@ -101,7 +101,7 @@ def _add(session: Session, row: Mapping[str, str], *, now: dt.datetime) -> bool:
         select(Feedback)
         .where(Feedback.study_instance_uid == study.study_instance_uid, Feedback.withdrawn_at.is_(None))
         .where(Feedback.sop_instance_uid == result.sop_instance_uid, Feedback.finding == word.finding)
-        .where(Feedback.aspect == word.aspect.value, Feedback.author == author, Feedback.source == Source.CSV.value)
+        .where(Feedback.aspect == word.aspect, Feedback.author == author, Feedback.source == Source.CSV)
         .order_by(Feedback.id.desc())
     ).first()
     same = newest is not None and (newest.verdict, newest.value, newest.comment, newest.stated) == (

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from enum import StrEnum
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import UsageError
-from dicom_node.index.tables.core import Feedback, Result, Study, Verdict
+from dicom_node.index.tables.core import Aspect as Aspect
+from dicom_node.index.tables.core import Feedback, FeedbackSource, Result, Study, Verdict
 from model.ontology import ontology
 from model.schema import Change, Presence
 
-
-class Aspect(StrEnum):
-    """Which statement of a finding the word is on."""
-
-    PRESENCE = "presence"
-    """Whether the finding is there."""
-    CHANGE = "change"
-    """What became of it since the prior."""
-    LOCATION = "location"
-    """Where it is."""
-    LEVEL = "level"
-    """How severe it is."""
-    RESULT = "result"
-    """The whole result; free text."""
-
-
-class Source(StrEnum):
-    """By which way the word came (docs: decision 7)."""
-
-    WEB = "web"
-    """The pages of this node."""
-    REPORT = "report"
-    """The radiologist's own report of the study, read by rules."""
-    CSV = "csv"
-    """A table that somebody filled in."""
+Source = FeedbackSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +79,14 @@ def record(
         sop_instance_uid=result.sop_instance_uid,
         device_uid=result.device_uid,
         finding=word.finding,
-        aspect=word.aspect.value,
+        aspect=word.aspect,
         stated=stated(result, word.finding, word.aspect),
         verdict=word.verdict,
         value=word.value,
         comment=word.comment,
         author=author,
         role=role,
-        source=source.value,
+        source=source,
         created_at=now,
         report_pk=report_pk,
     )

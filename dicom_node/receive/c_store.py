@@ -15,7 +15,7 @@ from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
-from dicom_node.index.tables.core import QuarantineReason
+from dicom_node.index.tables.core import QuarantineReason, StudyPurpose
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.group_commit import IndexWriter
@@ -318,6 +318,6 @@ def _as_asked_for(
     return replace(received, purpose=PRIOR) if asked else received
 
 
-def _purpose(service: StoreService, caller: Caller, command: Command) -> str:
+def _purpose(service: StoreService, caller: Caller, command: Command) -> StudyPurpose:
     """Comparison material is what our own C-MOVE asked for (PS3.7 section 9.1.1.1.5), or what a rule says is."""
     return PRIOR if command.text(MOVE_ORIGINATOR) == service.own_ae_title else caller.rule.purpose

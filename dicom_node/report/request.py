@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from enum import StrEnum
 
 from pydicom import Dataset
 
+from dicom_node.index.tables.core import DocumentKind as DocumentKind
 from dicom_node.index.tables.core import Outcome
 from model.schema import DisplayImage, ModelIdentity, Prediction
 
@@ -22,19 +22,6 @@ class SourceImage:
 
     header: Dataset
     image: DisplayImage | None = None
-
-
-class DocumentKind(StrEnum):
-    """What a document of a result is."""
-
-    MACHINE = "machine"
-    """Comprehensive 3D SR, TID 1500: coded, for software."""
-    READING = "reading"
-    """Text report in the manner of TID 2000: for the radiologist."""
-    PDF = "pdf"
-    """Encapsulated PDF of the reading report."""
-    CAPTURE = "capture"
-    """Secondary Capture: prior and current side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from dicom_node.index.tables.core import (
     Result,
     Series,
     Study,
+    StudyPurpose,
     StudyState,
 )
 
@@ -66,7 +67,7 @@ def candidates(
         .subquery()
     )
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
-    fetched = Study.purpose.in_(("prior", "report")) & (Study.state != StudyState.OPEN)
+    fetched = (Study.purpose != StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
     chosen = [(finished & _delivered(destinations, study_pk)) | fetched, ~_undelivered(study_pk)]
     chosen += [Study.id == study_pk] if study_pk is not None else []
     rows = session.execute(

@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config import CompletionSection
-from dicom_node.index.tables.core import Instance, JobKind, Series, Study, StudyState
+from dicom_node.index.tables.core import CompletedBy, Instance, JobKind, Series, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
 
-PRIOR, REPORT_ONLY = "prior", "report"
-"""Study.purpose of comparison material, and of a study of which no image came: nothing of it is analysed."""
+NEVER_ANALYSED = (StudyPurpose.PRIOR, StudyPurpose.REPORT)
+"""Comparison material, and studies of which no image came."""
 
 
 def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) -> list[str]:
@@ -32,8 +32,8 @@ def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) 
     quiet_since = now - dt.timedelta(seconds=completion.quiet_seconds)
     opened_before = now - dt.timedelta(seconds=completion.deadline_seconds)
     opened_at = func.coalesce(Study.opened_at, Study.first_instance_at)
-    closed = _close(session, Study.last_instance_at <= quiet_since, by="quiet", now=now)
-    closed += _close(session, opened_at <= opened_before, by="deadline", now=now)
+    closed = _close(session, Study.last_instance_at <= quiet_since, by=CompletedBy.QUIET, now=now)
+    closed += _close(session, opened_at <= opened_before, by=CompletedBy.DEADLINE, now=now)
     return closed
 
 
@@ -46,12 +46,12 @@ def close_counted(session: Session, *, study_instance_uid: str, count: int, now:
         .scalar_subquery()
     )
     chosen = (Study.study_instance_uid == study_instance_uid) & (held == count)
-    return bool(count > 0 and _close(session, chosen, by="count", now=now))
+    return bool(count > 0 and _close(session, chosen, by=CompletedBy.COUNT, now=now))
 
 
 def force(session: Session, *, study_instance_uid: str, now: dt.datetime) -> bool:
     """Close one open study because an administrator says so; returns whether it was open."""
-    return bool(_close(session, Study.study_instance_uid == study_instance_uid, by="forced", now=now))
+    return bool(_close(session, Study.study_instance_uid == study_instance_uid, by=CompletedBy.FORCED, now=now))
 
 
 def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> str:
@@ -59,7 +59,7 @@ def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> 
     return f"analyse:{study_instance_uid}:{revision}:{generation}"
 
 
-def _close(session: Session, chosen: ColumnElement[bool], *, by: str, now: dt.datetime) -> list[str]:
+def _close(session: Session, chosen: ColumnElement[bool], *, by: CompletedBy, now: dt.datetime) -> list[str]:
     """Transition B for the open studies that `chosen` holds of, with their jobs, in the caller's transaction."""
     rows = session.execute(
         update(Study)
@@ -69,7 +69,7 @@ def _close(session: Session, chosen: ColumnElement[bool], *, by: str, now: dt.da
         .execution_options(synchronize_session=False)
     ).all()
     for uid, revision, purpose in rows:
-        if purpose not in (PRIOR, REPORT_ONLY):
+        if purpose not in NEVER_ANALYSED:
             payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
             jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload, now=now)
     return [uid for uid, _, _ in rows]

@@ -13,15 +13,15 @@ from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
-from dicom_node.index.tables.core import Base, Document, Instance, Series, Study, StudyState
+from dicom_node.index.tables.core import Base, CompletedBy, Document, Instance, Series, Study, StudyPurpose, StudyState
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.received_reports import note_report
 from dicom_node.studies.reopen import reopen_resting_on
 
-ROUTED = "routed"
-PRIOR = "prior"
-REPORT_ONLY = "report"
+ROUTED = StudyPurpose.ROUTED
+PRIOR = StudyPurpose.PRIOR
+REPORT_ONLY = StudyPurpose.REPORT
 """Study.purpose of a study of which only reports, notes or presentation states came: there is nothing to analyse."""
 
 
@@ -48,7 +48,7 @@ class ReceivedInstance:
     sop_instance_uid: str
     transfer_syntax_uid: str
     calling_ae_title: str = ""
-    purpose: str = ROUTED
+    purpose: StudyPurpose = ROUTED
     is_rejection_note: bool = False
     """Whether it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
     analysed anew."""
@@ -125,7 +125,7 @@ class _Place(Protocol):
 
     study_pk: int
     state: StudyState
-    purpose: str
+    purpose: StudyPurpose
     patient_id: str
     issuer_of_patient_id: str
     patient_birth_date: str
@@ -247,7 +247,7 @@ _SELECT_DOCUMENT = select(_document.c.id).where(_document.c.sop_instance_uid == 
 _TOUCH = update(_study).where(_study.c.id == bindparam("pk")).values(last_instance_at=bindparam("now"))
 _TAKE_AS_ROUTED = _TOUCH.values(purpose=ROUTED)
 _TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
-_OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": ""}
+_OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": CompletedBy.NOTHING}
 _PROMOTE = _TAKE_AS_ROUTED.values(opened_at=bindparam("now"), **_OPENED)
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
 _UNIQUE: Mapping[type[Base], tuple[str, ...]] = {
@@ -262,7 +262,7 @@ def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any])
     return insert_if_absent(session, table, values, unique=_UNIQUE[table])
 
 
-def _first_purpose(received: ReceivedInstance) -> str:
+def _first_purpose(received: ReceivedInstance) -> StudyPurpose:
     brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
     return received.purpose if brings_image or received.purpose != ROUTED else REPORT_ONLY
 
@@ -288,7 +288,7 @@ def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any
         "purpose": _first_purpose(received),
         "state": StudyState.OPEN,
         "revision": 1,
-        "completed_by": "",
+        "completed_by": CompletedBy.NOTHING,
     }
 
 

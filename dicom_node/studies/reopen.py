@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Result, Study, StudyState
+from dicom_node.index.tables.core import (
+    CompletedBy,
+    Instance,
+    Quarantine,
+    QuarantineReason,
+    Result,
+    Study,
+    StudyPurpose,
+    StudyState,
+)
 from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile
 
 log = get_logger(__name__)
 
-ROUTED: Final = "routed"
 """Study.purpose of what is analysed."""
 _T = TypeVar("_T")
 
@@ -82,7 +90,7 @@ def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.date
     session.execute(
         update(Study)
         .where(
-            Study.purpose == ROUTED,
+            Study.purpose == StudyPurpose.ROUTED,
             Study.state != StudyState.OPEN,
             (Study.study_instance_uid == study_instance_uid) | Study.id.in_(resting),
         )
@@ -92,7 +100,7 @@ def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.date
             opened_at=now,
             last_instance_at=now,
             completed_at=None,
-            completed_by="",
+            completed_by=CompletedBy.NOTHING,
         )
         .execution_options(synchronize_session=False)
     )

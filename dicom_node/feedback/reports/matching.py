@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables.core import Result, Study
+from dicom_node.index.tables.core import Result, Study, StudyPurpose
 from dicom_node.index.tables.reports import ReceivedReport
 
 
@@ -25,7 +25,9 @@ def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:
         return study, ""
     numbers = [number for number in report.accession_numbers if number]
     if numbers and report.patient_ids:
-        rows = session.scalars(select(Study).where(Study.accession_number.in_(numbers), Study.purpose == "routed"))
+        rows = session.scalars(
+            select(Study).where(Study.accession_number.in_(numbers), Study.purpose == StudyPurpose.ROUTED)
+        )
         proven = [row for row in rows if _is_proven(row, report.patient_ids) and current_results(session, row)]
         if len(proven) == 1:
             return proven[0], ""

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, Date, Float, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid, Utc, _states
+from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid, Utc, states
 
 
 class ModelEventKind(StrEnum):
@@ -33,7 +33,7 @@ class ModelEvent(Base):
     id: Mapped[Key]
     key: Mapped[Name] = mapped_column(unique=True)
     """Kind, folder and time as the pointer has them: the same entry is written down once, by whoever comes first."""
-    kind: Mapped[ModelEventKind] = mapped_column(_states(ModelEventKind))
+    kind: Mapped[ModelEventKind] = mapped_column(states(ModelEventKind))
     folder: Mapped[Name]
     """Below the models folder."""
     model_name: Mapped[Name] = mapped_column(default="")
@@ -169,7 +169,7 @@ class Night(Base):
     begins_at: Mapped[Utc] = mapped_column(unique=True)
     """Of the window: the same window is begun once."""
     ends_at: Mapped[Utc]
-    state: Mapped[NightState] = mapped_column(_states(NightState), default=NightState.RUNNING)
+    state: Mapped[NightState] = mapped_column(states(NightState), default=NightState.RUNNING)
     host: Mapped[Name] = mapped_column(default="")
     pid: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[Utc]

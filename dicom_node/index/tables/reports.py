@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.index.tables.core import Base, Key, Long, Name, Short, Uid, Utc, _states
+from dicom_node.index.tables.core import Base, Key, Long, Name, Short, Uid, Utc, states
 
 
 class ReportKind(StrEnum):
@@ -55,10 +55,10 @@ class ReceivedReport(Base):
     )
 
     id: Mapped[Key]
-    kind: Mapped[ReportKind] = mapped_column(_states(ReportKind))
+    kind: Mapped[ReportKind] = mapped_column(states(ReportKind))
     source_key: Mapped[Name] = mapped_column(unique=True)
     """SOPInstanceUID of an SR, the message's hash of an HL7 message: the same thing twice makes one row."""
-    state: Mapped[ReportState] = mapped_column(_states(ReportState), default=ReportState.PENDING)
+    state: Mapped[ReportState] = mapped_column(states(ReportState), default=ReportState.PENDING)
     reason: Mapped[Long] = mapped_column(default="")
     """Why it stands where it stands, in a sentence."""
     study_instance_uid: Mapped[Uid] = mapped_column(default="")

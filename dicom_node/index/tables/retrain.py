@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid, Utc, _states
+from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid, Utc, states
 
 
 class RetrainSplit(StrEnum):
@@ -28,7 +28,7 @@ class RetrainPatient(Base):
 
     patient: Mapped[Short] = mapped_column(primary_key=True)
     """Keyed hash of issuer and PatientID (dicom_node.retrain.site_export)."""
-    split: Mapped[RetrainSplit] = mapped_column(_states(RetrainSplit))
+    split: Mapped[RetrainSplit] = mapped_column(states(RetrainSplit))
     assigned_at: Mapped[Utc]
 
 
@@ -59,7 +59,7 @@ class RetrainItem(Base):
 
     id: Mapped[Key]
     snapshot_pk: Mapped[int] = mapped_column(ForeignKey("retrain_snapshot.id", ondelete="CASCADE"))
-    split: Mapped[RetrainSplit] = mapped_column(_states(RetrainSplit))
+    split: Mapped[RetrainSplit] = mapped_column(states(RetrainSplit))
     patient: Mapped[Short]
     study_instance_uid: Mapped[Uid]
     sop_instance_uid: Mapped[Uid]
@@ -120,8 +120,8 @@ class RetrainRun(Base):
     name: Mapped[Name] = mapped_column(unique=True)
     """Also the name of its folder below the retraining folder."""
     snapshot_pk: Mapped[int] = mapped_column(ForeignKey("retrain_snapshot.id"), index=True)
-    state: Mapped[RunState] = mapped_column(_states(RunState), default=RunState.PREPARED)
-    promote: Mapped[Promote] = mapped_column(_states(Promote), default=Promote.ASK)
+    state: Mapped[RunState] = mapped_column(states(RunState), default=RunState.PREPARED)
+    promote: Mapped[Promote] = mapped_column(states(Promote), default=Promote.ASK)
     base: Mapped[Name]
     """Folder of the checkpoint that it starts from."""
     champion_device_uid: Mapped[Uid]

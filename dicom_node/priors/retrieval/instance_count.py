@@ -10,7 +10,7 @@ from sqlalchemy import select
 from dicom_node.context import NodeContext
 from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import count_instances
-from dicom_node.index.tables.core import Study, StudyState
+from dicom_node.index.tables.core import Study, StudyPurpose, StudyState
 from dicom_node.logs import get_logger
 from dicom_node.priors.retrieval.job import open_archive
 from dicom_node.studies.completion import close_counted
@@ -41,7 +41,11 @@ class CountAgreement:
         with node.database.read() as session:
             due = session.scalars(
                 select(Study.study_instance_uid)
-                .where(Study.state == StudyState.OPEN, Study.purpose == "routed", Study.last_instance_at <= since)
+                .where(
+                    Study.state == StudyState.OPEN,
+                    Study.purpose == StudyPurpose.ROUTED,
+                    Study.last_instance_at <= since,
+                )
                 .order_by(Study.last_instance_at)
                 .limit(MOST_AT_ONCE)
             ).all()

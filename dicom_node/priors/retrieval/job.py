@@ -24,7 +24,15 @@ from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables.core import ExpectedRetrieval, Instance, PriorSearch, QuarantineReason, Series, Study
+from dicom_node.index.tables.core import (
+    ExpectedRetrieval,
+    Instance,
+    PriorSearch,
+    QuarantineReason,
+    SearchOutcome,
+    Series,
+    Study,
+)
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
@@ -79,7 +87,7 @@ class Search:
     """What came of asking one peer; see `tables.PriorSearch`."""
 
     peer: str
-    outcome: str
+    outcome: SearchOutcome
     detail: str
     found: int = 0
     fetched: tuple[str, ...] = ()
@@ -94,7 +102,7 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
         study = study_by_uid(session, uid)
         have = _have(session, study, policy) if study is not None and study.study_date else None
     searches = [] if have is None else [search(peer, have, policy, node) for peer in node.settings.query]
-    failed = [s for s in searches if s.outcome == "failed"]
+    failed = [s for s in searches if s.outcome is SearchOutcome.FAILED]
     for s in searches:
         log.info("priors searched", peer=s.peer, outcome=s.outcome, found=s.found, fetched=len(s.fetched))
     with node.database.write() as session:
@@ -122,7 +130,7 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
         listed = [study for patient_id in have.patient_ids for study in archive.studies(patient_id, dates)]
         wanted = wanted_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
     except RetrieveError as error:
-        return Search(peer=peer.name, outcome="failed", detail=_sentence(str(error)))
+        return Search(peer=peer.name, outcome=SearchOutcome.FAILED, detail=_sentence(str(error)))
     limit = node.settings.priors.fetch_studies
     for study in wanted.studies[: STUDIES_LOOKED_INTO * limit]:
         if useful + len(failures) >= limit or node.stop.is_set():
@@ -135,11 +143,11 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
             failures.append(_sentence(str(error)))
     said = [*failures, *wanted.passed_over]
     if failures:
-        outcome = "failed"
+        outcome = SearchOutcome.FAILED
     elif fetched:
-        outcome = "fetched"
+        outcome = SearchOutcome.FETCHED
     else:
-        outcome = "nothing"
+        outcome = SearchOutcome.NOTHING
         said.append(f"The archive {peer.name!r} lists no earlier chest radiograph of this patient that is not here.")
     return Search(
         peer=peer.name, outcome=outcome, detail=" ".join(said), found=len(wanted.studies), fetched=tuple(fetched)

@@ -8,7 +8,7 @@ from sqlalchemy import exists, func, literal, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Settings
-from dicom_node.index.tables.core import Job, JobKind, JobState, Result, Study, StudyState
+from dicom_node.index.tables.core import Job, JobKind, JobState, Result, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
 from dicom_node.studies.completion import analyse_key
 
@@ -38,7 +38,7 @@ def enqueue_for_open(session: Session, settings: Settings, *, now: dt.datetime) 
     uids = session.scalars(
         select(Study.study_instance_uid).where(
             Study.state == StudyState.OPEN,
-            Study.purpose == "routed",
+            Study.purpose == StudyPurpose.ROUTED,
             Study.patient_id != "",
             ~exists(select(Job.id).where(Job.key == key)),
         )

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from dicom_node.config import ReceivePeer, Settings
 from dicom_node.dicom.sop_classes import storage_classes
+from dicom_node.index.tables.core import StudyPurpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class PeerRule:
     store: bool
     query: bool
     sop_classes: frozenset[str]
-    purpose: str
+    purpose: StudyPurpose
     host: str = ""
     port: int = 104
 
@@ -59,7 +60,7 @@ class Rules:
         self._calling = frozenset(settings.access.calling_ae_titles)
         self._peers = {peer.ae_title: peer for peer in receive.peers}
         default = storage_classes(receive.sop_classes)
-        self._default = PeerRule(store=True, query=True, sop_classes=default, purpose="routed")
+        self._default = PeerRule(store=True, query=True, sop_classes=default, purpose=StudyPurpose.ROUTED)
         self._rules = {peer.ae_title: _rule(peer, default) for peer in receive.peers}
 
     def admits_address(self, address: str) -> bool:
@@ -87,7 +88,7 @@ def _rule(peer: ReceivePeer, default: frozenset[str]) -> PeerRule:
         store=peer.store,
         query=peer.query,
         sop_classes=default if peer.sop_classes is None else storage_classes(peer.sop_classes),
-        purpose=peer.purpose,
+        purpose=StudyPurpose(peer.purpose),
         host=peer.host,
         port=peer.port,
     )

@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import (
     Quarantine,
     Result,
     Study,
+    StudyPurpose,
     StudyState,
     Tally,
 )
@@ -122,7 +123,7 @@ def _durations(session: Session, now: dt.datetime) -> Iterator[Metric]:
         (completed - last).total_seconds()
         for completed, last in session.execute(
             select(Study.completed_at, Study.last_instance_at)
-            .where(Study.completed_at >= since, Study.purpose == "routed")
+            .where(Study.completed_at >= since, Study.purpose == StudyPurpose.ROUTED)
             .limit(MOST_ROWS)
         )
         if completed is not None
