@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
+.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -65,6 +65,24 @@ study-arms: $(VENV)/.installed-dev
 # make docs    the documentation as a site in build/site; fails on a broken link
 docs: $(VENV)/.installed-dev
 	$(BIN)/zensical build --strict --clean
+
+# make release    wheel, source distribution and SBOM (CycloneDX) in build/release; the licences of all dependencies
+release: $(VENV)/.installed-dev
+	rm -rf build/release && mkdir -p build/release
+	$(BIN)/python scripts/licences.py > build/release/licences.txt
+	git archive --prefix=source/ HEAD | tar -x -C build/release
+	cd build/release/source && ../../../$(BIN)/python -m build --no-isolation --outdir ..
+	rm -rf build/release/source
+	test -x build/release-tools/bin/cyclonedx-py || ($(PYTHON) -m venv build/release-tools && build/release-tools/bin/pip install -q cyclonedx-bom==7.5.0)
+	$(PYTHON) -m venv build/release/installed
+	build/release/installed/bin/pip install -q -c constraints.txt build/release/*.whl
+	build/release-tools/bin/cyclonedx-py environment --output-file build/release/sbom.cdx.json build/release/installed
+	rm -rf build/release/installed
+
+# make check-vulnerabilities    the pinned versions against the public list of known vulnerabilities (needs the network)
+check-vulnerabilities: $(VENV)/.installed-dev
+	test -x build/release-tools/bin/pip-audit || ($(PYTHON) -m venv build/release-tools && build/release-tools/bin/pip install -q pip-audit==2.10.1)
+	build/release-tools/bin/pip-audit --requirement constraints.txt --no-deps
 
 # make soak    the long tests: a hundred kills at every stage, two studies a second for ten minutes, and others
 soak: $(VENV)/.installed-dev
