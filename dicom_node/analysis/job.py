@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
-from dicom_node.report.result import result_json
+from dicom_node.report.result import earlier_statements, result_json
+from dicom_node.report.rules import EarlierStatement
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor
@@ -119,6 +120,10 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
         with node.database.read() as session:
             return _predecessors(session, study, sop_instance_uid)
 
+    def earlier(sop_instance_uid: str, device_uid: str) -> Mapping[str, EarlierStatement] | None:
+        with node.database.read() as session:
+            return _earlier_reading(session, sop_instance_uid, device_uid)
+
     with node.database.read() as session:
         comparison_notes = search_notes(session, study)
     return Setting(
@@ -129,7 +134,18 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
         produced_at=produced_at,
         language=node.settings.node.language,
         predecessors=predecessors,
+        earlier=earlier,
     )
+
+
+def _earlier_reading(session: Session, sop_instance_uid: str, device_uid: str) -> Mapping[str, EarlierStatement] | None:
+    """What the current result on this image says, where the same checkpoint made it."""
+    values = session.scalars(
+        select(Result.prediction)
+        .where(Result.sop_instance_uid == sop_instance_uid, Result.device_uid == device_uid, Result.is_current)
+        .order_by(Result.id.desc())
+    ).first()
+    return earlier_statements(values) if values is not None else None
 
 
 def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:

@@ -6,13 +6,14 @@ Files and values in, report requests out: the node's job (`analyse_job`) and `di
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
 from pydicom import Dataset
 
+from dicom_node.analysis.cautions import identity_cautions, newer_image_note
 from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables.core import Outcome
@@ -20,6 +21,7 @@ from dicom_node.logs import get_logger
 from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
+from dicom_node.report.rules import EarlierStatement
 from dicom_node.serving.model_process import PairPredictor, ask_together
 from model.checks.frontal_view import check_view
 from model.errors import InferenceError, PixelError
@@ -59,6 +61,8 @@ class Setting:
     """Whether a model that fails on this study ends in a report that says so; else it is an AnalysisError."""
     comparison_notes: tuple[str, ...] = ()
     """What else to say of the search for a prior: a fetch that failed, an archive that did not answer."""
+    earlier: Callable[[str, str], Mapping[str, EarlierStatement] | None] = lambda _uid, _device_uid: None
+    """(SOP Instance UID of the prior, Device UID of the checkpoint) → what its own result said; None without one."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -179,7 +183,7 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
         return _not_analysed(item.current, answer.abstained, f"The model gave no answer: {detail}.", setting)
     outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     prior = item.prior
-    return _request(
+    request = _request(
         SourceImage(header=item.current.header, image=item.seen),
         setting,
         prior=SourceImage(header=prior.header, image=item.prior_seen) if prior is not None else None,
@@ -187,6 +191,12 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
         reason=_reason(outcome, item.choice),
         prior_reasons=(*item.choice.reasons, *setting.comparison_notes),
         prediction=answer,
+    )
+    return replace(
+        request,
+        cautions=identity_cautions(item.choice),
+        newer_prior=newer_image_note(item.choice),
+        earlier=setting.earlier(prior.facts.sop_instance_uid, answer.model.device_uid) if prior is not None else None,
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.drift.pixels import FIGURES
 from dicom_node.index.tables.core import Outcome, Result
 from dicom_node.index.tables.models import PairStatistics
+from dicom_node.report.result import model_answers
 from model.checkpoints.validation_counts import pair_certainty, pair_change
 from model.schema import Presence
 
@@ -73,7 +74,7 @@ def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) ->
             manufacturer=row.PairStatistics.manufacturer if row.PairStatistics is not None else "",
             view=row.PairStatistics.view if row.PairStatistics is not None else "",
             prior_age_days=row.PairStatistics.prior_age_days if row.PairStatistics is not None else None,
-            findings=row.prediction.get("findings", []),
+            findings=model_answers(row.prediction),
         )
         for row in rows
     ]

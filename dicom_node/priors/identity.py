@@ -11,6 +11,8 @@ from dicom_node.priors.types import Patient, PatientKey, PriorPolicy
 
 OTHER_ID = "another patient ID"
 SAME_ID_OTHER_ISSUER = "the same patient ID but of another issuer, so another person's"
+ID_CONFLICT = "the patient ID agrees but the"
+NOTHING_TO_CHECK = "no birth date, sex or name to check against"
 
 
 class Identity(StrEnum):
@@ -141,7 +143,7 @@ def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> Identi
     if contradicting:
         return IdentityVerdict(
             identity=Identity.CONFLICT,
-            sentence=f"the patient ID agrees but the {_listed(contradicting)} {_differ(contradicting)}",
+            sentence=f"{ID_CONFLICT} {_listed(contradicting)} {_differ(contradicting)}",
         )
     if link in _NEEDS_MORE and not any(word.split()[0] in ("birth", "name", "given") for word in agreeing):
         return IdentityVerdict(
@@ -149,9 +151,7 @@ def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> Identi
             sentence=f"{link.value} alone, with neither birth date nor name to check it against",
         )
     if not agreeing:
-        return IdentityVerdict(
-            identity=Identity.SAME, sentence=f"{link.value} agree; no birth date, sex or name to check against"
-        )
+        return IdentityVerdict(identity=Identity.SAME, sentence=f"{link.value} agree; {NOTHING_TO_CHECK}")
     return IdentityVerdict(identity=Identity.SAME, sentence=f"{_listed([link.value, *agreeing])} agree")
 
 

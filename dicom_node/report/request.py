@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydicom import Dataset
 
 from dicom_node.index.tables.core import DocumentKind as DocumentKind
 from dicom_node.index.tables.core import Outcome
+from dicom_node.report.rules import EarlierStatement
 from model.schema import DisplayImage, ModelIdentity, Prediction
 
 
@@ -44,6 +46,9 @@ class ReportRequest:
     outcome, reason: how the analysis ended and, where it is not COMPARED, why, as a sentence for the radiologist.
     prior_reasons: why this prior was chosen, or why none was, one short sentence each.
     prediction: None where outcome is NOT_ANALYSED before the model was asked.
+    cautions: what must be read before anything else, such as a doubt about the patient's identity.
+    newer_prior: why an image newer than the prior was not compared with, "" where there is none.
+    earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
     frontal_images: of the current study; each has a result, and documents, of its own.
     revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
     """
@@ -61,6 +66,9 @@ class ReportRequest:
     predecessors: tuple[PredecessorDocument, ...] = ()
     language: str = "en"
     frontal_images: int = 1
+    cautions: tuple[str, ...] = ()
+    newer_prior: str = ""
+    earlier: Mapping[str, EarlierStatement] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dicom_node.report.codes import finding_concept
 from dicom_node.report.request import ReportRequest
+from dicom_node.report.rules import MIN_BELIEF, MIN_POSSIBLE, EarlierStatement, Seen, Statement
 from dicom_node.report.sr.uids import header_uid
+from dicom_node.report.statements import statements
 from dicom_node.report.wording.dates import moment
 from dicom_node.report.wording.sections import impressions
-from model.schema import Finding, Region
+from model.schema import Finding, Presence, Region
 
 
 def result_json(request: ReportRequest) -> dict[str, Any]:
     """The content of result.json: only str, float, bool, None, list and dict; keys as the contract has them.
 
-    `prior` is null without a comparison; `probability` is that of presence on the current image, 0..1.
+    `prior` is null without a comparison; `probability` is that of presence on the current image, 0..1. `presence` and
+    `change` of a finding are what the report states (`report.rules`), `answer` is what the model said.
     """
     prediction = request.prediction
     abstained = prediction.abstained if prediction is not None else None
@@ -27,7 +31,7 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "impressions": list(impressions(request)),
         "prior": _prior(request),
         "prior_reasons": list(request.prior_reasons),
-        "findings": [finding_values(finding) for finding in prediction.findings] if prediction is not None else [],
+        "findings": [statement_values(one) for one in statements(request)],
         "prognosis": [
             {
                 "code": finding_concept(p.key).code.value,
@@ -64,8 +68,50 @@ def _prior(request: ReportRequest) -> dict[str, Any] | None:
     }
 
 
+def statement_values(statement: Statement) -> dict[str, Any]:
+    """One statement as result.json has it: the finding as it is stated, with the model's own answer beside it.
+
+    `seen`: seen, possible, not seen or no statement. `doubt`: why no change is stated, null where one is or none is
+    asked for. `rank`: the group of the impression that it stands in, "none" where in no one.
+    """
+    answer = finding_values(statement.finding)
+    change = statement.coded_change
+    return answer | {
+        "presence": statement.presence.value,
+        "change": change.value if change is not None else None,
+        "seen": statement.seen.value,
+        "doubt": statement.doubt.value if statement.doubt is not None else None,
+        "rank": statement.rank.name.lower(),
+        "answer": {key: answer[key] for key in ("presence", "change", "change_probability")},
+    }
+
+
+def model_answers(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The findings of a stored result.json as the model answered them, before the report's rules."""
+    return [finding | finding.get("answer", {}) for finding in values.get("findings") or []]
+
+
+def earlier_statements(values: Mapping[str, Any]) -> dict[str, EarlierStatement] | None:
+    """What a stored result.json said of each finding; None where it has no answer.
+
+    Results of before `seen` was written stated presence by the threshold alone: what these call present or absent on
+    less than even belief is taken as possible.
+    """
+    statements = {}
+    for finding in values.get("findings") or []:
+        seen = finding.get("seen") or _seen_before(str(finding["presence"]), float(finding["probability"]))
+        statements[str(finding["key"])] = EarlierStatement(seen=Seen(seen), location=finding.get("location"))
+    return statements or None
+
+
+def _seen_before(presence: str, probability: float) -> Seen:
+    if presence == Presence.PRESENT and probability >= MIN_BELIEF:
+        return Seen.SEEN
+    return Seen.NOT_SEEN if presence == Presence.ABSENT and probability < MIN_POSSIBLE else Seen.POSSIBLE
+
+
 def finding_values(finding: Finding) -> dict[str, Any]:
-    """One finding as result.json has it."""
+    """One finding as the model answered it."""
     concept = finding_concept(finding.key)
     return {
         "key": finding.key,

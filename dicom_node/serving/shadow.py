@@ -23,7 +23,7 @@ from dicom_node.jobs.backlog import analyses_have_work
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.notifications import raise_notice
-from dicom_node.report.result import finding_values
+from dicom_node.report.result import finding_values, model_answers
 from dicom_node.serving.model_process import InferenceProcess
 from dicom_node.serving.promotion import ModelsError, champion, note
 from dicom_node.serving.shadow_comparison import differences
@@ -226,7 +226,7 @@ def _row(
     now: dt.datetime,
 ) -> ShadowResult:
     findings = [finding_values(finding) for finding in prediction.findings] if prediction is not None else []
-    found = differences(result.prediction.get("findings", []), findings)
+    found = differences(model_answers(result.prediction), findings)
     return ShadowResult(
         result_pk=result.id,
         folder=folder,

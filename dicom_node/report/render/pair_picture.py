@@ -8,11 +8,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dicom_node.report.request import ReportRequest, SourceImage
+from dicom_node.report.rules import Statement
+from dicom_node.report.statements import drawn_statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
 from dicom_node.report.wording.dates import date_text, prior_date
-from dicom_node.report.wording.phrases import change_word, phrase
-from dicom_node.report.wording.sections import answered, no_change_key, worst_first
-from model.schema import Change, Finding, ImageRole, Presence, Region
+from dicom_node.report.wording.phrases import label
+from dicom_node.report.wording.sections import impressions
+from model.schema import Change, ImageRole, Region
 
 PANEL = 640
 """Height of an image in the picture, in pixels; wider images are scaled to at most this width as well."""
@@ -102,21 +104,6 @@ def _blank(title: str, text: str, width: int) -> _Panel:
     return _Panel(image=image, source=None, title=title)
 
 
-def _shown(request: ReportRequest) -> list[Finding]:
-    """Changed findings; without a prior the present ones."""
-    if request.prediction is None or not answered(request):
-        return []
-    ordered = worst_first(request.prediction.findings)
-    if request.prior is None:
-        return [finding for finding in ordered if finding.presence is Presence.PRESENT]
-    return [finding for finding in ordered if finding.change not in (None, Change.STABLE, Change.NOT_COMPARABLE)]
-
-
-def _name(finding: Finding, words: Catalogue) -> str:
-    change = f"{change_word(finding, finding.change, words)}: " if finding.change is not None else ""
-    return f"{change}{phrase(finding, words)}"
-
-
 def _mark(
     draw: ImageDraw.ImageDraw,
     request: ReportRequest,
@@ -127,11 +114,11 @@ def _mark(
 ) -> None:
     if panel.source is None or request.prediction is None:
         return
-    for finding in _shown(request) or worst_first(request.prediction.findings):
-        regions = [region for region in finding.regions if region.role is role]
+    for statement in drawn_statements(request):
+        regions = [region for region in statement.finding.regions if region.role is role]
         for number, region in enumerate(sorted(regions, key=_extent, reverse=True)):
-            name = _name(finding, words) if number == 0 else ""
-            _outline(draw, panel, region, origin, name, COLOURS[finding.change])
+            name = label(statement, words) if number == 0 else ""
+            _outline(draw, panel, region, origin, name, _colour(statement))
 
 
 def _extent(region: Region) -> float:
@@ -163,8 +150,10 @@ def _outline(
 
 
 def _captions(request: ReportRequest, words: Catalogue) -> list[tuple[str, tuple[int, int, int]]]:
-    lines = [(_name(finding, words), COLOURS[finding.change]) for finding in _shown(request)]
-    if not lines and request.prior is not None and request.prediction is not None and answered(request):
-        lines = [(words.text(no_change_key(request.prediction.findings), date=prior_date(request, words)), _WHITE)]
+    lines = [(label(one, words), _colour(one)) for one in drawn_statements(request)]
     mark = "origin.demonstration_mark" if request.model.demonstration else "origin.unverified"
-    return [*lines, (words.text(mark), _GREY)]
+    return [*(lines or [(impressions(request)[-1], _WHITE)]), (words.text(mark), _GREY)]
+
+
+def _colour(statement: Statement) -> tuple[int, int, int]:
+    return COLOURS[statement.coded_change]

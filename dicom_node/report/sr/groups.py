@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeAlias
 
 from highdicom.sr import (
@@ -23,12 +24,13 @@ from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
 from dicom_node.report.request import ReportRequest, SourceImage
+from dicom_node.report.rules import Statement
 from dicom_node.report.sr.iod import referenceable
 from dicom_node.report.sr.regions import image_region, measured_on, stored_size
 from dicom_node.report.sr.uids import header_uid, tracking_uid
+from dicom_node.report.statements import drawn_statements, has_answer, statements
 from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.phrases import change_word, phrase
-from dicom_node.report.wording.sections import answered
+from dicom_node.report.wording.phrases import label
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
 
 Group: TypeAlias = ContentSequence
@@ -46,13 +48,16 @@ def finding_groups(request: ReportRequest) -> tuple[list[Group], list[Group]]:
     marked: list[Group] = []
     unmarked: list[Group] = []
     prediction = request.prediction
-    if prediction is None or not answered(request):
+    if prediction is None or not has_answer(request):
         unmarked.append(_no_result_group(request))
     else:
-        for finding in prediction.findings:
-            here = marked if _regions(finding, ImageRole.CURRENT) else unmarked
-            here.append(_finding_group(request, finding))
-            marked += _region_groups(request, finding)
+        drawn = {one.finding.key for one in drawn_statements(request)}
+        for statement in statements(request):
+            if statement.finding.key not in drawn:
+                statement = replace(statement, finding=replace(statement.finding, regions=()))
+            here = marked if _regions(statement.finding, ImageRole.CURRENT) else unmarked
+            here.append(_finding_group(request, statement))
+            marked += _region_groups(request, statement)
         unmarked += [_prognosis_group(request, item) for item in prediction.prognosis]
     return marked or _field_examined(request), unmarked
 
@@ -86,11 +91,12 @@ def _field_examined(request: ReportRequest) -> list[Group]:
     ]
 
 
-def _finding_group(request: ReportRequest, finding: Finding) -> Group:
+def _finding_group(request: ReportRequest, statement: Statement) -> Group:
+    finding = statement.finding
     concept = codes.finding_concept(finding.key)
-    evaluations = [_evaluation("name.presence", codes.presence_code(finding.presence))]
-    if finding.change is not None and request.prior is not None:
-        evaluations.append(_evaluation("name.change", codes.change_code(finding.change)))
+    evaluations = [_evaluation("name.presence", codes.presence_code(statement.presence))]
+    if statement.coded_change is not None and request.prior is not None:
+        evaluations.append(_evaluation("name.change", codes.change_code(statement.coded_change)))
     level = codes.level_code(finding.level) if finding.level else None
     if level is not None:
         evaluations.append(_evaluation("name.severity", level))
@@ -107,28 +113,27 @@ def _finding_group(request: ReportRequest, finding: Finding) -> Group:
         finding_type=codes.coded(concept.code),
         algorithm_id=_algorithm(request),
         finding_sites=_site(finding),
-        measurements=_certainty(request, finding),
+        measurements=_certainty(request, statement) or None,
         qualitative_evaluations=evaluations,
         source_images=images or None,
     )
-    group[0].ContentSequence.append(_label(request, finding))
+    group[0].ContentSequence.append(_label(statement))
     return group
 
 
-def _label(request: ReportRequest, finding: Finding) -> TextContentItem:
-    """Comment of the group: what OHIF writes beside the region, "new: moderate left pleural effusion"."""
-    words = catalogue("en")
-    change = f"{change_word(finding, finding.change, words)}: " if finding.change is not None and request.prior else ""
+def _label(statement: Statement) -> TextContentItem:
+    """Comment of the group: what OHIF writes beside the region, "new: pneumothorax L"."""
     return TextContentItem(
-        name=codes.concept("name.comment"), value=change + phrase(finding, words), relationship_type=_CONTAINS
+        name=codes.concept("name.comment"), value=label(statement, catalogue("en")), relationship_type=_CONTAINS
     )
 
 
-def _region_groups(request: ReportRequest, finding: Finding) -> list[Group]:
+def _region_groups(request: ReportRequest, statement: Statement) -> list[Group]:
     """What one group cannot hold: further regions on the current image, and those on the prior.
 
     Each has a tracking UID of its own, because viewers merge groups of one tracking UID and then draw one region.
     """
+    finding = statement.finding
     groups = []
     for role, source in sources(request):
         regions = _regions(finding, role)
@@ -220,13 +225,21 @@ def _percent(
     )
 
 
-def _certainty(request: ReportRequest, finding: Finding) -> list[Measurement]:
-    """Certainty of the statement made, which for an absent finding is that of its absence; then the probability."""
-    certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
-    items = [_percent("name.certainty", certainty[finding.presence])] if finding.presence in certainty else []
+def _certainty(request: ReportRequest, statement: Statement) -> list[Measurement]:
+    """Certainty of the statement made, which for an absent finding is that of its absence; then the probability.
+
+    None of an uncalibrated model's numbers, unless a region has to hang below one.
+    """
+    finding = statement.finding
     region = next(iter(_regions(finding, ImageRole.CURRENT)), None)
-    items.append(_percent("name.probability", finding.probability, image=request.current, region=region))
-    if finding.change is not None and finding.change_probability is not None:
+    probability = _percent("name.probability", finding.probability, image=request.current, region=region)
+    if not statement.is_calibrated:
+        return [probability] if region is not None else []
+    certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
+    presence = statement.presence
+    items = [_percent("name.certainty", certainty[presence])] if presence in certainty else []
+    items.append(probability)
+    if statement.change is not None and finding.change_probability is not None:
         items.append(_percent("name.change_certainty", finding.change_probability))
     return items
 

@@ -30,20 +30,30 @@ NODE_VERSION = metadata.version("dicom-node")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a document of a kind stands: its modality, series number, instance number and series description."""
+    """Where a document of a kind stands: its modality, series number, instance number, and what it is in a word."""
 
     modality: str
     series_offset: int
     instance_number: int
-    description: str
+    word: str
 
 
 PLACES = {
-    DocumentKind.MACHINE: Place(modality="SR", series_offset=1, instance_number=1, description="AI regions LUMEN CXR"),
-    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, description="AI reading LUMEN CXR"),
-    DocumentKind.PDF: Place(modality="DOC", series_offset=2, instance_number=1, description="AI page LUMEN CXR"),
-    DocumentKind.CAPTURE: Place(modality="OT", series_offset=3, instance_number=1, description="AI pair LUMEN CXR"),
+    DocumentKind.MACHINE: Place(modality="SR", series_offset=1, instance_number=1, word="regions"),
+    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, word="reading"),
+    DocumentKind.PDF: Place(modality="DOC", series_offset=2, instance_number=1, word="page"),
+    DocumentKind.CAPTURE: Place(modality="OT", series_offset=3, instance_number=1, word="pair"),
 }
+
+
+def series_description(request: ReportRequest, kind: DocumentKind) -> str:
+    """ "DEMO reading (AI): demonstration, not for clinical use": viewers cut it off, so the mark is its first word."""
+    word = PLACES[kind].word
+    if request.model.demonstration:
+        return f"DEMO {word} (AI): demonstration, not for clinical use"
+    if request.prediction is not None and not request.prediction.is_calibrated:
+        return f"UNCALIBRATED {word} (AI): not verified"
+    return f"AI {word}: chest radiograph, not verified"
 
 
 def referenceable(source: SourceImage | None) -> bool:
@@ -66,8 +76,7 @@ def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_
     ds.Modality = place.modality
     ds.SeriesNumber = SERIES_NUMBER + place.series_offset
     ds.InstanceNumber = place.instance_number
-    mark = " - demonstration, not for clinical use" if model.demonstration else " - not verified"
-    ds.SeriesDescription = (place.description + mark)[:64]
+    ds.SeriesDescription = series_description(request, kind)
     ds.SeriesDate, ds.SeriesTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
     ds.ContentDate, ds.ContentTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
     ds.Manufacturer = model.manufacturer[:MODEL_SLOT]

@@ -22,12 +22,14 @@ from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
 from dicom_node.report.request import ReportRequest
+from dicom_node.report.rules import Rank
 from dicom_node.report.sr.groups import Group, finding_groups, sources
 from dicom_node.report.sr.uids import header_uid
+from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.dates import moment
-from dicom_node.report.wording.sections import answered, no_result_sentences, origin
-from model.schema import Change, Presence
+from dicom_node.report.wording.impression import no_result_sentences
+from dicom_node.report.wording.sections import origin
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
@@ -95,16 +97,15 @@ def _image_library(request: ReportRequest) -> ContainerContentItem | None:
 
 
 def _summary(request: ReportRequest) -> str:
-    prediction = request.prediction
-    if prediction is None or not answered(request):
+    if not has_answer(request):
         return "value.no_algorithm"
-    seen = any(f.presence is Presence.PRESENT or f.change is Change.RESOLVED for f in prediction.findings)
-    return "value.with_findings" if seen else "value.without_findings"
+    has_findings = any(one.rank is not Rank.NONE for one in statements(request))
+    return "value.with_findings" if has_findings else "value.without_findings"
 
 
 def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> ContainerContentItem:
     """TID 1500 row 12: the study as a whole, sentences that no code can carry, and the groups without a region."""
-    compared = request.prior is not None and answered(request)
+    compared = is_compared(request)
     items: list[Dataset] = [
         CodeContentItem(
             name=codes.concept("name.summary"), value=codes.concept(_summary(request)), relationship_type=_CONTAINS
@@ -117,7 +118,7 @@ def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> Container
     ]
     words = catalogue("en")
     comments: Sequence[str] = (*request.prior_reasons, *origin(request, words))
-    if not answered(request):
+    if not has_answer(request):
         comments = (*no_result_sentences(request, words), *comments)
     elif request.reason.strip():
         comments = (request.reason, *comments)

@@ -57,8 +57,9 @@ def _language(words: Catalogue) -> CodedConcept:
 
 
 def _observer(request: ReportRequest) -> ObservationContext:
-    model = request.model
-    device = DeviceObserverIdentifyingAttributes(uid=model.device_uid, name=model.name)
+    """TID 1002 and 1004 with what they require, type and UID: the text below names the model, and viewers show this
+    first, before the impression."""
+    device = DeviceObserverIdentifyingAttributes(uid=request.model.device_uid)
     context = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
     return ObservationContext(observer_device_context=context)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dicom_node.report.codes import finding_concept
+from dicom_node.report.rules import Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
-from model.ontology import FindingKind, ontology
+from model.ontology import ontology
 from model.schema import Change, Finding
 
 MEASURED_BY_SIZE = frozenset({"pleural_effusion", "pneumothorax", "lung_nodule", "lung_mass", "hematoma", "hernia"})
@@ -18,55 +21,60 @@ def name_of(key: str, words: Catalogue) -> str:
     return words.word("finding", key) if known else finding_concept(key).name
 
 
-def is_device(finding: Finding) -> bool:
-    """Whether the finding is a tube, a line or an implant, which is removed and does not resolve."""
-    return finding_concept(finding.key).kind is FindingKind.DEVICE
-
-
 def phrase(finding: Finding, words: Catalogue) -> str:
     """ "moderate left pleural effusion": degree and place only where the result states them."""
-    level = _degree(finding, words)
-    place, is_noun = place_text(finding.location or "", words)
-    form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
-    key = f"phrase.{form[bool(level), bool(place)]}{'_noun' if is_noun else ''}"
     name = name_of(finding.key, words)
-    if place.endswith(name.split()[0]):  # "left lung" and "lung opacity"
-        place = place.removesuffix(name.split()[0]).rstrip()
-    return words.text(key, finding=name, level=level, place=place)
+    location = (finding.location or "").lower().split()
+    if finding.key.startswith("lung_") and [word for word in location if word not in _SIDES] == ["lung"]:
+        location.remove("lung")  # a lung opacity of the left lung is a left lung opacity
+    level, place = _degree(finding, words), place_text(location, words)
+    if place.endswith(f" {name.split()[0]}"):
+        place = place.removesuffix(name.split()[0]).rstrip()  # "upper lung" and "lung nodule"
+    form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
+    return words.text(f"phrase.{form[bool(level), bool(place)]}", finding=name, level=level, place=place)
 
 
-def place_text(location: str, words: Catalogue) -> tuple[str, bool]:
-    """A place of the vocabulary ("right lower lobe") in this language, and whether it is a noun that stands apart.
+def place_text(location: Sequence[str], words: Catalogue) -> str:
+    """Words of the vocabulary ("right", "lower", "lobe") as a place in this language.
 
     The longest run of words that the catalogue has an entry for is translated as one: "lower lobe" is no lower, lobe.
     """
-    said = location.lower().split()
-    side = " ".join(words.word("place", word) for word in said if word in _SIDES)
-    zones = [word for word in said if word not in _SIDES]
-    zone = " ".join(_longest_runs(zones, words))
-    is_noun = bool(zones) and zones[-1] in words.text("place_nouns").split()
-    if side and zone:
-        return words.text("place_order", side=side, zone=zone), is_noun
-    return side or zone, is_noun
+    side = " ".join(words.word("place", word) for word in location if word in _SIDES)
+    zone = " ".join(_longest_runs([word for word in location if word not in _SIDES], words))
+    return words.text("place_order", side=side, zone=zone) if side and zone else side or zone
 
 
-def change_word(finding: Finding, change: Change, words: Catalogue) -> str:
-    """One or two words for a change: "worse"."""
-    return words.text(f"mark.{change_key(finding, change)}")
+def change_word(key: str, change: Change, words: Catalogue) -> str:
+    """One word for a change of the finding with this key: "worse", or "larger" where radiologists measure its size."""
+    name = change.value.replace(" ", "_")
+    is_sized = key in MEASURED_BY_SIZE and change in (Change.WORSENING, Change.IMPROVING)
+    return words.text(f"mark.{name}_size" if is_sized else f"mark.{name}")
 
 
-def change_key(finding: Finding, change: Change) -> str:
-    """The catalogue's name of a change; a device has a word of its own for having gone."""
-    key = change.value.replace(" ", "_")
-    return f"{key}_device" if change is Change.RESOLVED and is_device(finding) else key
+def size_form(keys: Sequence[str]) -> str:
+    """Which words fit findings together: "size" (larger), "degree" (worse) or "mixed" (larger or worse)."""
+    is_sized = {key in MEASURED_BY_SIZE for key in keys}
+    return "mixed" if len(is_sized) == 2 else "size" if is_sized == {True} else "degree"
+
+
+def label(statement: Statement, words: Catalogue) -> str:
+    """The short label of a region: "new: pneumothorax L" (`report.rules` rule 7)."""
+    finding = statement.finding
+    name = name_of(finding.key, words)
+    side = side_of(finding.location)
+    text = f"{name} {words.text(f'side_letter.{side}')}" if side else name
+    return f"{change_word(finding.key, statement.change, words)}: {text}" if statement.change is not None else text
 
 
 def _degree(finding: Finding, words: Catalogue) -> str:
+    """The degree as an adjective, with the ending that the finding's gender asks for."""
     if not finding.level:
         return ""
-    if finding.key in MEASURED_BY_SIZE and f"size.{finding.level}" in words.messages:
-        return words.word("size", finding.level)
-    return words.word("level", finding.level)
+    is_sized = finding.key in MEASURED_BY_SIZE and f"size.{finding.level}" in words.messages
+    adjective = words.word("size" if is_sized else "level", finding.level)
+    gender = next((one for one in ("masculine", "feminine") if finding.key in words.text(f"grammar.{one}").split()), "")
+    ending, between = words.text(f"grammar.ending_{gender or 'neuter'}"), words.text("grammar.range")
+    return between.join(part if part.endswith("-") else part + ending for part in adjective.split(between))
 
 
 def _longest_runs(said: list[str], words: Catalogue) -> list[str]:

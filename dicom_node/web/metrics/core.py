@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from statistics import quantiles
 
@@ -27,6 +28,7 @@ from dicom_node.index.tables.core import (
 )
 from dicom_node.jobs import queue as jobs
 from dicom_node.receive import audit_trail as auditing
+from dicom_node.report.rules import Doubt
 from dicom_node.retention.removal import disk_usage
 from dicom_node.web.metrics import feedback as metrics_feedback
 from dicom_node.web.metrics.models import families as model_families
@@ -194,12 +196,28 @@ def _stages(seconds: list[dict[str, float]]) -> Iterator[Metric]:
     yield family
 
 
+def _unstated_changes(predictions: list[dict[str, object]]) -> Metric:
+    """How often a change was not stated and why (`dicom_node.report.rules.Doubt`)."""
+    family = GaugeMetricFamily(
+        "dicom_node_changes_not_stated", "Findings whose change was not stated, last week", labels=["reason"]
+    )
+    counts: Counter[str] = Counter({doubt.value: 0 for doubt in Doubt})
+    for prediction in predictions:
+        findings = prediction.get("findings")
+        for finding in findings if isinstance(findings, list) else []:
+            counts.update([finding["doubt"]] if finding.get("doubt") else [])
+    for reason, count in sorted(counts.items()):
+        family.add_metric([reason], count)
+    return family
+
+
 def _drift(predictions: list[dict[str, object]]) -> Iterator[Metric]:
     """How often each finding is present and how sure the model is; compare with the model card's figures."""
     abstained = GaugeMetricFamily("dicom_node_abstained_ratio", "Share of results without an answer, last week")
     if predictions:
         abstained.add_metric([], sum(1 for p in predictions if p.get("abstained")) / len(predictions))
     yield abstained
+    yield _unstated_changes(predictions)
     rates = GaugeMetricFamily(
         "dicom_node_finding_ratio", "Share with the finding present, last week", labels=["finding"]
     )

@@ -35,7 +35,7 @@ def _show(*arguments: str) -> str:
 
 
 def test_both_documents_are_shown_with_what_they_say(files: dict[str, Path]) -> None:
-    assert "Worsening severe pulmonary edema" in " ".join(_show(str(files["reading"])).split())
+    assert "Worse since 1 March 2026: severe pulmonary edema" in " ".join(_show(str(files["reading"])).split())
     machine = _show(str(files["machine"]))
     assert "Pulmonary edema" in machine
     assert "Worsening" in machine
@@ -44,7 +44,7 @@ def test_both_documents_are_shown_with_what_they_say(files: dict[str, Path]) -> 
 def test_a_page_is_written(files: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     _show(str(files["reading"]), "--html", str(page))
-    assert "Worsening severe pulmonary edema" in page.read_text("utf-8")
+    assert "Worse since 1 March 2026: severe pulmonary edema" in page.read_text("utf-8")
 
 
 @pytest.mark.shared_data

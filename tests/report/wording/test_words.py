@@ -32,18 +32,18 @@ def _impressions(said: object) -> tuple[str, ...]:
     return sections(said)[0].sentences  # type: ignore[arg-type]
 
 
-def test_it_opens_with_what_changed_worst_first() -> None:
+def test_the_impression_has_one_sentence_for_each_kind_of_change_in_order() -> None:
     order = [Change.RESOLVED, Change.STABLE, Change.IMPROVING, Change.WORSENING, Change.NEW]
-    keys = ["pneumothorax", "cardiomegaly", "edema", "consolidation", "pleural_effusion"]
+    keys = ["central_line", "cardiomegaly", "edema", "consolidation", "pleural_effusion"]
     lines = _impressions(request(prediction(*(finding(k, c) for k, c in zip(keys, order, strict=True)))))
-    starts = [
-        "New pleural",
-        "Worsening consolidation",
-        "Improving pulmonary edema",
-        "Resolved pneumo",
-        "Unchanged card",
-    ]
-    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 5
+    assert lines == (
+        "Demonstration, not for clinical use.",
+        "New since 1 March 2026: pleural effusion.",
+        "Worse since 1 March 2026: consolidation.",
+        "Better since 1 March 2026: pulmonary edema.",
+        "Seen on 1 March 2026, no longer seen: central venous line.",
+        "Otherwise unchanged: cardiomegaly. No other finding that was asked for is seen.",
+    )
     assert sections(KINDS["new"])[0].key is SectionKey.IMPRESSIONS
 
 
@@ -55,8 +55,12 @@ def test_without_a_prior_nothing_is_said_about_change() -> None:
 
 
 def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
-    assert _impressions(KINDS["nothing"])[0].startswith("No change since 1 March 2026 in the")
-    assert _impressions(KINDS["unsure"])[0] == "No change since 1 March 2026 is stated."
+    assert "No change since 1 March 2026. None of the 6 findings asked for is seen." in _impressions(KINDS["nothing"])
+    assert not any("No change" in line for line in _impressions(KINDS["unsure"]))
+    possible = dataclasses.replace(absent("pneumothorax"), probability=0.4)
+    assert _impressions(request(prediction(possible)))[1:] == (
+        "None of the 6 findings asked for is seen; what is possible stands under Findings.",
+    )
 
 
 @pytest.mark.parametrize("name", ["abstained", "refused"])
@@ -81,32 +85,40 @@ def test_german_is_coded_as_german() -> None:
     reading = build_documents(said)[0].dataset
     language = reading.ContentSequence[0].ConceptCodeSequence[0]
     assert (language.CodeValue, language.CodingSchemeDesignator) == ("de", "RFC5646")
-    assert "Neu seit 1. März 2026: Pleuraerguss links, mittelgroß" in as_text(said)
+    assert "Neu seit 1. März 2026: mittelgroßer Pleuraerguss links" in as_text(said)
 
 
 @pytest.mark.parametrize(
     ("key", "location", "level", "english", "german"),
     [
-        ("pleural_effusion", "left", "mild", "small left pleural effusion", "Pleuraerguss links, klein"),
+        ("pleural_effusion", "left", "mild", "small left pleural effusion", "kleiner Pleuraerguss links"),
         (
             "pneumothorax",
             "right apical",
             "severe",
             "large right apical pneumothorax",
-            "Pneumothorax apikal rechts, groß",
+            "großer Pneumothorax apikal rechts",
         ),
         (
             "consolidation",
             "right lower lobe",
             "",
             "right lower lobe consolidation",
-            "Konsolidierung, Unterlappen rechts",
+            "Konsolidierung im Unterlappen rechts",
         ),
-        ("atelectasis", "left base", "mild", "mild left base atelectasis", "Atelektase basal links, leichtgradig"),
-        ("lung_opacity", "left lung", "", "left lung opacity", "Lungenverschattung, Lunge links"),
-        ("fracture", "right rib", "", "right rib fracture", "Fraktur, Rippe rechts"),
-        ("edema", "", "severe", "severe pulmonary edema", "Lungenödem, hochgradig"),
+        ("atelectasis", "left base", "mild", "mild left base atelectasis", "leichtgradige Atelektase basal links"),
+        ("lung_opacity", "left lung", "", "left lung opacity", "Lungenverschattung links"),
+        ("fracture", "right rib", "", "right rib fracture", "Fraktur einer Rippe rechts"),
+        ("edema", "", "severe", "severe pulmonary edema", "hochgradiges Lungenödem"),
         ("chest_tube", "left", "", "left chest tube", "Thoraxdrainage links"),
+        (
+            "pleural_effusion",
+            "right",
+            "moderate to severe",
+            "moderate to large right pleural effusion",
+            "mittelgroßer bis großer Pleuraerguss rechts",
+        ),
+        ("lung_nodule", "right upper lung", "", "right upper lung nodule", "Lungenrundherd im Oberfeld rechts"),
     ],
 )
 def test_degree_and_place_are_worded_as_radiologists_do(
@@ -117,26 +129,24 @@ def test_degree_and_place_are_worded_as_radiologists_do(
     assert phrase(said, catalogue("de")) == german
 
 
-def test_a_device_goes_and_does_not_resolve_and_a_new_one_is_no_worsening() -> None:
+def test_what_is_critical_stands_before_what_is_new_and_a_device_behind_an_abnormality() -> None:
     said = prediction(
-        finding("central_line", Change.RESOLVED),
         finding("endotracheal_tube", Change.NEW),
-        finding("pneumothorax", Change.WORSENING),
+        finding("pleural_effusion", Change.NEW),
+        finding("pneumothorax", Change.WORSENING, location="right"),
     )
-    assert _impressions(request(said)) == (
-        "Worsening pneumothorax since 1 March 2026 (certainty 88%).",
-        "New endotracheal tube since 1 March 2026 (certainty 88%).",
-        "Central venous line no longer seen, present on 1 March 2026 (certainty 88%).",
+    assert _impressions(request(said))[1:3] == (
+        "Critical: right pneumothorax, larger since 1 March 2026.",
+        "New since 1 March 2026: pleural effusion and endotracheal tube.",
     )
 
 
-def test_absent_findings_below_a_percent_are_named_together() -> None:
-    rest = prediction(*(dataclasses.replace(absent(key), probability=0.001) for key in BATTERY[2:]))
+def test_what_is_not_seen_is_named_together_with_the_largest_of_its_probabilities() -> None:
+    rest = prediction(*(dataclasses.replace(absent(key), probability=0.031) for key in BATTERY[2:]))
     found = next(s for s in sections(request(rest)) if s.key is SectionKey.FINDINGS).sentences
     assert found == (
-        "Not seen (probability that it is present): pleural effusion (3%) and pneumothorax (3%).",
-        "Not seen (each with a probability below 1%): consolidation, pulmonary edema, cardiomegaly and"
-        " endotracheal tube.",
+        "Not seen: consolidation, pulmonary edema, cardiomegaly, pleural effusion, pneumothorax and endotracheal tube"
+        " (each 4% or less).",
     )
 
 

@@ -1,0 +1,41 @@
+"""What the choice of the prior leaves open: doubts about the patient, and a newer image that was not compared with."""
+
+from __future__ import annotations
+
+from dicom_node.priors.choose import LATER, PART_OF_CURRENT
+from dicom_node.priors.identity import ID_CONFLICT, NOTHING_TO_CHECK, OTHER_ID, SAME_ID_OTHER_ISSUER
+from dicom_node.priors.types import CandidateVerdict, PriorChoice
+
+_NOT_THIS_PATIENTS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER, ID_CONFLICT)
+"""Objections to images that are no earlier ones of this patient: nothing is said of these."""
+
+
+def identity_cautions(choice: PriorChoice) -> tuple[str, ...]:
+    """What somebody must check before believing the comparison; English, as the analysis speaks."""
+    cautions = []
+    for verdict in choice.verdicts:
+        if verdict.against and verdict.against[0].startswith(ID_CONFLICT):
+            cautions.append(f"Check the patient (image of {verdict.image.when}): {verdict.against[0]}.")
+    if choice.prior is not None and choice.verdicts[0].in_favour[0].endswith(NOTHING_TO_CHECK):
+        cautions.append(f"Check the patient: {choice.verdicts[0].in_favour[0]}.")
+    return tuple(dict.fromkeys(cautions))
+
+
+def newer_image_note(choice: PriorChoice) -> str:
+    """Why the newest image that is newer than the prior was not compared with; "" where there is none."""
+    newer = [verdict for verdict in choice.verdicts if _is_newer(verdict, choice)]
+    if not newer:
+        return ""
+    newest = max(newer, key=lambda verdict: verdict.image.when)
+    why = "; ".join(newest.against) or f"it has another view ({newest.view})"
+    return f"Not compared with the newer image of {newest.image.when}: {why}."
+
+
+def _is_newer(verdict: CandidateVerdict, choice: PriorChoice) -> bool:
+    """Whether a reader of the report would ask why this image was not taken."""
+    if any(objection.startswith(_NOT_THIS_PATIENTS) for objection in verdict.against):
+        return False
+    taken, prior = verdict.image.taken_at, choice.prior
+    if taken is None or (prior is not None and prior.sop_instance_uid == verdict.image.sop_instance_uid):
+        return False
+    return prior is not None and prior.taken_at is not None and taken > prior.taken_at

@@ -1,0 +1,63 @@
+"""The rules applied to one result: every document words the same statements."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from dicom_node.report.request import ReportRequest, SourceImage
+from dicom_node.report.rules import Circumstances, Statement, outlined, statements_of
+from dicom_node.report.wording.dates import taken
+
+_DAY = dt.timedelta(days=1)
+
+
+def has_answer(request: ReportRequest) -> bool:
+    """Whether there is an answer of the model to report."""
+    prediction = request.prediction
+    return prediction is not None and prediction.abstained is None and bool(prediction.findings)
+
+
+def statements(request: ReportRequest) -> tuple[Statement, ...]:
+    """What the result says of every finding, in the prediction's order; empty without an answer."""
+    if request.prediction is None or not has_answer(request):
+        return ()
+    return statements_of(request.prediction, circumstances(request))
+
+
+def drawn_statements(request: ReportRequest) -> list[Statement]:
+    """The statements whose regions are drawn, the first one of the impression first."""
+    return outlined(statements(request))
+
+
+def is_compared(request: ReportRequest) -> bool:
+    """Whether the result states something of change: there is a prior and a calibrated answer."""
+    prediction = request.prediction
+    return request.prior is not None and has_answer(request) and prediction is not None and prediction.is_calibrated
+
+
+def circumstances(request: ReportRequest) -> Circumstances:
+    """What the rules know of this pair beside the answer."""
+    prediction = request.prediction
+    return Circumstances(
+        has_prior=request.prior is not None,
+        is_calibrated=prediction is None or prediction.is_calibrated,
+        certainty_floor=prediction.certainty_floor if prediction is not None else 0.0,
+        interval=_longest_interval(request.current, request.prior),
+        has_other_projection=has_other_projection(request),
+        earlier=request.earlier,
+    )
+
+
+def has_other_projection(request: ReportRequest) -> bool:
+    """Whether one image is AP and the other PA; False where a header does not say."""
+    now, then = (source.image.view if source and source.image else None for source in (request.current, request.prior))
+    return bool(now and then and now != then)
+
+
+def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.timedelta | None:
+    """Between the exposures; where a time of day is not known, the longest that the dates allow."""
+    now, then = taken(current), taken(prior) if prior is not None else None
+    if now is None or then is None:
+        return None
+    interval = now.moment - then.moment
+    return interval if now.time_known and then.time_known else interval + _DAY

@@ -1,0 +1,73 @@
+"""The findings section: one line for each finding that is seen or in doubt, one for what is possible, one for the rest.
+
+Percentages are probabilities that the finding is on the current image, whole numbers, and stand nowhere else
+(`report.rules` rule 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dicom_node.report.request import ReportRequest
+from dicom_node.report.rules import Doubt, Rank, Seen, Statement, in_order
+from dicom_node.report.statements import statements
+from dicom_node.report.wording.catalogue import Catalogue, sentence
+from dicom_node.report.wording.dates import prior_date
+from dicom_node.report.wording.impression import doubt_text
+from dicom_node.report.wording.phrases import change_word, name_of, phrase
+
+
+def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    """A sentence on everything that was asked for."""
+    ordered = in_order(statements(request))
+    date = prior_date(request, words)
+    lines = [_line(one, date, words) for one in ordered if _has_line(one)]
+    possible = [one for one in ordered if one.seen is Seen.POSSIBLE]
+    if possible:
+        items = [f"{name_of(one.finding.key, words)}{_percent(one, words)}" for one in possible]
+        lines.append(words.text("finding_line.possible", findings=words.joined(items)))
+    not_seen = [one for one in ordered if one.seen is Seen.NOT_SEEN and not _has_line(one)]
+    if not_seen:
+        lines.append(_not_seen(not_seen, words))
+    return tuple(lines)
+
+
+def _has_line(statement: Statement) -> bool:
+    """Whether the finding deserves a sentence of its own."""
+    is_moved = statement.rank in (Rank.GONE, Rank.VANISHED) or statement.possible_change is not None
+    return statement.seen in (Seen.SEEN, Seen.UNDECIDED) or (statement.seen is Seen.NOT_SEEN and is_moved)
+
+
+def _line(statement: Statement, date: str, words: Catalogue) -> str:
+    finding = statement.finding
+    values = {"finding": sentence(phrase(finding, words)), "percent": _percent(statement, words), "date": date}
+    if statement.seen is Seen.UNDECIDED:
+        return words.text("finding_line.undecided", **values)
+    word = "seen" if statement.seen is Seen.SEEN else "not_seen"
+    if statement.change is not None:
+        change = change_word(finding.key, statement.change, words)
+        key = "gone" if statement.rank is Rank.GONE else "seen_change"
+        return words.text(f"finding_line.{key}", change=change, **values)
+    if statement.possible_change is not None:
+        change = change_word(finding.key, statement.possible_change, words)
+        return words.text(f"finding_line.{word}_possibly", change=change, **values)
+    if statement.doubt is not None and statement.doubt is not Doubt.UNCALIBRATED:
+        return words.text(f"finding_line.{word}_doubt", reason=doubt_text(statement.doubt, words), **values)
+    return words.text("finding_line.seen", **values)
+
+
+def _not_seen(group: Sequence[Statement], words: Catalogue) -> str:
+    """All that is not seen with the largest of their probabilities: a figure behind each of a dozen says nothing."""
+    names = words.joined([name_of(one.finding.key, words) for one in group])
+    if not group[0].is_calibrated:
+        return words.text("finding_line.not_seen", findings=names)
+    most = max(math.ceil(round(one.finding.probability * 100, 6)) for one in group)
+    key = "finding_line.not_seen_one" if len(group) == 1 else "finding_line.not_seen_each"
+    return words.text(key, findings=names, value=max(most, 1))
+
+
+def _percent(statement: Statement, words: Catalogue) -> str:
+    """ " (78%)", nothing where no percentage may stand beside the word."""
+    shown = statement.percent_shown
+    return "" if shown is None else words.text("finding_line.percent", value=words.percent(shown))
