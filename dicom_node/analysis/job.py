@@ -28,8 +28,9 @@ from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
-from dicom_node.report.result import earlier_statements, result_json
+from dicom_node.report.result import result_json
 from dicom_node.report.rules import EarlierStatement
+from dicom_node.report.stored import earlier_statements
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor

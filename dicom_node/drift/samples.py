@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.drift.pixels import FIGURES
 from dicom_node.index.tables.core import Outcome, Result
 from dicom_node.index.tables.models import PairStatistics
-from dicom_node.report.result import model_answers
+from dicom_node.report.stored import model_answers
 from model.checkpoints.validation_counts import pair_certainty, pair_change
 from model.schema import Presence
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 
+from dicom_node.report.exposure import taken
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Circumstances, Statement, outlined, statements_of
-from dicom_node.report.wording.dates import taken
 
 _DAY = dt.timedelta(days=1)
 

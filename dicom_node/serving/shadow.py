@@ -23,7 +23,8 @@ from dicom_node.jobs.backlog import analyses_have_work
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.notifications import raise_notice
-from dicom_node.report.result import finding_values, model_answers
+from dicom_node.report.result import finding_values
+from dicom_node.report.stored import model_answers
 from dicom_node.serving.model_process import InferenceProcess
 from dicom_node.serving.promotion import ModelsError, champion, note
 from dicom_node.serving.shadow_comparison import differences

@@ -10,8 +10,9 @@ import pytest
 from dicom_node.analysis.cautions import identity_cautions, newer_image_note
 from dicom_node.priors import choose_prior
 from dicom_node.report.render.text import as_text
-from dicom_node.report.result import earlier_statements, result_json
+from dicom_node.report.result import result_json
 from dicom_node.report.rules import EarlierStatement, Seen
+from dicom_node.report.stored import earlier_statements
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.reasons import in_language
 from model.schema import Change, Presence

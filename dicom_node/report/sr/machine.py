@@ -21,13 +21,13 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
+from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import Rank
 from dicom_node.report.sr.groups import Group, finding_groups, sources
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.dates import moment
 from dicom_node.report.wording.impression import no_result_sentences
 from dicom_node.report.wording.sections import origin
 
