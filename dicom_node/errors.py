@@ -19,6 +19,10 @@ class StorageError(NodeError):
     """The instance store cannot take or give bytes: disk full, watermark reached, file missing."""
 
 
+class UnreadableObjectError(NodeError):
+    """The bytes of a peer's object cannot be read as DICOM within the limits of time, depth and memory."""
+
+
 class IndexUnavailableError(NodeError):
     """The database cannot be reached, is locked for too long, or has the wrong schema."""
 

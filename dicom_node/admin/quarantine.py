@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import pydicom
+from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.admin import operations
 from dicom_node.context import NodeContext
-from dicom_node.errors import StorageError, UsageError
+from dicom_node.dicom.read import read_object
+from dicom_node.errors import StorageError, UnreadableObjectError, UsageError
 from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.priors import policy_of
@@ -75,6 +76,6 @@ def _claimed(node: NodeContext, ids: Collection[int]) -> frozenset[str]:
 
 def _patient(node: NodeContext, path: str) -> Patient:
     try:
-        return patient_of(pydicom.dcmread(node.store.path(path), stop_before_pixels=True, force=True))
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError):
-        return patient_of(pydicom.Dataset())
+        return patient_of(read_object(node.store.path(path)))
+    except (OSError, UnreadableObjectError, StorageError):
+        return patient_of(Dataset())

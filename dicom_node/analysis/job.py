@@ -12,10 +12,11 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from dicom_node.analysis.outputs import document_bytes, write_outputs
-from dicom_node.analysis.study import Setting, StoredImage, analyse_study, read_stored
+from dicom_node.analysis.study import Setting, StoredImage, analyse_study, damaged_image, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of
+from dicom_node.errors import AnalysisError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyState
 from dicom_node.jobs import queue as jobs
@@ -76,8 +77,10 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
         return
     with models.lease() as predictor:
         setting = _setting(node, study, produced_at, predictor)
-        setting = replace(setting, revision=revision, generation=generation, last_try=job.attempts >= MODEL_TRIES)
-        requests = analyse_study(_read(rows, node), _read(candidates, node), setting)
+        last_try = job.attempts >= MODEL_TRIES
+        setting = replace(setting, revision=revision, generation=generation, last_try=last_try)
+        read = [_read(some, node, last_try=last_try) for some in (rows, candidates)]
+        requests = analyse_study(*read, setting)
     requests = _replacing_all(requests, node, study)
     finished = [_write(request, node) for request in requests]
     _commit(job, node, study.id, finished)
@@ -101,14 +104,21 @@ def _waits_for_priors(job: ClaimedJob, node: NodeContext, study_instance_uid: st
     return until is not None
 
 
-def _read(rows: Sequence[Instance], node: NodeContext) -> list[StoredImage]:
-    """The stored objects of these rows; one that cannot even be opened is named in the log and left out."""
+def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> list[StoredImage]:
+    """The stored objects of these rows; of one that cannot be read, what the index knows, marked as damaged.
+
+    Raises AnalysisError where the file system failed and may not fail the next time.
+    """
     found = []
     for row in rows:
+        path = node.store.path(row.path)
         try:
-            found.append(read_stored(node.store.path(row.path)))
+            found.append(read_stored(path))
         except PixelError as error:
+            if isinstance(error.__cause__, OSError) and not last_try:
+                raise AnalysisError(f"a stored file cannot be read: {error.__cause__.strerror}") from error
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
+            found.append(damaged_image(row, path, str(error)))
     claimed = disputed(node, {one.facts.sop_instance_uid: one.facts.patient for one in found}, policy_of(node.settings))
     return [
         replace(one, facts=replace(one.facts, disputed=DISPUTED)) if one.facts.sop_instance_uid in claimed else one

@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pydicom
 from pydicom import Dataset
 
 from dicom_node.analysis.cautions import identity_cautions, newer_image_note
+from dicom_node.dicom.read import read_object
 from dicom_node.dicom.rejection_notes import withdrawn_by
-from dicom_node.errors import AnalysisError
-from dicom_node.index.tables.core import Outcome
+from dicom_node.dicom.sop_classes import is_image
+from dicom_node.errors import AnalysisError, UnreadableObjectError
+from dicom_node.index.tables.core import Instance, Outcome
 from dicom_node.logs import get_logger
-from dicom_node.priors import choose_prior, facts_of, image_check, same_picture, select_current
+from dicom_node.priors import choose_prior, facts_of, facts_of_rows, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from dicom_node.report.rules import EarlierStatement
@@ -28,9 +29,6 @@ from model.errors import InferenceError, PixelError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
 
 log = get_logger(__name__)
-
-PIXELS_LEFT_ON_DISK = 4096
-"""Elements longer than so many bytes are not read with the header."""
 
 Decode = Callable[[Path], DisplayImage]
 """Makes the display image of a stored object; raises PixelError."""
@@ -43,6 +41,8 @@ class StoredImage:
     path: Path
     header: Dataset
     facts: ImageFacts
+    damage: str = ""
+    """Why the object cannot be read; header and facts are then what the index knows of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,6 +73,9 @@ class _Looked:
     failures: dict[Path, str] = field(default_factory=dict)
 
     def at(self, stored: StoredImage, decode: Decode) -> DisplayImage | None:
+        if stored.damage:
+            self.failures[stored.path] = stored.damage
+            return None
         if stored.path not in self.images and stored.path not in self.failures:
             try:
                 self.images[stored.path] = decode(stored.path)
@@ -82,16 +85,45 @@ class _Looked:
 
 
 def read_stored(path: Path) -> StoredImage:
-    """Read an object's header; the pixels stay on the disk. Raises PixelError where it is no DICOM object."""
+    """Read an object's header; the pixels stay on the disk. Raises PixelError for what cannot be read."""
     try:
-        header = pydicom.dcmread(path, defer_size=PIXELS_LEFT_ON_DISK, force=True)
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        header = read_object(path)
+    except UnreadableObjectError as error:
         raise PixelError(f"the object cannot be read: {error}") from error
+    except OSError as error:
+        raise PixelError(f"the object cannot be read: {error.strerror or error}") from error
     facts = facts_of(header)
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in header:
             del header[keyword]
     return StoredImage(path=path, header=header, facts=facts)
+
+
+def damaged_image(row: Instance, path: Path, damage: str) -> StoredImage:
+    """An object that cannot be read, as the index knows it: its study must not go without a report for it."""
+    study, header = row.series.study, Dataset()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in (
+        ("SOPClassUID", row.sop_class_uid),
+        ("SOPInstanceUID", row.sop_instance_uid),
+        ("StudyInstanceUID", study.study_instance_uid),
+        ("SeriesInstanceUID", row.series.series_instance_uid),
+        ("PatientName", study.patient_name),
+        ("PatientID", study.patient_id),
+        ("IssuerOfPatientID", study.issuer_of_patient_id),
+        ("PatientBirthDate", study.patient_birth_date),
+        ("PatientSex", study.patient_sex),
+        ("StudyDate", study.study_date),
+        ("StudyTime", study.study_time),
+        ("AccessionNumber", study.accession_number),
+        ("StudyID", study.study_id),
+        ("StudyDescription", study.study_description),
+        ("Modality", row.series.modality),
+    ):
+        if value:
+            setattr(header, keyword, value)
+    facts = replace(facts_of_rows(study, row.series, row), has_pixels=is_image(row.sop_class_uid))
+    return StoredImage(path=path, header=header, facts=facts, damage=damage)
 
 
 def analyse_study(
@@ -108,6 +140,7 @@ def analyse_study(
     looked = _Looked()
     images, earlier = without_withdrawn(images, earlier)
     images = [_checked(image, setting, looked) for image in images]
+    setting = replace(setting, comparison_notes=(*setting.comparison_notes, *_left_out(images)))
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
     prepared = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
@@ -140,7 +173,16 @@ def _checked(image: StoredImage, setting: Setting, looked: _Looked) -> StoredIma
     if seen is None:
         return image
     facts = replace(image.facts, pixel_sha256=seen.sha256, check=image_check(check_view(seen)))
-    return StoredImage(path=image.path, header=image.header, facts=facts)
+    return replace(image, facts=facts)
+
+
+def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
+    """Name the objects of the study that cannot be read, beside others that can."""
+    damaged = [image for image in images if image.damage]
+    if not damaged or len(damaged) == len(images):
+        return ()
+    causes = "; ".join(dict.fromkeys(image.damage for image in damaged))
+    return (f"Left out of this study: {len(damaged)} of {len(images)} objects, because {causes}.",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -206,7 +248,7 @@ def _prior(
     """Choose, look at the chosen film, and choose again until what was seen no longer changes the choice."""
     candidates = {image.facts.sop_instance_uid: image for image in earlier}
     same: set[str] = set()
-    unreadable: list[tuple[str, str]] = []
+    unreadable = [(image.facts.sop_instance_uid, image.damage) for image in earlier if image.damage]
     verified: set[str] = set()
     while True:
         facts = [image.facts for image in candidates.values()]
@@ -239,6 +281,9 @@ def _refused(images: Sequence[StoredImage], choice: CurrentChoice, setting: Sett
     nearest = sorted(images, key=lambda image: (image.path not in looked.images, not image.facts.has_pixels))
     shown = nearest[0]
     failure = next((text for path, text in looked.failures.items() if path == shown.path), "")
+    if all(image.damage for image in images):
+        sentence = f"No object of this study can be read: {failure or shown.damage}."
+        return _not_analysed(shown, AbstainReason.UNREADABLE, sentence, setting)
     sentence = choice.sentence
     if failure and refusal is not None and refusal.abstain_reason is AbstainReason.NOT_FRONTAL:
         sentence = f"{sentence} The image cannot be read: {failure}."

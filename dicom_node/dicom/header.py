@@ -1,7 +1,7 @@
 """Tolerant reading of a data set's header: bytes of a peer → plain, normalised values. Never raises on what is wrong.
 
 Only the elements that the index needs are looked at, in one pass without recursion, so that neither a deep nor a huge
-sequence costs memory or stack (PS3.5 section 7 for the encoding, section 6.2 for the values).
+sequence costs memory or stack (PS3.5 section 6.2 for the values; `dicom_node.dicom.elements` for the encoding).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydicom.charset import decode_bytes, python_encoding
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from dicom_node.dicom.elements import PIXEL_DATA, Element, Encoding, elements, items
+from dicom_node.dicom.text import character_sets, decoded
 
 HEADER_BYTES: Final = 256 << 10
 """So much of a data set's start is looked at; what the index needs stands in groups 0008 to 0028."""
+LONG_HEADER_BYTES: Final = 64 << 20
+"""So much is looked at, once, of an object whose header goes on behind HEADER_BYTES."""
 _INFLATED_BYTES: Final = 1 << 20
 _MAX_VALUE_BYTES: Final = 10_240
 _MAX_ITEMS: Final = 32
 _MAX_TEXT: Final = 255
 
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_PIXEL_DATA = 0x7FE00010
 _OTHER_PATIENT_IDS = 0x00101002
 
 _CHARACTER_SET = 0x00080005
@@ -48,8 +48,6 @@ _WANTED = frozenset(
         *(0x00280008, 0x00280010, 0x00280011),
     }
 )
-_LAST_WANTED = max(_WANTED)
-_DEFAULT_ENCODING: Final = python_encoding[""]
 _DATE = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})")
 _TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d{1,6}))?)?)?")
 
@@ -97,25 +95,40 @@ class InstanceHeader:
     manufacturer_model_name: str = ""
     elements: int = 0
     """How many elements of the data set were understood; 0 means that the bytes are no data set at all."""
+    is_cut_short: bool = False
+    """Whether the bytes that were looked at ended before the header did."""
 
 
-def read_header(data_set: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> InstanceHeader:
-    """The header of a data set as its peer encoded it; the start of it (HEADER_BYTES) is enough. Never raises."""
-    data = bytes(data_set[:HEADER_BYTES])
+def read_header(
+    data_set: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, max_bytes: int = HEADER_BYTES
+) -> InstanceHeader:
+    """Read the header of a data set as its peer encoded it; its first `max_bytes` are looked at. Never raises.
+
+    Of an element that stands there twice the first counts, as for DCMTK; elements may come in any order.
+    """
+    data = bytes(data_set[:max_bytes])
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        data = _inflated(data)
-    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
-    order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
+        data = inflated_start(data, max(max_bytes, _INFLATED_BYTES))
+    encoding = encoding_of(transfer_syntax_uid)
     values: dict[int, bytes] = {}
     others: tuple[Mapping[int, bytes], ...] = ()
-    count = 0
-    for tag, value, start in _elements(data, implicit, order):
+    count, position, has_pixels = 0, 0, False
+    for element in elements(data, 0, len(data), encoding):
         count += 1
-        if tag == _OTHER_PATIENT_IDS:
-            others = tuple(_items(data, start, value, implicit, order))
-        elif tag in _WANTED and value is not None:
-            values.setdefault(tag, value)
-    return _header(values, others, order, count)
+        position, has_pixels = element.end, element.tag in PIXEL_DATA
+        if element.tag == _OTHER_PATIENT_IDS:
+            others = others or tuple(_items(data, element, encoding))
+        elif element.tag in _WANTED and not element.is_undefined:
+            values.setdefault(element.tag, _short_value(data, element))
+    is_cut_short = count > 0 and not has_pixels and position + 8 > len(data)
+    return _header(values, others, encoding.order, count, is_cut_short=is_cut_short)
+
+
+def encoding_of(transfer_syntax_uid: str) -> Encoding:
+    """How the data set of an object in this transfer syntax is written (PS3.5 annex A)."""
+    return Encoding(
+        implicit=transfer_syntax_uid == ImplicitVRLittleEndian, big_endian=transfer_syntax_uid == ExplicitVRBigEndian
+    )
 
 
 def normalised_date(text: str) -> str:
@@ -140,28 +153,13 @@ def normalised_time(text: str) -> str:
     return f"{hour}{minute or '00'}{second or '00'}.{fraction:0<6}"
 
 
-def decoded(value: bytes, character_sets: list[str]) -> str:
-    """Text of a value by the declared character sets; where these are missing or wrong by UTF-8, else Latin-1.
-
-    character_sets: Python encodings, [] where none but the default repertoire was declared. Never raises.
-    """
-    for encodings in (character_sets or ["ascii"], ["utf-8"], ["latin-1"]):
-        try:
-            text = decode_bytes(value, encodings, set()) if b"\x1b" in value else value.decode(encodings[0])
-        except (UnicodeError, LookupError, ValueError):
-            continue
-        if "\ufffd" not in text:
-            break
-    return text.replace("\x00", "").strip()
-
-
 def _header(
-    values: Mapping[int, bytes], others: tuple[Mapping[int, bytes], ...], order: str, count: int
+    values: Mapping[int, bytes], others: tuple[Mapping[int, bytes], ...], order: str, count: int, *, is_cut_short: bool
 ) -> InstanceHeader:
-    character_sets = _character_sets(values.get(_CHARACTER_SET, b""))
+    declared = character_sets(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, limit: int = _MAX_TEXT) -> str:
-        return decoded(values.get(tag, b""), character_sets)[:limit].strip()
+        return decoded(values.get(tag, b""), declared)[:limit].strip()
 
     return InstanceHeader(
         sop_class_uid=_plain(values, 0x00080016),
@@ -170,10 +168,10 @@ def _header(
         series_instance_uid=_plain(values, 0x0020000E),
         patient_id=text(0x00100020, 64),
         issuer_of_patient_id=text(0x00100021, 64),
-        patient_name=_person_name(values.get(0x00100010, b""), character_sets),
+        patient_name=_person_name(values.get(0x00100010, b""), declared),
         patient_birth_date=normalised_date(_plain(values, 0x00100030)),
         patient_sex=_plain(values, 0x00100040)[:64].upper(),
-        other_patient_ids=tuple(_other_ids(others, character_sets)),
+        other_patient_ids=tuple(_other_ids(others, declared)),
         accession_number=text(0x00080050, 64),
         study_id=text(0x00200010, 64),
         study_date=normalised_date(_plain(values, 0x00080020)),
@@ -195,144 +193,49 @@ def _header(
         manufacturer=text(0x00080070),
         manufacturer_model_name=text(0x00081090),
         elements=count,
+        is_cut_short=is_cut_short,
     )
 
 
-def _elements(data: bytes, implicit: bool, order: str) -> Iterator[tuple[int, bytes | None, int]]:
-    """(tag, value, offset of the value) of the top level; the value is None where its length is undefined.
-
-    Ends at the first thing that cannot be an element, at pixel data, and past the last wanted tag.
-    """
-    position, last = 0, -1
-    while True:
-        head = _element_head(data, position, implicit, order)
-        if head is None:
-            return
-        tag, length, start = head
-        # Elements ascend (PS3.5 section 7.1): a smaller tag means that we read values as if they were elements.
-        if tag <= last or tag >= _PIXEL_DATA:
-            return
-        last = tag
-        if length == _UNDEFINED:
-            yield tag, None, start
-            position = _skipped(data, start, implicit, order)
-        else:
-            end = start + length
-            short = length <= _MAX_VALUE_BYTES and end <= len(data)
-            yield tag, data[start:end] if short else b"", start
-            position = end
-        if position > len(data) or tag > _LAST_WANTED:
-            return
+def _short_value(data: bytes, element: Element) -> bytes:
+    """The value's bytes; none of one that is cut off or too long to be what the index wants."""
+    is_whole = element.end <= len(data) and element.end - element.start <= _MAX_VALUE_BYTES
+    return data[element.start : element.end] if is_whole else b""
 
 
-def _element_head(data: bytes, position: int, implicit: bool, order: str) -> tuple[int, int, int] | None:
-    """(tag, length, offset of the value), or None where there is no whole element head."""
-    if position + 8 > len(data):
-        return None
-    group, element = struct.unpack_from(order + "HH", data, position)
-    tag = group << 16 | element
-    if implicit or group == 0xFFFE:
-        (length,) = struct.unpack_from(order + "I", data, position + 4)
-        return tag, length, position + 8
-    vr = data[position + 4 : position + 6]
-    if not (vr.isalpha() and vr.isupper()):
-        return None
-    if vr not in _LONG_VRS:
-        (length,) = struct.unpack_from(order + "H", data, position + 6)
-        return tag, length, position + 8
-    if position + 12 > len(data):
-        return None
-    (length,) = struct.unpack_from(order + "I", data, position + 8)
-    return tag, length, position + 12
-
-
-def _skipped(data: bytes, position: int, implicit: bool, order: str) -> int:
-    """The offset behind a sequence of undefined length that begins at `position`; past the end where it has none."""
-    depth = 1
-    while depth:
-        head = _element_head(data, position, implicit, order)
-        if head is None:
-            return len(data) + 1
-        tag, length, start = head
-        if tag in (_ITEM_END, _SEQUENCE_END):
-            # An item of undefined length opened one level, so did its sequence.
-            depth -= 1
-            position = start
-        elif length == _UNDEFINED:
-            depth += 1
-            position = start
-        elif tag == _ITEM:
-            position = start + length
-        else:
-            position = start + length
-    return position
-
-
-def _items(data: bytes, start: int, value: bytes | None, implicit: bool, order: str) -> Iterator[Mapping[int, bytes]]:
+def _items(data: bytes, sequence: Element, encoding: Encoding) -> Iterator[Mapping[int, bytes]]:
     """The items of a short sequence as tag → value; sequences inside of them are passed over."""
-    end = _skipped(data, start, implicit, order) if value is None else start + len(value)
-    position = start
-    for _ in range(_MAX_ITEMS):
-        head = _element_head(data, position, implicit, order)
-        if head is None or head[0] != _ITEM or position >= end:
+    inner = Encoding(implicit=True) if sequence.vr == "UN" else encoding
+    for number, (start, end) in enumerate(items(data, sequence, inner)):
+        if number == _MAX_ITEMS:
             return
-        _, length, inside = head
-        until = min(end, len(data)) if length == _UNDEFINED else min(inside + length, end, len(data))
-        item: dict[int, bytes] = {}
-        position = inside
-        while position < until:
-            head = _element_head(data, position, implicit, order)
-            if head is None:
-                return
-            tag, size, begin = head
-            if tag in (_ITEM_END, _SEQUENCE_END):
-                position = begin
-                break
-            if size == _UNDEFINED:
-                position = _skipped(data, begin, implicit, order)
-            else:
-                item[tag] = data[begin : begin + min(size, _MAX_VALUE_BYTES)]
-                position = begin + size
-        yield item
+        yield {
+            element.tag: data[element.start : min(element.end, element.start + _MAX_VALUE_BYTES)]
+            for element in elements(data, start, end, inner)
+            if not element.is_undefined and element.end <= end
+        }
 
 
-def _inflated(data: bytes) -> bytes:
-    """The start of a deflated data set (PS3.5 section A.5), at most _INFLATED_BYTES of it."""
+def inflated_start(data: bytes, max_bytes: int) -> bytes:
+    """Inflate the start of a deflated data set (PS3.5 section A.5), at most `max_bytes` of it; b"" if it is none."""
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _INFLATED_BYTES)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max_bytes)
     except zlib.error:
         return b""
 
 
-def _character_sets(value: bytes) -> list[str]:
-    """Python encodings for SpecificCharacterSet (PS3.3 section C.12.1.1.2); unknown terms count as the default.
-
-    Only names of DICOM's own table are looked up: a peer must not choose among all of Python's codecs.
-    """
-    names = value.decode("ascii", "replace").replace("\x00", "").upper().split("\\")
-    encodings = []
-    for name in (" ".join(name.replace("_", " ").replace("-", " ").split()) for name in names):
-        for spelled in (name, name.replace("ISO IR", "ISO_IR"), name.replace("ISO2022", "ISO 2022")):
-            if spelled in python_encoding:
-                encodings.append(python_encoding[spelled])
-                break
-        else:
-            encodings.append(_DEFAULT_ENCODING)
-    return [] if encodings == [_DEFAULT_ENCODING] else encodings
-
-
-def _person_name(value: bytes, character_sets: list[str]) -> str:
+def _person_name(value: bytes, declared: list[str]) -> str:
     """Decoded as a whole before it is split: inside a two-byte Japanese character "=" and "^" are ordinary bytes."""
-    groups = decoded(value, character_sets).split("=")
+    groups = decoded(value, declared).split("=")
     named = ["^".join(component.strip() for component in group.split("^")).rstrip("^") for group in groups]
     return "=".join(named).rstrip("=")[:_MAX_TEXT]
 
 
-def _other_ids(items: tuple[Mapping[int, bytes], ...], character_sets: list[str]) -> Iterator[Mapping[str, str]]:
+def _other_ids(items: tuple[Mapping[int, bytes], ...], declared: list[str]) -> Iterator[Mapping[str, str]]:
     for item in items:
-        identifier = decoded(item.get(0x00100020, b""), character_sets)[:64]
+        identifier = decoded(item.get(0x00100020, b""), declared)[:64]
         if identifier:
-            yield {"id": identifier, "issuer": decoded(item.get(0x00100021, b""), character_sets)[:64]}
+            yield {"id": identifier, "issuer": decoded(item.get(0x00100021, b""), declared)[:64]}
 
 
 def _acquired_at(values: Mapping[int, bytes]) -> str:

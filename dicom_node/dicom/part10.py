@@ -1,17 +1,21 @@
-"""The Part 10 header of a DICOM file (PS3.10 section 7.1): write it, and read it without touching the data set."""
+"""The Part 10 header of a DICOM file (PS3.10 section 7.1): written exactly, read as tolerantly as pydicom reads it."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
+from dicom_node.dicom.elements import Element, Encoding, elements
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import StorageError
 
-_MAX_META_BYTES: Final = 1 << 20
-"""At most this much File Meta Information is read: its group length comes from the peer."""
+_PREAMBLE_BYTES: Final = 132
+_MAX_META_BYTES: Final = 64 << 10
+"""Of a File Meta Information; private information that makes it longer is read as far as this."""
+_EXPLICIT: Final = Encoding(implicit=False)
+_GROUP_2_START: Final = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00")
 
 
 class ByteSource(Protocol):
@@ -22,7 +26,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMeta:
-    """What the Part 10 header says (PS3.10 section 7.1)."""
+    """What the Part 10 header says; "" for what a file of another program leaves out."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -30,8 +34,8 @@ class FileMeta:
 
 
 def part10_header(meta: FileMeta) -> bytes:
-    """Preamble, prefix and File Meta Information of a file that we write (PS3.10 section 7.1)."""
-    elements = b"".join(
+    """Make preamble, prefix and File Meta Information of a file that this node writes."""
+    group_2 = b"".join(
         (
             struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
             _short_element(0x0002, b"UI", meta.sop_class_uid),
@@ -41,42 +45,46 @@ def part10_header(meta: FileMeta) -> bytes:
             _short_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
         )
     )
-    group_length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements))
-    return bytes(128) + b"DICM" + group_length + elements
+    group_length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group_2))
+    return bytes(128) + b"DICM" + group_length + group_2
 
 
-def read_meta(stream: ByteSource) -> FileMeta:
-    """Read a Part 10 header and leave the stream at the first byte of the data set. Raises StorageError."""
-    start = stream.read(132)
-    if start[128:] != b"DICM":
-        raise StorageError("not a DICOM file: the prefix DICM is missing")
-    first = stream.read(12)
-    if len(first) < 12 or first[:6] != b"\x02\x00\x00\x00UL":
-        raise StorageError("not a DICOM file: the File Meta Information has no group length")
-    elements = stream.read(min(int.from_bytes(first[8:12], "little"), _MAX_META_BYTES))
-    values = dict(_meta_elements(elements))
-    try:
-        return FileMeta(
-            sop_class_uid=values[0x0002], sop_instance_uid=values[0x0003], transfer_syntax_uid=values[0x0010]
-        )
-    except KeyError as error:
-        raise StorageError(f"the File Meta Information lacks (0002,{error.args[0]:04X})") from error
+def read_meta(stream: BinaryIO) -> FileMeta:
+    """Read a Part 10 header and leave the stream at the first byte of the data set.
+
+    The group length is not believed: many programs write a wrong one, or none. The elements of group 0002 are walked
+    instead. A file without preamble, or without any File Meta Information, is read too, its values then being "".
+    Raises StorageError for what begins neither with the prefix DICM nor with an element of group 0002 or 0008.
+    """
+    start = stream.tell()
+    head = stream.read(_PREAMBLE_BYTES + _MAX_META_BYTES)
+    if head[128:_PREAMBLE_BYTES] == b"DICM":
+        begin = _PREAMBLE_BYTES
+    elif head[:4] in _GROUP_2_START or head[:2] == b"\x08\x00" or head[:2] == b"\x00\x08":
+        begin = 0
+    else:
+        raise StorageError("not a DICOM file: neither the prefix DICM nor an element of group 0002 or 0008 is there")
+    values: dict[int, str] = {}
+    behind = begin
+    for element in _group_2(head, begin):
+        behind = element.end
+        if element.vr == "UI":
+            text = head[element.start : element.end].rstrip(b"\x00 ").decode("ascii", "replace")
+            values.setdefault(element.tag, text)
+    stream.seek(start + behind)
+    return FileMeta(
+        sop_class_uid=values.get(0x00020002, ""),
+        sop_instance_uid=values.get(0x00020003, ""),
+        transfer_syntax_uid=values.get(0x00020010, ""),
+    )
 
 
-def _meta_elements(data: bytes) -> Iterator[tuple[int, str]]:
-    """The UI elements of group 0002 by element number, explicit VR little endian."""
-    position = 0
-    while position + 8 <= len(data):
-        _, element, vr, length = struct.unpack_from("<HH2sH", data, position)
-        position += 8
-        if vr in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
-            if position + 4 > len(data):
-                return
-            (length,) = struct.unpack_from("<I", data, position)
-            position += 4
-        if vr == b"UI":
-            yield element, data[position : position + length].rstrip(b"\x00 ").decode("ascii", "replace")
-        position += length
+def _group_2(head: bytes, begin: int) -> Iterator[Element]:
+    """The whole elements of group 0002 at the start of a file, explicit VR little endian."""
+    for element in elements(head, begin, len(head), _EXPLICIT):
+        if element.tag >> 16 != 2 or element.end > len(head):
+            return
+        yield element
 
 
 def _short_element(element: int, vr: bytes, value: str) -> bytes:

@@ -7,20 +7,16 @@ compared with.
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
 from typing import Final
 
 from pydicom import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
-from dicom_node.dicom.part10 import FileMeta, part10_header
+from dicom_node.dicom.part10 import FileMeta
+from dicom_node.dicom.read import read_data_set
+from dicom_node.errors import UnreadableObjectError
 
 KEY_OBJECTS: Final = str(KeyObjectSelectionDocumentStorage)
 TITLES: Final[Mapping[str, str]] = {
@@ -30,22 +26,6 @@ TITLES: Final[Mapping[str, str]] = {
     "113039": "because its retention ended",
 }
 """DCM codes of CID 7011 by which IOCM takes instances back, and why, in words."""
-_TITLE: Final = 0x0040A043
-"""Concept Name Code Sequence; what a note refers to comes behind it and may be long."""
-_UNREADABLE = (
-    BytesLengthException,
-    InvalidDicomError,
-    EOFError,
-    OSError,
-    struct.error,
-    zlib.error,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NotImplementedError,
-    RecursionError,
-)
 
 
 def is_rejection_note(data_set: bytes, meta: FileMeta) -> bool:
@@ -53,11 +33,8 @@ def is_rejection_note(data_set: bytes, meta: FileMeta) -> bool:
     if meta.sop_class_uid != KEY_OBJECTS:
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            file = BytesIO(part10_header(meta) + data_set)
-            return _why(read_partial(file, stop_when=lambda tag, _vr, _length: tag > _TITLE)) != ""
-    except _UNREADABLE:
+        return _why(read_data_set(data_set, meta.transfer_syntax_uid, is_start_only=True)) != ""
+    except UnreadableObjectError:
         return False
 
 
@@ -65,12 +42,9 @@ def withdrawn_by(headers: Iterable[Dataset]) -> dict[str, str]:
     """SOPInstanceUID → why it may not be used, of everything that the rejection notes among `headers` name."""
     found: dict[str, str] = {}
     for header in headers:
-        try:
-            if str(header.get("SOPClassUID", "")) == KEY_OBJECTS and (why := _why(header)):
-                for uid in _named(header):
-                    found[uid] = f"it was withdrawn {why} (rejection note)"
-        except _UNREADABLE:
-            continue
+        if str(header.get("SOPClassUID", "")) == KEY_OBJECTS and (why := _why(header)):
+            for uid in _named(header):
+                found[uid] = f"it was withdrawn {why} (rejection note)"
     return found
 
 

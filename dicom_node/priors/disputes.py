@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pydicom
 from sqlalchemy import select
 
 from dicom_node.context import NodeContext
-from dicom_node.errors import StorageError
+from dicom_node.dicom.read import read_object
+from dicom_node.errors import StorageError, UnreadableObjectError
 from dicom_node.index.tables.core import Quarantine, QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.priors.facts import patient_of
@@ -44,8 +44,8 @@ def disputed(node: NodeContext, held: Mapping[str, Patient], policy: PriorPolicy
 def _is_same_person(node: NodeContext, path: str, ours: Patient, policy: PriorPolicy) -> bool:
     """Whether the object that was set aside is proven the same person's; of one that cannot be read nothing is."""
     try:
-        header = pydicom.dcmread(node.store.path(path), stop_before_pixels=True, force=True)
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError) as error:
+        header = read_object(node.store.path(path))
+    except (OSError, UnreadableObjectError, StorageError) as error:
         log.error("quarantined object cannot be read", why=str(error))
         return False
     theirs = patient_of(header)

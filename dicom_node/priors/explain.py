@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom import Dataset
 
 from dicom_node.context import NodeContext
+from dicom_node.dicom.read import read_object
 from dicom_node.dicom.rejection_notes import withdrawn_by
-from dicom_node.errors import StorageError, UsageError
+from dicom_node.errors import StorageError, UnreadableObjectError, UsageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables.core import Instance
 from dicom_node.priors import (
@@ -107,8 +107,8 @@ def explained(
 def _facts(row: Instance, node: NodeContext) -> tuple[ImageFacts, Dataset]:
     """From the header; from the index where the file cannot be read."""
     try:
-        header = pydicom.dcmread(node.store.path(row.path), stop_before_pixels=True, force=True)
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError):
+        header = read_object(node.store.path(row.path))
+    except (OSError, UnreadableObjectError, StorageError):
         return facts_of_rows(row.series.study, row.series, row), Dataset()
     facts = facts_of(header, has_pixels=row.rows is not None, pixel_sha256=row.pixel_sha256)
     # A header may lie about its own UID; the index's is that of the file.

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-from io import BytesIO
-
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from dicom_node.dicom.read import read_data_set
+from dicom_node.errors import UnreadableObjectError
 from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.sinks import MemorySink
 
 
 class UnreadableError(Exception):
-    """The bytes are no data set, or hold values that are not what their VR says."""
+    """The bytes are no data set."""
 
 
 def decoded_data_set(request: Request) -> Dataset:
-    """The data set of a request, every value converted now. Raises UnreadableError."""
+    """The data set of a request, without what cannot be read of it. Raises UnreadableError."""
     if not isinstance(request.data, MemorySink):
         raise UnreadableError("the request has no data set")
-    syntax = request.context.transfer_syntax
     try:
-        data_set = read_dataset(
-            BytesIO(bytes(request.data.data)),
-            is_implicit_VR=syntax == ImplicitVRLittleEndian,
-            is_little_endian=syntax != ExplicitVRBigEndian,
-        )
-        # Values are converted when they are first looked at: look at all, so that nothing raises later.
-        data_set.walk(lambda _data_set, element: None)
-    # What pydicom says with, in its own words, that a peer's bytes are not what they claim to be.
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError) as error:
-        raise UnreadableError(type(error).__name__) from error
-    except (NotImplementedError, RecursionError, struct.error, zlib.error) as error:
-        raise UnreadableError(type(error).__name__) from error
-    return data_set
+        return read_data_set(bytes(request.data.data), request.context.transfer_syntax)
+    except UnreadableObjectError as error:
+        raise UnreadableError(str(error)) from error
 
 
 def encoded_data_set(data_set: Dataset, transfer_syntax: str) -> bytes:

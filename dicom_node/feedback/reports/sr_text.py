@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
+from dicom_node.dicom.read import read_object
 from dicom_node.dicom.sop_classes import NODE_MODEL
 from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import ReportError
+from dicom_node.errors import ReportError, UnreadableObjectError
 from dicom_node.report.patient import UNREADABLE, items_of, text_of
 from dicom_node.report.render.sr_tree import MAX_DEPTH
 from model.labeller.word_list import word_list
@@ -50,8 +48,8 @@ def read_sr(path: Path) -> ReportText:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ReportError(f"a report has at most {MAX_FILE_BYTES >> 20} MiB")
-        return sr_text(dcmread(path, stop_before_pixels=True))
-    except (InvalidDicomError, EOFError, struct.error, zlib.error, OSError, *UNREADABLE) as error:
+        return sr_text(read_object(path))
+    except (UnreadableObjectError, OSError, *UNREADABLE) as error:
         raise ReportError(f"the report cannot be read: {type(error).__name__}: {error}") from error
 
 

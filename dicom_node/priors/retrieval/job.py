@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import pydicom
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -21,8 +20,9 @@ from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
+from dicom_node.dicom.read import read_object
 from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError
+from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables.core import (
     ExpectedRetrieval,
@@ -275,8 +275,8 @@ def _is_useful(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
     facts = []
     for row in rows:
         try:
-            header = pydicom.dcmread(node.store.path(row.path), stop_before_pixels=True, force=True)
-        except (OSError, ValueError, KeyError, AttributeError, NotImplementedError, StorageError) as error:
+            header = read_object(node.store.path(row.path))
+        except (OSError, UnreadableObjectError, StorageError) as error:
             log.error("fetched image cannot be read", instance_pk=row.id, why=str(error))
             continue
         facts.append(facts_of(header, has_pixels=row.rows is not None))

@@ -1,0 +1,65 @@
+"""Text of a data set: which character sets a peer declared, and what its bytes say (PS3.3 section C.12.1.1.2).
+
+The index, the reports and the comparison of patients read a name by this one module, so that the same bytes are the
+same name everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydicom.charset import decode_bytes, python_encoding
+
+TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+"""VRs that the Specific Character Set applies to (PS3.5 section 6.1.2.3)."""
+_DEFAULT_ENCODING: Final = python_encoding[""]
+
+
+def character_sets(value: bytes) -> list[str]:
+    """Python encodings for SpecificCharacterSet; [] for the default repertoire. Unknown terms count as the default.
+
+    Only names of DICOM's own table are looked up: a peer must not choose among all of Python's codecs.
+    """
+    names = value.decode("ascii", "replace").replace("\x00", "").upper().split("\\")
+    encodings = []
+    for name in (" ".join(name.replace("_", " ").replace("-", " ").split()) for name in names):
+        for spelled in (name, name.replace("ISO IR", "ISO_IR"), name.replace("ISO2022", "ISO 2022")):
+            if spelled in python_encoding:
+                encodings.append(python_encoding[spelled])
+                break
+        else:
+            encodings.append(_DEFAULT_ENCODING)
+    return [] if encodings == [_DEFAULT_ENCODING] else encodings
+
+
+def encodings_that_decode(value: bytes, declared: list[str]) -> list[str]:
+    """The encodings by which a value can be read: the declared ones, else UTF-8, else Latin-1. Never raises.
+
+    Parameters
+    ----------
+    value
+        The encoded text.
+    declared
+        Python encodings of the data set, [] if it declares none but the default repertoire.
+    """
+    if value.isascii() and b"\x1b" not in value:
+        return declared or [_DEFAULT_ENCODING]
+    for encodings in (declared or ["ascii"], ["utf-8"]):
+        if _decoded_by(value, encodings) is not None:
+            return encodings
+    return ["latin-1"]
+
+
+def decoded(value: bytes, declared: list[str]) -> str:
+    """Text of a value by the encodings that decode it, without NULs and blanks around it. Never raises."""
+    text = _decoded_by(value, encodings_that_decode(value, declared))
+    return (value.decode("latin-1") if text is None else text).replace("\x00", "").strip()
+
+
+def _decoded_by(value: bytes, encodings: list[str]) -> str | None:
+    """The text, or None if these encodings do not fit."""
+    try:
+        text = decode_bytes(value, encodings, set()) if b"\x1b" in value else value.decode(encodings[0])
+    except (UnicodeError, LookupError, ValueError):
+        return None
+    return None if "\ufffd" in text else text
