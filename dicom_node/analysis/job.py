@@ -79,8 +79,8 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
         setting = _setting(node, study, produced_at, predictor)
         last_try = job.attempts >= MODEL_TRIES
         setting = replace(setting, revision=revision, generation=generation, last_try=last_try)
-        read = [_read(some, node, last_try=last_try) for some in (rows, candidates)]
-        requests = analyse_study(*read, setting)
+        images, earlier = (_read(some, node, last_try=last_try) for some in (rows, candidates))
+        requests = analyse_study(images, earlier, setting)
     requests = _replacing_all(requests, node, study)
     finished = [_write(request, node) for request in requests]
     _commit(job, node, study.id, finished)

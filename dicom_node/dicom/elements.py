@@ -71,8 +71,8 @@ def elements(data: bytes, start: int, end: int, encoding: Encoding) -> Iterator[
         if head is None:
             return
         tag, vr, length, begin = head
-        if tag == 0:
-            return  # padding: some programs fill a file up with zeros
+        if tag == 0 or tag >> 16 == 0xFFFF:
+            return  # padding with zeros, or no data set
         if tag >> 16 == 0xFFFE:
             position = begin  # a delimiter or item that belongs to nothing: DCMTK passes over it too
             continue

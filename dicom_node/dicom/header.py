@@ -20,7 +20,7 @@ from dicom_node.dicom.text import character_sets, decoded
 
 HEADER_BYTES: Final = 256 << 10
 """So much of a data set's start is looked at; what the index needs stands in groups 0008 to 0028."""
-LONG_HEADER_BYTES: Final = 64 << 20
+LONG_HEADER_BYTES: Final = 32 << 20
 """So much is looked at, once, of an object whose header goes on behind HEADER_BYTES."""
 _INFLATED_BYTES: Final = 1 << 20
 _MAX_VALUE_BYTES: Final = 10_240

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from pydicom import Dataset, Sequence
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
@@ -23,7 +23,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr_element
 from pydicom.hooks import hooks
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
 
 from dicom_node.dicom.elements import IMPLICIT, PIXEL_DATA, Element, Encoding, elements, items
@@ -72,7 +72,7 @@ def read_object(path: Path) -> Dataset:
         syntax = meta.transfer_syntax_uid if meta is not None else guessed_transfer_syntax(stream)
         data_set = _grown(stream, syntax)
     data_set.file_meta = FileMetaDataset()
-    data_set.file_meta.TransferSyntaxUID = syntax
+    data_set.file_meta.TransferSyntaxUID = UID(syntax)
     return data_set
 
 
@@ -303,13 +303,13 @@ def _leaf(raw: RawDataElement, data_set: Dataset, budget: _Budget, declared: lis
     vr = _vr_of(raw, data_set)
     encodings = encodings_that_decode(value, declared) if vr in TEXT_VRS else declared or ["iso8859"]
     try:
-        converted = convert_raw_data_element(raw, encoding=encodings, ds=data_set)
+        converted: Any = convert_raw_data_element(raw, encoding=encodings, ds=data_set)
         if converted.VR in AMBIGUOUS_VR:
             converted = correct_ambiguous_vr_element(converted, data_set, raw.is_little_endian)
         str(converted.value)  # person names are decoded when they are looked at
     except Exception:  # noqa: BLE001 (the edge to a stranger's bytes: what pydicom raises at a value costs that value)
         return None
-    return converted
+    return cast(DataElement, converted)
 
 
 def _settled(data_set: Dataset, budget: _Budget, declared: list[str], depth: int) -> Dataset:
@@ -321,7 +321,7 @@ def _settled(data_set: Dataset, budget: _Budget, declared: list[str], depth: int
         declared = character_sets(value)
     for tag in data_set.keys():  # noqa: SIM118 (iterating a data set would convert its values)
         budget.spend()
-        element = data_set.get_item(tag)
+        element: Any = data_set.get_item(tag)
         if isinstance(element, RawDataElement) and _vr_of(element, data_set) != "SQ":
             converted = _leaf(element, result, budget, declared)
         else:

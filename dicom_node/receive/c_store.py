@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,8 +11,8 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from dicom_node.dicom.header import HEADER_BYTES, InstanceHeader, read_header
-from dicom_node.dicom.part10 import FileMeta
+from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
@@ -49,6 +50,8 @@ log = get_logger(__name__)
 TAKEN: Final = (Registered.NEW, Registered.DUPLICATE)
 """Outcomes that are answered with Success, and so are transfers."""
 _MIB: Final = 1 << 20
+_LONG_HEADERS: Final = threading.Lock()
+"""A header of megabytes is read again by one association at a time, or a hundred of them would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,15 @@ class InstanceUpload:
         """What the data set's start says."""
         return read_header(self._head, self.transfer_syntax_uid)
 
+    def whole_header(self, store: InstanceStore, stored: StoredFile) -> InstanceHeader:
+        """What the data set says, read again from its file where it goes on behind what was kept in memory."""
+        header = self.header()
+        if not header.is_cut_short or self._received <= len(self._head):
+            return header
+        with _LONG_HEADERS, store.open(stored.path) as stream:
+            read_meta(stream)
+            return read_header(stream.read(LONG_HEADER_BYTES), self.transfer_syntax_uid, max_bytes=LONG_HEADER_BYTES)
+
     @property
     def meta(self) -> FileMeta:
         """What stands in the file's header."""
@@ -179,10 +191,15 @@ def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
 
 def _stored_and_indexed(service: StoreService, request: Request, upload: InstanceUpload) -> Failure | None:
     """None only once file and row are durable; otherwise nothing of it stays, quarantined objects excepted."""
-    header = upload.header()
     stored = upload.commit()
     if isinstance(stored, Failure):
         return stored
+    try:
+        header = upload.whole_header(service.store, stored)
+    except (StorageError, OSError) as error:
+        service.store.delete(stored.path)
+        log.error("instance cannot be read again", why=str(error))
+        return statuses.STORE_FAILED
     found = _defect(upload, header)
     try:
         if found is not None:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
@@ -326,3 +327,14 @@ def test_an_unknown_operation_is_answered(node: RunningNode) -> None:
         assert peer.response().status == 0x0211
         assert peer.echo().status == 0
         peer.release()
+
+
+def test_header_longer_than_what_is_kept_in_memory_is_indexed(tmp_path: Path) -> None:
+    """A modality that writes half a megabyte of private data before the UIDs of study and series."""
+    film = radiograph()
+    film.add_new(0x00090010, "LO", "ACME")
+    film.add_new(0x00091001, "OB", bytes(600_000))
+    with running_node(tmp_path) as node:
+        assert send(node, film) == [0x0000]
+        (row,) = node.instances()
+        assert (row.sop_instance_uid, row.rows) == (film.SOPInstanceUID, 8)
