@@ -75,7 +75,7 @@ def fill(folder: Path, chosen: list[Background], *, pairs: int, size: int, first
         turned = chosen[start % len(chosen) :] + chosen[: start % len(chosen)]
         if not (folder / f"{name}.json").exists():
             count = min(SHARD_PAIRS, pairs - start)
-            write_shard(folder, name, first_seed=first_seed + start, pairs=count, size=size, backgrounds=turned)
+            write_shard(folder, name, first_seed=first_seed + start, courses=count, size=size, backgrounds=turned)
         shard = read_shard(folder / f"{name}.json")
         if shard.marks() is None:
             write_marks(shard)

@@ -1,9 +1,11 @@
-"""Pre-rendered phantom pairs on disk: pixels in memory-mapped shards, the truth recomputed from the seeds.
+"""Pre-rendered phantom courses on disk: pixels in memory-mapped shards, the truth recomputed from the seeds.
 
     python -m training.phantom.cache FOLDER --pairs 24000 --first-seed 1000000 --size 160
+    python -m training.phantom.cache FOLDER --courses 3000 --first-seed 3000000 --size 224
 
-A shard is `NAME.npy` (uint8 [pairs, 2, size, size], prior first) beside `NAME.json` (first seed, options, how it was
-drawn). A shard counts only once its JSON is there: it is written last, so that readers may look while others write.
+A shard is `NAME.npy` (uint8 [films, size, size], the films of one course after another, oldest first) beside
+`NAME.json` (first seed, options, films of each course, how it was drawn). A shard counts only once its JSON is there: it
+is written last, so that readers may look while others write.
 """
 
 from __future__ import annotations
@@ -20,92 +22,94 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.images.square import fit_grey
-from training.phantom.render import (
-    PHANTOM_FINDINGS,
-    PairOptions,
-    PhantomPair,
-    composite,
-    finding_marks,
-    render,
-    sample_pair,
-)
-from training.phantom.scene import UNGRADED
+from training.phantom.course import ClinicalOptions, sample_course
+from training.phantom.render import PHANTOM_FINDINGS, PairOptions, composite, finding_marks, render, sample_pair
+from training.phantom.scene import UNGRADED, Patient, PhantomCourse, PhantomFilm
 from training.phantom.texture import Plane
 
-FORMAT = 1
+FORMAT = 2
+PAIRS_FORMAT = 1
+"""Of shards that held pairs only: pixels [pairs, 2, size, size], outlines [pairs, 2, findings, side, side]."""
 MARK_SIDE = 20
 """Raster of the stored outlines of the findings."""
 FINE_SHARE = 0.2
-"""Share of the pairs rendered at twice the size and reduced, as a real film is."""
+"""Share of the courses rendered at twice the size and reduced, as a real film is."""
+Options = PairOptions | ClinicalOptions
+
+
+def draw_course(seed: int, options: Options) -> PhantomCourse:
+    """A course by its options: a pair with evenly drawn changes, or a clinical course."""
+    return sample_pair(seed, options).course if isinstance(options, PairOptions) else sample_course(seed, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One shard on disk. backgrounds: names of the real films its pairs lie over, empty for pure phantoms."""
+    """One shard on disk. films: of each course. backgrounds: names of the real films that its pairs lie over, empty for
+    pure phantoms."""
 
     path: Path
     first_seed: int
-    pairs: int
+    films: tuple[int, ...]
     size: int
-    options: PairOptions
+    options: Options
     backgrounds: tuple[str, ...] = ()
+
+    @property
+    def courses(self) -> int:
+        """How many there are."""
+        return len(self.films)
 
     @property
     def unknown(self) -> frozenset[str]:
         """Findings that may be on a film without the phantom's doing: those that its background is not labelled for."""
         return frozenset(UNGRADED) if self.backgrounds else frozenset()
 
-    def pair(self, index: int) -> PhantomPair:
-        """The truth of one pair."""
-        return sample_pair(self.first_seed + index, self.options)
+    def course(self, index: int) -> PhantomCourse:
+        """The truth of one course."""
+        return draw_course(self.first_seed + index, self.options)
+
+    def start(self, index: int) -> int:
+        """The number of a course's first film."""
+        return sum(self.films[:index])
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The images, mapped and not read: uint8 [pairs, 2, size, size]."""
+        """The images, mapped and not read: uint8 [films, size, size]."""
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
-        return mapped
+        return mapped.reshape(-1, *mapped.shape[-2:])
 
     def marks(self) -> NDArray[np.uint8] | None:
-        """Where the findings lie, mapped: uint8 [pairs, 2, findings, MARK_SIDE, MARK_SIDE]; None where not made."""
+        """Where the findings lie, mapped: uint8 [films, findings, MARK_SIDE, MARK_SIDE]; None where not made."""
         path = self.path.with_suffix(".marks")
-        return np.load(path, mmap_mode="r") if path.exists() else None
+        if not path.exists():
+            return None
+        mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        return mapped.reshape(-1, *mapped.shape[-3:])
 
 
-def film_pixels(pair: PhantomPair, size: int, *, fine: bool = False) -> NDArray[np.uint8]:
-    """Both films as the model sees them, uint8 [2, size, size], prior first."""
-    out = np.empty((2, size, size), np.uint8)
-    for place, (states, film) in enumerate(((pair.prior, pair.prior_film), (pair.current, pair.current_film))):
-        rows, columns = film.shape(size * 2 if fine else size)
-        out[place] = fit_grey(render(pair.patient, states, film, rows, columns).pixels, size)
-    return out
+def film_pixels(patient: Patient, film: PhantomFilm, size: int, *, fine: bool = False) -> NDArray[np.uint8]:
+    """One film as the model sees it, uint8 [size, size]."""
+    rows, columns = film.acquisition.shape(size * 2 if fine else size)
+    return fit_grey(render(patient, film.states, film.acquisition, rows, columns).pixels, size)
 
 
-def composite_pixels(pair: PhantomPair, backgrounds: tuple[Plane, Plane], size: int) -> NDArray[np.uint8]:
-    """The findings of a pair over two real films (prior, current), uint8 [2, size, size]."""
-    out = np.empty((2, size, size), np.uint8)
-    films = ((pair.prior, pair.prior_film), (pair.current, pair.current_film))
-    for place, ((states, film), background) in enumerate(zip(films, backgrounds, strict=True)):
-        out[place] = fit_grey(composite(background, pair.patient, states, film), size)
-    return out
-
-
-def pair_marks(pair: PhantomPair) -> NDArray[np.uint8]:
-    """Opacity (0..255) of every finding on both films over the model's square: uint8 [2, findings, side, side]."""
-    out = np.zeros((2, len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE), np.uint8)
+def film_marks(patient: Patient, film: PhantomFilm) -> NDArray[np.uint8]:
+    """Opacity (0..255) of every finding on one film over the model's square: uint8 [findings, side, side]."""
+    out = np.zeros((len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE), np.uint8)
     fine = 2 * MARK_SIDE
-    for place, (states, film) in enumerate(((pair.prior, pair.prior_film), (pair.current, pair.current_film))):
-        rows, columns = film.shape(fine)
-        top, left = (fine - rows) // 2, (fine - columns) // 2
-        for key, plane in finding_marks(pair.patient, states, film, rows, columns).items():
-            square = np.zeros((fine, fine), np.float32)
-            square[top : top + rows, left : left + columns] = plane
-            coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))
-            out[place, PHANTOM_FINDINGS.index(key)] = np.clip(coarse * 255, 0, 255)
+    rows, columns = film.acquisition.shape(fine)
+    top, left = (fine - rows) // 2, (fine - columns) // 2
+    for key, plane in finding_marks(patient, film.states, film.acquisition, rows, columns).items():
+        square = np.zeros((fine, fine), np.float32)
+        square[top : top + rows, left : left + columns] = plane
+        coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))
+        out[PHANTOM_FINDINGS.index(key)] = np.clip(coarse * 255, 0, 255)
     return out
 
 
 def write_marks(shard: Shard) -> None:
     """Write the outlines of a shard beside its pixels, in one step."""
-    marks = np.stack([pair_marks(shard.pair(index)) for index in range(shard.pairs)])
+    courses = (shard.course(index) for index in range(shard.courses))
+    marks = np.stack([film_marks(course.patient, film) for course in courses for film in course.films])
     temporary = shard.path.with_suffix(".marks.tmp")
     with temporary.open("wb") as stream:
         np.save(stream, marks)
@@ -117,27 +121,39 @@ def write_shard(
     name: str,
     *,
     first_seed: int,
-    pairs: int,
+    courses: int,
     size: int,
-    options: PairOptions | None = None,
+    options: Options | None = None,
     backgrounds: Sequence[tuple[str, tuple[Plane, Plane]]] = (),
 ) -> Shard:
     """Render one shard; with `backgrounds`, each pair over one of them in turn."""
     options = options or PairOptions()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npy"
-    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (pairs, 2, size, size))
-    for index in range(pairs):
-        pair = sample_pair(first_seed + index, options)
-        if backgrounds:
-            pixels[index] = composite_pixels(pair, backgrounds[index % len(backgrounds)][1], size)
-        else:
-            fine = np.random.default_rng([first_seed + index, 4]).random() < FINE_SHARE
-            pixels[index] = film_pixels(pair, size, fine=bool(fine))
+    drawn = [draw_course(first_seed + index, options) for index in range(courses)]
+    films = [len(course.films) for course in drawn]
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (sum(films), size, size))
+    place = 0
+    for index, course in enumerate(drawn):
+        fine = bool(np.random.default_rng([first_seed + index, 4]).random() < FINE_SHARE)
+        for number, film in enumerate(course.films):
+            if backgrounds:
+                background = backgrounds[index % len(backgrounds)][1][number]
+                pixels[place] = fit_grey(composite(background, course.patient, film.states, film.acquisition), size)
+            else:
+                pixels[place] = film_pixels(course.patient, film, size, fine=fine)
+            place += 1
     pixels.flush()
-    names = [background for background, _ in backgrounds]
-    about = {"format": FORMAT, "first_seed": first_seed, "pairs": pairs, "size": size, "backgrounds": names}
-    (folder / f"{name}.json").write_text(json.dumps(about | {"options": asdict(options)}) + "\n", "utf-8")
+    about = {
+        "format": FORMAT,
+        "first_seed": first_seed,
+        "films": films,
+        "size": size,
+        "backgrounds": [background for background, _ in backgrounds],
+        "process": "pairs" if isinstance(options, PairOptions) else "clinical",
+        "options": asdict(options),
+    }
+    (folder / f"{name}.json").write_text(json.dumps(about) + "\n", "utf-8")
     return read_shard(folder / f"{name}.json")
 
 
@@ -145,19 +161,25 @@ def read_shard(path: Path) -> Shard:
     """Read one shard's JSON; raises ModelError where it or its pixels are not what they say."""
     try:
         about = json.loads(path.read_text("utf-8"))
+        clinical = about.get("process", "pairs") == "clinical"
+        options = about["options"]
         shard = Shard(
             path=path.with_suffix(".npy"),
             first_seed=about["first_seed"],
-            pairs=about["pairs"],
+            films=(2,) * about["pairs"] if about["format"] == PAIRS_FORMAT else tuple(about["films"]),
             size=about["size"],
-            options=PairOptions(**about["options"]),
+            options=ClinicalOptions(films=tuple(options["films"]), strength=options["strength"])
+            if clinical
+            else PairOptions(**options),
             backgrounds=tuple(about["backgrounds"]),
         )
         shape = shard.pixels().shape
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not a readable phantom shard ({error})") from error
-    if about["format"] != FORMAT or shape != (shard.pairs, 2, shard.size, shard.size):
-        raise ModelError(f"{path}: format {about['format']}, pixels {shape}; expected {FORMAT} and {shard.pairs} pairs")
+    if about["format"] not in (FORMAT, PAIRS_FORMAT) or shape != (sum(shard.films), shard.size, shard.size):
+        raise ModelError(
+            f"{path}: format {about['format']}, pixels {shape}; expected format {FORMAT} and {sum(shard.films)} films"
+        )
     return shard
 
 
@@ -167,13 +189,21 @@ def read_shards(folder: Path) -> list[Shard]:
 
 
 def fill(
-    folder: Path, *, pairs: int, first_seed: int, size: int, shard_pairs: int = 500, prefix: str = "pairs"
+    folder: Path,
+    *,
+    pairs: int,
+    first_seed: int,
+    size: int,
+    shard_pairs: int = 500,
+    prefix: str = "pairs",
+    options: Options | None = None,
 ) -> None:
-    """Write shards until `pairs` pairs are there; shards that are finished already are left alone."""
+    """Write shards until `pairs` pairs (or courses, by `options`) are there; finished shards are left alone."""
     for number, start in enumerate(range(0, pairs, shard_pairs)):
         name = f"{prefix}-{first_seed}-{number:04d}"
+        count = min(shard_pairs, pairs - start)
         if not (folder / f"{name}.json").exists():
-            write_shard(folder, name, first_seed=first_seed + start, pairs=min(shard_pairs, pairs - start), size=size)
+            write_shard(folder, name, first_seed=first_seed + start, courses=count, size=size, options=options)
         shard = read_shard(folder / f"{name}.json")
         if shard.marks() is None:
             write_marks(shard)
@@ -182,11 +212,18 @@ def fill(
 def main(
     folder: Path,
     pairs: Annotated[int, typer.Option(help="how many pairs")] = 24_000,
-    first_seed: Annotated[int, typer.Option(help="seed of the first pair; the others follow")] = 1_000_000,
+    courses: Annotated[int, typer.Option(help="clinical courses of several films instead of pairs")] = 0,
+    first_seed: Annotated[int, typer.Option(help="seed of the first one; the others follow")] = 1_000_000,
     size: Annotated[int, typer.Option(help="side of the square images, pixels")] = 160,
 ) -> None:
-    """Render phantom pairs into FOLDER."""
-    fill(folder, pairs=pairs, first_seed=first_seed, size=size)
+    """Render phantom pairs or courses into FOLDER."""
+    if courses:
+        options = ClinicalOptions()
+        fill(
+            folder, pairs=courses, first_seed=first_seed, size=size, shard_pairs=100, prefix="courses", options=options
+        )
+    else:
+        fill(folder, pairs=pairs, first_seed=first_seed, size=size)
 
 
 if __name__ == "__main__":

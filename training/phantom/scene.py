@@ -123,6 +123,41 @@ class Acquisition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomFilm:
+    """One film of a course. states: findings by ontology key; a key that is missing is absent. day: counted from the
+    first film. treatments: given from this film on. labs: laboratory values taken with it, as text."""
+
+    states: Mapping[str, FindingState]
+    acquisition: Acquisition
+    day: int = 0
+    treatments: tuple[str, ...] = ()
+    labs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomCourse:
+    """A person over two films or more, oldest first, with the exact truth."""
+
+    patient: Patient
+    films: tuple[PhantomFilm, ...]
+
+    def pair(self, current: int = -1) -> PhantomPair:
+        """The film with this number against the one before it; raises ValueError for the first film."""
+        place = range(len(self.films))[current]
+        if place == 0:
+            raise ValueError("the first film of a course has no prior")
+        prior, shown = self.films[place - 1], self.films[place]
+        return PhantomPair(
+            patient=self.patient,
+            prior=prior.states,
+            current=shown.states,
+            prior_film=prior.acquisition,
+            current_film=shown.acquisition,
+            changes=changes_between(prior.states, shown.states),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomPair:
     """A person twice, with the exact truth. findings: by ontology key; a key that is missing is absent."""
 
@@ -132,6 +167,15 @@ class PhantomPair:
     prior_film: Acquisition
     current_film: Acquisition
     changes: Mapping[str, Change] = field(default_factory=dict)
+
+    @property
+    def course(self) -> PhantomCourse:
+        """The same two films as a course."""
+        prior = PhantomFilm(states=self.prior, acquisition=self.prior_film)
+        return PhantomCourse(
+            patient=self.patient,
+            films=(prior, PhantomFilm(states=self.current, acquisition=self.current_film)),
+        )
 
     def swapped(self) -> PhantomPair:
         """The same two films in the other order, with the truth of that order."""

@@ -1,0 +1,120 @@
+"""Finite Markov chains with partly visible states: how a group of findings evolves, and what can be known of it.
+
+A chain's state is hidden; a film shows the degree of each finding, the chart tells treatments and laboratory flags. The
+forward algorithm (Rabiner, Proceedings of the IEEE 77, 1989, section III.A) gives the distribution of the state after
+any set of observations exactly, and with it the best possible prediction of the next film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chain:
+    """One group of findings that act on one another; groups are independent of each other.
+
+    step: [S, S], probability of the state one step later; rows sum to 1. levels: finding -> int [S], the degree that a
+    film shows in each state (0 absent, 1 to 3 mild to severe; 1 for what has no degree). treatments: name -> bool [S].
+    flags: laboratory value -> [S, F], probability of each flag.
+    """
+
+    step: Matrix
+    levels: Mapping[str, NDArray[np.int64]]
+    treatments: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    flags: Mapping[str, Matrix] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not np.allclose(self.step.sum(1), 1.0) or (self.step < 0).any():
+            raise ValueError("the rows of a chain's step are distributions")
+
+    @property
+    def size(self) -> int:
+        """The number of states."""
+        return len(self.step)
+
+    def across(self, steps: int) -> Matrix:
+        """[S, S], probability of the state `steps` steps later."""
+        return _power(self, steps)
+
+
+@lru_cache(maxsize=128)
+def _power(chain: Chain, steps: int) -> Matrix:
+    return np.linalg.matrix_power(chain.step, steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is known at one film. levels: finding -> degree. treatments: name -> given or not. flags: laboratory value
+    -> place of its flag. What is missing from a mapping was not looked at."""
+
+    levels: Mapping[str, int] = field(default_factory=dict)
+    treatments: Mapping[str, bool] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
+
+
+def stationary(chain: Chain) -> Matrix:
+    """The distribution [S] that a step leaves as it is: courses start in it, so that no film is special."""
+    weights = np.vstack([chain.step.T - np.eye(chain.size), np.ones(chain.size)])
+    wanted = np.zeros(chain.size + 1)
+    wanted[-1] = 1.0
+    solution: Matrix = np.linalg.lstsq(weights, wanted, rcond=None)[0]
+    positive: Matrix = np.clip(solution, 0.0, None)
+    return positive / positive.sum()
+
+
+def likelihood(chain: Chain, seen: Seen) -> Matrix:
+    """Probability [S] of what was seen in each state."""
+    weights = np.ones(chain.size)
+    for key, levels in chain.levels.items():
+        if key in seen.levels:
+            weights = weights * (levels == seen.levels[key])
+    for name, given in chain.treatments.items():
+        if name in seen.treatments:
+            weights = weights * (given == seen.treatments[name])
+    for name, table in chain.flags.items():
+        if name in seen.flags:
+            weights = weights * table[:, seen.flags[name]]
+    return weights
+
+
+def filtered(chain: Chain, films: Sequence[Seen], steps: int, *, start: Matrix) -> Matrix:
+    """The distribution [S] of the state at the last film, given what was seen at each; `steps` lie between two films.
+
+    Raises ValueError where the chain cannot have produced what was seen.
+    """
+    across = chain.across(steps)
+    belief = start
+    for place, seen in enumerate(films):
+        belief = (belief @ across if place else belief) * likelihood(chain, seen)
+        total = belief.sum()
+        if total <= 0:
+            raise ValueError(f"film {place + 1} shows what the process cannot lead to: {seen}")
+        belief = belief / total
+    return belief
+
+
+def sampled(chain: Chain, steps: int, films: int, rng: Generator, *, start: Matrix) -> list[int]:
+    """The state at each film of one course."""
+    across = chain.across(steps)
+    states = [int(rng.choice(chain.size, p=start))]
+    for _ in range(films - 1):
+        row = across[states[-1]]
+        states.append(int(rng.choice(chain.size, p=row / row.sum())))
+    return states
+
+
+def product(rows: Sequence[Matrix]) -> Matrix:
+    """The joint distribution, flattened, of independent parts given by their own distributions."""
+    joint = np.ones(1)
+    for row in rows:
+        joint = np.multiply.outer(joint, row).ravel()
+    return joint
