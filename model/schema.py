@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,24 +125,63 @@ class PatientContext:
     sex: str | None = None
     indication: str | None = None
     labs: Mapping[str, str] = field(default_factory=dict)
+    treatments: tuple[str, ...] = ()
+    """What is being given or planned, in words ("diuretics", "line removal planned")."""
+
+
+MAX_IMAGES = 8
+"""Of one study: the current image and seven priors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudyPair:
-    """One question to the model: the current image and, where there is one, its proven prior.
+    """One question to the model: the current image and its proven priors, of which a pair has one.
 
-    An absent prior is None, never a black image (BioViL-T, Bannur et al. 2023).
+    An absent prior is None, never a black image (BioViL-T, Bannur et al. 2023). earlier: images older than the prior,
+    oldest first. Raises ValueError for earlier images without a prior, more than MAX_IMAGES images, and images that
+    were acquired in another order than they stand in: a course read backwards turns every change round.
     """
 
     current: DisplayImage
     prior: DisplayImage | None = None
     context: PatientContext | None = None
+    earlier: tuple[DisplayImage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.earlier and self.prior is None:
+            raise ValueError("a study with earlier images has a prior: the newest of them")
+        if len(self.images) > MAX_IMAGES:
+            raise ValueError(f"a study has at most {MAX_IMAGES} images, not {len(self.images)}")
+        times = [image.acquired for image in self.images if image.acquired is not None]
+        for before, after in pairwise(times):
+            if after < before:
+                raise ValueError(f"the images are not in order of time: {before:%Y-%m-%d %H:%M} stands before {after}")
+
+    @property
+    def images(self) -> tuple[DisplayImage, ...]:
+        """All images, oldest first, the current one last."""
+        return (*self.earlier, *([] if self.prior is None else [self.prior]), self.current)
+
+    @property
+    def days(self) -> tuple[int | None, ...]:
+        """Whole days between each prior image and the current one; None where a time is not known."""
+        now = self.current.acquired
+        return tuple(
+            None if now is None or image.acquired is None else (now.date() - image.acquired.date()).days
+            for image in self.images[:-1]
+        )
+
+    def newest(self, images: int) -> StudyPair:
+        """The same study with at most its `images` newest images (at least one)."""
+        kept = self.images[-max(images, 1) :]
+        return replace(self, prior=kept[-2] if len(kept) > 1 else None, earlier=kept[:-2])
 
     def swapped(self) -> StudyPair:
-        """The same pair in the other order; raises ValueError without a prior."""
+        """The last two images in the other order, without their times; raises ValueError without a prior."""
         if self.prior is None:
             raise ValueError("a study without a prior cannot be swapped")
-        return StudyPair(current=self.prior, prior=self.current, context=self.context)
+        prior, current = replace(self.current, acquired=None), replace(self.prior, acquired=None)
+        return StudyPair(current=current, prior=prior, context=self.context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,13 @@ class LongitudinalExtras(nn.Module):
                     extras[index] = self.difference(prior, current)[0]
         return extras
 
+    def grow_roles(self, roles: int) -> None:
+        """Tell more places in time apart: the new ones begin as the last one was. Raises CheckpointError for fewer."""
+        if self.roles is None or roles < len(self.roles):
+            raise CheckpointError(f"longitudinal.image_roles cannot become {roles}")
+        more = self.roles[-1:].detach().repeat(roles - len(self.roles), 1)
+        self.roles = nn.Parameter(torch.cat([self.roles.detach(), more]))
+
     def in_time(self, samples: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """The same tokens, each image's marked with its place in time; unchanged where there are no roles."""
         if self.roles is None:

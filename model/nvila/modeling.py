@@ -118,7 +118,10 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
 
         image_grids: int [images, 2] = (rows, columns) of the tiles, (0, 0) for an untiled image; None: all untiled.
         """
-        vision = self.vision_features(pixel_values)
+        return self.project_features(self.vision_features(pixel_values), image_grids)
+
+    def project_features(self, vision: Tensor, image_grids: Tensor | None = None) -> ImageFeatures:
+        """As `encode_images`, from what `vision_features` gave for the same tiles."""
         grids = [(0, 0)] * vision.shape[0] if image_grids is None else [(int(r), int(c)) for r, c in image_grids]
         if self.config.image_aspect_ratio == "dynamic_s2":
             return self._encode_scales(vision, grids)

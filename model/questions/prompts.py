@@ -45,10 +45,12 @@ class PromptLayout:
 
     priors: number of earlier images, the last one being the prior; 0 is said in words.
     difference: a placeholder for the difference feature follows the images; only with a prior.
-    expert, context: texts of `model.experts.expert` and `context_text`; None where not given.
+    days: between each earlier image and the current one, oldest first; empty where times are not said, None for one
+    that is not known. expert, context: texts of `model.experts.expert` and `context_text`; None where not given.
     """
 
     priors: int = 0
+    days: tuple[int | None, ...] = ()
     difference: bool = False
     expert: str | None = None
     context: str | None = None
@@ -59,6 +61,8 @@ class PromptLayout:
             raise ValueError("the number of prior images cannot be negative")
         if self.difference and self.priors == 0:
             raise ValueError("without a prior there is no difference to show")
+        if self.days and len(self.days) != self.priors:
+            raise ValueError(f"{len(self.days)} times for {self.priors} prior images")
 
     @property
     def slots(self) -> tuple[ImageSlot, ...]:
@@ -104,13 +108,22 @@ def context_text(context: PatientContext | None) -> str | None:
     if context.labs:
         labs = ", ".join(f"{clean_text(name)} {clean_text(value)}" for name, value in sorted(context.labs.items()))
         parts.append(f"labs: {labs}")
+    if context.treatments:
+        parts.append(f"treatments: {', '.join(clean_text(name) for name in context.treatments)}")
     return f"patient: {'; '.join(parts)}" if parts else None
+
+
+def days_text(days: int) -> str:
+    """A time between two images as the prompt says it: "1 day", "14 days"."""
+    return f"{days} day" if days == 1 else f"{days} days"
 
 
 def _lines(layout: PromptLayout) -> list[tuple[str, bool]]:
     """The user's lines before the question, as (text, whether an image placeholder follows it)."""
     lines = [] if layout.priors else [(NO_PRIOR, False)]
-    lines += [(f"{slot.value}: ", True) for slot in layout.slots]
+    for place, slot in enumerate(layout.slots):
+        days = layout.days[place] if place < len(layout.days) else None
+        lines.append((f"{slot.value}{'' if days is None else f', {days_text(days)} before'}: ", True))
     lines += [(clean_text(text), False) for text in (layout.expert, layout.context) if text]
     return lines
 

@@ -21,9 +21,12 @@ from model.ontology import ontology
 from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT
 from model.questions.grammar import Event, Tense, write_events
 from model.questions.prompts import PromptLayout, Turn
-from training.data.samples import PhantomSource, Sample, Targets, augment, targets_of
+from training.data.samples import Sample, Targets, augment
+from training.data.targets import Shown as ShownImages
+from training.data.targets import targets_of_truth
 from training.instructions.rewrite import RuleWriter, rewrite
 from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.phantom.cache import PhantomCache
 from training.phantom.render import PHANTOM_FINDINGS, PhantomPair
 from training.phantom.scene import GRADED
 from training.phantom.truth import truth_of_phantom
@@ -76,22 +79,23 @@ class StudyPhantoms:
 
     folder: Path
     side: int
-    _cache: PhantomSource = field(init=False)
+    _cache: PhantomCache = field(init=False)
 
     def __post_init__(self) -> None:
-        self._cache = PhantomSource(folder=self.folder, seed=0)
-        size = self._cache.pair(0)[1].shape[-1]
+        self._cache = PhantomCache(folder=self.folder)
+        size = self._cache.course(0)[1].shape[-1]
         if size % self.side:
             raise ValueError(f"{self.folder}: pictures of {size} pixels cannot be reduced to {self.side} evenly")
 
     @property
     def pairs(self) -> int:
         """How many pairs there are."""
-        return self._cache.pairs
+        return self._cache.courses
 
     def pair(self, index: int, *, swap: bool = False) -> StudyPair:
         """One pair; swap: in the other order."""
-        pair, films, marks = self._cache.pair(index)
+        course, films, marks = self._cache.course(index)
+        pair = course.pair()
         order = [1, 0] if swap else [0, 1]
         pair = pair.swapped() if swap else pair
         truth = truth_of_phantom(pair, f"phantom/{index}{'/swapped' if swap else ''}")
@@ -150,7 +154,7 @@ class ArmSource:
         varied = [augment(shown.films[i], None if shown.marks is None else shown.marks[i], rng) for i in (0, 1)]
         marks = None if shown.marks is None else np.stack([mark for _, mark in varied if mark is not None])
         if self.heads_only:
-            targets = replace(targets_of(shown.pair, self.findings), marks=marks)
+            targets = replace(self._known(shown.pair, ShownImages.PAIR), marks=marks)
             films = tuple(film for film, _ in varied)
             return Sample(images=films, layout=PromptLayout(priors=1), turns=(), targets=targets)
         stream = self._drawn(rng)
@@ -177,8 +181,12 @@ class ArmSource:
 
     def _targets(self, pair: PhantomPair, marks: NDArray[np.uint8] | None, *, of_prior: bool, alone: bool) -> Targets:
         """For the heads: of what is shown; a prior shown alone is the current image of its own sequence."""
-        targets = targets_of(pair.swapped() if of_prior else pair, self.findings, alone=alone)
+        shown = ShownImages.PRIOR if of_prior else ShownImages.CURRENT if alone else ShownImages.PAIR
+        targets = self._known(pair, shown)
         return replace(targets, marks=marks[::-1].copy() if of_prior and marks is not None else marks)
+
+    def _known(self, pair: PhantomPair, shown: ShownImages) -> Targets:
+        return targets_of_truth(truth_of_phantom(pair, "phantom"), self.findings, shown)
 
 
 def turns_of(

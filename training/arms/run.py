@@ -24,10 +24,10 @@ from model.nvila import load_nvila
 from training.arms.ask import AnswerSet, Said, ask_all
 from training.arms.data import ArmSource, ArmStream, StudyPhantoms
 from training.arms.table import write_study
-from training.data.datasets import HELD_OUT_SEED
 from training.loop.nvila_learner import HEADS_FILE, new_model
 from training.loop.train import train
 from training.phantom.cache import fill
+from training.readers.phantom import HELD_OUT_SEED
 from training.recipe.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "arms"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.nvila.processing import NvilaProcessor
-from model.nvila.tiling import Tiling
+from model.nvila.tiling import TiledImage, Tiling
 from model.questions.prompts import render_answer, render_prefix, render_question
 from training.data.samples import UNKNOWN, Dropped, Sample, Targets
 
@@ -30,12 +30,13 @@ class Batch:
     where a row may look. pixel_values float32 [tiles, 3, Z, Z], image_grids int64 [images, 2], image_counts int64 [B].
     present, left, right, severity: float32 [B, 2, K], NaN where not known; change: int64 [B, K]; marks: uint8
     [B, 2, K, side, side], marked: bool [B], whose marks are known. None without targets. dropped: what the samples
-    stand in for.
+    stand in for. features: float32 [tiles, patches, C] in the place of pixel_values, where the samples bring them.
     """
 
-    pixel_values: Tensor
     image_grids: Tensor
     image_counts: Tensor
+    pixel_values: Tensor | None = None
+    features: Tensor | None = None
     input_ids: Tensor | None = None
     position_ids: Tensor | None = None
     labels: Tensor | None = None
@@ -73,6 +74,7 @@ class Collator:
         self.processor = processor
         self.max_length = max_length
         self.texts = texts
+        self._blank: list[TiledImage] = []
         self._ids = lru_cache(maxsize=20_000)(self._tokenise)
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
@@ -80,8 +82,13 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate. Raises ValueError for a sequence longer than `max_length`: nothing is cut off silently."""
-        tiled = [self.processor.tile(sample.images, Tiling(self.processor.tiling)) for sample in samples]
+        tiled = [self._tiles(sample) for sample in samples]
         parts: dict[str, Any] = self.processor.image_inputs(tiled)
+        if any(sample.features for sample in samples):
+            del parts["pixel_values"]
+            parts["features"] = torch.from_numpy(
+                np.stack([image for sample in samples for image in sample.features]).astype(np.float32)
+            )
         parts |= _stack_targets([sample.targets for sample in samples])
         if self.texts:
             rows = [self.pack(sample, images) for sample, images in zip(samples, tiled, strict=True)]
@@ -90,6 +97,15 @@ class Collator:
                 raise ValueError(f"a sequence has {longest} tokens, more than max_length = {self.max_length}")
             parts |= pad_rows(rows, self.processor.tokenizer.pad_token_id)
         return Batch(**parts, dropped=tuple(drop for sample in samples for drop in sample.dropped))
+
+    def _tiles(self, sample: Sample) -> list[TiledImage]:
+        """The tiles of a sample's images; where it brings features, empty ones that only tell their number."""
+        if not sample.features:
+            return self.processor.tile(sample.images, Tiling(self.processor.tiling))
+        if not self._blank:
+            side = int(self.processor.geometry["tile_side"])
+            self._blank = self.processor.tile([np.zeros((side, side), np.uint8)], Tiling.NEVER)
+        return self._blank * len(sample.features)
 
     def pack(self, sample: Sample, tiled: Sequence[Any]) -> PackedRow:
         """Prefix and questions of one sample as tokens."""

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from model.errors import PixelError
-from model.images.display import from_grey, load_display_image
-from model.schema import DisplayImage, StudyPair
-from training.phantom.render import render
-from training.phantom.sampling import PairOptions, sample_pair
-from training.phantom.truth import truth_of_phantom
+from model.images.display import load_display_image
+from model.schema import MAX_IMAGES, DisplayImage, StudyPair
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.hannover import read_hannover
 from training.readers.mimic import dicom_path, jpg_path, read_mimic_cxr_jpg
 from training.readers.mimic_dicom import read_mimic_cxr_dicom
 from training.readers.mscxrt import read_ms_cxr_t
 from training.readers.nih import read_nih
+from training.readers.phantom import (
+    HELD_OUT_SEED,
+    is_phantom,
+    phantom_image,
+    read_phantom_cache,
+    read_phantom_courses,
+    read_phantom_pairs,
+)
 from training.readers.site import read_site
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
-
-HELD_OUT_SEED = 9_000_000
-"""First seed of the phantom pairs that only evaluation uses; training uses seeds below it."""
-PHANTOM_SIDE = 320
-"""Longer side of phantom films rendered for evaluation, pixels."""
-_PHANTOM = "phantom/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,41 +58,45 @@ def open_records(spec: DataSpec, report: DropReport) -> Iterator[Record]:
     return _KINDS[spec.kind](spec, report)
 
 
-def phantom_records(count: int, *, first_seed: int = HELD_OUT_SEED) -> Iterator[Record]:
-    """Phantom pairs with exact truth, by seed; their images are rendered when they are loaded."""
-    for seed in range(first_seed, first_seed + count):
-        pair = sample_pair(seed, PairOptions())
-        yield Record(
-            truth=truth_of_phantom(pair, f"phantom/{seed}"),
-            current=ImageRef(key=f"{_PHANTOM}{seed}/current", image_id=f"{seed}c", view=pair.current_film.view),
-            prior=ImageRef(key=f"{_PHANTOM}{seed}/prior", image_id=f"{seed}p", view=pair.prior_film.view),
-            split=Split.TEST,
-        )
-
-
 def load_image(image: ImageRef) -> DisplayImage:
-    """The display image of a record's image: a file, or a phantom rendered from its seed. Raises PixelError."""
-    if not image.key.startswith(_PHANTOM):
-        return load_display_image(Path(image.key))
-    seed, _, role = image.key.removeprefix(_PHANTOM).partition("/")
-    pair = sample_pair(int(seed), PairOptions())
-    states, film = (pair.current, pair.current_film) if role == "current" else (pair.prior, pair.prior_film)
-    rows, columns = film.shape(PHANTOM_SIDE)
-    return from_grey(render(pair.patient, states, film, rows, columns).pixels, view=film.view)
+    """The display image of a record's image: a file, or a phantom. Raises PixelError."""
+    return phantom_image(image.key) if is_phantom(image.key) else load_display_image(Path(image.key))
 
 
-def load_pair(record: Record) -> StudyPair:
-    """The images of a record as the model is asked with them. Raises PixelError."""
-    prior = load_image(record.prior) if record.prior is not None else None
-    return StudyPair(current=load_image(record.current), prior=prior, context=record.context)
+def load_pair(record: Record, *, most: int = 2) -> StudyPair:
+    """The newest `most` images of a record as the model is asked with them. Raises PixelError, and ValueError where
+    their files say that they were taken in another order."""
+    images = [_dated(load_image(image), image.when) for image in record.images[-min(most, MAX_IMAGES) :]]
+    return StudyPair(
+        current=images[-1],
+        prior=images[-2] if len(images) > 1 else None,
+        earlier=tuple(images[:-2]),
+        context=record.context,
+    )
+
+
+def _dated(image: DisplayImage, when: str) -> DisplayImage:
+    """The image with the day that the data set gives, where its file has none."""
+    if image.acquired is not None:
+        return image
+    try:
+        return replace(image, acquired=dt.datetime.fromisoformat(when))
+    except ValueError:
+        return image  # a follow-up number, or nothing
 
 
 def loaded(
-    records: Iterable[Record], report: DropReport, *, split: Split | None = None, limit: int | None = None
+    records: Iterable[Record],
+    report: DropReport,
+    *,
+    split: Split | None = None,
+    limit: int | None = None,
+    most: int = 2,
 ) -> Iterator[tuple[Record, StudyPair]]:
-    """Records of one split with their images, one at a time; what cannot be decoded is counted. limit: at most so many.
+    """Records of one split with their images, one at a time; what cannot be decoded is counted.
 
-    split: None for all but the fixtures, which count in no metric.
+    split: None for all but the fixtures, which count in no metric. limit: at most this many records. most: images of
+    one record.
     """
     given = 0
     for record in records:
@@ -104,9 +108,12 @@ def loaded(
         if limit is not None and given >= limit:
             return
         try:
-            pair = load_pair(record)
+            pair = load_pair(record, most=most)
         except PixelError as error:
             report.drop(f"image cannot be decoded: {error}", record.record_id)
+            continue
+        except ValueError as error:
+            report.drop(str(error), record.record_id)
             continue
         given += 1
         yield record, pair
@@ -115,10 +122,9 @@ def loaded(
 def _phantom(spec: DataSpec, report: DropReport) -> Iterator[Record]:
     count, at, seed = spec.source.partition("@")
     if not count.isdigit() or (at and not seed.isdigit()):
-        raise DataError(f"{spec}: write {_USAGE['phantom']}")
-    for record in phantom_records(int(count), first_seed=int(seed) if seed else HELD_OUT_SEED):
-        report.keep()
-        yield record
+        raise DataError(f"{spec}: write {_USAGE[spec.kind]}")
+    read = read_phantom_courses if spec.kind == "phantom-course" else read_phantom_pairs
+    yield from read(int(count), report, first_seed=int(seed) if seed else HELD_OUT_SEED)
 
 
 def _image_source(spec: DataSpec) -> Callable[[str, str, str], Path]:
@@ -132,6 +138,8 @@ def _image_source(spec: DataSpec) -> Callable[[str, str, str], Path]:
 
 _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
     "phantom": _phantom,
+    "phantom-course": _phantom,
+    "phantom-cache": lambda spec, report: read_phantom_cache(Path(spec.source), report),
     "nih": lambda spec, report: read_nih(Path(spec.source), report),
     "hannover": lambda spec, report: read_hannover(Path(spec.source), report),
     "mimic-jpg": lambda spec, report: read_mimic_cxr_jpg(Path(spec.source), report),
@@ -143,6 +151,8 @@ _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
 _WITH_IMAGES = frozenset({"mimic-dicom", "diff-vqa", "ms-cxr-t"})
 _USAGE = {
     "phantom": "phantom:COUNT[@FIRST_SEED]",
+    "phantom-course": "phantom-course:COUNT[@FIRST_SEED]",
+    "phantom-cache": "phantom-cache:FOLDER",
     "nih": "nih:FOLDER",
     "hannover": "hannover:FOLDER",
     "mimic-jpg": "mimic-jpg:FOLDER",

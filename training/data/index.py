@@ -28,7 +28,8 @@ from training.readers.splits import patient_disjoint
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 
-FORMAT = 2
+FORMAT = 3
+PHANTOMS = frozenset({"phantom", "phantom-course", "phantom-cache"})
 STREAMS = tuple(Stream)
 """Bit n of a record's mask stands for STREAMS[n]."""
 ROWS, MASKS, ABOUT = "records.jsonl", "streams.npy", "about.json"
@@ -109,7 +110,10 @@ def _key(spec: SetSpec, options: InstructionOptions) -> str:
         "spec": asdict(spec),
         "closed": options.closed,
         "lumen": options.lumen,
+        "difference": options.asks_difference,
         "prediction": options.prediction_inputs.value,
+        "images": options.max_images,
+        "rules": options.rule_answers,
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -121,7 +125,10 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
         streams=frozenset(Stream),
         closed=options.closed,
         lumen=options.lumen,
+        difference=options.difference,
         prediction_inputs=options.prediction_inputs,
+        max_images=options.max_images,
+        rule_answers=options.rule_answers,
     )
     masks: list[int] = []
     known: Counter[str] = Counter()
@@ -171,7 +178,7 @@ def _records(spec: SetSpec, report: DropReport) -> Iterator[Record]:
     kept = 0
     for record in records:
         # Phantoms are nobody's: the seeds that they are named by say what they may be used for.
-        if named.kind != "phantom" and (
+        if named.kind not in PHANTOMS and (
             record.split is Split.FIXTURE or (spec.split is not None and record.split is not spec.split)
         ):
             report.note(f"split {record.split.value}: not wanted here")

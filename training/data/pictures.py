@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.engine.vlm import AutoVlm, local_folder
 from model.images.square import fit
+from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
+from model.nvila.configuration import NvilaConfig
+from model.nvila.tiling import Tiling
 from training.data.datasets import load_image
+from training.phantom.scene import PHANTOM_FINDINGS
+from training.readers.phantom import CACHED, cached_marks, cached_picture
+from training.recipe.recipe import Recipe
 from training.records.record import ImageRef
 
 _FORMAT = 1
@@ -30,6 +39,9 @@ class Pictures:
 
     def get(self, image: ImageRef) -> NDArray[np.uint8]:
         """uint8 [size, size]. Raises PixelError where the image gives no picture."""
+        if image.key.startswith(CACHED):
+            rendered = cached_picture(image.key)
+            return rendered if rendered.shape[-1] == self.size else fit(load_image(image), self.size)
         if self.cache is None:
             return fit(load_image(image), self.size)
         kept = self.cache / self._name(image)
@@ -42,6 +54,13 @@ class Pictures:
         picture = fit(load_image(image), self.size)
         self._keep(kept, picture)
         return picture
+
+    def marks(self, image: ImageRef, findings: Sequence[str]) -> NDArray[np.uint8] | None:
+        """Where the findings lie, uint8 [findings, side, side]; None where that is not known of each of them."""
+        if not findings or not set(findings) <= set(PHANTOM_FINDINGS):
+            return None
+        marks = cached_marks(image.key)
+        return None if marks is None else marks[[PHANTOM_FINDINGS.index(key) for key in findings]]
 
     def _name(self, image: ImageRef) -> str:
         try:
@@ -58,3 +77,32 @@ class Pictures:
         with temporary.open("wb") as file:
             np.save(file, picture)
         temporary.replace(path)
+
+
+def picture_side(recipe: Recipe) -> int:
+    """Side of the pictures in pixels, as `model.engine.vlm` makes them for the same checkpoint. Raises
+    CheckpointError."""
+    if recipe.model.start == "new":
+        return recipe.architecture.image_size
+    folder = local_folder(recipe.model.start, revision=recipe.model.revision)
+    top = read_json(folder / "config.json")
+    kind = top.get("model_type")
+    if kind == ORIGINAL_TYPE:
+        side = int(read_json(folder / "vision_tower" / "config.json")["image_size"])
+        mode = "dynamic_s2" if top.get("dynamic_s2") else top.get("image_aspect_ratio") or "resize"
+        scales = [int(scale) for scale in str(top.get("s2_scales") or "").split(",") if scale.strip()]
+        return _nvila_side(side, mode, scales, recipe)
+    if kind == NvilaConfig.model_type:
+        scales = [int(scale) for scale in top.get("s2_scales") or []]
+        return _nvila_side(int(top["vision_config"]["image_size"]), str(top.get("image_aspect_ratio")), scales, recipe)
+    vision: Any = top.get("vision_config") or {}
+    declared = vision.get("image_size")
+    return declared if isinstance(declared, int) else AutoVlm.image_size
+
+
+def _nvila_side(side: int, mode: str, scales: list[int], recipe: Recipe) -> int:
+    if mode == "dynamic_s2" and scales:
+        side = min(scales)
+    if Tiling(recipe.model.tiling) is Tiling.NEVER or mode == "resize":
+        return side
+    return max(scales) if scales else side * 3

@@ -1,4 +1,4 @@
-"""What a mix draws from: records by stream, prepared conversations by stream, and a cache of phantom pairs."""
+"""What a mix draws from: the records of a set by stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.errors import PixelError
+from training.data.features import Features
 from training.data.index import SetIndex
 from training.data.pictures import Pictures
 from training.data.record_rows import row_to_record
-from training.data.samples import PhantomSource, Sample, augment
+from training.data.samples import Sample, augment
 from training.data.targets import Shown, targets_of_truth
 from training.instructions.streams import (
     Conversation,
@@ -84,6 +85,7 @@ class RecordPool:
     pictures: Pictures
     expert: ExpertText | None = None
     long_answers: LongAnswers = field(default_factory=dict)
+    features: Features | None = None
 
     @property
     def size(self) -> int:
@@ -103,17 +105,33 @@ class RecordPool:
         if not made:
             raise SampleError("nothing to ask", stored.record_id)
         chosen = made[int(rng.integers(len(made)))]
-        pictures = shown_pictures(chosen.images, self.pictures, self.variation, rng)
+        pictures: tuple[NDArray[np.uint8], ...] = ()
+        marks = None
+        if self.features is None:
+            pictures, marks = shown_pictures(chosen.images, self.pictures, self.variation, rng)
         targets = None
         if self.variation.findings:
             targets = targets_of_truth(record.truth, self.variation.findings, _shown(chosen, record))
+            targets = replace(targets, marks=marks)
         return Sample(
             images=pictures,
             layout=chosen.layout,
             turns=chosen.turns if self.variation.turns else (),
             targets=targets,
             conversation=self.variation.conversation,
+            features=self._features(chosen.images),
         )
+
+    def _features(self, images: Sequence[ImageRef]) -> tuple[NDArray[np.float16], ...]:
+        if self.features is None:
+            return ()
+        found = []
+        for image in images:
+            try:
+                found.append(self.features.get(image))
+            except PixelError as error:
+                raise SampleError(str(error), image.image_id) from error
+        return tuple(found)
 
     def _conversations(self, record: Record, rng: Generator, keep_negatives: float) -> list[Conversation]:
         options = replace(self.options, streams=frozenset({self.stream}), keep_negatives=keep_negatives)
@@ -141,28 +159,28 @@ def _shown(conversation: Conversation, record: Record) -> Shown:
 
 def shown_pictures(
     images: Sequence[ImageRef], pictures: Pictures, variation: Variation, rng: Generator
-) -> tuple[NDArray[np.uint8], ...]:
-    """The pictures of a sequence in order, each varied by itself. Raises SampleError naming the first unreadable."""
-    shown = []
+) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint8] | None]:
+    """The pictures of a sequence in order, each varied by itself, and where the findings lie on the last two.
+
+    The outlines are uint8 [2, K, side, side], None where those of an image are not known. Raises SampleError naming the
+    first unreadable image.
+    """
+    shown: list[NDArray[np.uint8]] = []
+    outlines: list[NDArray[np.uint8] | None] = []
     for image in images:
         try:
-            picture = pictures.get(image)
+            picture, marks = pictures.get(image), pictures.marks(image, variation.findings)
         except PixelError as error:
             raise SampleError(f"image cannot be decoded: {error}", image.image_id) from error
-        shown.append(augment(picture, None, rng)[0] if variation.augment else picture)
-    return tuple(shown)
+        if variation.augment:
+            picture, marks = augment(picture, marks, rng)
+        shown.append(picture)
+        outlines.append(marks)
+    return tuple(shown), _last_two(outlines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PhantomPool:
-    """A cache of phantom pairs as one set of a mix; it chooses its turns itself (`TurnOptions`)."""
-
-    name: str
-    source: PhantomSource
-
-    @property
-    def size(self) -> int:
-        return self.source.pairs
-
-    def make(self, item: int, rng: Generator) -> Sample:
-        return self.source.sample(int(rng.integers(1 << 40)))
+def _last_two(outlines: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
+    known = [marks for marks in outlines[-2:] if marks is not None]
+    if len(known) < len(outlines[-2:]):
+        return None
+    return np.stack([known[0] * 0, known[0]] if len(known) == 1 else known)

@@ -221,8 +221,9 @@ class PreparedPool:
         turns = tuple(Turn(question=turn.question, answer=turn.answer) for turn in line.turns)
         chosen = sorted(rng.permutation(len(turns))[: self.turns])
         findings = self.variation.findings
+        pictures, _ = shown_pictures(images, self.pictures, self.variation, rng)
         return Sample(
-            images=shown_pictures(images, self.pictures, self.variation, rng),
+            images=pictures,
             layout=PromptLayout(priors=len(images) - 1, expert=line.expert, context=line.context),
             turns=tuple(turns[int(place)] for place in chosen) if self.variation.turns else (),
             targets=unknown_targets(findings) if findings else None,

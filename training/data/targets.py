@@ -35,7 +35,8 @@ def unknown_targets(findings: Sequence[str]) -> Targets:
 def targets_of_truth(truth: PairTruth, findings: Sequence[str], shown: Shown) -> Targets:
     """What the heads should say of the images shown: presence; side of what is present and has one; degree.
 
-    A degree is the middle of its grade's range in the phantom's severities, 0 for what is absent.
+    A degree that is known by its grade alone is the middle of the grade's range in the phantom's severities; it is 0
+    for what is absent.
     """
     targets = unknown_targets(findings)
     for column, key in enumerate(findings):
@@ -59,7 +60,9 @@ def _fill(targets: Targets, place: int, column: int, image: ImageTruth | None) -
     if not image.present:
         targets.severity[place, column] = 0.0
         return
-    if image.grade is not None:
+    if image.severity is not None:
+        targets.severity[place, column] = image.severity
+    elif image.grade is not None:
         low, high = GRADE_RANGES[image.grade]
         targets.severity[place, column] = (low + high) / 2
     if image.side is not None:

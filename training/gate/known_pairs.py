@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from model.schema import Prediction, Presence, StudyPair
-from training.data.datasets import load_pair, phantom_records
+from training.data.datasets import load_pair
 from training.evaluation.evaluate import PairPredictor
 from training.gate.scores import KnownPairs
 from training.phantom.render import GRADED, sample_pair
 from training.phantom.sampling import PairOptions
+from training.readers.phantom import read_phantom_pairs
+from training.records.drops import DropReport
 from training.records.record import Record
 
 FIRST_SEED = 9_700_000
@@ -39,7 +41,7 @@ class KnownAnswer:
 
 def known_answers(pairs: int, *, first_seed: int = FIRST_SEED) -> Iterator[KnownAnswer]:
     """The clear-cut answers of so many pairs: what is plainly there, and as many that are on neither film."""
-    for seed, record in enumerate(phantom_records(pairs, first_seed=first_seed), start=first_seed):
+    for seed, record in enumerate(read_phantom_pairs(pairs, DropReport(), first_seed=first_seed), start=first_seed):
         pair = sample_pair(seed, PairOptions())
         clear = [key for key, s in pair.current.items() if key not in GRADED or s.severity >= CLEAR]
         absent = [key for key, truth in record.truth.findings.items() if truth.nothing]

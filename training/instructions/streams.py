@@ -7,6 +7,7 @@ training taught.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,7 @@ from model.questions.prompts import PromptLayout, Turn, context_text
 from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
 from training.records.drops import DropReport
 from training.records.record import ImageRef, Record
+from training.records.truth import PairTruth
 
 
 class Stream(StrEnum):
@@ -37,13 +39,13 @@ class Stream(StrEnum):
     DIFFERENCE = "difference"
     """B: two images (or more); what has changed."""
     PREDICTION = "prediction"
-    """C: what will change."""
+    """C: what the next image will show."""
     LONG = "long"
     """D: the difference in one or two report-style sentences."""
 
 
 class PredictionInputs(StrEnum):
-    """What stream C shows."""
+    """What stream C shows of a pair. Where a record knows its future, the images up to the current one are shown."""
 
     PRIOR_ONLY = "prior_only"
     """The earlier image alone: a true prediction."""
@@ -61,23 +63,35 @@ LongAnswers = Mapping[str, str]
 class InstructionOptions:
     """Which conversations are made.
 
-    closed: our scored questions; lumen: LUMEN's templates. keep_negatives: share kept of the turns on findings that
-    are on no image. max_turns: of one conversation, drawn at random; None: all. expert_dropout: share of conversations
-    shown without the expert's text, so that the model also works without. context_dropout: the same for the context.
-    max_images: 2 for pairs; more lets the earlier images of a record in.
+    closed: our scored questions; lumen: LUMEN's templates of one image; difference: the open questions on change,
+    written from labels where none is published (None: as lumen). keep_negatives: share kept of the turns on findings
+    that are on no image. negatives: at most this many of them of one image, three times as many of a pair; None: no
+    bound. max_turns: of one conversation, drawn at random; None: all. times: say the days between the images where they
+    are known. expert_dropout: share of conversations shown without the expert's text, so that the model also works
+    without. context_dropout: the same for the context. max_images: 2 for pairs; more lets earlier images of a record
+    in. rule_answers: long answers by the rules (`training.instructions.rewrite.RuleWriter`) where none is given.
     """
 
     streams: frozenset[Stream] = frozenset({Stream.DIAGNOSTIC, Stream.DIFFERENCE})
     prediction_inputs: PredictionInputs = PredictionInputs.PRIOR_ONLY
     closed: bool = True
     lumen: bool = True
+    difference: bool | None = None
+    times: bool = False
     keep_negatives: float = 1.0
+    negatives: int | None = None
     max_turns: int | None = None
     expert: bool = False
     expert_dropout: float = 0.5
     context: bool = False
     context_dropout: float = 0.5
     max_images: int = 2
+    rule_answers: bool = False
+
+    @property
+    def asks_difference(self) -> bool:
+        """Whether open questions on change are written from labels."""
+        return self.lumen if self.difference is None else self.difference
 
     def __post_init__(self) -> None:
         for name in ("keep_negatives", "expert_dropout", "context_dropout"):
@@ -109,19 +123,22 @@ def conversations(
 ) -> Iterator[Conversation]:
     """Every conversation of one record, turns in random order. What cannot be asked is counted in `report`."""
     for stream, images, turns in _parts(record, options, report, long_answers or {}):
-        chosen = _chosen(turns, options, rng)
+        chosen = _chosen(turns, options, rng, most_negatives=_most_negatives(stream, options))
         if not chosen:
             report.drop(f"{stream.value}: no turn left", record.record_id)
             continue
         report.keep()
         show_expert = options.expert and expert is not None and rng.random() >= options.expert_dropout
-        show_context = options.context and rng.random() >= options.context_dropout
+        # What the chart says was written with the current image: beside an older one it would tell the future.
+        show_context = options.context and images[-1] == record.current and rng.random() >= options.context_dropout
+        shown = f"/{len(images)}" if stream is Stream.PREDICTION and record.future is not None else ""
         yield Conversation(
-            conversation_id=f"{record.record_id}/{stream.value}/{images[-1].image_id}",
+            conversation_id=f"{record.record_id}/{stream.value}/{images[-1].image_id}{shown}",
             stream=stream,
             images=images,
             layout=PromptLayout(
                 priors=len(images) - 1,
+                days=days_between(images) if options.times else (),
                 expert=expert(images) if show_expert and expert is not None else None,
                 context=context_text(record.context) if show_context else None,
             ),
@@ -138,22 +155,52 @@ def _parts(
     """(stream, images, turns with their negative flag) of every stream that is wanted and possible."""
     if Stream.DIAGNOSTIC in options.streams:
         yield from _diagnostic(record, options)
+    if Stream.PREDICTION in options.streams and record.future is not None:
+        yield from _foretold(record, record.future, options)
     if record.prior is None:
         return
     earlier = record.earlier[max(0, len(record.earlier) - (options.max_images - 2)) :] if options.max_images > 2 else ()
     images = (*earlier, record.prior, record.current)
     if Stream.DIFFERENCE in options.streams:
         yield Stream.DIFFERENCE, images, _difference(record, options)
-    if Stream.PREDICTION in options.streams:
+    if Stream.PREDICTION in options.streams and record.future is None:
         both = options.prediction_inputs is PredictionInputs.BOTH
         yield (
             Stream.PREDICTION,
             (record.prior, record.current) if both else (record.prior,),
             _prediction(record, options, report),
         )
-    if Stream.LONG in options.streams and record.record_id in long_answers:
-        question = f"{LONG_TAG}{_difference_question(record)}"
-        yield Stream.LONG, images, [(Turn(question=question, answer=long_answers[record.record_id]), False)]
+    if Stream.LONG in options.streams:
+        answer = long_answers.get(record.record_id) or (_rule_answer(record) if options.rule_answers else None)
+        if answer is not None:
+            yield (
+                Stream.LONG,
+                images,
+                [(Turn(question=f"{LONG_TAG}{_difference_question(record)}", answer=answer), False)],
+            )
+
+
+def days_between(images: Sequence[ImageRef]) -> tuple[int | None, ...]:
+    """Days between each image and the last one; None where a date is not known, empty for a single image."""
+
+    def day(image: ImageRef) -> dt.date | None:
+        try:
+            return dt.datetime.fromisoformat(image.when).date()
+        except ValueError:
+            return None  # a follow-up number, or nothing
+
+    dates = [day(image) for image in images]
+    last = dates[-1]
+    return tuple(None if date is None or last is None else (last - date).days for date in dates[:-1])
+
+
+def _foretold(record: Record, future: PairTruth, options: InstructionOptions) -> Iterator[_Part]:
+    """What the next image will show, asked of the current one, of it with its prior, and of as many as are let in."""
+    turns = prediction_turns(future) if options.closed else []
+    if options.asks_difference and (events := events_of_truth(future)) is not None:
+        turns.append((Turn(question=PREDICTION_TEXT, answer=write_events(events, Tense.PREDICTION)), False))
+    for count in sorted({1, min(2, len(record.images)), min(options.max_images, len(record.images))}):
+        yield Stream.PREDICTION, record.images[-count:], list(turns)
 
 
 def _diagnostic(record: Record, options: InstructionOptions) -> Iterator[_Part]:
@@ -175,6 +222,16 @@ def _diagnostic(record: Record, options: InstructionOptions) -> Iterator[_Part]:
             yield Stream.DIAGNOSTIC, (image,), turns
 
 
+def _rule_answer(record: Record) -> str | None:
+    """The difference in report-style sentences by the rules, in one of four manners that the record's id chooses."""
+    from training.instructions.rewrite import RuleWriter, rewrite  # brings the clients of text models along
+
+    events = events_of_truth(record.truth)
+    if events is None:
+        return None
+    return rewrite([("", write_events(events))], RuleWriter(sum(record.record_id.encode()) % 4), DropReport()).get("")
+
+
 def _difference_question(record: Record) -> str:
     published = [item.question for item in record.asked if item.type is QuestionType.DIFFERENCE]
     return published[0] if published else DIFFERENCE_TEXT
@@ -188,7 +245,7 @@ def _difference(record: Record, options: InstructionOptions) -> list[FlaggedTurn
     ]
     if options.closed:
         turns += closed_turns(record.truth)
-    if options.lumen and not _is_published(record):
+    if options.asks_difference and not _is_published(record):
         events = events_of_truth(record.truth)
         if events is not None:
             turns.append((Turn(question=_difference_question(record), answer=write_events(events)), False))
@@ -218,16 +275,34 @@ def _prediction(record: Record, options: InstructionOptions, report: DropReport)
         else:
             text = lumen_question(QuestionType.PREDICTION, 1, location=area) if area is not None else question
             turns.append((Turn(question=text, answer=write_events(parsed.events, Tense.PREDICTION)), False))
-    if options.lumen and not _is_published(record):
+    if options.asks_difference and not _is_published(record):
         events = events_of_truth(record.truth)
         if events is not None:
             turns.append((Turn(question=question, answer=write_events(events, Tense.PREDICTION)), False))
     return turns
 
 
-def _chosen(turns: Sequence[FlaggedTurn], options: InstructionOptions, rng: np.random.Generator) -> tuple[Turn, ...]:
+def _most_negatives(stream: Stream, options: InstructionOptions) -> int | None:
+    """How many turns on what is on no image are kept. A pair is asked of each finding three times; predictions are all
+    kept, because thinning them out would teach wrong probabilities."""
+    if options.negatives is None or stream is Stream.PREDICTION:
+        return None
+    return options.negatives * (1 if stream is Stream.DIAGNOSTIC else 3)
+
+
+def _chosen(
+    turns: Sequence[FlaggedTurn],
+    options: InstructionOptions,
+    rng: np.random.Generator,
+    *,
+    most_negatives: int | None,
+) -> tuple[Turn, ...]:
     """The turns that are kept, in random order: no question may come to rely on the one before it."""
-    kept = [turn for turn, negative in turns if not negative or rng.random() < options.keep_negatives]
+    kept = [turn for turn, negative in turns if not negative]
+    absent = [turn for turn, negative in turns if negative and rng.random() < options.keep_negatives]
+    if most_negatives is not None:
+        absent = [absent[number] for number in rng.permutation(len(absent))[:most_negatives]]
+    kept += absent
     order = rng.permutation(len(kept))[: options.max_turns]
     return tuple(kept[number] for number in order)
 

@@ -107,7 +107,12 @@ class Trainable(Learner):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of one batch, float32 scalars."""
-        features = self.model.encode_images(batch.pixel_values, batch.image_grids)
+        if batch.features is not None:
+            features = self.model.project_features(batch.features.to(self.model.dtype), batch.image_grids)
+        elif batch.pixel_values is not None:
+            features = self.model.encode_images(batch.pixel_values, batch.image_grids)
+        else:
+            raise ValueError("a batch brings pixels or features")
         sequences = features.sequences
         counts = batch.image_counts.tolist()
         samples = [list(part) for part in _split(sequences, counts)]
@@ -223,6 +228,11 @@ def add_extras(model: NvilaForConditionalGeneration, processor: NvilaProcessor, 
     """Give a start the longitudinal extras that the recipe wants; raises RecipeError where it has others."""
     wanted = recipe.model.longitudinal
     if not wanted or wanted == model.config.longitudinal:
+        return
+    have = dict(model.config.longitudinal or {})
+    if model.longitudinal is not None and have | {"image_roles": 0} == wanted | {"image_roles": 0}:
+        model.longitudinal.grow_roles(int(wanted["image_roles"]))
+        model.config.longitudinal = dict(wanted)
         return
     if model.longitudinal is not None:
         raise RecipeError(

@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from model.errors import ModelError
 from training.data.collate import Batch, Collator
 from training.data.data_log import DataLog
-from training.data.picture_size import picture_side
+from training.data.features import Features, tower_hash
+from training.data.pictures import picture_side
 from training.data.samples import Sample, SampleSource
-from training.data.sources import Place, phantom_source, source_of
+from training.data.sources import Place, source_of
 from training.loop.allocator import keep_freed_memory
 from training.loop.log import TrainingError, TrainLog
 from training.loop.nvila_learner import HEADS_FILE, build, export, restored
@@ -93,6 +94,8 @@ def train(
             place = Place(work=out / "data", size=picture_side(recipe), fresh=fresh, cache=cache, quiet=quiet_here)
             source = source_of(recipe, place)
     module, processor = build(recipe, len(source.findings))
+    if recipe.data.features and tower_hash(module.model) != Features(folder=Path(recipe.data.features)).tower:
+        raise DataError(f"{recipe.data.features} holds features of another tower than that of {recipe.model.start}")
     if recipe.model.start == "new":
         structured_start(module.model, source.films(64))
     optimisers = make_optimisers(module, recipe)
@@ -209,9 +212,10 @@ def newest_checkpoint(out: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def batches_of(recipe: Recipe, cache: Path, processor: Any) -> Iterator[Batch]:
-    """The batches of a run without the run: for benches and tests of the data path."""
-    samples = _Numbered(phantom_source(recipe, cache), first_step=0, recipe=recipe, rank=0, ranks=1)
+def batches_of(recipe: Recipe, cache: Path, processor: Any, work: Path) -> Iterator[Batch]:
+    """The batches of a run without the run: for benches and tests of the data path. work: folder for the index."""
+    source = source_of(recipe, Place(work=work, size=picture_side(recipe), cache=cache))
+    samples = _Numbered(source, first_step=0, recipe=recipe, rank=0, ranks=1)
     yield from _loader(samples, Collator(processor), recipe)
 
 

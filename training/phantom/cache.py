@@ -4,15 +4,15 @@
     python -m training.phantom.cache FOLDER --courses 3000 --first-seed 3000000 --size 224
 
 A shard is `NAME.npy` (uint8 [films, size, size], the films of one course after another, oldest first) beside
-`NAME.json` (first seed, options, films of each course, how it was drawn). A shard counts only once its JSON is there: it
-is written last, so that readers may look while others write.
+`NAME.json` (first seed, options, films of each course, how it was drawn). A shard counts only once its JSON is there,
+which is written last: readers may look while others write.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -186,6 +186,38 @@ def read_shard(path: Path) -> Shard:
 def read_shards(folder: Path) -> list[Shard]:
     """All finished shards of a folder, by name."""
     return [read_shard(path) for path in sorted(folder.glob("*.json"))]
+
+
+@dataclass(slots=True, kw_only=True)
+class PhantomCache:
+    """All courses of a folder by number. Raises ModelError where there is none."""
+
+    folder: Path
+    _shards: list[Shard] = field(init=False)
+    _starts: NDArray[np.int64] = field(init=False)
+    _mapped: dict[Path, tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._shards = read_shards(self.folder)
+        if not self._shards:
+            raise ModelError(f"{self.folder}: no phantoms; make them with python -m training.phantom.cache")
+        self._starts = np.cumsum([0, *(shard.courses for shard in self._shards)])
+
+    @property
+    def courses(self) -> int:
+        """How many there are."""
+        return int(self._starts[-1])
+
+    def course(self, index: int) -> tuple[PhantomCourse, NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Truth, films uint8 [films, size, size] and outlines of one course."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        shard = self._shards[number]
+        if shard.path not in self._mapped:
+            self._mapped[shard.path] = (shard.pixels(), shard.marks())
+        place = index - int(self._starts[number])
+        pixels, marks = self._mapped[shard.path]
+        part = slice(shard.start(place), shard.start(place + 1))
+        return shard.course(place), np.asarray(pixels[part]), None if marks is None else np.asarray(marks[part])
 
 
 def fill(

@@ -66,9 +66,9 @@ def stationary(chain: Chain) -> Matrix:
     weights = np.vstack([chain.step.T - np.eye(chain.size), np.ones(chain.size)])
     wanted = np.zeros(chain.size + 1)
     wanted[-1] = 1.0
-    solution: Matrix = np.linalg.lstsq(weights, wanted, rcond=None)[0]
-    positive: Matrix = np.clip(solution, 0.0, None)
-    return positive / positive.sum()
+    positive = np.clip(np.asarray(np.linalg.lstsq(weights, wanted, rcond=None)[0], np.float64), 0.0, None)
+    share: Matrix = positive / positive.sum()
+    return share
 
 
 def likelihood(chain: Chain, seen: Seen) -> Matrix:

@@ -199,10 +199,7 @@ def treated_chain(keys: tuple[str, ...], name: str) -> Chain:
     step = np.zeros((2 * count, 2 * count))
     for given in (False, True):
         decided = np.array(
-            [
-                _decided(TREATMENTS[name], {key: int(levels[key][n]) for key in keys}, given=given)
-                for n in range(count)
-            ]
+            [_decided(TREATMENTS[name], {key: int(levels[key][n]) for key in keys}, given=given) for n in range(count)]
         )
         own = slice(count, None) if given else slice(0, count)
         step[own, count:] = moved[given] * decided

@@ -16,7 +16,7 @@ def truth_of_phantom(pair: PhantomPair, pair_id: str, *, with_prior: bool = True
             images.append(
                 ImageTruth(present=False)
                 if state is None
-                else ImageTruth(present=True, side=state.side, grade=state.grade)
+                else ImageTruth(present=True, side=state.side, grade=state.grade, severity=state.severity)
             )
         findings[key] = FindingTruth(
             key=key,

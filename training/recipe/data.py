@@ -9,11 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from model.ontology import ontology
 from training.instructions.streams import PredictionInputs, Stream
 
+RULES = "rules"
+"""long_answers that the rules of `training.instructions.rewrite` write."""
+
 
 class SetSection(BaseModel):
     """One set of [data] sets. data: "KIND:SOURCE[,IMAGES]" as in docs/training-data.md, "phantom-cache:FOLDER" or
     "conversations:FOLDER". weight: times size^(1/temperature) is its share. by_patient: split by patient (with `salt`)
-    instead of the set's own split. long_answers: file of `dicom-node train rewrite`. limit: at most so many records."""
+    instead of the set's own split. long_answers: file of `dicom-node train rewrite`, or "rules". streams: shares of
+    this set, in the place of [data] streams. limit: at most this many records."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,32 +27,32 @@ class SetSection(BaseModel):
     by_patient: bool = False
     salt: str = Field(default="dicom-node", min_length=1)
     long_answers: str = ""
+    streams: dict[Stream, float] | None = None
     limit: int | None = Field(default=None, gt=0)
 
 
 class DataSection(BaseModel):
     """[data] kind "phantom": a cache folder of `training.phantom.cache` (`cache`, or --cache). kind "records": the mix
-    of `sets`. kind "instructions": the folder of prepared conversations `instructions`.
+    of `sets`. kind "instructions": the folder of prepared conversations `instructions`. All go the same way.
 
-    For the phantom cache the shares are those of `TurnOptions`. For records: `streams` gives each stream its share of
-    a set's sequences (a set that cannot teach one leaves its share to the others); `temperature` mixes the sets;
-    `closed` and `templates` say whether our scored questions and LUMEN's templates are asked beside what is published;
-    `swap` and `same` vary pairs; `turns` is the most of one sequence. conversation: the turns follow one another, each
-    seeing those before it; false: each question sees the images alone, as serving asks. max_images: more than 2 lets
-    earlier images in. expert: table of `dicom-node train expert`. max_dropped: a larger share of unreadable samples
-    stops the run.
+    `streams` gives each stream its share of a set's sequences (a set that cannot teach one leaves its share to the
+    others); `temperature` mixes the sets; `closed` and `templates` say whether our scored questions and LUMEN's
+    templates are asked beside what is published, `difference` whether the open questions on change are (where it is not
+    given: as `templates`); `negatives` bounds the turns on findings that are on no image (of one image; three times as
+    many of a pair); `swap` and `same` vary pairs; `turns` is the most of one sequence. conversation: the turns follow
+    one another, each seeing those before it; false: each question sees the images alone, as serving asks. max_images:
+    more than 2 lets earlier images in. times: say the days between the images. expert: table of `dicom-node train
+    expert`. features: folder of `training.data.features`, for a tower that does not learn. max_dropped: a larger share
+    of unreadable samples stops the run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["phantom", "records", "instructions"] = "phantom"
     cache: str = ""
-    negatives: int = Field(default=3, ge=0)
-    difference: float = Field(default=0.4, ge=0, le=1)
-    lumen: float = Field(default=0.25, ge=0, le=1)
-    prediction: float = Field(default=0.1, ge=0, le=1)
-    long: float = Field(default=0.0, ge=0, le=1)
-    alone: float = Field(default=0.15, ge=0, le=1)
+    negatives: int | None = Field(default=None, ge=0)
+    difference: bool | None = None
+    times: bool = False
     swap: float = Field(default=0.5, ge=0, le=1)
     same: float = Field(default=0.04, ge=0, le=1)
     turns: int = Field(default=18, gt=0)
@@ -72,6 +76,7 @@ class DataSection(BaseModel):
     augment: bool = True
     findings: tuple[str, ...] = ()
     image_cache: str = ""
+    features: str = ""
     max_dropped: float = Field(default=0.05, ge=0, le=1)
 
     @field_validator("sets", mode="before")

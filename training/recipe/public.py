@@ -10,7 +10,7 @@ from typing import Any
 
 from model.checkpoints.manifest import MANIFEST_NAME, sha256_of
 
-_PATHS = frozenset({"cache", "instructions", "expert", "image_cache", "long_answers", "heads"})
+_PATHS = frozenset({"cache", "instructions", "expert", "image_cache", "features", "long_answers", "heads"})
 _HASHED_BYTES = 4 << 30
 """Of a start without a manifest the weights are hashed up to this size, beyond it their names and sizes are."""
 

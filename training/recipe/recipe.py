@@ -155,6 +155,8 @@ class Recipe(_Section):
             raise ValueError("objective 'heads' needs heads.weight above 0")
         if self.run.objective is Objective.HEADS and self.run.tune is Tune.LORA:
             raise ValueError("objective 'heads' does not touch the language model: tune 'lora' makes no sense")
+        if self.data.features and ("vision_tower" not in self.run.freeze or self.model.start == "new"):
+            raise ValueError("data.features stand for a tower that does not learn: add vision_tower to run.freeze")
         return self
 
 

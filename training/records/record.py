@@ -50,7 +50,8 @@ class Record:
     """One pair, or one image where prior is None.
 
     earlier: older images than the prior, oldest first (sequences of more than two). asked: published questions; those
-    of type DIFFERENCE are about the pair, all others about the current image alone.
+    of type DIFFERENCE are about the pair, all others about the current image alone. future: what becomes of the
+    findings from the current image to the next one, where there is a next one; that image is no part of the record.
     """
 
     truth: PairTruth
@@ -59,6 +60,7 @@ class Record:
     earlier: tuple[ImageRef, ...] = ()
     asked: tuple[Asked, ...] = ()
     context: PatientContext | None = None
+    future: PairTruth | None = None
     split: Split = Split.TRAIN
 
     def __post_init__(self) -> None:
@@ -71,6 +73,11 @@ class Record:
         return self.truth.pair_id
 
     @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """All images, oldest first, the current one last."""
+        return (*self.earlier, *([self.prior] if self.prior is not None else []), self.current)
+
+    @property
     def patient_id(self) -> str:
         """The unit of splits."""
         return self.truth.patient_id
@@ -79,7 +86,7 @@ class Record:
 def swapped(record: Record) -> Record | None:
     """The pair in the other order, for augmentation; None where its difference answer cannot be inverted surely.
 
-    Earlier images and the single-image questions are dropped: they belong to the other image.
+    Earlier images, the single-image questions, the context and the future are dropped: they belong to the other image.
     """
     if record.prior is None:
         return None
@@ -98,6 +105,8 @@ def swapped(record: Record) -> Record | None:
         prior=record.current,
         earlier=(),
         asked=tuple(asked),
+        context=None,
+        future=None,
     )
 
 
@@ -121,4 +130,4 @@ def same_image(record: Record) -> Record:
         prior_view=record.truth.view,
     )
     asked = tuple(item for item in record.asked if item.type is not QuestionType.DIFFERENCE)
-    return replace(record, truth=truth, prior=record.current, earlier=(), asked=asked)
+    return replace(record, truth=truth, prior=record.current, earlier=(), asked=asked, future=None)

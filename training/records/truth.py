@@ -14,11 +14,15 @@ from model.schema import INVERSE_CHANGE, Change
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTruth:
-    """One finding on one image. side: "left", "right" or "bilateral"; grade: "mild", "moderate" or "severe"."""
+    """One finding on one image. side: "left", "right" or "bilateral"; grade: "mild", "moderate" or "severe".
+
+    severity: 0..1 where it is known more exactly than its grade (phantoms).
+    """
 
     present: bool
     side: str | None = None
     grade: str | None = None
+    severity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.memory import own_peak_bytes
 import numpy as np
 from training.data.datasets import DataSpec
-from training import datasets
+from training.data import datasets
 from training.instructions.streams import InstructionOptions, Stream
 from training.data.mixing import Schedule
 from training.readers.diffvqa import read_medical_diff_vqa

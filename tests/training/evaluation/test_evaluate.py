@@ -28,13 +28,14 @@ from tests.support.published import write_csv
 from tests.support.text_server import text_server
 from tests.support.tiny_nvila import nvila_tokenizer, save_tiny
 from tests.training.readers.test_other import NIH_HEADER, nih_row, save_image
-from training.data.datasets import load_pair, loaded, open_records, parse_spec, phantom_records
+from training.data.datasets import load_pair, loaded, open_records, parse_spec
 from training.evaluation.evaluate import EvaluationOptions, evaluate
 from training.evaluation.judge import PROMPT_SHA256, JudgeItem, judge, parse_verdict
 from training.evaluation.report import as_html, as_json, write_report
 from training.evaluation.texts import published_asker, reference_sentence, score_published, with_lumen_questions
 from training.instructions.turns import events_of_truth
 from training.metrics.significance import compare
+from training.readers.phantom import read_phantom_pairs
 from training.records.drops import DataError, DropReport
 from training.records.record import Asked, ImageRef, Record, Split
 from training.records.truth import PairTruth
@@ -72,7 +73,7 @@ def _turned(finding: Finding) -> Finding:
 
 @pytest.fixture(scope="module")
 def items() -> list[tuple[Record, StudyPair]]:
-    return list(loaded(phantom_records(10), DropReport()))
+    return list(loaded(read_phantom_pairs(10, DropReport()), DropReport()))
 
 
 def test_a_predictor_that_knows_the_truth_scores_perfectly(items: list[tuple[Record, StudyPair]]) -> None:
@@ -186,7 +187,7 @@ def test_a_prognosis_is_scored_from_the_prior_alone(items: list[tuple[Record, St
 
 
 def test_fixtures_count_in_no_metric() -> None:
-    records = [replace(record, split=Split.FIXTURE) for record in phantom_records(1)]
+    records = [replace(record, split=Split.FIXTURE) for record in read_phantom_pairs(1, DropReport())]
     report = DropReport()
     assert list(loaded(records, report)) == []
     assert report.notes["fixture left out: it counts in no metric"] == 1
@@ -271,7 +272,7 @@ def test_a_wrong_data_name_is_answered_with_the_right_ones(text: str) -> None:
 
 
 def test_phantoms_of_one_seed_are_always_the_same_images() -> None:
-    record = next(phantom_records(1))
+    record = next(read_phantom_pairs(1, DropReport()))
     first, second = load_pair(record), load_pair(record)
     assert np.array_equal(first.current.pixels, second.current.pixels)
     assert first.prior is not None
@@ -374,7 +375,7 @@ def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
     from model.predict import load_predictor
 
     record = replace(
-        next(phantom_records(1)),
+        next(read_phantom_pairs(1, DropReport())),
         asked=(
             Asked(type=QuestionType.PRESENCE, question="is there edema?", answer="Yes."),
             Asked(type=QuestionType.LOCATION, question="where is the edema?", answer="left"),
@@ -389,7 +390,7 @@ def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
 
 
 def test_the_reference_sentence_is_the_published_one_where_there_is_one() -> None:
-    record = next(phantom_records(1))
+    record = next(read_phantom_pairs(1, DropReport()))
     events = events_of_truth(record.truth)
     assert events is not None
     assert reference_sentence(record) == write_events(events)

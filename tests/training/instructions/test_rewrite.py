@@ -17,10 +17,10 @@ from model.remote.client import ServerClient
 from model.remote.text_model import ServerText
 from tests.support.published import random_events
 from tests.support.text_server import text_server
-from training.data.datasets import phantom_records
 from training.data.preview import write_preview
 from training.instructions.rewrite import ModelWriter, RuleWriter, load_answers, read_back, rewrite, save_answers
 from training.instructions.streams import InstructionOptions, Stream
+from training.readers.phantom import read_phantom_pairs
 from training.records.drops import DataError, DropReport
 
 
@@ -112,7 +112,7 @@ def test_a_models_answers_are_kept_only_when_they_say_the_same(tmp_path: Path) -
 
 
 def test_the_sample_page_shows_images_questions_and_what_the_loss_sees(tmp_path: Path) -> None:
-    records = list(phantom_records(4))
+    records = list(read_phantom_pairs(4, DropReport()))
     answers = {record.record_id: "No interval change since the prior radiograph." for record in records}
     report = DropReport()
     page = tmp_path / "preview.html"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.support.common import REPOSITORY
 from tests.support.records import recipe_of
-from training.data.sources import phantom_source
+from training.data.sources import Place, source_of
 from training.loop.nvila_learner import build, export, restored
 from training.phantom.cache import fill
 from training.phantom.render import PHANTOM_FINDINGS
@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from training.phantom.render import PHANTOM_FINDINGS
 from training.recipe.recipe import load_recipe
-from training.data.sources import phantom_source
+from training.data.sources import Place, source_of
 from training.loop.nvila_learner import build
 
 recipe, cache, out = load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
@@ -45,7 +45,7 @@ for layer in layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(learner, mesh=mesh)
 optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
-source = phantom_source(recipe, cache)
+source = source_of(recipe, Place(work=out.parent / f"work-{rank}", size=32, cache=cache))
 batch = learner.collator(processor)([source.sample(2 * rank), source.sample(2 * rank + 1)])
 learner(batch)["loss"].backward()
 optimiser.step()
@@ -61,7 +61,7 @@ dist.destroy_process_group()
 
 
 def test_two_ranks_hold_half_each_and_step_as_one(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, "turns = 2\nalone = 0.0", steps=1)
+    recipe = recipe_of(tmp_path, "turns = 2\nstreams = { difference = 1.0 }", steps=1)
     cache, out = tmp_path / "cache", tmp_path / "gathered.safetensors"
     fill(cache, pairs=4, first_seed=500, size=32)
     script = tmp_path / "step.py"
@@ -86,7 +86,8 @@ def test_two_ranks_hold_half_each_and_step_as_one(tmp_path: Path) -> None:
 
     learner, processor = build(recipe, len(PHANTOM_FINDINGS))
     optimiser = torch.optim.SGD(learner.parameters(), lr=0.1)
-    source, collate = phantom_source(recipe, cache), learner.collator(processor)
+    source = source_of(recipe, Place(work=tmp_path / "work", size=32, cache=cache))
+    collate = learner.collator(processor)
     for rank in range(2):
         loss = learner(collate([source.sample(2 * rank), source.sample(2 * rank + 1)]))["loss"]
         (loss / 2).backward()

@@ -20,8 +20,9 @@ from model.nvila import load_nvila
 from model.questions.prompts import PromptLayout, Turn, render_prefix, render_question
 from tests.support.common import REPOSITORY, wait_until
 from training.data.collate import Collator
-from training.data.samples import UNKNOWN, PhantomSource, Sample, TurnOptions
-from training.data.sources import phantom_source
+from training.data.mixed_source import MixedSource
+from training.data.samples import UNKNOWN, Sample
+from training.data.sources import Place, source_of
 from training.loop.log import TrainingError
 from training.loop.nvila_learner import build
 from training.loop.optimizers import parameter_groups, rate_factor
@@ -80,6 +81,11 @@ def _loaded(folder: Path, **values: Any) -> Recipe:
     return load_recipe(_recipe(folder, **values))
 
 
+def _source(recipe: Recipe, cache: Path, work: Path, *, seed: int = 0) -> MixedSource:
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
+    return source_of(recipe, Place(work=work, size=32, cache=cache))
+
+
 # --- what a batch shows ---
 
 
@@ -117,7 +123,7 @@ def test_a_packed_question_is_answered_as_if_asked_alone(tmp_path: Path, cache: 
 def test_loss_is_taken_over_answers_only(tmp_path: Path, cache: Path) -> None:
     recipe = _loaded(tmp_path)
     _, processor = build(recipe, len(PHANTOM_FINDINGS))
-    source = phantom_source(recipe, cache)
+    source = _source(recipe, cache, tmp_path / "work")
     samples = [source.sample(number) for number in range(4)]
     batch = Collator(processor)(samples)
     assert batch.labels is not None
@@ -156,13 +162,14 @@ def test_a_turn_without_answer_and_a_sequence_too_long_are_refused(tmp_path: Pat
         Collator(processor, max_length=40)([long])
 
 
-def test_samples_are_the_same_every_time(cache: Path) -> None:
-    first, second = (PhantomSource(folder=cache, seed=5, options=TurnOptions()) for _ in range(2))
+def test_samples_are_the_same_every_time(tmp_path: Path, cache: Path) -> None:
+    recipe = _loaded(tmp_path)
+    first, second = (_source(recipe, cache, tmp_path / name, seed=5) for name in ("one", "two"))
     for number in (0, 3, 10**6):
         a, b = first.sample(number), second.sample(number)
         assert a.turns == b.turns
         assert all(np.array_equal(x, y) for x, y in zip(a.images, b.images, strict=True))
-    other = PhantomSource(folder=cache, seed=6, options=TurnOptions()).sample(0)
+    other = _source(recipe, cache, tmp_path / "one", seed=6).sample(0)
     assert other.turns != first.sample(0).turns
 
 
@@ -170,7 +177,7 @@ def test_the_patch_embedding_starts_whole_and_white(tmp_path: Path, cache: Path)
     basis = cosine_basis(8, 24)
     assert torch.allclose(basis @ basis.T, torch.eye(24), atol=1e-5)
     trainable, _ = build(_loaded(tmp_path), len(PHANTOM_FINDINGS))
-    films = PhantomSource(folder=cache, seed=1).films(10)
+    films = _source(_loaded(tmp_path), cache, tmp_path / "work").films(10)
     structured_start(trainable.model, films)
     pixels = torch.from_numpy(films).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
     patches = trainable.model.vision_tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)

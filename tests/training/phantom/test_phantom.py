@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -187,19 +188,32 @@ def test_dicom_pixels_are_the_rendered_ones(tmp_path: Path) -> None:
 def test_the_cache_gives_back_what_was_drawn(tmp_path: Path) -> None:
     fill(tmp_path, pairs=5, first_seed=70, size=48, shard_pairs=3)
     shards = read_shards(tmp_path)
-    assert [shard.pairs for shard in shards] == [3, 2]
-    assert shards[1].pair(1) == sample_pair(74)
-    assert shards[0].pixels().shape == (3, 2, 48, 48)
+    assert [shard.courses for shard in shards] == [3, 2]
+    assert shards[1].course(1).pair() == sample_pair(74)
+    assert shards[0].pixels().shape == (6, 48, 48)
     marks = shards[0].marks()
     assert marks is not None
-    assert marks.shape == (3, 2, len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE)
-    for place, states in enumerate((shards[0].pair(0).prior, shards[0].pair(0).current)):
-        seen = {key for number, key in enumerate(PHANTOM_FINDINGS) if marks[0, place, number].any()}
-        assert seen == set(states)
+    assert marks.shape == (6, len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE)
+    for place, film in enumerate(shards[0].course(0).films):
+        seen = {key for number, key in enumerate(PHANTOM_FINDINGS) if marks[place, number].any()}
+        assert seen == set(film.states)
+
+
+def test_the_cache_of_pairs_of_version_1_is_read(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, "one", first_seed=70, courses=2, size=32)
+    about = json.loads(shard.path.with_suffix(".json").read_text())
+    old = {name: about[name] for name in ("first_seed", "size", "backgrounds", "options")} | {"format": 1, "pairs": 2}
+    shard.path.with_suffix(".json").write_text(json.dumps(old))
+    pixels = np.array(shard.pixels())
+    np.save(shard.path, pixels.reshape(2, 2, 32, 32))
+    (again,) = read_shards(tmp_path)
+    assert again.films == (2, 2)
+    assert np.array_equal(again.pixels(), pixels)
+    assert again.course(1) == shard.course(1)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path, "one", first_seed=1, pairs=2, size=32)
+    shard = write_shard(tmp_path, "one", first_seed=1, courses=2, size=32)
     shard.path.write_bytes(shard.path.read_bytes()[:200])
     with pytest.raises(ModelError, match=r"one\.json"):
         read_shards(tmp_path)
