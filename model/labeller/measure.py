@@ -15,6 +15,7 @@ from model.labeller.rules import Label, Stated
 from model.ontology import ontology
 from model.schema import Change
 
+CERTAINTIES = ("probable", "possible", "unlikely")
 Labeller = Callable[[str], Sequence[Label]]
 
 
@@ -24,6 +25,7 @@ class Case:
 
     sentence: str
     gold: tuple[Label, ...]
+    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -63,21 +65,49 @@ class Measured:
 def read_cases(path: Path) -> list[Case]:
     """The sentences of a file. Raises LabellerError naming the line."""
     cases: list[Case] = []
-    sentence, gold = "", []
+    sentence, gold, kind = "", [], ""
     for number, line in enumerate([*path.read_text("utf-8").splitlines(), ""], start=1):
         if line.startswith("#"):
             continue
-        if line.startswith("  = "):
+        if line.startswith("== "):
+            kind = line.strip("= ")
+        elif line.startswith("  = "):
             if line != "  = nothing":
                 gold.append(_label(line[4:].split(), f"{path.name}, line {number}"))
         elif not line.strip():
             if sentence:
-                cases.append(Case(sentence=sentence, gold=tuple(gold)))
+                cases.append(Case(sentence=sentence, gold=tuple(gold), kind=kind))
             sentence, gold = "", []
         elif sentence:
             raise LabellerError(f"{path.name}, line {number}: two sentences without an empty line between")
         else:
             sentence = line
+    return cases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportCase:
+    """One whole report and what it settles."""
+
+    name: str
+    text: str
+    gold: tuple[Label, ...]
+
+
+def read_report_cases(path: Path) -> list[ReportCase]:
+    """Return the reports of a file: "==== name", the text, "----", a line for each finding. Raises LabellerError."""
+    cases: list[ReportCase] = []
+    for block in path.read_text("utf-8").split("==== ")[1:]:
+        name, _, rest = block.partition("\n")
+        text, found, gold = rest.partition("\n----\n")
+        if not found:
+            raise LabellerError(f"{path.name}: the report {name!r} has no line ---- before its findings")
+        labels = [
+            _label(line[4:].split(), f"{path.name}, report {name!r}")
+            for line in gold.splitlines()
+            if line.startswith("  = ") and line != "  = nothing"
+        ]
+        cases.append(ReportCase(name=name, text=text, gold=tuple(labels)))
     return cases
 
 
@@ -87,17 +117,22 @@ def _label(words: list[str], where: str) -> Label:
             f"{where}: wanted `finding presence …` with a key of the ontology, found {' '.join(words)!r}"
         )
     side = level = change = None
+    certainty = ""
     for word in words[2:]:
         plain = word.replace("_", " ")
-        if plain in ontology().sides:
+        if plain in CERTAINTIES:
+            certainty = plain
+        elif plain in ontology().sides:
             side = plain
         elif plain in set(Change):
             change = Change(plain)
         elif plain in ontology().levels:
             level = plain
         else:
-            raise LabellerError(f"{where}: {word!r} is no side, level or change")
-    return Label(finding=words[0], presence=Stated(words[1]), side=side, level=level, change=change)
+            raise LabellerError(f"{where}: {word!r} is no side, level, change or certainty")
+    return Label(
+        finding=words[0], presence=Stated(words[1]), side=side, level=level, change=change, certainty=certainty
+    )
 
 
 def measure(cases: Iterable[Case], labeller: Labeller) -> Measured:

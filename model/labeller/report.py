@@ -1,7 +1,8 @@
-"""What a whole report states of each finding: its sentences' labels put together, or the contradiction between them."""
+"""What a whole report states of each finding: its sentences' labels put together, or how they contradict each other."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ class ReportFinding:
     """One finding as the whole report states it.
 
     presence: None where the report contradicts itself; `contradiction` then says how. change: None where nothing is
-    said of it, or another thing on each side. labels: what decided, for the list and the audit.
+    said of it, or another thing on each side. certainty: of what is uncertain. labels: what decided, for the list and
+    the audit. overruled: what the report had said before an addendum said otherwise.
     """
 
     finding: str
@@ -25,18 +27,21 @@ class ReportFinding:
     side: str | None = None
     level: str | None = None
     change: Change | None = None
+    certainty: str = ""
     contradiction: str = ""
     labels: tuple[Label, ...] = ()
+    overruled: tuple[Label, ...] = ()
 
 
 def read_report(text: str) -> dict[str, ReportFinding]:
-    """`combine` of the labels of a report."""
+    """Return `combine` of the labels of a report."""
     return combine(label_report(text))
 
 
 def combine(labels: Iterable[Label]) -> dict[str, ReportFinding]:
-    """The findings that are stated, in ontology order. Rules:
+    """Return the findings that are stated, in ontology order. Rules:
 
+    - What an addendum or correction says of a finding replaces all that was said of it before.
     - Explicit words outweigh inferred ones ("the lungs are clear" beside "small granuloma").
     - Yes and no on the same side, or without a side, contradict each other. Yes on one side and no on the other is yes.
     - Doubt beside a plain yes or no: the impression's word counts; where it says nothing, doubt remains.
@@ -50,10 +55,20 @@ def combine(labels: Iterable[Label]) -> dict[str, ReportFinding]:
     found = {}
     for key in ontology().findings:
         if key in by_finding:
-            made = _combined(key, _explicit(by_finding[key]))
+            standing, overruled = _standing(by_finding[key])
+            made = _combined(key, _explicit(standing))
             if made is not None:
-                found[key] = made
+                found[key] = dataclasses.replace(made, overruled=overruled)
     return found
+
+
+def _standing(labels: Sequence[Label]) -> tuple[list[Label], tuple[Label, ...]]:
+    """Return the labels that count, and those that a later addendum replaced by another word."""
+    later = [label for label in labels if label.section in word_list().replacing and not label.general]
+    if not later:
+        return list(labels), ()
+    earlier = [label for label in labels if label not in later]
+    return later, tuple(label for label in earlier if label.presence not in {one.presence for one in later})
 
 
 def _explicit(labels: Sequence[Label]) -> list[Label]:
@@ -73,7 +88,9 @@ def _combined(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     if not plain and not doubt:
         return None  # one side is denied, of the other nothing is said
     if doubt and not _decided(plain, doubt):
-        return ReportFinding(finding=key, presence=Stated.UNCERTAIN, labels=tuple(labels))
+        return ReportFinding(
+            finding=key, presence=Stated.UNCERTAIN, certainty=doubt[-1].certainty, labels=tuple(labels)
+        )
     change, contradiction = _change(yes or no)
     presence = Stated.YES if yes else Stated.NO
     sides = {label.side for label in plain if label.side is not None}

@@ -1,20 +1,25 @@
-"""From a radiologist's sentence to findings with presence, side, level and change, by rules over a published word list.
+"""From a radiologist's sentence to findings with presence, certainty, side, degree and change, by rules.
 
-The word list is `word_list.toml`. A rule is a cue with a reach: after Chapman et al. 2001 (NegEx), Harkema et al. 2009
-(ConText) and Irvin et al. 2019 (CheXpert labeller); words and reaches are our own. No model, no torch: the same text
-gives the same labels, each with the sentence and the words that decided. Measured in docs/labeller.md.
+The word list is `word_list.toml`. A sentence becomes phrases (tokens), phrases get their parts (rewriting), segments
+(statement), and each cue its scope (scope): after Chapman et al. 2001 (NegEx), Harkema et al. 2009 (ConText) and Irvin
+et al. 2019 (CheXpert labeller). No model, no torch: the same text gives the same labels, each with the phrases that
+decided. Measured in docs/labeller.md, beside medspaCy's ConText in docs/adr/0125.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice, pairwise
 
-from model.labeller import scope as reach
-from model.labeller.sentences import sentences
-from model.labeller.word_list import Mark, Named, Part, marks, word_list
+from model.labeller import scope
+from model.labeller.attributes import give_changes, give_levels, give_sides
+from model.labeller.parts import Mark, Part
+from model.labeller.sentences import Sentence, sentences
+from model.labeller.statement import Joint, Statement, statement
+from model.labeller.targets import Target, at, targets_of
+from model.labeller.word_list import word_list
 from model.ontology import ontology
 from model.schema import Change
 
@@ -35,8 +40,9 @@ class Label:
     """What one sentence states of one finding.
 
     finding: ontology key. side: "left", "right" or "bilateral", only of findings that have one; an absence with a side
-    is one of that side only. level: a level word of the ontology. general: inferred from a sentence on the whole
-    ("the lungs are clear"); explicit words outweigh it. rule: the words that decided.
+    is one of that side only. level: a level word of the ontology. certainty: of what is uncertain, "probable",
+    "possible" or "unlikely". general: inferred from a sentence on the whole ("the lungs are clear"); explicit words
+    outweigh it. rule: the words that decided.
     """
 
     finding: str
@@ -44,200 +50,226 @@ class Label:
     side: str | None = None
     level: str | None = None
     change: Change | None = None
+    certainty: str = ""
     general: bool = False
     sentence: str = ""
     section: str = ""
     rule: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A sentence read: its phrases, its findings with the rules that read them, and the labels that follow."""
+
+    sentence: Sentence
+    statement: Statement
+    targets: tuple[Target, ...]
+    labels: tuple[Label, ...]
+
+    @property
+    def not_stated(self) -> tuple[Target, ...]:
+        """The findings that are named and of which nothing is stated, each with the reason."""
+        return tuple(target for target in self.targets if target.left_out)
+
+
 _BETWEEN = ("versus", "vs", "over")
 """Make what stands before them doubtful, and what stands after them."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Found:
-    """A finding's place in the sentence, and what the cues have said of it so far."""
-
-    place: int
-    named: Named
-    presence: str
-    change: Change | None = None
-    sides: list[str] = field(default_factory=list)
-    level: str | None = None
-    is_silent: bool = False
-    is_past: bool = False
-    rule: list[str] = field(default_factory=list)
-
-    def note(self, what: str, mark: Mark) -> None:
-        self.rule.append(f'{what} "{mark.text}"')
-
-
 def version() -> str:
-    """Which word list: kept beside each label."""
+    """Return which word list: kept beside each label."""
     return f"rules {word_list().version}"
 
 
 def label_report(text: str) -> list[Label]:
-    """The labels of every sentence of a report that may state findings, in order."""
-    return [label for sentence in sentences(text) for label in label_sentence(sentence.text, section=sentence.section)]
+    """Return the labels of every sentence of a report that may state findings, in order."""
+    return [label for reading in read_text(text) for label in reading.labels]
+
+
+def read_text(text: str) -> list[Reading]:
+    """Return every sentence of a report that may state findings, read."""
+    return [read_sentence(sentence) for sentence in sentences(text)]
 
 
 def label_sentence(text: str, *, section: str = "") -> list[Label]:
-    """The labels of one sentence, each finding, side and presence once; explicit ones before inferred ones."""
-    read = marks(text)
-    found = _findings(read)
-    _before(read, found)
-    _changes(read, found)
-    _after(read, found)
-    _levels(read, found)
-    _sides(read, found)
-    made: list[Label] = []
-    for one in sorted(found, key=lambda one: one.named.general):
-        for label in _labels(one, text, section):
-            same = (other for other in made if other.finding == label.finding)
-            if not any(label.general or (other.side, other.presence) == (label.side, label.presence) for other in same):
-                made.append(label)
-    return made
+    """Return the labels of one sentence, each finding, side and presence once; explicit ones before inferred ones."""
+    return list(read_sentence(Sentence(raw=text, section=section)).labels)
 
 
-def _findings(read: Sequence[Mark]) -> list[_Found]:
-    """Named findings, and what is said of parts of the body ("the heart is enlarged")."""
-    found = [
-        _Found(place=place, named=mark.parts[Part.FINDING], presence=mark.parts[Part.FINDING].presence)
-        for place, mark in enumerate(read)
-        if mark.has(Part.FINDING)
-    ]
-    for place, mark in enumerate(read):
-        if mark.has(Part.SUBJECT):
-            said = reach.predicate(read, place)
-            if said is not None:
-                at, named = said
-                found.append(_Found(place=at, named=named, presence=named.presence))
-                found[-1].note("part", mark)
-    for one in found:
-        one.note("words", read[one.place])
-        one.change = one.named.change
-    return sorted(found, key=lambda one: one.place)
+def read_sentence(sentence: Sentence) -> Reading:
+    """Read one sentence."""
+    read = statement(sentence.raw)
+    targets = targets_of(read)
+    _apply_unsaid(read, targets)
+    _apply_denials(read, targets)
+    _apply_known(read, targets)
+    _apply_doubt(read, targets)
+    _apply_cues_behind(read, targets)
+    give_sides(read, targets)
+    give_changes(read, targets)
+    give_levels(read, targets)
+    _leave_out(read, targets)
+    labels: list[Label] = []
+    for target in sorted(targets.values(), key=lambda target: (target.named.general, target.presence == "uncertain")):
+        for label in _labels(target, sentence):
+            same = next((n for n, other in enumerate(labels) if _says_already(other, label)), None)
+            if same is None:
+                labels.append(label)
+            elif (labels[same].side, labels[same].presence) == (label.side, label.presence):
+                labels[same] = _joined(labels[same], label)
+    return Reading(sentence=sentence, statement=read, targets=tuple(targets.values()), labels=tuple(labels))
 
 
-def _at(found: Sequence[_Found], places: Iterator[int]) -> list[_Found]:
-    wanted = set(places)
-    return [one for one in found if one.place in wanted]
+def _says_already(other: Label, label: Label) -> bool:
+    """Return whether an earlier label of the sentence leaves nothing to a later one."""
+    if other.finding != label.finding:
+        return False
+    if label.general:
+        return label.side is None or other.side is None or other.side in (label.side, "bilateral")
+    if label.presence is Stated.UNCERTAIN and other.presence is Stated.YES:
+        return label.side in (None, other.side)
+    return (other.side, other.presence) == (label.side, label.presence)
 
 
-def _before(read: Sequence[Mark], found: list[_Found]) -> None:
-    """Cues that stand before what they govern; of two, the nearer one counts."""
-    places = {one.place for one in found}
-    for cue, mark in enumerate(read):
-        if mark.has(Part.UNSAID):
-            for one in _at(found, reach.forward(read, cue, places, far=True)):
-                one.is_silent = True
-                one.note("no statement", mark)
-        elif mark.has(Part.OPEN, Part.NEGATION_BEFORE):
-            for one in _at(found, reach.forward(read, cue, places)):
-                one.presence = "no" if _can_be_denied(one) and mark.has(Part.NEGATION_BEFORE) else ""
-                one.note("negation" if mark.has(Part.NEGATION_BEFORE) else "leaves open", mark)
-        elif mark.has(Part.UNCERTAINTY_BEFORE):
-            for one in _at(found, reach.forward(read, cue, places)):
-                one.presence = "uncertain"
-                one.note("uncertainty", mark)
-        elif mark.has(Part.PAST):
-            for one in _at(found, reach.forward(read, cue, places)):
-                one.is_past = True
-                one.note("past", mark)
+def _joined(label: Label, later: Label) -> Label:
+    """Return a label with the degree and change that a later one of the same finding adds."""
+    level, change = label.level or later.level, label.change or later.change
+    if (level, change) == (label.level, label.change):
+        return label
+    return dataclasses.replace(label, level=level, change=change, rule=f"{label.rule}; {later.rule}")
 
 
-def _can_be_denied(one: _Found) -> bool:
-    """ "Not clear" leaves open what there is."""
-    return one.named.presence == "yes"
+def _apply_unsaid(read: Statement, targets: dict[int, Target]) -> None:
+    """Leave out what stands in a question, a plan or a history."""
+    places = set(targets)
+    for cue, mark in enumerate(read.marks):
+        if mark.has(Part.UNSAID_BEFORE):
+            for target in at(targets, scope.unsaid(read, cue, places)):
+                target.left_out = "a question, a plan or a history"
+                target.note("no statement", mark)
 
 
-def _after(read: Sequence[Mark], found: list[_Found]) -> None:
-    """Cues that stand after what they govern. "No effusion is suspected" stays a negation."""
-    places = {one.place for one in found}
-    for cue, mark in enumerate(read):
-        if not mark.has(Part.NEGATION_AFTER, Part.UNCERTAINTY_AFTER):
+def _apply_denials(read: Statement, targets: dict[int, Target]) -> None:
+    """Apply "no", "without" and the like; of two denials before a finding the nearer one counts."""
+    places, devices = set(targets), {place for place, target in targets.items() if target.is_device}
+    for cue, mark in enumerate(read.marks):
+        if not mark.has(Part.NEGATION_BEFORE):
             continue
-        governed = reach.backward(read, cue, places)
-        if mark.has(Part.UNCERTAINTY_BEFORE) and reach.points_forward(read, cue, places):
-            if not mark.text.endswith(_BETWEEN):
-                continue
-            governed = islice(governed, 1)
-        for one in _at(found, governed):
-            if one.presence in ("yes", "uncertain"):
-                one.presence = "no" if mark.has(Part.NEGATION_AFTER) else "uncertain"
-                one.note("negation" if mark.has(Part.NEGATION_AFTER) else "uncertainty", mark)
+        for member in scope.denied(read, cue, places, devices):
+            target = targets[member.place]
+            if member.is_open and target.named.presence == "yes":
+                target.left_out = target.left_out or "only a new or a large one is denied"
+                target.note("denied, left open", mark)
+            elif target.named.presence == "yes":
+                target.presence = "no"
+                target.note("denial", mark)
+            else:
+                target.left_out = target.left_out or "what it is instead is not said"
+                target.note("denial", mark)
 
 
-def _changes(read: Sequence[Mark], found: list[_Found]) -> None:
-    places = {one.place for one in found}
-    for cue, mark in enumerate(read):
-        if mark.has(Part.TAKEN_OUT) and cue - 1 in places:
-            _change(_at(found, iter((cue - 1,))), mark, Change.RESOLVED)
-        if not mark.has(Part.CHANGE) or (cue and read[cue - 1].text == "not"):
+def _apply_known(read: Statement, targets: dict[int, Target]) -> None:
+    """Mark what is called known or previous: it counts only with what became of it."""
+    places = set(targets)
+    for cue, mark in enumerate(read.marks):
+        if mark.has(Part.KNOWN) and not mark.has(Part.IGNORED):
+            segment = read.segments[read.number(cue)]
+            inside = (place for place in scope.doubted(read, cue, places) if place < segment.end)
+            for target in at(targets, inside):
+                target.is_known = True
+                target.note("known before", mark)
+
+
+def _apply_doubt(read: Statement, targets: dict[int, Target]) -> None:
+    """Apply words of doubt, before or behind a finding. "No effusion is suspected" stays a denial."""
+    places = set(targets)
+    for cue, mark in enumerate(read.marks):
+        if not mark.has(Part.UNCERTAINTY_BEFORE, Part.UNCERTAINTY_AFTER):
             continue
-        if any(one.place == cue for one in found):
-            continue  # "increased in size" said of the heart is what it is, not what became of it
-        forward = reach.points_forward(read, cue, places)
-        if forward is None:
-            continue  # said of something that is no finding: "improved aeration"
-        governed = reach.described(read, cue, places) if forward else reach.backward(read, cue, places)
-        _change(_at(found, governed), mark, mark.parts[Part.CHANGE])
+        ahead = list(scope.doubted(read, cue, places)) if mark.has(Part.UNCERTAINTY_BEFORE) else []
+        if mark.text in ("?", "suspected", "likely", "possible", "probable") and _stands_behind(read, cue, places):
+            ahead = []
+        behind: list[int] = []
+        if mark.has(Part.UNCERTAINTY_AFTER) and (not ahead or mark.text.endswith(_BETWEEN)):
+            behind = scope.before(read, cue, places)
+            behind = behind[-1:] if ahead else behind
+        for group, part in ((ahead, Part.UNCERTAINTY_BEFORE), (behind, Part.UNCERTAINTY_AFTER)):
+            for target in at(targets, group):
+                if target.presence != "no" or target.named.presence == "no":
+                    target.presence, target.certainty = "uncertain", str(mark.parts[part])
+                    target.note("doubt", mark)
 
 
-def _change(governed: list[_Found], mark: Mark, change: Change) -> None:
-    for one in governed:
-        if one.change is None and (one.presence != "no" or change is Change.RESOLVED):
-            one.change = change
-            one.note("change", mark)
-            if change is Change.RESOLVED and one.named.presence == "yes":
-                one.presence = "no"
+def _stands_behind(read: Statement, cue: int, places: set[int]) -> bool:
+    """Return whether a word of doubt ends its segment, behind a finding of it."""
+    segment = read.segments[read.number(cue)]
+    return any(segment.start <= place < cue for place in places) and not any(
+        cue < place < segment.end for place in places
+    )
 
 
-def _levels(read: Sequence[Mark], found: list[_Found]) -> None:
-    places = {one.place for one in found}
-    for cue, mark in enumerate(read):
-        if not mark.has(Part.LEVEL) or reach.grades_a_change(read, cue):
-            continue
-        place = reach.nearest(read, cue, places)
-        for one in _at(found, iter(() if place is None else (place,))):
-            if one.level is None:
-                one.level = mark.parts[Part.LEVEL]
-                one.note("level", mark)
+def _apply_cues_behind(read: Statement, targets: dict[int, Target]) -> None:
+    """Apply "is absent", "not seen", "is recommended": they stand behind what they govern."""
+    places = set(targets)
+    for cue, mark in enumerate(read.marks):
+        if mark.has(Part.UNSAID_AFTER):
+            for target in at(targets, scope.before(read, cue, places, crosses=mark.role != "plan")):
+                target.left_out = target.left_out or "a question, a plan or a history"
+                target.note("no statement", mark)
+        elif mark.has(Part.NEGATION_AFTER) and not _denies_ahead(read, cue, places):
+            for target in at(targets, scope.before(read, cue, places)):
+                if target.named.presence == "yes":
+                    target.presence, target.certainty = "no", ""
+                    target.note("denial", mark)
 
 
-def _sides(read: Sequence[Mark], found: list[_Found]) -> None:
-    places = {one.place for one in found}
-    for cue, mark in enumerate(read):
-        if mark.has(Part.SIDE):
-            for one in _at(found, reach.sided(read, cue, places)):
-                one.sides.append(mark.parts[Part.SIDE])
-                one.note("side", mark)
-    for before, one in pairwise(found):
-        if not one.sides and before.sides and reach.shares_side(read, before.place, one.place):
-            one.sides = list(before.sides)
+def _denies_ahead(read: Statement, cue: int, places: set[int]) -> bool:
+    """Return whether a word that may stand on either side ("negative") has its finding after it."""
+    mark = read.marks[cue]
+    segment = read.segments[read.number(cue)]
+    return mark.has(Part.NEGATION_BEFORE) and any(cue < place < segment.end for place in places)
 
 
-def _labels(one: _Found, sentence: str, section: str) -> Iterator[Label]:
-    if one.is_silent or not one.presence or (one.is_past and one.change is None and one.presence == "yes"):
+def _leave_out(read: Statement, targets: dict[int, Target]) -> None:
+    """Leave out what is only known from before, and a denial that an exception takes back."""
+    for target in targets.values():
+        if target.is_known and target.change is None and target.presence == "yes" and not _is_predicated(read, target):
+            target.left_out = target.left_out or "known from before, and not what became of it"
+        segment = read.segments[read.number(target.place)]
+        if segment.joint is Joint.EXCEPT and target.presence == "yes":
+            for other in targets.values():
+                if other.place < target.place and other.named.keys == target.named.keys and other.presence == "no":
+                    other.left_out = "an exception follows"
+
+
+def _is_predicated(read: Statement, target: Target) -> bool:
+    """Return whether a verb of the present says something of a finding ("the known mass is again seen")."""
+    segment = read.segments[read.number(target.place)]
+    behind: Sequence[Mark] = read.marks[target.place + 1 : segment.end]
+    return any(mark.has(Part.VERB) and mark.text not in ("was", "were", "had", "had been") for mark in behind)
+
+
+def _labels(target: Target, sentence: Sentence) -> Iterator[Label]:
+    if target.left_out or not target.presence:
         return
     side = None
-    if one.sides:
-        side = one.sides[0] if len(set(one.sides)) == 1 else "bilateral"
-    for key in one.named.keys:
+    if target.sides:
+        side = target.sides[0] if len(set(target.sides)) == 1 else "bilateral"
+    presence = Stated(target.presence)
+    for key in target.named.keys:
         concept = ontology().findings[key]
-        presence = Stated(one.presence)
-        if presence is Stated.NO and side in ("left", "right") and not concept.lateral and one.named.general:
+        if presence is Stated.NO and side in ("left", "right") and not concept.lateral and target.named.general:
             continue  # "the right lung is clear" denies no edema
-        change = one.change if presence is Stated.YES or one.change is Change.RESOLVED else None
+        change = target.change if presence is Stated.YES or target.change is Change.RESOLVED else None
         yield Label(
             finding=key,
             presence=presence,
             side=side if concept.lateral and not (presence is Stated.NO and side == "bilateral") else None,
-            level=one.level if concept.graded else None,
+            level=target.level if concept.graded and presence is not Stated.NO else None,
             change=change if presence is not Stated.UNCERTAIN else None,
-            general=one.named.general,
-            sentence=sentence,
-            section=section,
-            rule="; ".join(one.rule),
+            certainty=target.certainty if presence is Stated.UNCERTAIN else "",
+            general=target.named.general,
+            sentence=sentence.text,
+            section=sentence.section,
+            rule="; ".join(f'{rule} "{mark.text}"' for rule, mark in target.notes),
         )

@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cache, lru_cache
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
+from model.labeller.parts import Named, Part, Predicate
 from model.ontology import ontology
 from model.questions.vocabulary import finding_wordings
 from model.schema import Change
 
-_COMPARED = re.compile(r"\b([rl])\s*>\s*([rl])\b")
-"""R > L."""
-_SIDE = {"r": "right", "l": "left"}
-_TOKEN = re.compile(r"[a-z0-9]+(?:[./'][a-z0-9]+)*|[,;:()]")
-
-
-class Part(StrEnum):
-    """What a phrase may be in a sentence."""
-
-    FINDING = "finding"
-    """Names findings."""
-    SUBJECT = "subject"
-    """Names a part of the body of which something is said."""
-    PREDICATE = "predicate"
-    """Says it."""
-    NEGATION_BEFORE = "negation before"
-    NEGATION_AFTER = "negation after"
-    UNCERTAINTY_BEFORE = "uncertainty before"
-    UNCERTAINTY_AFTER = "uncertainty after"
-    UNSAID = "unsaid"
-    """A question, a plan or the past: no statement on this image."""
-    OPEN = "old stays open"
-    """ "no new": nothing is said of an old one."""
-    PAST = "past"
-    """ "previously seen"."""
-    CHANGE = "change"
-    TAKEN_OUT = "taken out"
-    IGNORED = "ignored"
-    INERT = "inert"
-    LEVEL = "level"
-    SIDE = "side"
-    SHARED = "shared"
-    BREAK = "break"
-    WITH = "with"
-    VERB = "verb"
-    OPENER = "opener"
-    PREPOSITION = "preposition"
-    AND = "and"
-    COMMA = "comma"
-    STOP = "stop"
-    """A semicolon or bracket."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """What a phrase that names findings says. general: inferred ("lungs are clear"), yields to explicit words."""
-
-    keys: tuple[str, ...]
-    presence: str = "yes"
-    change: Change | None = None
-    general: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What a predicate says of one part of the body."""
-
-    subject: int
-    named: Named
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """One phrase of a sentence, or one word that no list holds (`parts` is empty)."""
-
-    text: str
-    parts: Mapping[Part, Any] = field(default_factory=dict)
-
-    def has(self, *parts: Part) -> bool:
-        """Whether it may play one of these parts."""
-        return any(part in self.parts for part in parts)
+_Entry = tuple[Iterable[str], Part, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,77 +28,34 @@ class WordList:
     """The words long enough to be guessed from a misspelling, by length."""
     known: frozenset[str]
     min_letters: int
+    min_letters_two_edits: int
+    abbreviations: Mapping[str, tuple[str, ...]]
     skipped: frozenset[str]
     deciding: frozenset[str]
-
-
-def tokens(text: str) -> list[str]:
-    """Lower-case words and punctuation; hyphens separate."""
-    plain = text.lower().replace("-", " ").replace("’", "'")
-    plain = _COMPARED.sub(lambda found: f"{_SIDE[found[1]]} greater than {_SIDE[found[2]]}", plain)
-    return _TOKEN.findall(plain)
-
-
-def marks(sentence: str) -> list[Mark]:
-    """The sentence as phrases, longest first from the left, misspelt words mended."""
-    words, found, place = word_list(), [], 0
-    read = [_mended(token) for token in tokens(sentence)]
-    while place < len(read):
-        for phrase in words.by_first.get(read[place], ()):
-            if tuple(read[place : place + len(phrase)]) == phrase:
-                found.append(Mark(text=" ".join(phrase), parts=words.phrases[phrase]))
-                place += len(phrase)
-                break
-        else:
-            found.append(Mark(text=read[place]))
-            place += 1
-    return found
-
-
-@lru_cache(maxsize=65_536)
-def _mended(token: str) -> str:
-    """The listed word that a misspelt one means: the only one at distance 1 with enough letters, else the token."""
-    words = word_list()
-    if token in words.known or len(token) < words.min_letters - 1 or not token.isalpha():
-        return token
-    near = {
-        known
-        for length in range(max(len(token) - 1, words.min_letters), len(token) + 2)
-        for known in words.letters.get(length, ())
-        if _one_edit(token, known)
-    }
-    return near.pop() if len(near) == 1 else token
-
-
-def _one_edit(one: str, other: str) -> bool:
-    """Whether one insertion, deletion, substitution or swap of neighbours makes `other` of `one`."""
-    start = 0
-    while start < min(len(one), len(other)) and one[start] == other[start]:
-        start += 1
-    a, b = one[start:], other[start:]
-    swapped = len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or swapped
+    replacing: frozenset[str]
+    neutral: frozenset[str]
+    labels: frozenset[str]
 
 
 @cache
 def word_list() -> WordList:
-    """The bundled list, read once."""
+    """Return the bundled list, read once."""
     raw = tomllib.loads(resources.files("model.labeller").joinpath("word_list.toml").read_text("utf-8"))
     phrases: dict[tuple[str, ...], dict[Part, Any]] = {}
     for words, part, value in _entries(raw):
         for word in words:
-            phrases.setdefault(tuple(tokens(word)), {}).setdefault(part, value)
-    for said in _said(raw):
-        for word, value in said:
-            phrases.setdefault(tuple(tokens(word)), {}).setdefault(Part.PREDICATE, []).append(value)
+            phrases.setdefault(_spelled(word), {}).setdefault(part, value)
+    for word, predicate in _predicates(raw):
+        phrases.setdefault(_spelled(word), {}).setdefault(Part.PREDICATE, []).append(predicate)
     by_first: dict[str, list[tuple[str, ...]]] = {}
     for phrase in sorted(phrases, key=lambda phrase: (-len(phrase), phrase)):
         by_first.setdefault(phrase[0], []).append(phrase)
     known = {token for phrase in phrases for token in phrase}
     letters: dict[int, list[str]] = {}
-    for token in sorted(known):
+    for token in sorted(_mendable(phrases)):
         if token.isalpha() and len(token) >= raw["typing"]["min_letters"]:
             letters.setdefault(len(token), []).append(token)
+    sections = raw["sections"]
     return WordList(
         version=raw["version"],
         phrases=phrases,
@@ -177,73 +63,114 @@ def word_list() -> WordList:
         letters=letters,
         known=frozenset(known | set(raw["typing"]["never"])),
         min_letters=raw["typing"]["min_letters"],
-        skipped=frozenset(raw["sections"]["skipped"]),
-        deciding=frozenset(raw["sections"]["deciding"]),
+        min_letters_two_edits=raw["typing"]["min_letters_two_edits"],
+        abbreviations={short: _spelled(long) for short, long in raw["abbreviations"].items()},
+        **{name: frozenset(sections[name]) for name in ("skipped", "deciding", "replacing", "neutral", "labels")},
     )
 
 
-def _entries(raw: Mapping[str, Any]) -> Iterator[tuple[Iterable[str], Part, Any]]:
-    """Every phrase group with its part and value; where a phrase comes twice for one part, the first counts."""
+def _mendable(phrases: Mapping[tuple[str, ...], Mapping[Part, Any]]) -> set[str]:
+    """Return the words of findings, parts of the body and what is said of them; small words are not guessed."""
+    parts = {Part.FINDING, Part.SUBJECT, Part.PREDICATE, Part.LEVEL, Part.CHANGE, Part.SIDE, Part.IGNORED}
+    return {token for phrase, of in phrases.items() if parts & of.keys() for token in phrase}
+
+
+def _spelled(phrase: str) -> tuple[str, ...]:
+    return tuple(phrase.replace("-", " ").split()) if phrase != "-" else ("-",)
+
+
+def _entries(raw: Mapping[str, Any]) -> Iterator[_Entry]:
+    """Yield every phrase group with its part and value; where a phrase comes twice for one part, the first counts."""
     yield (form for word in raw["decoys"]["words"] for form in _forms(word)), Part.IGNORED, True
     for statement in raw["statement"]:
-        change = Change(statement["change"]) if "change" in statement else None
-        yield (
-            statement["words"],
-            Part.FINDING,
-            Named(
-                keys=tuple(statement["keys"]),
-                presence=statement.get("presence", "yes"),
-                change=change,
-                general=statement.get("general", False),
-            ),
+        named = Named(
+            keys=tuple(statement["keys"]),
+            presence=statement.get("presence", "yes"),
+            change=Change(statement["change"]) if "change" in statement else None,
+            general=statement.get("general", False),
         )
+        yield statement["words"], Part.FINDING, named
     yield from _findings(raw)
-    cues = raw["cues"]
-    yield cues["negation"]["before"], Part.NEGATION_BEFORE, True
-    yield cues["negation"]["after"], Part.NEGATION_AFTER, True
-    yield cues["uncertainty"]["before"], Part.UNCERTAINTY_BEFORE, True
-    yield cues["uncertainty"]["after"], Part.UNCERTAINTY_AFTER, True
-    yield cues["unsaid"]["before"], Part.UNSAID, True
-    yield cues["old_stays_open"]["before"], Part.OPEN, True
-    yield cues["past"]["before"], Part.PAST, True
-    for change in (Change.NEW, Change.WORSENING, Change.STABLE, Change.IMPROVING, Change.RESOLVED):
-        yield raw["change"][change.value], Part.CHANGE, change
-    yield raw["change"]["taken_out"], Part.TAKEN_OUT, Change.RESOLVED
-    yield raw["change"]["ignored"], Part.IGNORED, True
-    yield raw["change"]["inert"], Part.INERT, True
+    yield from _cues(raw["cues"])
+    yield from _changes(raw["change"])
     for level, words in raw["levels"].items():
         yield words, Part.LEVEL, level
-    yield raw["sides"]["others"], Part.IGNORED, True
+    yield raw["sides"]["others"], Part.OTHER_SIDE, True
     yield raw["sides"]["shared"], Part.SHARED, True
     for side in ontology().sides:
         yield raw["sides"][side], Part.SIDE, side
+    subjects: dict[str, list[int]] = {}
     for index, part in enumerate(raw["part"]):
-        yield part["subjects"], Part.SUBJECT, index
+        for subject in part["subjects"]:
+            subjects.setdefault(subject, []).append(index)
+    for subject, indices in subjects.items():
+        yield (subject,), Part.SUBJECT, tuple(indices)
+    for value, part in (("no", Part.VALUE_NO), ("yes", Part.VALUE_YES), ("open", Part.VALUE_OPEN)):
+        yield raw["values"][value], part, True
     yield from _small_words(raw["breaks"])
 
 
-def _small_words(breaks: Mapping[str, Any]) -> Iterator[tuple[Iterable[str], Part, Any]]:
-    yield breaks["words"], Part.BREAK, True
-    yield breaks["with"], Part.WITH, True
-    yield breaks["verbs"], Part.VERB, True
-    yield breaks["openers"], Part.OPENER, True
-    yield breaks["prepositions"], Part.PREPOSITION, True
-    yield ("and", "or", "and/or", "as well as"), Part.AND, True
-    yield (",",), Part.COMMA, True
+def _cues(cues: Mapping[str, Any]) -> Iterator[_Entry]:
+    yield cues["negation"]["before"], Part.NEGATION_BEFORE, True
+    yield cues["negation"]["after"], Part.NEGATION_AFTER, True
+    for certainty in ("probable", "possible", "unlikely"):
+        yield cues["uncertainty"][certainty]["before"], Part.UNCERTAINTY_BEFORE, certainty
+        yield cues["uncertainty"][certainty]["after"], Part.UNCERTAINTY_AFTER, certainty
+    yield cues["unsaid"]["before"], Part.UNSAID_BEFORE, True
+    yield cues["unsaid"]["after"], Part.UNSAID_AFTER, True
+    yield cues["known"]["before"], Part.KNOWN, True
+
+
+def _changes(words: Mapping[str, Any]) -> Iterator[_Entry]:
+    for change in (Change.NEW, Change.WORSENING, Change.STABLE, Change.IMPROVING, Change.RESOLVED):
+        yield words[change.value], Part.CHANGE, change
+    yield words["changed"], Part.CHANGED, True
+    yield ("no longer",), Part.NO_LONGER, True
+    yield words["taken_out"], Part.TAKEN_OUT, True
+    yield words["placed"], Part.PLACED, True
+    yield words["ignored"], Part.IGNORED, True
+    yield words["inert"], Part.INERT, True
+    yield words["leaves_open"], Part.LEAVES_OPEN, True
+    yield words["partly"], Part.PARTLY, True
+
+
+def _small_words(breaks: Mapping[str, Any]) -> Iterator[_Entry]:
+    for name, part in (
+        ("words", Part.BREAK),
+        ("except", Part.EXCEPT),
+        ("relations", Part.RELATION),
+        ("with", Part.WITH),
+        ("verbs", Part.VERB),
+        ("openers", Part.OPENER),
+        ("prepositions", Part.PREPOSITION),
+        ("evidence", Part.EVIDENCE),
+        ("image", Part.IMAGE),
+        ("image_before", Part.IMAGE_BEFORE),
+        ("reported", Part.REPORTED),
+        ("seen", Part.SEEN),
+        ("movement", Part.MOVEMENT),
+        ("plan", Part.PLAN),
+        ("fillers", Part.FILLER),
+        ("moved", Part.MOVED),
+        ("exchanged", Part.EXCHANGED),
+    ):
+        yield breaks[name], part, True
+    yield ("and", "as well as", "&", "+", "and also"), Part.AND, True
+    yield ("or", "and/or", "nor", "or else"), Part.OR, True
+    yield (",", "/"), Part.COMMA, True
+    yield (":", "="), Part.COLON, True
+    yield ("-",), Part.DASH, True
     yield (";", "(", ")"), Part.STOP, True
 
 
-def _findings(raw: Mapping[str, Any]) -> Iterator[tuple[Iterable[str], Part, Named]]:
+def _findings(raw: Mapping[str, Any]) -> Iterator[_Entry]:
     for wording, key in finding_wordings().items():
         yield (wording,), Part.FINDING, Named(keys=(key,))
     for finding in raw["finding"]:
         if finding["key"] not in ontology().findings:
             raise ValueError(f"word_list.toml: no finding {finding['key']!r} in the ontology")
-        yield (
-            (form for word in finding["words"] for form in _forms(word)),
-            Part.FINDING,
-            Named(keys=(finding["key"],)),
-        )
+        forms = (form for word in finding["words"] for form in _forms(word))
+        yield forms, Part.FINDING, Named(keys=(finding["key"],))
 
 
 def _forms(word: str) -> Iterator[str]:
@@ -255,10 +182,11 @@ def _forms(word: str) -> Iterator[str]:
         yield f"{word[:-2]}es"
 
 
-def _said(raw: Mapping[str, Any]) -> Iterator[list[tuple[str, Said]]]:
+def _predicates(raw: Mapping[str, Any]) -> Iterator[tuple[str, Predicate]]:
     for index, part in enumerate(raw["part"]):
         general = part.get("general", False)
         for kind, presence in (("normal", "no"), ("abnormal", "yes"), ("doubtful", "uncertain")):
             keys = part.get("abnormal_keys" if kind != "normal" else "normal_keys", ())
             named = Named(keys=tuple(keys), presence=presence, general=general and presence == "no")
-            yield [(word, Said(subject=index, named=named)) for word in part.get(kind, ())]
+            for word in part.get(kind, ()):
+                yield word, Predicate(subject=index, named=named)

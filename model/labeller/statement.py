@@ -1,0 +1,272 @@
+"""A sentence in segments: what commas, "and", breaks and labels part, with a finding in each that speaks of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from model.labeller.parts import LIST, Mark, Part
+from model.labeller.rewriting import rewritten
+from model.labeller.tokens import marks as marks_of
+
+_VALUES = (Part.VALUE_NO, Part.VALUE_YES, Part.VALUE_OPEN)
+
+
+class Joint(StrEnum):
+    """What stands before a segment."""
+
+    START = "start"
+    COMMA = "comma"
+    AND = "and"
+    OR = "or"
+    BREAK = "break"
+    EXCEPT = "except"
+    STOP = "stop"
+
+
+LISTED = (Joint.COMMA, Joint.AND, Joint.OR)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The marks from start to before end, and what stands before them."""
+
+    start: int
+    end: int
+    joint: Joint
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The phrases of a sentence with their parts, and its segments."""
+
+    marks: tuple[Mark, ...]
+    segments: tuple[Segment, ...]
+
+    def of(self, segment: Segment) -> Sequence[Mark]:
+        """Return a segment's marks."""
+        return self.marks[segment.start : segment.end]
+
+    def number(self, place: int) -> int:
+        """Return which segment a mark stands in; a joint counts to the segment behind it."""
+        return next((n for n, segment in enumerate(self.segments) if place < segment.end), len(self.segments) - 1)
+
+
+def statement(sentence: str) -> Statement:
+    """Return a sentence taken apart."""
+    marks = _without_labels(_plain_brackets(marks_of(sentence)))
+    marks = rewritten(marks)
+    marks = _with_borrowed(marks)
+    return Statement(marks=tuple(marks), segments=tuple(_segments(marks)))
+
+
+def _plain_brackets(marks: list[Mark]) -> list[Mark]:
+    """Let brackets that hold no finding of their own be read as if they were not there."""
+    found = list(marks)
+    for place, mark in enumerate(marks):
+        if mark.text != "(":
+            continue
+        end = next((index for index in range(place, len(marks)) if marks[index].text == ")"), len(marks))
+        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in marks[place:end]):
+            for index in (place, end):
+                if index < len(marks):
+                    found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="brackets")
+    return found
+
+
+def _without_labels(marks: list[Mark]) -> list[Mark]:
+    """Read "Pneumothorax: no", "Effusion - none", "Oedema = mild" and "Heart: normal" as statements."""
+    found = list(marks)
+    closed: set[int] = set()
+    for place, mark in enumerate(marks):
+        is_asked = mark.text == "?" and 0 < place < len(marks) - 1 and marks[place + 1].has(*_VALUES)
+        if not (mark.has(Part.COLON, Part.DASH) or is_asked):
+            continue
+        start = _label_start(marks, place)
+        left, right = marks[start:place], marks[place + 1 : _value_end(marks, place)]
+        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in left) or not _is_label(left):
+            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+            continue
+        if start and not found[start - 1].has(Part.STOP, *LIST):
+            closed.add(start)
+        is_value = bool(right) and right[0].has(*_VALUES) and not _is_denied_list(right)
+        names_more = any(one.has(Part.FINDING) for one in right)
+        if is_value:
+            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+            found[place + 1] = _value(right[0])
+        elif names_more and all(not one.has(Part.SUBJECT) for one in left):
+            for index in range(start, place):
+                found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+        else:
+            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+    for start in sorted(closed, reverse=True):  # "Pneumothorax: no Effusion: yes"
+        found.insert(start, Mark(text=";", start=found[start].start, end=found[start].start, parts={Part.STOP: True}))
+    return found
+
+
+def _label_start(marks: Sequence[Mark], place: int) -> int:
+    """Return where the label before a colon begins: behind the last break, value or comma."""
+    start = place
+    while start and not marks[start - 1].has(Part.STOP, Part.BREAK, Part.COMMA, Part.COLON, Part.DASH, *_VALUES):
+        start -= 1
+    return start
+
+
+def _is_label(left: Sequence[Mark]) -> bool:
+    """Return whether these words only name something."""
+    return not any(
+        mark.has(Part.NEGATION_BEFORE, Part.VERB, Part.UNSAID_BEFORE, Part.UNCERTAINTY_BEFORE, Part.NEGATION_AFTER)
+        and not mark.has(Part.FINDING)
+        for mark in left
+    )
+
+
+def _value_end(marks: Sequence[Mark], place: int) -> int:
+    """Return where the value behind a label ends."""
+    for index in range(place + 1, len(marks)):
+        if marks[index].has(Part.STOP, Part.BREAK):
+            return index
+        if marks[index].has(Part.COLON):
+            return _label_start(marks, index)
+    return len(marks)
+
+
+def _is_denied_list(right: Sequence[Mark]) -> bool:
+    """Return whether the "no" behind a label denies what follows it ("Pleura: no effusion", "Oedema: no change")."""
+    if right[0].text not in ("no", "not", "negative"):
+        return False
+    for mark in right[1:]:
+        if mark.has(Part.FINDING, Part.CHANGED, Part.CHANGE, Part.SEEN, Part.EVIDENCE):
+            return True
+        if mark.has(Part.COMMA, Part.STOP, Part.BREAK, Part.AND):
+            return False
+    return False
+
+
+def _value(mark: Mark) -> Mark:
+    for part, as_part in ((Part.VALUE_NO, Part.NEGATION_AFTER), (Part.VALUE_OPEN, Part.UNSAID_AFTER)):
+        if mark.has(part):
+            return dataclasses.replace(mark, parts={as_part: True}, role="value")
+    return dataclasses.replace(mark, parts={Part.IGNORED: True}, role="value")
+
+
+def _segments(marks: Sequence[Mark]) -> list[Segment]:
+    found: list[Segment] = []
+    start, joint = 0, Joint.START
+    for place, mark in enumerate(marks):
+        divides = _joint(mark)
+        if divides is None:
+            continue
+        if place > start:
+            found.append(Segment(start, place, joint))
+            joint = divides
+        else:
+            joint = _stronger(joint, divides)
+        start = place + 1
+        if mark.has(Part.NEGATION_BEFORE) and divides is Joint.OR:
+            start = place  # "nor" parts and denies
+    if start < len(marks):
+        found.append(Segment(start, len(marks), joint))
+    return found
+
+
+def _joint(mark: Mark) -> Joint | None:
+    for part, joint in (
+        (Part.STOP, Joint.STOP),
+        (Part.DASH, Joint.STOP),
+        (Part.EXCEPT, Joint.EXCEPT),
+        (Part.BREAK, Joint.BREAK),
+        (Part.OR, Joint.OR),
+        (Part.AND, Joint.AND),
+        (Part.COMMA, Joint.COMMA),
+    ):
+        if mark.has(part):
+            return joint
+    return None
+
+
+def _stronger(one: Joint, other: Joint) -> Joint:
+    """Return the joint of two that follow each other: ", and" is "and", "; but" is a break."""
+    order = (Joint.START, Joint.COMMA, Joint.AND, Joint.OR, Joint.BREAK, Joint.EXCEPT, Joint.STOP)
+    if {one, other} <= {Joint.STOP, Joint.EXCEPT, Joint.BREAK}:
+        return other if one is Joint.STOP else one
+    return max(one, other, key=order.index)
+
+
+def _with_borrowed(marks: Sequence[Mark]) -> list[Mark]:
+    """Repeat a finding in the segments that speak of one without naming it.
+
+    "Small left and moderate right effusions"; "small on the right and large on the left"; "no effusion except on the
+    left". A segment speaks of one where it has a side together with a degree, a change or a denial of its own.
+    """
+    marks = _with_joined_attributes(list(marks))
+    segments = _segments(marks)
+    added: dict[int, Mark] = {}
+    for number, segment in enumerate(segments):
+        within = marks[segment.start : segment.end]
+        if any(mark.has(Part.FINDING, Part.SUBJECT, Part.PREDICATE) for mark in within) or not _speaks(within, segment):
+            continue
+        after, before = _target(marks, segments, number + 1), _last_target(marks, segments[:number])
+        if after is not None and _leads(within) and segments[number + 1].joint is not Joint.STOP:
+            added[segment.end] = after
+        elif before is not None:
+            added[segment.start] = before
+    found: list[Mark] = []
+    for place in range(len(marks) + 1):
+        if place in added:
+            found.append(dataclasses.replace(added[place], role="repeated"))
+        if place < len(marks):
+            found.append(marks[place])
+    return found
+
+
+def _with_joined_attributes(marks: list[Mark]) -> list[Mark]:
+    """In "on the right, increased; on the left, unchanged" the comma behind a side parts nothing."""
+    segments = _segments(marks)
+    for number, segment in enumerate(segments[1:-1], start=1):
+        within, after = marks[segment.start : segment.end], marks[segments[number + 1].start : segments[number + 1].end]
+        names = any(mark.has(Part.FINDING, Part.SUBJECT, Part.PREDICATE) for mark in (*within, *after))
+        if (
+            not names
+            and segments[number + 1].joint is Joint.COMMA
+            and within[0].text in ("on", "in", "at")
+            and any(mark.has(Part.SIDE) for mark in within)
+            and any(mark.has(Part.CHANGE, Part.LEVEL) for mark in after)
+        ):
+            for place in range(segment.end, segments[number + 1].start):
+                marks[place] = dataclasses.replace(marks[place], parts={Part.IGNORED: True}, role="label")
+    return marks
+
+
+def _speaks(within: Sequence[Mark], segment: Segment) -> bool:
+    """Return whether a segment without a finding says something of one."""
+    has_side = any(mark.has(Part.SIDE) for mark in within)
+    has_word = any(mark.has(Part.LEVEL, Part.CHANGE, Part.NEGATION_BEFORE, Part.NEGATION_AFTER) for mark in within)
+    if segment.joint is Joint.EXCEPT:
+        return has_side or any(mark.has(Part.LEVEL) for mark in within)
+    if any(mark.has(Part.MOVEMENT, Part.INERT, Part.UNSAID_BEFORE, Part.OTHER_SIDE) for mark in within):
+        return False
+    return has_side and has_word
+
+
+def _leads(within: Sequence[Mark]) -> bool:
+    """Return whether a segment ends with adjectives of a finding to come ("small left")."""
+    return within[-1].has(Part.SIDE) or (within[-1].has(Part.LEVEL) and any(mark.has(Part.SIDE) for mark in within))
+
+
+def _target(marks: Sequence[Mark], segments: Sequence[Segment], number: int) -> Mark | None:
+    if number >= len(segments):
+        return None
+    within = marks[segments[number].start : segments[number].end]
+    return next((mark for mark in within if mark.has(Part.FINDING)), None)
+
+
+def _last_target(marks: Sequence[Mark], segments: Sequence[Segment]) -> Mark | None:
+    for segment in reversed(segments):
+        for mark in reversed(marks[segment.start : segment.end]):
+            if mark.has(Part.FINDING):
+                return mark
+    return None
