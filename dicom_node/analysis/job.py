@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from dicom_node.analysis.outputs import document_bytes, write_outputs
+from dicom_node.analysis.outputs import write_result
 from dicom_node.analysis.study import Setting, StoredImage, analyse_study, damaged_image, read_stored
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
@@ -44,8 +44,15 @@ log = get_logger(__name__)
 MODEL_TRIES = 3
 """A model that failed so often on one study fails because of it: the report then says so."""
 
-Finished = tuple[ReportRequest, tuple[BuiltDocument, ...], Path]
-"""A request, its documents, and the folder that they lie in, relative to the documents folder."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finished:
+    """A request and its documents on the disk. folder: relative to the documents folder; digests: SHA-256 of each."""
+
+    request: ReportRequest
+    documents: tuple[BuiltDocument, ...]
+    folder: Path
+    digests: Mapping[DocumentKind, str]
 
 
 def handler(models: ServingModels) -> Handler:
@@ -199,8 +206,8 @@ def _write(request: ReportRequest, node: NodeContext) -> Finished:
     documents = build_documents(request, kinds=_kinds(node))
     name = hashlib.sha256("\x1f".join(d.sop_instance_uid for d in documents).encode()).hexdigest()[:32]
     relative = Path(name[:2]) / name
-    write_outputs(node.documents_dir / relative, request, documents)
-    return request, documents, relative
+    digests = write_result(node.documents_dir / relative, request, documents)
+    return Finished(request=request, documents=documents, folder=relative, digests=digests)
 
 
 def _kinds(node: NodeContext) -> tuple[DocumentKind, ...]:
@@ -212,7 +219,7 @@ def _kinds(node: NodeContext) -> tuple[DocumentKind, ...]:
 def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished]) -> None:
     """Results, documents, deliveries, the study's state and the end of the job: all or nothing."""
     now = node.clock()
-    statistics = [statistics_of(request, now=now) for request, _, _ in finished]
+    statistics = [statistics_of(one.request, now=now) for one in finished]
     with node.database.write() as session:
         jobs.complete(session, job, now=now)
         study = session.get_one(Study, study_pk)
@@ -220,11 +227,11 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             log.info("a late image came during the analysis; its own job follows")
             return
         superseded = _supersede(session, study_pk)
-        for (request, documents, relative), seen in zip(finished, statistics, strict=True):
-            result = _result_row(study_pk, request, superseded, now=now)
+        for one, seen in zip(finished, statistics, strict=True):
+            result = _result_row(study_pk, one.request, superseded, now=now)
             session.add(result)
             session.flush()
-            rows = [_document_row(result, document, relative) for document in documents]
+            rows = [_document_row(result, document, one) for document in one.documents]
             session.add_all(rows)
             session.flush()
             made = enqueue_deliveries(session, rows, node.settings.destinations, now, delivery=node.settings.delivery)
@@ -232,7 +239,7 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
                 seen.result_pk = result.id
                 session.add(seen)
             shadow.enqueue(session, node, result)
-            log.info("result stored", outcome=request.outcome, documents=len(rows), deliveries=made)
+            log.info("result stored", outcome=one.request.outcome, documents=len(rows), deliveries=made)
         study.state = StudyState.ANALYSED
         result_came(session, study.study_instance_uid, now=now)
 
@@ -271,13 +278,13 @@ def _result_row(study_pk: int, request: ReportRequest, superseded: dict[str, int
     )
 
 
-def _document_row(result: Result, document: BuiltDocument, relative: Path) -> Document:
+def _document_row(result: Result, document: BuiltDocument, finished: Finished) -> Document:
     return Document(
         result_pk=result.id,
         kind=document.kind,
         sop_instance_uid=document.sop_instance_uid,
         sop_class_uid=document.sop_class_uid,
         series_instance_uid=document.series_instance_uid,
-        path=str(relative / f"{document.kind}.dcm"),
-        sha256=hashlib.sha256(document_bytes(document)).hexdigest(),
+        path=str(finished.folder / f"{document.kind}.dcm"),
+        sha256=finished.digests[document.kind],
     )

@@ -1,39 +1,61 @@
-"""A result as files in one folder: the DICOM documents, and the same as text, page, picture and JSON."""
+"""A result as files in one folder: the DICOM documents and the values that every page and picture is made from."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 from dicom_node.report.documents import build_documents
-from dicom_node.report.render.html import as_html
-from dicom_node.report.render.pair_picture import pair_picture
+from dicom_node.report.render.html import page_of_shown
+from dicom_node.report.render.pair_picture import pair_jpeg
+from dicom_node.report.render.shown import shown_report
 from dicom_node.report.render.text import as_text
-from dicom_node.report.request import BuiltDocument, ReportRequest
+from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
 from dicom_node.report.result import result_json
 from dicom_node.storage.instance_store import fsync_folder
 
+SHOWN_FILE = "report.json"
+"""The words and outlines of the result as they were when it was made (`dicom_node.report.render.shown`)."""
 
-def write_outputs(folder: Path, request: ReportRequest, documents: Sequence[BuiltDocument] | None = None) -> str:
-    """Write the documents (`machine.dcm`, `reading.dcm`, …), `report.html`, `report.txt`, `pair.png`, `result.json`.
 
-    Returns the report's text. Every file is on the disk when this returns. Running it twice with one request writes
-    the same files.
+def write_result(
+    folder: Path, request: ReportRequest, documents: Sequence[BuiltDocument]
+) -> Mapping[DocumentKind, str]:
+    """Write what the node keeps of a result: `machine.dcm`, `reading.dcm`, … and `report.json`.
+
+    Returns the SHA-256 of each document. Every file is on the disk when this returns. Running it twice with one request
+    writes the same files. Pages and pictures are made from these when somebody asks (`dicom_node.analysis.rendering`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for document in documents if documents is not None else build_documents(request):
-        _durably(folder / f"{document.kind}.dcm", document_bytes(document))
-    text = as_text(request)
-    _durably(folder / "report.txt", text.encode())
-    _durably(folder / "report.html", as_html(request).encode())
-    if request.current.image is not None:
-        _durably(folder / "pair.png", _png(request))
-    _durably(folder / "result.json", json.dumps(result_json(request), ensure_ascii=False, indent=2).encode())
+    digests = {}
+    for document in documents:
+        content = document_bytes(document)
+        digests[document.kind] = hashlib.sha256(content).hexdigest()
+        _write_durably(folder / f"{document.kind}.dcm", content)
+    _write_durably(folder / SHOWN_FILE, shown_report(request).to_json())
     fsync_folder(folder)
     fsync_folder(folder.parent)
+    return digests
+
+
+def write_outputs(folder: Path, request: ReportRequest) -> str:
+    """Write everything for a person: the documents, `report.html`, `report.txt`, `pair.jpg`, `result.json`.
+
+    Returns the report's text.
+    """
+    write_result(folder, request, build_documents(request))
+    shown, text = shown_report(request), as_text(request)
+    prior = request.prior.image if request.prior is not None else None
+    jpeg = pair_jpeg(shown, prior=prior, current=request.current.image)
+    (folder / "report.txt").write_text(text, "utf-8")
+    (folder / "report.html").write_text(page_of_shown(shown, jpeg), "utf-8")
+    if request.current.image is not None:
+        (folder / "pair.jpg").write_bytes(jpeg)
+    (folder / "result.json").write_text(json.dumps(result_json(request), ensure_ascii=False, indent=2), "utf-8")
     return text
 
 
@@ -44,13 +66,7 @@ def document_bytes(document: BuiltDocument) -> bytes:
     return buffer.getvalue()
 
 
-def _png(request: ReportRequest) -> bytes:
-    buffer = BytesIO()
-    pair_picture(request).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _durably(path: Path, content: bytes) -> None:
+def _write_durably(path: Path, content: bytes) -> None:
     """temp → write → fsync → rename; the caller syncs the folder."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:

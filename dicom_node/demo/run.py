@@ -18,11 +18,14 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import func, select
 
-from dicom_node.config import ModelSection
+from dicom_node.analysis.rendering import load_report, page_of, picture_of, text_of
+from dicom_node.config import ModelSection, load_settings
+from dicom_node.context import NodeContext
 from dicom_node.demo.peers import DemoPacs, send
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState, Result, Study, StudyState
+from dicom_node.storage.instance_store import InstanceStore
 
 AE_TITLE = "LUMEN"
 START_SECONDS = 120.0
@@ -73,10 +76,12 @@ def _send_and_collect(
         accepted = sum(_send(study, port, say) for study in to_send)
         if accepted == 0:
             raise NodeError(f"the node took none of the studies; its log is {log}")
-        database = Database(f"sqlite:///{folder / 'data' / 'index.db'}")
+        settings = load_settings(config)
+        database, store = Database(settings.database.url), InstanceStore(settings.node.data_dir / "instances")
+        node = NodeContext(settings=settings, database=database, store=store)
         try:
             _wait(lambda: _finished(database, accepted), FINISH_SECONDS, "reports and their proof", log)
-            _collect(database, folder, pacs, to_send, out, say)
+            _collect(node, pacs, to_send, out, say)
         finally:
             database.close()
 
@@ -182,28 +187,35 @@ def _finished(database: Database, studies: int) -> bool:
     return analysed >= studies and deliveries > 0 and open_deliveries == 0
 
 
-def _collect(database: Database, folder: Path, pacs: DemoPacs, to_send: list[_StudyFiles], out: Path, say: Say) -> None:
+def _collect(node: NodeContext, pacs: DemoPacs, to_send: list[_StudyFiles], out: Path, say: Say) -> None:
     """Copy what came back, study by study, and print the last report: the newest study is the one that compares."""
     held = pacs.held()
-    documents_dir = folder / "data" / "documents"
     by_instance = _by_instance(to_send)
     number = 0
     for study in to_send:
-        for result, documents in _results_of(database, study.study_instance_uid):
+        for result, documents in _results_of(node.database, study.study_instance_uid):
             number += 1
             target = out / f"study-{number:02d}"
             target.mkdir(parents=True, exist_ok=True)
             for document in documents:
                 shutil.copyfile(held[document.sop_instance_uid], target / f"{document.kind}.dcm")
-            made = documents_dir / Path(documents[0].path).parent
-            for name in ("report.html", "report.txt", "pair.png", "result.json"):
-                if (made / name).exists():
-                    shutil.copyfile(made / name, target / name)
+            _write_for_people(node, result, target)
             for uid, name in ((result.sop_instance_uid, "current"), (result.prior_sop_instance_uid, "prior")):
                 if uid in by_instance:
                     shutil.copyfile(by_instance[uid], target / f"{name}.dcm")
             say(f"\n=== {target} ===")
             say((target / "report.txt").read_text("utf-8"))
+
+
+def _write_for_people(node: NodeContext, result: Result, target: Path) -> None:
+    """Write page, picture, text and values of a result, as the node makes them for whoever asks."""
+    stored = load_report(node, result.id)
+    if stored is None:
+        raise NodeError(f"result {result.id} has no kept report")
+    (target / "report.html").write_text(page_of(node, stored), "utf-8")
+    (target / "report.txt").write_text(text_of(stored), "utf-8")
+    (target / "pair.jpg").write_bytes(picture_of(node, stored))
+    (target / "result.json").write_text(json.dumps(result.prediction, ensure_ascii=False, indent=2), "utf-8")
 
 
 def _by_instance(studies: list[_StudyFiles]) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_s
 from dicom_node.web.pages import admin, images
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
+from dicom_node.web.pages import reports as report_pages
 from dicom_node.web.pages import retraining as retraining_pages
 from dicom_node.web.pages import worklist as views
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     *models_pages.RULES,
     *retraining_pages.RULES,
     *images.RULES,
+    *report_pages.RULES,
     *api.RULES,
     *health.RULES,
 )

@@ -70,7 +70,7 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)  # a report, which no script can reach, brings a policy of its own
                 if scope["path"].startswith("/static/"):
                     headers["Cache-Control"] = "max-age=3600"
             await send(message)

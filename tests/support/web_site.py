@@ -16,7 +16,7 @@ import pydicom
 from sqlalchemy import update
 
 from dicom_node.admin.passwords import hash_password
-from dicom_node.analysis.outputs import document_bytes
+from dicom_node.analysis.outputs import write_result
 from dicom_node.context import NodeContext
 from dicom_node.deliver import enqueue_deliveries
 from dicom_node.dicom.header import read_header
@@ -121,9 +121,7 @@ def add_result(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Datas
     request = report_request(node, prior, current)
     documents = build_documents(request)
     folder = Path("00") / hashlib.sha256(documents[0].sop_instance_uid.encode()).hexdigest()[:32]
-    (node.documents_dir / folder).mkdir(parents=True)
-    for document in documents:
-        (node.documents_dir / folder / f"{document.kind}.dcm").write_bytes(document_bytes(document))
+    digests = write_result(node.documents_dir / folder, request, documents)
     with node.database.write() as session:
         study = session.query(Study).filter_by(study_instance_uid=str(current.StudyInstanceUID)).one()
         result = Result(
@@ -151,7 +149,7 @@ def add_result(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Datas
                 sop_class_uid=document.sop_class_uid,
                 series_instance_uid=document.series_instance_uid,
                 path=str(folder / f"{document.kind}.dcm"),
-                sha256=hashlib.sha256(document_bytes(document)).hexdigest(),
+                sha256=digests[document.kind],
             )
             for document in documents
         ]

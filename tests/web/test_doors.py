@@ -45,6 +45,7 @@ def path_of(rule: Rule, site: Site) -> str:
         rule.path.replace("{study_instance_uid}", site.study_instance_uid)
         .replace("{sop_instance_uid}", site.current_sop)
         .replace("{name}", "pacs")
+        .replace("{result_id}", "1")
     )
 
 

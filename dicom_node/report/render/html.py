@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from dicom_node.report.patient import clean_header, name_text
-from dicom_node.report.render.pair_picture import pair_picture
+from dicom_node.report.render.pair_picture import pair_jpeg
+from dicom_node.report.render.shown import ShownReport, shown_report
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.dates import date_text
-from dicom_node.report.wording.sections import sections
 
 
 @cache
@@ -25,33 +21,23 @@ def environment() -> Environment:
 
 def as_html(request: ReportRequest) -> str:
     """The page, as text to be written in UTF-8."""
-    words = catalogue(request.language)
-    patient = clean_header(request.current.header).elements
-    facts = [(words.text("title.current"), date_text(request.current, words))]
-    if request.prior is not None:
-        facts.append((words.text("title.prior"), date_text(request.prior, words)))
-    who = (("patient", name_text(str(patient.PatientName))), ("id", str(patient.PatientID)))
-    facts += [(words.text(f"title.{name}"), value) for name, value in who if value]
-    said = [
-        {"key": s.key.value, "heading": words.text(f"heading.{s.key.value}"), "sentences": s.sentences}
-        for s in sections(request)
-    ]
+    shown = shown_report(request)
+    prior = request.prior.image if request.prior is not None else None
+    return page_of_shown(shown, pair_jpeg(shown, prior=prior, current=request.current.image))
+
+
+def page_of_shown(shown: ShownReport, jpeg: bytes) -> str:
+    """The page of a kept report with its pair picture."""
     return (
         environment()
         .get_template("report.html")
         .render(
-            language=words.language,
-            title=words.text("title.report"),
-            mark=words.text("origin.demonstration_mark") if request.model.demonstration else "",
-            facts=facts,
-            sections=said,
-            picture=_embedded(request),
-            picture_text=" ".join(said[0]["sentences"]),
+            language=shown.language,
+            title=shown.title,
+            mark=shown.mark,
+            facts=[(fact.name, fact.value) for fact in shown.facts],
+            sections=shown.sections,
+            picture="data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"),
+            picture_text=" ".join(shown.sections[0].sentences),
         )
     )
-
-
-def _embedded(request: ReportRequest) -> str:
-    buffer = io.BytesIO()
-    pair_picture(request).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

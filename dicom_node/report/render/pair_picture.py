@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.rules import Statement
-from dicom_node.report.statements import drawn_statements
-from dicom_node.report.wording.catalogue import Catalogue, catalogue
-from dicom_node.report.wording.dates import date_text, prior_date
-from dicom_node.report.wording.phrases import label
-from dicom_node.report.wording.sections import impressions
-from model.schema import Change, ImageRole, Region
+from dicom_node.report.render.fonts import faces
+from dicom_node.report.render.marks import (
+    LINE_STYLES,
+    Colour,
+    Point,
+    bounding_box,
+    finding_colour,
+    place_labels,
+    strokes,
+)
+from dicom_node.report.render.shown import Caption, Outline, ShownImage, ShownReport, shown_report
+from dicom_node.report.request import ReportRequest
+from model.schema import DisplayImage, ImageRole
 
 PANEL = 640
 """Height of an image in the picture, in pixels; wider images are scaled to at most this width as well."""
-HEADER, LINE, MARGIN = 34, 24, 8
+HEADER, LINE, MARGIN, SAMPLE = 34, 24, 8, 40
+"""Pixels: the titles' height, a caption's height, the gap between panels, the length of a caption's line sample."""
+JPEG_QUALITY = 90
+RENDERING = "1"
+"""Of this drawing; raise it when the same report would give another picture, so that no cached one is shown."""
 
-COLOURS: dict[Change | None, tuple[int, int, int]] = {
-    Change.NEW: (255, 92, 92),
-    Change.WORSENING: (255, 150, 60),
-    Change.NOT_COMPARABLE: (200, 200, 200),
-    Change.STABLE: (240, 220, 110),
-    Change.IMPROVING: (120, 210, 140),
-    Change.RESOLVED: (110, 190, 255),
-    None: (240, 220, 110),
-}
-"""Of marks and captions; every mark carries its word too, so that nothing hangs on colour alone."""
-
+_SPELLED = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "…": "...", "–": "-"}
+)
 _BLACK, _WHITE, _GREY = (0, 0, 0), (240, 240, 240), (150, 150, 150)
 
 
@@ -39,121 +43,148 @@ class _Panel:
     """One image of the picture: its pixels and how a stored point gets onto it."""
 
     image: Image.Image
-    source: SourceImage | None
-    title: str
+    shown: ShownImage
+    left: int = 0
+    top: int = 0
 
-    def point(self, column: float, row: float) -> tuple[float, float]:
-        """(column, row) in stored pixels → (x, y) in the panel."""
-        if self.source is None or self.source.image is None:
+    def point(self, column: float, row: float) -> Point:
+        """(column, row) in stored pixels → (x, y) in the picture, never outside the panel."""
+        geometry = self.shown.geometry
+        if geometry is None:
             raise ValueError("a panel without an image has no points")
-        geometry = self.source.image.geometry
         x = (column - geometry.left) / geometry.width * self.image.width
         y = (row - geometry.top) / geometry.height * self.image.height
-        return x, y
+        x, y = min(max(x, 0.0), self.image.width - 1.0), min(max(y, 0.0), self.image.height - 1.0)
+        return self.left + x, self.top + y
 
 
 def pair_picture(request: ReportRequest) -> Image.Image:
     """RGB. Left the prior (or a field that says that there is none), right the current image, captions below."""
-    words = catalogue(request.language)
-    panels = {ImageRole.PRIOR: _prior_panel(request, words), ImageRole.CURRENT: _current_panel(request, words)}
-    captions = _captions(request, words)
-    width = sum(panel.image.width for panel in panels.values()) + 3 * MARGIN
-    height = HEADER + PANEL + MARGIN + LINE * len(captions) + MARGIN
-    picture = Image.new("RGB", (width, height), _BLACK)
+    prior = request.prior.image if request.prior is not None else None
+    return draw_pair(shown_report(request), prior=prior, current=request.current.image)
+
+
+def pair_jpeg(shown: ShownReport, *, prior: DisplayImage | None, current: DisplayImage | None) -> bytes:
+    """The picture as JPEG without chroma subsampling, which would blur the thin coloured lines."""
+    buffer = BytesIO()
+    draw_pair(shown, prior=prior, current=current).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def draw_pair(shown: ShownReport, *, prior: DisplayImage | None, current: DisplayImage | None) -> Image.Image:
+    """Draw the picture of a kept report over its two images; None where one is not to be had any more."""
+    left = _image(shown.prior, prior, PANEL // 2 if not shown.prior.sop_instance_uid else PANEL)
+    right = _image(shown.current, current, PANEL)
+    width = left.width + right.width + 3 * MARGIN
+    lines = _wrapped(shown.captions, width - 2 * MARGIN - SAMPLE)
+    picture = Image.new("RGB", (width, HEADER + PANEL + 2 * MARGIN + LINE * len(lines)), _BLACK)
     draw = ImageDraw.Draw(picture)
-    left = MARGIN
-    for role, panel in panels.items():
-        top = HEADER + (PANEL - panel.image.height) // 2
-        picture.paste(panel.image, (left, top))
-        draw.text((left, 8), panel.title, fill=_WHITE, font=_font(18))
-        _mark(draw, request, panel, role, (left, top), words)
-        left += panel.image.width + MARGIN
-    for number, (text, colour) in enumerate(captions):
-        draw.text((MARGIN, HEADER + PANEL + MARGIN + number * LINE), text, fill=colour, font=_font(16))
+    start = MARGIN
+    for role, source, image in ((ImageRole.PRIOR, shown.prior, left), (ImageRole.CURRENT, shown.current, right)):
+        panel = _Panel(image=image, shown=source, left=start, top=HEADER + (PANEL - image.height) // 2)
+        picture.paste(image, (panel.left, panel.top))
+        draw.text((panel.left, 8), _drawable(source.title), fill=_WHITE, font=_font(18))
+        if source.geometry is not None:
+            _draw_marks(draw, panel, [outline for outline in shown.outlines if outline.role is role])
+        start += image.width + MARGIN
+    for number, (caption, text, is_first) in enumerate(lines):
+        plain = _GREY if caption is shown.captions[-1] else _WHITE
+        _draw_caption(draw, caption, text, HEADER + PANEL + MARGIN + number * LINE, plain, with_sample=is_first)
     return picture
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    """The machine's DejaVu Sans; else pillow's own font, which has ASCII only (see `_drawable`)."""
+    found = faces()
+    return ImageFont.truetype(str(found[0].regular), size) if found else ImageFont.load_default(size)
 
 
-def _prior_panel(request: ReportRequest, words: Catalogue) -> _Panel:
-    if request.prior is None:
-        return _blank(words.text("title.no_prior"), words.text("title.no_prior"), PANEL // 2)
-    title = f"{words.text('title.prior')}: {prior_date(request, words)}"
-    return _panel(request.prior, title, words)
+def _drawable(text: str) -> str:
+    """The text in characters that the font has: "Ödem" as "Oedem" where the machine has no other font."""
+    if faces():
+        return text
+    spelled = unicodedata.normalize("NFKD", text.translate(_SPELLED))
+    return spelled.encode("ascii", "ignore").decode()
 
 
-def _current_panel(request: ReportRequest, words: Catalogue) -> _Panel:
-    return _panel(request.current, f"{words.text('title.current')}: {date_text(request.current, words)}", words)
+def _image(shown: ShownImage, image: DisplayImage | None, width: int) -> Image.Image:
+    """The image at the picture's size, or a dark field with the notice."""
+    if image is None:
+        field = Image.new("RGB", (width, PANEL), (24, 24, 24))
+        notice = _drawable(shown.notice)
+        ImageDraw.Draw(field).text((width // 2, PANEL // 2), notice, fill=_GREY, font=_font(18), anchor="mm")
+        return field
+    scale = PANEL / max(image.pixels.shape)
+    size = (max(1, round(image.pixels.shape[1] * scale)), max(1, round(image.pixels.shape[0] * scale)))
+    pixels = np.clip(np.nan_to_num(image.pixels) * 255.0, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).convert("RGB")
 
 
-def _panel(source: SourceImage, title: str, words: Catalogue) -> _Panel:
-    if source.image is None:
-        return _blank(title, words.text("title.no_image"), PANEL)
-    pixels = np.clip(np.nan_to_num(source.image.pixels) * 255.0, 0, 255).astype(np.uint8)
-    scale = PANEL / max(pixels.shape)
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).convert("RGB")
-    return _Panel(image=image, source=source, title=title)
+def _draw_marks(draw: ImageDraw.ImageDraw, panel: _Panel, outlines: list[Outline]) -> None:
+    """Outlines first, labels on top of all of them."""
+    labels: list[tuple[str, Colour, tuple[float, float, tuple[float, float, float, float]]]] = []
+    for outline in outlines:
+        colour = finding_colour(outline.finding)
+        points = [panel.point(*point) for point in outline.points]
+        _draw_line(draw, points, outline, colour)
+        if outline.label:
+            text = _shortened(_drawable(outline.label), panel.image.width - 8)
+            box = draw.textbbox((0, 0), text, font=_font(15))
+            labels.append((text, colour, (box[2] + 8, box[3] + 6, bounding_box(points))))
+    bounds = (panel.left, panel.top, panel.left + panel.image.width, panel.top + panel.image.height)
+    for (text, colour, wanted), corner in zip(labels, place_labels([one[2] for one in labels], bounds), strict=True):
+        if corner is not None:
+            x, y = corner
+            draw.rectangle((x, y, x + wanted[0], y + wanted[1]), fill=_BLACK)
+            draw.text((x + 4, y + 2), text, fill=colour, font=_font(15))
 
 
-def _blank(title: str, text: str, width: int) -> _Panel:
-    image = Image.new("RGB", (width, PANEL), (24, 24, 24))
-    ImageDraw.Draw(image).text((width // 2, PANEL // 2), text, fill=_GREY, font=_font(18), anchor="mm")
-    return _Panel(image=image, source=None, title=title)
-
-
-def _mark(
-    draw: ImageDraw.ImageDraw,
-    request: ReportRequest,
-    panel: _Panel,
-    role: ImageRole,
-    origin: tuple[int, int],
-    words: Catalogue,
-) -> None:
-    if panel.source is None or request.prediction is None:
+def _draw_line(draw: ImageDraw.ImageDraw, points: list[Point], mark: Outline | Caption, colour: Colour) -> None:
+    """A dark line below the coloured one keeps it visible over bright bone."""
+    style = LINE_STYLES[mark.change]
+    if not style.dashes:
+        draw.line(points, fill=_BLACK, width=style.width + 2, joint="curve")
+        draw.line(points, fill=colour, width=style.width, joint="curve")
         return
-    for statement in drawn_statements(request):
-        regions = [region for region in statement.finding.regions if region.role is role]
-        for number, region in enumerate(sorted(regions, key=_extent, reverse=True)):
-            name = label(statement, words) if number == 0 else ""
-            _outline(draw, panel, region, origin, name, _colour(statement))
+    for below, fill in ((2, _BLACK), (0, colour)):
+        for start, end in strokes(points, style.dashes):
+            draw.line((start, end), fill=fill, width=style.width + below)
 
 
-def _extent(region: Region) -> float:
-    """Area of the region's bounding box: the largest one bears the finding's name."""
-    columns, rows = zip(*region.points, strict=True)
-    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))
+def _shortened(text: str, width: float) -> str:
+    """The text, or its beginning with an ellipsis where it is wider than the image."""
+    font, kept = _font(15), text
+    while kept and font.getlength(text) > width:
+        kept = kept[:-1].rstrip()
+        text = _drawable(f"{kept}…")
+    return text
 
 
-def _outline(
-    draw: ImageDraw.ImageDraw,
-    panel: _Panel,
-    region: Region,
-    origin: tuple[int, int],
-    name: str,
-    colour: tuple[int, int, int],
+def _wrapped(captions: tuple[Caption, ...], width: float) -> list[tuple[Caption, str, bool]]:
+    """(caption, line, whether it is the caption's first line): no caption leaves the picture."""
+    font = _font(16)
+    lines: list[tuple[Caption, str, bool]] = []
+    for caption in captions:
+        rows = [""]
+        for word in _drawable(caption.text).split():
+            joined = f"{rows[-1]} {word}".strip()
+            if rows[-1] and font.getlength(joined) > width:
+                rows.append(word)
+            else:
+                rows[-1] = joined
+        lines += [(caption, row, number == 0) for number, row in enumerate(rows)]
+    return lines
+
+
+def _draw_caption(
+    draw: ImageDraw.ImageDraw, caption: Caption, text: str, top: int, plain: Colour, *, with_sample: bool
 ) -> None:
-    points = [panel.point(*point) for point in region.points]
-    placed = [(origin[0] + x, origin[1] + y) for x, y in points]
-    draw.line(placed, fill=colour, width=2, joint="curve")
-    if not name:
+    """The finding's name in its colour behind a sample of its line; plain: the colour of a line on no finding."""
+    if not caption.finding:
+        draw.text((MARGIN, top), text, fill=plain, font=_font(16))
         return
-    font = _font(15)
-    box = draw.textbbox((0, 0), name, font=font)
-    x = min(min(p[0] for p in placed), origin[0] + panel.image.width - box[2] - 4)
-    y = max(min(p[1] for p in placed) - 20, origin[1])
-    place = (max(x, origin[0]), y)
-    draw.rectangle(draw.textbbox(place, name, font=font), fill=_BLACK)
-    draw.text(place, name, fill=colour, font=font)
-
-
-def _captions(request: ReportRequest, words: Catalogue) -> list[tuple[str, tuple[int, int, int]]]:
-    lines = [(label(one, words), _colour(one)) for one in drawn_statements(request)]
-    mark = "origin.demonstration_mark" if request.model.demonstration else "origin.unverified"
-    return [*(lines or [(impressions(request)[-1], _WHITE)]), (words.text(mark), _GREY)]
-
-
-def _colour(statement: Statement) -> tuple[int, int, int]:
-    return COLOURS[statement.coded_change]
+    colour = finding_colour(caption.finding)
+    if with_sample:
+        _draw_line(draw, [(MARGIN, top + 11), (MARGIN + SAMPLE - 8, top + 11)], caption, colour)
+    draw.text((MARGIN + SAMPLE, top), text, fill=colour, font=_font(16))

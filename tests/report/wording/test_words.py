@@ -12,7 +12,8 @@ from pydicom import Dataset
 
 from dicom_node.report.documents import build_documents
 from dicom_node.report.render.html import as_html
-from dicom_node.report.render.pair_picture import COLOURS, pair_picture
+from dicom_node.report.render.marks import finding_colour
+from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.render.sr_tree import tree_lines
 from dicom_node.report.render.text import as_text
 from dicom_node.report.result import result_json
@@ -166,7 +167,7 @@ def test_values_in_a_page_are_escaped() -> None:
     header.PatientName = "<script>alert(1)</script>"
     page = as_html(dataclasses.replace(KINDS["new"], current=dataclasses.replace(cases.CURRENT, header=header)))
     assert "<script>" not in page
-    assert "data:image/png;base64," in page
+    assert "data:image/jpeg;base64," in page
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -183,12 +184,12 @@ def test_the_picture_marks_what_changed_and_nothing_else() -> None:
     new = finding("pleural_effusion", Change.NEW, regions=marked)
     stable = finding("cardiomegaly", Change.STABLE, regions=marked)
 
-    def colours(said: object) -> set[tuple[int, int, int]]:
+    def colours(said: object) -> set[str]:
         pixels = np.asarray(pair_picture(request(said)))[:660]  # type: ignore[arg-type]
-        return {colour for colour in COLOURS.values() if len(set(colour)) > 1 and (pixels == colour).all(-1).sum() > 50}
+        return {key for key in BATTERY if (pixels == finding_colour(key)).all(-1).sum() > 50}
 
-    assert colours(prediction(new, stable)) == {COLOURS[Change.NEW]}
-    assert colours(prediction(stable)) == {COLOURS[Change.STABLE]}
+    assert colours(prediction(new, stable)) == {"pleural_effusion"}
+    assert colours(prediction(stable)) == {"cardiomegaly"}
 
 
 def _groups(dataset: Dataset) -> dict[str, str]:

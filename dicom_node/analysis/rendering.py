@@ -1,0 +1,112 @@
+"""Page and picture of a stored result, made when somebody asks and kept beside its documents.
+
+A kept picture is named by what it was made from, so a changed report or drawing never shows an old one; it goes with
+the folder when retention removes the study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from dicom_node.analysis.outputs import SHOWN_FILE
+from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError
+from dicom_node.index.tables.core import Document, Instance
+from dicom_node.logs import get_logger
+from dicom_node.report.render.html import page_of_shown
+from dicom_node.report.render.pair_picture import RENDERING, pair_jpeg
+from dicom_node.report.render.shown import ShownImage, ShownReport, shown_from_json
+from dicom_node.report.render.text import text_of_shown
+from model.errors import PixelError
+from model.images.sandbox import decode_in_child
+from model.schema import DisplayImage
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReport:
+    """A result's report as it was when the result was made. folder: where its documents lie; digest: of its values."""
+
+    folder: Path
+    shown: ShownReport
+    digest: str
+
+
+def load_report(node: NodeContext, result_id: int) -> StoredReport | None:
+    """Read a result's report; None where nothing was kept: removed by retention, or made before reports were kept.
+
+    Raises StorageError where the file is there and cannot be read.
+    """
+    with node.database.read() as session:
+        path = session.scalar(select(Document.path).where(Document.result_pk == result_id).order_by(Document.id))
+    if path is None:
+        return None
+    folder = node.documents_dir / Path(path).parent
+    try:
+        content = (folder / SHOWN_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        shown = shown_from_json(content)
+    except ValueError as error:
+        raise StorageError(f"{folder / SHOWN_FILE}: this is no kept report ({error})") from error
+    digest = hashlib.sha256(content + RENDERING.encode()).hexdigest()[:16]
+    return StoredReport(folder=folder, shown=shown, digest=digest)
+
+
+def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
+    """The pair picture as JPEG. An image that is no longer stored, or no longer the same, is a field that says so."""
+    kept = stored.folder / f"pair-{stored.digest}.jpg"
+    try:
+        return kept.read_bytes()
+    except FileNotFoundError:
+        pass
+    prior, current = _image(node, stored.shown.prior), _image(node, stored.shown.current)
+    jpeg = pair_jpeg(stored.shown, prior=prior, current=current)
+    wanted = (stored.shown.prior, stored.shown.current)
+    if all(image is not None or not shown.sha256 for image, shown in zip((prior, current), wanted, strict=True)):
+        _keep(kept, jpeg)
+    return jpeg
+
+
+def page_of(node: NodeContext, stored: StoredReport) -> str:
+    """The report as one HTML page, the same as `dicom-node analyze` writes."""
+    return page_of_shown(stored.shown, picture_of(node, stored))
+
+
+def text_of(stored: StoredReport) -> str:
+    """The report as a terminal shows it."""
+    return text_of_shown(stored.shown)
+
+
+def _image(node: NodeContext, shown: ShownImage) -> DisplayImage | None:
+    """The display image that the report speaks of, made again from the stored object."""
+    if not shown.sha256:
+        return None
+    with node.database.read() as session:
+        path = session.scalar(select(Instance.path).where(Instance.sop_instance_uid == shown.sop_instance_uid))
+    if path is None:
+        return None
+    try:
+        image = decode_in_child(node.store.path(path))
+    except PixelError as error:
+        log.warning("an image of a report cannot be shown", error=str(error))
+        return None
+    return image if image.sha256 == shown.sha256 and image.geometry == shown.geometry else None
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Put the file there whole or not at all. It may be lost with the machine: it can be made again."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:  # retention may remove the folder just now, and a full disk must not hide a picture
+        log.warning("picture not kept", error=str(error))

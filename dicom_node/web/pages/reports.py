@@ -1,0 +1,51 @@
+"""A stored report as one page and its pair picture, made when somebody asks; each look is audited."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
+
+from dicom_node.analysis.rendering import StoredReport, load_report, page_of, picture_of
+from dicom_node.index.tables.core import Result, Study
+from dicom_node.web.pages.worklist import audit_access
+from dicom_node.web.routing import Call, Rule
+
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'; sandbox"
+)
+"""The report brings its style and picture inside it, so that it is whole when it is saved; no script can run."""
+
+
+def report(call: Call) -> Response:
+    """The report as `dicom-node analyze` writes it."""
+    page = page_of(call.node, _stored(call))
+    return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def pair(call: Call) -> Response:
+    """The pair picture of the report."""
+    return Response(picture_of(call.node, _stored(call)), media_type="image/jpeg")
+
+
+def _stored(call: Call) -> StoredReport:
+    given = str(call.request.path_params["result_id"])
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
+        raise HTTPException(404, "no such result")
+    with call.node.database.read() as session:
+        study = session.scalar(select(Study).join(Result, Result.study_pk == Study.id).where(Result.id == int(given)))
+        session.expunge_all()  # the values outlive the session
+    if study is None:
+        raise HTTPException(404, "no such result")
+    audit_access(call, study)
+    stored = load_report(call.node, int(given))
+    if stored is None:
+        raise HTTPException(404, "the report of this result is no longer kept here; the archive has its documents")
+    return stored
+
+
+RULES = (
+    Rule(path="/results/{result_id}/report.html", view=report),
+    Rule(path="/results/{result_id}/pair.jpg", view=pair),
+)
