@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dicom_node.dicom.storage_groups import StorageGroup
 from dicom_node.dicom.uids import is_uid
@@ -539,10 +538,8 @@ def _unique(kind: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings. Paths are relative to the folder of the configuration file."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     node: NodeSection = NodeSection()
     database: DatabaseSection = DatabaseSection()
@@ -571,18 +568,6 @@ class Settings(BaseSettings):
         _unique("query", (q.name for q in self.query))
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is given in code and the file: a stray environment variable must not change a hospital's node."""
-        return (init_settings,)
-
 
 def config_path(given: Path | None) -> Path:
     """The file to read: the given one, else the variable DICOM_NODE_CONFIG, else ./config.toml."""
@@ -594,9 +579,11 @@ def config_path(given: Path | None) -> Path:
 def load_settings(path: Path) -> Settings:
     """Read and check the file. Raises ConfigurationError naming file, key, what was given and what is allowed."""
     try:
-        raw = TomlConfigSettingsSource(Settings, path).toml_data if path.is_file() else None
+        raw = tomllib.loads(path.read_text("utf-8")) if path.is_file() else None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: byte {error.start} cannot be read") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     if raw is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from alembic import command
 
 from dicom_node.index.database import Database
-from dicom_node.index.schema import _config
+from dicom_node.index.schema import migration_config
 
 TARGET = Path(__file__).resolve().parent.parent / "migrations" / "versions" / "0001_initial.py"
 
@@ -20,7 +20,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/empty.db")
         with database.engine.begin() as connection:
-            command.revision(_config(connection), "initial tables of the index", autogenerate=True, rev_id="0001")
+            command.revision(
+                migration_config(connection), "initial tables of the index", autogenerate=True, rev_id="0001"
+            )
     made = next(TARGET.parent.glob("0001_*.py"))
     text = made.read_text("utf-8").replace("dicom_node.index.tables.core.UtcDateTime(timezone=True)", "UtcDateTime()")
     text = text.replace("dicom_node.index.tables.core.UtcDateTime()", "UtcDateTime()")

@@ -11,7 +11,6 @@ from rich.table import Table
 from sqlalchemy import select
 
 from dicom_node.admin import listings as reading
-from dicom_node.admin import operations
 from dicom_node.admin.formats import day, moment, person_name
 from dicom_node.admin.job_listings import job_lines
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
@@ -19,14 +18,14 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue
-from dicom_node.retention import removal as retention
+from dicom_node.retention.disk import disk_usage
 from dicom_node.serving.status import serving_lines
 
 MEGABYTE = 10**6
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """How the node stands: studies, jobs, deliveries, disk. Exit 1 where something needs a person."""
+    """Show studies, jobs, deliveries and free disk space. Exit 1 if something needs attention."""
     with open_node(config) as node:
         values = _status(node)
     if as_json:
@@ -57,7 +56,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         for line in reading.delivery_counts(session):
             deliveries[f"{line[0]} {line[1].value}"] = line[2]
         serving = serving_lines(session, node.clock())
-    usage = retention.disk_usage(node)
+    usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
     if usage.free_percent < node.settings.retention.keep_free_percent:
@@ -79,7 +78,7 @@ def studies(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The studies that were sent to the node, newest first."""
+    """List the studies that were sent to the node, newest first."""
     with open_node(config) as node, node.database.read() as session:
         wanted = reading.Filter(words=search, state=state, outcome=outcome, limit=limit)
         lines, total = reading.work_list(session, wanted)
@@ -110,7 +109,7 @@ def jobs(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What is to be done; dead letters first."""
+    """List the jobs that are not done, failed ones first."""
     with open_node(config) as node, node.database.read() as session:
         rows = job_lines(session, state, limit=limit)
     if as_json:
@@ -135,7 +134,9 @@ def retry(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try dead letters again."""
+    """Try failed jobs again."""
+    from dicom_node.admin import operations
+
     if bool(ids) == everything:
         raise UsageError("name the dead jobs by their numbers, or give --all")
     with open_node(config) as node, node.database.write() as session:
@@ -159,7 +160,9 @@ def abandon(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End dead deliveries for good, for one to a destination that is no more: they are not sent."""
+    """Give up failed deliveries, for example to a destination that no longer exists."""
+    from dicom_node.admin import operations
+
     with open_node(config) as node, node.database.write() as session:
         ended = operations.abandon(
             session, set(ids), reason=reason, settings=node.settings, now=node.clock(), who=getpass.getuser()
@@ -175,6 +178,8 @@ def reprocess(
     config: ConfigOption = None,
 ) -> None:
     """Analyse a study again; the new result replaces the old one and is sent."""
+    from dicom_node.admin import operations
+
     with open_node(config) as node, node.database.write() as session:
         generation = operations.reprocess(
             session, study, settings=node.settings, now=node.clock(), who=getpass.getuser()
@@ -187,6 +192,8 @@ def resend(
     config: ConfigOption = None,
 ) -> None:
     """Send the current documents of a study again."""
+    from dicom_node.admin import operations
+
     with open_node(config) as node, node.database.write() as session:
         count = operations.resend_study(session, study, settings=node.settings, now=node.clock(), who=getpass.getuser())
     console.print(f"{count} deliveries will be made again")
@@ -198,6 +205,8 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Show what retention would remove now; with --yes remove it."""
+    from dicom_node.retention import removal as retention
+
     with open_node(config) as node:
         plan = retention.plan_now(node)
         gone = retention.carry_out(node, plan) if for_real else 0

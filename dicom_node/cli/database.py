@@ -32,7 +32,7 @@ def check(config: ConfigOption = None) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add `db upgrade` and `db check`."""
-    group = typer.Typer(help="The schema of the index.", no_args_is_help=True)
+    group = typer.Typer(help="Show or upgrade the schema of the index.", no_args_is_help=True)
     group.command()(upgrade)
     group.command()(check)
     app.add_typer(group, name="db")

@@ -139,7 +139,9 @@ def show_agreement(
 
 def register(app: typer.Typer) -> None:
     """Add `feedback import | list | show | agreement`."""
-    group = typer.Typer(help="What radiologists say of the node's results.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Import and summarise what radiologists say about the node's results.", no_args_is_help=True
+    )
     group.command("import")(import_feedback)
     group.command("list")(list_feedback)
     group.command("show")(show_report)

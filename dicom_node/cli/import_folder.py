@@ -20,7 +20,7 @@ def import_folder(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a folder of DICOM files into store and index, as priors or, with --analyse, as studies to be analysed."""
+    """Import a folder of DICOM files as priors or, with --analyse, as studies to be analysed."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     files = files_below(folder)

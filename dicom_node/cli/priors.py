@@ -50,7 +50,7 @@ def _row(verdict: CandidateVerdict) -> Row:
 
 def register(app: typer.Typer) -> None:
     """Add `priors explain`."""
-    group = typer.Typer(help="Which earlier image is compared with, and why.", no_args_is_help=True)
+    group = typer.Typer(help="Show which earlier image a study is compared with, and why.", no_args_is_help=True)
     group.callback()(_group)
     group.command()(explain)
     app.add_typer(group, name="priors")

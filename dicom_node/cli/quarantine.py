@@ -21,7 +21,7 @@ def quarantine(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Objects that were set apart and need a person, or, with --settle, the end of that.
+    """List quarantined objects, which need a decision; with --settle mark one as settled.
 
     While an object that claims an image of ours for another patient is not settled, that image is neither analysed nor
     compared with. Settling says that what the index holds is right, and has the image's own study analysed anew; one

@@ -38,11 +38,11 @@ def show(
 
 def register(app: typer.Typer) -> None:
     """Add `report show`."""
-    group = typer.Typer(help="Look at Structured Reports.", no_args_is_help=True)
+    group = typer.Typer(help="Show Structured Reports.", no_args_is_help=True)
     group.command("show")(show)
     group.callback()(_group)
     app.add_typer(group, name="report")
 
 
 def _group() -> None:
-    """Look at Structured Reports."""
+    """Show Structured Reports."""

@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
 
-
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(resources.files("migrations")))
-    config.attributes["connection"] = connection
-    return config
+if TYPE_CHECKING:  # alembic takes half a second to import, and most commands find nothing to upgrade
+    from alembic.config import Config
 
 
 def needed_revision() -> str:
     """The revision that this program's tables are."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "the package ships without migrations"
-    return head
+    files = resources.files("migrations").joinpath("versions").iterdir()
+    return max(revision for file in files if (revision := file.name.partition("_")[0]).isdecimal())
 
 
 def current_revision(database: Database) -> str | None:
     """The revision that the database has; None for an empty one."""
     with database.connection() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return revision
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the needed revision, in one transaction."""
+    """Bring the database to the needed revision, in one transaction. Does nothing where it has that revision."""
+    if current_revision(database) == needed_revision():
+        return
+    from alembic import command
+
     with database.connection(begin=True) as connection:
-        command.upgrade(_config(connection), "head")
+        command.upgrade(migration_config(connection), "head")
+
+
+def migration_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration of the migrations in this package."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("migrations")))
+    config.attributes["connection"] = connection
+    return config
 
 
 def require_current(database: Database) -> None:

@@ -21,11 +21,11 @@ from sqlalchemy.orm import Session
 from dicom_node.audit import messages as audit
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
-from dicom_node.errors import StorageError
 from dicom_node.index.tables.core import Document, Instance, Result, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.retention.candidates import Candidate, candidates
+from dicom_node.retention.disk import Usage, disk_usage
 from dicom_node.serving import shadow
 
 log = get_logger(__name__)
@@ -53,19 +53,6 @@ class Removal:
 
     candidate: Candidate
     why: Why
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Of the disk that the data folder is on, and of the images in it; bytes."""
-
-    total: int
-    free: int
-    images: int
-
-    @property
-    def free_percent(self) -> float:
-        return 100.0 * self.free / self.total if self.total else 100.0
 
 
 def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSection, now: dt.datetime) -> list[Removal]:
@@ -105,17 +92,6 @@ def usage_of(node: NodeContext, session: Session) -> Usage:
     disk = disk_usage(node)
     images = session.scalar(select(func.coalesce(func.sum(Instance.size_bytes), 0))) or 0
     return Usage(total=disk.total, free=disk.free, images=int(images))
-
-
-def disk_usage(node: NodeContext) -> Usage:
-    """How full the disk of the data folder is. Raises StorageError."""
-    folder = node.settings.node.data_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        total, _, free = shutil.disk_usage(folder)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror}") from error
-    return Usage(total=total, free=free, images=0)
 
 
 def plan_now(node: NodeContext) -> list[Removal]:

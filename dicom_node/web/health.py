@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from dicom_node.errors import NodeError
 from dicom_node.index import schema
-from dicom_node.retention.removal import disk_usage
+from dicom_node.retention.disk import disk_usage
 from dicom_node.web.authentication import client_address, within
 from dicom_node.web.metrics.core import NodeCollector
 from dicom_node.web.routing import Call, Rule

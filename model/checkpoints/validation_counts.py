@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from model.ontology import ontology
@@ -81,11 +80,15 @@ def pair_change(changes: Iterable[str | None]) -> str:
 
 def edges_of(values: Sequence[float], bins: int = BINS) -> list[float]:
     """Inner borders of bins that hold equally many of the baseline's values; equal ones are one border."""
+    import numpy as np
+
     cuts = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1)[1:-1])
     return sorted({float(cut) for cut in cuts})
 
 
 def bin_counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
     """How many values lie in each bin, one more than borders; a value on a border belongs to the bin above it."""
+    import numpy as np
+
     places = np.searchsorted(np.asarray(edges), np.asarray(values, dtype=np.float64), side="right")
     return [int(count) for count in np.bincount(places, minlength=len(edges) + 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import socket
@@ -12,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from dicom_node.cli import AREAS, app
+from dicom_node.cli import COMMANDS as TOP_COMMANDS
+from dicom_node.cli import load_command
 from dicom_node.cli.common import Row, print_rows
 from tests.support.certificates import Authority
-
-for area in AREAS:
-    importlib.import_module(f"dicom_node.cli.{area}").register(app)
 
 
 def _commands(command: Any, name: str = "") -> dict[str, Any]:
@@ -32,7 +28,7 @@ def _commands(command: Any, name: str = "") -> dict[str, Any]:
     return found
 
 
-COMMANDS = _commands(typer.main.get_command(app))
+COMMANDS = {name: each for top in TOP_COMMANDS for name, each in _commands(load_command(top), top).items()}
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -55,6 +51,18 @@ def test_every_argument_and_option_says_what_it_is(name: str) -> None:
         assert parameter.help, f"{name} {parameter.name}"
         if parameter.param_type_name == "argument":
             assert re.fullmatch(r"[A-Z_]+|NAME\|off\|default", parameter.metavar or ""), f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize("name", TOP_COMMANDS)
+def test_the_list_of_commands_shows_each_command_s_own_first_line(name: str) -> None:
+    assert TOP_COMMANDS[name][1] == (load_command(name).help or "").split("\n\n")[0]
+
+
+def test_an_unknown_command_is_refused_and_a_near_one_is_named(tmp_path: Path) -> None:
+    done = run("statu", folder=tmp_path)
+    assert done.returncode == 2
+    assert "No such command 'statu'" in done.stderr
+    assert "status" in done.stderr
 
 
 def test_a_sentence_is_wrapped_and_a_uid_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from dicom_node.cli import app, feedback
+from dicom_node.cli import app
 from dicom_node.errors import UsageError
 from dicom_node.feedback.csv_import import import_table
 from dicom_node.index.tables.core import Feedback
@@ -86,7 +86,6 @@ def test_semicolons_and_byte_order_mark(tmp_path: Path) -> None:
 
 def test_commands(tmp_path: Path) -> None:
     """`feedback import`, `list` and `agreement` as a person calls them."""
-    feedback.register(app)
     config = tmp_path / "config.toml"
     config.write_text(
         f'[node]\ndata_dir = "{tmp_path}/data"\n[database]\nurl = "sqlite:///{tmp_path}/index.db"\n', "utf-8"

@@ -209,7 +209,7 @@ def test_metrics_are_for_their_scraper_and_for_users_only(tmp_path: Path) -> Non
 def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
     full = {"emergency_free_percent": 50, "keep_free_percent": 50}
     with running_site(tmp_path, with_study=False, retention=full) as site, site.client() as client:
-        from dicom_node.retention.removal import disk_usage
+        from dicom_node.retention.disk import disk_usage
 
         plenty = disk_usage(site.node).free_percent >= 50
         assert client.get("/health/ready").status_code == (200 if plenty else 503)

@@ -28,7 +28,7 @@ def echo(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """C-ECHO to a destination, and which services it accepts."""
+    """Send a C-ECHO to a destination and show which services it accepts."""
     settings = settings_from(config)
     target = _peer_named(settings, destination)
     try:
@@ -82,7 +82,7 @@ def doctor(
     as_json: JsonOption = False,
     without_model: Annotated[bool, typer.Option("--without-model", help="Do not load the model.")] = False,
 ) -> None:
-    """Check everything that a new installation gets wrong. Exit 1 where something is bad."""
+    """Check what new installations get wrong. Exit 1 if something is bad."""
     settings = settings_from(config)
     found: list[Check] = []
     for check in examinations(settings, without_model=without_model):

@@ -18,7 +18,7 @@ def drift(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge closed weeks that are not judged yet, and show the newest. Exit 1 where one of its figures alarms."""
+    """Check the weeks that have ended for drift and show the newest. Exit 1 if one of its figures raises an alarm."""
     with open_node(config) as node:
         weeks.run(node)
         with node.database.read() as session:

@@ -164,7 +164,7 @@ def _said(difference: dict[str, Any], who: str) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the `models` commands."""
-    group = typer.Typer(name="models", help="Which checkpoint answers, and the way back.", no_args_is_help=True)
+    group = typer.Typer(name="models", help="List, promote and roll back checkpoints.", no_args_is_help=True)
     group.command("list")(list_command)
     group.command("show")(show_command)
     group.command("promote")(promote_command)

@@ -37,7 +37,7 @@ def retrain_command(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Retrain on the site's own studies with feedback; a better model is promoted, any other is not.
+    """Retrain on the site's own studies with feedback; only a better model is promoted.
 
     A run that was interrupted goes on. Exit status 0: done, also where the gate refused; 1: could not be done.
     """

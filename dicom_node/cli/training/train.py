@@ -35,7 +35,7 @@ TextModelOption = Annotated[
 
 group = typer.Typer(
     name="train",
-    help="From data sets to a checkpoint: look, prepare, train, finish (docs/training.md).",
+    help="Make a checkpoint from data sets: preview, prepare, train, finish (docs/training.md).",
     no_args_is_help=True,
 )
 
@@ -66,7 +66,7 @@ def evaluate_command(
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
 ) -> None:
-    """Evaluate a checkpoint on a data set: one HTML page and one JSON file."""
+    """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from model.predict import load_predictor
     from training.data.datasets import loaded, open_records, parse_spec
     from training.evaluation.evaluate import EvaluationOptions, evaluate

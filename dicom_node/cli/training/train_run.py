@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli.common import console
+from dicom_node.cli.training import train
 from dicom_node.cli.training.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
 from dicom_node.errors import UsageError
 from training.records.drops import DropReport
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the 
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group of `dicom_node.cli.training.train`."""
+    """Add the group `train` with all its commands."""
+    train.register(app)
     group.command("run")(run_command)
     group.command("prepare")(prepare_command)
     group.command("expert")(expert_command)

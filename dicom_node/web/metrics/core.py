@@ -29,7 +29,7 @@ from dicom_node.index.tables.core import (
 from dicom_node.jobs import queue as jobs
 from dicom_node.receive import audit_trail as auditing
 from dicom_node.report.rules import Doubt
-from dicom_node.retention.removal import disk_usage
+from dicom_node.retention.disk import disk_usage
 from dicom_node.web.metrics import feedback as metrics_feedback
 from dicom_node.web.metrics.models import families as model_families
 

@@ -1,0 +1,84 @@
+"""The command line starts fast: a command imports what it needs and nothing that another one needs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "accelerate",
+    "alembic",
+    "apscheduler",
+    "dicomweb_client",
+    "fpdf",
+    "fontTools",
+    "highdicom",
+    "httpx",
+    "numpy",
+    "PIL",
+    "pydicom",
+    "pynetdicom",
+    "requests",
+    "scipy",
+    "starlette",
+    "torch",
+    "transformers",
+    "uvicorn",
+}
+"""Each takes a tenth of a second or more to import."""
+FILE_LIBRARIES = {"pydantic", "rich", "sqlalchemy", "structlog"}
+"""What reading the settings and the index needs."""
+
+
+def imported_modules(*arguments: str, folder: Path) -> set[str]:
+    """Run a command to its end; every module that it imported."""
+    surroundings = {key: value for key, value in os.environ.items() if key != "DICOM_NODE_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "dicom_node", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=surroundings,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+
+
+def heavy(modules: set[str]) -> set[str]:
+    """Those of the libraries above that are among the modules."""
+    return {name.partition(".")[0] for name in modules} & (HEAVY | FILE_LIBRARIES)
+
+
+@pytest.fixture(scope="module")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a configuration and an index that has its tables."""
+    folder = tmp_path_factory.mktemp("node")
+    imported_modules("init", folder=folder)
+    imported_modules("db", "upgrade", folder=folder)
+    return folder
+
+
+@pytest.mark.parametrize(("argument", "limit"), [("--version", 400), ("--help", 500)])
+def test_version_and_help_import_few_modules(tmp_path: Path, argument: str, limit: int) -> None:
+    modules = imported_modules(argument, folder=tmp_path)
+    assert heavy(modules) <= {"rich"}
+    assert len(modules) <= limit
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("studies",), ("jobs",), ("jobs", "--json"), ("db", "check")])
+def test_daily_commands_import_no_heavy_library(node_folder: Path, arguments: tuple[str, ...]) -> None:
+    modules = imported_modules(*arguments, folder=node_folder)
+    assert heavy(modules) <= FILE_LIBRARIES
+    assert len(modules) <= 900
+
+
+@pytest.mark.parametrize(
+    "arguments", [("models", "list"), ("quarantine",), ("feedback", "list"), ("purge",), ("retry", "--all")]
+)
+def test_no_listing_imports_torch(node_folder: Path, arguments: tuple[str, ...]) -> None:
+    assert heavy(imported_modules(*arguments, folder=node_folder)).isdisjoint({"torch", "transformers", "scipy"})
