@@ -54,6 +54,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Make a checkpoint from data sets: preview, prepare, train, finish (docs/training.md).",
     ),
     "models": ("training.models", "List, promote and roll back checkpoints."),
+    "ask": ("ask", "Answer a question on one study out of its current result, or say why it cannot be answered."),
     "feedback": ("feedback", "Import and summarise what radiologists say about the node's results."),
 }
 """Module of this package that adds the command by `register(app)`, and its line in the help, which a test compares with

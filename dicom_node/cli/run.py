@@ -54,12 +54,28 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option("--seed", help="Which synthetic patient.")] = 7,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave node, pages and PACS running until Ctrl-C, and print their links.")
+    ] = False,
+    viewer: Annotated[
+        Path | None,
+        typer.Option("--viewer", help="With --keep: folder package/dist of the npm package @ohif/app, shown too."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Run a node and a receiving PACS on loopback, send a prior and a current study, print the report."""
-    from dicom_node.demo.run import run_demo
+    from dicom_node.demo.run import Keep, run_demo
 
-    run_demo(studies=studies, out=out, seed=seed, model=_optional_settings(config).model, say=console.print)
+    if viewer is not None and not keep:
+        raise UsageError("--viewer shows the kept demonstration: give --keep too")
+    run_demo(
+        studies=studies,
+        out=out,
+        seed=seed,
+        model=_optional_settings(config).model,
+        say=console.print,
+        keep=Keep(viewer=viewer) if keep else None,
+    )
 
 
 def analyze(

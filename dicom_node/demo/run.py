@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
@@ -21,6 +21,7 @@ from sqlalchemy import func, select
 from dicom_node.analysis.rendering import load_report, page_of, picture_of, text_of
 from dicom_node.config import ModelSection, load_settings
 from dicom_node.context import NodeContext
+from dicom_node.demo.keep import Login, keep_running
 from dicom_node.demo.peers import DemoPacs, send
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.database import Database
@@ -28,8 +29,9 @@ from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job,
 from dicom_node.storage.instance_store import InstanceStore
 
 AE_TITLE = "LUMEN"
-START_SECONDS = 120.0
-FINISH_SECONDS = 900.0
+START_SECONDS = 900.0
+FINISH_SECONDS = 1800.0
+"""Guards against a node that hangs; one that ends is noticed at once. A busy laptop needs minutes."""
 POLL_SECONDS = 0.1
 
 Say = Callable[[str], None]
@@ -44,10 +46,22 @@ class _StudyFiles:
     files: tuple[Path, ...]
 
 
-def run_demo(*, studies: Path | None, out: Path, seed: int, model: ModelSection, say: Say) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Leave everything running after the reports. viewer: OHIF's built pages, where they are at hand."""
+
+    viewer: Path | None = None
+    web_port: int = field(default_factory=lambda: _free_port())
+    login: Login = field(default_factory=Login)
+
+
+def run_demo(
+    *, studies: Path | None, out: Path, seed: int, model: ModelSection, say: Say, keep: Keep | None = None
+) -> None:
     """Send the studies as a PACS would, wait for the reports to come back, and leave them in `out`.
 
-    Raises NodeError where the node does not finish, UsageError where `studies` holds no DICOM file.
+    keep: node, pages and PACS then run on until Ctrl-C. Raises NodeError where the node does not finish, UsageError
+    where `studies` holds no DICOM file.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dicom-node-demo-") as work:
@@ -56,22 +70,35 @@ def run_demo(*, studies: Path | None, out: Path, seed: int, model: ModelSection,
         pacs = DemoPacs(folder / "pacs")
         pacs.start()
         try:
-            _send_and_collect(to_send, pacs, folder, out, model, say)
+            _send_and_collect(to_send, pacs, folder, out, model, say, keep=keep, started=started)
         finally:
             pacs.stop()
-    say(f"{len(to_send)} studies in {time.monotonic() - started:.0f} s; reports, page and picture are in {out}/")
 
 
 def _send_and_collect(
-    to_send: list[_StudyFiles], pacs: DemoPacs, folder: Path, out: Path, model: ModelSection, say: Say
+    to_send: list[_StudyFiles],
+    pacs: DemoPacs,
+    folder: Path,
+    out: Path,
+    model: ModelSection,
+    say: Say,
+    *,
+    keep: Keep | None,
+    started: float,
 ) -> None:
     port = _free_port()
-    config = _write_config(folder, port, pacs, model)
+    config = _write_config(folder, port, pacs, model, keep)
     pacs.knows("127.0.0.1", port, AE_TITLE)
     log = out / "node.log"
     out.mkdir(parents=True, exist_ok=True)
-    with _node(config, log):
-        _wait(lambda: _accepts(port), START_SECONDS, "the node to listen", log)
+    with _node(config, log) as process:
+
+        def listens() -> bool:
+            if process.poll() is not None:
+                raise NodeError(f"the node ended with status {process.returncode}; its log is {log}")
+            return _accepts(port)
+
+        _wait(listens, START_SECONDS, "the node to listen", log)
         say(f"node {AE_TITLE} and PACS {pacs.ae_title} run on 127.0.0.1 (ports {port} and {pacs.port})")
         accepted = sum(_send(study, port, say) for study in to_send)
         if accepted == 0:
@@ -84,6 +111,19 @@ def _send_and_collect(
             _collect(node, pacs, to_send, out, say)
         finally:
             database.close()
+        took = time.monotonic() - started
+        say(f"{len(to_send)} studies in {took:.0f} s; reports, page and picture are in {out}/")
+        if keep is not None:
+            sent = [path for study in to_send for path in study.files]
+            keep_running(
+                web_port=keep.web_port,
+                login=keep.login,
+                held=pacs.held(),
+                sent=sent,
+                folder=folder,
+                viewer=keep.viewer,
+                say=say,
+            )
 
 
 def _send(study: _StudyFiles, port: int, say: Say) -> bool:
@@ -129,7 +169,7 @@ def _sorted_studies(folder: Path, say: Say) -> list[_StudyFiles]:
     return sorted(studies, key=lambda study: study.order)
 
 
-def _write_config(folder: Path, port: int, pacs: DemoPacs, model: ModelSection) -> Path:
+def _write_config(folder: Path, port: int, pacs: DemoPacs, model: ModelSection, keep: Keep | None) -> Path:
     """The demonstration's own node: everything on loopback and in a folder that goes away."""
     path = folder / "config.toml"
     settings = {key: value for key, value in model.model_dump(mode="json").items() if value is not None}
@@ -141,7 +181,7 @@ def _write_config(folder: Path, port: int, pacs: DemoPacs, model: ModelSection) 
         "[completion]",
         "quiet_seconds = 1",
         "[web]",
-        "enabled = false",
+        *(["enabled = false"] if keep is None else [f"port = {keep.web_port}", *keep.login.table()]),
         "[model]",
         *(f"{key} = {json.dumps(value)}" for key, value in settings.items()),
         "[[destinations]]",

@@ -16,6 +16,7 @@ from dicom_node.feedback import record as feedback
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
 from dicom_node.web.pages.worklist import audit_access, choice, filter_of, keep_word, load_page, word_of
 from dicom_node.web.routing import Call, Rule
+from model.questions.free_text import MAX_CHARACTERS
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -143,6 +144,13 @@ def description() -> dict[str, Any]:
     ]
     result = _query("result", {"type": "integer", "minimum": 0})
     body = {"required": True, "content": {"application/json": {"schema": word}}}
+    asked = {
+        "type": "object",
+        "required": ["question"],
+        "additionalProperties": False,
+        "properties": {"question": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}},
+    }
+    question = {"required": True, "content": {"application/json": {"schema": asked}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "dicom-node", "version": "1"},
@@ -151,6 +159,9 @@ def description() -> dict[str, Any]:
             "/api/studies/{study_instance_uid}": {"get": _operation("one study", [uid, result], "404")},
             "/api/studies/{study_instance_uid}/feedback": {
                 "post": {**_operation("one word on a result", [uid], "404", "413", success="201"), "requestBody": body}
+            },
+            "/api/studies/{study_instance_uid}/questions": {
+                "post": {**_operation("a question on a study", [uid], "404", "413", "429"), "requestBody": question}
             },
             "/api/jobs": {"get": _operation("jobs", [_query("state", _enum(JobState)), {**limit}])},
             "/api/deliveries": {"get": _operation("deliveries", [_query("state", _enum(DeliveryState))])},

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from dicom_node.context import NodeContext
 from dicom_node.web import api, health
 from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_secret
-from dicom_node.web.pages import admin, images
+from dicom_node.web.pages import admin, images, questions
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
 from dicom_node.web.pages import reports as report_pages
@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     *retraining_pages.RULES,
     *images.RULES,
     *report_pages.RULES,
+    *questions.RULES,
     *api.RULES,
     *health.RULES,
 )

@@ -16,6 +16,7 @@ from dicom_node.errors import UsageError
 from dicom_node.feedback import record as feedback
 from dicom_node.index.tables.core import DeliveryState, Outcome, Result, Study, StudyState, Verdict
 from dicom_node.priors.explain import as_values, explained
+from dicom_node.questions.ask import history
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule, address_of
 
@@ -120,6 +121,7 @@ def study(call: Call) -> Response:
     page = load_page(call)
     with call.node.database.read() as session:
         words = feedback.of_study(session, page.study.study_instance_uid)
+        questions = history(session, page.study.id)
     audit_access(call, page.study)
     aspects = [feedback.Aspect.PRESENCE, feedback.Aspect.CHANGE, feedback.Aspect.LOCATION, feedback.Aspect.LEVEL]
     return render(
@@ -128,6 +130,7 @@ def study(call: Call) -> Response:
         user=call.user,
         page=page,
         words=words,
+        questions=questions,
         values={aspect.value: feedback.allowed_values(aspect) for aspect in aspects},
         thanks=call.text("thanks") == "1",
         done=call.text("done")[:80],

@@ -1,0 +1,62 @@
+"""Questions on a study: the form of its page, and the JSON route."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from dicom_node.admin import operations
+from dicom_node.dicom.uids import is_uid
+from dicom_node.index.queries import study_by_uid
+from dicom_node.index.tables.questions import StudyQuestion
+from dicom_node.questions.ask import TooManyQuestionsError, ask, question_values
+from dicom_node.web.routing import Call, Rule
+from model.questions.free_text import MAX_CHARACTERS
+
+FIELD = "question"
+
+
+def ask_by_form(call: Call) -> Response:
+    """Answer the question of the study page's form and show it there."""
+    row = _asked(call, call.form.get(FIELD, ""))
+    uid = str(call.request.path_params["study_instance_uid"])
+    return RedirectResponse(f"/studies/{uid}#question-{row.id}", 303)
+
+
+def ask_by_json(call: Call) -> Response:
+    """Answer {"question": TEXT}: 200 with the answer or, `refused` true, with the reason why there is none."""
+    try:
+        given = json.loads(call.body)
+    except ValueError:
+        raise HTTPException(400, "the body is no JSON") from None
+    if not isinstance(given, dict) or set(given) != {FIELD} or not isinstance(given[FIELD], str):
+        raise HTTPException(400, f'the body must be {{"{FIELD}": TEXT}}')
+    return JSONResponse(question_values(_asked(call, given[FIELD])))
+
+
+def _asked(call: Call, text: str) -> StudyQuestion:
+    """Keep the question with its answer, audited. Raises HTTPException 400, 404 or 429."""
+    cleaned = text.replace("\x00", "").strip()
+    if not 0 < len(cleaned) <= MAX_CHARACTERS:
+        raise HTTPException(400, f"a question has 1 to {MAX_CHARACTERS} characters")
+    uid = str(call.request.path_params["study_instance_uid"])
+    now = call.node.clock()
+    with call.node.database.write() as session:
+        study = study_by_uid(session, uid) if is_uid(uid) else None
+        if study is None:
+            raise HTTPException(404, "no such study")
+        try:
+            row = ask(session, study, cleaned, author=call.who.name, now=now)
+        except TooManyQuestionsError as error:
+            raise HTTPException(429, str(error)) from None
+        operations.audited(session, call.node.settings, study, now=now, who=call.who.name)
+        session.expunge(row)
+    return row
+
+
+RULES = (
+    Rule(path="/studies/{study_instance_uid}/questions", view=ask_by_form, methods=("POST",)),
+    Rule(path="/api/studies/{study_instance_uid}/questions", view=ask_by_json, methods=("POST",)),
+)
