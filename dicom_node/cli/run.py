@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +18,15 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented configuration file with the defaults."""
-    text = resources.files("dicom_node").joinpath("config.template.toml").read_text("utf-8")
+    from dicom_node.config.template import template
+
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name the file to write, such as {path / DEFAULT_CONFIG}")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; --force replaces it")
-    path.write_text(text, "utf-8")
+    path.write_text(template(), "utf-8")
     console.print(f"wrote {path}; set [[destinations]], then run: dicom-node serve --config {path}")
 
 

@@ -6,13 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
-from dicom_node.config import load_settings
+from dicom_node.config import Settings, load_settings
+from dicom_node.config.reference import reference_page
+from dicom_node.config.template import section_class, template, unit_of
 from dicom_node.errors import ConfigurationError
 from dicom_node.runtime.supervisor import Role, serve
 from tests.support.common import REPOSITORY
 
-TEMPLATE = REPOSITORY / "dicom_node" / "config.template.toml"
+STALE = "not current: run scripts/write_configuration.py"
+KEYS = [
+    (f"{table}.{key}", key, field)
+    for table, outer in Settings.model_fields.items()
+    if (section := section_class(outer.annotation)) is not None
+    for key, field in section.model_fields.items()
+]
 
 
 def _load(tmp_path: Path, text: str):
@@ -22,15 +31,30 @@ def _load(tmp_path: Path, text: str):
 
 
 def test_the_example_is_the_template_that_init_writes() -> None:
-    assert (REPOSITORY / "config.example.toml").read_text("utf-8") == TEMPLATE.read_text("utf-8")
+    assert (REPOSITORY / "config.example.toml").read_text("utf-8") == template(), STALE
+
+
+def test_the_reference_page_is_made_from_the_settings() -> None:
+    assert (REPOSITORY / "docs/reference/configuration.md").read_text("utf-8") == reference_page(), STALE
+
+
+@pytest.mark.parametrize(("name", "key", "field"), KEYS, ids=[name for name, _, _ in KEYS])
+def test_a_key_is_described_and_a_number_has_its_unit(name: str, key: str, field: FieldInfo) -> None:
+    assert field.description, f"{name}: give its Field a description"
+    if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+        assert unit_of(key, field), f'{name}: name the unit by the key, or by json_schema_extra={{"unit": "…"}}'
+    lines = template().splitlines()
+    assert name.split(".")[0] in ("destinations", "query", "web", "receive") or any(
+        re.match(rf"(# )?{key} = ", line) for line in lines
+    )
 
 
 def test_the_template_states_the_defaults(tmp_path: Path) -> None:
-    assert _load(tmp_path, TEMPLATE.read_text("utf-8")) == _load(tmp_path, "")
+    assert _load(tmp_path, template()) == _load(tmp_path, "")
 
 
 def test_the_template_with_every_comment_removed_loads(tmp_path: Path) -> None:
-    lines = TEMPLATE.read_text("utf-8").splitlines()
+    lines = template().splitlines()
     bare = [line.removeprefix("# ") for line in lines]
     text = "\n".join(line for line in bare if line.startswith("[") or re.match(r"[a-z_]+ = ", line))
     settings = _load(tmp_path, text)

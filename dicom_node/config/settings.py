@@ -1,0 +1,182 @@
+"""All settings, and reading them from the file: a wrong key is refused by name, with what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from dicom_node.config.models import DEMO, DriftSection, FeedbackSection, ModelSection, RetrainSection
+from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSection, NodeSection
+from dicom_node.config.peers import DeliverySection, Destination, PriorsSection, QueryPeer
+from dicom_node.config.receive import AccessSection, Hl7Section, ReceiveSection, TlsSection
+from dicom_node.config.types import Section, refuse_duplicates
+from dicom_node.config.upkeep import AuditSection, NotifySection, RetentionSection, WebSection
+from dicom_node.errors import ConfigurationError
+
+DEFAULT_CONFIG = Path("config.toml")
+CONFIG_VARIABLE = "DICOM_NODE_CONFIG"
+SECRET_KEYS = ("url", "password_hash", "webhook_url")
+"""Keys whose values may hold tokens or passwords; an error text does not repeat them."""
+
+
+class Settings(Section):
+    """All settings. Paths are relative to the folder of the configuration file.
+
+    The order of the tables here is their order in the template and in the reference.
+    """
+
+    node: NodeSection = NodeSection()
+    database: DatabaseSection = DatabaseSection()
+    destinations: tuple[Destination, ...] = Field(
+        default=(),
+        examples=[
+            {
+                "name": "pacs",
+                "ae_title": "ORTHANC",
+                "host": "127.0.0.1",
+                "port": 4242,
+                "verify": "commitment",
+                "documents": ["machine", "reading"],
+                "outcomes": ["compared", "findings only", "not analysed"],
+                "tls": {"ca": "pacs-ca.crt", "certificate": "node.crt", "key": "node.key"},
+            },
+            {
+                "name": "archive",
+                "url": "https://archive.example/dicom-web",
+                "verify": "find",
+                "token_file": "archive.token",
+            },
+        ],
+    )
+    query: tuple[QueryPeer, ...] = Field(
+        default=(),
+        examples=[
+            {
+                "name": "pacs",
+                "ae_title": "ORTHANC",
+                "host": "127.0.0.1",
+                "port": 4242,
+                "retrieve": "move",
+                "names_originator": True,
+            }
+        ],
+    )
+    completion: CompletionSection = CompletionSection()
+    priors: PriorsSection = PriorsSection()
+    model: ModelSection = ModelSection()
+    delivery: DeliverySection = DeliverySection()
+    receive: ReceiveSection = ReceiveSection()
+    tls: TlsSection | None = None
+    access: AccessSection = AccessSection()
+    web: WebSection = WebSection()
+    retention: RetentionSection = RetentionSection()
+    audit: AuditSection = AuditSection()
+    notify: NotifySection = NotifySection()
+    retrain: RetrainSection = RetrainSection()
+    drift: DriftSection = DriftSection()
+    logging: LoggingSection = LoggingSection()
+    feedback: FeedbackSection = FeedbackSection()
+    hl7: Hl7Section = Hl7Section()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Settings:
+        refuse_duplicates("destinations", (destination.name for destination in self.destinations))
+        refuse_duplicates("query", (peer.name for peer in self.query))
+        return self
+
+
+def config_path(given: Path | None) -> Path:
+    """The file to read: the given one, else the variable DICOM_NODE_CONFIG, else ./config.toml."""
+    if given is not None:
+        return given
+    return Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the file. Raises ConfigurationError naming file, key, what was given and what is allowed."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8")) if path.is_file() else None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8: byte {error.start} cannot be read") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if raw is None:
+        raise ConfigurationError(f"{path}: no such file; make one with `dicom-node init`, or name one with --config")
+    try:
+        return _with_absolute_paths(Settings(**raw), path.resolve().parent)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_error_line(item) for item in error.errors(include_url=False)))
+        raise ConfigurationError(f"{path}:\n  " + "\n  ".join(lines)) from error
+
+
+def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
+    """Make relative paths absolute against the folder of the file, so that the working directory does not matter."""
+    anchored: Settings = _absolute(settings, folder)
+    url, prefix = settings.database.url, "sqlite:///"
+    if "url" not in settings.database.model_fields_set:  # the index lies with what it indexes, wherever that is
+        database = DatabaseSection(url=f"{prefix}{anchored.node.data_dir / 'index.db'}")
+        anchored = anchored.model_copy(update={"database": database})
+    elif url.startswith(prefix) and not url.startswith(prefix + "/") and url != prefix + ":memory:":
+        database = DatabaseSection(url=f"{prefix}{folder / url.removeprefix(prefix)}")
+        anchored = anchored.model_copy(update={"database": database})
+    source = settings.model.source
+    if settings.model.backend == "transformers" and source != DEMO and (folder / source).is_dir():
+        model = anchored.model.model_copy(update={"source": str(folder / source)})
+        anchored = anchored.model_copy(update={"model": model})
+    return anchored
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """The same value with every relative path in it below `folder`."""
+    if isinstance(value, BaseModel):
+        return value.model_copy(
+            update={name: _absolute(getattr(value, name), folder) for name in type(value).model_fields}
+        )
+    if isinstance(value, tuple):
+        return tuple(_absolute(item, folder) for item in value)
+    return folder / value if isinstance(value, Path) else value
+
+
+def _error_line(item: Any) -> str:
+    """One line of a validation error: the key, what is wrong, what is allowed."""
+    # pydantic names its own branches where a value may be of two kinds.
+    key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("ip_v4_network", "ip_v6_network"):
+        message = "Input should be an address or a network, such as 10.1.2.3 or 10.1.0.0/16"
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key; allowed here: {', '.join(_allowed_keys(item['loc']))}"
+    # What is secret is not repeated: a database's URL may hold a password.
+    silent = item["type"] == "missing" or isinstance(item["input"], dict) or key.rpartition(".")[2] in SECRET_KEYS
+    given = "" if silent else f" (given: {item['input']!r})"
+    return f"{key}: {message}{given}"
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that may stand where an unknown one was found."""
+    here: Any = Settings
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = here.model_fields.get(part)
+        if field is None:
+            break
+        here = _model_of(field.annotation)
+    return sorted(here.model_fields)
+
+
+def _model_of(annotation: Any) -> Any:
+    """The Section class inside `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        inner = _model_of(argument)
+        if inner is not None:
+            return inner
+    return None
