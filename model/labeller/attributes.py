@@ -26,17 +26,24 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
         if not mark.has(Part.CHANGE) or cue in places:
             continue  # "increased in size" said of the heart is what it is, not what became of it
         change = mark.parts[Part.CHANGE]
-        listed = _listed_behind(read, cue, targets) if mark.text in _OF_DEVICES else []
+        is_list = mark.text in _OF_DEVICES or (change is Change.STABLE and mark.role != "nothing changed")
+        listed = _listed_behind(read, cue, targets) if is_list else []
         governed = listed or scope.described(read, cue, places)
         if governed is None:
             continue
         if not governed:
-            governed = scope.before(read, cue, places)
+            governed = scope.before(read, cue, places) or _described_next(read, cue, targets)
         _change([targets[place] for place in governed], mark, change)
     _exchange(read, targets)
     for target in targets.values():
         if target.is_known and target.presence == "no" and target.change is None and not target.left_out:
             target.change = Change.RESOLVED
+
+
+def _described_next(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
+    """Return the finding of the next segment where adjectives are parted by commas ("stable, small effusion")."""
+    place = _first_after(read, read.segments[read.number(cue)], targets)
+    return [] if place is None else [place]
 
 
 def _listed_behind(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
@@ -67,6 +74,8 @@ def _change(governed: Sequence[Target], mark: Mark, change: Change) -> None:
         if target.change is None and (target.presence != "no" or change is Change.RESOLVED):
             target.change = change
             target.note("change", mark)
+            if change is Change.RESOLVED and any(rule == "one of several" for rule, _ in target.notes):
+                target.left_out = "one of several is gone"
             if change is Change.RESOLVED and target.named.presence == "yes":
                 target.presence = "no"
 
@@ -76,19 +85,33 @@ def _exchange(read: Statement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.EXCHANGED) or mark.has(Part.CHANGE) or mark.role == "plan":
             continue
-        gone = [target for target in targets.values() if target.is_device and target.place < cue][-1:]
-        came = [target for target in targets.values() if target.is_device and target.place > cue][:1]
+        start, end = _bounds(read, cue)
+        gone = [target for target in targets.values() if target.is_device and start <= target.place < cue][-1:]
+        came = [target for target in targets.values() if target.is_device and cue < target.place < end][:1]
         link = read.marks[cue + 1].text if cue + 1 < len(read.marks) else ""
         is_passive = link in ("by", "with", "for", "to")
         if not is_passive:
+            if cue and read.marks[cue - 1].text.endswith(("been", "was", "were", "be")):
+                continue  # nothing is said of what came in its place
             gone, came = came, gone
         if not gone or (is_passive and not came and not _names_other(read.marks[cue + 2 :])):
             continue
-        if came and came[0].named.keys == gone[0].named.keys and set(came[0].sides) == set(gone[0].sides):
+        same_kind = bool(came) and came[0].named.keys == gone[0].named.keys
+        if same_kind and (not gone[0].sides or set(came[0].sides) == set(gone[0].sides)):
             gone[0].left_out = "replaced by one of its kind"
             continue
         _change(gone, mark, Change.RESOLVED)
         _change(came, mark, Change.NEW)
+
+
+def _bounds(read: Statement, place: int) -> tuple[int, int]:
+    """Return where the stretch between semicolons begins and ends that a place stands in."""
+    number = last = read.number(place)
+    while number and read.segments[number].joint is not Joint.STOP:
+        number -= 1
+    while last + 1 < len(read.segments) and read.segments[last + 1].joint is not Joint.STOP:
+        last += 1
+    return read.segments[number].start, read.segments[last].end
 
 
 def _names_other(behind: Sequence[Mark]) -> bool:
@@ -112,8 +135,8 @@ def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
         return False
     for mark in marks[cue + 1 : cue + 3]:
         if mark.has(Part.CHANGE):
-            return mark.parts[Part.CHANGE] not in (Change.NEW, Change.STABLE)
-        if mark.role == "negated change" or mark.role == "sides compared":
+            return mark.role == "nothing changed" or mark.parts[Part.CHANGE] not in (Change.NEW, Change.STABLE)
+        if mark.role in ("negated change", "sides compared"):
             return True
         if mark.text not in ("interval", "further", "overall", "partial"):
             return False
@@ -153,13 +176,16 @@ def _last_before(read: Statement, cue: int, segment: Segment, targets: dict[int,
 
 def _first_after(read: Statement, segment: Segment, targets: dict[int, Target]) -> int | None:
     """Return the finding of the next segment, where this one holds adjectives of it ("left upper and right lower")."""
-    number = read.segments.index(segment) + 1
-    if number >= len(read.segments) or read.segments[number].joint not in LISTED:
-        return None
-    if any(mark.has(Part.VERB) or mark.text in ("in", "on", "at") for mark in read.of(segment)):
-        return None
-    following = read.segments[number]
-    return next((place for place in targets if following.start <= place < following.end), None)
+    number = read.segments.index(segment)
+    while number + 1 < len(read.segments) and read.segments[number + 1].joint in LISTED:
+        if any(mark.has(Part.VERB) or mark.text in ("in", "on", "at") for mark in read.of(read.segments[number])):
+            return None
+        number += 1
+        following = read.segments[number]
+        inside = [place for place in targets if following.start <= place < following.end]
+        if inside:
+            return inside[0]
+    return None
 
 
 def give_sides(read: Statement, targets: dict[int, Target]) -> None:
@@ -173,7 +199,12 @@ def give_sides(read: Statement, targets: dict[int, Target]) -> None:
     for before, target in pairwise(targets.values()):
         if not target.sides and before.sides and _shares_side(read.marks[before.place + 1 : target.place]):
             target.sides = list(before.sides)
-        elif target.sides and not before.sides and _are_alternatives(read.marks[before.place + 1 : target.place]):
+        elif (
+            target.presence == before.presence == "uncertain"
+            and target.sides
+            and not before.sides
+            and _are_alternatives(read.marks[before.place + 1 : target.place])
+        ):
             before.sides = list(target.sides)
 
 
@@ -210,8 +241,7 @@ def _are_alternatives(between: Sequence[Mark]) -> bool:
     """Return whether two findings are one place read in two ways ("atelectasis versus pneumonia at the right base")."""
     return (
         bool(between)
-        and between[0].has(Part.UNCERTAINTY_BEFORE)
-        and between[0].text.endswith(("versus", "vs", "over"))
+        and (between[0].has(Part.OR) or between[0].text.endswith(("versus", "vs", "over")))
         and not any(mark.has(Part.SIDE) for mark in between)
     )
 
@@ -226,7 +256,7 @@ def _shares_side(between: Sequence[Mark]) -> bool:
         return True
     if any(mark.has(Part.VERB, Part.WITH, Part.LEVEL, Part.OPENER, Part.CHANGE, Part.LEAVES_OPEN) for mark in between):
         return False
-    return any(mark.has(Part.AND, Part.OR) for mark in between)
+    return any(mark.has(Part.AND, Part.OR) or mark.text == "/" for mark in between)
 
 
 __all__ = ["LIST", "at", "give_changes", "give_levels", "give_sides"]

@@ -5,12 +5,15 @@ The file's form stands at the head of tests/model/labeller/sentences_development
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import LabellerError
+from model.labeller.report import read_report
 from model.labeller.rules import Label, Stated
 from model.ontology import ontology
 from model.schema import Change
@@ -54,6 +57,10 @@ class Measured:
     sentences: int
     exact: int
     """Sentences in which every label is right in every respect."""
+    polarity_errors: int
+    """Labels that say yes where the sentence says no of the finding, or the other way round."""
+    kinds: Mapping[str, tuple[int, int]]
+    """How many sentences of each kind are right in every respect, of how many."""
     findings: Mapping[str, Score]
     presences: Mapping[str, Score]
     changes: Mapping[str, Score]
@@ -97,7 +104,7 @@ class ReportCase:
 def read_report_cases(path: Path) -> list[ReportCase]:
     """Return the reports of a file: "==== name", the text, "----", a line for each finding. Raises LabellerError."""
     cases: list[ReportCase] = []
-    for block in path.read_text("utf-8").split("==== ")[1:]:
+    for block in re.split(r"^==== ", path.read_text("utf-8"), flags=re.MULTILINE)[1:]:
         name, _, rest = block.partition("\n")
         text, found, gold = rest.partition("\n----\n")
         if not found:
@@ -140,20 +147,26 @@ def measure(cases: Iterable[Case], labeller: Labeller) -> Measured:
     tables: dict[str, dict[str, Score]] = {
         name: defaultdict(Score) for name in ("finding", "presence", "change", "side", "level")
     }
-    total = exact = 0
+    total = exact = turned = 0
+    kinds: dict[str, tuple[int, int]] = {}
     errors: list[str] = []
     for case in cases:
         made = list(labeller(case.sentence))
         total += 1
-        if Counter(map(_key, made)) == Counter(map(_key, case.gold)):
-            exact += 1
-        else:
+        is_right = is_same(made, case.gold)
+        right, of = kinds.get(case.kind, (0, 0))
+        kinds[case.kind] = (right + is_right, of + 1)
+        exact += is_right
+        turned += polarity_errors(made, case.gold)
+        if not is_right:
             wanted, found = ([" ".join(map(str, _key(label))) for label in side] for side in (case.gold, made))
             errors.append(f"{case.sentence}\n    wanted {sorted(wanted)}\n    found  {sorted(found)}")
         _compare(case.gold, made, tables)
     return Measured(
         sentences=total,
         exact=exact,
+        polarity_errors=turned,
+        kinds=kinds,
         findings=_in_order(tables["finding"], list(ontology().findings)),
         presences=_in_order(tables["presence"], [stated.value for stated in Stated]),
         changes=_in_order(tables["change"], [change.value for change in Change]),
@@ -161,6 +174,61 @@ def measure(cases: Iterable[Case], labeller: Labeller) -> Measured:
         levels=_in_order(tables["level"], list(ontology().levels)),
         errors=tuple(errors),
     )
+
+
+def is_same(made: Iterable[Label], gold: Iterable[Label]) -> bool:
+    """Return whether two sets of labels agree in every respect; a certainty counts where the gold names one."""
+    if Counter(map(_key, made)) != Counter(map(_key, gold)):
+        return False
+    certain = {(label.finding, label.side): label.certainty for label in gold if label.certainty}
+    return all(
+        certain.get((label.finding, label.side), label.certainty) == label.certainty
+        for label in made
+        if label.presence is Stated.UNCERTAIN
+    )
+
+
+def polarity_errors(made: Iterable[Label], gold: Iterable[Label]) -> int:
+    """Return how many labels say the opposite of the gold: yes for no, or no for yes."""
+    said: dict[str, set[Stated]] = defaultdict(set)
+    for label in gold:
+        said[label.finding].add(label.presence)
+    opposite = {Stated.YES: Stated.NO, Stated.NO: Stated.YES}
+    return sum(
+        label.presence in opposite
+        and opposite[label.presence] in said[label.finding]
+        and label.presence not in said[label.finding]
+        for label in made
+    )
+
+
+def settled_labels(text: str) -> list[Label]:
+    """Return what a whole report settles, as labels; contradictions are left out."""
+    return [
+        Label(
+            finding=found.finding,
+            presence=found.presence,
+            side=found.side if found.presence is Stated.YES else None,
+            level=found.level if found.presence is Stated.YES else None,
+            change=found.change,
+        )
+        for found in read_report(text).values()
+        if found.presence is not None
+    ]
+
+
+def settled_gold(case: ReportCase) -> list[Label]:
+    """Return a report's gold as `settled_labels` writes it: an absence has no side, a doubt nothing but itself."""
+    return [
+        dataclasses.replace(
+            label,
+            side=label.side if label.presence is Stated.YES else None,
+            level=label.level if label.presence is Stated.YES else None,
+            change=label.change if label.presence is not Stated.UNCERTAIN else None,
+            certainty="",
+        )
+        for label in case.gold
+    ]
 
 
 def _key(label: Label) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -39,6 +40,7 @@ class Part(StrEnum):
     PLAN = "plan"
     PARTLY = "partly"
     FILLER = "filler"
+    ONE_OF = "one of several"
     IGNORED = "ignored"
     INERT = "inert"
     LEVEL = "degree"
@@ -72,6 +74,7 @@ class Part(StrEnum):
 
 
 CUES = (Part.NEGATION_BEFORE, Part.UNCERTAINTY_BEFORE, Part.UNSAID_BEFORE)
+ENDS = (Part.BREAK, Part.STOP, Part.EXCEPT)
 LIST = (Part.AND, Part.OR, Part.COMMA)
 
 
@@ -111,3 +114,13 @@ class Mark:
     def has(self, *parts: Part) -> bool:
         """Return whether it may play one of these parts."""
         return any(part in self.parts for part in parts)
+
+
+def replaced(mark: Mark, role: str, **parts: Any) -> Mark:
+    """Return the mark with these parts alone."""
+    return dataclasses.replace(mark, parts={Part[name]: value for name, value in parts.items()}, role=role)
+
+
+def ignored(mark: Mark, role: str) -> Mark:
+    """Return the mark as one that no other rule reads."""
+    return replaced(mark, role, IGNORED=True)

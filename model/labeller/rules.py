@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from model.labeller import scope
 from model.labeller.attributes import give_changes, give_levels, give_sides
+from model.labeller.denial import denied
 from model.labeller.parts import Mark, Part
 from model.labeller.sentences import Sentence, sentences
 from model.labeller.statement import Joint, Statement, statement
@@ -69,7 +70,7 @@ class Reading:
     @property
     def not_stated(self) -> tuple[Target, ...]:
         """The findings that are named and of which nothing is stated, each with the reason."""
-        return tuple(target for target in self.targets if target.left_out)
+        return tuple(target for target in self.targets if target.left_out and target.named.keys)
 
 
 _BETWEEN = ("versus", "vs", "over")
@@ -155,7 +156,7 @@ def _apply_denials(read: Statement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.NEGATION_BEFORE):
             continue
-        for member in scope.denied(read, cue, places, devices):
+        for member in denied(read, cue, places, devices):
             target = targets[member.place]
             if member.is_open and target.named.presence == "yes":
                 target.left_out = target.left_out or "only a new or a large one is denied"
@@ -173,9 +174,7 @@ def _apply_known(read: Statement, targets: dict[int, Target]) -> None:
     places = set(targets)
     for cue, mark in enumerate(read.marks):
         if mark.has(Part.KNOWN) and not mark.has(Part.IGNORED):
-            segment = read.segments[read.number(cue)]
-            inside = (place for place in scope.doubted(read, cue, places) if place < segment.end)
-            for target in at(targets, inside):
+            for target in at(targets, scope.known(read, cue, places)):
                 target.is_known = True
                 target.note("known before", mark)
 
@@ -213,12 +212,17 @@ def _apply_cues_behind(read: Statement, targets: dict[int, Target]) -> None:
     places = set(targets)
     for cue, mark in enumerate(read.marks):
         if mark.has(Part.UNSAID_AFTER):
-            for target in at(targets, scope.before(read, cue, places, crosses=mark.role != "plan")):
+            crosses = mark.role != "plan" and scope.is_alone(read, cue)
+            governed = scope.before(read, cue, places, crosses=crosses)
+            if not governed and mark.text.endswith(("advised", "recommended", "suggested", "requested")):
+                governed = list(scope.unsaid(read, cue, places))
+            for target in at(targets, governed):
                 target.left_out = target.left_out or "a question, a plan or a history"
                 target.note("no statement", mark)
         elif mark.has(Part.NEGATION_AFTER) and not _denies_ahead(read, cue, places):
             for target in at(targets, scope.before(read, cue, places)):
-                if target.named.presence == "yes":
+                doubted_later = any(rule == "doubt" and other.start > mark.start for rule, other in target.notes)
+                if target.named.presence == "yes" and not doubted_later:
                     target.presence, target.certainty = "no", ""
                     target.note("denial", mark)
 

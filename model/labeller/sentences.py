@@ -29,8 +29,13 @@ _GOES_ON = re.compile(
 )
 _OPEN_END = re.compile(
     r"(?:,|\b(?:which|that|and|or|nor|with|without|is|are|was|were|has|have|had|in|at|of|on|to|from|since|as|than|by|for|the"
-    r"|a|an|no|not|left|right|bilateral|small|moderate|large|mild|severe|new|stable|increased|decreased|worsening|pleural"
-    r"|lower|upper|middle|pulmonary|likely|possible|probable|may|could|be|been|interval|there|evidence|focal))\s*$",
+    r"|a|an|no|not|be|been|may|could|there))\s*$",
+    re.IGNORECASE,
+)
+_IS_VALUE = re.compile(r"[:=-]\s*\w+$")
+_ADJECTIVE_END = re.compile(
+    r"\b(?:left|right|bilateral|small|moderate|large|mild|severe|new|stable|increased|decreased|worsening|pleural"
+    r"|lower|upper|middle|pulmonary|likely|possible|probable|interval|evidence|focal)\s*$",
     re.IGNORECASE,
 )
 _FULL_LINE, _LONG_LINE = 45, 60
@@ -65,7 +70,8 @@ def _sentences(text: str) -> Iterator[Sentence]:
         if not text[start:end].strip():
             section.note_empty_line()
             continue
-        begin = section.enter(text, start, end)
+        bullet = _BULLET.match(text, start, end) or _ITEM_AT_START.match(text, start, end)
+        begin = section.enter(text, bullet.end() if bullet else start, end)
         for first, last in _blocks_between_headings(text, begin, end, section):
             if section.is_skipped:
                 section.note_body()
@@ -112,8 +118,9 @@ def _is_wrapped(text: str, line: tuple[int, int], following: tuple[int, int], wi
     if (heading is not None and heading[1] >= len(this)) or line_heading(after) is not None:
         return False
     if after[0].islower():
-        return len(this) >= _FULL_LINE or _GOES_ON.match(after) is not None or _OPEN_END.search(this) is not None
-    if _OPEN_END.search(this) and not is_heading_of_findings(after):
+        ends_open = (_OPEN_END.search(this) or _ADJECTIVE_END.search(this)) and not _IS_VALUE.search(this)
+        return len(this) >= _FULL_LINE or _GOES_ON.match(after) is not None or bool(ends_open)
+    if _OPEN_END.search(this) and not _IS_VALUE.search(this) and not is_heading_of_findings(after):
         return True
     return this.isupper() and len(this) >= max(_LONG_LINE, widest - 15)
 
@@ -123,7 +130,7 @@ def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     bullet = _BULLET.match(text, start, end) or _ITEM_AT_START.match(text, start, end)
     place = bullet.end() if bullet else start
     stops = [(match.start(), match.end()) for match in _ITEM.finditer(text, place, end)]
-    stops += [(match.start(), match.end()) for match in re.finditer(r"[.!?]+", text[:end]) if match.start() >= place]
+    stops += [(match.start(), match.end()) for match in re.finditer(r"[.!]+|\?+", text[:end]) if match.start() >= place]
     for stop, after in sorted(stops):
         if stop < place or (text[stop] in ".!?" and not _ends_sentence(text, stop, after, end)):
             continue
@@ -137,7 +144,14 @@ def _ends_sentence(text: str, stop: int, after: int, end: int) -> bool:
     before, behind = text[max(0, stop - 12) : stop], text[after : after + 3] if after < end else ""
     word = re.split(r"[\s,;:(/]", before)[-1].lower()
     if text[stop] == "?":
-        return bool(word) and (not behind or behind[0].isspace()) and not _VALUE.match(text, after, end)
+        return (
+            bool(word)
+            and text[stop - 1] not in ".!"
+            and (not behind or behind[0].isspace())
+            and not _VALUE.match(text, after, end)
+        )
+    if after - stop > 1 and _VALUE.match(text, after, end):
+        return False  # "Pneumothorax ... no"
     if not behind.strip():
         return True
     if word in _NEVER_LAST or (len(word) == 1 and word.isalpha() and not behind[0].isspace()):

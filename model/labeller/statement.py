@@ -82,20 +82,28 @@ def _without_labels(marks: list[Mark]) -> list[Mark]:
     closed: set[int] = set()
     for place, mark in enumerate(marks):
         is_asked = mark.text == "?" and 0 < place < len(marks) - 1 and marks[place + 1].has(*_VALUES)
-        if not (mark.has(Part.COLON, Part.DASH) or is_asked):
+        if not (mark.has(Part.COLON, Part.DASH) or is_asked) or found[place].role == "label":
             continue
         start = _label_start(marks, place)
-        left, right = marks[start:place], marks[place + 1 : _value_end(marks, place)]
-        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in left) or not _is_label(left):
+        first = place + 1
+        while first < len(marks) and marks[first].has(Part.DASH, Part.COLON, Part.COMMA):
+            first += 1
+        left, right = marks[start:place], marks[first : _value_end(marks, first - 1)]
+        names = any(one.has(Part.FINDING, Part.SUBJECT) for one in left)
+        if not names or not _is_label(left):
             found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
             continue
         if start and not found[start - 1].has(Part.STOP, *LIST):
             closed.add(start)
         is_value = bool(right) and right[0].has(*_VALUES) and not _is_denied_list(right)
         names_more = any(one.has(Part.FINDING) for one in right)
+        if mark.has(Part.DASH) and not is_value and not _is_phrase(right):
+            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+            continue
         if is_value:
-            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
-            found[place + 1] = _value(right[0])
+            for index in range(place, first):
+                found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            found[first] = _value(right[0])
         elif names_more and all(not one.has(Part.SUBJECT) for one in left):
             for index in range(start, place):
                 found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
@@ -110,7 +118,14 @@ def _without_labels(marks: list[Mark]) -> list[Mark]:
 def _label_start(marks: Sequence[Mark], place: int) -> int:
     """Return where the label before a colon begins: behind the last break, value or comma."""
     start = place
-    while start and not marks[start - 1].has(Part.STOP, Part.BREAK, Part.COMMA, Part.COLON, Part.DASH, *_VALUES):
+    while start and not marks[start - 1].has(Part.STOP, Part.BREAK, Part.COMMA, Part.COLON, Part.DASH):
+        if (
+            start > 1
+            and marks[start - 1].has(*_VALUES)
+            and marks[place].has(Part.COLON)
+            and marks[start - 2].has(Part.COLON)
+        ):
+            break  # "Pneumothorax: no Effusion: yes"
         start -= 1
     return start
 
@@ -124,10 +139,18 @@ def _is_label(left: Sequence[Mark]) -> bool:
     )
 
 
+def _is_phrase(right: Sequence[Mark]) -> bool:
+    """Return whether words behind a dash only describe what stands before it ("Effusion - small, left")."""
+    if right and not right[0].parts and right[0].text.isalpha() and any(mark.has(Part.CHANGE) for mark in right):
+        return False
+    others = (Part.VERB, Part.SUBJECT, Part.INERT, Part.NEGATION_BEFORE, Part.FINDING, Part.UNSAID_BEFORE)
+    return not any(mark.has(*others) for mark in right)
+
+
 def _value_end(marks: Sequence[Mark], place: int) -> int:
     """Return where the value behind a label ends."""
     for index in range(place + 1, len(marks)):
-        if marks[index].has(Part.STOP, Part.BREAK):
+        if marks[index].has(Part.STOP, Part.BREAK, Part.DASH):
             return index
         if marks[index].has(Part.COLON):
             return _label_start(marks, index)
@@ -213,7 +236,8 @@ def _with_borrowed(marks: Sequence[Mark]) -> list[Mark]:
         if after is not None and _leads(within) and segments[number + 1].joint is not Joint.STOP:
             added[segment.end] = after
         elif before is not None:
-            added[segment.start] = before
+            denies = marks[segment.start].has(Part.NEGATION_BEFORE)
+            added[segment.start + 1 if denies else segment.start] = before
     found: list[Mark] = []
     for place in range(len(marks) + 1):
         if place in added:

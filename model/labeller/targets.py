@@ -36,7 +36,7 @@ class Target:
     @property
     def is_device(self) -> bool:
         """Whether it is a tube, line or the like."""
-        return all(ontology().findings[key].kind == "device" for key in self.named.keys)
+        return bool(self.named.keys) and all(ontology().findings[key].kind == "device" for key in self.named.keys)
 
 
 def targets_of(read: Statement) -> dict[int, Target]:
@@ -47,6 +47,9 @@ def targets_of(read: Statement) -> dict[int, Target]:
             named = mark.parts[Part.FINDING]
             found[place] = Target(place=place, named=named, presence=named.presence, change=named.change)
             found[place].note("finding" if mark.role != "repeated" else "finding, repeated", mark)
+            several = next((one for one in read.marks[max(0, place - 4) : place] if one.has(Part.ONE_OF)), None)
+            if several is not None:
+                found[place].note("one of several", several)
     for place, mark in enumerate(read.marks):
         if mark.has(Part.SUBJECT):
             for where, named in _predicates(read.marks, place):

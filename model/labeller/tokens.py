@@ -9,12 +9,20 @@ from model.labeller.parts import Mark
 from model.labeller.word_list import word_list
 
 _TOKEN = re.compile(
-    r"[+-]ve\b|[a-z0-9]+(?:[.'’/][a-z0-9]+)*\.?(?<=\bw/)|[a-z0-9]+(?:[.'’/][a-z0-9]+)*|[,;:()?=&+<>]|[—–]|(?<=\s)-{1,2}(?=\s)"
+    r"[+-]ve\b|[a-z0-9]+(?:[.'’/][a-z0-9]+)*\.?(?<=\bw/)|[a-z0-9]+(?:[.'’/][a-z0-9]+)*|\.{2,}|[…,;:()?=&+<>|]|[—–]|(?<=\s)-{1,2}(?=\s)"
     r"|(?<=\s)/(?=\s)|(?<![a-z0-9/])w/",
     re.IGNORECASE,
 )
 _SIDES = {"R": "right", "L": "left"}
-_SIGNS = {">": ("greater", "than"), "<": ("less", "than"), "—": ("-",), "–": ("-",), "--": ("-",)}
+_SIGNS = {
+    "…": (":",),
+    ">": ("greater", "than"),
+    "<": ("less", "than"),
+    "—": ("-",),
+    "–": ("-",),
+    "--": ("-",),
+    "|": ("-",),
+}
 
 
 def marks(sentence: str) -> list[Mark]:
@@ -60,6 +68,8 @@ def _pieces(token: str, start: int) -> list[tuple[str, int]]:
 def _words(token: str) -> tuple[str, ...]:
     if token in _SIDES:
         return (_SIDES[token],)
+    if token.startswith(".."):
+        return (":",)
     if token in _SIGNS:
         return _SIGNS[token]
     plain = token.lower().replace("’", "'")

@@ -81,7 +81,8 @@ def _spelled(phrase: str) -> tuple[str, ...]:
 
 def _entries(raw: Mapping[str, Any]) -> Iterator[_Entry]:
     """Yield every phrase group with its part and value; where a phrase comes twice for one part, the first counts."""
-    yield (form for word in raw["decoys"]["words"] for form in _forms(word)), Part.IGNORED, True
+    # a thing of its own, so that sides and denials of it go to no finding beside it
+    yield (form for word in raw["decoys"]["words"] for form in _forms(word)), Part.FINDING, Named(keys=())
     for statement in raw["statement"]:
         named = Named(
             keys=tuple(statement["keys"]),
@@ -132,6 +133,7 @@ def _changes(words: Mapping[str, Any]) -> Iterator[_Entry]:
     yield words["inert"], Part.INERT, True
     yield words["leaves_open"], Part.LEAVES_OPEN, True
     yield words["partly"], Part.PARTLY, True
+    yield words["one_of"], Part.ONE_OF, True
 
 
 def _small_words(breaks: Mapping[str, Any]) -> Iterator[_Entry]:
