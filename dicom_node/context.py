@@ -1,4 +1,4 @@
-"""What every part of a running node is handed: settings, index, store, clock and the sign to stop."""
+"""The context that every part of a running node is given: settings, index, store, clock and the sign to stop."""
 
 from __future__ import annotations
 

@@ -114,11 +114,11 @@ def send_waiting(node: NodeContext) -> None:
         return
     failures: dict[int, list[str]] = {row.id: [] for row in rows}
     for way, send in _ways(node.settings.notify).items():
-        owed = [row for row in rows if row.attempts == 0 or _failed_by(way) in row.last_error]
+        owed = [row for row in rows if row.attempts == 0 or _failure_prefix(way) in row.last_error]
         lines = [(row.kind, row.text, row.created_at) for row in owed]
         if lines and (failure := send(node.settings.notify, node.settings.node.ae_title, lines)):
             for row in owed:
-                failures[row.id].append(f"{_failed_by(way)}{failure}")
+                failures[row.id].append(f"{_failure_prefix(way)}{failure}")
     _note_sent(node, {key: "; ".join(texts) for key, texts in failures.items()}, now)
 
 
@@ -144,7 +144,7 @@ Lines = list[tuple[str, str, dt.datetime]]
 
 
 def _ways(settings: NotifySection) -> dict[str, Callable[[NotifySection, str, Lines], str]]:
-    """How people are told, as configured; each sends all lines at once and returns "" or what failed."""
+    """The configured ways of telling people; each sends all lines at once and returns "" or what failed."""
     ways: dict[str, Callable[[NotifySection, str, Lines], str]] = {}
     if settings.webhook_url:
         ways["webhook"] = _post
@@ -153,7 +153,7 @@ def _ways(settings: NotifySection) -> dict[str, Callable[[NotifySection, str, Li
     return ways
 
 
-def _failed_by(way: str) -> str:
+def _failure_prefix(way: str) -> str:
     """Begins a way's part of `last_error`. A retry goes by the ways that failed, not by those that got through."""
     return f"{way}: "
 

@@ -17,7 +17,7 @@ from model.schema import Change, Presence
 
 
 class FindingKind(StrEnum):
-    """What sort of thing a finding is."""
+    """The kind of a finding."""
 
     FINDING = "finding"
     """An abnormality."""

@@ -1,4 +1,4 @@
-"""What all commands share: the --config and --json options, the console, and opening a node's index and store."""
+"""Shared by all commands: the --config and --json options, the console, and opening a node's index and store."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def print_rows(heads: Sequence[str], rows: Sequence[Row]) -> None:
     for row in rows:
         console.print(printable(line(row.cells)), style=row.style)
         for text in filter(None, row.below):
-            console.print(_indented(printable(text)), style=row.style)
+            console.print(_indent(printable(text)), style=row.style)
 
 
-def _indented(text: str) -> str:
+def _indent(text: str) -> str:
     """A sentence in lines of the terminal's width; a UID, a path or a key stays in one piece."""
     return textwrap.fill(
         text,

@@ -112,7 +112,7 @@ def show_agreement(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How far the node and the radiologists agree, by finding: counts and Cohen's kappa."""
+    """Show the agreement of node and radiologists by finding: counts and Cohen's kappa."""
     with open_node(config) as node, node.database.read() as session:
         since = node.clock() - dt.timedelta(days=days) if days is not None else None
         found = {

@@ -16,7 +16,7 @@ DEMO = "demo"
 
 
 class ModelSection(Section):
-    """Which model answers, and where it runs."""
+    """The model that answers, and where it runs."""
 
     source: str = Field(
         default=DEMO, description='"demo" (bundled, not for clinical use), a checkpoint folder, or a Hub id'
@@ -104,7 +104,7 @@ def _timezone(value: str) -> str:
 
 
 class RetrainSection(Section):
-    """How the node learns from the site's own studies (docs/retraining.md)."""
+    """Training on the site's own studies (docs/retraining.md)."""
 
     recipe: Path | None = Field(
         default=None,

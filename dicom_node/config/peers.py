@@ -12,7 +12,7 @@ from dicom_node.config.types import AETitle, PeerName, Port, Seconds, Section, W
 
 
 class Verify(StrEnum):
-    """What counts as proof that a destination holds a document."""
+    """Proof that a destination holds a document."""
 
     COMMITMENT = "commitment"
     """Storage Commitment (PS3.4 annex J)."""
@@ -23,7 +23,7 @@ class Verify(StrEnum):
 
 
 class Retrieve(StrEnum):
-    """How a prior is fetched."""
+    """The service by which a prior is fetched."""
 
     MOVE = "move"
     GET = "get"
@@ -102,7 +102,7 @@ class QueryPeer(Section):
 
 
 class DeliverySection(Section):
-    """How patiently results are delivered."""
+    """Time limits and attempts of a delivery."""
 
     connect_seconds: Seconds = Field(default=10.0, description="limit on opening an association")
     response_seconds: Seconds = Field(default=60.0, description="limit on an answer")
@@ -124,7 +124,7 @@ class DeliverySection(Section):
 
 
 class PriorsSection(Section):
-    """Which earlier image a study may be compared with, and how it is fetched."""
+    """The earlier image that a study may be compared with, and how it is fetched."""
 
     look_back_days: int = Field(
         default=1826, ge=1, le=36525, description="earlier images that are older than this are not compared"

@@ -56,7 +56,7 @@ WANTED_CLASSES = (StorageGroup.RADIOGRAPHY, StorageGroup.REPORTS, StorageGroup.P
 
 
 class ReceivePeer(Section):
-    """What one calling AE may do. Optional; repeat the table for each."""
+    """Rules for one calling AE. Optional; repeat the table for each."""
 
     ae_title: AETitle = Field(description="its AE title")
     addresses: tuple[IPv4Network | IPv6Network, ...] = Field(

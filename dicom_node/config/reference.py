@@ -58,7 +58,7 @@ def _row(key: str, field: FieldInfo, table: type[BaseModel] | None) -> str:
     if table is not None:
         value = "table with " + ", ".join(f"`{name}`" for name in table.model_fields)
     else:
-        value = ", ".join(filter(None, [allowed(field.annotation), *_limits(field)]))
+        value = ", ".join(filter(None, [values_in_words(field.annotation), *_limits(field)]))
     if field.is_required():
         default = "required"
     elif field.default in (None, ""):
@@ -69,7 +69,7 @@ def _row(key: str, field: FieldInfo, table: type[BaseModel] | None) -> str:
     return f"| `{key}` | {value} | {default} | {unit_of(key, field)} | {meaning} |\n"
 
 
-def allowed(annotation: Any) -> str:
+def values_in_words(annotation: Any) -> str:
     """The kind of value in words, or the values themselves."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
@@ -77,11 +77,11 @@ def allowed(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return ", ".join(f"`{toml_value(value)}`" for value in annotation)
     if origin is tuple:
-        return f"list of {allowed(arguments[0])}"
+        return f"list of {values_in_words(arguments[0])}"
     if origin is types.UnionType or str(origin) == "typing.Union":
-        return allowed(next(each for each in arguments if each is not type(None)))
+        return values_in_words(next(each for each in arguments if each is not type(None)))
     if hasattr(annotation, "__metadata__"):
-        return allowed(arguments[0])
+        return values_in_words(arguments[0])
     return _WORDS.get(annotation, "text")
 
 

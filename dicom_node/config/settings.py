@@ -151,14 +151,14 @@ def _error_line(item: Any) -> str:
     if item["type"] in ("ip_v4_network", "ip_v6_network"):
         message = "Input should be an address or a network, such as 10.1.2.3 or 10.1.0.0/16"
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key; allowed here: {', '.join(_allowed_keys(item['loc']))}"
+        return f"{key}: unknown key; allowed here: {', '.join(_keys_allowed_at(item['loc']))}"
     # What is secret is not repeated: a database's URL may hold a password.
     silent = item["type"] == "missing" or isinstance(item["input"], dict) or key.rpartition(".")[2] in SECRET_KEYS
     given = "" if silent else f" (given: {item['input']!r})"
     return f"{key}: {message}{given}"
 
 
-def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+def _keys_allowed_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that may stand where an unknown one was found."""
     here: Any = Settings
     for part in location[:-1]:

@@ -1,4 +1,4 @@
-"""What the tables of the configuration are made of: the base class, and types that check their values."""
+"""The base class of the configuration's tables, and types that check their values."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from dicom_node.config.types import ListenPort, Port, Section, WebAddress
 
 
 class Role(StrEnum):
-    """What somebody may do on the pages; each includes those before it."""
+    """The rights of a user of the pages; each role includes those before it."""
 
     VIEWER = "viewer"
     """Sees the work list and the studies."""
@@ -68,7 +68,7 @@ class WebSection(Section):
 
 
 class RetentionSection(Section):
-    """What is removed, and when. Nothing is removed before it is proven delivered (docs/administration.md)."""
+    """Removal of old data. Nothing is removed before it is proven delivered (docs/administration.md)."""
 
     every_seconds: float = Field(
         default=3600.0, ge=1, description="how often it is decided; a full disk does not wait for it"

@@ -1,4 +1,4 @@
-"""What a week is held against: pairs of the site's first weeks, or what a checkpoint said of its validation set."""
+"""Baselines of a week: pairs of the site's first weeks, or a checkpoint's answers on its validation set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Settings
-from dicom_node.drift.limits import binned, named_bins
+from dicom_node.drift.limits import binned, name_bins
 from dicom_node.drift.samples import (
     ABSTAINED,
     PairSample,
@@ -43,7 +43,7 @@ class Distribution:
 
     @property
     def n(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return sum(self.counts.values())
 
 
@@ -56,10 +56,10 @@ class Baseline:
     validation: frozenset[str] = frozenset()
 
     def source(self, figure: str) -> str:
-        """Which baseline a figure has."""
+        """The baseline of a figure."""
         return VALIDATION if figure in self.validation else FIRST_WEEKS
 
-    def replaced_by(self, other: Baseline) -> Baseline:
+    def replace_by(self, other: Baseline) -> Baseline:
         """The other's figures, and of these those that it does not know."""
         return Baseline(
             shares={**self.shares, **other.shares},
@@ -81,7 +81,7 @@ def of_validation(found: ValidationSet) -> Baseline:
     """Figures of the answers to the validation set. It knows nothing of pairs that nobody answered."""
     shares = {rate_of(key): Share(count=count, n=found.pairs) for key, count in found.present.items()}
     shares[ABSTAINED] = Share(count=found.abstained, n=found.pairs)
-    certainty = Distribution(counts=named_bins(found.certainty), count=_by(found.certainty_edges))
+    certainty = Distribution(counts=name_bins(found.certainty), count=_by(found.certainty_edges))
     change = Distribution(counts=found.pair_changes, count=_words)
     distributions = {"certainty": certainty, "change": change}
     return Baseline(shares=shares, distributions=distributions, validation=frozenset(shares) | frozenset(distributions))
@@ -92,7 +92,7 @@ def validation_sets(session: Session, settings: Settings, models_dir: Path) -> d
     the configuration, and what living workers answer with (an expert makes its Device UID another one)."""
     if settings.model.backend != "transformers":
         return {}
-    manifests = {"": _configured(settings.model.source)}
+    manifests = {"": _manifest_of_configured_model(settings.model.source)}
     try:
         manifests |= {entry.folder.name: entry.manifest for entry in registry.list_models(models_dir)}
     except CheckpointError as error:
@@ -105,7 +105,7 @@ def validation_sets(session: Session, settings: Settings, models_dir: Path) -> d
     return found
 
 
-def _configured(source: str) -> registry.Manifest | None:
+def _manifest_of_configured_model(source: str) -> registry.Manifest | None:
     """The manifest of the configured model; None for one of the Hub, without a manifest, or not in reach."""
     try:
         resolved = registry.resolve_source(source)

@@ -99,9 +99,9 @@ def _merged(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str
 
 def binned(values: Sequence[float], edges: Sequence[float]) -> dict[str, int]:
     """Counts by bin; a value on a border belongs to the bin above it."""
-    return named_bins(bin_counts(values, edges))
+    return name_bins(bin_counts(values, edges))
 
 
-def named_bins(counts: Sequence[int]) -> dict[str, int]:
+def name_bins(counts: Sequence[int]) -> dict[str, int]:
     """Counts of bins in order by the bins' names."""
     return {f"bin {number}": count for number, count in enumerate(counts)}

@@ -1,4 +1,4 @@
-"""What the index knows of the pairs that were analysed, and the figures that are made of it; no verdicts."""
+"""The analysed pairs in the index, and figures computed from them; no verdicts."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def verdicts(
                 continue
             baseline = of_samples(before, output=device != INPUT)
             if brought is not None:
-                baseline = baseline.replaced_by(of_validation(brought))
+                baseline = baseline.replace_by(of_validation(brought))
             words = _agreement(session, device, base_weeks, week) if before and device != INPUT else {}
             figures = judge(own[week], baseline, settings, output=device != INPUT, words=words)
             if figures:
@@ -179,7 +179,7 @@ def _shares(
 def _agreement(
     session: Session, device: str, base_weeks: Sequence[dt.date], week: dt.date
 ) -> dict[str, tuple[Share, Share]]:
-    """How often radiologists say what the checkpoint says, by finding: words of this week, words of the baseline's."""
+    """Agreement of radiologists with the checkpoint, by finding: words of this week, words of the baseline's."""
     this = agreement.load_figures(session, since=start_of(week), until=start_of(week + WEEK), device_uid=device)
     start, end = start_of(base_weeks[0]), start_of(base_weeks[-1] + WEEK)
     base = agreement.load_figures(session, since=start, until=end, device_uid=device)
@@ -236,5 +236,5 @@ def latest(session: Session, weeks: int = 1) -> list[DriftFigure]:
 
 
 def source_of(row: DriftFigure) -> str:
-    """What a kept figure was held against; rows of earlier releases do not say it and had only one."""
+    """The baseline that a stored figure was compared with; rows of earlier releases do not say it and had only one."""
     return row.detail or FIRST_WEEKS

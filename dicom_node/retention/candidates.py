@@ -1,4 +1,4 @@
-"""Which studies may be removed as far as delivery, holds, waiting work and priors are concerned.
+"""The studies that may be removed as far as delivery, holds, waiting work and priors are concerned.
 
 A study may, when it is analysed (or was fetched as a prior), every delivery of it is confirmed or superseded, one is
 confirmed where any destination wants documents of it, no job of it waits and nobody holds it. It is needed as a prior
@@ -68,7 +68,7 @@ def candidates(
     )
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
     fetched = (Study.purpose != StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
-    chosen = [(finished & _delivered(destinations, study_pk)) | fetched, ~_undelivered(study_pk)]
+    chosen = [(finished & _is_delivered(destinations, study_pk)) | fetched, ~_has_open_delivery(study_pk)]
     chosen += [Study.id == study_pk] if study_pk is not None else []
     rows = session.execute(
         select(Study, size.c.size)
@@ -77,7 +77,7 @@ def candidates(
         .where(~exists().where(Hold.study_instance_uid == Study.study_instance_uid))
     ).all()
     waiting = _with_waiting_jobs(session)
-    newest = _needed_as_priors(session, {study.patient_id for study, _ in rows} if study_pk is not None else None)
+    newest = _find_needed_priors(session, {study.patient_id for study, _ in rows} if study_pk is not None else None)
     keep_from = (now - dt.timedelta(days=settings.keep_as_prior_days)).strftime("%Y%m%d")
     return [
         Candidate(
@@ -105,8 +105,8 @@ def _with_waiting_jobs(session: Session) -> set[str]:
     return waiting
 
 
-def _delivered(destinations: Sequence[Destination], study_pk: int | None) -> ColumnElement[bool]:
-    """Whether a document of the study is proven somewhere, or no destination wants any by its rules.
+def _is_delivered(destinations: Sequence[Destination], study_pk: int | None) -> ColumnElement[bool]:
+    """True if a document of the study is proven somewhere, or no destination wants any by its rules.
 
     Without the second half, what the rules send nowhere would stay for ever; without the first, results that were made
     before a destination was configured would count as delivered. Without any destination nothing is proven.
@@ -118,8 +118,8 @@ def _delivered(destinations: Sequence[Destination], study_pk: int | None) -> Col
     return proven | Study.id.not_in(_with_documents(study_pk).where(or_(*wanted)))
 
 
-def _undelivered(study_pk: int | None) -> ColumnElement[bool]:
-    """Whether a delivery of the study is not at its end."""
+def _has_open_delivery(study_pk: int | None) -> ColumnElement[bool]:
+    """True if a delivery of the study has not ended."""
     ends = (DeliveryState.CONFIRMED, DeliveryState.SUPERSEDED, DeliveryState.ABANDONED)
     return Study.id.in_(_with_deliveries(study_pk).where(Delivery.state.not_in(ends)))
 
@@ -135,7 +135,7 @@ def _with_deliveries(study_pk: int | None) -> Select[int]:
     return _with_documents(study_pk).join(Delivery, Delivery.document_pk == Document.id)
 
 
-def _needed_as_priors(session: Session, patient_ids: Collection[str] | None) -> set[int]:
+def _find_needed_priors(session: Session, patient_ids: Collection[str] | None) -> set[int]:
     """Studies with images before which fewer than KEPT_PER_PATIENT newer usable ones of their patient have images.
 
     What could not be analysed (not a chest, unreadable) pushes nothing out. patient_ids: None for all patients.

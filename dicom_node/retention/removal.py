@@ -1,4 +1,4 @@
-"""What may be removed, in which order, and the removal. Never what is not proven delivered, never what is held.
+"""The removal of old studies, and its order. Never what is not proven delivered, never what is held.
 
 Which studies may go, and which are needed as priors, says `removable`. Order: too old; then, oldest first, until size
 and disk watermark hold. In an emergency (free space below `emergency_free_percent`) priors go too, oldest first; what
@@ -56,7 +56,7 @@ class Removal:
 
 
 def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSection, now: dt.datetime) -> list[Removal]:
-    """What goes now, in order. Pure: the same input gives the same plan."""
+    """The studies to remove now, in order. Pure: the same input gives the same plan."""
     oldest_first = sorted(candidates, key=lambda c: (c.last_instance_at, c.study_pk))
     removals: dict[int, Removal] = {}
     images, free = usage.images, usage.free
@@ -88,14 +88,14 @@ def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSecti
 
 
 def usage_of(node: NodeContext, session: Session) -> Usage:
-    """How full the disk is and how much of it are images."""
+    """Total and free bytes of the disk, and the bytes of its images."""
     disk = disk_usage(node)
     images = session.scalar(select(func.coalesce(func.sum(Instance.size_bytes), 0))) or 0
     return Usage(total=disk.total, free=disk.free, images=int(images))
 
 
 def plan_now(node: NodeContext) -> list[Removal]:
-    """What `run` would remove now."""
+    """The studies that `run` would remove now."""
     settings, now = node.settings.retention, node.clock()
     with node.database.read() as session:
         found = candidates(session, settings, destinations=node.settings.destinations, now=now)

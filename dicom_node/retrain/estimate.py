@@ -1,4 +1,4 @@
-"""What is said before a training begins: what there is, what is missing, how long it will take. Pure."""
+"""The summary before a training begins: the data, what is missing, the expected time. Pure."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def rare(contents: Contents, findings: Sequence[str], fewest: int) -> list[str]:
 
 
 def duration(*, steps: int, step_seconds: float, pairs: int, pair_seconds: float) -> str:
-    """How long a run will take, from what was measured."""
+    """The expected time of a run, from what was measured."""
     training, asking = steps * step_seconds, pairs * pair_seconds
     return (
         f"it will take about {_spoken(training + asking)}: {steps} steps of {step_seconds:.2f} s, "

@@ -69,7 +69,7 @@ def read_plan(folder: Path) -> Plan:
         raise RetrainError(f"{folder / PLAN_FILE} cannot be read: {error}") from error
 
 
-def resolved_recipe(recipe: dict[str, Any], *, snapshot: Path, base: Path, pictures: Path) -> dict[str, Any]:
+def resolve_recipe(recipe: dict[str, Any], *, snapshot: Path, base: Path, pictures: Path) -> dict[str, Any]:
     """A recipe for this site: its start is the base, SNAPSHOT in its data sets is the snapshot's folder.
 
     pictures: where decoded pictures are kept, so that a film is decoded once and not at every step.

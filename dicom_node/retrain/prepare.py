@@ -1,4 +1,4 @@
-"""What a run starts from and is compared with: the serving checkpoint, the recipe, the limits, the unchanged films."""
+"""Preparation of a run: the serving checkpoint, the recipe, the limits, the unchanged films."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Instance
 from dicom_node.index.tables.retrain import RetrainItem, RetrainRun, RunState
 from dicom_node.retrain import runs, snapshots
-from dicom_node.retrain.plan import Plan, resolved_recipe, write_plan
+from dicom_node.retrain.plan import Plan, resolve_recipe, write_plan
 from dicom_node.retrain.types import Contents, Film, RetrainError, RetrainStopped, folders_of
 from dicom_node.serving import promotion as models
 from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest
@@ -114,7 +114,7 @@ def plan_of(
         models=node.models_dir,
         challenger=f"{start.manifest.name}-{name}",
         version=name,
-        recipe=resolved_recipe(
+        recipe=resolve_recipe(
             start.recipe, snapshot=snapshot, base=start.folder, pictures=folders_of(node).root / "pictures"
         ),
         calibration=(f"site:{snapshot / 'validate.jsonl'}", *section.calibrate_with),

@@ -37,14 +37,14 @@ log = get_logger(__name__)
 
 
 class Talk(Protocol):
-    """How a run speaks with whoever started it."""
+    """The messages of a run to its caller."""
 
     def say(self, text: str) -> None:
         """One line."""
         ...
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """How far it is."""
+        """Report progress."""
         ...
 
     def confirm(self, question: str) -> bool | None:
@@ -68,7 +68,7 @@ class RetrainOptions:
 
 
 class Outcome(StrEnum):
-    """How a call ended where nothing went wrong."""
+    """The end of a call in which nothing went wrong."""
 
     DRY = "dry run"
     """It was only said what there is."""

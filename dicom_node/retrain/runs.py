@@ -92,12 +92,12 @@ def decision_of(session: Session, run_pk: int) -> RetrainDecision | None:
 
 
 def is_snapshot(session: Session, name: str) -> bool:
-    """Whether there is a snapshot of this name."""
+    """True if there is a snapshot of this name."""
     return session.scalar(select(RetrainSnapshot.id).where(RetrainSnapshot.name == name)) is not None
 
 
 def labels_of(session: Session, snapshot_pk: int) -> set[tuple[str, str, RetrainSplit]]:
-    """What a snapshot teaches: (image, version of its label, split)."""
+    """The contents of a snapshot: (image, version of its label, split)."""
     rows = session.execute(
         select(RetrainItem.sop_instance_uid, RetrainItem.label_version, RetrainItem.split).where(
             RetrainItem.snapshot_pk == snapshot_pk

@@ -42,9 +42,9 @@ NIGHT_LOCK = 0x4C554E49
 PAUSE_VARIABLE = "DICOM_NODE_PAUSE_FILE"
 """`training.loop.pause` reads it; said again here, because the node itself does not import the training."""
 LOOK_SECONDS = 0.25
-"""How often waiting analyses are looked for: what a study waits at most before the training begins to give way."""
+"""Interval of the look for waiting analyses; a study waits no longer before the training gives way."""
 IDLE_SECONDS = 5.0
-"""How often the clock is looked at outside a window."""
+"""Interval of the look at the clock outside a window."""
 SEEN_SECONDS = 15.0
 LOST = dt.timedelta(seconds=90)
 """A night whose row was not renewed for so long has lost its machine: another one goes on with it."""
@@ -94,7 +94,7 @@ def retrain_command(_node: NodeContext) -> list[str]:
 
 
 class NightWatch:
-    """What the process does between its start and its end; `run` returns when the node stops."""
+    """The process that trains by schedule; `run` returns when the node stops."""
 
     def __init__(self, node: NodeContext, leads: Callable[[], bool], command: Command = retrain_command) -> None:
         self._node = node
@@ -249,7 +249,7 @@ def _humble(nice: int, parent_pid: int) -> Callable[[], None]:
 
 
 def _last_line(path: Path) -> str:
-    """What it said last: the words of its error."""
+    """The last error text of the process."""
     with suppress(OSError):
         lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else ""

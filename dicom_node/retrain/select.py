@@ -44,8 +44,8 @@ def gather(node: NodeContext, folder: Path) -> Contents:
     with node.database.read() as session:
         films, patients = _films(session, node, _named(lines))
         known = {row.patient: row.split for row in session.scalars(select(RetrainPatient))}
-        analysed = _analysed(session)
-        evaluated = _evaluated_before(session)
+        analysed = _find_analysed_images(session)
+        evaluated = _find_evaluated_images(session)
     usable = _usable(contents, lines, films, analysed)
     links = [(patients[uid], patients[image["prior_image"] or uid]) for uid, image in usable.items()]
     section = node.settings.retrain
@@ -67,7 +67,7 @@ def gather(node: NodeContext, folder: Path) -> Contents:
 
 
 def _has_place(contents: Contents, uid: str, patient: str, made: Assignment, evaluated: frozenset[str] | None) -> bool:
-    """Whether the image may be used. evaluated: what the frozen set holds once it is full; None before."""
+    """True if the image may be used. evaluated: what the frozen set holds once it is full; None before."""
     if patient in made.conflicts:
         contents.drop("its patient's IDs, known now to be one person's, stand on both sides of the split", uid)
         return False
@@ -162,7 +162,7 @@ def _films(session: Session, node: NodeContext, uids: list[str]) -> tuple[dict[s
     return films, patients
 
 
-def _analysed(session: Session) -> frozenset[str]:
+def _find_analysed_images(session: Session) -> frozenset[str]:
     answered = (Outcome.COMPARED, Outcome.FINDINGS_ONLY)
     rows: Iterable[str] = session.scalars(
         select(Result.sop_instance_uid).where(Result.is_current, Result.outcome.in_(answered))
@@ -170,7 +170,7 @@ def _analysed(session: Session) -> frozenset[str]:
     return frozenset(rows)
 
 
-def _evaluated_before(session: Session) -> frozenset[str]:
+def _find_evaluated_images(session: Session) -> frozenset[str]:
     frozen = select(RetrainItem.sop_instance_uid).where(RetrainItem.split == RetrainSplit.FROZEN).distinct()
     return frozenset(session.scalars(frozen))
 

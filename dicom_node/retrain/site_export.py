@@ -23,7 +23,7 @@ from dicom_node.index.tables.core import Feedback, Instance, Result, Study, Verd
 from dicom_node.storage.instance_store import fsync_folder
 
 FORMAT, VERSION = "dicom-node-site", 1
-"""What docs/site-export.md describes; the reader in `training` refuses any other."""
+"""The format that docs/site-export.md describes; the reader in `training` refuses any other."""
 KEY_NAME = "pseudonym.key"
 """In the data directory: the key of the patients' pseudonyms. It stays on this machine; with it they can be traced."""
 
@@ -127,7 +127,7 @@ def _statements(result: Result) -> list[dict[str, Any]]:
 
 
 def _words(rows: list[Feedback], result: Result, report: Counts) -> Iterator[dict[str, str]]:
-    """What was said, without what sources contradict each other in (counted, and listed by `feedback list`).
+    """The feedback, without what sources contradict each other in (counted, and listed by `feedback list`).
 
     A word on a whole result counts for that result alone: a later one may state something else. Beside a contradiction
     it is written out for the statements that nobody else spoke of, so that it does not decide what is contested.

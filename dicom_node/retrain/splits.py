@@ -65,7 +65,7 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
 
 
 def _missing_validation(known: Mapping[str, RetrainSplit], new: int, shares: Shares) -> int:
-    """How many of the new people on the training side are held back, so that the share holds over old and new."""
+    """The number of new people on the training side that are held back, so that the share holds over old and new."""
     validate = sum(where is RetrainSplit.VALIDATE for where in known.values())
     side = validate + sum(where is RetrainSplit.TRAIN for where in known.values()) + new
     wanted = math.ceil(shares.validate * side) - validate

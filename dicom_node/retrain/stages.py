@@ -18,7 +18,7 @@ _WRITE_SECONDS: Final = 0.5
 
 
 class Stage(StrEnum):
-    """What the process does."""
+    """A stage of the process."""
 
     PROBE = "probe"
     """Measures a few steps and answers."""

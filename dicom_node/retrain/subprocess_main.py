@@ -70,7 +70,7 @@ def probe(plan: Plan, between: Between) -> None:
 
     times: list[float] = []
 
-    def ticked() -> bool:
+    def tick() -> bool:
         if between():
             raise Stopped("asked to stop")
         times.append(time.perf_counter())
@@ -79,7 +79,7 @@ def probe(plan: Plan, between: Between) -> None:
     recipe = Recipe.model_validate(plan.recipe)
     out = plan.folder / "probe"
     try:
-        train(recipe, out, quiet=True, between=ticked)
+        train(recipe, out, quiet=True, between=tick)
     except TrainingStopped:
         pass  # as asked: only the time is wanted
     finally:
@@ -117,11 +117,11 @@ def train_stage(plan: Plan, between: Between) -> None:
         steps = Progress(plan.folder, "training", recipe.run.steps)
         steps.at(int(newest.name.removeprefix("step-")) if newest is not None else 0)
 
-        def stepped() -> bool:
+        def count_step() -> bool:
             steps.at(steps.done + 1)
             return between()
 
-        train(recipe, plan.training, quiet=True, between=stepped)
+        train(recipe, plan.training, quiet=True, between=count_step)
         mark.write_text("", "utf-8")
     calibrating = Progress(plan.folder, "calibrating", 0)
     calibrating.at(0)

@@ -1,4 +1,4 @@
-"""What retraining speaks of: its errors, where its files lie, and the items of a snapshot."""
+"""Values of retraining: errors, folders, and the items of a snapshot."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Item:
 
 @dataclass(slots=True, kw_only=True)
 class Contents:
-    """What a snapshot would hold, and what was left out and why. patients: split → how many."""
+    """The contents of a possible snapshot, and what was left out and why. patients: split → number."""
 
     items: list[Item] = field(default_factory=list)
     new_patients: dict[str, RetrainSplit] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Contents:
             named.append(which)
 
     def patients(self, *splits: RetrainSplit) -> int:
-        """How many persons stand in these splits."""
+        """The number of people in these splits."""
         return len({item.patient for item in self.items if item.split in splits})
 
     def of(self, split: RetrainSplit) -> list[Item]:

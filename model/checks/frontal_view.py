@@ -31,7 +31,7 @@ FRONTAL_FLOOR = 0.9
 
 
 class ViewKind(StrEnum):
-    """What a picture shows."""
+    """The subject of an image."""
 
     FRONTAL_CHEST = "frontal chest"
     """A chest in PA or AP projection."""
@@ -47,7 +47,7 @@ KINDS = (ViewKind.FRONTAL_CHEST, ViewKind.LATERAL_CHEST, ViewKind.OTHER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewCheck:
-    """What the check thinks of a picture.
+    """The check's opinion of an image.
 
     kind: FRONTAL_CHEST from FRONTAL_FLOOR on, else the likelier of the others; `probability` is that of kind,
     `frontal_probability` that of a frontal chest.

@@ -1,4 +1,4 @@
-"""What can be no chest radiograph at all, whatever its header says: blank, noise, a gradient, a pattern, another thing.
+"""Images that cannot be chest radiographs, whatever their header says: blank, noise, gradients, patterns, objects.
 
 Much stricter than `model.checks.frontal_view`, because it overrules every header: each limit lies well outside of
 what 883 real films gave (`training/image_checks/picture_check_train.py`, docs/view-check.md). A picture that passes
@@ -41,7 +41,7 @@ class PictureFault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureMeasures:
-    """What the limits are put to.
+    """The figures that the limits apply to.
 
     contrast: standard deviation of the coarse square, grey in 0..1. coarse: its variance as a share of the picture's:
     noise averages away. detail: share of the coarse variance that no quadratic surface explains. strange: mean squared
@@ -56,7 +56,7 @@ class PictureMeasures:
 
 
 def picture_fault(pixels: NDArray[np.float32], other_probability: float = 0.0) -> PictureFault | None:
-    """What is certainly wrong with display grey [H, W] in 0..1; None where nothing is.
+    """The certain fault of display grey [H, W] in 0..1; None if there is none.
 
     other_probability: `view_check`'s, that it is neither a frontal nor a lateral chest. Takes about 2 ms.
     """

@@ -38,7 +38,7 @@ _ON_PRIOR = frozenset({Change.RESOLVED, Change.WORSENING, Change.IMPROVING, Chan
 
 
 class Method(StrEnum):
-    """How relevance was found."""
+    """The method by which relevance was computed."""
 
     OUTLINE_HEAD = "outline head"
     """A layer on the vision tower that was trained on outlines."""
@@ -115,7 +115,7 @@ class Localiser:
 
     @property
     def is_possible(self) -> bool:
-        """Whether this model's tokens lie on the picture as a grid: NVILA without tiling."""
+        """True if this model's tokens lie on the image as a grid: NVILA without tiling."""
         return isinstance(self._vlm, NvilaVlm) and _is_untiled(self._vlm)
 
     def add_regions(self, pair: StudyPair, prediction: Prediction, *, layout: PromptLayout | None = None) -> Prediction:
@@ -126,7 +126,7 @@ class Localiser:
         if not self.is_possible or prediction.abstained is not None:
             return prediction
         started = time.perf_counter()
-        wanted = wanted_regions(prediction.findings, self._measured)
+        wanted = choose_regions(prediction.findings, self._measured)
         maps = self.heatmaps(pair, wanted, layout=layout)
         found: dict[str, list[Region]] = {}
         for (key, role), heatmap in maps.items():
@@ -191,8 +191,8 @@ class Localiser:
         return result
 
 
-def wanted_regions(findings: Sequence[Finding], measured: Mapping[str, float]) -> list[tuple[str, ImageRole]]:
-    """Which (finding, image) deserve a region: what is there now, and on the prior what was there or changed."""
+def choose_regions(findings: Sequence[Finding], measured: Mapping[str, float]) -> list[tuple[str, ImageRole]]:
+    """The (finding, image) pairs that get a region: what is there now, and on the prior what was there or changed."""
     wanted = []
     for finding in findings:
         if finding.key not in measured:

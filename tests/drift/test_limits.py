@@ -255,7 +255,7 @@ def test_the_validation_set_is_a_baseline_from_the_first_week_on(tmp_path: Path,
 
 def test_what_the_validation_set_does_not_know_is_held_against_the_first_weeks() -> None:
     before = of_samples(_pairs(0, 200, 9), output=True)
-    both = before.replaced_by(of_validation(_validation(0.2)))
+    both = before.replace_by(of_validation(_validation(0.2)))
     verdicts = weeks.judge(_pairs(1, 100, 9), both, SECTION, output=True)
     assert {name: both.source(name) for name in verdicts if both.source(name) == FIRST_WEEKS} == {
         "not analysed": FIRST_WEEKS

@@ -1,4 +1,4 @@
-"""Whether a challenger may replace the champion: figures of both on one frozen set in, a decision with reasons out.
+"""The decision on a challenger: figures of both on one frozen set in, a decision with reasons out.
 
 Pure. It passes only where the main figure is better by more than chance, no finding falls by more than the margin,
 probabilities stay honest, both orders of a pair still agree, and known pairs still get their known answers.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from training.gate.scores import FEWEST, MAIN, RARE, FrozenQuestion, KnownPairs, PairedTable, SystemScores
-from training.metrics.significance import Comparison, Interval, clustered_bootstraps, compare
+from training.metrics.significance import Comparison, Interval, bootstrap_by_patient, compare
 
 FEWEST_KNOWN = 10
 """Known pairs that the champion gets right from which they say something."""
@@ -93,12 +93,12 @@ def decide(
         raise ValueError("champion and challenger must both have answered every question of the frozen set")
     patients = len({question.patient for question in questions})
     table = PairedTable(questions, champion, challenger)
-    intervals = clustered_bootstraps(table.patients, table.differences, resamples=settings.resamples)
+    intervals = bootstrap_by_patient(table.patients, table.differences, resamples=settings.resamples)
     checks = [
         _enough(patients, settings),
         _main(compare([champion.right], [challenger.right]), intervals[MAIN], settings),
         *_findings(table, intervals, settings),
-        *_pooled(champion, challenger, settings),
+        *_check_pooled_figures(champion, challenger, settings),
         *_calibration(champion, challenger, settings),
         *_consistency(champion, challenger, settings),
         _known(known),
@@ -187,7 +187,7 @@ def _not_below(name: str, first: float, second: float, margin: float, cases: int
     )
 
 
-def _pooled(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[Check]:
+def _check_pooled_figures(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[Check]:
     """The figures that no threshold can flatter."""
     return [
         _not_below(label, _figure(champion, name), _figure(challenger, name), settings.margin)

@@ -21,7 +21,7 @@ _CURVE_WIDTH, _CURVE_HEIGHT = 460, 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What stands around the decision. All of it is plain text or numbers.
+    """The context of the decision. All of it is plain text or numbers.
 
     champion, challenger: names for people. counts: of the snapshot (dicom_node.retrain). losses: (step, loss) of the
     training. reliability: "champion presence" and so on → bins. facts: (what, words) for the card's head.

@@ -1,4 +1,4 @@
-"""What the gate compares: the frozen questions, what each system answered rightly, and both as one paired table."""
+"""The figures that the gate compares: the frozen questions, each system's correct answers, and both in one table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FrozenQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemScores:
-    """What one checkpoint reached. right: question key → 1 or 0. figures: of `PairScores` by name, NaN allowed."""
+    """The scores of one checkpoint. right: question key → 1 or 0. figures: of `PairScores` by name, NaN allowed."""
 
     device_uid: str
     right: Mapping[str, float]
@@ -40,7 +40,7 @@ class SystemScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPairs:
-    """How the challenger answers known pairs, of which only those count that the champion answers rightly.
+    """The challenger's answers on known pairs; only those count that the champion answers correctly.
 
     wrong: names of those that it answers otherwise. asked: how many there were before the champion was asked.
     """

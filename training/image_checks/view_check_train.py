@@ -98,7 +98,7 @@ def reduced(pixels: Grey) -> Grey:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
 
 
-def drawn_pool(chests: Sequence[Grey], rng: np.random.Generator, count: int) -> list[Sample]:
+def draw_pool(chests: Sequence[Grey], rng: np.random.Generator, count: int) -> list[Sample]:
     """Drawn laterals (a quarter) and other things, made once because drawing costs more than a training step."""
     laterals = [lateral_sample(rng) for _ in range(count // 4)]
     return laterals + [other_sample(chests[i % len(chests)], rng, TRAINED) for i in range(count - len(laterals))]
@@ -143,7 +143,7 @@ def train(
     optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     started = time.monotonic()
-    drawn = drawn_pool(chests, rng, pool)
+    drawn = draw_pool(chests, rng, pool)
     for step in range(steps):
         loss = loss_of(net, batch_of(chests, drawn, rng, batch))
         optimiser.zero_grad()
@@ -208,13 +208,13 @@ def main() -> None:
     if options.measure:
         weights = load_file(options.out)
     else:
-        weights = _trained(options)
+        weights = _train(options)
         save_file(weights, options.out)
     print(json.dumps(measure(weights, frontals(options.data, "dev"), drawn=200, seed=99), indent=1))
     print(json.dumps({"phantoms": measure(weights, phantoms(200, seed=2_000_000), drawn=1, seed=99)}, indent=1))
 
 
-def _trained(options: argparse.Namespace) -> dict[str, NDArray[Any]]:
+def _train(options: argparse.Namespace) -> dict[str, NDArray[Any]]:
     chests = frontals(options.data, "train")
     print(f"{len(chests)} frontal chests to train on", flush=True)
     torch.manual_seed(options.seed)

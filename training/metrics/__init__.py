@@ -1,1 +1,1 @@
-"""What is measured and how: every metric is a pure function whose docstring states its formula."""
+"""Metrics: each is a pure function whose docstring states its formula."""

@@ -64,7 +64,7 @@ class SetScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferenceScores:
-    """How well difference (or prediction) answers agree with theirs.
+    """The agreement of difference (or prediction) answers with the reference.
 
     events: an event counts where kind, finding and (for degrees) direction agree. findings: only which of them
     changed. finding_f1_macro: mean over the findings that occur in the truth. change_accuracy: share of answers with

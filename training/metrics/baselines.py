@@ -1,4 +1,4 @@
-"""What can be had without looking at the images: the majority answer, and "nothing has changed"."""
+"""Baselines that do not look at the images: the majority answer, and "nothing has changed"."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MajorityAnswers:
     default: str
 
     def answer(self, question: str) -> str:
-        """What the baseline says to a question, without looking at an image."""
+        """The baseline's answer to a question."""
         return self.by_question.get(question, self.default)
 
 

@@ -1,4 +1,4 @@
-"""How well structured predictions on pairs agree with the truth: presence, change, side, consistency, calibration.
+"""Agreement of structured predictions on pairs with the truth: presence, change, side, consistency, calibration.
 
 This is the evaluation of the demonstration model on phantoms (exact truth) and of every checkpoint that is compared.
 """
@@ -24,7 +24,7 @@ from training.metrics.pair_columns import (
     change_scores,
     figures_of,
 )
-from training.metrics.significance import Interval, clustered_bootstraps
+from training.metrics.significance import Interval, bootstrap_by_patient
 from training.records.truth import PairTruth
 
 
@@ -83,7 +83,7 @@ def score_pairs(answered: Sequence[Answered], *, resamples: int = 1000, seed: in
     """All figures of a set of answered pairs. Pairs that the model abstained on count as wrong, not as missing."""
     columns = PairColumns([row for number, item in enumerate(answered) for row in _rows(number, item)], len(answered))
     patients = [item.truth.patient_id for item in answered]
-    figures = clustered_bootstraps(
+    figures = bootstrap_by_patient(
         patients, lambda chosen: figures_of(columns.of_pairs(chosen)), resamples=resamples, seed=seed
     )
     everything = columns.of_pairs(np.arange(len(answered), dtype=np.intp))
@@ -165,7 +165,7 @@ def _inverse(stated: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrognosisScores:
-    """What was foretold from the prior image alone against what came. f1: macro over the changes and none, pooled.
+    """Predictions from the prior image alone, compared with what came. f1: macro over the changes and none, pooled.
 
     majority_f1: of the most frequent true change of each finding in this very set, which flatters the baseline.
     """

@@ -1,4 +1,4 @@
-"""Whether a difference is more than chance: paired Wilcoxon on run-averaged scores, bootstrap clustered by patient."""
+"""Significance of differences: paired Wilcoxon on run-averaged scores, bootstrap clustered by patient."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def compare(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, 
     )
 
 
-def clustered_bootstrap(
+def bootstrap_one_by_patient(
     patients: Sequence[str],
     metric: Callable[[NDArray[np.intp]], float],
     *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """`clustered_bootstraps` for a single figure."""
-    return clustered_bootstraps(patients, lambda rows: {"": metric(rows)}, resamples=resamples, seed=seed)[""]
+    """`bootstrap_by_patient` for a single figure."""
+    return bootstrap_by_patient(patients, lambda rows: {"": metric(rows)}, resamples=resamples, seed=seed)[""]
 
 
-def clustered_bootstraps(
+def bootstrap_by_patient(
     patients: Sequence[str],
     metrics: Callable[[NDArray[np.intp]], Mapping[str, float]],
     *,

@@ -45,7 +45,7 @@ _SPLIT_LIST = (Split.TRAIN, Split.VALIDATE, Split.TEST)
 
 
 class Reversed(StrEnum):
-    """What to do with a pair whose main image is older than its reference."""
+    """The treatment of a pair whose main image is older than its reference."""
 
     SWAP = "swap"
     """Exchange the images and invert the answer; dropped where the answer cannot be inverted with certainty."""
@@ -177,7 +177,7 @@ def _groups(table: _Table) -> Iterator[list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Context:
-    """What every group needs."""
+    """Arguments that every group needs."""
 
     studies: Mapping[str, VqaStudy]
     images: ImagePath

@@ -1,4 +1,4 @@
-"""What published answers say of findings: presence from questions and labels, change from the difference sentences."""
+"""Findings stated by published answers: presence from questions and labels, change from the difference sentences."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ HELD_OUT_SEED = 9_000_000
 PHANTOM_SIDE = 320
 """Longer side of phantom films rendered for evaluation, pixels."""
 PAIR, COURSE, CACHED = "phantom/", "phantom-course/", "phantom-cache/"
-"""How the keys of phantom images begin."""
+"""Prefix of the keys of phantom images."""
 _FIRST_DAY = dt.date(2026, 1, 5)
 
 
@@ -135,7 +135,7 @@ def _chart(film: PhantomFilm) -> PatientContext:
 
 
 def is_phantom(key: str) -> bool:
-    """Whether an image's key names a phantom."""
+    """True if an image's key names a phantom."""
     return key.startswith((PAIR, COURSE, CACHED))
 
 

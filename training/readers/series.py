@@ -70,7 +70,7 @@ def series_records(
 
 
 def same_file(first: str, second: str) -> bool:
-    """Whether two files hold the same bytes; False where one is not there."""
+    """True if two files hold the same bytes; False if one is missing."""
     one, other = Path(first), Path(second)
     if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
         return False

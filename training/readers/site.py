@@ -27,7 +27,7 @@ FORMAT, VERSION = "dicom-node-site", 1
 
 
 class Statement(BaseModel):
-    """What the node said of one finding."""
+    """The node's statement about one finding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     finding: str
@@ -39,7 +39,7 @@ class Statement(BaseModel):
 
 
 class Word(BaseModel):
-    """What one person (or report) says of one statement; the columns of the node's feedback table."""
+    """One person's (or report's) opinion of one statement; the columns of the node's feedback table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     finding: str = ""
@@ -77,7 +77,7 @@ class SiteImage(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settled:
-    """What the words agree on: aspect → value ("present", "new", "left lower lobe", "moderate")."""
+    """The values that all opinions agree on: aspect → value ("present", "new", "left lower lobe", "moderate")."""
 
     values: Mapping[tuple[str, str], str]
 
@@ -92,7 +92,7 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
     export.
     """
     seen: set[str] = set()
-    labelled = _labelled_images(export)
+    labelled = _read_labelled_images(export)
     for image in _lines(export, report):
         if image.image in seen:
             report.drop("duplicate image", image.image)
@@ -140,7 +140,7 @@ def _check_header(export: Path, line: str) -> None:
         raise DataError(f"{export.name} has version {header.get('version')}; this reader knows version {VERSION}")
 
 
-def _labelled_images(export: Path) -> dict[str, dict[str, bool]]:
+def _read_labelled_images(export: Path) -> dict[str, dict[str, bool]]:
     """Image → finding → present, of every image by its own words; what is wrong is counted in the reading proper."""
     found: dict[str, dict[str, bool]] = {}
     unsaid = DropReport()

@@ -43,7 +43,7 @@ def patient_disjoint(records: Iterable[Record], *, salt: str, shares: Shares | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakageReport:
-    """What stands in more than one split. patients and images: ids, with the splits each stands in."""
+    """Patients and images in more than one split. patients and images: ids, with the splits each stands in."""
 
     records: Mapping[Split, int]
     patients: Mapping[str, frozenset[Split]]

@@ -21,7 +21,7 @@ from training.release.finish import pointing, write_weights
 FEWEST = 40
 """With fewer answers of all types together the champion's temperatures and thresholds stay."""
 _OWN = frozenset({"files", "device_uid", "format_version", "metrics", "localisation", "validation"})
-"""What of a manifest says something of the very weights beside it; all else is a rule that the challenger keeps."""
+"""The entries of a manifest that describe its own weights; the challenger keeps all others."""
 
 
 def finish_challenger(

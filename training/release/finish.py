@@ -64,7 +64,7 @@ def pointing(folder: Path, pairs: int = POINTING_PAIRS) -> dict[str, float]:
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """What goes into the manifest: each figure with its interval."""
+    """The metrics of the manifest: each figure with its interval."""
     if evaluation.scores is None:
         return {}
     rounded = {

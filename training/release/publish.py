@@ -37,7 +37,7 @@ from training.release.finish import figures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a person says of a checkpoint. data: the training data in words, or the hash of a snapshot. licence: of the
+    """Description of a checkpoint. data: the training data in words, or the hash of a snapshot. licence: of the
     weights, which follow their base's. fewest: training answers below which nothing counts as taught."""
 
     name: str

@@ -104,31 +104,31 @@ def doctor(
 def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     """All checks, one after the other; each tells its own failure and stops no other."""
     yield from _ae_titles(settings)
-    yield from _guarded("data folder", lambda: machine_checks.write_rights(settings.node.data_dir))
-    yield from _guarded("disk speed", lambda: machine_checks.disk_speed(settings.node.data_dir))
-    yield from _guarded("disk space", lambda: machine_checks.free_disk(settings))
-    yield from _guarded("index", lambda: _index(settings))
+    yield from _run_check("data folder", lambda: machine_checks.write_rights(settings.node.data_dir))
+    yield from _run_check("disk speed", lambda: machine_checks.disk_speed(settings.node.data_dir))
+    yield from _run_check("disk space", lambda: machine_checks.free_disk(settings))
+    yield from _run_check("index", lambda: _index(settings))
     yield from _ports(settings)
     yield from machine_checks.files(settings)
     if settings.tls is not None:
         tls = settings.tls
-        yield from _guarded("TLS files", lambda: machine_checks.tls_files(tls))
+        yield from _run_check("TLS files", lambda: machine_checks.tls_files(tls))
     yield machine_checks.clock()
     if any("pdf" in destination.documents for destination in settings.destinations):
         yield machine_checks.fonts()
     if settings.audit.host is not None:
-        yield from _guarded("audit collector", lambda: machine_checks.collector(settings))
+        yield from _run_check("audit collector", lambda: machine_checks.collector(settings))
     if settings.notify.email_to:
-        yield from _guarded("mail server", lambda: machine_checks.mail_server(settings))
+        yield from _run_check("mail server", lambda: machine_checks.mail_server(settings))
     yield from _peers(settings)
     yield _pages(settings)
     if not without_model:
-        yield from _guarded("model", lambda: _model(settings))
+        yield from _run_check("model", lambda: _model(settings))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         yield Check(what="user", grade=Grade.WARNING, text="runs as root; the node needs no rights of root")
 
 
-def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
+def _run_check(what: str, check: Callable[[], Check]) -> Iterator[Check]:
     """A check's own failure is its finding."""
     try:
         yield check()

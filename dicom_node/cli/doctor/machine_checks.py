@@ -1,4 +1,4 @@
-"""What the doctor looks at on this machine: rights, disk, clock, TLS files, fonts, the audit collector."""
+"""The doctor's checks of this machine: rights, disk, clock, TLS files, fonts, the audit collector."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DISK_PROBE_BYTES = 16 << 20
 FSYNC_LIMIT_SECONDS = 0.25
 CERTIFICATE_WARNING_DAYS = 30
 TIME_ERROR = 5
-"""What adjtimex(2) returns while nothing keeps the kernel's clock."""
+"""Result of adjtimex(2) while nothing synchronises the kernel's clock."""
 OLDEST_YEAR = 2026
 MAIL_SECONDS = 10.0
 
 
 class Grade(StrEnum):
-    """How bad a line of the doctor's is."""
+    """The grade of one check."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -123,7 +123,7 @@ def _paths_in(value: object, key: str) -> Iterator[tuple[str, Path]]:
 
 
 def mail_server(settings: Settings) -> Check:
-    """Whether somebody speaks SMTP where notices go. Raises OSError."""
+    """Connect to the mail server that notices go to. Raises OSError."""
     notify = settings.notify
     where = f"{notify.smtp_host}:{notify.smtp_port}"
     try:
@@ -177,7 +177,7 @@ def fonts() -> Check:
 
 
 def collector(settings: Settings) -> Check:
-    """Whether the audit collector takes connections (with TLS: whether we trust it). Raises OSError."""
+    """Connect to the audit collector, with TLS if configured. Raises OSError."""
     from dicom_node.audit.syslog import connect
 
     connect(settings.audit).close()

@@ -95,7 +95,7 @@ def evaluate_command(
             )
         if not result.records:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
-        verdicts = _judged(result, judge_server, judge_model)
+        verdicts = _judge_sentences(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
         )
@@ -241,7 +241,7 @@ def _learnt_majority(data: str) -> MajorityFindings | None:
     return majority_findings(record.truth for record in records)
 
 
-def _judged(result: Evaluation, server: str, name: str) -> JudgeScores | None:
+def _judge_sentences(result: Evaluation, server: str, name: str) -> JudgeScores | None:
     """The judge's scores of the difference sentences; None where no judge was named."""
     from model.questions.battery import DIFFERENCE_TEXT
     from training.evaluation.judge import JudgeItem, judge

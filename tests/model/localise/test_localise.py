@@ -20,9 +20,9 @@ from model.localise.relevance import (
     Heatmap,
     Localiser,
     Method,
+    choose_regions,
     heat_picture,
     read_outline_head,
-    wanted_regions,
 )
 from model.nvila import Tiling
 from model.questions.battery import QuestionType, closed_question
@@ -249,7 +249,7 @@ def test_which_findings_deserve_a_region() -> None:
         _finding("c", Presence.ABSTAINED, Change.NOT_COMPARABLE),
         _finding("d", Presence.PRESENT, Change.NEW),
     ]
-    wanted = wanted_regions(findings, dict.fromkeys("abcd", 1.0))
+    wanted = choose_regions(findings, dict.fromkeys("abcd", 1.0))
     assert wanted == [("a", ImageRole.CURRENT), ("d", ImageRole.CURRENT)]
 
 

@@ -25,7 +25,7 @@ from training.metrics.classification import (
     roc_curve,
 )
 from training.metrics.pairs import Answered, score_pairs
-from training.metrics.significance import average_runs, clustered_bootstrap, compare
+from training.metrics.significance import average_runs, bootstrap_one_by_patient, compare
 from training.phantom.sampling import sample_pair
 from training.phantom.truth import truth_of_phantom
 from training.records.truth import FindingTruth, ImageTruth, PairTruth
@@ -202,10 +202,10 @@ def test_the_bootstrap_draws_patients_not_rows() -> None:
     # One patient holds 90 of 100 rows. By rows the interval would be narrow; by patients it must be wide.
     patients = ["big"] * 90 + [f"p{number}" for number in range(10)]
     values = np.array([1.0] * 90 + [0.0] * 10)
-    clustered = clustered_bootstrap(patients, lambda rows: float(values[rows].mean()))
-    by_row = clustered_bootstrap([str(n) for n in range(100)], lambda rows: float(values[rows].mean()))
+    clustered = bootstrap_one_by_patient(patients, lambda rows: float(values[rows].mean()))
+    by_row = bootstrap_one_by_patient([str(n) for n in range(100)], lambda rows: float(values[rows].mean()))
     assert clustered.value == by_row.value == 0.9
     assert clustered.low == 0.0
     assert by_row.low > 0.8
-    again = clustered_bootstrap(patients, lambda rows: float(values[rows].mean()))
+    again = bootstrap_one_by_patient(patients, lambda rows: float(values[rows].mean()))
     assert again == clustered
