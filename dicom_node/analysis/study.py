@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import Instance, Outcome
 from dicom_node.logs import get_logger
 from dicom_node.priors import choose_prior, facts_of, facts_of_rows, image_check, same_picture, select_current
 from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
+from dicom_node.report.region_rules import films_of, with_fitting_regions
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from dicom_node.report.rules import EarlierStatement
 from dicom_node.serving.model_process import PairPredictor, ask_together
@@ -225,6 +226,7 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
         return _not_analysed(item.current, answer.abstained, f"The model gave no answer: {detail}.", setting)
     outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     prior = item.prior
+    answer, dropped = with_fitting_regions(answer, films_of(item.seen, item.prior_seen))
     request = _request(
         SourceImage(header=item.current.header, image=item.seen),
         setting,
@@ -237,6 +239,7 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
     return replace(
         request,
         cautions=identity_cautions(item.choice),
+        dropped_regions=dropped,
         newer_prior=newer_image_note(item.choice),
         earlier=setting.earlier(prior.facts.sop_instance_uid, answer.model.device_uid) if prior is not None else None,
     )

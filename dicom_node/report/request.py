@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from dicom_node.index.tables.core import DocumentKind as DocumentKind
 from dicom_node.index.tables.core import Outcome
+from dicom_node.report.region_rules import DroppedRegion
 from dicom_node.report.rules import EarlierStatement
 from model.schema import DisplayImage, ModelIdentity, Prediction
 
@@ -49,6 +50,7 @@ class ReportRequest:
     cautions: what must be read before anything else, such as a doubt about the patient's identity.
     newer_prior: why an image newer than the prior was not compared with, "" where there is none.
     earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
+    dropped_regions: regions of the model's answer that are not drawn because they broke a rule.
     frontal_images: of the current study; each has a result, and documents, of its own.
     revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
     """
@@ -69,6 +71,7 @@ class ReportRequest:
     cautions: tuple[str, ...] = ()
     newer_prior: str = ""
     earlier: Mapping[str, EarlierStatement] | None = None
+    dropped_regions: tuple[DroppedRegion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

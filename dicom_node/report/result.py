@@ -31,6 +31,9 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "prior": _prior(request),
         "prior_reasons": list(request.prior_reasons),
         "findings": [statement_values(one) for one in statements(request)],
+        "dropped_regions": [
+            {"key": one.finding, "image": one.role.value, "fault": one.fault.value} for one in request.dropped_regions
+        ],
         "prognosis": [
             {
                 "code": finding_concept(p.key).code.value,

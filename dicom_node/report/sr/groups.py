@@ -1,9 +1,9 @@
-"""The measurement groups of the machine report: one TID 1501 group for every finding, and what regions add."""
+"""The measurement groups of the machine report: one TID 1501 group for every finding, and one for every region."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -16,17 +16,17 @@ from highdicom.sr import (
     QualitativeEvaluation,
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
-    TextContentItem,
     TimePointContext,
     TrackingIdentifier,
 )
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
+from dicom_node.report.label_positions import LabelBox, label_boxes
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
 from dicom_node.report.sr.iod import referenceable
-from dicom_node.report.sr.regions import image_region, measured_on, stored_size
+from dicom_node.report.sr.regions import image_position, image_region, stored_size
 from dicom_node.report.sr.uids import header_uid, tracking_uid
 from dicom_node.report.statements import drawn_statements, has_answer, statements
 from dicom_node.report.wording.catalogue import catalogue
@@ -40,26 +40,19 @@ _CONTAINS = RelationshipTypeValues.CONTAINS
 
 
 def finding_groups(request: ReportRequest) -> tuple[list[Group], list[Group]]:
-    """(groups with a region, groups without one).
+    """(groups of regions, groups of findings).
 
-    OHIF 3.13 shows nothing at all when a group among the imaging measurements has no coordinates, so only marked
-    groups stand there; where nothing is marked, the field that was examined is. The others follow as evaluations.
+    OHIF 3.13 shows nothing at all when a group among the imaging measurements has no coordinates, and writes every
+    number of a group beside its region. So regions and their labels stand there alone; where nothing is marked, the
+    field that was examined does. The findings with their values follow as evaluations.
     """
-    marked: list[Group] = []
-    unmarked: list[Group] = []
     prediction = request.prediction
     if prediction is None or not has_answer(request):
-        unmarked.append(_no_result_group(request))
-    else:
-        drawn = {one.finding.key for one in drawn_statements(request)}
-        for statement in statements(request):
-            if statement.finding.key not in drawn:
-                statement = replace(statement, finding=replace(statement.finding, regions=()))
-            here = marked if _regions(statement.finding, ImageRole.CURRENT) else unmarked
-            here.append(_finding_group(request, statement))
-            marked += _region_groups(request, statement)
-        unmarked += [_prognosis_group(request, item) for item in prediction.prognosis]
-    return marked or _field_examined(request), unmarked
+        return _field_examined(request), [_no_result_group(request)]
+    findings = [_finding_group(request, statement) for statement in statements(request)]
+    findings += [_prognosis_group(request, item) for item in prediction.prognosis]
+    regions = [group for role, source in sources(request) for group in _region_groups(request, role, source)]
+    return regions or _field_examined(request), findings
 
 
 def sources(request: ReportRequest) -> list[tuple[ImageRole, SourceImage]]:
@@ -113,64 +106,77 @@ def _finding_group(request: ReportRequest, statement: Statement) -> Group:
         finding_type=codes.coded(concept.code),
         algorithm_id=_algorithm(request),
         finding_sites=_site(finding),
-        measurements=_certainty(request, statement) or None,
+        measurements=_certainty(statement) or None,
         qualitative_evaluations=evaluations,
         source_images=images or None,
     )
-    group[0].ContentSequence.append(_label(statement))
     return group
 
 
-def _label(statement: Statement) -> TextContentItem:
-    """Comment of the group: what OHIF writes beside the region, "new: pneumothorax L"."""
-    return TextContentItem(
-        name=codes.concept("name.comment"), value=label(statement, catalogue("en")), relationship_type=_CONTAINS
-    )
-
-
-def _region_groups(request: ReportRequest, statement: Statement) -> list[Group]:
-    """What one group cannot hold: further regions on the current image, and those on the prior.
+def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage) -> list[Group]:
+    """A group for every drawn region on an image, and one for the label of each finding's largest region.
 
     Each has a tracking UID of its own, because viewers merge groups of one tracking UID and then draw one region.
     """
-    finding = statement.finding
-    groups = []
-    for role, source in sources(request):
-        regions = _regions(finding, role)
-        probability = finding.probability if role is ImageRole.CURRENT else finding.prior_probability
-        for number, region in enumerate(regions, start=1):
-            if role is ImageRole.CURRENT and number == 1:
-                continue  # stands in the finding's own group
-            groups.append(_region_group(request, finding, (role, source), (number, region), probability))
-    return groups
+    drawn = [(one, _largest_first(one.finding, role)) for one in drawn_statements(request)]
+    groups = [
+        PlanarROIMeasurementsAndQualitativeEvaluations(
+            referenced_region=image_region(source, region),
+            **_shared(request, one.finding, role, f"{role.value} image region {number}"),
+        )
+        for one, regions in drawn
+        for number, region in enumerate(regions, start=1)
+    ]
+    labelled = [(one, regions[0]) for one, regions in drawn if regions and _probability(one, role) is not None]
+    texts = [(_region_label(one, role), region.points) for one, region in labelled]
+    columns, rows = stored_size(source)
+    boxes = label_boxes(texts, columns, rows) if columns and rows else []
+    labels = [
+        _label_group(request, one, (role, source), text, box)
+        for (one, _), (text, _), box in zip(labelled, texts, boxes, strict=False)
+    ]
+    return [*labels, *groups]
 
 
-def _region_group(
-    request: ReportRequest,
-    finding: Finding,
-    image: tuple[ImageRole, SourceImage],
-    numbered: tuple[int, Region],
-    probability: float | None,
+def _label_group(
+    request: ReportRequest, statement: Statement, image: tuple[ImageRole, SourceImage], text: str, box: LabelBox
 ) -> Group:
+    """The label of a region: a number whose name is the label, because OHIF writes nothing else beside coordinates.
+
+    Its region is a circle of half a pixel where the label begins; OHIF would put it to the right of what it
+    names, where one label covers another or leaves the image.
+    """
+    role, source = image
+    probability = _probability(statement, role)
+    number = _percent(codes.concept("name.label", text), 0.5 if probability is None else probability)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=image_position(source, *box.anchor),
+        measurements=[number],
+        **_shared(request, statement.finding, role, f"{role.value} image label"),
+    )
+
+
+def _shared(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
+    """What region and label have in common. No Finding Site: OHIF would write its code beside the region."""
     concept = codes.finding_concept(finding.key)
-    (role, source), (number, region) = image, numbered
-    shared = {
-        "tracking_identifier": _tracking(request, concept.name, f"{role.value} image region {number}"),
+    return {
+        "tracking_identifier": _tracking(request, concept.name, what),
         "time_point_context": TimePointContext(time_point=role.value),
         "finding_type": codes.coded(concept.code),
         "algorithm_id": _algorithm(request),
     }
-    group: Group
-    if probability is None:  # the prior was not asked about: nothing is there that the region could hang below
-        group = PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=image_region(source, region), **shared)
-    else:
-        measured = [_percent("name.probability", probability, image=source, region=region)]
-        group = MeasurementsAndQualitativeEvaluations(measurements=measured, **shared)
-    label = TextContentItem(
-        name=codes.concept("name.comment"), value=f"{concept.name}, {role.value} image", relationship_type=_CONTAINS
-    )
-    group[0].ContentSequence.append(label)
-    return group
+
+
+def _region_label(statement: Statement, role: ImageRole) -> str:
+    """ "new pneumothorax L"; on the prior what was there, without a change."""
+    words = catalogue("en")
+    text = label(statement if role is ImageRole.CURRENT else replace(statement, change=None), words)
+    return text.replace(": ", " ", 1)  # the viewer itself sets a colon behind it
+
+
+def _probability(statement: Statement, role: ImageRole) -> float | None:
+    finding = statement.finding
+    return finding.probability if role is ImageRole.CURRENT else finding.prior_probability
 
 
 def _no_result_group(request: ReportRequest) -> Group:
@@ -191,13 +197,19 @@ def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
         finding_category=codes.concept("value.prognosis"),
         finding_type=codes.coded(concept.code),
         algorithm_id=_algorithm(request),
-        measurements=[_percent("name.probability", item.probability)],
+        measurements=[_percent(codes.concept("name.probability"), item.probability)],
         qualitative_evaluations=[_evaluation("name.predicted_change", codes.change_code(item.change))],
     )
 
 
-def _regions(finding: Finding, role: ImageRole) -> list[Region]:
-    return [region for region in finding.regions if region.role is role]
+def _largest_first(finding: Finding, role: ImageRole) -> list[Region]:
+    """The finding's regions on one image, by the area of their bounding boxes."""
+    return sorted((region for region in finding.regions if region.role is role), key=_extent, reverse=True)
+
+
+def _extent(region: Region) -> float:
+    columns, rows = zip(*region.points, strict=True)
+    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))
 
 
 def _algorithm(request: ReportRequest) -> AlgorithmIdentification:
@@ -210,37 +222,28 @@ def _tracking(request: ReportRequest, *what: str) -> TrackingIdentifier:
     return TrackingIdentifier(identifier=" ".join(what), uid=tracking_uid(request, *what))
 
 
-def _percent(
-    name: str, probability: float, *, image: SourceImage | None = None, region: Region | None = None
-) -> Measurement:
-    """A NUM in percent; with a region, inferred from it (TID 320), which is how viewers find what to draw.
-
-    Never 0 or 100, which viewers write beside the region and which would claim certainty.
-    """
+def _percent(name: CodedConcept, probability: float) -> Measurement:
+    """A NUM in percent. Never 0 or 100, which would claim certainty."""
     return Measurement(
-        name=codes.concept(name),
+        name=name,
         value=min(max(round(float(probability) * 100, 1), 0.1), 99.9),
         unit=dicom_codes.UCUM.Percent,
-        referenced_coordinates=None if image is None or region is None else [measured_on(image, region)],
     )
 
 
-def _certainty(request: ReportRequest, statement: Statement) -> list[Measurement]:
+def _certainty(statement: Statement) -> list[Measurement]:
     """Certainty of the statement made, which for an absent finding is that of its absence; then the probability.
 
-    None of an uncalibrated model's numbers, unless a region has to hang below one.
+    None of an uncalibrated model's numbers.
     """
-    finding = statement.finding
-    region = next(iter(_regions(finding, ImageRole.CURRENT)), None)
-    probability = _percent("name.probability", finding.probability, image=request.current, region=region)
+    finding, presence = statement.finding, statement.presence
     if not statement.is_calibrated:
-        return [probability] if region is not None else []
+        return []
     certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
-    presence = statement.presence
-    items = [_percent("name.certainty", certainty[presence])] if presence in certainty else []
-    items.append(probability)
+    items = [_percent(codes.concept("name.certainty"), certainty[presence])] if presence in certainty else []
+    items.append(_percent(codes.concept("name.probability"), finding.probability))
     if statement.change is not None and finding.change_probability is not None:
-        items.append(_percent("name.change_certainty", finding.change_probability))
+        items.append(_percent(codes.concept("name.change_certainty"), finding.change_probability))
     return items
 
 

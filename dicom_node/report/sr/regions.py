@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from highdicom.sr import CoordinatesForMeasurement, GraphicTypeValues, ImageRegion, SourceImageForRegion
+from highdicom.sr import GraphicTypeValues, ImageRegion, SourceImageForRegion
 from numpy.typing import NDArray
 
 from dicom_node.report.patient import whole_number
@@ -21,14 +21,17 @@ def stored_size(source: SourceImage) -> tuple[int, int]:
     return whole_number(source.header, "Columns"), whole_number(source.header, "Rows")
 
 
-def measured_on(source: SourceImage, region: Region) -> CoordinatesForMeasurement:
-    """SCOORD POLYLINE on the stored image (PS3.3 section C.18.6.1)."""
-    points, image = _outline(source, region), _source_of_region(source)
-    return CoordinatesForMeasurement(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
+def image_position(source: SourceImage, column: float, row: float) -> ImageRegion:
+    """Image Region of a circle of half a pixel's radius around a point: where a label begins."""
+    columns, rows = stored_size(source)
+    column, row = min(max(column, 0.0), columns - 1.0), min(max(row, 0.0), float(rows))
+    points = np.asarray([(column, row), (column + 0.5, row)], dtype=np.float64)
+    image = _source_of_region(source)
+    return ImageRegion(graphic_type=GraphicTypeValues.CIRCLE, graphic_data=points, source_image=image)
 
 
 def image_region(source: SourceImage, region: Region) -> ImageRegion:
-    """The same as TID 1410 has it."""
+    """Image Region as TID 1410 has it: SCOORD POLYLINE on the stored image (PS3.3 section C.18.6.1)."""
     points, image = _outline(source, region), _source_of_region(source)
     return ImageRegion(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dicom_node.report.patient import clean_header, whole_number
+from dicom_node.report.region_rules import RegionFault
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
@@ -122,10 +123,25 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         methods = sorted({region.method for one in drawn_statements(request) for region in one.finding.regions})
         if methods:
             lines.append(words.text("limitations.regions", method=words.joined(methods)))
+        lines += _dropped_regions(request, words)
     faults = clean_header(request.current.header).faults
     if faults:
         lines.append(words.text("limitations.header", elements=", ".join(faults)))
     return tuple(lines)
+
+
+def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
+    """Which regions are not drawn, and why (`report.region_rules`)."""
+    drawn = {one.finding.key for one in drawn_statements(request)}
+    names: dict[RegionFault, list[str]] = {}
+    for dropped in request.dropped_regions:
+        if dropped.finding in drawn:
+            names.setdefault(dropped.fault, []).append(name_of(dropped.finding, words))
+    return [
+        words.text(f"limitations.region_{fault.name.lower()}", findings=words.joined(list(dict.fromkeys(names[fault]))))
+        for fault in RegionFault
+        if fault in names
+    ]
 
 
 def _about_the_images(request: ReportRequest, words: Catalogue) -> list[str]:

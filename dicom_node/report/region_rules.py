@@ -1,0 +1,218 @@
+"""Rule 4 of `report.rules`: a region must agree with its sentence. Pure: outlines and lungs in, what may be drawn out.
+
+4a. It lies within the thorax: at least `MIN_INSIDE` of it, by the lungs that were found on the film itself.
+4b. It lies on the side that the sentence says, by the midline between the lungs: at least `MIN_ON_SIDE` of it.
+4c. It is not larger than its finding can be (`MAX_SHARE` of both lungs' area).
+4d. What is drawn is clipped to the lungs or the heart where that is the finding's site.
+What breaks a rule is not drawn, and Limitations says so; so is every region where the lungs were not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+
+from dicom_node.report.rules import side_of
+from model.checks.frontal_view import SIDE
+from model.checks.lung_fields import LungFields, find_lungs
+from model.images.square import square_to_stored, stored_to_square
+from model.ontology import ontology
+from model.schema import DisplayImage, Finding, ImageRole, Prediction, Region
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+RASTER = 3 * SIDE
+"""Cells of the square on which outlines are compared."""
+MIN_INSIDE, MIN_ON_SIDE, MIN_KEPT = 0.6, 0.6, 0.35
+"""Shares of a region's area: in the thorax, on its side, left after clipping."""
+MAX_SHARE: Mapping[str, float] = {
+    "lung_nodule": 0.06,
+    "granuloma": 0.06,
+    "fracture": 0.12,
+    "lung_mass": 0.25,
+    "atelectasis": 0.5,
+    "cardiomegaly": 0.75,
+    "enlarged_cardiac_silhouette": 0.75,
+    "edema": 1.0,
+}
+"""Finding → largest area of a region as a share of both lungs' area (these include the heart)."""
+USUAL_MAX_SHARE = 0.6
+"""Of what is not named above: one lung, and a little more."""
+_MARGINS: Mapping[str, float] = {"lung": 0.015, "pleura": 0.03}
+_THORAX_MARGIN = 0.05
+"""Shares of the square by which lungs and thorax are widened: outlines are coarse, and ribs lie outside the lungs."""
+_HEART_COLUMNS, _HEART_ROWS = (-0.25, 0.5), (0.3, 1.05)
+"""Of the thorax' width from the midline, and of the lungs' height: where a heart of any size lies."""
+
+
+class RegionFault(StrEnum):
+    """Why a region is not drawn."""
+
+    OUTSIDE = "outside"
+    """Not where the finding can be."""
+    WRONG_SIDE = "wrong side"
+    TOO_LARGE = "too large"
+    LUNGS_NOT_FOUND = "lungs not found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRegion:
+    """A region that broke a rule: of which finding, on which image, and which rule."""
+
+    finding: str
+    role: ImageRole
+    fault: RegionFault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Film:
+    """An image and the lungs that were found on it, None where they were not."""
+
+    image: DisplayImage
+    lungs: LungFields | None
+
+
+def films_of(current: DisplayImage, prior: DisplayImage | None) -> dict[ImageRole, Film]:
+    """The images of a pair with the lungs that are found on them. Takes about 20 ms for each."""
+    films = {ImageRole.CURRENT: Film(image=current, lungs=find_lungs(current))}
+    if prior is not None:
+        films[ImageRole.PRIOR] = Film(image=prior, lungs=find_lungs(prior))
+    return films
+
+
+def with_fitting_regions(
+    prediction: Prediction, films: Mapping[ImageRole, Film]
+) -> tuple[Prediction, tuple[DroppedRegion, ...]]:
+    """The prediction with the regions that obey rule 4, clipped, and those that do not."""
+    dropped: list[DroppedRegion] = []
+    findings = []
+    for finding in prediction.findings:
+        kept: list[Region] = []
+        for region in finding.regions:
+            film = films.get(region.role)
+            fitting = RegionFault.LUNGS_NOT_FOUND if film is None else fitting_region(finding, region, film)
+            if isinstance(fitting, RegionFault):
+                dropped.append(DroppedRegion(finding=finding.key, role=region.role, fault=fitting))
+            else:
+                kept.append(fitting)
+        findings.append(replace(finding, regions=tuple(kept)))
+    return replace(prediction, findings=tuple(findings)), tuple(dropped)
+
+
+def fitting_region(finding: Finding, region: Region, film: Film) -> Region | RegionFault:
+    """The region as it may be drawn, or why it may not."""
+    if film.lungs is None:
+        return RegionFault.LUNGS_NOT_FOUND
+    lungs = film.lungs
+    outline = _raster_of(region.points, film.image)
+    area = float(outline.sum())
+    if area == 0 or float((outline & _thorax(lungs)).sum()) < MIN_INSIDE * area:
+        return RegionFault.OUTSIDE
+    side = side_of(finding.location)
+    half = _half(lungs, side)
+    if float((outline & half).sum()) < MIN_ON_SIDE * area:
+        return RegionFault.WRONG_SIDE
+    site = ontology().findings[finding.key].site if finding.key in ontology().findings else "chest"
+    clipped = _largest(outline & _site_field(lungs, site) & half)
+    if float(clipped.sum()) < MIN_KEPT * area:
+        return RegionFault.OUTSIDE
+    whole = float(_fine(lungs.right | lungs.left).sum())
+    if float(clipped.sum()) > MAX_SHARE.get(finding.key, USUAL_MAX_SHARE) * whole:
+        return RegionFault.TOO_LARGE
+    if clipped.sum() == area:
+        return region
+    return replace(region, points=_polygon(clipped, film.image))
+
+
+def half_of(lungs: LungFields, image: DisplayImage, points: Sequence[tuple[float, float]]) -> float:
+    """Share of an outline (stored pixels) that lies on the patient's left of the midline, 0..1."""
+    outline = _raster_of(points, image)
+    return float((outline & _half(lungs, "left")).sum()) / max(float(outline.sum()), 1.0)
+
+
+def _raster_of(points: Sequence[tuple[float, float]], image: DisplayImage) -> Mask:
+    """The cells that an outline in stored pixels covers."""
+    plane = Image.new("1", (RASTER, RASTER))
+    cells = [stored_to_square(image.geometry, RASTER, column, row) for column, row in points]
+    ImageDraw.Draw(plane).polygon(cells, fill=1)
+    return np.asarray(plane, dtype=bool)
+
+
+def _fine(mask: Mask) -> Mask:
+    """The segmenter's cells on the finer raster, smoothed."""
+    wide = mask.astype(np.float32).repeat(RASTER // SIDE, axis=0).repeat(RASTER // SIDE, axis=1)
+    smooth: Mask = ndimage.gaussian_filter(wide, RASTER / SIDE / 2) > 0.5
+    return smooth
+
+
+def _widened(mask: Mask, share: float) -> Mask:
+    """The mask and everything within `share` of the square's side from it."""
+    near: Mask = ndimage.distance_transform_edt(~mask) <= share * RASTER
+    return near
+
+
+def _half(lungs: LungFields, side: str | None) -> Mask:
+    """The patient's left or right half of the square; all of it where no one side is named."""
+    rows, columns = np.mgrid[0:RASTER, 0:RASTER]
+    scale = RASTER / SIDE
+    midline = (lungs.midline[0] * (rows + 0.5) / scale + lungs.midline[1]) * scale
+    if side == "left":
+        return np.asarray(columns + 0.5 >= midline, dtype=bool)
+    if side == "right":
+        return np.asarray(columns + 0.5 <= midline, dtype=bool)
+    return np.ones((RASTER, RASTER), dtype=bool)
+
+
+def _thorax(lungs: LungFields) -> Mask:
+    """The convex hull of both lungs, a little widened."""
+    both = _fine(lungs.right | lungs.left)
+    points = np.argwhere(both)
+    corners = points[ConvexHull(points).vertices]
+    plane = Image.new("1", (RASTER, RASTER))
+    ImageDraw.Draw(plane).polygon([(float(column), float(row)) for row, column in corners], fill=1)
+    return _widened(np.asarray(plane, dtype=bool), _THORAX_MARGIN)
+
+
+def _site_field(lungs: LungFields, site: str) -> Mask:
+    """Where a finding of this site can lie."""
+    if site in _MARGINS:
+        return _widened(_fine(lungs.right | lungs.left), _MARGINS[site])
+    if site != "heart":
+        return np.ones((RASTER, RASTER), dtype=bool)
+    both = _fine(lungs.right | lungs.left)
+    height, width = np.flatnonzero(both.any(axis=1)), np.flatnonzero(both.any(axis=0))
+    rows, columns = np.mgrid[0:RASTER, 0:RASTER]
+    scale = RASTER / SIDE
+    aside = columns - (lungs.midline[0] * rows / scale + lungs.midline[1]) * scale
+    down = (rows - height[0]) / max(len(height), 1)
+    across = aside / max(len(width), 1)
+    inside = (across >= _HEART_COLUMNS[0]) & (across <= _HEART_COLUMNS[1])
+    return np.asarray(inside & (down >= _HEART_ROWS[0]) & (down <= _HEART_ROWS[1]), dtype=bool)
+
+
+def _largest(mask: Mask) -> Mask:
+    labels, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), dtype=bool)
+
+
+def _polygon(mask: Mask, image: DisplayImage) -> tuple[tuple[float, float], ...]:
+    """A closed outline in stored pixels around each row's first and last cell, down one side and up the other."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    first = np.argmax(mask[rows], axis=1)
+    last = RASTER - np.argmax(mask[rows, ::-1], axis=1)
+    step = max(len(rows) // 24, 1)
+    places = sorted({*range(0, len(rows), step), len(rows) - 1})
+    down = [(float(first[place]), float(rows[place] + (place == places[-1]))) for place in places]
+    up = [(float(last[place]), float(rows[place] + (place == places[-1]))) for place in reversed(places)]
+    points = [square_to_stored(image, RASTER, x, y) for x, y in (*down, *up)]
+    return (*points, points[0])

@@ -1,0 +1,101 @@
+"""Rule 4: a region that is drawn agrees with its sentence; one that does not is dropped, and the report says so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dicom_node.report.region_rules import Film, RegionFault, fitting_region, half_of, with_fitting_regions
+from dicom_node.report.render.text import as_text
+from model.checks.frontal_view import SIDE
+from model.checks.lung_fields import LungFields
+from model.schema import Change, DisplayImage, ImageRole, Region, SourceGeometry
+from tests.support.report_cases import finding, prediction, request
+
+SIZE = 640
+"""Pixels of the square example image: ten for each cell of the segmenter."""
+
+
+def _lungs(shift: int = 0) -> LungFields:
+    """Two upright rectangles with a gap in the middle, moved to the right by some cells."""
+    right, left = (np.zeros((SIDE, SIDE), dtype=bool) for _ in range(2))
+    right[10:50, 8 + shift : 28 + shift] = True
+    left[10:50, 36 + shift : 56 + shift] = True
+    return LungFields(right=right, left=left, midline=(0.0, 32.0 + shift), confidence=0.99)
+
+
+def _film(shift: int = 0) -> Film:
+    geometry = SourceGeometry(rows=SIZE, columns=SIZE, top=0, left=0, height=SIZE, width=SIZE)
+    image = DisplayImage(pixels=np.zeros((SIZE, SIZE), dtype=np.float32), geometry=geometry)
+    return Film(image=image, lungs=_lungs(shift))
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Region:
+    points = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
+    return Region(role=ImageRole.CURRENT, points=points, method="outline head")
+
+
+PATIENTS_RIGHT, PATIENTS_LEFT = _box(100, 200, 220, 300), _box(400, 200, 520, 300)
+
+
+@pytest.mark.parametrize(
+    ("key", "location", "region", "fault"),
+    [
+        ("pneumothorax", "left", PATIENTS_LEFT, None),
+        ("pneumothorax", "left", PATIENTS_RIGHT, RegionFault.WRONG_SIDE),
+        ("pneumothorax", "right apical", PATIENTS_RIGHT, None),
+        ("pneumothorax", "right", PATIENTS_LEFT, RegionFault.WRONG_SIDE),
+        ("pleural_effusion", "bilateral", PATIENTS_LEFT, None),
+        ("pleural_effusion", None, PATIENTS_RIGHT, None),
+        ("consolidation", "left", _box(560, 560, 640, 640), RegionFault.OUTSIDE),
+        ("lung_nodule", "right", _box(90, 110, 270, 490), RegionFault.TOO_LARGE),
+        ("consolidation", "right", _box(90, 110, 270, 490), None),
+        ("cardiomegaly", None, _box(250, 300, 480, 500), None),
+        ("cardiomegaly", None, _box(90, 110, 200, 200), RegionFault.OUTSIDE),
+        ("chest_tube", "left", PATIENTS_RIGHT, RegionFault.WRONG_SIDE),
+    ],
+)
+def test_a_region_agrees_with_its_sentence_or_is_not_drawn(
+    key: str, location: str | None, region: Region, fault: RegionFault | None
+) -> None:
+    fitting = fitting_region(finding(key, location=location), region, _film())
+    assert (fitting if isinstance(fitting, RegionFault) else None) is fault
+
+
+def test_the_side_is_told_by_the_patients_midline_and_not_by_the_pictures_centre() -> None:
+    """On a film that shows the patient far to the left, a region left of the picture's centre may be a left one."""
+    region, said = _box(260, 200, 310, 300), finding("pneumothorax", location="left")
+    assert fitting_region(said, region, _film(shift=0)) is RegionFault.WRONG_SIDE
+    shifted = fitting_region(said, region, _film(shift=-7))
+    assert isinstance(shifted, Region)
+
+
+def test_an_outline_is_clipped_to_the_lung_of_its_side() -> None:
+    straddling = _box(330, 200, 620, 300)
+    fitting = fitting_region(finding("consolidation", location="left"), straddling, _film())
+    assert isinstance(fitting, Region)
+    columns = [column for column, _ in fitting.points]
+    assert min(columns) > 335
+    assert max(columns) < 585
+    assert fitting.points[0] == fitting.points[-1]
+    assert half_of(_lungs(), _film().image, fitting.points) == 1.0
+
+
+def test_without_lungs_nothing_is_drawn_and_the_report_says_why() -> None:
+    said = prediction(finding("pneumothorax", Change.NEW, location="left", regions=(PATIENTS_LEFT,)))
+    film = dataclasses.replace(_film(), lungs=None)
+    checked, dropped = with_fitting_regions(said, {ImageRole.CURRENT: film})
+    assert checked.finding("pneumothorax").regions == ()
+    assert [one.fault for one in dropped] == [RegionFault.LUNGS_NOT_FOUND]
+    for language, words in (("en", "the lungs were not found"), ("de", "Die Lungen wurden im Bild nicht gefunden")):
+        text = " ".join(as_text(request(checked, dropped_regions=dropped, language=language)).split())
+        assert words in text
+
+
+def test_what_is_not_stated_is_not_told_of_its_region_either() -> None:
+    said = prediction(finding("pneumothorax", probability=0.4, location="left", regions=(PATIENTS_RIGHT,)))
+    checked, dropped = with_fitting_regions(said, {ImageRole.CURRENT: _film()})
+    assert len(dropped) == 1
+    assert "not drawn" not in as_text(request(checked, dropped_regions=dropped))
