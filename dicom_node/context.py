@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING
 
 from dicom_node.config import Settings
 from dicom_node.index.database import Database
+from dicom_node.index.database import utc_now as utc_now
 
 if TYPE_CHECKING:
     from dicom_node.storage.instance_store import InstanceStore
-
-
-def utc_now() -> dt.datetime:
-    """The clock of a running node: aware UTC."""
-    return dt.datetime.now(dt.UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +29,11 @@ class NodeContext:
     store: InstanceStore
     clock: Callable[[], dt.datetime] = utc_now
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """SQLite has no clock of its own and takes the node's; a PostgreSQL server goes by its own."""
+        if self.database.is_sqlite:
+            self.database.clock = self.clock
 
     @property
     def documents_dir(self) -> Path:

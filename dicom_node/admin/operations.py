@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
 from dicom_node.config import Settings
+from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import is_job_of, resend
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import (
@@ -49,8 +50,8 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     generation = (session.scalar(newest) or 0) + 1
     key = analyse_key(study_instance_uid, study.revision, generation)
     payload = {"study_instance_uid": study_instance_uid, "revision": study.revision, "generation": generation}
-    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, now=now, priority=jobs.Priority.BULK):
-        jobs.retry_dead(session, now=now, keys=[key])
+    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=jobs.Priority.BULK):
+        jobs.retry_dead(session, keys=[key])
     study.state = StudyState.COMPLETE
     audited(session, settings, study, now=now, who=who)
     return generation
@@ -72,7 +73,7 @@ def resend_study(session: Session, study_instance_uid: str, *, settings: Setting
 
 def retry(session: Session, *, now: dt.datetime, keys: Collection[str] | None = None) -> list[str]:
     """Revive dead jobs (None: all) with their deliveries; returns their keys."""
-    revived = jobs.retry_dead(session, now=now, keys=keys)
+    revived = jobs.retry_dead(session, keys=keys)
     dead = session.execute(
         select(Delivery, Job.key)
         .join(Document, Delivery.document_pk == Document.id)
@@ -81,8 +82,7 @@ def retry(session: Session, *, now: dt.datetime, keys: Collection[str] | None = 
     ).all()
     for delivery, key in dead:
         if key in revived:
-            delivery.state = DeliveryState.PENDING
-            delivery.attempts, delivery.updated_at = 0, now
+            transitions.revive(delivery, now)
     log.info("dead jobs revived", count=len(revived))
     return revived
 
@@ -109,9 +109,9 @@ def abandon(
             f"no dead delivery: job {', '.join(map(str, others))}; `dicom-node jobs --state dead` lists them, and a"
             " dead analysis is ended by `dicom-node reprocess`"
         )
-    for job, delivery, _ in rows:
-        delivery.state, delivery.last_error, delivery.updated_at = DeliveryState.ABANDONED, f"{who}: {reason}", now
-        job.state, job.finished_at = JobState.DONE, now
+    jobs.abandon(session, [row.Job.id for row in rows])
+    for row in rows:
+        transitions.abandon(row.Delivery, f"{who}: {reason}", now)
     for study in {row.Study.id: row.Study for row in rows}.values():
         audited(session, settings, study, now=now, who=who)
     log.info("dead deliveries abandoned", count=len(rows))

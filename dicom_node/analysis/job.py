@@ -80,7 +80,7 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
         # Purged, or a late image re-opened it: the newer revision has a job of its own.
         log.info("analysis is out of date and left", wanted_revision=revision)
         with node.database.write() as session:
-            jobs.complete(session, job, now=node.clock())
+            jobs.complete(session, job)
         return
     with models.lease() as predictor:
         setting = _setting(node, study, produced_at, predictor)
@@ -107,7 +107,7 @@ def _waits_for_priors(job: ClaimedJob, node: NodeContext, study_instance_uid: st
         study = study_by_uid(session, study_instance_uid)
         until = prefetch.wait_for_priors(session, study, node.settings, now=now) if study is not None else None
         if until is not None:
-            jobs.postpone(session, job, now=now, until=until)
+            jobs.postpone(session, job, until=until)
     return until is not None
 
 
@@ -221,7 +221,7 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
     now = node.clock()
     statistics = [statistics_of(one.request, now=now) for one in finished]
     with node.database.write() as session:
-        jobs.complete(session, job, now=now)
+        jobs.complete(session, job)
         study = session.get_one(Study, study_pk)
         if study.revision != int(job.payload["revision"]):
             log.info("a late image came during the analysis; its own job follows")

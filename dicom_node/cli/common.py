@@ -18,6 +18,7 @@ from rich.console import Console
 from dicom_node.config import Settings, config_path, load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
+from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.logs import configure
 from dicom_node.storage.instance_store import InstanceStore
@@ -49,9 +50,8 @@ def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[Node
             if database.is_sqlite:
                 schema.upgrade(database)
             schema.require_current(database)
-        yield NodeContext(
-            settings=settings, database=database, store=InstanceStore(settings.node.data_dir / "instances")
-        )
+        store = InstanceStore(settings.node.data_dir / "instances")
+        yield NodeContext(settings=settings, database=database, store=store, clock=clock_of(database))
     finally:
         database.close()
 

@@ -17,7 +17,7 @@ from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_n
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyPurpose, StudyState
-from dicom_node.jobs import queue
+from dicom_node.jobs import backlog
 from dicom_node.retention.disk import disk_usage
 from dicom_node.serving.status import serving_lines
 
@@ -51,14 +51,16 @@ def _status(node: NodeContext) -> dict[str, Any]:
             state.value: session.query(Study).filter(Study.state == state, Study.purpose == StudyPurpose.ROUTED).count()
             for state in StudyState
         }
-        depth = {f"{kind.value} {state.value}": count for (kind, state), count in queue.depth(session).items()}
+        depth = {f"{kind.value} {state.value}": count for (kind, state), count in backlog.depth(session).items()}
         deliveries: dict[str, int] = {}
         for line in reading.delivery_counts(session):
             deliveries[f"{line[0]} {line[1].value}"] = line[2]
         serving = serving_lines(session, node.clock())
+        unclaimed = [waiting.sentence() for waiting in backlog.unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
+    troubles += unclaimed
     if usage.free_percent < node.settings.retention.keep_free_percent:
         troubles.append(f"the disk has {usage.free_percent:.1f} % free")
     return {

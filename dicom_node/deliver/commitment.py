@@ -16,15 +16,17 @@ from pydicom.sequence import Sequence as DicomSequence
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.deliver import transitions
 from dicom_node.deliver.peer import SUCCESS, NotSupportedError, accepts
 from dicom_node.deliver.queue import job_key, sent_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.upkeep import reschedule
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
@@ -134,36 +136,25 @@ def record_commitment_report(
 
 
 def _confirm(session: Session, delivery: Delivery, document: Document, now: dt.datetime) -> None:
-    delivery.state = DeliveryState.CONFIRMED
-    delivery.proof = "commitment"
-    delivery.confirmed_at = delivery.updated_at = now
-    delivery.last_error = ""
+    transitions.confirm(delivery, "commitment", now)
     # A job that waits, or was given up before the report came, is ended here; one that runs sees the row when it ends.
-    session.execute(
-        update(Job)
-        .where(Job.key == job_key(document.sop_instance_uid, delivery.destination))
-        .where(Job.state.in_([JobState.READY, JobState.DEAD]))
-        .values(state=JobState.DONE, finished_at=now, last_error="")
-    )
+    jobs.finish(session, job_key(document.sop_instance_uid, delivery.destination))
     log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof="commitment")
 
 
 def _send_again(session: Session, delivery: Delivery, document: Document, reason: int, now: dt.datetime) -> None:
     words = FAILURE_REASONS.get(reason, "reason not in the Standard")
-    delivery.state = DeliveryState.PENDING
-    delivery.commitment_transaction_uid = ""
-    delivery.commitment_asked_at = None
-    delivery.last_error = f"commitment failed: {reason:04X}H {words}"
-    delivery.updated_at = now
+    error = f"commitment failed: {reason:04X}H {words}"
+    transitions.send_again(delivery, error, now)
     key = job_key(document.sop_instance_uid, delivery.destination)
     job = session.scalars(select(Job).where(Job.key == key, Job.state == JobState.READY)).one_or_none()
     if job is not None:
-        job.last_error = delivery.last_error
         if delivery.attempts >= job.max_attempts:
-            job.state, job.finished_at = JobState.DEAD, now
-            delivery.state = DeliveryState.DEAD
+            jobs.give_up(session, key, error)
+            transitions.give_up(delivery, error, now)
         else:
-            job.run_at = now + jobs.back_off(delivery.attempts)
+            later = now + jobs.back_off(delivery.attempts)
+            reschedule(session, Job.key == key, run_at=later, last_error=error)
     log.warning("commitment failed", delivery=delivery.id, destination=delivery.destination, reason=f"{reason:04X}H")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, literal, select, update
+from sqlalchemy import ColumnElement, literal, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node.config import DeliverySection, Destination
-from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobKind, JobState, Result
+from dicom_node.deliver import transitions
+from dicom_node.index.clock import database_time
+from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Result
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.upkeep import reschedule
 from dicom_node.report.sr.fallback_classes import variant_uid
 
 
@@ -62,7 +65,6 @@ def enqueue_deliveries(
                 JobKind.DELIVER,
                 job_key(document.sop_instance_uid, destination.name),
                 {"delivery_id": row.id},
-                now=now,
                 max_attempts=settings.max_attempts,
             )
     return made
@@ -81,28 +83,18 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
         .where(Delivery.id.in_(list(delivery_ids)))
     ).all()
     for delivery, document in rows:
-        delivery.state = DeliveryState.PENDING
-        delivery.proof, delivery.last_error, delivery.commitment_transaction_uid = "", "", ""
-        delivery.attempts = delivery.proof_attempts = 0
-        delivery.stored_at = delivery.confirmed_at = delivery.commitment_asked_at = None
-        delivery.updated_at = now
+        transitions.restart(delivery, now)
         key = job_key(document.sop_instance_uid, delivery.destination)
         made = jobs.enqueue(
             session,
             JobKind.DELIVER,
             key,
             {"delivery_id": delivery.id},
-            now=now,
             priority=jobs.Priority.BULK,
             max_attempts=settings.max_attempts,
         )
         if not made:
-            # A running job sees the row when it ends and goes on; every other one becomes due.
-            session.execute(
-                update(Job)
-                .where(Job.key == key, Job.state != JobState.RUNNING)
-                .values(state=JobState.READY, run_at=now, attempts=0, finished_at=None, last_error="")
-            )
+            jobs.restart(session, key)
     return len(rows)
 
 
@@ -122,31 +114,18 @@ def predecessor_is_on_its_way(session: Session, result: Result, destination: str
 
 def hold_back(session: Session, destination: str, *, until: dt.datetime) -> None:
     """The destination is down: what waits for it does not each try in vain. Counts no attempt of theirs."""
-    session.execute(
-        update(Job)
-        .where(_waiting_for(destination), Job.run_at < until)
-        .values(run_at=until, last_error=UNREACHABLE)
-        .execution_options(synchronize_session=False)
-    )
+    reschedule(session, _goes_to(destination) & (Job.run_at < until), run_at=until, last_error=UNREACHABLE)
 
 
-def let_go(session: Session, destination: str, *, now: dt.datetime) -> None:
-    """The destination answers again: what was held back, or had failed for the same reason, is due now."""
-    session.execute(
-        update(Job)
-        .where(_waiting_for(destination), Job.run_at > now, Job.last_error.startswith(UNREACHABLE, autoescape=True))
-        .values(run_at=now)
-        .execution_options(synchronize_session=False)
-    )
+def let_go(session: Session, destination: str) -> None:
+    """Make due what was held back, or had failed, because the destination did not answer: it answers again."""
+    held_back = Job.last_error.startswith(UNREACHABLE, autoescape=True) & (Job.run_at > database_time(session))
+    reschedule(session, _goes_to(destination) & held_back, run_at=None)
 
 
 UNREACHABLE = "destination down"
 """Begins `last_error` of what waits for a destination that cannot be reached."""
 
 
-def _waiting_for(destination: str) -> ColumnElement[bool]:
-    return (
-        (Job.kind == JobKind.DELIVER)
-        & (Job.state == JobState.READY)
-        & Job.key.endswith(f":{destination}", autoescape=True)
-    )
+def _goes_to(destination: str) -> ColumnElement[bool]:
+    return (Job.kind == JobKind.DELIVER) & Job.key.endswith(f":{destination}", autoescape=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
 from dicom_node.config import Destination
-from dicom_node.deliver import peer
+from dicom_node.deliver import peer, transitions
 from dicom_node.deliver.queue import UNREACHABLE, hold_back, let_go
 from dicom_node.deliver.task import Task, give_up_as_superseded
 from dicom_node.errors import DeliveryError
@@ -28,15 +30,10 @@ def mark_stored(task: Task, sop_class_uid: str) -> None:
     """Transition A, committed before the proof is asked for; whoever waits for this destination is let go."""
     with task.node.database.write() as session:
         now = task.node.clock()
-        jobs.heartbeat(session, task.job, now=now)
+        jobs.heartbeat(session, task.job)
         delivery = session.get_one(Delivery, task.delivery_id)
-        delivery.state = DeliveryState.STORED
-        delivery.attempts += 1
-        delivery.accepted_sop_class_uid = sop_class_uid
-        delivery.stored_at = delivery.updated_at = now
-        delivery.commitment_transaction_uid, delivery.commitment_asked_at = "", None
-        delivery.proof_attempts, delivery.last_error = 0, ""
-        let_go(session, task.destination.name, now=now)
+        transitions.mark_stored(delivery, sop_class_uid, now)
+        let_go(session, task.destination.name)
         _audit_transfer(session, task, delivery, now)
 
 
@@ -74,7 +71,7 @@ def _audited_as(destination: Destination) -> audit.Participant:
 def note_proof_request(task: Task, transaction_uid: str = "") -> None:
     """Committed before the request leaves: the report may be faster than the answer."""
     with task.node.database.write() as session:
-        jobs.heartbeat(session, task.job, now=task.node.clock())
+        jobs.heartbeat(session, task.job)
         delivery = session.get_one(Delivery, task.delivery_id)
         delivery.proof_attempts += 1
         if transaction_uid:
@@ -99,13 +96,12 @@ def end(task: Task, *, proof: str = "") -> None:
         now = task.node.clock()
         delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
         if proof and delivery.state is not DeliveryState.CONFIRMED:
-            delivery.state, delivery.proof, delivery.last_error = DeliveryState.CONFIRMED, proof, ""
-            delivery.confirmed_at = delivery.updated_at = now
+            transitions.confirm(delivery, proof, now)
             log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof=proof)
         if delivery.state is DeliveryState.CONFIRMED:
-            jobs.complete(session, task.job, now=now)
+            jobs.complete(session, task.job)
         elif delivery.state is DeliveryState.STORED:
-            jobs.postpone(session, task.job, now=now, until=_look_again_at(task, delivery, now))
+            jobs.postpone(session, task.job, until=_look_again_at(task, delivery, now))
         else:  # the report came while we waited, and said no
             _record_failure(session, task, delivery, delivery.last_error or "to be sent again", permanent=False)
 
@@ -127,12 +123,11 @@ def fail(task: Task, error: DeliveryError) -> None:
         text = f"{UNREACHABLE}: {error}" if unreachable else str(error)
         if delivery.state is DeliveryState.STORED:
             delivery.commitment_asked_at = None  # the request itself failed: the next run asks at once
-        _record_failure(session, task, delivery, text, permanent=error.permanent or refused_often)
+        has_refusals = bool(refused or _refusals(task.job))
+        payload = {**task.job.payload, REFUSED: refused} if has_refusals else None
+        _record_failure(session, task, delivery, text, permanent=error.permanent or refused_often, payload=payload)
         if error.comment:
             delivery.last_error += f" ({error.comment})"
-        if refused or _refusals(task.job):
-            payload = {**task.job.payload, REFUSED: refused}
-            session.execute(update(Job).where(Job.id == task.job.id).values(payload=payload))
         if unreachable:
             run_at = session.scalars(select(Job.run_at).where(Job.id == task.job.id)).one()
             hold_back(session, task.destination.name, until=run_at)
@@ -148,16 +143,25 @@ def send_from_the_beginning(task: Task) -> None:
     log.warning("accepted and lost: sending again", delivery=task.delivery_id)
     with task.node.database.write() as session:
         delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
-        delivery.state = DeliveryState.PENDING
-        _record_failure(session, task, delivery, "accepted, but not listed in time", permanent=False)
+        text = "accepted, but not listed in time"
+        transitions.send_again(delivery, text, task.node.clock())
+        _record_failure(session, task, delivery, text, permanent=False)
 
 
-def _record_failure(session: Session, task: Task, delivery: Delivery, text: str, *, permanent: bool) -> None:
+def _record_failure(
+    session: Session,
+    task: Task,
+    delivery: Delivery,
+    text: str,
+    *,
+    permanent: bool,
+    payload: Mapping[str, Any] | None = None,
+) -> None:
     now = task.node.clock()
     if delivery.state is DeliveryState.PENDING and delivery.attempts >= task.job.max_attempts:
         permanent = True  # accepted and lost as often as it may be tried
-    state = jobs.fail(session, task.job, text, now=now, permanent=permanent)
+    state = jobs.fail(session, task.job, text, permanent=permanent, payload=payload)
     delivery.last_error, delivery.updated_at = text, now
     if state is JobState.DEAD:
-        delivery.state = DeliveryState.DEAD
+        transitions.give_up(delivery, text, now)
     log.warning("delivery failed", delivery=delivery.id, destination=delivery.destination, error=text, job_state=state)

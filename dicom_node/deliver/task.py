@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config import Destination
 from dicom_node.context import NodeContext
-from dicom_node.deliver import peer
+from dicom_node.deliver import peer, transitions
 from dicom_node.deliver.queue import predecessor_is_on_its_way, sent_uid
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Result, Study
@@ -61,20 +61,20 @@ def begin(job: ClaimedJob, node: NodeContext) -> Task | None:
             .where(Delivery.id == job.payload["delivery_id"])
         ).one_or_none()
         if row is None or row.Delivery.state is DeliveryState.CONFIRMED:
-            jobs.complete(session, job, now=now)
+            jobs.complete(session, job)
             return None
         delivery, document = row.Delivery, row.Document
         if not row.Result.is_current and delivery.state is not DeliveryState.STORED:
             give_up_as_superseded(session, job, delivery, now)
             return None
         if predecessor_is_on_its_way(session, row.Result, delivery.destination):
-            jobs.postpone(session, job, now=now, until=now + WAIT_FOR_PREDECESSOR)
+            jobs.postpone(session, job, until=now + WAIT_FOR_PREDECESSOR)
             return None
         destination = next((d for d in node.settings.destinations if d.name == delivery.destination), None)
         if destination is None:
             error = f"no destination {delivery.destination!r} is configured any more"
-            jobs.fail(session, job, error, now=now, permanent=True)
-            delivery.state, delivery.last_error, delivery.updated_at = DeliveryState.DEAD, error, now
+            jobs.fail(session, job, error, permanent=True)
+            transitions.give_up(delivery, error, now)
             return None
         return Task(
             job=job,
@@ -100,8 +100,8 @@ def begin(job: ClaimedJob, node: NodeContext) -> Task | None:
 
 def give_up_as_superseded(session: Session, job: ClaimedJob, delivery: Delivery, now: dt.datetime) -> None:
     """Transition E: an outdated document that the destination has not is no longer sent."""
-    delivery.state, delivery.updated_at = DeliveryState.SUPERSEDED, now
-    jobs.complete(session, job, now=now)
+    transitions.supersede(delivery, now)
+    jobs.complete(session, job)
 
 
 def read_document(task: Task) -> Dataset:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from dicom_node.errors import ConfigurationError, IndexConflictError, IndexUnavailableError
@@ -20,12 +29,34 @@ BUSY_TIMEOUT_MS = 15_000
 PING_AFTER_SECONDS = 60.0
 """A PostgreSQL connection that lay idle for longer is asked whether it lives before it is used."""
 
+KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "connect_timeout": 10,
+}
+"""libpq: a server that is cut off is noticed within about 11 s instead of 15 minutes to two hours, so that a worker
+goes on with another connection before its leases run out. A parameter of `database.url` goes before these."""
 CONFLICTS = ("40P01", "40001")
 """PostgreSQL's SQLSTATEs for a deadlock and a serialisation failure: it is undone and may be tried again."""
 
 
+INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def utc_now() -> dt.datetime:
+    """Return this machine's time as aware UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
 class Database:
-    """The index's engine. One per process; sessions are short and never cross a thread."""
+    """The index's engine. One per process; sessions are short and never cross a thread.
+
+    clock: the time of `dicom_node.index.clock.database_time` for a database that has no clock of its own (SQLite: this
+    machine's); None: the server's.
+    """
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
@@ -35,7 +66,7 @@ class Database:
         self.url = url
         # An error of SQLAlchemy's quotes the values of its statement otherwise, names of patients among them.
         try:
-            self.engine: Engine = create_engine(parsed, hide_parameters=True)
+            self.engine: Engine = create_engine(parsed, hide_parameters=True, connect_args=_connect_arguments(parsed))
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 "database.url: PostgreSQL needs the extra: pip install dicom-node[postgres]"
@@ -47,13 +78,27 @@ class Database:
             _prepare_sqlite(self.engine)
         else:
             _prepare_postgresql(self.engine)
-        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self.clock: Callable[[], dt.datetime] | None = utc_now if self.is_sqlite else None
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False, info={"database": self})
 
     @contextmanager
     def connection(self, *, begin: bool = False) -> Iterator[Connection]:
         """For the schema's own work; with `begin` in one transaction. Raises IndexUnavailableError."""
         with _mapped_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
             yield connection
+
+    @contextmanager
+    def raw_connection(self) -> Iterator[Any]:
+        """The driver's own connection, for what has no SQL (notifications). Raises IndexUnavailableError.
+
+        It is closed at the end and not given back to the pool: it is in a state that a session does not expect.
+        """
+        with _mapped_errors(), self.engine.connect() as connection:
+            connection.detach()
+            try:
+                yield connection.connection.dbapi_connection
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                raise IndexUnavailableError(f"the connection to the index was lost: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -88,20 +133,34 @@ def _make_folder(folder: Path) -> None:
         raise IndexUnavailableError(f"the index's folder {folder} cannot be made: {error.strerror}") from error
 
 
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() != "postgresql":
+        return {}
+    return {name: value for name, value in KEEPALIVE.items() if name not in url.query}
+
+
 @contextmanager
 def _mapped_errors() -> Iterator[None]:
+    """The one place that knows the database's errors.
+
+    What a program's own mistake causes (a wrong statement, a value or key that does not fit) goes through as it is.
+    Everything else is the database's trouble, whatever class the driver gives it: a read-only server is an
+    InternalError of psycopg's, a server that shuts down an OperationalError, a full pool no driver error at all.
+    """
     try:
         yield
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) in CONFLICTS:
             raise IndexConflictError(f"another transaction stood in the way: {error.orig}") from error
         raise IndexUnavailableError(f"the index does not answer: {error.orig}") from error
-    except DBAPIError as error:
-        if type(error) is DatabaseError:  # SQLite of a file that is none of its own, or damaged
-            raise IndexUnavailableError(f"the index cannot be read: {error.orig}") from error
-        if error.connection_invalidated:
-            raise IndexUnavailableError(f"the connection to the index was lost: {error.orig}") from error
+    except (DataError, IntegrityError, ProgrammingError) as error:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+            raise IndexUnavailableError(f"the index refuses: {error.orig}") from error
         raise
+    except DBAPIError as error:
+        raise IndexUnavailableError(f"the index does not work: {error.orig}") from error
+    except PoolTimeoutError as error:
+        raise IndexUnavailableError("the index is busy: no connection came free in time") from error
 
 
 def _prepare_postgresql(engine: Engine) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Executable, Table
+from sqlalchemy import ClauseElement, Table
 from sqlalchemy.orm import Session
 
 from dicom_node.index.tables.core import Base
@@ -23,7 +23,7 @@ def insert_if_absent(
     Parameters
     ----------
     values
-        By column name; a column that is not named takes its default.
+        By column name, plain or SQL expressions; a column that is not named takes its default.
     unique
         The columns of one unique constraint or index of the table.
 
@@ -33,6 +33,8 @@ def insert_if_absent(
         The new row's primary key (its first column), or None where the row existed.
     """
     statement = _statement(session.get_bind().dialect.name, table, tuple(unique))
+    if any(isinstance(value, ClauseElement) for value in values.values()):
+        return session.execute(statement.values(dict(values))).scalar_one_or_none()
     return session.execute(statement, dict(values)).scalar_one_or_none()
 
 
@@ -58,7 +60,7 @@ def insert_or_update(
 
 
 @cache
-def _statement(dialect: str, table: type[Base], unique: tuple[str, ...]) -> Executable:
+def _statement(dialect: str, table: type[Base], unique: tuple[str, ...]) -> Any:
     """Build each statement once: building it anew would cost more than its execution on the receiver's path."""
     return (
         _insert(dialect, table)

@@ -1,11 +1,19 @@
-"""The durable job queue: enqueue, claim, heartbeat, finish, retry, rescue. One row owns each job's state.
+"""The durable job queue: every transition of a job's state stands here. One row owns each job's state.
 
-Transitions (PENDING work is never only in memory):
-  A  ready   → running   claim: one statement, oldest due and most urgent first, lease for `lease`
-  B  running → done      complete, in the transaction that writes the job's effect
-  C  running → ready     retry with back-off, or rescue of a lost lease
-  D  running → dead      out of attempts, or a permanent failure
-  E  dead    → ready     an administrator's retry
+    ready   -A-> running   claim: the most urgent due job, oldest first, with a lease
+    running -B-> done      complete, in the transaction that writes the job's effect
+    running -C-> ready     fail with back-off, postpone, or a lease that was lost
+    running -D-> dead      out of attempts, or a permanent failure
+    dead    -E-> ready     an administrator's retry
+    dead    -F-> done      an administrator abandons a dead delivery
+    ready or dead -G-> done   what the job was for has come about without it (a late commitment report)
+    any but running -H-> ready   restart: an administrator's resend
+
+Two rules make this safe on many machines. Times are the database's (`dicom_node.index.clock`), so no function takes
+one: a machine whose clock is wrong writes and judges the same leases as all others. And a worker's change is fenced:
+it applies only while the row has the worker's own lease owner *and* attempt, so that the late result of a lost lease
+is refused even where the job is back with the same worker.
+
 SQLite claims by UPDATE … RETURNING under BEGIN IMMEDIATE, PostgreSQL by FOR UPDATE SKIP LOCKED.
 """
 
@@ -17,9 +25,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.index.clock import database_time
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
 
@@ -27,16 +36,16 @@ LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
 FIRST_RETRY = dt.timedelta(seconds=5)
 LONGEST_RETRY = dt.timedelta(hours=1)
-STARVATION = dt.timedelta(minutes=10)
-"""Waiting so long past its time makes a job as urgent as the most urgent one."""
+LOST_AT_EVERY_ATTEMPT = "the worker was lost at every attempt"
 
 
 class Priority:
-    """Lower runs first."""
+    """Lower runs first. A job of lower urgency is claimed only while no more urgent one of its kind is due."""
 
     ROUTINE = 100
     BULK = 200
-    """Reprocessing and resending of many studies: never before what came from the modality tonight."""
+    """Reprocessing, resending and backfill of many studies: never before what came from the modality tonight, however
+    long it has waited. Routine work that never ends holds it up for ever, which is the order that a hospital wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +71,15 @@ def enqueue(
     key: str,
     payload: Mapping[str, Any],
     *,
-    now: dt.datetime,
     run_at: dt.datetime | None = None,
     priority: int = Priority.ROUTINE,
     max_attempts: int = 8,
 ) -> bool:
-    """Add a job in the caller's transaction. The same key twice makes one job; returns whether this call made it."""
+    """Add a job in the caller's transaction, due at `run_at` (None: at once).
+
+    The same key twice makes one job; returns whether this call made it.
+    """
+    now = database_time(session)
     values = {
         "kind": kind,
         "key": key,
@@ -76,7 +88,7 @@ def enqueue(
         "priority": priority,
         "attempts": 0,
         "max_attempts": max_attempts,
-        "run_at": run_at or now,
+        "run_at": now if run_at is None else run_at,
         "created_at": now,
         "lease_owner": "",
         "last_error": "",
@@ -85,145 +97,157 @@ def enqueue(
 
 
 def claim(
-    session: Session, *, kinds: Collection[JobKind], owner: str, now: dt.datetime, lease: dt.timedelta = LEASE
+    session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta = LEASE
 ) -> ClaimedJob | None:
-    """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming worker."""
-    due = (Job.state == JobState.READY) & (Job.run_at <= now) & Job.kind.in_(list(kinds))
-    # A job that has waited past STARVATION goes before every priority, oldest first.
-    starving = select(Job.id).where(due, Job.run_at <= now - STARVATION).order_by(Job.run_at, Job.id).limit(1)
-    urgent = select(Job.id).where(due).order_by(Job.priority, Job.run_at, Job.id).limit(1)
-    for candidate in (starving, urgent):
-        if session.get_bind().dialect.name == "postgresql":
-            candidate = candidate.with_for_update(skip_locked=True)
-        row = session.execute(
-            update(Job)
-            .where(Job.id == candidate.scalar_subquery(), Job.state == JobState.READY)
-            .values(state=JobState.RUNNING, attempts=Job.attempts + 1, lease_owner=owner, lease_until=now + lease)
-            .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
-            .execution_options(synchronize_session=False)
-        ).one_or_none()
-        if row is not None:
-            return ClaimedJob(
-                id=row.id,
-                kind=row.kind,
-                key=row.key,
-                payload=row.payload,
-                attempts=row.attempts,
-                max_attempts=row.max_attempts,
-                lease_owner=owner,
-            )
-    return None
+    """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread.
 
-
-def heartbeat(session: Session, job: ClaimedJob, *, now: dt.datetime, lease: dt.timedelta = LEASE) -> None:
-    """Renew the lease. Raises LeaseLostError where the job is no longer this worker's."""
-    _change(session, job, lease_until=now + lease)
-
-
-def complete(session: Session, job: ClaimedJob, *, now: dt.datetime) -> None:
-    """Transition B, in the same transaction as the job's effect. Raises LeaseLostError: then roll the effect back."""
-    _change(session, job, state=JobState.DONE, finished_at=now, lease_until=None, lease_owner="", last_error="")
-
-
-def fail(session: Session, job: ClaimedJob, error: str, *, now: dt.datetime, permanent: bool = False) -> JobState:
-    """Transition C or D: ready again with back-off, or dead where attempts are used up or a retry cannot help."""
-    if permanent or job.attempts >= job.max_attempts:
-        _change(session, job, state=JobState.DEAD, finished_at=now, lease_until=None, lease_owner="", last_error=error)
-        return JobState.DEAD
-    _change(
-        session,
-        job,
-        state=JobState.READY,
-        run_at=now + back_off(job.attempts),
-        lease_until=None,
-        lease_owner="",
-        last_error=error,
+    The order is that of ix_job_next, so for one kind the database reads one index entry however long the queue is.
+    """
+    of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
+    candidate = (
+        select(Job.id)
+        .where(of_kind, Job.state == JobState.READY, Job.run_at <= database_time(session))
+        .order_by(Job.priority, Job.run_at, Job.id)
+        .limit(1)
     )
+    if session.get_bind().dialect.name == "postgresql":
+        # Rows that another claimer is just taking are passed over instead of waited for.
+        candidate = candidate.with_for_update(skip_locked=True)
+    row = session.execute(
+        update(Job)
+        .where(Job.id == candidate.scalar_subquery(), Job.state == JobState.READY)
+        .values(
+            state=JobState.RUNNING,
+            attempts=Job.attempts + 1,
+            lease_owner=owner,
+            lease_until=database_time(session, lease),
+        )
+        .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    return None if row is None else ClaimedJob(**row._mapping, lease_owner=owner)
+
+
+def heartbeat(session: Session, job: ClaimedJob, *, lease: dt.timedelta = LEASE) -> None:
+    """Renew the lease. Raises LeaseLostError where the job is no longer this worker's."""
+    _change(session, job, lease_until=database_time(session, lease))
+
+
+def complete(session: Session, job: ClaimedJob) -> None:
+    """Transition B, in the same transaction as the job's effect. Raises LeaseLostError: then roll the effect back."""
+    _leave(session, job, JobState.DONE, finished_at=database_time(session), last_error="")
+
+
+def fail(
+    session: Session,
+    job: ClaimedJob,
+    error: str,
+    *,
+    permanent: bool = False,
+    payload: Mapping[str, Any] | None = None,
+) -> JobState:
+    """Transition C or D: ready again with back-off, or dead where attempts are used up or a retry cannot help.
+
+    payload: what the next attempt is to find instead of the present one.
+    """
+    changes: dict[str, Any] = {"last_error": error} if payload is None else {"last_error": error, "payload": payload}
+    if permanent or job.attempts >= job.max_attempts:
+        _leave(session, job, JobState.DEAD, finished_at=database_time(session), **changes)
+        return JobState.DEAD
+    _leave(session, job, JobState.READY, run_at=database_time(session, back_off(job.attempts)), **changes)
     return JobState.READY
 
 
-def postpone(session: Session, job: ClaimedJob, *, now: dt.datetime, until: dt.datetime) -> None:
-    """Give the job back without counting the attempt: what it waits for is not its own failure (shutdown, proof)."""
-    _change(
-        session,
-        job,
-        state=JobState.READY,
-        run_at=until,
-        attempts=max(job.attempts - 1, 0),
-        lease_until=None,
-        lease_owner="",
+def postpone(session: Session, job: ClaimedJob, *, until: dt.datetime | None = None) -> None:
+    """Give the job back without counting the attempt: what it waits for is not its own failure (shutdown, proof).
+
+    until: when it is due again; None: at once.
+    """
+    run_at = database_time(session) if until is None else until
+    _leave(session, job, JobState.READY, run_at=run_at, attempts=max(job.attempts - 1, 0))
+
+
+def refund_attempts(session: Session, ids: Collection[int]) -> None:
+    """Uncount one attempt of each of these jobs, which failed because of the machine that tried them.
+
+    A job that went dead by that attempt is ready again (E).
+    """
+    now = database_time(session)
+    session.execute(
+        update(Job)
+        .where(Job.id.in_(list(ids)), Job.state.in_([JobState.READY, JobState.DEAD]), Job.attempts > 0)
+        .values(
+            attempts=Job.attempts - 1,
+            state=JobState.READY,
+            run_at=case((Job.state == JobState.DEAD, now), else_=Job.run_at),
+            finished_at=None,
+        )
+        .execution_options(synchronize_session=False)
     )
 
 
-def rescue(session: Session, *, now: dt.datetime) -> list[str]:
+def rescue(session: Session) -> list[str]:
     """Transition C for every running job whose lease ran out; returns their keys."""
-    return _take_from_lost(session, Job.lease_until < now, now=now)
+    return _take_from_lost(session, Job.lease_until < database_time(session))
 
 
-def release(session: Session, *, owner_prefix: str, now: dt.datetime) -> int:
+def release(session: Session, *, owner_prefix: str) -> int:
     """Give back at once all running jobs of workers that are known to be gone (start of the same node again)."""
-    return len(_take_from_lost(session, Job.lease_owner.startswith(owner_prefix, autoescape=True), now=now))
+    return len(_take_from_lost(session, Job.lease_owner.startswith(owner_prefix, autoescape=True)))
 
 
-def _take_from_lost(session: Session, lost: ColumnElement[bool], *, now: dt.datetime) -> list[str]:
+def _take_from_lost(session: Session, is_lost: ColumnElement[bool]) -> list[str]:
     """Transition C for running jobs that their worker will not end; returns their keys.
 
     A job that was lost with its worker as often as it may be tried goes dead (D): it may be what kills the worker, and
     a node that starts again and again would otherwise die of it for ever.
     """
-    lost = (Job.state == JobState.RUNNING) & lost
-    keys: list[str] = []
-    for spent, values in (
-        (
-            Job.attempts >= Job.max_attempts,
-            {"state": JobState.DEAD, "finished_at": now, "last_error": "the worker was lost at every attempt"},
-        ),
-        (
-            Job.attempts < Job.max_attempts,
-            {"state": JobState.READY, "run_at": now, "last_error": "the worker was lost"},
-        ),
-    ):
-        changed = session.execute(
-            update(Job)
-            .where(lost, spent)
-            .values(lease_until=None, lease_owner="", **values)
-            .returning(Job.key)
-            .execution_options(synchronize_session=False)
+    now = database_time(session)
+    is_spent = Job.attempts >= Job.max_attempts
+    changed = session.execute(
+        update(Job)
+        .where(Job.state == JobState.RUNNING, is_lost)
+        .values(
+            state=case((is_spent, JobState.DEAD), else_=JobState.READY),
+            run_at=case((is_spent, Job.run_at), else_=now),
+            finished_at=case((is_spent, now), else_=None),
+            last_error=case((is_spent, LOST_AT_EVERY_ATTEMPT), else_="the worker was lost"),
+            lease_until=None,
+            lease_owner="",
         )
-        keys.extend(changed.scalars())
-    return keys
+        .returning(Job.key)
+        .execution_options(synchronize_session=False)
+    )
+    return list(changed.scalars())
 
 
-def retry_dead(session: Session, *, now: dt.datetime, keys: Collection[str] | None = None) -> list[str]:
+def retry_dead(session: Session, *, keys: Collection[str] | None = None) -> list[str]:
     """Transition E for the dead jobs with these keys (None: all of them); returns the keys that were revived."""
     chosen = Job.state == JobState.DEAD
     if keys is not None:
         chosen &= Job.key.in_(list(keys))
-    revived = session.execute(
-        update(Job)
-        .where(chosen)
-        .values(state=JobState.READY, run_at=now, attempts=0, finished_at=None)
-        .returning(Job.key)
-        .execution_options(synchronize_session=False)
-    )
-    return list(revived.scalars())
+    return _make_ready(session, chosen)
 
 
-def forget_done(session: Session, *, before: dt.datetime) -> int:
-    """Delete the rows of jobs that were done before `before`: a finished job's effect is elsewhere."""
-    gone = session.execute(
-        delete(Job)
-        .where(Job.state == JobState.DONE, Job.finished_at < before)
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    )
-    return len(gone.all())
+def restart(session: Session, key: str) -> None:
+    """Transition H: begin again from the first attempt. A running job is left alone and sees the change at its end."""
+    _make_ready(session, (Job.key == key) & (Job.state != JobState.RUNNING), last_error="")
 
 
-def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
-    """How many jobs there are by kind and state."""
-    rows = session.execute(select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state))
-    return {(kind, state): count for kind, state, count in rows}
+def finish(session: Session, key: str) -> None:
+    """Transition G: end a waiting or dead job whose purpose was reached without it. A running one ends itself."""
+    chosen = (Job.key == key) & Job.state.in_([JobState.READY, JobState.DEAD])
+    _end(session, chosen, JobState.DONE, last_error="")
+
+
+def abandon(session: Session, ids: Collection[int]) -> None:
+    """Transition F: end dead jobs for good by a person's decision; their last error stays."""
+    _end(session, Job.id.in_(list(ids)) & (Job.state == JobState.DEAD), JobState.DONE)
+
+
+def give_up(session: Session, key: str, error: str) -> None:
+    """Transition D for a waiting job: its effect was refused as often as it may be tried."""
+    _end(session, (Job.key == key) & (Job.state == JobState.READY), JobState.DEAD, last_error=error)
 
 
 def back_off(attempts: int) -> dt.timedelta:
@@ -232,14 +256,43 @@ def back_off(attempts: int) -> dt.timedelta:
     return min(FIRST_RETRY * float(2**doublings), LONGEST_RETRY) * random.uniform(0.8, 1.2)
 
 
+def _make_ready(session: Session, chosen: ColumnElement[bool], **values: Any) -> list[str]:
+    revived = session.execute(
+        update(Job)
+        .where(chosen)
+        .values(state=JobState.READY, run_at=database_time(session), attempts=0, finished_at=None, **values)
+        .returning(Job.key)
+        .execution_options(synchronize_session=False)
+    )
+    return list(revived.scalars())
+
+
+def _end(session: Session, chosen: ColumnElement[bool], state: JobState, **values: Any) -> None:
+    session.execute(
+        update(Job)
+        .where(chosen)
+        .values(state=state, finished_at=database_time(session), **values)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _leave(session: Session, job: ClaimedJob, state: JobState, **values: Any) -> None:
+    _change(session, job, state=state, lease_until=None, lease_owner="", **values)
+
+
 def _change(session: Session, job: ClaimedJob, **values: Any) -> None:
-    """Change the row only while it is still this worker's."""
+    """Change the row only while it is still this worker's, in this attempt."""
     changed = session.execute(
         update(Job)
-        .where(Job.id == job.id, Job.state == JobState.RUNNING, Job.lease_owner == job.lease_owner)
+        .where(
+            Job.id == job.id,
+            Job.state == JobState.RUNNING,
+            Job.lease_owner == job.lease_owner,
+            Job.attempts == job.attempts,
+        )
         .values(**values)
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
     if changed.scalar_one_or_none() is None:
-        raise LeaseLostError(f"job {job.key} is no longer held by {job.lease_owner}")
+        raise LeaseLostError(f"job {job.key} is no longer held by {job.lease_owner} in attempt {job.attempts}")

@@ -1,30 +1,35 @@
-"""The worker: threads that claim jobs, renew their leases and end them. One of the two places with a broad except."""
+"""The worker: lanes of threads that claim jobs, renew their leases and end them. Has a broad except."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-import socket
+import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 
 from dicom_node.context import NodeContext
-from dicom_node.errors import DeliveryError, IndexUnavailableError, NodeError
+from dicom_node.errors import DeliveryError, IndexUnavailableError, NodeError, StorageError
 from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.lane_report import LaneReporter, LaneStatus
 from dicom_node.jobs.queue import ClaimedJob, LeaseLostError
+from dicom_node.jobs.self_check import SelfCheck
+from dicom_node.jobs.wakeups import Wakeups
 from dicom_node.logs import get_logger
-from dicom_node.system.child_process import is_running
+from dicom_node.system.process_identity import ProcessIdentity, machine, this_process
 
 log = get_logger(__name__)
 
-POLL_SECONDS = 0.2
-"""How often an idle thread looks for due work: a read that takes no lock."""
-PAUSE_WITHOUT_INDEX_SECONDS = 2.0
+SLOW_POLL = dt.timedelta(seconds=5)
+"""How often an idle lane looks for due work by itself; otherwise it is woken (`dicom_node.jobs.wakeups`)."""
+PAUSE_AFTER_TROUBLE_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 10.0
+"""How often a lane whose machine has a fault checks whether it still has it."""
 STOP_GRACE_SECONDS = 20.0
 """How long a job may go on after the sign to stop, before the process ends and the job goes back."""
 
@@ -34,19 +39,18 @@ Handler = Callable[[ClaimedJob, NodeContext], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """Some kinds of job, and how many threads do them."""
+    """One kind of job, and how many threads do it."""
 
-    name: str
-    kinds: Collection[JobKind]
+    kind: JobKind
     threads: int = 1
 
 
 LANES = (
-    Lane(name="analyse", kinds=(JobKind.ANALYSE,)),  # one model; [model] studies_at_once threads
-    Lane(name="deliver", kinds=(JobKind.DELIVER,), threads=2),  # a slow destination must not hold up the others
-    Lane(name="fetch", kinds=(JobKind.FETCH,), threads=2),
-    Lane(name="report", kinds=(JobKind.REPORT,)),
-    Lane(name="shadow", kinds=(JobKind.SHADOW,)),  # a lane of its own: a challenger that hangs holds up nobody
+    Lane(kind=JobKind.ANALYSE),  # one model; [model] studies_at_once threads
+    Lane(kind=JobKind.DELIVER, threads=2),  # a slow destination must not hold up the others
+    Lane(kind=JobKind.FETCH, threads=2),
+    Lane(kind=JobKind.REPORT),
+    Lane(kind=JobKind.SHADOW),  # a lane of its own: a challenger that hangs holds up no analysis
 )
 
 
@@ -59,21 +63,33 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._held: dict[str, ClaimedJob] = {}
         self._held_lock = threading.Lock()
+        self._wakeups = Wakeups(node)
+        self._check = SelfCheck(node)
+        self._name = f"{this_process()}/{secrets.token_hex(2)}"
+        """Two workers in one process differ as well."""
+        self._reporter = LaneReporter(node, self._name)
 
     def start(self) -> None:
         """Take back what a dead worker of this machine held, then begin."""
         self._take_back()
         for lane in LANES:
-            kinds = [kind for kind in lane.kinds if kind in self._handlers]
-            for number in range(self._threads_of(lane) if kinds else 0):
-                name = f"{lane.name}-{number}"
-                self._threads.append(threading.Thread(target=self._run, args=(name, kinds), name=name, daemon=True))
+            if lane.kind not in self._handlers:
+                continue
+            status = self._reporter.add(lane.kind)
+            for number in range(self._threads_of(lane)):
+                name = f"{lane.kind}-{number}"
+                self._threads.append(threading.Thread(target=self._run, args=(name, status), name=name, daemon=True))
         self._threads.append(threading.Thread(target=self._keep_leases, name="leases", daemon=True))
+        self._wakeups.start()
         for thread in self._threads:
             thread.start()
 
+    def is_moving(self) -> bool:
+        """Return whether every thread lives and every lane has looked at its work lately (for the supervisor)."""
+        return all(thread.is_alive() for thread in self._threads) and self._reporter.is_moving()
+
     def _threads_of(self, lane: Lane) -> int:
-        return self._node.settings.model.studies_at_once if lane.kinds == (JobKind.ANALYSE,) else lane.threads
+        return self._node.settings.model.studies_at_once if lane.kind is JobKind.ANALYSE else lane.threads
 
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """Stop claiming, wait for jobs in hand, and give back those that take longer than the grace."""
@@ -85,67 +101,85 @@ class Worker:
             left = list(self._held.values())
         for job in left:
             self._give_back(job)
+        self._reporter.withdraw()
+        self._wakeups.join()
 
     def _give_back(self, job: ClaimedJob) -> None:
-        """Being stopped is no failure of the job's: it goes back as it was."""
-        now = self._node.clock()
+        """Give a job back as it was: being stopped is no failure of the job's."""
         try:
             with self._node.database.write() as session:
-                jobs.postpone(session, job, now=now, until=now)
+                jobs.postpone(session, job)
         except (IndexUnavailableError, LeaseLostError) as error:
             log.warning("job not given back: its lease brings it back", job=job.key, error=str(error))
             return
         log.info("job given back at stop", job=job.key)
 
     def _take_back(self) -> None:
-        """A worker process of this machine that is gone cannot renew its leases: do not wait until they run out."""
-        host = f"{socket.gethostname()}:"
+        """Give back at once what processes of this machine held that are certainly gone, not when leases run out."""
+        here = Job.lease_owner.startswith(f"{machine()}/", autoescape=True)
         with self._node.database.write() as session:
-            owners = set(
-                session.scalars(
-                    select(Job.lease_owner).where(
-                        Job.state == JobState.RUNNING, Job.lease_owner.startswith(host, autoescape=True)
-                    )
-                )
-            )
+            owners = set(session.scalars(select(Job.lease_owner).where(Job.state == JobState.RUNNING, here)))
             for owner in owners:
-                pid = int(owner.split(":")[1])
-                if pid == os.getpid() or not is_running(pid):
-                    jobs.release(session, owner_prefix=owner, now=self._node.clock())
+                process = ProcessIdentity.parse(owner)
+                if process is not None and process.is_gone():
+                    jobs.release(session, owner_prefix=owner)
                     log.warning("jobs of a lost worker taken back", worker=owner)
 
-    def _run(self, name: str, kinds: Collection[JobKind]) -> None:
-        owner = f"{socket.gethostname()}:{os.getpid()}:{name}"
+    def _run(self, name: str, status: LaneStatus) -> None:
+        """Work until the node stops. Whatever is raised, the lane goes on: without it due work would wait for ever."""
+        owner = f"{self._name}/{name}"
         while not self._node.stop.is_set():
             try:
-                job = self._claim(kinds, owner)
+                self._work_once(owner, status)
             except IndexUnavailableError as error:
                 log.error("no work can be claimed", error=str(error))
-                self._node.stop.wait(PAUSE_WITHOUT_INDEX_SECONDS)
-                continue
-            if job is None:
-                self._node.stop.wait(POLL_SECONDS)
-                continue
-            self._do(job)
+                self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
+            except Exception:
+                log.exception("a lane failed and goes on", lane=name)
+                self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
 
-    def _claim(self, kinds: Collection[JobKind], owner: str) -> ClaimedJob | None:
-        now = self._node.clock()
-        due = (Job.state == JobState.READY) & (Job.run_at <= now) & Job.kind.in_(list(kinds))
+    def _work_once(self, owner: str, status: LaneStatus) -> None:
+        """Do the next job, or wait until there may be one."""
+        kinds = (status.kind,)
+        pause = status.health.pause_left()
+        generation = self._wakeups.generation(kinds)
+        status.beat()
+        if pause:
+            self._pause(status, status.health.reason)
+            self._node.stop.wait(min(pause, LOOK_AGAIN_SECONDS))
+            return
         with self._node.database.read() as session:
-            if not session.scalar(select(exists().where(due))):
-                return None
+            due_in = backlog.seconds_to_next(session, kinds, within=SLOW_POLL)
+        if due_in != 0.0:
+            status.idle()
+            self._wakeups.wait(kinds, generation, SLOW_POLL.total_seconds() if due_in is None else due_in)
+            return
+        fault = self._check.fault(status.kind)
+        if fault:
+            self._pause(status, fault)
+            self._node.stop.wait(LOOK_AGAIN_SECONDS)
+            return
+        job = self._claim(status.kind, owner)
+        if job is None:  # another worker was faster, or it is locked just now
+            self._wakeups.wait(kinds, generation, 0.2)
+            return
+        with status.busy(job.key):
+            self._do(job, status)
+
+    def _claim(self, kind: JobKind, owner: str) -> ClaimedJob | None:
         with self._node.database.write() as session:
-            job = jobs.claim(session, kinds=kinds, owner=owner, now=now)
+            job = jobs.claim(session, kinds=(kind,), owner=owner)
         if job is not None:
             with self._held_lock:
                 self._held[owner] = job
         return job
 
-    def _do(self, job: ClaimedJob) -> None:
+    def _do(self, job: ClaimedJob, status: LaneStatus) -> None:
         started = time.monotonic()
         try:
             self._handlers[job.kind](job, self._node)
             log.info("job ended", job=job.key, attempt=job.attempts, seconds=round(time.monotonic() - started, 3))
+            status.health.record_success()
         except LeaseLostError as error:
             log.warning("job lost to another worker", job=job.key, error=str(error))
         except NodeError as error:
@@ -153,9 +187,12 @@ class Worker:
                 self._give_back(job)
                 return
             self._fail(job, str(error), permanent=isinstance(error, DeliveryError) and error.permanent)
+            if isinstance(error, StorageError):
+                self._suspect_machine(job, str(error), status)
         except Exception as error:
             log.exception("job failed unexpectedly", job=job.key)
             self._fail(job, f"{type(error).__name__}: {error}", permanent=False, logged=type(error).__name__)
+            self._suspect_machine(job, type(error).__name__, status)
         finally:
             with self._held_lock:
                 self._held.pop(job.lease_owner, None)
@@ -164,28 +201,52 @@ class Worker:
         """End the attempt. logged: what the log may say of an error whose words may quote a patient's data."""
         try:
             with self._node.database.write() as session:
-                state = jobs.fail(session, job, error, now=self._node.clock(), permanent=permanent)
+                state = jobs.fail(session, job, error, permanent=permanent)
         except (IndexUnavailableError, LeaseLostError) as lost:
             # The lease runs out and the rescue sweep brings the job back.
             log.error("job failed and the index did not take it", job=job.key, error=logged or error, index=str(lost))
             return
         log.warning("job failed", job=job.key, attempt=job.attempts, state=state, error=logged or error)
 
+    def _suspect_machine(self, job: ClaimedJob, error: str, status: LaneStatus) -> None:
+        """Count a failure that may be this machine's; where the lane pauses, uncount what its jobs were charged."""
+        self._check.forget()
+        spent = status.health.record_failure(job.id, error)
+        if not spent:
+            return
+        with self._node.database.write() as session:
+            jobs.refund_attempts(session, spent)
+        self._pause(status, status.health.reason)
+
+    def _pause(self, status: LaneStatus, reason: str) -> None:
+        """Claim nothing for now; people see it at once."""
+        if status.pause(reason):
+            log.error("lane paused", lane=status.kind, reason=reason)
+            self._reporter.report()
+
     def _keep_leases(self) -> None:
-        """Renew what is held, until the last job is given back."""
-        pause = jobs.LEASE / 4
-        while not self._node.stop.wait(pause.total_seconds()) or self._held:
-            with self._held_lock:
-                held = list(self._held.values())
-            for job in held:
-                self._renew(job)
+        """Renew what is held and report the lanes, until the last job is given back."""
+        pause = 0.0
+        while not self._node.stop.wait(pause) or self._held:
+            pause = (jobs.LEASE / 4).total_seconds()
+            try:
+                self._renew_all()
+                self._reporter.report()
+            except Exception:  # without this thread every job that takes longer than a lease would be lost
+                log.exception("leases not renewed; tried again")
             if self._node.stop.is_set():
-                time.sleep(dt.timedelta(seconds=1).total_seconds())  # stop.wait no longer waits
+                time.sleep(1.0)  # stop.wait no longer waits
+
+    def _renew_all(self) -> None:
+        with self._held_lock:
+            held = list(self._held.values())
+        for job in held:
+            self._renew(job)
 
     def _renew(self, job: ClaimedJob) -> None:
         try:
             with self._node.database.write() as session:
-                jobs.heartbeat(session, job, now=self._node.clock())
+                jobs.heartbeat(session, job)
         except LeaseLostError:
             pass  # ended between the look and the renewal, or lost: the job's own transaction finds out
         except IndexUnavailableError as error:

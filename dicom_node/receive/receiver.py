@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import ssl
@@ -13,8 +14,8 @@ from functools import partial
 from typing import Final
 
 from dicom_node.config import Settings
-from dicom_node.context import utc_now
 from dicom_node.errors import ConfigurationError
+from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
@@ -49,7 +50,14 @@ _MIB: Final = 1 << 20
 class _NodeServices:
     """All services of the node on its associations."""
 
-    def __init__(self, settings: Settings, database: Database, store: InstanceStore, audit: ReceiveAudit) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: InstanceStore,
+        audit: ReceiveAudit,
+        clock: Callable[[], dt.datetime],
+    ) -> None:
         self._audit = audit
         limits = StoreLimits(
             max_instance_bytes=settings.receive.max_instance_mib * _MIB,
@@ -61,10 +69,10 @@ class _NodeServices:
             audit=audit,
             limits=limits,
             own_ae_title=settings.node.ae_title,
-            clock=utc_now,
+            clock=clock,
             expects_unnamed=any(not peer.names_originator for peer in settings.query),
         )
-        committing = CommitmentService(database=database, store=store, clock=utc_now)
+        committing = CommitmentService(database=database, store=store, clock=clock)
         self.handlers: Mapping[int, Handler] = {
             CommandField.C_ECHO_RQ: handle_echo,
             CommandField.C_STORE_RQ: partial(handle_store, self._storing),
@@ -114,9 +122,11 @@ class Receiver:
         self._database = database
         self._store = store
         self._rules = Rules(settings)
-        self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=utc_now)
-        self._services = _NodeServices(settings, database, store, self._audit)
-        self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=utc_now)
+        # All receivers of a node write times by one clock: the index's, where it has one of its own.
+        clock = self._clock = clock_of(database)
+        self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=clock)
+        self._services = _NodeServices(settings, database, store, self._audit, clock)
+        self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=clock)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
         self._stopping = False
@@ -132,7 +142,7 @@ class Receiver:
         """Recover what an earlier life left, listen, and return. Raises ConfigurationError, NodeError."""
         tls = self._settings.tls
         context = server_context(tls) if tls is not None else None
-        recover(self._database, self._store, clock=utc_now)
+        recover(self._database, self._store, clock=self._clock)
         plain, encrypted = listeners_of(self._settings)
         self.port = plain.getsockname()[1]
         listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]

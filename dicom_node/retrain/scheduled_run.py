@@ -33,6 +33,7 @@ from dicom_node.jobs.backlog import analyses_have_work
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.system.child_process import end_with_parent, is_running
+from dicom_node.system.process_identity import machine
 from dicom_node.weekly_window import Window, parse_schedule, window_at
 
 log = get_logger(__name__)
@@ -161,7 +162,7 @@ class NightWatch:
                 return
             try:
                 with self._node.database.read() as session:
-                    pauses.look(analyses_have_work(session, now, host=socket.gethostname()))
+                    pauses.look(analyses_have_work(session, machine=machine()))
                 if time.monotonic() - seen_at > SEEN_SECONDS:
                     self._note(night_pk, NightState.RUNNING, process, pauses)
                     seen_at = time.monotonic()

@@ -22,9 +22,11 @@ from dicom_node.audit import messages as audit
 from dicom_node.audit import syslog
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
+from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import job_key
 from dicom_node.drift.weekly import WeeklyLook
 from dicom_node.errors import NodeError
+from dicom_node.index.database import utc_now
 from dicom_node.index.tables.core import (
     CommitmentRequest,
     CommitmentState,
@@ -39,6 +41,8 @@ from dicom_node.index.tables.core import (
     StudyState,
 )
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.backlog import unclaimed_work
+from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.instance_count import CountAgreement
@@ -53,6 +57,7 @@ log = get_logger(__name__)
 KEEP_DONE_JOBS = dt.timedelta(days=7)
 CLOCK_JUMP_SECONDS = 5.0
 """A wall clock that moved so much more or less than the steady one has been set."""
+CLOCK_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +131,7 @@ class Sweeper:
     def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
         """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
         log.warning("the clock was set", seconds=round((now - before).total_seconds()))
-        if now < before and self._leadership.held():
+        if now < before - dt.timedelta(seconds=CLOCK_JUMP_SECONDS) and self._leadership.held():
             try:
                 with self._node.database.write() as session:
                     mend_after_setback(session, before=before, now=now)
@@ -155,29 +160,21 @@ class _SteadyClock:
         self._thread.join()
 
     def _watch(self) -> None:
-        wall, steady = self._node.clock(), time.monotonic()
-        while not self._ended.wait(0.5):
-            now, steady_now = self._node.clock(), time.monotonic()
-            expected = wall + dt.timedelta(seconds=steady_now - steady)
-            if abs((now - expected).total_seconds()) > CLOCK_JUMP_SECONDS:
-                self._tell(expected, now)
-            wall, steady = now, steady_now
+        # The scheduler goes by this machine's clock whatever the node's clock is (PostgreSQL: the server's).
+        clocks = (self._node.clock, utc_now)
+        walls, steady = [clock() for clock in clocks], time.monotonic()
+        while not self._ended.wait(CLOCK_LOOK_SECONDS):
+            now, steady_now = [clock() for clock in clocks], time.monotonic()
+            passed = dt.timedelta(seconds=steady_now - steady)
+            jumps = [abs((after - (before + passed)).total_seconds()) for before, after in zip(walls, now, strict=True)]
+            if max(jumps) > CLOCK_JUMP_SECONDS:
+                self._tell(walls[0] + passed, now[0])
+            walls, steady = now, steady_now
 
 
 def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetime) -> None:
     """The clock went back from `before` to `now`: what was due stays due, and no lease or study lies in the future."""
-    by = before - now
-    session.execute(
-        update(Job).where(Job.state == JobState.READY, Job.run_at > now, Job.run_at <= before).values(run_at=now)
-    )
-    late = session.scalars(select(Job).where(Job.state == JobState.READY, Job.run_at > before))
-    for job in late:
-        job.run_at -= by
-    session.execute(
-        update(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_until > now + jobs.LEASE)
-        .values(lease_until=now + jobs.LEASE)
-    )
+    shift_times(session, before=before, now=now)
     session.execute(
         update(Study)
         .where(Study.state == StudyState.OPEN, Study.last_instance_at > now)
@@ -208,7 +205,7 @@ def complete_studies(node: NodeContext) -> None:
 def rescue_jobs(node: NodeContext) -> None:
     """Bring back what dead workers held."""
     with node.database.write() as session:
-        keys = jobs.rescue(session, now=node.clock())
+        keys = jobs.rescue(session)
     if keys:
         log.warning("jobs rescued from lost workers", count=len(keys), keys=",".join(keys[:10]))
 
@@ -227,16 +224,15 @@ def reconcile_deliveries(node: NodeContext) -> None:
         for key, delivery in keys.items():
             state = states.get(key)
             if state is JobState.DEAD:
-                delivery.state, delivery.updated_at = DeliveryState.DEAD, now
+                transitions.give_up(delivery, delivery.last_error, now)
                 log.warning("delivery given up with its job", delivery=delivery.id)
             elif state is None or state is JobState.DONE:
-                session.execute(update(Job).where(Job.key == key).values(state=JobState.READY, run_at=now))
+                jobs.restart(session, key)
                 jobs.enqueue(
                     session,
                     JobKind.DELIVER,
                     key,
                     {"delivery_id": delivery.id},
-                    now=now,
                     max_attempts=node.settings.delivery.max_attempts,
                 )
                 log.error("delivery without a job: enqueued again", delivery=delivery.id)
@@ -258,9 +254,17 @@ def _job_states(session: Session, keys: Mapping[str, Delivery]) -> dict[str, Job
 def forget_old_jobs(node: NodeContext) -> None:
     """Finished jobs of last week are only weight."""
     with node.database.write() as session:
-        count = jobs.forget_done(session, before=node.clock() - KEEP_DONE_JOBS)
+        count = forget_done(session, age=KEEP_DONE_JOBS)
     if count:
         log.info("finished jobs forgotten", count=count)
+
+
+def tell_of_unclaimed_work(node: NodeContext) -> None:
+    """Raise a notice for due work that waits although no lane works on it, once for each time that it begins."""
+    with node.database.write() as session:
+        for waiting in unclaimed_work(session):
+            key = f"unclaimed:{waiting.kind}:{waiting.due_since:%Y%m%d%H}"
+            notify.raise_notice(session, key=key, kind="work waits", text=waiting.sentence(), now=node.clock())
 
 
 TICKS = (
@@ -268,6 +272,7 @@ TICKS = (
     Tick(name="count", seconds=5, action=CountAgreement()),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reports", seconds=10, action=look_at_reports_again),
+    Tick(name="unclaimed", seconds=30, action=tell_of_unclaimed_work),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
     Tick(name="audit", seconds=5, action=syslog.send_waiting),

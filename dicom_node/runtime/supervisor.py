@@ -18,6 +18,7 @@ from dicom_node.config import DEMO, Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
+from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
@@ -25,6 +26,7 @@ from dicom_node.serving.promotion import candidates
 from dicom_node.storage.instance_store import InstanceStore
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
 from dicom_node.system.file_lock import FileLock
+from dicom_node.system.pulse import Pulse
 
 log = get_logger(__name__)
 
@@ -32,6 +34,10 @@ READY_SECONDS = 120.0
 """How long a child may take to be ready before the node says so in the log."""
 CHILD_STOP_SECONDS = 30.0
 """How long a child may take to end after SIGTERM: longer than the worker's grace for a running job."""
+MAX_SILENCE_SECONDS = 90.0
+"""A child that has not beaten its pulse for so long is killed and started again. Loading a model happens in a process
+of its own, so nothing that a healthy child does takes this long without a beat."""
+BEAT_SECONDS = 1.0
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
 
@@ -49,7 +55,7 @@ class Role(StrEnum):
     """Only sweep, analyse and deliver."""
 
 
-ChildMain = Callable[[Settings, ProcessEvent, threading.Event], None]
+ChildMain = Callable[[Settings, ProcessEvent, Pulse, threading.Event], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class _Child:
     name: str
     main: ChildMain
     ready: ProcessEvent = field(default_factory=_spawn.Event)
+    pulse: Pulse = field(default_factory=Pulse)
     process: BaseProcess | None = None
     failures: int = 0
     restart_at: float = 0.0
@@ -91,10 +98,12 @@ def sole_owner(settings: Settings) -> Iterator[None]:
 
 def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
     """This process's own connection to index and store."""
+    database = Database(settings.database.url)
     return NodeContext(
         settings=settings,
-        database=Database(settings.database.url),
+        database=database,
         store=InstanceStore(settings.node.data_dir / "instances"),
+        clock=clock_of(database),
         stop=stop,
     )
 
@@ -186,8 +195,11 @@ def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
 
 def _start(child: _Child, settings: Settings) -> None:
     child.ready.clear()
+    child.pulse.beat()
     child.process = _spawn.Process(
-        target=_child_main, args=(child.name, child.main, settings, child.ready, os.getpid()), name=child.name
+        target=_child_main,
+        args=(child.name, child.main, settings, child.ready, child.pulse, os.getpid()),
+        name=child.name,
     )
     child.process.start()
 
@@ -208,8 +220,16 @@ def _announce(children: list[_Child], settings: Settings, role: Role, stop: thre
 
 
 def _keep_running(child: _Child, settings: Settings) -> None:
-    """Start a child again that ended by itself, with growing pauses."""
-    if child.process is None or child.process.is_alive():
+    """Start a child again that ended by itself, or that lives and does not move, with growing pauses."""
+    if child.process is None:
+        return
+    if child.process.is_alive():
+        silent = child.pulse.silent_seconds()
+        if silent < MAX_SILENCE_SECONDS:
+            return
+        log.error("killed: a process lives and does not move", child=child.name, seconds=round(silent))
+        child.process.kill()  # SIGTERM would wait in a stopped process for as long as it is stopped
+        child.process.join(CHILD_STOP_SECONDS)
         return
     now = time.monotonic()
     if child.restart_at == 0.0:
@@ -235,41 +255,50 @@ def _end(children: list[_Child]) -> None:
             process.join()
 
 
-def _child_main(name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, parent_pid: int) -> None:
+def _child_main(
+    name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
+) -> None:
     end_with_parent(parent_pid)
     configure(settings.logging)
     stop = threading.Event()
     stop_on_signals(stop)
     log.info("process started", child=name, pid=os.getpid())
     try:
-        main(settings, ready, stop)
+        main(settings, ready, pulse, stop)
     except NodeError as error:
         log.error("the process cannot do its work", child=name, error=str(error))
         raise SystemExit(1) from error
 
 
-def _receiver_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+def _receiver_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
     from dicom_node.receive import Receiver
 
     node = node_context(settings, stop)
     receiver = Receiver(settings, node.database, node.store)
     receiver.start()
     ready.set()
-    stop.wait()
+    while not stop.wait(BEAT_SECONDS):
+        pulse.beat()
     receiver.stop()
     node.database.close()
 
 
-def _night_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+def _night_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
     from dicom_node.retrain.scheduled_run import run_nights
 
     node = node_context(settings, stop)
     ready.set()
+    threading.Thread(target=_beat_until, args=(pulse, stop), name="pulse", daemon=True).start()
     run_nights(node)
     node.database.close()
 
 
-def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event) -> None:
+def _beat_until(pulse: Pulse, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_SECONDS):
+        pulse.beat()
+
+
+def _worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
     from dicom_node import deliver
     from dicom_node.analysis import job as analyse_job
     from dicom_node.feedback.reports import job as read_report
@@ -294,7 +323,9 @@ def _worker_main(settings: Settings, ready: ProcessEvent, stop: threading.Event)
     )
     worker.start()
     ready.set()
-    stop.wait()
+    while not stop.wait(BEAT_SECONDS):
+        if worker.is_moving():
+            pulse.beat()
     challenger.close()
     worker.stop()
     models.close()

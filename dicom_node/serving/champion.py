@@ -9,15 +9,13 @@ study.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import AnalysisError, NodeError
@@ -27,7 +25,7 @@ from dicom_node.notifications import raise_notice
 from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess, PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
-from dicom_node.system.child_process import is_running
+from dicom_node.system.process_identity import ProcessIdentity, labelled_process, machine
 
 log = get_logger(__name__)
 
@@ -82,7 +80,7 @@ class ServingModels:
             threading.Thread(target=self._watch, name="models-watch", daemon=True),
             threading.Thread(target=self._load_wanted, name="models-load", daemon=True),
         )
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._worker = labelled_process()
 
     def start(self) -> None:
         """Begin to watch the pointer. Nothing is loaded before the first study."""
@@ -290,14 +288,17 @@ class ServingModels:
         self._said, self._said_at = said, time.monotonic()
 
     def _forget_dead_workers(self) -> None:
-        """Rows of worker processes of this machine that are gone."""
-        host = socket.gethostname()
+        """Delete the rows of worker processes of this machine that are gone."""
         try:
             with self._node.database.write() as session:
-                rows = session.query(ModelServing.worker).where(
-                    ModelServing.worker.startswith(f"{host}:", autoescape=True)
-                )
-                gone = [name for (name,) in rows if not is_running(int(name.rpartition(":")[2]))]
+                here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
+                names = list(session.scalars(select(ModelServing.worker).where(here)))
+                gone = [name for name in names if _is_gone(name)]
                 session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, self._worker])))
         except NodeError as error:
             log.error("rows of dead workers stay", error=str(error))
+
+
+def _is_gone(worker: str) -> bool:
+    process = ProcessIdentity.parse(worker)
+    return process is not None and process.is_gone()

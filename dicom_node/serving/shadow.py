@@ -97,7 +97,6 @@ def enqueue(session: Session, node: NodeContext, result: Result) -> bool:
         JobKind.SHADOW,
         f"shadow:{result.id}:{folder}",
         {"result_pk": result.id, "folder": folder},
-        now=node.clock(),
         priority=PRIORITY,
         max_attempts=3,
     )
@@ -119,14 +118,14 @@ class ShadowModel:
             folder = str(job.payload["folder"])
             with node.database.read() as session:
                 wanted = challenger(session, node.settings)
-                busy = analyses_have_work(session, node.clock())
+                busy = analyses_have_work(session)
                 result = session.get(Result, int(job.payload["result_pk"]))
             if folder != wanted or result is None:
                 self._leave(job)
             elif busy:
                 now = node.clock()
                 with node.database.write() as session:
-                    jobs.postpone(session, job, now=now, until=now + GIVE_WAY)
+                    jobs.postpone(session, job, until=now + GIVE_WAY)
             else:
                 self._answer(job, result, folder)
 
@@ -139,7 +138,7 @@ class ShadowModel:
         log.info("left: another challenger, or the result is gone")
         self.close()
         with self._node.database.write() as session:
-            jobs.complete(session, job, now=self._node.clock())
+            jobs.complete(session, job)
 
     def _answer(self, job: ClaimedJob, result: Result, folder: str) -> None:
         node, started = self._node, time.perf_counter()
@@ -154,7 +153,7 @@ class ShadowModel:
         identity = prediction.model if prediction is not None else self._identity(folder)
         now = node.clock()
         with node.database.write() as session:
-            jobs.complete(session, job, now=now)
+            jobs.complete(session, job)
             if session.get(Result, result.id) is None:
                 return
             session.execute(

@@ -98,6 +98,10 @@ class InstanceStore:
             raise StorageError(f"not the name of a stored file: {relative!r}")
         return self.root / relative
 
+    def has(self, relative: str) -> bool:
+        """Return whether the file of this name is here."""
+        return self.path(relative).is_file()
+
     def open(self, relative: str) -> BinaryIO:
         """The Part 10 file, to read. Raises StorageError where it is missing."""
         try:

@@ -71,5 +71,5 @@ def _close(session: Session, chosen: ColumnElement[bool], *, by: CompletedBy, no
     for uid, revision, purpose in rows:
         if purpose not in NEVER_ANALYSED:
             payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
-            jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload, now=now)
+            jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload)
     return [uid for uid, _, _ in rows]

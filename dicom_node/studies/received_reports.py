@@ -44,7 +44,7 @@ def add(session: Session, values: dict[str, Any], *, now: dt.datetime) -> bool:
 
 
 def _enqueue(session: Session, report_pk: int, look: int, *, now: dt.datetime) -> None:
-    jobs.enqueue(session, JobKind.REPORT, job_key(report_pk, look), {"report_id": report_pk}, now=now)
+    jobs.enqueue(session, JobKind.REPORT, job_key(report_pk, look), {"report_id": report_pk})
 
 
 def result_came(session: Session, study_instance_uid: str, *, now: dt.datetime) -> int:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from dicom_node.errors import NodeError
 from dicom_node.index import schema
+from dicom_node.jobs.backlog import unclaimed_work
 from dicom_node.retention.disk import disk_usage
 from dicom_node.web.authentication import client_address, within
 from dicom_node.web.metrics.core import NodeCollector
@@ -21,13 +22,21 @@ def live(_call: Call) -> Response:
 
 
 def ready(call: Call) -> Response:
-    """The index answers with the right schema and the disk is above its watermark; 503 saying what is not."""
+    """Answer 200 where the index has the right schema, the disk is above its watermark and due work is claimed.
+
+    Otherwise 503, saying what is not so.
+    """
     node = call.node
     troubles = []
     try:
         schema.require_current(node.database)
     except NodeError as error:
         troubles.append(f"index: {error}")
+    try:
+        with node.database.read() as session:
+            troubles += [f"work: {waiting.sentence()}" for waiting in unclaimed_work(session)]
+    except NodeError:
+        pass  # said above
     try:
         usage = disk_usage(node)
         if usage.free_percent < node.settings.retention.emergency_free_percent:

@@ -148,7 +148,7 @@ def test_accepted_and_lost_for_ever_is_a_dead_letter_and_a_retry_revives_it(tmp_
         from dicom_node.jobs import queue as jobs
 
         with node.database.write() as session:
-            assert len(jobs.retry_dead(session, now=clock.now)) == 2
+            assert len(jobs.retry_dead(session)) == 2
         run_until_quiet(node, clock)
         assert_proven(node, pacs, uids, proof="commitment")
 

@@ -188,7 +188,7 @@ def test_a_new_document_waits_while_the_old_one_is_being_sent(tmp_path: Path) ->
         node = make_node(tmp_path, clock, where, delivery={"response_seconds": 30})
         (old, _) = make_result(node, study_uid="1.2.99")
         with node.database.write() as session:
-            job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="slow:1:x", now=clock.now)
+            job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="slow:1:x")
         assert job is not None
         sending = threading.Thread(target=deliver.handle, args=(job, node))
         sending.start()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,19 +11,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select, update
 
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, WorkerLane
+from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Worker
 from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.system.process_identity import machine
 from tests.support.common import wait_until
+
+NONCE = "00112233445566aa"
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def node(tmp_path: Path) -> Iterator[NodeContext]:
 
 def _enqueue(node: NodeContext, key: str, *, max_attempts: int = 3) -> None:
     with node.database.write() as session:
-        jobs.enqueue(session, JobKind.DELIVER, key, {}, now=node.clock(), max_attempts=max_attempts)
+        jobs.enqueue(session, JobKind.DELIVER, key, {}, max_attempts=max_attempts)
 
 
 def _job(node: NodeContext, key: str) -> Job:
@@ -47,7 +51,7 @@ def _job(node: NodeContext, key: str) -> Job:
 
 def _done(job: ClaimedJob, node: NodeContext) -> None:
     with node.database.write() as session:
-        jobs.complete(session, job, now=node.clock())
+        jobs.complete(session, job)
 
 
 def _refuse(job: ClaimedJob, node: NodeContext) -> None:
@@ -113,13 +117,117 @@ def test_a_job_that_outlasts_the_grace_goes_back_to_the_queue(node: NodeContext)
 def test_jobs_of_a_dead_process_are_taken_back_at_once(node: NodeContext) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    owners = {"dead": f"{socket.gethostname()}:{gone.pid}:x", "alive": f"{socket.gethostname()}:{os.getppid()}:x"}
+    elsewhere = f"0123456789ab/{gone.pid}/{NONCE}/deliver-0"  # the same number on another machine says nothing
+    reused = f"{machine()}/{os.getpid()}/{NONCE}/deliver-0"  # an earlier life of this very process id
+    owners = {
+        "dead": f"{machine()}/{gone.pid}/{NONCE}/deliver-0",
+        "reused": reused,
+        "alive": f"{machine()}/{os.getppid()}/{NONCE}/deliver-0",
+        "elsewhere": elsewhere,
+    }
     for key, owner in owners.items():
         _enqueue(node, key)
         with node.database.write() as session:
-            assert jobs.claim(session, kinds=[JobKind.DELIVER], owner=owner, now=node.clock())
+            assert jobs.claim(session, kinds=[JobKind.DELIVER], owner=owner)
     worker = Worker(node, {JobKind.DELIVER: _done})
     worker.start()
     wait_until(lambda: _job(node, "dead").state is JobState.DONE, seconds=20, what="the dead worker's job")
+    wait_until(lambda: _job(node, "reused").state is JobState.DONE, seconds=20, what="the job of the earlier life")
     worker.stop()
-    assert _job(node, "alive").state is JobState.RUNNING
+    assert _job(node, "alive").state is _job(node, "elsewhere").state is JobState.RUNNING
+
+
+@pytest.fixture
+def shared(database: Database, tmp_path: Path) -> Callable[[], NodeContext]:
+    """Make nodes on one index, each as a machine of its own has it."""
+
+    def make() -> NodeContext:
+        return NodeContext(
+            settings=Settings(node=NodeSection(data_dir=tmp_path)),
+            database=Database(database.url),
+            store=InstanceStore(tmp_path / "instances"),
+        )
+
+    return make
+
+
+def test_a_broken_machine_beside_a_healthy_one_kills_no_job(
+    shared: Callable[[], NodeContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails each job at once, is therefore always idle, and would win every claim until all attempts are used up."""
+    monkeypatch.setattr(jobs, "FIRST_RETRY", dt.timedelta(milliseconds=20))
+    healthy, broken = shared(), shared()
+    for number in range(12):
+        _enqueue(healthy, f"study {number}", max_attempts=2)
+
+    def fail(job: ClaimedJob, node: NodeContext) -> None:
+        raise FileNotFoundError("No such file or directory")
+
+    bad, good = Worker(broken, {JobKind.DELIVER: fail}), Worker(healthy, {JobKind.DELIVER: _done})
+    bad.start()
+    paused = LaneState.PAUSED
+    wait_until(lambda: paused in {lane.state for lane in _lanes(broken)}, seconds=60, what="the broken lane to pause")
+    good.start()
+    keys = [f"study {number}" for number in range(12)]
+    wait_until(lambda: all(_job(healthy, key).state is JobState.DONE for key in keys), seconds=60, what="all jobs")
+    bad.stop()
+    good.stop()
+    assert _lanes(healthy) == [], "a worker that stopped is not listed"
+
+
+def _lanes(node: NodeContext) -> list[WorkerLane]:
+    with node.database.read() as session:
+        return list(session.scalars(select(WorkerLane)))
+
+
+def test_a_lane_survives_whatever_its_index_raises(node: NodeContext) -> None:
+    worker = Worker(node, {JobKind.DELIVER: _done})
+    hidden = {"table": False}
+
+    @event.listens_for(node.database.engine, "before_cursor_execute")
+    def _break_job_statements(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if hidden["table"] and "job" in statement:
+            raise RuntimeError("a defect below the queue")
+
+    worker.start()
+    hidden["table"] = True
+    woken = threading.Event()
+    woken.wait(0.5)
+    hidden["table"] = False
+    _enqueue(node, "after")
+    wait_until(lambda: _job(node, "after").state is JobState.DONE, seconds=30, what="the job after the trouble")
+    assert worker.is_moving()
+    worker.stop()
+
+
+@pytest.mark.parametrize("kind", [JobKind.ANALYSE, JobKind.DELIVER])
+def test_due_work_that_no_lane_takes_is_told(database: Database, kind: JobKind) -> None:
+    now = dt.datetime(2026, 3, 1, 22, tzinfo=dt.UTC)
+    database.clock = lambda: now
+    with database.write() as session:
+        jobs.enqueue(session, kind, "waits", {}, run_at=now - backlog.UNCLAIMED)
+        (waiting,) = backlog.unclaimed_work(session)
+        assert (waiting.kind, waiting.due_since) == (kind, now - backlog.UNCLAIMED)
+        assert "no worker reports" in waiting.sentence()
+        lane = {"worker": "w", "lane": str(kind), "kind": kind, "host": "ward", "since": now, "seen_at": now}
+        session.add(WorkerLane(**lane, state=LaneState.PAUSED, reason="the store is not mounted"))
+        session.flush()
+        assert "ward is paused: the store is not mounted" in backlog.unclaimed_work(session)[0].sentence()
+        session.execute(update(WorkerLane).values(state=LaneState.WORKING))
+        assert backlog.unclaimed_work(session) == []
+        session.execute(update(WorkerLane).values(seen_at=now - backlog.LANE_IS_GONE))
+        assert "no worker reports" in backlog.unclaimed_work(session)[0].reason
+
+
+def test_an_idle_lane_is_woken_by_a_job_of_another_connection(
+    shared: Callable[[], NodeContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow poll is put out of reach: only the notification can start the job."""
+    monkeypatch.setattr("dicom_node.jobs.worker.SLOW_POLL", dt.timedelta(hours=1))
+    node, other = shared(), shared()
+    worker = Worker(node, {JobKind.DELIVER: _done})
+    worker.start()
+    wait_until(lambda: worker._reporter._lanes[0].state is LaneState.IDLE, what="the lane to wait")
+    _enqueue(other, "now")
+    wait_until(lambda: _job(other, "now").state is JobState.DONE, seconds=30, what="the job to be done")
+    worker.stop()

@@ -177,7 +177,7 @@ def test_images_that_a_challenger_still_has_to_see_stay(node: NodeContext) -> No
     with node.database.write() as session:
         result = session.scalars(select(Result)).one()
         payload = {"result_pk": result.id, "folder": "challenger"}
-        jobs.enqueue(session, JobKind.SHADOW, "shadow:1", payload, now=node.clock())
+        jobs.enqueue(session, JobKind.SHADOW, "shadow:1", payload)
     assert uid not in old_ones(node)
 
 

@@ -159,7 +159,7 @@ def test_a_long_pause_gives_way_to_analyses_and_nothing_moves(place: Place, monk
     pause_file = place.node.settings.node.data_dir / "training.pause"
     with place.training(place.watch()) as thread:
         with place.node.database.write() as session:
-            jobs.enqueue(session, JobKind.ANALYSE, "analyse:x", {}, now=place.clock.now)
+            jobs.enqueue(session, JobKind.ANALYSE, "analyse:x", {})
         wait_until(pause_file.exists, what="the sign to pause")
         stands = [place.done(), -1]
 
@@ -170,14 +170,14 @@ def test_a_long_pause_gives_way_to_analyses_and_nothing_moves(place: Place, monk
         wait_until(stands_still, what="the training to stand still for sixty looks")
         place.clock.now += dt.timedelta(minutes=90)  # a long pause, still inside the window
         with place.node.database.write() as session:
-            claimed = jobs.claim(session, kinds=[JobKind.ANALYSE], owner="elsewhere:1:x", now=place.clock.now)
+            claimed = jobs.claim(session, kinds=[JobKind.ANALYSE], owner="elsewhere:1:x")
             assert claimed is not None
-            jobs.complete(session, claimed, now=place.clock.now)
+            jobs.complete(session, claimed)
         reached = place.done()
         wait_until(lambda: place.done() > reached, what="the training to go on")
         assert not pause_file.exists()
         with place.node.database.write() as session:
-            jobs.enqueue(session, JobKind.ANALYSE, "analyse:y", {}, now=place.clock.now)
+            jobs.enqueue(session, JobKind.ANALYSE, "analyse:y", {})
         wait_until(pause_file.exists, what="the second sign to pause")
         place.clock.now = CLOSED  # the window ends in the middle of a pause
         thread.join(120)

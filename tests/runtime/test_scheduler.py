@@ -60,11 +60,11 @@ def test_a_lost_lease_is_rescued_and_old_finished_jobs_are_forgotten(tmp_path: P
     node = make_node(tmp_path, clock, PACS)
     make_result(node)
     with node.database.write() as session:
-        job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="gone:1:x", now=clock.now)
-        other = jobs.claim(session, kinds=[JobKind.DELIVER], owner="done:1:x", now=clock.now)
+        job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="gone:1:x")
+        other = jobs.claim(session, kinds=[JobKind.DELIVER], owner="done:1:x")
         assert job is not None
         assert other is not None
-        jobs.complete(session, other, now=clock.now)
+        jobs.complete(session, other)
     clock.forward(seconds=61)
     sweeps.rescue_jobs(node)
     assert [row.state for row in all_jobs(node)] == [JobState.READY, JobState.DONE]

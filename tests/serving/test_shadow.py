@@ -69,7 +69,7 @@ def _result(node: NodeContext) -> Result:
 
 def _claim(node: NodeContext) -> ClaimedJob:
     with node.database.write() as session:
-        job = jobs.claim(session, kinds=[JobKind.SHADOW], owner="here:1:shadow", now=node.clock())
+        job = jobs.claim(session, kinds=[JobKind.SHADOW], owner="here:1:shadow")
     assert job is not None
     return job
 
@@ -104,7 +104,7 @@ def test_it_gives_way_while_an_analysis_waits_and_its_attempt_is_not_counted(sit
     shadow.choose(node, "challenger", who="ada")
     assert _enqueued(node)
     with node.database.write() as session:
-        jobs.enqueue(session, JobKind.ANALYSE, "analyse:waiting", {}, now=node.clock())
+        jobs.enqueue(session, JobKind.ANALYSE, "analyse:waiting", {})
     job = _claim(node)
     ShadowModel(node).handle(job, node)
     with node.database.read() as session:

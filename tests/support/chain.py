@@ -138,7 +138,7 @@ def analyse_all(node: NodeContext, models: Models) -> None:
         completion.sweep(session, completion=node.settings.completion, now=later)
     while True:
         with node.database.write() as session:
-            job = jobs.claim(session, kinds=(JobKind.ANALYSE,), owner="test", now=node.clock())
+            job = jobs.claim(session, kinds=(JobKind.ANALYSE,), owner="test")
         if job is None:
             return
         handler(models)(job, node)  # type: ignore[arg-type]

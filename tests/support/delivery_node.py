@@ -152,7 +152,7 @@ def run_due(node: NodeContext) -> int:
     ran = 0
     while True:
         with node.database.write() as session:
-            job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="test:1:deliver", now=node.clock())
+            job = jobs.claim(session, kinds=[JobKind.DELIVER], owner="test:1:deliver")
         if job is None:
             return ran
         ran += 1
@@ -161,7 +161,7 @@ def run_due(node: NodeContext) -> int:
         except NodeError as error:
             with node.database.write() as session:
                 permanent = isinstance(error, DeliveryError) and error.permanent
-                jobs.fail(session, job, str(error), now=node.clock(), permanent=permanent)
+                jobs.fail(session, job, str(error), permanent=permanent)
 
 
 def run_until_quiet(node: NodeContext, clock: Clock, *, days: float = 4) -> None:

@@ -171,7 +171,7 @@ def read_reports(node: NodeContext) -> int:
     ran = 0
     while True:
         with node.database.write() as session:
-            job = jobs.claim(session, kinds=[JobKind.REPORT], owner="test:1:report", now=node.clock())
+            job = jobs.claim(session, kinds=[JobKind.REPORT], owner="test:1:report")
         if job is None:
             return ran
         ran += 1
@@ -179,7 +179,7 @@ def read_reports(node: NodeContext) -> int:
             handle.handle(job, node)
         except NodeError as error:
             with node.database.write() as session:
-                jobs.fail(session, job, str(error), now=node.clock())
+                jobs.fail(session, job, str(error))
 
 
 def reports(node: NodeContext) -> list[ReceivedReport]:

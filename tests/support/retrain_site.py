@@ -99,7 +99,7 @@ class Hospital:
         handle = handler(models)
         while True:
             with self.node.database.write() as session:
-                job = jobs.claim(session, kinds=[JobKind.ANALYSE], owner="test:1:analyse", now=self.clock())
+                job = jobs.claim(session, kinds=[JobKind.ANALYSE], owner="test:1:analyse")
             if job is None:
                 return
             handle(job, self.node)

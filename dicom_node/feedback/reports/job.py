@@ -49,12 +49,12 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
         report = session.get(ReceivedReport, report_pk)
     if report is None or report.state is not ReportState.PENDING:
         with node.database.write() as session:
-            jobs.complete(session, job, now=node.clock())
+            jobs.complete(session, job)
         return
     read = _read(node, report)
     labels, version = ([], "") if read["reason"] else _labels(str(read["text"]), node.settings.feedback)
     with node.database.write() as session:
-        jobs.complete(session, job, now=node.clock())
+        jobs.complete(session, job)
         row = session.get_one(ReceivedReport, report_pk)
         for name, value in read.items():
             setattr(row, name, value)

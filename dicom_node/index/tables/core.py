@@ -5,7 +5,7 @@ The schema's history is in `migrations/`; a test compares these tables with the 
 
 from dicom_node.index.tables.base import Base, Json, Key, Long, Name, Short, Uid, Utc, UtcDateTime, states
 from dicom_node.index.tables.feedback import Aspect, Feedback, FeedbackSource, Verdict
-from dicom_node.index.tables.jobs import Job, JobKind, JobState
+from dicom_node.index.tables.jobs import Job, JobKind, JobState, LaneState, WorkerLane
 from dicom_node.index.tables.operations import (
     AuditEvent,
     CommitmentRequest,
@@ -55,6 +55,7 @@ __all__ = [
     "Job",
     "JobKind",
     "JobState",
+    "LaneState",
     "Json",
     "Key",
     "Long",
@@ -76,5 +77,6 @@ __all__ = [
     "Utc",
     "UtcDateTime",
     "Verdict",
+    "WorkerLane",
     "states",
 ]

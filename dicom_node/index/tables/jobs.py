@@ -7,7 +7,7 @@ from enum import StrEnum
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.index.tables.base import Base, Json, Key, Long, Name, Utc, states
+from dicom_node.index.tables.base import Base, Json, Key, Long, Name, Short, Utc, states
 
 
 class JobKind(StrEnum):
@@ -26,11 +26,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """State of a job.
-
-    ready -A-> running -B-> done; running -C-> ready (retry with back-off, or lease lost); running -D-> dead.
-    dead -E-> ready by an administrator's retry, or -F-> done where a dead delivery is abandoned.
-    """
+    """State of a job; `dicom_node.jobs.queue` has every transition and their diagram."""
 
     READY = "ready"
     RUNNING = "running"
@@ -44,7 +40,9 @@ class Job(Base):
 
     __tablename__ = "job"
     __table_args__ = (
-        Index("ix_job_claim", "state", "run_at", "priority", "id"),
+        # The order of a claim for one kind: one index entry is read however long the queue is. Not partial: a bound
+        # parameter for the state would keep PostgreSQL from using a partial index.
+        Index("ix_job_next", "kind", "state", "priority", "run_at", "id"),
         Index("ix_job_lease", "state", "lease_until"),
     )
 
@@ -55,7 +53,7 @@ class Job(Base):
     payload: Mapped[Json]
     state: Mapped[JobState] = mapped_column(states(JobState), default=JobState.READY)
     priority: Mapped[int] = mapped_column(default=100)
-    """Lower runs first; waiting lowers it (anti-starvation)."""
+    """Lower runs first."""
     attempts: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int] = mapped_column(default=8)
     run_at: Mapped[Utc]
@@ -64,3 +62,36 @@ class Job(Base):
     created_at: Mapped[Utc]
     finished_at: Mapped[Utc | None] = mapped_column(default=None)
     last_error: Mapped[Long] = mapped_column(default="")
+
+
+class LaneState(StrEnum):
+    """What a lane of a worker does."""
+
+    IDLE = "idle"
+    """It waits for work."""
+    WORKING = "working"
+    """It has a job in hand."""
+    PAUSED = "paused"
+    """It claims nothing: its machine is broken, or its jobs failed one after the other; `reason` says why."""
+
+
+class WorkerLane(Base):
+    """What one lane of one worker process does just now, as it says itself every few seconds.
+
+    A row that is not renewed is of a worker that is gone; it is deleted after a day.
+    """
+
+    __tablename__ = "worker_lane"
+
+    worker: Mapped[Name] = mapped_column(primary_key=True)
+    """The process (`dicom_node.system.process_identity`)."""
+    lane: Mapped[Short] = mapped_column(primary_key=True)
+    kind: Mapped[JobKind] = mapped_column(states(JobKind))
+    host: Mapped[Name] = mapped_column(default="")
+    """The machine's name, for people; containers repeat it."""
+    state: Mapped[LaneState] = mapped_column(states(LaneState), default=LaneState.IDLE)
+    reason: Mapped[Long] = mapped_column(default="")
+    job_key: Mapped[Name] = mapped_column(default="")
+    since: Mapped[Utc]
+    """When it came into this state."""
+    seen_at: Mapped[Utc]

@@ -97,12 +97,7 @@ class Document(Base):
 
 
 class DeliveryState(StrEnum):
-    """State of one document at one destination.
-
-    pending -A-> stored -B-> confirmed; stored -C-> pending (proof failed: send again); pending or stored -D-> dead;
-    pending or stored -E-> superseded; dead -B-> confirmed by a report that comes late;
-    dead -F-> abandoned by an administrator.
-    """
+    """State of one document at one destination; `dicom_node.deliver.transitions` has its diagram."""
 
     PENDING = "pending"
     """Not yet accepted."""

@@ -111,7 +111,7 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
         raise RetrieveError("; ".join(s.detail for s in failed))
     with node.database.write() as session:
         now = node.clock()
-        jobs.complete(session, job, now=now)
+        jobs.complete(session, job)
         study = study_by_uid(session, uid)
         if study is not None and any(s.fetched for s in searches):
             prefetch.report_anew_if_late(session, study, node.settings, now=now)

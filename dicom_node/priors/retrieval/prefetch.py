@@ -54,7 +54,7 @@ def enqueue(
     """Enqueue one fetch in the caller's transaction; returns whether it is new."""
     payload = {"study_instance_uid": study_instance_uid, "attempt": attempt}
     key = fetch_key(study_instance_uid, attempt)
-    return jobs.enqueue(session, JobKind.FETCH, key, payload, now=now, run_at=run_at)
+    return jobs.enqueue(session, JobKind.FETCH, key, payload, run_at=run_at)
 
 
 def wait_for_priors(session: Session, study: Study, settings: Settings, *, now: dt.datetime) -> dt.datetime | None:
@@ -80,7 +80,7 @@ def report_anew_if_late(session: Session, study: Study, settings: Settings, *, n
     uid = study.study_instance_uid
     payload = {"study_instance_uid": uid, "revision": study.revision, "generation": generation}
     key = analyse_key(uid, study.revision, generation)
-    if jobs.enqueue(session, JobKind.ANALYSE, key, payload, now=now):
+    if jobs.enqueue(session, JobKind.ANALYSE, key, payload):
         study.state = StudyState.COMPLETE
         return True
     return False

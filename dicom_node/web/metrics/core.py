@@ -26,7 +26,7 @@ from dicom_node.index.tables.core import (
     StudyState,
     Tally,
 )
-from dicom_node.jobs import queue as jobs
+from dicom_node.jobs import backlog
 from dicom_node.receive import audit_trail as auditing
 from dicom_node.report.rules import Doubt
 from dicom_node.retention.disk import disk_usage
@@ -108,7 +108,7 @@ def _tallies(session: Session) -> Iterator[Metric]:
 
 def _queue(session: Session) -> Iterator[Metric]:
     depth = GaugeMetricFamily("dicom_node_jobs", "Jobs", labels=["kind", "state"])
-    for (kind, state), count in jobs.depth(session).items():
+    for (kind, state), count in backlog.depth(session).items():
         depth.add_metric([kind.value, state.value], count)
     yield depth
     deliveries = GaugeMetricFamily("dicom_node_deliveries", "Deliveries", labels=["destination", "state"])

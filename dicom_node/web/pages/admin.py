@@ -13,7 +13,7 @@ from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState, Notice
-from dicom_node.jobs import queue
+from dicom_node.jobs import backlog
 from dicom_node.web.pages.worklist import choice, row_number
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
@@ -27,7 +27,7 @@ def jobs(call: Call) -> Response:
     with call.node.database.read() as session:
         lines = reading_jobs.job_lines(session, JobState(given) if given else None)
         abouts = reading_jobs.what_jobs_are_about(session, lines)
-        depth = queue.depth(session)
+        depth = backlog.depth(session)
     return render(
         call.request,
         "jobs.html",

@@ -37,7 +37,7 @@ def claimed(node: NodeContext, now: dt.datetime | None = None) -> jobs.ClaimedJo
     now = now or node.clock()
     with node.database.write() as session:
         prefetch.enqueue_for_open(session, node.settings, now=now)
-        job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test", now=now)
+        job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
     assert job is not None
     return job
 
@@ -129,7 +129,7 @@ def test_a_failed_search_is_tried_again_then_told_and_the_analysis_goes_on(tmp_p
                 with pytest.raises(RetrieveError):
                     fetch.handle(job, node)
                 with node.database.write() as session:
-                    jobs.fail(session, job, "down", now=now)
+                    jobs.fail(session, job, "down")
             else:
                 fetch.handle(job, node)
         with node.database.read() as session:

@@ -77,7 +77,7 @@ def work(node: NodeContext) -> JobState:
     with node.database.write() as session:
         prefetch.enqueue_for_open(session, node.settings, now=node.clock())
     with node.database.write() as session:
-        job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test", now=node.clock())
+        job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
     assert job is not None
     fetch.handle(job, node)
     with node.database.read() as session:
@@ -156,7 +156,7 @@ def test_a_study_above_the_limit_is_not_fetched_and_that_is_said(archives: Archi
     with fetching_node(tmp_path, [archives.peer("orthanc-get")], fetch_instances=1, fetch_studies=1) as node:
         with node.database.write() as session:
             prefetch.enqueue_for_open(session, node.settings, now=node.clock())
-            job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test", now=node.clock())
+            job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
         assert job is not None
         with pytest.raises(fetch.RetrieveError, match="2 images, more than fetch_instances allows"):
             fetch.handle(job, node)

@@ -1,0 +1,97 @@
+"""Wakes waiting lanes when the job table changes, so that an idle node need not ask it again and again.
+
+PostgreSQL: a trigger on `job` notifies the kind of each job that becomes ready (migrations), and one connection of each
+worker listens. SQLite, where writers are other processes of the same machine: `PRAGMA data_version`, a counter that
+changes with every commit of another connection; reading it takes no lock and costs microseconds. Both only save time:
+a lane asks by itself every few seconds, so a lost notification delays a job and loses none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Collection
+
+from dicom_node.context import NodeContext
+from dicom_node.errors import IndexUnavailableError
+from dicom_node.index.tables.core import JobKind
+from dicom_node.logs import get_logger
+
+log = get_logger(__name__)
+
+CHANNEL = "dicom_node_jobs"
+LOOK_SECONDS = 0.1
+"""How often SQLite's counter is read, which is the longest that a job of another process waits for its start."""
+LISTEN_SECONDS = 0.5
+"""How long one wait on PostgreSQL's connection lasts; between two the sign to stop is looked at."""
+RECONNECT_SECONDS = 2.0
+
+
+class Wakeups:
+    """One watching thread for all lanes of a worker."""
+
+    def __init__(self, node: NodeContext) -> None:
+        self._node = node
+        self._changed = threading.Condition()
+        self._generations: dict[JobKind, int] = defaultdict(int)
+        self._thread = threading.Thread(target=self._watch, name="wakeups", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; ends when the node stops."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the watching thread has ended."""
+        self._thread.join()
+
+    def generation(self, kinds: Collection[JobKind]) -> int:
+        """Return a number that grows with each change; read it *before* looking for work."""
+        with self._changed:
+            return sum(self._generations[kind] for kind in kinds)
+
+    def wait(self, kinds: Collection[JobKind], generation: int, seconds: float) -> None:
+        """Return when a job of these kinds may have become ready since `generation`, or after `seconds`."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: sum(self._generations[kind] for kind in kinds) != generation or self._node.stop.is_set(),
+                timeout=seconds,
+            )
+
+    def _wake(self, kinds: Collection[JobKind]) -> None:
+        with self._changed:
+            for kind in kinds:
+                self._generations[kind] += 1
+            self._changed.notify_all()
+
+    def _watch(self) -> None:
+        watch = self._watch_sqlite if self._node.database.is_sqlite else self._listen
+        while not self._node.stop.is_set():
+            try:
+                watch()
+            except IndexUnavailableError as error:
+                log.warning("changes of the queue are not seen; lanes ask by themselves", error=str(error))
+                self._node.stop.wait(RECONNECT_SECONDS)
+            except Exception:  # without this thread every job would wait for the slow poll from here on
+                log.exception("the queue is no longer watched; begun again")
+                self._node.stop.wait(RECONNECT_SECONDS)
+        self._wake(tuple(JobKind))  # a lane that waits has to see the sign to stop
+
+    def _watch_sqlite(self) -> None:
+        with self._node.database.raw_connection() as connection:
+            cursor = connection.cursor()
+            before = None
+            while not self._node.stop.wait(LOOK_SECONDS):
+                (version,) = cursor.execute("PRAGMA data_version").fetchone()
+                if version != before:
+                    before = version
+                    self._wake(tuple(JobKind))
+
+    def _listen(self) -> None:
+        with self._node.database.raw_connection() as connection:
+            connection.autocommit = True
+            connection.execute(f"LISTEN {CHANNEL}")
+            self._wake(tuple(JobKind))  # what came while nobody listened
+            while not self._node.stop.is_set():
+                for notification in connection.notifies(timeout=LISTEN_SECONDS):
+                    if notification.payload in set(JobKind):
+                        self._wake((JobKind(notification.payload),))
