@@ -64,14 +64,17 @@ the command's own."""
 class _CommandsByName(typer_core.TyperGroup):
     """Imports the module of the one command that was called."""
 
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        # Typer looks here for a name that is near to one it does not know.
+        self.commands |= {name: typer_core.TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command with nothing but its help line, which is all that a list of commands shows."""
-        if cmd_name not in COMMANDS:
-            return None
-        return typer_core.TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+        return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
