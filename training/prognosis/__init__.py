@@ -1,0 +1,1 @@
+"""Training and measuring the prognosis head on phantom courses and on real series."""
