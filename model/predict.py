@@ -22,6 +22,8 @@ from model.experts.expert import Expert, load_expert
 from model.finding_states import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
+from model.prognosis.foresight import Foresight
+from model.prognosis.head import read_head
 from model.questions.battery import Question, QuestionType, battery
 from model.questions.prompts import context_text
 from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
@@ -69,6 +71,7 @@ class Predictor:
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
         self._warned = False
+        self.foresight: Foresight | None = None
         self.expert = expert if manifest.expert else None
         self._identity = ModelIdentity(
             name=manifest.name,
@@ -138,11 +141,12 @@ class Predictor:
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
         """What a pair is asked: the battery of the checkpoint's findings, without types it was not trained on."""
         known = set(self.manifest.question_types)
-        everything = battery(self.findings, with_prior=with_prior, prognosis=self.manifest.prognosis)
+        foretold = self.manifest.prognosis and self.foresight is None
+        everything = battery(self.findings, with_prior=with_prior, prognosis=foretold)
         return tuple(
             question
             for question in everything
-            if (question.type in known or (self.manifest.prognosis and question.type is QuestionType.PREDICTION))
+            if (question.type in known or (foretold and question.type is QuestionType.PREDICTION))
             # The open prediction has no place in a Prediction: its closed questions say the same, coded.
             and not (question.type is QuestionType.PREDICTION and question.allowed is None)
         )
@@ -151,9 +155,11 @@ class Predictor:
         """The engine's jobs for one pair: the pair's own, and one on the current image alone for the prognosis."""
         questions = self.questions(with_prior=pair.prior is not None)
         context = context_text(pair.context) if self.manifest.context else None
-        images = [pair.current] if pair.prior is None else [pair.prior, pair.current]
+        shown = pair.newest(self.manifest.images)
+        images, days = shown.images, shown.days if self.manifest.times else ()
         pictures = tuple(self.vlm.picture(image) for image in images)
-        layout = self.vlm.layout(priors=len(pictures) - 1, context=context, expert=self._said_by_expert(images))
+        expert = self._said_by_expert(images[-2:])
+        layout = self.vlm.layout(priors=len(pictures) - 1, days=days, context=context, expert=expert)
         together = tuple(question for question in questions if not question.alone)
         alone = tuple(question for question in questions if question.alone)
         jobs = [Job(pictures=pictures, layout=layout, questions=together)]
@@ -176,7 +182,7 @@ class Predictor:
         return Prediction(
             findings=findings,
             model=self.identity,
-            prognosis=self._prognosis(calibrated),
+            prognosis=self.foresight.items(pair) if self.foresight is not None else self._prognosis(calibrated),
             difference_text=difference.text if difference is not None else None,
             seconds={**answers.seconds, "total": seconds},
             certainty_floor=self.manifest.certainty_floor,
@@ -260,7 +266,9 @@ def load_predictor(
         head = read_outline_head(folder, manifest.findings)
         localiser = Localiser(vlm, head=head, measured=manifest.localisation)
         expert = load_expert(experts) if experts is not None and manifest.expert else None
-        return Predictor(vlm, manifest, localiser=localiser, expert=expert)
+        predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert)
+        predictor.foresight = _foresight(predictor, folder)
+        return predictor
     if not findings:
         raise CheckpointError(
             f"{source}: has no {MANIFEST_NAME}, so it is half-written or foreign; a foreign checkpoint needs the "
@@ -268,6 +276,21 @@ def load_predictor(
         )
     vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return Predictor(vlm, _foreign_manifest(source, resolved, revision, vlm.kind, findings))
+
+
+def _foresight(predictor: Predictor, folder: Path) -> Foresight | None:
+    """The prognosis head of a checkpoint beside the model that reads its images; None where it may say nothing."""
+    head, manifest = read_head(folder), predictor.manifest
+    if head is None or not manifest.prognosis:
+        return None
+    return Foresight(
+        predictor.vlm,
+        predictor.engine,
+        head,
+        stated=manifest.prognosis_findings,
+        calibrated=predictor.calibrated,
+        floor=manifest.certainty_floor,
+    )
 
 
 def _device_uid(manifest: Manifest, expert: Expert | None) -> str:

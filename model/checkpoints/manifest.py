@@ -22,6 +22,7 @@ from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
 from model.finding_states import JointWeights
 from model.ontology import ontology
+from model.schema import MAX_IMAGES
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -58,10 +59,12 @@ class Manifest(BaseModel):
     name, version: together the checkpoint's name in lists and reports. base: what it was fine-tuned from. recipe,
     data_snapshot: which recipe and which frozen data set (name or hash). metrics: what evaluation measured.
     findings: ontology keys that it was trained on and may be asked. question_types: values of
-    `model.questions.battery.QuestionType` that it was trained on; others are never asked. prognosis: prediction
-    questions are enabled. thresholds: finding → least calibrated probability of presence that is called present
-    (0.5 where absent). calibration: question type → temperature (1.0 where absent). joint: how presence, prior and
-    change answers are put together, `model.finding_states.JointWeights` (its defaults where empty).
+    `model.questions.battery.QuestionType` that it was trained on; others are never asked. prognosis: the next image is
+    predicted; prognosis_findings: setting (`model.prognosis.inputs.SETTINGS`) → findings that are, where the checkpoint
+    has a prognosis head. images: most of one study that it is shown at once. times: the days between them are said.
+    thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
+    calibration: question type → temperature (1.0 where absent). joint: how presence, prior and change answers are put
+    together, `model.finding_states.JointWeights` (its defaults where empty).
     certainty_floor: least certainty (probability of the stated answer) below which the answer is "abstained" or
     "not comparable". tiling: the `Tiling` of training. expert, context: the prompts of training held such lines;
     others are not shown any. calibrated_on: how many validation answers the calibration saw.
@@ -82,6 +85,7 @@ class Manifest(BaseModel):
     findings: tuple[str, ...]
     question_types: tuple[str, ...] = ("presence", "prior_presence", "change", "side", "grade", "difference")
     prognosis: bool = False
+    prognosis_findings: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     base: str = ""
     recipe: Mapping[str, Any] | str = ""
     data_snapshot: str = ""
@@ -95,6 +99,8 @@ class Manifest(BaseModel):
     tiling: Literal["original", "always", "never"] = "never"
     expert: bool = False
     context: bool = False
+    images: int = Field(default=2, ge=2, le=MAX_IMAGES)
+    times: bool = False
     licence: str = ""
     demonstration: bool = False
     parameters: int = 0

@@ -72,9 +72,16 @@ class Vlm(ABC):
         """The square uint8 picture of a display image, as training makes it."""
         return fit(image, self.image_size)
 
-    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
+    def layout(
+        self,
+        *,
+        priors: int,
+        days: tuple[int | None, ...] = (),
+        expert: str | None = None,
+        context: str | None = None,
+    ) -> PromptLayout:
         """The prompt layout that this checkpoint was made for."""
-        return PromptLayout(priors=priors, expert=expert, context=context)
+        return PromptLayout(priors=priors, days=days, expert=expert, context=context)
 
     @property
     @abstractmethod
@@ -133,9 +140,16 @@ class NvilaVlm(Vlm):
     def placeholder(self) -> str:
         return IMAGE_TOKEN
 
-    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
+    def layout(
+        self,
+        *,
+        priors: int,
+        days: tuple[int | None, ...] = (),
+        expert: str | None = None,
+        context: str | None = None,
+    ) -> PromptLayout:
         difference = self._difference and priors > 0
-        return PromptLayout(priors=priors, difference=difference, expert=expert, context=context)
+        return PromptLayout(priors=priors, days=days, difference=difference, expert=expert, context=context)
 
     def prompt(self, layout: PromptLayout, question: str) -> str:
         return render_prefix(layout) + render_question(question)

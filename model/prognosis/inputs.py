@@ -45,6 +45,21 @@ class Known:
         return Known(readings=self.readings[dropped:], days=self.days[dropped:], context=self.context)
 
 
+def has_chart(context: PatientContext | None) -> bool:
+    """Whether somebody gave laboratory values or treatments; age and sex alone are no chart."""
+    return context is not None and bool(context.labs or context.treatments)
+
+
+def setting_of(known: Known) -> str:
+    """The setting that a prediction is made in: "current", "both" or "all", and whether the chart was known."""
+    images = {1: "current", 2: "both"}.get(len(known.readings), "all")
+    return f"{images} and chart" if has_chart(known.context) else images
+
+
+SETTINGS = tuple(f"{images}{chart}" for images in ("current", "both", "all") for chart in ("", " and chart"))
+"""All that `setting_of` gives."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """Which findings, laboratory values and treatments a head knows, in order."""
@@ -135,4 +150,4 @@ def _chart(context: PatientContext | None, vocabulary: Vocabulary) -> NDArray[np
         flag = flag_of(text) if text is not None else None
         labs[row, len(FLAGS) if flag is None else flag] = 1.0
     given = [float(context is not None and name in context.treatments) for name in vocabulary.treatments]
-    return np.concatenate([[float(context is not None)], labs.ravel(), given])
+    return np.concatenate([[float(has_chart(context))], labs.ravel(), given])

@@ -27,8 +27,12 @@ class Knowledge(StrEnum):
     """The prior and the current film, and the days between them."""
     ALL = "all"
     """Every film so far, and the days between them."""
+    CURRENT_CHART = "current and chart"
+    """The current film; treatments and laboratory values with it."""
+    BOTH_CHART = "both and chart"
+    """The prior and the current film, and the chart."""
     CHART = "all and chart"
-    """Every film so far; treatments and laboratory values at the current one."""
+    """Every film so far, and the chart."""
     STATE = "true state"
     """The hidden trends too: what is left is chance."""
 
@@ -68,14 +72,16 @@ def best_answers(
 
 def known(seen: Sequence[Seen], knowledge: Knowledge) -> list[Seen]:
     """What a reader of this setting sees of each film."""
-    shown = {Knowledge.CURRENT: 1, Knowledge.BOTH: 2}.get(knowledge, len(seen))
+    images, _, chart = knowledge.value.partition(" and ")
+    shown = {"current": 1, "both": 2}.get(images, len(seen))
     films = [Seen(levels=film.levels) for film in seen[-shown:]]
-    return [*films[:-1], seen[-1]] if knowledge is Knowledge.CHART else films
+    return [*films[:-1], seen[-1]] if chart else films
 
 
 def _cadences(cadence: int, films: int, knowledge: Knowledge) -> Mapping[int, float]:
     """The days to the next film as far as they are known: one film alone does not tell them."""
-    return CADENCES if films < 2 or knowledge is Knowledge.CURRENT else {cadence: 1.0}
+    alone = knowledge in (Knowledge.CURRENT, Knowledge.CURRENT_CHART)
+    return CADENCES if films < 2 or alone else {cadence: 1.0}
 
 
 def _answers(group: Group, current: Seen, after: Matrix) -> dict[str, dict[str, float]]:

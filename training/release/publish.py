@@ -102,6 +102,8 @@ def publish(
         tiling=recipe.model.tiling,
         expert=bool(recipe.data.expert),
         context=recipe.data.context,
+        images=recipe.data.max_images,
+        times=recipe.data.times,
         licence=about.licence,
         parameters=parameters,
     )

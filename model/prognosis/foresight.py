@@ -1,0 +1,76 @@
+"""Prediction of the next image in service: each image is read by itself, the head puts them and the chart together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from model.engine.engine import ClosedAnswer, Engine, Job
+from model.engine.vlm import Vlm
+from model.finding_states import NONE, likeliest
+from model.ontology import ontology
+from model.prognosis.head import PrognosisHead
+from model.prognosis.inputs import Known, Reading, reading_of, setting_of
+from model.questions.battery import Question, QuestionType, closed_question
+from model.schema import MAX_IMAGES, Change, DisplayImage, PrognosisItem, StudyPair
+
+
+class Foresight:
+    """The head of one checkpoint with the model that reads its images. Not for several threads at once.
+
+    stated: setting -> findings whose own figures in that setting allow a statement (`Manifest.prognosis_findings`).
+    calibrated: makes probabilities of a scored answer. floor: least probability of what is stated.
+    """
+
+    def __init__(
+        self,
+        vlm: Vlm,
+        engine: Engine,
+        head: PrognosisHead,
+        *,
+        stated: Mapping[str, Sequence[str]],
+        calibrated: Callable[[ClosedAnswer], Mapping[str, float]],
+        floor: float = 0.0,
+    ) -> None:
+        self.head = head
+        self._vlm, self._engine, self._calibrated, self._floor = vlm, engine, calibrated, floor
+        self._stated = {setting: frozenset(keys) for setting, keys in stated.items()}
+        self._questions = reading_questions(head.vocabulary.findings)
+
+    def items(self, study: StudyPair) -> tuple[PrognosisItem, ...]:
+        """What may be stated of the next image; what is and stays absent is not said."""
+        if not any(self._stated.values()):
+            return ()
+        known = self.known(study)
+        allowed = self._stated.get(setting_of(known), frozenset())
+        items = []
+        for key, shares in self.head.probabilities(known).items():
+            best = likeliest(shares)
+            if key in allowed and best is not None and best != NONE and shares[best] >= self._floor:
+                items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
+        return tuple(items)
+
+    def known(self, study: StudyPair) -> Known:
+        """What a study tells: its newest images read one by one, the days between them, the chart."""
+        newest = study.newest(MAX_IMAGES)
+        return Known(readings=self.readings(newest.images), days=newest.days, context=study.context)
+
+    def readings(self, images: Sequence[DisplayImage]) -> tuple[Reading, ...]:
+        """One reading for each image, each asked alone, together in one batch."""
+        layout = self._vlm.layout(priors=0)
+        jobs = [Job(pictures=(self._vlm.picture(image),), layout=layout, questions=self._questions) for image in images]
+        read = []
+        for answers in self._engine.ask(jobs):
+            shares = {key: self._calibrated(answer) for key, answer in answers.closed.items()}
+            read.append(np.asarray(reading_of(shares, self.head.vocabulary.findings)))
+        return tuple(read)
+
+
+def reading_questions(findings: Sequence[str]) -> tuple[Question, ...]:
+    """What each image is asked: presence, and the degree of what has one."""
+    graded = [key for key in findings if ontology().findings[key].graded]
+    return (
+        *(closed_question(QuestionType.PRESENCE, key) for key in findings),
+        *(closed_question(QuestionType.GRADE, key) for key in graded),
+    )
