@@ -138,8 +138,8 @@ def likeliest(shares: Mapping[str, float]) -> str:
 def _score(setting: str, table: _Table, resamples: int) -> tuple[SettingScore, NDArray[np.float64]]:
     count = int(table.patients.max()) + 1
     totals = np.bincount(table.patients, minlength=count).astype(float)
-    sums = [np.bincount(table.patients, values, minlength=count) for values in (table.right, table.common)]
-    sums.append(np.bincount(table.patients, table.best, minlength=count) if table.best is not None else totals * np.nan)
+    columns = [table.right, table.common, *([table.best] if table.best is not None else [])]
+    sums = [np.bincount(table.patients, values.astype(float), minlength=count) for values in columns]
     rng = np.random.default_rng(0)
     drawn = rng.integers(count, size=(resamples, count))
     accuracies = [values[drawn].sum(1) / totals[drawn].sum(1) for values in sums]

@@ -105,7 +105,7 @@ def measure_head(
     return measure(named, head.probabilities, SETTINGS_IN_ORDER, commonest, best=best, resamples=resamples)
 
 
-SETTINGS_IN_ORDER = ("current", "both", "all", "current and chart", "both and chart", "all and chart")
+SETTINGS_IN_ORDER = ("current", "both", "all", "all and chart", "both and chart", "current and chart")
 
 
 def stated_findings(scores: Sequence[SettingScore]) -> dict[str, tuple[str, ...]]:

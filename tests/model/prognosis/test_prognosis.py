@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from model.engine.engine import Engine
@@ -24,9 +25,8 @@ WORDS = Vocabulary(findings=FINDINGS, labs=("CRP", "BNP"), treatments=("diuretic
 CHART = PatientContext(labs={"CRP": "182 mg/L very high"}, treatments=("diuretics",))
 
 
-def reading(seed: int) -> np.ndarray:
-    rows = np.random.default_rng(seed).random((len(FINDINGS), 4))
-    return rows / rows.sum(1, keepdims=True)
+def reading(seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).dirichlet(np.ones(4), len(FINDINGS))
 
 
 def known(images: int = 4, *, context: PatientContext | None = CHART) -> Known:
