@@ -109,8 +109,8 @@ def write_study_pair(
         ("current", later, pair.current, pair.current_film, current_subject),
     ):
         path = folder / role / "image.dcm"
-        pixels = _pixels(pair.patient, states, film, long_side, subject)
-        dataset = _dataset(seed, role, when, pixels, film.view, storage, subject)
+        pixels = stored_pixels(pair.patient, states, film, long_side, subject)
+        dataset = film_dataset(seed, role, when, pixels, film.view, storage, subject)
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
         studies.append(
@@ -127,9 +127,10 @@ def write_study_pair(
     )
 
 
-def _pixels(
+def stored_pixels(
     patient: Patient, states: Mapping[str, FindingState], film: Acquisition, long_side: int, subject: Subject
 ) -> NDArray[np.uint16]:
+    """The stored grey values of one film."""
     rows, columns = film.shape(long_side)
     if subject is Subject.NO_CHEST:
         shown = _forearm(np.random.default_rng([film.seed, 71]), rows, columns)
@@ -169,7 +170,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _dataset(
+def film_dataset(
     seed: int,
     role: str,
     when: dt.datetime,
@@ -178,6 +179,7 @@ def _dataset(
     storage: Storage,
     subject: Subject,
 ) -> Dataset:
+    """One film as a whole DICOM object. role: names it among the films of a seed; all UIDs derive from both."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dx = storage is Storage.DX

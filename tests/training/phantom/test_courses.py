@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from model.questions.answers import CHANGE_ANSWERS
 from training.phantom.ceiling import Knowledge, answer_of_levels, best_answers, explained, known
 from training.phantom.chain import Chain, Seen, filtered, sampled, stationary
 from training.phantom.course import ClinicalOptions, Story, sample_course, sample_story
+from training.phantom.course_dicom import write_course
 from training.phantom.process import CADENCES, FILMS, TREATMENTS, groups
 from training.phantom.scene import GRADED, GRADES, PHANTOM_FINDINGS
 
@@ -171,3 +175,23 @@ def test_what_the_process_cannot_show_is_refused() -> None:
         Chain(step=np.array([[0.5, 0.6]]), levels={})
     assert stationary(Chain(step=np.array([[0.9, 0.1], [0.3, 0.7]]), levels={})) == pytest.approx([0.75, 0.25])
     assert explained(sample_story(1).seen[0])
+
+
+def test_a_course_is_written_as_studies_with_its_chart(tmp_path: Path) -> None:
+    made, again = (write_course(tmp_path / name, 5, long_side=96) for name in ("a", "b"))
+    course = sample_course(5)
+    assert len(made.studies) == len(course.films)
+    films = [pydicom.dcmread(study.files[0]) for study in made.studies]
+    assert {film.PatientID for film in films} == {made.patient_id}
+    for keyword in ("StudyInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyID"):
+        assert len({str(film[keyword].value) for film in films}) == len(films)
+    times = [(film.StudyDate, film.StudyTime) for film in films]
+    assert times == sorted(times)
+    days = [(study.acquired.date() - made.studies[0].acquired.date()).days for study in made.studies]
+    assert days == [film.day for film in course.films]
+    chart = json.loads(made.chart.read_text())
+    assert [fact["labs"] for fact in chart["studies"]] == [dict(film.labs) for film in course.films]
+    assert [tuple(fact["treatments"]) for fact in chart["studies"]] == [film.treatments for film in course.films]
+    assert [fact["study"] for fact in chart["studies"]] == [str(film.StudyInstanceUID) for film in films]
+    for ours, other in zip(made.studies, again.studies, strict=True):
+        assert ours.files[0].read_bytes() == other.files[0].read_bytes()
