@@ -18,8 +18,9 @@ import httpx
 
 from model.errors import InferenceError
 
-DEFAULT_CONNECTIONS = 8
-"""Requests in flight; the server's own queue is where more would wait, and its time-out would count there."""
+DEFAULT_CONNECTIONS = 32
+"""Requests in flight. A server that batches is as fast with 32 as with one; more would wait in its own queue, and its
+time-out would count there."""
 ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 20.0
@@ -98,6 +99,20 @@ class ServerClient:
                 for future in futures:  # the rest has become useless
                     future.cancel()
                 raise
+
+    def tokenize(self, model: str, text: str) -> dict[str, Any]:
+        """Tokenise an answer as it stands in a conversation (vLLM's /tokenize). Raises InferenceError."""
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return self._request("POST", self._beside("tokenize"), body, self._deadline())
+
+    def detokenize(self, model: str, token: int) -> str:
+        """Return the text of one token (vLLM's /detokenize). Raises InferenceError, KeyError."""
+        body = {"model": model, "tokens": [token]}
+        return str(self._request("POST", self._beside("detokenize"), body, self._deadline())["prompt"])
+
+    def _beside(self, path: str) -> str:
+        """The address of an endpoint that stands beside the versioned ones: "http://gpu1:8000/tokenize"."""
+        return f"{self.base_url.rstrip('/').removesuffix('/v1')}/{path}"
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_seconds

@@ -21,7 +21,9 @@ LEAST_LEFT = 1e-6
 """Probability that listed tokens leave at least: their sum is rounded."""
 MOST_LOG_PROBABILITY = 0.01
 """Of a token; a little more than 0 is rounding, much more is something else (a logit)."""
-_TINY = 1e-12
+TINY = 1e-12
+ENDS = ""
+"""Stands for every token with which no allowed answer goes on."""
 
 
 class Walk:
@@ -64,7 +66,7 @@ class Walk:
         for longer, spelled in spellings.items():
             followers = self._beginning_with(longer)
             found.update(followers)
-            value = so_far + math.log(max(sum(spelled.values()), _TINY))
+            value = so_far + math.log(max(sum(spelled.values()), TINY))
             if len(followers) == 1:
                 self._add(followers[0], value)
             else:
@@ -72,7 +74,7 @@ class Walk:
         unlisted = so_far + _unlisted(tokens)
         for answer in here:
             if answer.casefold() == start:
-                self._add(answer, so_far + math.log(max(ending, _TINY)))
+                self._add(answer, so_far + math.log(max(ending, TINY)))
             elif answer not in found:
                 self._add(answer, unlisted)
 
@@ -96,6 +98,17 @@ def _unlisted(tokens: Mapping[str, float]) -> float:
     """The log-probability that an unlisted token is given: below the last listed one, and no more than is left over."""
     left = 1.0 - sum(math.exp(value) for value in tokens.values())
     return min(min(tokens.values(), default=0.0) - UNLISTED_MARGIN, math.log(max(left, LEAST_LEFT)))
+
+
+def scores_with_floor(scores: tuple[float, ...], min_mass: float) -> tuple[float, ...]:
+    """Return the scores, or equal ones of the same sum where the answers hold less than `min_mass` together.
+
+    Equal possibilities say nothing (`model.finding_states`, rule 6): the finding is then abstained from.
+    """
+    mass = sum(math.exp(score) for score in scores)
+    if len(scores) < 2 or mass >= min_mass or not math.isfinite(mass):
+        return scores
+    return (math.log(max(mass, TINY) / len(scores)),) * len(scores)
 
 
 def answer_log_probability(reply: Mapping[str, Any], answer: str) -> float:

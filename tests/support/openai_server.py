@@ -61,11 +61,25 @@ class ChatServer:
     def __init__(self, vlm: Vlm, faults: Faults) -> None:
         self.vlm, self.faults = vlm, faults
         self._lock = threading.Lock()
-        routes = [Route("/v1/models", self._models), Route("/v1/chat/completions", self._chat, methods=["POST"])]
+        routes = [
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
+        ]
         self.application = Starlette(routes=routes)
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": MODEL_NAME, "object": "model"}]})
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await request.json()
+        ids = self.vlm.tokenizer(body["prompt"], add_special_tokens=body["add_special_tokens"])["input_ids"]
+        return JSONResponse({"count": len(ids), "tokens": ids})
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await request.json()
+        return JSONResponse({"prompt": self.vlm.tokenizer.decode(body["tokens"])})
 
     async def _chat(self, request: Request) -> Response:
         faults = self.faults
@@ -115,7 +129,11 @@ class ChatServer:
                 ]
             choice: dict[str, Any] = {"index": 0}
             if body.get("logprobs"):
-                values, tokens = logs[-1].topk(min(body["top_logprobs"], self.faults.most_listed))
+                if "logprob_token_ids" in body:
+                    tokens = torch.tensor(body["logprob_token_ids"])
+                    values = logs[-1][tokens]
+                else:
+                    values, tokens = logs[-1].topk(min(body["top_logprobs"], self.faults.most_listed))
                 listed = [
                     {"token": self._spelled(token), "logprob": value}
                     for value, token in zip(values.tolist(), tokens.tolist(), strict=True)

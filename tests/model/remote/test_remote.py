@@ -21,12 +21,13 @@ from model.engine.vlm import NvilaVlm
 from model.errors import InferenceError
 from model.images.display import from_grey
 from model.nvila import Tiling
-from model.questions.battery import Question, QuestionType, battery, difference_question
+from model.questions.battery import Question, QuestionType, battery, closed_question, difference_question
 from model.questions.prompts import PromptLayout
 from model.remote.client import ServerClient
 from model.remote.logprobs import Walk, answer_log_probability
 from model.remote_predictor import RemoteEngine, Scoring, open_remote_predictor
 from model.schema import Change, Presence, StudyPair
+from tests.support.common import wait_until
 from tests.support.openai_server import MODEL_NAME, Faults, serving
 from tests.support.tiny_nvila import picture, tiny_nvila
 
@@ -60,7 +61,7 @@ def test_prompt_scoring_gives_the_numbers_of_the_local_engine(vlm: NvilaVlm, bas
     job = _job(open_question=True)
     local = Engine(vlm).ask([job])[0]
     with ServerClient(base_url) as client:
-        remote = RemoteEngine(client, MODEL_NAME, scoring=Scoring.PROMPT).ask([job])[0]
+        remote = RemoteEngine(client, MODEL_NAME, scoring=Scoring.PROMPT, min_mass=0.0).ask([job])[0]
     assert remote.closed.keys() == local.closed.keys()
     for key, answer in local.closed.items():
         assert remote.closed[key].log_probabilities == pytest.approx(answer.log_probabilities, abs=2e-3), key
@@ -72,7 +73,7 @@ def test_top_scoring_gives_the_listed_tokens_of_the_local_model(vlm: NvilaVlm, b
     """Where both first tokens of a question are listed, their log-probabilities are the model's own."""
     job = _job()
     with ServerClient(base_url) as client:
-        remote = RemoteEngine(client, MODEL_NAME).ask([job])[0]
+        remote = RemoteEngine(client, MODEL_NAME, min_mass=0.0).ask([job])[0]
     checked = 0
     for question in job.questions:
         inputs = vlm.inputs(vlm.prompt(job.layout, question.text), job.pictures)
@@ -89,6 +90,75 @@ def test_top_scoring_gives_the_listed_tokens_of_the_local_model(vlm: NvilaVlm, b
                 assert score <= logs[listed[-1]]
     assert len(remote.closed) == len(job.questions)
     assert checked > 0, "no answer of any question was among the listed tokens"
+
+
+def test_token_scoring_gives_the_exact_numbers_of_the_answers_own_tokens(vlm: NvilaVlm, base_url: str) -> None:
+    """Also of tokens that are far from the most probable ones, of which a list of twenty knows nothing."""
+    job = _job()
+    with ServerClient(base_url) as client:
+        remote = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS, min_mass=0.0).ask([job])[0]
+    checked = 0
+    for question in job.questions:
+        inputs = vlm.inputs(vlm.prompt(job.layout, question.text), job.pictures)
+        logs = vlm.model(**inputs).logits[0, -1].float().log_softmax(-1).tolist()
+        first = {
+            answer: {vlm.tokenizer(spelled, add_special_tokens=False)["input_ids"][0] for spelled in _spellings(answer)}
+            for answer in question.allowed or ()
+        }
+        for answer, score in zip(question.allowed or (), remote.closed[question.key].log_probabilities, strict=True):
+            others = set().union(*(ids for other, ids in first.items() if other != answer))
+            if not first[answer] & others:
+                exact = math.log(sum(math.exp(logs[token]) for token in first[answer]))
+                assert score == pytest.approx(exact, abs=2e-3), (question.key, answer)
+                checked += 1
+    assert checked > len(job.questions)
+
+
+def _spellings(answer: str) -> tuple[str, str]:
+    return answer, answer[:1].upper() + answer[1:]
+
+
+def test_one_request_for_each_question_where_first_tokens_differ(base_url: str, faults: Faults) -> None:
+    with ServerClient(base_url) as client:
+        engine = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS)
+        question = closed_question(QuestionType.PRESENCE, "edema")
+        job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
+        engine.ask([job])
+        engine.ask([job])
+    assert len(faults.seen) == 2, "the answers' tokens were asked for once, and are no chats"
+    assert all(len(body["logprob_token_ids"]) >= 2 and "top_logprobs" not in body for body in faults.seen)
+
+
+def test_a_model_that_hardly_says_any_allowed_answer_states_nothing(base_url: str) -> None:
+    """A random model gives "yes" and "no" a few thousandths together: the larger of them is no answer."""
+    film, prior = from_grey(picture(3, 112)), from_grey(picture(4, 112))
+    pair = StudyPair(current=film, prior=prior)
+    guarded = open_remote_predictor(base_url, findings=FINDINGS, image_size=56, scoring=Scoring.TOKEN_IDS)
+    assert {finding.presence for finding in guarded.predict(pair).findings} == {Presence.ABSTAINED}
+    with ServerClient(base_url) as client:
+        question = closed_question(QuestionType.PRESENCE, "edema")
+        job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
+        (free,) = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS, min_mass=0.0).ask([job])
+        (held,) = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS).ask([job])
+    assert len(set(free.closed[question.key].log_probabilities)) == 2
+    assert len(set(held.closed[question.key].log_probabilities)) == 1
+    assert held.closed[question.key].mass == pytest.approx(free.closed[question.key].mass)
+
+
+def test_waiting_pairs_are_asked_side_by_side(base_url: str, faults: Faults) -> None:
+    predictor = open_remote_predictor(base_url, findings=FINDINGS[:1], image_size=56)
+    pairs = [StudyPair(current=from_grey(picture(20 + number, 112))) for number in range(4)]
+    faults.most_at_once = 0
+    predictor.predict(pairs[0])
+    alone, faults.most_at_once = faults.most_at_once, 0
+    faults.hang = threading.Event()
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(len(predictor.predict_many(pairs))))
+    thread.start()
+    wait_until(lambda: faults.at_once >= 3 * alone, what="the questions of several pairs to be in flight together")
+    faults.hang.set()
+    thread.join(120)
+    assert found == [4]
 
 
 def _begins(answer: str, text: str) -> bool:
@@ -198,7 +268,7 @@ def test_where_no_answer_is_listed_nothing_is_stated(base_url: str, faults: Faul
 
 def test_capitals_are_no_other_answer(base_url: str, faults: Faults) -> None:
     with ServerClient(base_url) as client:
-        engine = RemoteEngine(client, MODEL_NAME)
+        engine = RemoteEngine(client, MODEL_NAME, min_mass=0.0)
         plain = engine.ask([_job()])[0]
         faults.capitals = True
         spelled = engine.ask([_job()])[0]
