@@ -216,7 +216,9 @@ def test_all_ticks_of_a_leader_may_ask_at_once(tmp_path: Path) -> None:
         node.database.close()
 
 
-def test_a_leader_that_is_killed_is_followed_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sign", "seconds"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 30)])
+def test_a_leader_that_is_killed_or_hangs_is_followed(tmp_path: Path, sign: signal.Signals, seconds: int) -> None:
+    """A stopped process keeps its connection open, as a frozen machine and a cut cable do."""
     with running_postgres() as server:
         url = server.new_database()
         node = make_node(tmp_path, Clock(), PACS, database={"url": url})
@@ -236,11 +238,29 @@ def test_a_leader_that_is_killed_is_followed_at_once(tmp_path: Path) -> None:
             assert process.stdout.readline() == "True\n"
             assert not follower.held()
         finally:
+            process.send_signal(sign)
+        try:
+            wait_until(follower.held, seconds=seconds, what="the follower to lead")
+        finally:
             process.kill()
             process.wait(30)
-        wait_until(follower.held, seconds=10, what="the follower to lead")
         follower.give_up()
         node.database.close()
+
+
+def test_a_leader_whose_ticks_have_stopped_gives_the_lead_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives and its connection speaks, but nothing is swept any more."""
+    monkeypatch.setattr("dicom_node.system.leader_election.TICKLESS_SECONDS", 1.0)
+    with running_postgres() as server:
+        url = server.new_database()
+        nodes = [make_node(tmp_path / name, Clock(), PACS, database={"url": url}) for name in ("a", "b")]
+        leader, follower = map(Leadership, nodes)
+        assert leader.held()
+        assert not follower.held()
+        wait_until(follower.held, seconds=20, what="the follower to lead")
+        follower.give_up()
+        for node in nodes:
+            node.database.close()
 
 
 def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path) -> None:
