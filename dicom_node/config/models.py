@@ -46,10 +46,23 @@ class ModelSection(Section):
         default=None, description="address of the model server", examples=["http://127.0.0.1:30000/v1"]
     )
     api_key_file: Path | None = Field(default=None, description="file with the server's API key", examples=["key.txt"])
-    scoring: Literal["top_logprobs", "prompt_logprobs"] = Field(
+    scoring: Literal["top_logprobs", "token_ids", "prompt_logprobs"] = Field(
         default="top_logprobs",
-        description='how closed questions are scored on a server; "prompt_logprobs" for vLLM (docs/remote-model.md)',
+        description='how closed questions are scored on a server; "token_ids" for vLLM (docs/remote-model.md)',
         examples=["top_logprobs"],
+    )
+    requests_at_once: int = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        description="requests in flight to a model server, over all waiting pairs",
+        json_schema_extra={"unit": "requests"},
+    )
+    min_answer_mass: float = Field(
+        default=0.05,
+        ge=0.0,
+        lt=1.0,
+        description="share of a served model's probability that the allowed answers must hold; below it: abstained",
     )
     experts: Path | None = Field(
         default=None,

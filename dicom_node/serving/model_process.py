@@ -253,6 +253,8 @@ def _remote(section: ModelSection) -> PairPredictor:
         api_key=key,
         timeout_seconds=section.timeout_seconds,
         scoring=Scoring(section.scoring),
+        connections=section.requests_at_once,
+        min_mass=section.min_answer_mass,
     )
 
 
