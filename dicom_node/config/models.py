@@ -63,6 +63,7 @@ class ModelSection(Section):
         ge=0.0,
         lt=1.0,
         description="share of a served model's probability that the allowed answers must hold; below it: abstained",
+        json_schema_extra={"unit": "share"},
     )
     experts: Path | None = Field(
         default=None,
