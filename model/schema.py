@@ -84,6 +84,7 @@ class SourceGeometry:
 
     rows, columns: size of the stored image in pixels.
     top, left, height, width: the part that was kept after border cropping, in stored pixels.
+    pixel_aspect: height of a stored pixel divided by its width; the display image has square pixels.
     """
 
     rows: int
@@ -92,6 +93,7 @@ class SourceGeometry:
     left: int
     height: int
     width: int
+    pixel_aspect: float = 1.0
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
         """Map a point given in fractions (0 to 1) of the display image to (column, row) in stored pixels."""

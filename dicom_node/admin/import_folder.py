@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import select
 
 from dicom_node.context import NodeContext
-from dicom_node.dicom.header import HEADER_BYTES, read_header
-from dicom_node.dicom.part10 import read_meta
+from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, InstanceHeader, read_header
+from dicom_node.dicom.part10 import FileMeta, read_meta
+from dicom_node.dicom.read import guessed_transfer_syntax
 from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import StorageError
+from dicom_node.errors import StorageError, UnreadableObjectError
 from dicom_node.index.tables.core import Instance, StudyPurpose
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 
@@ -29,6 +32,8 @@ class Taken(StrEnum):
     THERE = "already there"
     """The index holds the instance; what makes an interrupted import resumable."""
     NOT_DICOM = "not a DICOM file"
+    NO_SYNTAX = "no transfer syntax, and its pixel data are compressed"
+    """Which compression it is cannot be told from the file."""
     NOT_WANTED = "SOP class not wanted"
     """[receive] sop_classes leaves it out."""
     BAD_UID = "a UID that is not a UID"
@@ -43,9 +48,11 @@ class Imported:
 
     counts: Counter[Taken] = field(default_factory=Counter)
     trouble: list[tuple[Path, Taken]] = field(default_factory=list)
+    passed_over: list[tuple[Path, Taken]] = field(default_factory=list)
+    """What is no DICOM file, or of a class that is not wanted: named, and no failure."""
 
 
-_TROUBLE = frozenset({Taken.BAD_UID, Taken.CONFLICT, Taken.UNREADABLE})
+_TROUBLE = frozenset({Taken.BAD_UID, Taken.CONFLICT, Taken.NO_SYNTAX, Taken.UNREADABLE})
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -72,30 +79,34 @@ def summary(taken: Iterator[tuple[Path, Taken]]) -> Imported:
         result.counts[outcome] += 1
         if outcome in _TROUBLE:
             result.trouble.append((path, outcome))
+        elif outcome in (Taken.NOT_DICOM, Taken.NOT_WANTED):
+            result.passed_over.append((path, outcome))
     return result
 
 
 def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyPurpose) -> Taken:
     try:
         with path.open("rb") as stream:
-            meta = read_meta(stream)
-            start = stream.read(HEADER_BYTES)
-    except StorageError:
+            given = read_meta(stream)
+            meta, header = _completed(given, stream)
+    except (StorageError, UnreadableObjectError):
         return Taken.NOT_DICOM
     except OSError:
         return Taken.UNREADABLE
+    if not given.transfer_syntax_uid and header.has_compressed_pixels:
+        return Taken.NO_SYNTAX
     if meta.sop_class_uid not in wanted:
         return Taken.NOT_WANTED
-    header = read_header(start, meta.transfer_syntax_uid)
     uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
-    if not all(map(is_uid, uids)) or header.sop_instance_uid != meta.sop_instance_uid:
+    if not all(map(is_uid, uids)):
         return Taken.BAD_UID
     with node.database.read() as session:
         known = session.scalar(select(Instance.sha256).where(Instance.sop_instance_uid == meta.sop_instance_uid))
     if known is not None:
         return Taken.THERE if _data_set_sha256(path) == known else Taken.CONFLICT
     with path.open("rb") as stream:
-        stored = node.store.put_part10(stream)
+        read_meta(stream)
+        stored = node.store.put(stream, meta)
     received = ReceivedInstance(
         stored=stored,
         header=header,
@@ -112,6 +123,29 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     if registration.outcome is Registered.NEW:
         return Taken.NEW
     return Taken.THERE if registration.outcome is Registered.DUPLICATE else Taken.CONFLICT
+
+
+def _completed(meta: FileMeta, stream: BinaryIO) -> tuple[FileMeta, InstanceHeader]:
+    """What a File Meta Information leaves out or misstates, from the data set that the stream stands at.
+
+    Raises UnreadableObjectError where the bytes are no data set.
+    """
+    syntax = meta.transfer_syntax_uid or guessed_transfer_syntax(stream)
+    if syntax == ImplicitVRLittleEndian and (guessed := guessed_transfer_syntax(stream)) == ExplicitVRLittleEndian:
+        syntax = guessed  # announced as implicit, written as explicit
+    start = stream.read(HEADER_BYTES)
+    header = read_header(start, syntax)
+    if header.is_cut_short:
+        header = read_header(start + stream.read(LONG_HEADER_BYTES), syntax, max_bytes=LONG_HEADER_BYTES)
+    if header.elements == 0:
+        raise UnreadableObjectError("no element could be read")
+    completed = FileMeta(
+        sop_class_uid=meta.sop_class_uid or header.sop_class_uid,
+        # The index and every reference go by the UID of the object itself.
+        sop_instance_uid=header.sop_instance_uid or meta.sop_instance_uid,
+        transfer_syntax_uid=syntax,
+    )
+    return completed, header
 
 
 def _data_set_sha256(path: Path) -> str:

@@ -34,7 +34,7 @@ def import_folder(
     else:
         for kind, count in sorted(result.counts.items()):
             console.print(f"{count:8d}  {kind.value}")
-        for path, why in result.trouble[:50]:
+        for path, why in (*result.trouble[:50], *result.passed_over[:50]):
             console.print(f"  {path.name}: {why.value}")
     if result.trouble:
         raise NodeError(f"{len(result.trouble)} files were not taken and need a look")

@@ -64,6 +64,15 @@ class ReceivePeer(Section):
     )
     store: bool = Field(default=True, description="may send instances")
     query: bool = Field(default=True, description="may query by C-FIND")
+    reject: bool = Field(
+        default=False,
+        description="its rejection notes withdraw images; destinations and query peers, at their hosts, always may",
+    )
+    report: bool = Field(
+        default=False,
+        description="its reports become feedback; destinations and query peers, at their hosts, always may",
+    )
+    commit: bool = Field(default=True, description="may ask for storage commitment")
     sop_classes: tuple[StorageClass, ...] | None = Field(
         default=None, description="SOP classes it may send; default: those of [receive]"
     )
@@ -118,6 +127,13 @@ class ReceiveSection(Section):
         default=10.0, description="from the connection to the end of the A-ASSOCIATE-RQ, TLS handshake included"
     )
     idle_seconds: Seconds = Field(default=120.0, description="between two messages of an association")
+    first_message_seconds: Seconds = Field(
+        default=15.0, description="from the association to its first message, of a peer without a table of its own"
+    )
+    unnamed_store: bool = Field(default=True, description="AE titles without a table in receive.peers may store")
+    unnamed_query: bool = Field(
+        default=True, description="they may query: C-FIND tells patients' names to whoever asks"
+    )
     dimse_seconds: Seconds = Field(default=30.0, description="for one PDU to arrive or leave")
     lifetime_seconds: Seconds = Field(default=14_400.0, description="for a whole association")
     min_bytes_per_second: int = Field(

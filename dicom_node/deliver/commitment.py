@@ -108,8 +108,12 @@ def record_commitment_report(
     committed: Sequence[tuple[str, str]],
     failed: Sequence[tuple[str, str, int]],
     now: dt.datetime,
+    is_from: Callable[[str], bool],
 ) -> bool:
     """Write a report into the rows, in the receiver's transaction; returns whether we had asked for it.
+
+    is_from: whether the report comes from the destination of this name; a transaction UID is no secret, so one of
+    anybody else's counts as not asked for.
 
     Committed objects are confirmed and their waiting jobs end, also of a delivery that was given up before the report
     came; failed ones are to be sent again, with back-off, and are given up after as many sends as the job may have
@@ -121,6 +125,7 @@ def record_commitment_report(
         .where(Delivery.commitment_transaction_uid == transaction_uid)
         .with_for_update(of=Delivery)
     ).all()
+    rows = [row for row in rows if is_from(row.Delivery.destination)]
     committed_uids = {instance for _, instance in committed}
     reasons = {instance: reason for _, instance, reason in failed}
     for delivery, document in rows:
@@ -174,7 +179,10 @@ class ReportReceiver:
 
 
 def answer_report(event_information: Dataset, database: Database, now: dt.datetime) -> int:
-    """Write a report into the index; returns the status to answer with. 0000H only after the commit."""
+    """Write a report that came on an association to its destination; returns the status to answer with.
+
+    0000H only after the commit.
+    """
     try:
         report = read_report(event_information)
         with database.write() as session:
@@ -184,6 +192,7 @@ def answer_report(event_information: Dataset, database: Database, now: dt.dateti
                 committed=report.committed,
                 failed=report.failed,
                 now=now,
+                is_from=lambda _destination: True,
             )
     except DeliveryError as error:
         log.warning("commitment report not understood", error=str(error))

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config import DeliverySection, Destination, TlsClient
+from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import DeliveryError
 
@@ -51,6 +52,9 @@ class RefusedError(DeliveryError):
 
 class NotSupportedError(RefusedError):
     """The peer accepted the association but not the service that was asked for."""
+
+
+accept_odd_associate_acs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

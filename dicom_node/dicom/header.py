@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -97,6 +97,8 @@ class InstanceHeader:
     """How many elements of the data set were understood; 0 means that the bytes are no data set at all."""
     is_cut_short: bool = False
     """Whether the bytes that were looked at ended before the header did."""
+    has_compressed_pixels: bool = False
+    """Whether its pixel data are encapsulated (PS3.5 section A.4)."""
 
 
 def read_header(
@@ -112,16 +114,18 @@ def read_header(
     encoding = encoding_of(transfer_syntax_uid)
     values: dict[int, bytes] = {}
     others: tuple[Mapping[int, bytes], ...] = ()
-    count, position, has_pixels = 0, 0, False
+    count, position, has_pixels, is_compressed = 0, 0, False, False
     for element in elements(data, 0, len(data), encoding):
         count += 1
         position, has_pixels = element.end, element.tag in PIXEL_DATA
+        is_compressed = has_pixels and element.is_undefined
         if element.tag == _OTHER_PATIENT_IDS:
             others = others or tuple(_items(data, element, encoding))
         elif element.tag in _WANTED and not element.is_undefined:
             values.setdefault(element.tag, _short_value(data, element))
     is_cut_short = count > 0 and not has_pixels and position + 8 > len(data)
-    return _header(values, others, encoding.order, count, is_cut_short=is_cut_short)
+    header = _header(values, others, encoding.order, count)
+    return replace(header, is_cut_short=is_cut_short, has_compressed_pixels=is_compressed)
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -154,7 +158,7 @@ def normalised_time(text: str) -> str:
 
 
 def _header(
-    values: Mapping[int, bytes], others: tuple[Mapping[int, bytes], ...], order: str, count: int, *, is_cut_short: bool
+    values: Mapping[int, bytes], others: tuple[Mapping[int, bytes], ...], order: str, count: int
 ) -> InstanceHeader:
     declared = character_sets(values.get(_CHARACTER_SET, b""))
 
@@ -193,7 +197,6 @@ def _header(
         manufacturer=text(0x00080070),
         manufacturer_model_name=text(0x00081090),
         elements=count,
-        is_cut_short=is_cut_short,
     )
 
 

@@ -22,6 +22,7 @@ from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_eleme
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr_element
 from pydicom.hooks import hooks
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
@@ -29,7 +30,7 @@ from pydicom.valuerep import AMBIGUOUS_VR
 from dicom_node.dicom.elements import IMPLICIT, PIXEL_DATA, Element, Encoding, elements, items
 from dicom_node.dicom.header import encoding_of
 from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.text import TEXT_VRS, character_sets, encodings_that_decode
+from dicom_node.dicom.text import TEXT_VRS, character_sets, decoded, encodings_that_decode
 from dicom_node.errors import StorageError, UnreadableObjectError
 
 MAX_BYTES: Final = 32 << 20
@@ -337,13 +338,23 @@ def _settled_sequence(
     try:
         element = data_set[tag]
         if element.VR != "SQ":
-            return element
+            return _read_again(element, declared) if element.VR in TEXT_VRS and not declared else element
         inside = list(element.value)
     except Exception:  # noqa: BLE001 (the edge of `_leaf`)
         return None
     if depth >= MAX_DEPTH:
         return None
     return DataElement(Tag(tag), "SQ", Sequence([_settled(item, budget, declared, depth + 1) for item in inside]))
+
+
+def _read_again(element: DataElement, declared: list[str]) -> DataElement:
+    """A text that pydicom has read as Latin-1 already, for want of a declared character set, read as here."""
+    values = list(element.value) if isinstance(element.value, MultiValue) else [element.value]
+    try:
+        texts = [decoded(str(value).encode("latin-1"), declared) for value in values if value is not None]
+    except UnicodeError:
+        return element  # it was not read as Latin-1
+    return DataElement(element.tag, element.VR, texts if isinstance(element.value, MultiValue) else "".join(texts))
 
 
 def _no_warnings() -> warnings.catch_warnings[None]:

@@ -38,13 +38,16 @@ def is_rejection_note(data_set: bytes, meta: FileMeta) -> bool:
         return False
 
 
-def withdrawn_by(headers: Iterable[Dataset]) -> dict[str, str]:
-    """SOPInstanceUID → why it may not be used, of everything that the rejection notes among `headers` name."""
-    found: dict[str, str] = {}
+def withdrawn_by(headers: Iterable[Dataset]) -> dict[tuple[str, str], str]:
+    """(StudyInstanceUID, SOPInstanceUID) → why it may not be used, of what the rejection notes among `headers` name.
+
+    A note acts in its own study only: that study's patient is the one that it was checked against on reception.
+    """
+    found: dict[tuple[str, str], str] = {}
     for header in headers:
         if str(header.get("SOPClassUID", "")) == KEY_OBJECTS and (why := _why(header)):
             for uid in _named(header):
-                found[uid] = f"it was withdrawn {why} (rejection note)"
+                found[str(header.get("StudyInstanceUID", "")), uid] = f"it was withdrawn {why} (rejection note)"
     return found
 
 
@@ -59,6 +62,8 @@ def _why(header: Dataset) -> str:
 def _named(header: Dataset) -> Iterator[str]:
     """What the note's evidence lists, which by PS3.3 section C.17.6.2 is what its content refers to."""
     for study in _items(header, "CurrentRequestedProcedureEvidenceSequence"):
+        if study.get("StudyInstanceUID") != header.get("StudyInstanceUID"):
+            continue
         for series in _items(study, "ReferencedSeriesSequence"):
             for reference in _items(series, "ReferencedSOPSequence"):
                 uid = reference.get("ReferencedSOPInstanceUID", "")

@@ -44,6 +44,9 @@ CONFLICTS = ("40P01", "40001")
 
 
 INSUFFICIENT_PRIVILEGE = "42501"
+UNDEFINED_TABLE = "42P01"
+"""A replica that is empty still, or a database that was restored in part."""
+MISSING = (INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE)
 
 
 def utc_now() -> dt.datetime:
@@ -154,7 +157,7 @@ def _mapped_errors() -> Iterator[None]:
             raise IndexConflictError(f"another transaction stood in the way: {error.orig}") from error
         raise IndexUnavailableError(f"the index does not answer: {error.orig}") from error
     except (DataError, IntegrityError, ProgrammingError) as error:
-        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in MISSING:
             raise IndexUnavailableError(f"the index refuses: {error.orig}") from error
         raise
     except DBAPIError as error:
@@ -196,6 +199,10 @@ def _has_news(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def _fold_case(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
 def _prepare_sqlite(engine: Engine) -> None:
     """WAL, full synchronisation and explicit BEGIN.
 
@@ -206,6 +213,8 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        # For C-FIND: "any case" of person names means umlauts too, and SQLite's lower() folds ASCII only.
+        connection.create_function("fold_case", 1, _fold_case, deterministic=True)
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         # FULL: a commit is on the disk before C-STORE is answered with Success.

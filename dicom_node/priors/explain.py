@@ -123,7 +123,9 @@ def _doubted(
     claimed = disputed(node, {facts.sop_instance_uid: facts.patient for facts, _ in read}, policy)
     return {
         (uid := facts.sop_instance_uid): replace(
-            facts, withdrawn=withdrawn.get(uid, ""), disputed=DISPUTED if uid in claimed else ""
+            facts,
+            withdrawn=withdrawn.get((facts.study_instance_uid, uid), ""),
+            disputed=DISPUTED if uid in claimed else "",
         )
         for facts, _ in read
     }

@@ -184,5 +184,5 @@ class ReceiveAudit:
     def _try_to_write(self) -> None:
         try:
             self.write()
-        except IndexUnavailableError as error:
-            log.error("refusals wait to be counted", why=str(error))
+        except Exception as error:  # noqa: BLE001 (a thread that ended here would never write again, unheard of)
+            log.error("refusals wait to be counted", why=f"{type(error).__name__}: {error}")

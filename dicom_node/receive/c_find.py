@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from pydicom import Dataset
 
@@ -23,6 +24,10 @@ from dicom_node.receive.upper_layer.statuses import CANCELLED, NO_SUCH_SOP_CLASS
 log = get_logger(__name__)
 
 _LOOK_FOR_CANCEL_EVERY = 50
+MAX_IDENTIFIER_BYTES: Final = 64 << 10
+"""An identifier with every key that this node matches has about a kilobyte."""
+MAX_AUDITED_BYTES: Final = 4 << 10
+"""So much of an identifier stands in the audit message: it is kept for years, and anybody may ask."""
 
 
 def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> Iterator[Message]:
@@ -30,6 +35,11 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax not in QUERIES:
         yield response(command, context_id, NO_SUCH_SOP_CLASS)
+        return
+    if isinstance(request.data, MemorySink) and len(request.data.data) > MAX_IDENTIFIER_BYTES:
+        log.warning("query refused: a long identifier", calling=request.caller.calling_ae_title)
+        failure = statuses.FIND_TOO_LONG
+        yield response(command, context_id, failure.status, failure.comment)
         return
     if not _audited(database, audit, request):
         failure = statuses.FIND_OUT_OF_RESOURCES
@@ -54,7 +64,8 @@ def _audited(database: Database, audit: ReceiveAudit, request: Request) -> bool:
     query = AskedQuery(
         sop_class_uid=request.context.abstract_syntax,
         transfer_syntax_uid=request.context.transfer_syntax,
-        identifier=bytes(request.data.data) if isinstance(request.data, MemorySink) else b"",
+        # What is cut says so by its end, in the middle of an element: a whole megabyte would fill the disk.
+        identifier=bytes(request.data.data[:MAX_AUDITED_BYTES]) if isinstance(request.data, MemorySink) else b"",
     )
     try:
         with database.write() as session:

@@ -10,12 +10,16 @@ from typing import Any, Final
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
-from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select
+from sqlalchemy import Boolean, ColumnElement, Select, Text, and_, distinct, func, or_, select
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from dicom_node.dicom.header import normalised_time
+from dicom_node.dicom.header import normalised_date, normalised_time
 from dicom_node.index.tables.core import Instance, Series, Study
 
+MAX_VALUES: Final = 100
+"""Of one key; each may become a condition of its own."""
 MAX_MATCHES: Final = 5000
 """More answers than that help nobody and hold the index for long."""
 
@@ -56,7 +60,7 @@ _PATIENT: Final[Mapping[str, _Key]] = {
     "IssuerOfPatientID": _Key(column=Study.issuer_of_patient_id, matching=Matching.TEXT),
     "PatientName": _Key(column=Study.patient_name, matching=Matching.NAME),
     "PatientBirthDate": _Key(column=Study.patient_birth_date, matching=Matching.DATE),
-    "PatientSex": _Key(column=Study.patient_sex, matching=Matching.EXACT),
+    "PatientSex": _Key(column=Study.patient_sex, matching=Matching.TEXT),
 }
 _STUDY: Final[Mapping[str, _Key]] = {
     "StudyInstanceUID": _Key(column=Study.study_instance_uid, matching=Matching.EXACT),
@@ -68,7 +72,7 @@ _STUDY: Final[Mapping[str, _Key]] = {
 }
 _SERIES: Final[Mapping[str, _Key]] = {
     "SeriesInstanceUID": _Key(column=Series.series_instance_uid, matching=Matching.EXACT),
-    "Modality": _Key(column=Series.modality, matching=Matching.EXACT),
+    "Modality": _Key(column=Series.modality, matching=Matching.TEXT),
     "SeriesNumber": _Key(column=Series.series_number, matching=Matching.NUMBER),
     "SeriesDescription": _Key(column=Series.series_description, matching=Matching.TEXT),
     "BodyPartExamined": _Key(column=Series.body_part_examined, matching=Matching.TEXT),
@@ -81,6 +85,8 @@ _IMAGE: Final[Mapping[str, _Key]] = {
     "Columns": _Key(column=Instance.columns, matching=Matching.NUMBER),
     "ViewPosition": _Key(column=Instance.view_position, matching=Matching.TEXT),
 }
+_MODALITIES: Final = _Key(column=Series.modality, matching=Matching.TEXT)
+"""Of any series of the study; wildcards are allowed (PS3.4 section C.2.2.2.4)."""
 KEYS_OF_LEVEL: Final[Mapping[QueryLevel, Mapping[str, _Key]]] = {
     QueryLevel.PATIENT: _PATIENT,
     QueryLevel.STUDY: {**_PATIENT, **_STUDY},
@@ -117,9 +123,9 @@ def find(session: Session, identifier: Dataset, level: QueryLevel) -> Iterator[D
         if condition is not None:
             statement = statement.where(condition)
     modalities = _values(identifier["ModalitiesInStudy"].value) if "ModalitiesInStudy" in identifier else []
-    if modalities and level is not QueryLevel.PATIENT:
-        wanted = select(Series.study_pk).where(Series.modality.in_([value.upper() for value in modalities]))
-        statement = statement.where(Study.id.in_(wanted))
+    condition = _condition("ModalitiesInStudy", _MODALITIES, [value.upper() for value in modalities])
+    if condition is not None and level is not QueryLevel.PATIENT:
+        statement = statement.where(Study.id.in_(select(Series.study_pk).where(condition)))
     rows = session.execute(statement.limit(MAX_MATCHES + 1)).all()
     if len(rows) > MAX_MATCHES:
         raise TooManyMatchesError
@@ -149,8 +155,10 @@ def _values(value: Any) -> list[str]:
 
 def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[bool] | None:
     """The SQL of one key, None for universal matching."""
-    if not values or values == ["*"]:
+    if not values or "*" in values:
         return None
+    if len(values) > MAX_VALUES:
+        raise BadKeyError(keyword)
     column: ColumnElement[Any] = key.column.expression
     if key.matching is Matching.EXACT:
         return column.in_(values)
@@ -160,7 +168,7 @@ def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[
         except ValueError as error:
             raise BadKeyError(keyword) from error
     if key.matching is Matching.TEXT:
-        return or_(*(column.like(_pattern(value), escape="\\") for value in values))
+        return or_(*(_like(column, value) for value in values))
     if key.matching is Matching.NAME:
         return or_(*(_name_condition(column, value) for value in values))
     return _range(keyword, column, values[0], key.matching)
@@ -172,8 +180,66 @@ def _name_condition(column: ColumnElement[Any], value: str) -> ColumnElement[boo
     for group in filter(None, value.split("=")):
         pattern = _pattern(group.rstrip("^") or "*")
         forms = (pattern, f"{pattern}=%", f"%={pattern}", f"%={pattern}=%")
-        conditions.append(or_(*(column.ilike(form, escape="\\") for form in forms)))
+        conditions.append(or_(*(_folded(column).like(form.lower(), escape="\\") for form in forms)))
     return and_(*conditions)
+
+
+def _like(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+    """Match text with its case, as all VRs but PN are (PS3.4 section C.2.2.2.1); SQLite's LIKE folds ASCII letters."""
+    if not re.search(r"[*?]", value):
+        return column == value
+    return _CasedLike(column, value)
+
+
+class _CasedLike(ColumnElement[bool]):
+    """LIKE with case: GLOB on SQLite, LIKE elsewhere."""
+
+    inherit_cache = False
+
+    def __init__(self, column: ColumnElement[Any], value: str) -> None:
+        self.type = Boolean()
+        self.as_like = column.like(_pattern(value), escape="\\")
+        self.as_glob = column.op("GLOB", is_comparison=True)(_glob(value))
+
+
+@compiles(_CasedLike)
+def _compile_cased_like(element: _CasedLike, compiler: SQLCompiler, **arguments: Any) -> str:
+    return str(compiler.process(element.as_like, **arguments))
+
+
+@compiles(_CasedLike, "sqlite")
+def _compile_cased_like_sqlite(element: _CasedLike, compiler: SQLCompiler, **arguments: Any) -> str:
+    return str(compiler.process(element.as_glob, **arguments))
+
+
+def _glob(value: str) -> str:
+    """DICOM's wildcards as GLOB's, which are the same; its brackets mean themselves here."""
+    return value.replace("[", "[[]")
+
+
+def _folded(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column without case, umlauts included: SQLite's own `lower` folds ASCII only."""
+    return _Folded(column)
+
+
+class _Folded(ColumnElement[str]):
+    """`fold_case`, which `Database` gives to SQLite, or `lower` elsewhere."""
+
+    inherit_cache = False
+
+    def __init__(self, column: ColumnElement[Any]) -> None:
+        self.type = Text()
+        self.column = column
+
+
+@compiles(_Folded)
+def _compile_folded(element: _Folded, compiler: SQLCompiler, **arguments: Any) -> str:
+    return f"lower({compiler.process(element.column, **arguments)})"
+
+
+@compiles(_Folded, "sqlite")
+def _compile_folded_sqlite(element: _Folded, compiler: SQLCompiler, **arguments: Any) -> str:
+    return f"fold_case({compiler.process(element.column, **arguments)})"
 
 
 def _pattern(value: str) -> str:
@@ -184,6 +250,9 @@ def _pattern(value: str) -> str:
 def _range(keyword: str, column: ColumnElement[Any], value: str, matching: Matching) -> ColumnElement[bool]:
     """A single date or time, or a range with an open end (PS3.4 section C.2.2.2.5)."""
     first, dash, last = value.partition("-")
+    if matching is Matching.DATE:
+        # 2026.01.02 of ACR-NEMA days (PS3.5 section 6.2, DA) is a date too.
+        first, last = (normalised_date(text) or text for text in (first, last))
     if matching is Matching.TIME:
         bounds = (normalised_time(first) if first else "", _latest(last if dash else first))
     else:

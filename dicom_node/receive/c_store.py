@@ -16,12 +16,13 @@ from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
-from dicom_node.index.tables.core import QuarantineReason, StudyPurpose
+from dicom_node.index.tables.core import QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.group_commit import IndexWriter
 from dicom_node.receive.upper_layer import statuses
-from dicom_node.receive.upper_layer.association import Caller, Request
+from dicom_node.receive.upper_layer.access_rules import PeerRule
+from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.dimse import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
@@ -34,7 +35,7 @@ from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
 from dicom_node.storage.instance_store import FullError, IncomingFile, InstanceStore, StoredFile
-from dicom_node.studies.expected_retrieval import is_expected
+from dicom_node.studies.expected_retrieval import expected_from
 from dicom_node.studies.register import (
     PRIOR,
     ReceivedInstance,
@@ -47,7 +48,7 @@ from dicom_node.studies.reopen import heals, quarantine_instance
 
 log = get_logger(__name__)
 
-TAKEN: Final = (Registered.NEW, Registered.DUPLICATE)
+TAKEN: Final = (Registered.NEW, Registered.DUPLICATE, Registered.REPLACED)
 """Outcomes that are answered with Success, and so are transfers."""
 _MIB: Final = 1 << 20
 _LONG_HEADERS: Final = threading.Lock()
@@ -165,6 +166,8 @@ class StoreService:
     limits: StoreLimits
     own_ae_title: str
     clock: Callable[[], dt.datetime]
+    is_peer_at: Callable[[str, str], bool]
+    """Whether the query peer of an AE title has this address."""
     expects_unnamed: bool = False
     """Whether a query peer does not name us as the Move Originator of what we retrieve (names_originator = false)."""
 
@@ -200,7 +203,7 @@ def _stored_and_indexed(service: StoreService, request: Request, upload: Instanc
         service.store.delete(stored.path)
         log.error("instance cannot be read again", why=str(error))
         return statuses.STORE_FAILED
-    found = _defect(upload, header)
+    found = _defect(upload, header, request.caller.rule)
     try:
         if found is not None:
             return _quarantined(service, request, upload, stored, *found)
@@ -212,7 +215,9 @@ def _stored_and_indexed(service: StoreService, request: Request, upload: Instanc
         return statuses.INDEX_FAILED
 
 
-def _defect(upload: InstanceUpload, header: InstanceHeader) -> tuple[QuarantineReason, Failure, str] | None:
+def _defect(
+    upload: InstanceUpload, header: InstanceHeader, rule: PeerRule
+) -> tuple[QuarantineReason, Failure, str] | None:
     """Why an object cannot be indexed, before the index is asked."""
     uids = (upload.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
     if header.elements == 0:
@@ -224,6 +229,8 @@ def _defect(upload: InstanceUpload, header: InstanceHeader) -> tuple[QuarantineR
     if header.sop_instance_uid != upload.sop_instance_uid or header.sop_class_uid != upload.sop_class_uid:
         detail = "SOP class or instance UID of the data set is not that of the request"
         return QuarantineReason.MISMATCH, statuses.REQUEST_MISMATCH, detail
+    if not rule.reject and upload.is_rejection_note():
+        return QuarantineReason.NOT_ALLOWED, statuses.NOT_ALLOWED, "a rejection note of a peer that may send none"
     return None
 
 
@@ -237,8 +244,10 @@ def _registered(
         sop_instance_uid=upload.sop_instance_uid,
         transfer_syntax_uid=upload.transfer_syntax_uid,
         calling_ae_title=request.caller.calling_ae_title[:16],
-        purpose=_purpose(service, request.caller, request.command),
+        purpose=request.caller.rule.purpose,
         is_rejection_note=upload.is_rejection_note(),
+        is_trusted=request.caller.rule.is_named,
+        may_teach=request.caller.rule.report,
     )
 
     def register(session: Session) -> Registration | None:
@@ -268,6 +277,9 @@ def _settled(
     """Act on what the index said."""
     if registration.outcome is Registered.NEW:
         return None
+    if registration.outcome is Registered.REPLACED:
+        service.store.delete(registration.replaced)
+        return None
     if registration.outcome is Registered.DUPLICATE:
         if registration.path != stored.path and not heals(
             service.store,
@@ -282,6 +294,9 @@ def _settled(
     if registration.outcome is Registered.CONFLICT:
         reason, failure = QuarantineReason.CONFLICT, statuses.CONFLICT
         detail, disputes = registration.detail, registration.disputes
+        if disputes and not request.caller.rule.reject:
+            # Anybody may send an object with a known UID: a stranger's word puts nothing in doubt.
+            reason, disputes = QuarantineReason.CLAIM, ""
         return _quarantined(service, request, upload, stored, reason, failure, detail, disputes=disputes)
     return _quarantined(
         service, request, upload, stored, QuarantineReason.MISMATCH, statuses.STUDY_MISMATCH, registration.detail
@@ -328,13 +343,20 @@ def _quarantined(
 def _as_asked_for(
     session: Session, service: StoreService, request: Request, received: ReceivedInstance, now: dt.datetime
 ) -> ReceivedInstance:
-    """Marked as a prior where it answers a C-MOVE of ours to a peer that does not say so."""
-    if not service.expects_unnamed or received.purpose == PRIOR:
+    """Mark as a prior what answers a C-MOVE of this node: its study, from the peer that was asked, at its address."""
+    names_us = request.command.text(MOVE_ORIGINATOR) == service.own_ae_title
+    if received.purpose == PRIOR or not (names_us or service.expects_unnamed):
         return received
-    asked = is_expected(session, received.header.study_instance_uid, received.calling_ae_title, now=now)
-    return replace(received, purpose=PRIOR) if asked else received
-
-
-def _purpose(service: StoreService, caller: Caller, command: Command) -> StudyPurpose:
-    """Comparison material is what our own C-MOVE asked for (PS3.7 section 9.1.1.1.5), or what a rule says is."""
-    return PRIOR if command.text(MOVE_ORIGINATOR) == service.own_ae_title else caller.rule.purpose
+    asked = expected_from(session, received.header.study_instance_uid, now=now)
+    if asked is None:
+        return received
+    is_title = names_us or request.caller.calling_ae_title == asked
+    if is_title and service.is_peer_at(asked, request.caller.address):
+        return replace(received, purpose=PRIOR)
+    log.warning(
+        "an object of a study that is being fetched came from elsewhere: it is analysed like a routed one",
+        calling=request.caller.calling_ae_title,
+        peer=request.caller.address,
+        asked=asked,
+    )
+    return received

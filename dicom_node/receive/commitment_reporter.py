@@ -12,15 +12,16 @@ from pynetdicom import AE, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
 from sqlalchemy import select, update
 
-from dicom_node.errors import IndexUnavailableError
+from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import CommitmentRequest, CommitmentState
 from dicom_node.logs import get_logger
 from dicom_node.receive.storage_commitment import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
-from dicom_node.receive.upper_layer.access_rules import PeerRule, Rules
+from dicom_node.receive.upper_layer.access_rules import Rules
 from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
+accept_odd_associate_acs()
 
 TICK_SECONDS: Final = 2.0
 NETWORK_SECONDS: Final = 30.0
@@ -55,8 +56,8 @@ class CommitmentReporter:
         while not self._stop.wait(TICK_SECONDS):
             try:
                 self.send_due()
-            except IndexUnavailableError as error:
-                log.error("commitment reports wait", why=str(error))
+            except Exception as error:  # noqa: BLE001 (a thread that ended here would never report again)
+                log.error("commitment reports wait", why=f"{type(error).__name__}: {error}")
 
     def send_due(self) -> int:
         """Send every report that is due now; returns how many peers took theirs. Raises IndexUnavailableError."""
@@ -86,8 +87,8 @@ class CommitmentReporter:
             return row
 
     def _send(self, row: CommitmentRequest) -> bool:
-        rule = self._rules.of(row.calling_ae_title)
-        why = self._report(row, rule) if rule.host else "no host is configured for this AE ([[receive.peers]])"
+        host, port = self._rules.callback(row.calling_ae_title)
+        why = self._report(row, host, port) if host else "no host is configured for this AE ([[receive.peers]])"
         now = self._clock()
         with self._database.write() as session:
             if not why:
@@ -108,7 +109,7 @@ class CommitmentReporter:
         log.warning("commitment report not delivered", to=row.calling_ae_title, why=why, given_up=is_over)
         return False
 
-    def _report(self, row: CommitmentRequest, rule: PeerRule) -> str:
+    def _report(self, row: CommitmentRequest, host: str, port: int) -> str:
         """Send one report as the SCP on an association that we open (PS3.4 section J.3.3); "" or what failed."""
         with self._database.read() as session:
             event_type, information = event_information(
@@ -118,9 +119,9 @@ class CommitmentReporter:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = NETWORK_SECONDS
         ae.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
         role = build_role(StorageCommitmentPushModel, scp_role=True)
-        association = ae.associate(rule.host, rule.port, ae_title=row.calling_ae_title, ext_neg=[role])
+        association = ae.associate(host, port, ae_title=row.calling_ae_title, ext_neg=[role])
         if not association.is_established:
-            return f"no association with {rule.host}:{rule.port}"
+            return f"no association with {host}:{port}"
         try:
             answer, _ = association.send_n_event_report(
                 information, event_type, StorageCommitmentPushModel, WELL_KNOWN_INSTANCE

@@ -1,4 +1,4 @@
-"""The receiver: listening sockets, lobby, one thread per association, and the services on them. One per process."""
+"""The receiver: listening sockets, acceptor, one thread per association, and the services on them. One per process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dicom_node.receive.commitment_reporter import CommitmentReporter
 from dicom_node.receive.group_commit import IndexWriter
 from dicom_node.receive.recovery import recover
 from dicom_node.receive.storage_commitment import CommitmentService, handle_action, handle_event, handle_event_response
-from dicom_node.receive.upper_layer.acceptor import Arrival, Lobby, listen
+from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor, listen
 from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
 from dicom_node.receive.upper_layer.association import Association, Caller, DataSink, Handler
 from dicom_node.receive.upper_layer.dimse import Command, CommandField
@@ -39,9 +39,12 @@ from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
 
-FEW = 3
-"""So many refused classes are named in the log; a workstation proposes a hundred."""
-
+MAX_NAMED_CLASSES: Final = 3
+"""At most this many refused SOP classes are logged; a workstation proposes a hundred."""
+RESERVED_SHARE: Final = 8
+"""One place in so many is kept for peers that the configuration names."""
+MIN_IDLE_SECONDS: Final = 1.0
+"""An association that was accepted a moment ago is about to be used."""
 STOP_SECONDS: Final = 10.0
 """An association in the middle of a message gets so long to finish it when the receiver stops."""
 _MIB: Final = 1 << 20
@@ -56,6 +59,7 @@ class _NodeServices:
         database: Database,
         store: InstanceStore,
         audit: ReceiveAudit,
+        rules: Rules,
         clock: Callable[[], dt.datetime],
     ) -> None:
         self._audit = audit
@@ -70,9 +74,17 @@ class _NodeServices:
             limits=limits,
             own_ae_title=settings.node.ae_title,
             clock=clock,
+            is_peer_at=rules.known.is_at,
             expects_unnamed=any(not peer.names_originator for peer in settings.query),
         )
-        committing = CommitmentService(database=database, store=store, clock=clock)
+        committing = CommitmentService(
+            database=database,
+            store=store,
+            clock=clock,
+            is_destination=lambda name, caller: rules.known.is_destination(
+                name, ae_title=caller.calling_ae_title, address=caller.address
+            ),
+        )
         self.handlers: Mapping[int, Handler] = {
             CommandField.C_ECHO_RQ: handle_echo,
             CommandField.C_STORE_RQ: partial(handle_store, self._storing),
@@ -125,15 +137,20 @@ class Receiver:
         # All receivers of a node write times by one clock: the index's, where it has one of its own.
         clock = self._clock = clock_of(database)
         self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=clock)
-        self._services = _NodeServices(settings, database, store, self._audit, clock)
+        self._services = _NodeServices(settings, database, store, self._audit, self._rules, clock)
         self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=clock)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
         self._stopping = False
         self._by_address: Counter[str] = Counter()
         self._threads: set[threading.Thread] = set()
-        self._lobby: Lobby | None = None
-        self._lobby_thread: threading.Thread | None = None
+        self._ended: set[Association] = set()
+        """Associations that had to give way and have not gone yet."""
+        self._ended_by_address: Counter[str] = Counter()
+        has_named = bool(settings.destinations or settings.query or settings.receive.peers)
+        self._reserved = max(1, settings.receive.max_associations // RESERVED_SHARE) if has_named else 0
+        self._acceptor: ConnectionAcceptor | None = None
+        self._acceptor_thread: threading.Thread | None = None
         self.port = 0
         """The port listened on: the configured one, or the one that the system chose for 0."""
         self.tls_port = 0
@@ -149,26 +166,26 @@ class Receiver:
         if encrypted is not None:
             self.tls_port = encrypted.getsockname()[1]
             listeners.append((encrypted, context))
-        self._lobby = Lobby(
+        self._acceptor = ConnectionAcceptor(
             listeners=listeners,
             limits=self._settings.receive,
             admits_address=self._rules.admits_address,
             decide=self._decide,
             tell_refusal=self._audit.refused,
         )
-        self._lobby_thread = threading.Thread(target=self._lobby.run, name="lobby", daemon=True)
+        self._acceptor_thread = threading.Thread(target=self._acceptor.run, name="acceptor", daemon=True)
         self._reporter.start()
         self._audit.start()
-        self._lobby_thread.start()  # last: whoever is let in finds everything running
+        self._acceptor_thread.start()  # last: everything runs before the first connection
         log.info("receiver listening", port=self.port, tls_port=self.tls_port or None, pid=os.getpid())
 
     def stop(self) -> None:
         """Take no new association, let messages in work finish, end. May be called twice."""
-        if self._lobby is None or self._lobby_thread is None:
+        if self._acceptor is None or self._acceptor_thread is None:
             return
-        self._lobby.stop()
-        self._lobby_thread.join()
-        self._lobby = None
+        self._acceptor.stop()
+        self._acceptor_thread.join()
+        self._acceptor = None
         self._stopping = True
         for association in self._running():
             association.stop()
@@ -188,22 +205,53 @@ class Receiver:
             return len(self._associations)
 
     def _decide(self, arrival: Arrival) -> Rejection | None:
-        """Called in the lobby's thread with a whole request: reject it, or start the association's thread."""
+        """Called in the acceptor's thread with a whole request: reject it, or start the association's thread."""
         called, calling = ae_titles(arrival.request)
         rejection = self._rules.rejection(called=called, calling=calling, address=arrival.address)
         if rejection is not None:
             return rejection
         with self._guard:
-            if (
-                len(self._threads) >= self._settings.receive.max_associations
-                or self._by_address[arrival.address] >= self._settings.receive.max_associations_per_address
-            ):
+            if not self._has_room(arrival.address, is_named=self._rules.of(calling, arrival.address).is_named):
                 return LIMIT_EXCEEDED
             thread = threading.Thread(target=self._serve, args=(arrival, calling), name="association", daemon=True)
             self._threads.add(thread)
             self._by_address[arrival.address] += 1
         thread.start()
         return None
+
+    def _has_room(self, address: str, *, is_named: bool) -> bool:
+        """Find a place for one more association; a stranger's that is idle gives way. Called with the guard held.
+
+        Places are kept for the peers that the configuration names, so that no crowd can lock them out.
+        """
+        limits = self._settings.receive
+        kept = 0 if is_named else self._reserved
+        per_address = self._by_address[address] - self._ended_by_address[address]
+        total = len(self._threads) - self._ended_by_address.total()
+        if per_address >= limits.max_associations_per_address:
+            return False
+        if total < limits.max_associations - kept:
+            return True
+        if len(self._threads) >= 2 * limits.max_associations:
+            return False  # those that were ended have not gone yet
+        oldest = self._longest_idle_stranger()
+        if oldest is None:
+            return False
+        log.warning("idle association ended for another one", peer=oldest.caller.address)
+        self._ended_by_address[oldest.caller.address] += 1
+        self._ended.add(oldest)
+        oldest.give_way()
+        return True
+
+    def _longest_idle_stranger(self) -> Association | None:
+        """The unnamed peer's association that has waited longest without any transfer, of the busiest address."""
+        idle_before = time.monotonic() - MIN_IDLE_SECONDS
+        idle = [
+            one
+            for one in self._associations
+            if one not in self._ended and not one.caller.rule.is_named and one.has_only_waited_since(idle_before)
+        ]
+        return min(idle, key=lambda one: (-self._by_address[one.caller.address], one.idle_since), default=None)
 
     def _serve(self, arrival: Arrival, calling: str) -> None:
         """The life of one association, in its own thread."""
@@ -220,18 +268,18 @@ class Receiver:
     def _negotiate_and_run(self, arrival: Arrival, calling: str) -> None:
         limits = self._settings.receive
         stream = PeerStream(arrival.connection, max_pdu_bytes=limits.pdu_bytes, send_seconds=limits.dimse_seconds)
-        rule = self._rules.of(calling)
+        rule = self._rules.of(calling, arrival.address)
         try:
             negotiated = negotiate(arrival.request, rule=rule, max_pdu_bytes=limits.pdu_bytes)
         except ProtocolError as error:
             log.warning("association refused", peer=arrival.address, why=str(error))
             self._audit.refused(arrival.address, NOT_UNDERSTOOD)
-            stream.say_goodbye(abort(error.reason))
+            stream.send_and_close(abort(error.reason))
             return
         if isinstance(negotiated, Rejection):
             log.warning("association rejected", peer=arrival.address, why=negotiated.why)
             self._audit.refused(arrival.address, negotiated.why)
-            stream.say_goodbye(reject(negotiated))
+            stream.send_and_close(reject(negotiated))
             return
         association = Association(
             stream=stream,
@@ -247,7 +295,7 @@ class Receiver:
             limits=limits,
         )
         if negotiated.refused:
-            few, count = negotiated.refused[:FEW], len(negotiated.refused)
+            few, count = negotiated.refused[:MAX_NAMED_CLASSES], len(negotiated.refused)
             log.info("presentation contexts refused", calling=calling, count=count, among_them=few)
         with self._guard:
             self._associations[association] = None
@@ -258,6 +306,9 @@ class Receiver:
         finally:
             with self._guard:
                 del self._associations[association]
+                if association in self._ended:
+                    self._ended.discard(association)
+                    self._ended_by_address[arrival.address] -= 1
 
     def _running(self) -> list[Association]:
         with self._guard:

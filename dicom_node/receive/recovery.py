@@ -4,24 +4,31 @@ without a file. A kill at any instant leaves only these."""
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from dicom_node.dicom.header import HEADER_BYTES, read_header
+from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError
 from dicom_node.index.database import Database
-from dicom_node.index.tables.core import Instance
+from dicom_node.index.tables.core import Instance, QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile, hashed
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
+from dicom_node.studies.reopen import heals, quarantine_instance
 from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
+
+_T = TypeVar("_T")
 
 _BATCH = 5000
 
@@ -35,7 +42,11 @@ class Recovered:
     indexed: int = 0
     """Whole files without a row: killed between rename and commit."""
     surplus_removed: int = 0
-    """Files without a row that the index has already, or that cannot be indexed."""
+    """Files without a row whose very bytes the index has in another file that is there."""
+    set_apart: int = 0
+    """Files without a row that contradict the index, or cannot be indexed: moved to quarantine, for a person."""
+    unreadable: int = 0
+    """Files without a row that could not be read just now: left where they are."""
     missing: tuple[str, ...] = ()
     """SOPInstanceUIDs of rows whose file is gone: somebody deleted it behind our back."""
 
@@ -53,26 +64,31 @@ def recover(database: Database, store: InstanceStore, *, clock: Callable[[], dt.
 def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.datetime]) -> Recovered:
     orphans = store.remove_orphans()
     without_row, without_file = _differences(database, store)
-    indexed = surplus = 0
-    for path in without_row:
-        if _reindex(database, store, path, clock()):
-            indexed += 1
-        else:
-            store.delete(path)
-            surplus += 1
+    counts = Counter(_recovered(database, store, path, clock()) for path in without_row)
     missing = _still_missing(database, store, without_file)
-    found = Recovered(orphans_removed=orphans, indexed=indexed, surplus_removed=surplus, missing=missing)
+    found = Recovered(
+        orphans_removed=orphans,
+        indexed=counts[_Ended.INDEXED],
+        surplus_removed=counts[_Ended.SURPLUS],
+        set_apart=counts[_Ended.SET_APART],
+        unreadable=counts[_Ended.UNREADABLE],
+        missing=missing,
+    )
     if found != Recovered():
-        log.warning(
-            "recovered",
-            orphans_removed=orphans,
-            indexed=indexed,
-            surplus_removed=surplus,
-            rows_without_file=len(missing),
-        )
+        numbers = {name: value for name, value in asdict(found).items() if name != "missing"}
+        log.warning("recovered", **numbers, rows_without_file=len(missing))
     if missing:
         log.error("instances of the index have lost their file", count=len(missing), sop_instance_uids=missing[:20])
     return found
+
+
+class _Ended(StrEnum):
+    """What became of a file without a row."""
+
+    INDEXED = "indexed"
+    SURPLUS = "surplus"
+    SET_APART = "set apart"
+    UNREADABLE = "unreadable"
 
 
 def _differences(database: Database, store: InstanceStore) -> tuple[list[str], list[str]]:
@@ -108,21 +124,71 @@ def _indexed_paths(database: Database) -> Iterator[str]:
         last = paths[-1]
 
 
-def _reindex(database: Database, store: InstanceStore, path: str, now: dt.datetime) -> bool:
-    """Make the row that a kill prevented; False where the file is not needed or not fit for the index."""
+def _recovered(database: Database, store: InstanceStore, path: str, now: dt.datetime) -> _Ended:
+    """Make the row that a kill prevented, or that an older index of a restore lacks.
+
+    A file that was acknowledged is never deleted but for another one with the very same bytes: what cannot be read may
+    be readable tomorrow, and what contradicts the index may be right.
+    """
     try:
         with store.open(path) as stream:
             meta, stored, head = hashed(stream, path)
-    except StorageError as error:
-        log.error("a stored file cannot be read", path=path, why=str(error))
-        return False
-    header = read_header(head, meta.transfer_syntax_uid)
+    except (StorageError, OSError) as error:
+        log.error("a stored file cannot be read and is left", path=path, why=str(error))
+        return _Ended.UNREADABLE
+    header = read_header(head, meta.transfer_syntax_uid, max_bytes=len(head))
     if not _is_consistent(meta, header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid):
-        return False
+        detail = "found without a row, and its UIDs are missing or contradict each other"
+        return _set_apart(database, store, meta, stored, detail, now)
     with database.write() as session:
         registration = register_instance(session, _received(meta, stored, head), now=now)
     # The path decides: a sibling that runs may have committed this very file meanwhile.
-    return registration.outcome is Registered.NEW or registration.path == path
+    if registration.outcome is Registered.NEW or registration.path == path:
+        return _Ended.INDEXED
+    if registration.outcome is Registered.DUPLICATE:
+        return _same_or_adopted(database, store, meta, stored, registration.path)
+    detail = registration.detail or "found without a row, and the index contradicts it"
+    return _set_apart(database, store, meta, stored, detail, now)
+
+
+def _same_or_adopted(database: Database, store: InstanceStore, meta: FileMeta, stored: StoredFile, held: str) -> _Ended:
+    """Give the row this file where its own is gone; else it is one too many."""
+
+    def run(work: Callable[[Session], _T]) -> _T:
+        with database.write() as session:
+            return work(session)
+
+    if heals(
+        store,
+        run,
+        lost=held,
+        stored=stored,
+        sop_instance_uid=meta.sop_instance_uid,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+    ):
+        return _Ended.INDEXED
+    store.delete(stored.path)
+    return _Ended.SURPLUS
+
+
+def _set_apart(
+    database: Database, store: InstanceStore, meta: FileMeta, stored: StoredFile, detail: str, now: dt.datetime
+) -> _Ended:
+    """Move a file to quarantine, where a notice tells of it."""
+    moved = replace(stored, path=store.quarantine(stored.path))
+    with database.write() as session:
+        quarantine_instance(
+            session,
+            reason=QuarantineReason.CONFLICT if is_uid(meta.sop_instance_uid) else QuarantineReason.BAD_UID,
+            detail=detail,
+            stored=moved,
+            sop_class_uid=meta.sop_class_uid,
+            sop_instance_uid=meta.sop_instance_uid,
+            calling_ae_title="RECOVERY",
+            address="",
+            now=now,
+        )
+    return _Ended.SET_APART
 
 
 def _is_consistent(meta: FileMeta, sop_instance_uid: str, study_uid: str, series_uid: str) -> bool:
@@ -132,7 +198,7 @@ def _is_consistent(meta: FileMeta, sop_instance_uid: str, study_uid: str, series
 def _received(meta: FileMeta, stored: StoredFile, head: bytes) -> ReceivedInstance:
     return ReceivedInstance(
         stored=stored,
-        header=read_header(head[:HEADER_BYTES], meta.transfer_syntax_uid),
+        header=read_header(head, meta.transfer_syntax_uid, max_bytes=len(head)),
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,

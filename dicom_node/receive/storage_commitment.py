@@ -20,7 +20,7 @@ from dicom_node.index.upsert import insert_or_update
 from dicom_node.logs import get_logger
 from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
 from dicom_node.receive.upper_layer import statuses
-from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.association import Caller, Request
 from dicom_node.receive.upper_layer.dimse import (
     ACTION_TYPE_ID,
     AFFECTED_SOP_CLASS_UID,
@@ -65,6 +65,8 @@ class CommitmentService:
     database: Database
     store: InstanceStore
     clock: Callable[[], dt.datetime]
+    is_destination: Callable[[str, Caller], bool]
+    """Whether a caller is the destination of this name: nobody else's reports count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,9 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax != COMMITMENT:
         yield response(command, context_id, statuses.NO_SUCH_SOP_CLASS)
+        return
+    if not request.caller.rule.commit:
+        yield response(command, context_id, statuses.NOT_AUTHORISED)
         return
     if command.text(REQUESTED_SOP_INSTANCE_UID) != WELL_KNOWN_INSTANCE:
         yield response(command, context_id, NO_SUCH_OBJECT)
@@ -137,13 +142,18 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
                 committed=report.committed,
                 failed=report.failed,
                 now=service.clock(),
+                is_from=lambda name: service.is_destination(name, request.caller),
             )
     except IndexUnavailableError as error:
         log.error("commitment report not recorded", why=str(error))
         yield response(command, context_id, statuses.PROCESSING_FAILURE, "The index does not answer")
         return
     if not is_ours:
-        log.warning("commitment report for a transaction that is not ours", calling=request.caller.calling_ae_title)
+        log.warning(
+            "commitment report of a peer that was not asked",
+            calling=request.caller.calling_ae_title,
+            peer=request.caller.address,
+        )
     yield response(command, context_id, SUCCESS)
 
 

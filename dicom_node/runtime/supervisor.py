@@ -201,7 +201,14 @@ def _start(child: _Child, settings: Settings) -> None:
         args=(child.name, child.main, settings, child.ready, child.pulse, os.getpid()),
         name=child.name,
     )
-    child.process.start()
+    try:
+        child.process.start()
+    except OSError as error:  # out of descriptors, memory or process ids: that passes, and the others go on
+        child.process = None
+        child.failures += 1
+        pause = min(FIRST_RESTART_SECONDS * 2**child.failures, LONGEST_RESTART_SECONDS)
+        child.restart_at = time.monotonic() + pause
+        log.error("a process cannot be started", child=child.name, why=error.strerror, again_in=pause)
 
 
 def _announce(children: list[_Child], settings: Settings, role: Role, stop: threading.Event) -> None:
@@ -220,8 +227,11 @@ def _announce(children: list[_Child], settings: Settings, role: Role, stop: thre
 
 
 def _keep_running(child: _Child, settings: Settings) -> None:
-    """Start a child again that ended by itself, or that lives and does not move, with growing pauses."""
+    """Start a child again that ended, could not be started, or lives and does not move, with growing pauses."""
     if child.process is None:
+        if child.restart_at and time.monotonic() >= child.restart_at:
+            child.restart_at = 0.0
+            _start(child, settings)
         return
     if child.process.is_alive():
         silent = child.pulse.silent_seconds()

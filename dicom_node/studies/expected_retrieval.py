@@ -1,4 +1,4 @@
-"""What we fetch as comparison material, and so never analyse by itself, though its sender does not say what it is."""
+"""Which studies are being fetched as comparison material, and from whom: what arrives of them is not analysed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 from dicom_node.index.tables.core import ExpectedRetrieval
 
 
-def is_expected(session: Session, study_instance_uid: str, calling_ae_title: str, *, now: dt.datetime) -> bool:
-    """Whether we are just fetching this study from this peer, which does not name the move originator."""
-    wanted = select(ExpectedRetrieval.study_instance_uid).where(
-        ExpectedRetrieval.study_instance_uid == study_instance_uid,
-        ExpectedRetrieval.calling_ae_title.in_(["", calling_ae_title]),
-        ExpectedRetrieval.until > now,
+def expected_from(session: Session, study_instance_uid: str, *, now: dt.datetime) -> str | None:
+    """The AE title of the peer that this study is being fetched from by C-MOVE; None for a study that nobody asked for.
+
+    That an object names this node as Move Originator (PS3.7 section 9.1.1.1.5) proves nothing: anybody may write it.
+    """
+    wanted = select(ExpectedRetrieval.calling_ae_title).where(
+        ExpectedRetrieval.study_instance_uid == study_instance_uid, ExpectedRetrieval.until > now
     )
-    return session.scalar(wanted) is not None
+    return session.scalar(wanted)

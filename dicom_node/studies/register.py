@@ -32,6 +32,8 @@ class Registered(StrEnum):
     """A row was made; it names the given file."""
     DUPLICATE = "duplicate"
     """The same bytes are there already: success, and the given file is one too many unless the row names it."""
+    REPLACED = "replaced"
+    """It took the place of a rendition that was fetched as a prior; the row names the given file."""
     CONFLICT = "conflict"
     """Its SOPInstanceUID names other content: quarantine and alarm."""
     MISMATCH = "mismatch"
@@ -51,7 +53,12 @@ class ReceivedInstance:
     purpose: StudyPurpose = ROUTED
     is_rejection_note: bool = False
     """Whether it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
-    analysed anew."""
+    analysed again."""
+    is_trusted: bool = False
+    """Whether its sender is one that the configuration names: only such a one may send again, in another rendition,
+    what was fetched as a prior."""
+    may_teach: bool = True
+    """Whether a report of this sender becomes feedback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,8 @@ class Registration:
     detail: str = ""
     disputes: str = ""
     """StudyInstanceUID of what the index holds, where the conflicting object claims it for another patient."""
+    replaced: str = ""
+    """The file of a fetched rendition that this object replaces; it is not needed after the commit."""
 
 
 def register_instance(session: Session, received: ReceivedInstance, *, now: dt.datetime) -> Registration:
@@ -88,6 +97,8 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
         assert place is not None
     if mismatch := _study_mismatch(place, header):
         return _known(session, received, now) or _mismatch(place.study_pk, mismatch)
+    if received.is_rejection_note and place.patient_id and header.patient_id != place.patient_id:
+        return _mismatch(place.study_pk, "a rejection note that does not name the patient of the study")
     series_pk, series_study_pk = place.series_pk, place.series_study_pk
     if series_pk is None:
         _insert_or_none(session, Series, _series_values(place.study_pk, header))
@@ -105,7 +116,7 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
     _note_activity(session, place, received, now)
     if received.is_rejection_note:
         reopen_resting_on(session, header.study_instance_uid, now=now)
-    if received.sop_class_uid in REPORT_TEXTS:
+    if received.sop_class_uid in REPORT_TEXTS and received.may_teach:
         note_report(session, received.sop_instance_uid, header.study_instance_uid, now=now)
     return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=place.study_pk)
 
@@ -151,13 +162,12 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
         return None
     mismatch = _study_mismatch(row, received.header)
     same = row.sha256 == received.stored.sha256 and row.transfer_syntax_uid == received.transfer_syntax_uid
-    # An archive gives a retrieved image in a syntax and with a header of its own choice: of an image that came as
-    # comparison material, the same study's UID is all that can be asked for, and that it is no other patient's.
-    retrieved = (
-        PRIOR in (row.purpose, received.purpose)
-        and row.study_instance_uid == received.header.study_instance_uid
-        and not mismatch
-    )
+    # An archive gives a retrieved image in a syntax and with a header of its own choice: of an image that is being
+    # fetched, the same study's UID is all that can be asked for, and that it is no other patient's. What is held stays.
+    same_image = row.study_instance_uid == received.header.study_instance_uid and not mismatch
+    retrieved = received.purpose == PRIOR and same_image
+    if not same and row.purpose == PRIOR and received.purpose == ROUTED and same_image and received.is_trusted:
+        return _replace_rendition(session, row, received, now)
     if same or retrieved:
         if row.purpose == PRIOR and received.purpose == ROUTED and is_image(received.sop_class_uid):
             # Fetched as a prior, now sent to us: it is analysed like any other study, known as its images are.
@@ -168,6 +178,19 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
         study_pk=row.study_pk,
         detail=f"the index holds other content under this SOPInstanceUID{f'; {mismatch}' if mismatch else ''}",
         disputes=row.study_instance_uid if mismatch else "",
+    )
+
+
+def _replace_rendition(session: Session, row: Any, received: ReceivedInstance, now: dt.datetime) -> Registration:
+    """Put the object that a named peer routes in place of the rendition that an archive gave for it earlier."""
+    values = _instance_values(received, row.series_pk, now)
+    for kept in ("series_pk", "sop_instance_uid", "received_at"):
+        del values[kept]
+    session.execute(update(_instance).where(_instance.c.sop_instance_uid == received.sop_instance_uid).values(**values))
+    if is_image(received.sop_class_uid):
+        session.execute(_PROMOTE, {"pk": row.study_pk, "now": now})
+    return Registration(
+        outcome=Registered.REPLACED, path=received.stored.path, study_pk=row.study_pk, replaced=row.path
     )
 
 
@@ -234,7 +257,8 @@ _SELECT_PLACE = (
 _SELECT_SERIES = select(_series.c.id, _series.c.study_pk).where(_series.c.series_instance_uid == bindparam("uid"))
 _SELECT_KNOWN = (
     select(
-        *(_instance.c.sha256, _instance.c.transfer_syntax_uid, _instance.c.path, _series.c.study_pk),
+        *(_instance.c.sha256, _instance.c.transfer_syntax_uid, _instance.c.path, _instance.c.series_pk),
+        _series.c.study_pk,
         *(_study.c.purpose, _study.c.study_instance_uid),
         *(_study.c.patient_id, _study.c.issuer_of_patient_id, _study.c.patient_birth_date),
     )

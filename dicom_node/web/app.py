@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from dicom_node.context import NodeContext
 from dicom_node.web import api, health
 from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_secret
+from dicom_node.web.ended_sessions import EndedSessions
 from dicom_node.web.pages import admin, images, questions
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
@@ -41,7 +42,7 @@ RULES: tuple[Rule, ...] = (
 def create_app(node: NodeContext) -> Starlette:
     """The pages of one node."""
     web = node.settings.web
-    doorkeeper = Doorkeeper(web)
+    doorkeeper = Doorkeeper(web, EndedSessions(node.settings.node.data_dir / "web-ended-sessions"))
     static = Path(str(resources.files("dicom_node.web").joinpath("static")))
     return Starlette(
         routes=[

@@ -19,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import Role, WebSection
+from dicom_node.web.ended_sessions import EndedSessions
 
 RANKS: Mapping[Role, int] = {Role.VIEWER: 0, Role.RADIOLOGIST: 1, Role.ADMINISTRATOR: 2}
 FAILURES_BEFORE_PAUSE = 5
@@ -78,11 +79,16 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+MAX_WAITING_LOG_INS = 16
+"""Of the forty threads that the pages have; the others go on serving pages."""
+
+
 class Doorkeeper:
     """Checks passwords and proxy headers. One per application; counts failures in memory."""
 
-    def __init__(self, settings: WebSection) -> None:
+    def __init__(self, settings: WebSection, ended: EndedSessions) -> None:
         self._settings = settings
+        self._ended = ended
         self._hasher = PasswordHasher()
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
         self._failures: dict[str, tuple[int, float]] = {}
@@ -90,6 +96,8 @@ class Doorkeeper:
         self.one_at_a_time = threading.Lock()
         """Held around a log-in: many at once would each be checked before the first failure is counted, and each hash
         takes 64 MB."""
+        self.waiting = threading.BoundedSemaphore(MAX_WAITING_LOG_INS)
+        """Taken, without waiting, by a log-in that waits: a flood of them must not hold the pages' threads."""
 
     def user_of(self, connection: HTTPConnection) -> User | None:
         """The user of this request by proxy header or session; None for a stranger."""
@@ -106,7 +114,8 @@ class Doorkeeper:
         # A changed password or a removed user ends the sessions that were opened with it.
         if known is None or not hmac.compare_digest(mark, _mark(known.password_hash)):
             return None
-        if float(session.get("until", 0.0)) < time.time():
+        session_id = str(session.get("id", ""))
+        if float(session.get("until", 0.0)) < time.time() or not session_id or session_id in self._ended:
             return None
         return User(name=name, role=known.role)
 
@@ -124,7 +133,18 @@ class Doorkeeper:
         if known is None:
             return None
         until = time.time() + self._settings.session_hours * 3600
-        return {"user": name, "mark": _mark(stored), "until": until, "csrf": secrets.token_urlsafe(32)}
+        return {
+            "id": secrets.token_urlsafe(16),
+            "user": name,
+            "mark": _mark(stored),
+            "until": until,
+            "csrf": secrets.token_urlsafe(32),
+        }
+
+    def log_out(self, session: Mapping[str, Any]) -> None:
+        """End a session on this side too: its cookie may have been copied."""
+        if session_id := str(session.get("id", "")):
+            self._ended.end(session_id, float(session.get("until", 0.0)))
 
     def failure_keys(self, address: str, name: str) -> tuple[str, ...]:
         """Whose failures count together. Behind a proxy all have one address and must not lock each other out."""

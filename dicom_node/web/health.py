@@ -44,7 +44,9 @@ def ready(call: Call) -> Response:
     except NodeError as error:
         troubles.append(f"disk: {error}")
     if troubles:
-        return JSONResponse({"status": "not ready", "troubles": troubles}, 503)
+        knows_us = call.user is not None or within(client_address(call.request), node.settings.web.metrics_addresses)
+        # What fails, and where the index is, is nothing for a stranger.
+        return JSONResponse({"status": "not ready", **({"troubles": troubles} if knows_us else {})}, 503)
     return JSONResponse({"status": "ready"})
 
 

@@ -11,6 +11,7 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from dicom_node.web.app import create_app
+from dicom_node.web.connections import BACKLOG, capped_protocol
 
 log = get_logger(__name__)
 
@@ -35,7 +36,8 @@ class WebServer:
                 proxy_headers=False,
                 timeout_keep_alive=10,
                 timeout_graceful_shutdown=5,
-                limit_concurrency=64,
+                http=capped_protocol(),
+                backlog=BACKLOG,
                 h11_max_incomplete_event_size=32_768,
             )
         )

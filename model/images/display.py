@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from model.errors import PixelError
 from model.images.crop import film_box
 from model.images.exposure import exposure_of
 from model.images.grayscale import grey_of
 from model.images.read import MAX_FRAME_PIXELS, MIN_SIDE, damage_is_pixel_error, read_dataset, read_sniff, stored_frame
-from model.images.square import SquareFit, fit, fit_grey, square_fit, square_to_stored, stored_to_square
+from model.images.square import SquareFit, fit, fit_grey, square_fit, square_pixels, square_to_stored, stored_to_square
 from model.schema import DisplayImage, SourceGeometry
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
     "stored_to_square",
 ]
 
+MAX_ASPECT = 5.0
+"""A ratio beyond it is a wrong declaration."""
+ASPECT_TOLERANCE = 0.01
 _VIEW_CODES = {"399348003": "AP", "272479007": "PA", "R-10206": "AP", "R-10214": "PA"}
 """View Code Sequence, CID 4010 (SCT) and its older SRT values."""
 
@@ -55,6 +59,7 @@ def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
         return from_grey(
             grey_of(ds, stored, frame),
             crop=crop,
+            pixel_aspect=pixel_aspect_of(ds),
             sha256=_hash(stored),
             view=view_of(ds),
             sop_instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
@@ -99,7 +104,35 @@ def load_picture(path: Path, *, crop: bool = True) -> DisplayImage:
     return from_grey(values.astype(np.float32) / np.float32(scale), crop=crop, sha256=_hash(values.astype(np.int32)))
 
 
-def from_grey(grey: NDArray[Any], *, crop: bool = True, **identity: Any) -> DisplayImage:
+def pixel_aspect_of(ds: Dataset) -> float:
+    """Height of a pixel divided by its width (PS3.3 section C.7.6.3.1.7); 1.0 where nothing usable is said.
+
+    A spacing (row, then column) goes before Pixel Aspect Ratio, which is for images without one.
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        values = ds.get(keyword)
+        if not isinstance(values, MultiValue) or len(values) != 2:
+            continue
+        try:
+            height, width = (float(value) for value in values)
+        except (TypeError, ValueError):
+            continue
+        if height > 0 and width > 0 and 1 / MAX_ASPECT <= height / width <= MAX_ASPECT:
+            aspect = height / width
+            return aspect if abs(aspect - 1.0) > ASPECT_TOLERANCE else 1.0
+    return 1.0
+
+
+def _with_square_pixels(pixels: NDArray[np.float32], aspect: float) -> NDArray[np.float32]:
+    """The picture with its shorter pixel side stretched, so that a chest has the height that it had."""
+    height, width = square_pixels(pixels.shape[0], pixels.shape[1], aspect)
+    if (height, width) == pixels.shape or height * width > MAX_FRAME_PIXELS:
+        return pixels
+    stretched = Image.fromarray(pixels, mode="F").resize((width, height), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(stretched, dtype=np.float32), 0.0, 1.0)
+
+
+def from_grey(grey: NDArray[Any], *, crop: bool = True, pixel_aspect: float = 1.0, **identity: Any) -> DisplayImage:
     """A display image of grey values [H, W], air dark: floating point in 0..1, uint8 or uint16 over their whole range.
 
     identity: the other fields of `DisplayImage` (view, sop_instance_uid, …).
@@ -115,9 +148,18 @@ def from_grey(grey: NDArray[Any], *, crop: bool = True, **identity: Any) -> Disp
     if crop:
         box = film_box(values)
         top, left, height, width = box.top, box.left, box.height, box.width
+    kept = np.ascontiguousarray(values[top : top + height, left : left + width])
     return DisplayImage(
-        pixels=np.ascontiguousarray(values[top : top + height, left : left + width]),
-        geometry=SourceGeometry(rows=rows, columns=columns, top=top, left=left, height=height, width=width),
+        pixels=_with_square_pixels(kept, pixel_aspect),
+        geometry=SourceGeometry(
+            rows=rows,
+            columns=columns,
+            top=top,
+            left=left,
+            height=height,
+            width=width,
+            pixel_aspect=pixel_aspect,
+        ),
         **identity,
     )
 

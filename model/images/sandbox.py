@@ -187,13 +187,18 @@ def _image(header: dict[str, Any], pixels: np.ndarray[Any, np.dtype[np.float32]]
     acquired = header["acquired"]
     return DisplayImage(
         pixels=pixels,
-        geometry=SourceGeometry(**{name: int(value) for name, value in header["geometry"].items()}),
+        geometry=_geometry(header["geometry"]),
         view=header["view"],
         sop_instance_uid=str(header["sop_instance_uid"]),
         study_instance_uid=str(header["study_instance_uid"]),
         acquired=dt.datetime.fromisoformat(acquired) if acquired else None,
         sha256=str(header["sha256"]),
     )
+
+
+def _geometry(values: dict[str, Any]) -> SourceGeometry:
+    whole = {name: int(value) for name, value in values.items() if name != "pixel_aspect"}
+    return SourceGeometry(**whole, pixel_aspect=float(values["pixel_aspect"]))
 
 
 def _words(fault: _Fault, status: int, timeout_seconds: float) -> str:

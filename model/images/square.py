@@ -44,6 +44,13 @@ def square_fit(height: int, width: int, size: int) -> SquareFit:
     )
 
 
+def square_pixels(height: int, width: int, pixel_aspect: float) -> tuple[int, int]:
+    """Height and width of a picture once its pixels are square; nothing is reduced."""
+    if pixel_aspect >= 1.0:
+        return max(1, round(height * pixel_aspect)), width
+    return height, max(1, round(width / pixel_aspect))
+
+
 def fit(image: DisplayImage, size: int) -> NDArray[np.uint8]:
     """The picture as uint8 [size, size]: aspect ratio kept, centred, padded with black (air)."""
     return fit_grey(image.pixels, size)
@@ -69,5 +76,5 @@ def square_to_stored(image: DisplayImage, size: int, x: float, y: float) -> tupl
 
 def stored_to_square(geometry: SourceGeometry, size: int, column: float, row: float) -> tuple[float, float]:
     """(column, row) in pixels of the stored image → a point of the model's square; the inverse of the above."""
-    where = square_fit(geometry.height, geometry.width, size)
+    where = square_fit(*square_pixels(geometry.height, geometry.width, geometry.pixel_aspect), size)
     return where.from_display((column - geometry.left) / geometry.width, (row - geometry.top) / geometry.height)

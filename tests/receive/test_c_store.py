@@ -263,17 +263,6 @@ def test_a_late_image_reopens_its_study_and_a_late_report_does_not(node: Running
     assert (study_of(node, first).state, study_of(node, first).revision) == (StudyState.OPEN, 2)
 
 
-def test_what_our_own_move_asked_for_is_a_prior_until_it_is_routed(node: RunningNode) -> None:
-    data_set = radiograph()
-    with Peer(node.port) as peer:
-        peer.associate([(CR, [EXPLICIT])])
-        uid = str(data_set.SOPInstanceUID)
-        assert peer.store(1, CR, uid, encoded(data_set, EXPLICIT), move_originator="LUMEN").status == 0
-    assert study_of(node, data_set).purpose == "prior"
-    send(node, radiograph(StudyInstanceUID=data_set.StudyInstanceUID))
-    assert study_of(node, data_set).purpose == "routed"
-
-
 def test_fragments_of_any_size_and_pdus_in_any_cut(node: RunningNode) -> None:
     """One byte per TCP segment, and many values in one PDU, are the same message."""
     data_set = radiograph()

@@ -190,3 +190,11 @@ def test_a_body_that_is_too_long_is_refused(site: Site, administrator: httpx.Cli
     path = f"/api/studies/{site.study_instance_uid}/feedback"
     headers = {"X-CSRF-Token": token(administrator, "/")}
     assert administrator.post(path, content=b"x" * 70_000, headers=headers).status_code == 413
+
+
+def test_a_copied_cookie_is_worth_nothing_after_log_out(site: Site) -> None:
+    with site.client("viewer") as client:
+        copied = dict(client.cookies)
+        assert httpx.get(site.base + "/", cookies=copied, trust_env=False).status_code == 200
+        client.post("/logout", data={"csrf": token(client, "/")})
+    assert httpx.get(site.base + "/", cookies=copied, trust_env=False).status_code == 401

@@ -21,7 +21,10 @@ def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:
     study = study_by_uid(session, report.study_instance_uid) if report.study_instance_uid else None
     if study is not None and current_results(session, study):
         if not is_same_patient(study, report.patient_ids):
-            return None, "the study that it names is another patient's"
+            return None, "the study that it names is another patient's, or it names no patient"
+        numbers = [number for number in report.accession_numbers if number]
+        if numbers and study.accession_number and study.accession_number not in numbers:
+            return None, "the study that it names has another accession number"
         return study, ""
     numbers = [number for number in report.accession_numbers if number]
     if numbers and report.patient_ids:
@@ -47,9 +50,9 @@ def current_results(session: Session, study: Study) -> list[Result]:
 
 
 def is_same_patient(study: Study, patient_ids: Iterable[list[str]]) -> bool:
-    """Whether nothing speaks against the same patient: an ID in common, or none on one side."""
+    """Whether the report names the study's patient; of a study without a patient ID it must name none either."""
     given = list(patient_ids)
-    return not given or not study.patient_id or _is_proven(study, given)
+    return _is_proven(study, given) if study.patient_id else not given
 
 
 def _is_proven(study: Study, patient_ids: Iterable[list[str]]) -> bool:

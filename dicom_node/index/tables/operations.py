@@ -78,6 +78,10 @@ class QuarantineReason(StrEnum):
     """Its bytes are no data set in the transfer syntax that was negotiated."""
     MISMATCH = "mismatch"
     """The data set is not what the C-STORE request or the index says it is."""
+    NOT_ALLOWED = "not allowed"
+    """A rejection note of a peer that may send none."""
+    CLAIM = "claim"
+    """As CONFLICT, for another patient, by a peer whose word does not put in doubt what is held."""
 
 
 class Quarantine(Base):

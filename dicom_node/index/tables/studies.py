@@ -180,7 +180,7 @@ class PriorSearch(Base):
 
 
 class ExpectedRetrieval(Base):
-    """A study that we fetch from a peer which does not name the move originator: what arrives of it is a prior."""
+    """A study that is being fetched from a peer by C-MOVE: what arrives of it from there is a prior."""
 
     __tablename__ = "expected_retrieval"
 

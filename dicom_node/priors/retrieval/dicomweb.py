@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from xml.etree.ElementTree import ParseError
+from typing import Any, Final
 
-import pydicom
 import requests
 from dicomweb_client.api import DICOMwebClient
-from pydicom import Dataset
 
 from dicom_node.config import QueryPeer
-from dicom_node.dicom.part10 import read_meta
-from dicom_node.errors import RetrieveError, StorageError
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.json import data_sets_of_json
+from dicom_node.dicom.part10 import FileMeta, read_meta
+from dicom_node.dicom.read import guessed_transfer_syntax
+from dicom_node.errors import NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
 
-AS_STORED: Any = (("application/dicom", "*"),)
+AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Any transfer syntax: the server need not recode."""
 _STUDY_FIELDS = (
     "IssuerOfPatientID",
@@ -50,7 +50,7 @@ class WebArchive:
             answers = self._client(self.query_seconds).search_for_studies(
                 fields=list(_STUDY_FIELDS), search_filters=filters, limit=MOST_RESPONSES
             )
-            found = [remote_study(Dataset.from_json(answer)) for answer in answers]
+            found = [remote_study(data_set) for data_set in data_sets_of_json(answers)]
         if len(found) >= MOST_RESPONSES:
             raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
         return [study for study in found if study.patient.key.patient_id == patient_id]
@@ -60,33 +60,45 @@ class WebArchive:
             answers = self._client(self.query_seconds).search_for_series(
                 study_instance_uid, fields=list(_SERIES_FIELDS), limit=MOST_RESPONSES
             )
-            return [remote_series(Dataset.from_json(answer)) for answer in answers]
+            return [remote_series(data_set) for data_set in data_sets_of_json(answers)]
 
     def count(self, study_instance_uid: str) -> int | None:
         with self._asked("QIDO-RS"):
             answers = self._client(self.query_seconds).search_for_studies(
                 fields=["NumberOfStudyRelatedInstances"], search_filters={"StudyInstanceUID": study_instance_uid}
             )
-            counts = [remote_study(Dataset.from_json(answer)) for answer in answers]
+            counts = [remote_study(data_set) for data_set in data_sets_of_json(answers)]
         return next((s.instances for s in counts if s.study_instance_uid == study_instance_uid), None)
 
     def retrieve(self, study_instance_uid: str, series_instance_uid: str) -> None:
-        client = self._client(self.retrieve_seconds)
-        fetch: Callable[..., Iterator[Dataset]] = client.iter_series if series_instance_uid else client.iter_study
-        arguments = (study_instance_uid, series_instance_uid) if series_instance_uid else (study_instance_uid,)
+        """Store every part that is a DICOM object, as the archive sent it; what is none costs itself only."""
+        where = f"studies/{study_instance_uid}"
+        if series_instance_uid:
+            where += f"/series/{series_instance_uid}"
+        damaged = refused = 0
         with self._asked("WADO-RS"):
-            for dataset in fetch(*arguments, media_types=AS_STORED):
+            for part in self._parts(f"{str(self.peer.url).rstrip('/')}/{where}"):
                 if self.stop.is_set():
                     raise self._error("was left because the node stops")
-                if self._store(dataset) != SUCCESS:
-                    raise self._error("sent an image that could not be stored")
+                try:
+                    data_set, meta = _object_in(part)
+                except (StorageError, UnreadableObjectError):
+                    damaged += 1
+                    continue
+                refused += self.sink(data_set, meta) != SUCCESS
+        if damaged:
+            raise self._error(f"sent {damaged} parts that are no DICOM objects")
+        if refused:
+            raise self._error(f"sent {refused} images that could not be stored")
 
-    def _store(self, dataset: Dataset) -> int:
-        buffer = io.BytesIO()
-        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-        buffer.seek(0)
-        meta = read_meta(buffer)
-        return self.sink(buffer.read(), meta)
+    def _parts(self, url: str) -> Iterator[bytes]:
+        """The parts of a multipart answer, or the one object of an answer that is none (PS3.18 section 8.6.1.2)."""
+        client: Any = self._client(self.retrieve_seconds)
+        response = client._http_get(url, headers={"Accept": AS_STORED}, stream=True)
+        if response.headers.get("Content-Type", "").startswith("application/dicom"):
+            yield response.content
+        else:
+            yield from client._decode_multipart_message(response, stream=True)
 
     def _client(self, seconds: float) -> DICOMwebClient:
         session = requests.Session()
@@ -115,8 +127,29 @@ class WebArchive:
             raise self._error(f"answered {what} with HTTP status {status}") from error
         except requests.RequestException as error:
             raise self._error(f"cannot be reached by {what}: {type(error).__name__}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, ParseError, EOFError, StorageError) as error:
+        except NodeError:
+            raise
+        except Exception as error:
+            # The edge to a stranger's answer: whatever client and parser raise, the other archives are asked too.
             raise self._error(f"gave an answer to {what} that is not understood: {type(error).__name__}") from error
 
     def _error(self, what: str) -> RetrieveError:
         return RetrieveError(f"the archive {self.peer.name!r} {what}")
+
+
+def _object_in(part: bytes) -> tuple[bytes, FileMeta]:
+    """The data set's bytes as they were sent, and its meta completed from them.
+
+    Raises StorageError, UnreadableObjectError.
+    """
+    stream = io.BytesIO(part)
+    meta = read_meta(stream)
+    syntax = meta.transfer_syntax_uid or guessed_transfer_syntax(stream)
+    data_set = stream.read()
+    header = read_header(data_set, syntax)
+    complete = FileMeta(
+        sop_class_uid=meta.sop_class_uid or header.sop_class_uid,
+        sop_instance_uid=meta.sop_instance_uid or header.sop_instance_uid,
+        transfer_syntax_uid=syntax,
+    )
+    return data_set, complete

@@ -26,9 +26,11 @@ from pynetdicom.sop_class import (
 
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.deliver.peer import tls_context
+from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.dicom.part10 import FileMeta
+from dicom_node.dicom.read import settled
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.errors import DeliveryError, RetrieveError
+from dicom_node.errors import DeliveryError, RetrieveError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
 from dicom_node.priors.suitability import CAPTURES, RADIOGRAPHS
 
@@ -61,6 +63,9 @@ _MESSAGE_ID = 7
 
 Sink = Callable[[bytes, FileMeta], int]
 """Takes a data set that came by C-GET; returns the C-STORE status."""
+
+
+accept_odd_associate_acs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +166,7 @@ class DimseArchive:
                 status = self._status(answer, "C-FIND")
                 if status in PENDING:
                     if identifier is not None:
-                        found.append(identifier)
+                        found += _readable(identifier)
                     if len(found) == MOST_RESPONSES:
                         association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
                 elif status == SUCCESS and len(found) < MOST_RESPONSES:
@@ -285,6 +290,14 @@ def _identifier(level: str, **values: str) -> Dataset:
     for keyword, value in values.items():
         setattr(query, keyword, value)
     return query
+
+
+def _readable(identifier: Dataset) -> list[Dataset]:
+    """The identifier without what cannot be read of it; nothing where it is no data set at all."""
+    try:
+        return [settled(identifier)]
+    except UnreadableObjectError:
+        return []
 
 
 def _literal(patient_id: str) -> str:

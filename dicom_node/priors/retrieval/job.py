@@ -65,6 +65,8 @@ TRIES = 3
 """So often is a failed search tried again at once (with the queue's back-off), while the analysis still waits."""
 SETTLE_SECONDS = 5.0
 """Some archives say success before the last image is through: so long without a new one, and it will not come."""
+LATE_SECONDS = 120.0
+"""So long after a C-MOVE its images are still known for what they are."""
 POLL_SECONDS = 0.1
 STUDIES_LOOKED_INTO = 4
 """For each study that may be fetched so many are asked for their series."""
@@ -284,13 +286,20 @@ def _is_useful(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
 
 
 def _expect(peer: QueryPeer, uid: str, node: NodeContext, *, expected: bool) -> None:
-    """Mark what we asked for, where the peer's C-STORE will not say that it is the answer to our C-MOVE."""
-    if peer.names_originator or peer.retrieve is not Retrieve.MOVE:
+    """Mark what this node asks a peer for by C-MOVE: only such objects, from that peer, are comparison material.
+
+    An image may arrive a little after the peer has said that all are sent, so the mark outlives the request; not so
+    where the image itself does not say whose request it answers, because the next one may be routed.
+    """
+    if peer.retrieve is not Retrieve.MOVE:
         return
+    now = node.clock()
+    seconds = 4 * node.settings.priors.retrieve_seconds if expected else LATE_SECONDS
     with node.database.write() as session:
-        session.execute(delete(ExpectedRetrieval).where(ExpectedRetrieval.study_instance_uid == uid))
-        if expected:
-            until = node.clock() + dt.timedelta(seconds=4 * node.settings.priors.retrieve_seconds)
+        gone = (ExpectedRetrieval.study_instance_uid == uid) | (ExpectedRetrieval.until < now)
+        session.execute(delete(ExpectedRetrieval).where(gone))
+        if expected or peer.names_originator:
+            until = now + dt.timedelta(seconds=seconds)
             session.add(ExpectedRetrieval(study_instance_uid=uid, calling_ae_title=peer.ae_title, until=until))
 
 

@@ -1,4 +1,6 @@
-"""The lobby: connections until their A-ASSOCIATE-RQ is whole. One thread, no blocking call, everything capped.
+"""Accepts connections (Sta2 of PS3.8 section 9.2) and keeps them until their A-ASSOCIATE-RQ is whole.
+
+One thread, no blocking call, everything capped.
 
 A stranger costs a socket and a few bytes here, never a thread: idle and half-open connections, drip feeds and stalled
 TLS handshakes end at their deadline, and beyond the caps the oldest connection of the busiest address goes first.
@@ -35,12 +37,12 @@ _OUT_OF_FILES_PAUSE: Final = 0.05
 class _Stage(Enum):
     HANDSHAKE = auto()
     REQUEST = auto()
-    FAREWELL = auto()
-    """We have refused and wait for the peer to close, so that it can read why."""
+    AWAIT_CLOSE = auto()
+    """Sta13: refused; the peer may read why, and closes."""
 
 
 @dataclass(slots=True, eq=False)
-class _Guest:
+class _Pending:
     """One connection that has no association yet."""
 
     connection: socket.socket
@@ -69,12 +71,12 @@ class Arrival:
 
 
 Decide = Callable[[Arrival], Rejection | None]
-"""Takes the connection over (None), or says why not; then the lobby refuses and closes it."""
+"""Takes the connection over (None), or says why not; then the acceptor refuses and closes it."""
 TellRefusal = Callable[[str, str], None]
 """Hears of each refusal: address, and why in the words of `rules`."""
 
 
-class Lobby:
+class ConnectionAcceptor:
     """Listens, and hands each connection on once it has asked for an association."""
 
     def __init__(
@@ -91,7 +93,7 @@ class Lobby:
         self._decide = decide
         self._tell_refusal = tell_refusal
         self._selector = selectors.DefaultSelector()
-        self._guests: dict[_Guest, None] = {}  # ordered: oldest first
+        self._waiting: dict[_Pending, None] = {}  # ordered: oldest first
         self._by_address: Counter[str] = Counter()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -103,15 +105,15 @@ class Lobby:
             self._selector.register(listener, selectors.EVENT_READ, (listener, context))
 
     def run(self) -> None:
-        """Serve until `stop`. The listening sockets and all guests are closed then."""
+        """Serve until `stop`. The listening sockets and all waiting connections are closed then."""
         try:
             while not self._stopping:
                 self._turn()
         finally:
             for listener, _ in self._listeners:
                 listener.close()
-            for guest in list(self._guests):
-                self._close(guest)
+            for pending in list(self._waiting):
+                self._close(pending)
             self._selector.close()
             self._wake_receiver.close()
             self._wake_sender.close()
@@ -126,22 +128,22 @@ class Lobby:
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._until_next_deadline()):
-            if isinstance(key.data, _Guest):
-                if key.data in self._guests:  # an accept of the same turn may have put it out
-                    self._attend(key.data)
+            if isinstance(key.data, _Pending):
+                if key.data in self._waiting:  # an accept of the same turn may have put it out
+                    self._serve(key.data)
             elif key.data is not None:
                 self._accept(*key.data)
         now = time.monotonic()
-        for guest in [guest for guest in self._guests if guest.deadline <= now]:
-            log.info("connection closed: no association in time", peer=guest.address, stage=guest.stage.name)
-            if guest.stage is not _Stage.FAREWELL:
-                self._tell_refusal(guest.address, NO_REQUEST)
-            self._close(guest)
+        for pending in [one for one in self._waiting if one.deadline <= now]:
+            log.info("connection closed: no association in time", peer=pending.address, stage=pending.stage.name)
+            if pending.stage is not _Stage.AWAIT_CLOSE:
+                self._tell_refusal(pending.address, NO_REQUEST)
+            self._close(pending)
 
     def _until_next_deadline(self) -> float | None:
-        if not self._guests:
+        if not self._waiting:
             return None
-        return max(0.0, min(guest.deadline for guest in self._guests) - time.monotonic())
+        return max(0.0, min(pending.deadline for pending in self._waiting) - time.monotonic())
 
     def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
@@ -149,16 +151,16 @@ class Lobby:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:  # out of file descriptors: the oldest guest's is given back
+            except OSError as error:  # out of file descriptors: the oldest pending's is given back
                 log.error("cannot accept", why=error.strerror)
-                if self._guests:
-                    self._close(next(iter(self._guests)))
+                if self._waiting:
+                    self._close(next(iter(self._waiting)))
                 else:
                     time.sleep(_OUT_OF_FILES_PAUSE)  # associations hold them all; do not spin
                 return
-            self._welcome(connection, str(address[0]), context)
+            self._admit(connection, str(address[0]), context)
 
-    def _welcome(self, connection: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
+    def _admit(self, connection: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
         """Take a connection in, or close it at once."""
         if not self._admits_address(address):
             log.warning("connection refused: address not allowed", peer=address)
@@ -167,10 +169,10 @@ class Lobby:
             return
         if self._by_address[address] >= self._limits.max_waiting_per_address:
             # The oldest of this address goes: a peer that has hung before must not lock itself out.
-            self._close(next(guest for guest in self._guests if guest.address == address))
-        elif len(self._guests) >= self._limits.max_waiting:
+            self._close(next(pending for pending in self._waiting if pending.address == address))
+        elif len(self._waiting) >= self._limits.max_waiting:
             busiest = self._by_address.most_common(1)[0][0]
-            self._close(next(guest for guest in self._guests if guest.address == busiest))
+            self._close(next(pending for pending in self._waiting if pending.address == busiest))
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stage = _Stage.REQUEST
@@ -182,108 +184,111 @@ class Lobby:
                 connection.close()
                 return
             stage = _Stage.HANDSHAKE
-        guest = _Guest(
+        pending = _Pending(
             connection=connection,
             address=address,
             is_tls=context is not None,
             deadline=time.monotonic() + self._limits.association_seconds,
             stage=stage,
         )
-        self._guests[guest] = None
+        self._waiting[pending] = None
         self._by_address[address] += 1
-        self._selector.register(connection, selectors.EVENT_READ, guest)
+        self._selector.register(connection, selectors.EVENT_READ, pending)
 
-    def _attend(self, guest: _Guest) -> None:
-        """Go on with a guest whose socket is ready."""
+    def _serve(self, pending: _Pending) -> None:
+        """Go on with a pending whose socket is ready."""
         try:
-            if guest.stage is _Stage.HANDSHAKE:
-                self._shake_hands(guest)
-            if guest.stage is _Stage.REQUEST:
-                self._read_request(guest)
-            elif guest.stage is _Stage.FAREWELL:
-                while guest.connection.recv(_RECV_BYTES):
+            if pending.stage is _Stage.HANDSHAKE:
+                self._shake_hands(pending)
+            if pending.stage is _Stage.REQUEST:
+                self._read_request(pending)
+            elif pending.stage is _Stage.AWAIT_CLOSE:
+                while pending.connection.recv(_RECV_BYTES):
                     pass
-                self._close(guest)
+                self._close(pending)
         except (BlockingIOError, ssl.SSLWantReadError):
-            self._wait_for(guest, selectors.EVENT_READ)
+            self._wait_for(pending, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
-            self._wait_for(guest, selectors.EVENT_WRITE)
+            self._wait_for(pending, selectors.EVENT_WRITE)
         except ssl.SSLError as error:
-            log.warning("TLS refused", peer=guest.address, why=error.reason or "no TLS")
-            self._tell_refusal(guest.address, TLS_REFUSED)
-            self._close(guest)
+            log.warning("TLS refused", peer=pending.address, why=error.reason or "no TLS")
+            self._tell_refusal(pending.address, TLS_REFUSED)
+            self._close(pending)
         except OSError as error:
-            log.info("connection lost", peer=guest.address, why=error.strerror)
-            self._close(guest)
+            log.info("connection lost", peer=pending.address, why=error.strerror)
+            self._close(pending)
 
-    def _shake_hands(self, guest: _Guest) -> None:
-        assert isinstance(guest.connection, ssl.SSLSocket)
-        guest.connection.do_handshake()
-        guest.stage = _Stage.REQUEST
-        self._wait_for(guest, selectors.EVENT_READ)
+    def _shake_hands(self, pending: _Pending) -> None:
+        assert isinstance(pending.connection, ssl.SSLSocket)
+        pending.connection.do_handshake()
+        pending.stage = _Stage.REQUEST
+        self._wait_for(pending, selectors.EVENT_READ)
 
-    def _read_request(self, guest: _Guest) -> None:
-        while (missing := guest.missing) > 0:
-            data = guest.connection.recv(min(missing, _RECV_BYTES))
+    def _read_request(self, pending: _Pending) -> None:
+        while (missing := pending.missing) > 0:
+            data = pending.connection.recv(min(missing, _RECV_BYTES))
             if not data:
-                self._close(guest)
+                self._close(pending)
                 return
-            guest.received += data
-            if len(guest.received) >= HEADER_BYTES and not self._is_request(guest):
+            pending.received += data
+            if len(pending.received) >= HEADER_BYTES and not self._is_request(pending):
                 return
-        self._hand_over(guest)
+        self._hand_over(pending)
 
-    def _is_request(self, guest: _Guest) -> bool:
-        """Check the header; a guest with another one is sent away."""
-        length = int.from_bytes(guest.received[2:6], "big")
-        if guest.received[0] != PduType.ASSOCIATE_RQ:
-            known = PduType.ASSOCIATE_RQ <= guest.received[0] <= PduType.ABORT
-            log.warning("connection refused: no A-ASSOCIATE-RQ", peer=guest.address, pdu_type=guest.received[0])
-            self._tell_refusal(guest.address, NO_REQUEST)
-            self._dismiss(guest, abort(AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNISED_PDU))
+    def _is_request(self, pending: _Pending) -> bool:
+        """Check the header; a pending with another one is sent away."""
+        length = int.from_bytes(pending.received[2:6], "big")
+        if pending.received[0] != PduType.ASSOCIATE_RQ:
+            known = PduType.ASSOCIATE_RQ <= pending.received[0] <= PduType.ABORT
+            log.warning("connection refused: no A-ASSOCIATE-RQ", peer=pending.address, pdu_type=pending.received[0])
+            self._tell_refusal(pending.address, NO_REQUEST)
+            self._refuse(pending, abort(AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNISED_PDU))
             return False
         if not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
-            log.warning("connection refused: length of A-ASSOCIATE-RQ", peer=guest.address, length=length)
-            self._tell_refusal(guest.address, NO_REQUEST)
-            self._dismiss(guest, abort(AbortReason.INVALID_PARAMETER))
+            log.warning("connection refused: length of A-ASSOCIATE-RQ", peer=pending.address, length=length)
+            self._tell_refusal(pending.address, NO_REQUEST)
+            self._refuse(pending, abort(AbortReason.INVALID_PARAMETER))
             return False
         return True
 
-    def _hand_over(self, guest: _Guest) -> None:
-        self._selector.unregister(guest.connection)
+    def _hand_over(self, pending: _Pending) -> None:
+        self._selector.unregister(pending.connection)
         arrival = Arrival(
-            connection=guest.connection, address=guest.address, is_tls=guest.is_tls, request=bytes(guest.received)
+            connection=pending.connection,
+            address=pending.address,
+            is_tls=pending.is_tls,
+            request=bytes(pending.received),
         )
         rejection = self._decide(arrival)
         if rejection is None:
-            self._forget(guest)
+            self._forget(pending)
             return
-        self._selector.register(guest.connection, selectors.EVENT_READ, guest)
-        log.warning("association rejected", peer=guest.address, why=rejection.why)
-        self._tell_refusal(guest.address, rejection.why)
-        self._dismiss(guest, reject(rejection))
+        self._selector.register(pending.connection, selectors.EVENT_READ, pending)
+        log.warning("association rejected", peer=pending.address, why=rejection.why)
+        self._tell_refusal(pending.address, rejection.why)
+        self._refuse(pending, reject(rejection))
 
-    def _dismiss(self, guest: _Guest, last_words: bytes) -> None:
+    def _refuse(self, pending: _Pending, last_pdu: bytes) -> None:
         """Say why and wait a little for the peer to close: closing first could destroy what it has not read yet."""
-        guest.stage = _Stage.FAREWELL
-        guest.received = bytearray()
-        guest.deadline = time.monotonic() + LINGER_SECONDS
-        guest.connection.send(last_words)  # ten bytes into an empty buffer; what does not fit is lost with the guest
-        socket.socket.shutdown(guest.connection, socket.SHUT_WR)
+        pending.stage = _Stage.AWAIT_CLOSE
+        pending.received = bytearray()
+        pending.deadline = time.monotonic() + LINGER_SECONDS
+        pending.connection.send(last_pdu)  # ten bytes into an empty buffer; what does not fit is lost with the pending
+        socket.socket.shutdown(pending.connection, socket.SHUT_WR)
 
-    def _wait_for(self, guest: _Guest, event: int) -> None:
-        self._selector.modify(guest.connection, event, guest)
+    def _wait_for(self, pending: _Pending, event: int) -> None:
+        self._selector.modify(pending.connection, event, pending)
 
-    def _close(self, guest: _Guest) -> None:
-        self._selector.unregister(guest.connection)
-        guest.connection.close()
-        self._forget(guest)
+    def _close(self, pending: _Pending) -> None:
+        self._selector.unregister(pending.connection)
+        pending.connection.close()
+        self._forget(pending)
 
-    def _forget(self, guest: _Guest) -> None:
-        del self._guests[guest]
-        self._by_address[guest.address] -= 1
-        if not self._by_address[guest.address]:
-            del self._by_address[guest.address]
+    def _forget(self, pending: _Pending) -> None:
+        del self._waiting[pending]
+        self._by_address[pending.address] -= 1
+        if not self._by_address[pending.address]:
+            del self._by_address[pending.address]
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:

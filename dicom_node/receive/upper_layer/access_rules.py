@@ -1,14 +1,13 @@
-"""Who may call, and what each caller may do: the configuration's rules as questions with answers. No I/O."""
+"""Who may call, and what each caller may do: the configuration's rules as questions with answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from dataclasses import dataclass, replace
 
 from dicom_node.config import ReceivePeer, Settings
 from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.index.tables.core import StudyPurpose
+from dicom_node.receive.upper_layer.known_peers import KnownPeers, within
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,13 @@ class PeerRule:
 
     store: bool
     query: bool
+    reject: bool
+    """Send rejection notes, and dispute what is held under the UID of its objects."""
+    report: bool
+    """Send reports that become feedback."""
+    commit: bool
+    is_named: bool
+    """Whether the configuration names it: places are kept for it, and it may send again what was fetched."""
     sop_classes: frozenset[str]
     purpose: StudyPurpose
     host: str = ""
@@ -55,17 +61,27 @@ class Rules:
     def __init__(self, settings: Settings) -> None:
         receive = settings.receive
         self.ae_title = settings.node.ae_title
+        self.known = KnownPeers(settings)
         self._called_required = receive.called_ae_title == "required"
         self._addresses = settings.access.addresses
         self._calling = frozenset(settings.access.calling_ae_titles)
         self._peers = {peer.ae_title: peer for peer in receive.peers}
         default = storage_classes(receive.sop_classes)
-        self._default = PeerRule(store=True, query=True, sop_classes=default, purpose=StudyPurpose.ROUTED)
+        self._default = PeerRule(
+            store=receive.unnamed_store,
+            query=receive.unnamed_query,
+            reject=False,
+            report=False,
+            commit=True,
+            is_named=False,
+            sop_classes=default,
+            purpose=StudyPurpose.ROUTED,
+        )
         self._rules = {peer.ae_title: _rule(peer, default) for peer in receive.peers}
 
     def admits_address(self, address: str) -> bool:
         """Whether a connection from this IP address is taken at all."""
-        return not self._addresses or _within(address, self._addresses)
+        return not self._addresses or within(address, self._addresses)
 
     def rejection(self, *, called: str, calling: str, address: str) -> Rejection | None:
         """Why this caller gets no association, or None."""
@@ -74,28 +90,33 @@ class Rules:
         if self._calling and calling not in self._calling and calling not in self._peers:
             return CALLING_NOT_RECOGNISED
         peer = self._peers.get(calling)
-        if peer is not None and peer.addresses and not _within(address, peer.addresses):
+        if peer is not None and peer.addresses and not within(address, peer.addresses):
             return CALLING_NOT_RECOGNISED
         return None
 
-    def of(self, calling: str) -> PeerRule:
-        """What this caller may do."""
-        return self._rules.get(calling, self._default)
+    def of(self, calling: str, address: str) -> PeerRule:
+        """What this caller may do. A destination or query peer, at its own address, may reject and report too."""
+        rule = self._rules.get(calling, self._default)
+        if self.known.is_at(calling, address):
+            return replace(rule, reject=True, report=True, is_named=True)
+        return rule
+
+    def callback(self, ae_title: str) -> tuple[str, int]:
+        """Host and port at which a peer takes commitment reports; ("", …) where none is configured."""
+        rule = self._rules.get(ae_title, self._default)
+        return rule.host, rule.port
 
 
 def _rule(peer: ReceivePeer, default: frozenset[str]) -> PeerRule:
     return PeerRule(
         store=peer.store,
         query=peer.query,
+        reject=peer.reject,
+        report=peer.report,
+        commit=peer.commit,
+        is_named=True,
         sop_classes=default if peer.sop_classes is None else storage_classes(peer.sop_classes),
         purpose=StudyPurpose(peer.purpose),
         host=peer.host,
         port=peer.port,
     )
-
-
-def _within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as what it is."""
-    parsed = ip_address(address.split("%")[0])
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-    return any(parsed.version == network.version and parsed in network for network in networks)

@@ -1,7 +1,7 @@
 """One association as its acceptor: PDUs → messages → handlers → responses, in one thread, until release or abort.
 
 The states of PS3.8 section 9.2 that an acceptor can be in are places in this file's control flow:
-Sta2/Sta3 lie before it (lobby, negotiation), Sta6 is `_serve`, Sta8 and Sta13 are its ends. Nothing polls: a thread
+Sta2/Sta3 lie before it (acceptor, negotiation), Sta6 is `_serve`, Sta8 and Sta13 are its ends. Nothing polls: a thread
 sleeps in recv until bytes or a deadline come.
 """
 
@@ -135,6 +135,9 @@ class Association:
         self._guard = threading.Lock()
         self._idle = False
         self._stopping = False
+        self._gives_way = False
+        self._has_served = False
+        self.caller = caller
         self.idle_since = time.monotonic()
         """Monotonic time of the last whole message."""
 
@@ -149,17 +152,17 @@ class Association:
             self._stream.close()
         except DeadlineError as error:
             log.warning("association aborted", why=str(error), **about)
-            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+            self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
         except ProtocolError as error:
             log.warning("association aborted", why=str(error), **about)
-            self._stream.say_goodbye(abort(error.reason))
+            self._stream.send_and_close(abort(error.reason), lingers=not self._gives_way)
         except NodeError as error:
             log.error("association aborted", why=str(error), **about)
-            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+            self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
         # The network edge: whatever a stranger's bytes can raise ends this association, never the receiver.
         except Exception:
-            log.exception("association aborted by a defect of ours", **about)
-            self._stream.say_goodbye(abort(AbortReason.NOT_SPECIFIED))
+            log.exception("association aborted by a defect of this node", **about)
+            self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
         finally:
             self._incoming.discard()
             self._services.ended(self._caller, self._transfers)
@@ -170,6 +173,15 @@ class Association:
             self._stopping = True
             if self._idle:
                 self._stream.interrupt()
+
+    def has_only_waited_since(self, moment: float) -> bool:
+        """Whether nothing was transferred on it, and its last message came before a monotonic time."""
+        return self._idle and self.idle_since < moment and not any(True for _ in self._transfers)
+
+    def give_way(self) -> None:
+        """End at once, without waiting for the peer to read why: another one needs the place."""
+        self._gives_way = True
+        self.stop()
 
     def end_now(self) -> None:
         """End in the middle of whatever is going on: the grace of `stop` is over."""
@@ -183,7 +195,7 @@ class Association:
                 for fragment in fragments(body):
                     self._take(fragment)
             elif pdu_type is PduType.RELEASE_RQ:
-                self._stream.say_goodbye(release_response())
+                self._stream.send_and_close(release_response())
                 return
             elif pdu_type is PduType.ABORT:
                 raise PeerGoneError("aborted by the peer")
@@ -197,21 +209,28 @@ class Association:
             return self._stream.read_pdu(start_by=start_by, whole_within=self._limits.dimse_seconds)
         with self._guard:
             if self._stopping:
-                raise ProtocolError("the node is stopping", AbortReason.NOT_SPECIFIED)
+                raise ProtocolError(self._why_stopping, AbortReason.NOT_SPECIFIED)
             self._idle = True
         try:
             return self._between_messages()
         except PeerGoneError:
             if self._stopping:
-                raise ProtocolError("the node is stopping", AbortReason.NOT_SPECIFIED) from None
+                raise ProtocolError(self._why_stopping, AbortReason.NOT_SPECIFIED) from None
             raise
         finally:
             with self._guard:
                 self._idle = False
 
+    @property
+    def _why_stopping(self) -> str:
+        return "idle while others waited" if self._gives_way else "the node is stopping"
+
     def _between_messages(self) -> tuple[PduType, memoryview]:
         """Wait for the peer, and send what was put off once it has been silent long enough."""
-        give_up = min(time.monotonic() + self._limits.idle_seconds, self._ends_by)
+        is_new_stranger = not (self._has_served or self._caller.rule.is_named)
+        limits = self._limits
+        patience = min(limits.first_message_seconds, limits.idle_seconds) if is_new_stranger else limits.idle_seconds
+        give_up = min(time.monotonic() + patience, self._ends_by)
         while True:
             due = min((when for when, _ in self._later), default=give_up)
             try:
@@ -250,6 +269,7 @@ class Association:
 
     def _handle(self, command: Command, context: AcceptedContext, sink: DataSink | None) -> None:
         self.idle_since = time.monotonic()
+        self._has_served = True
         if command.field == CommandField.C_CANCEL_RQ:
             # For a request that has been answered meanwhile: nothing to do (PS3.7 section 9.3.2.3).
             self._cancelled.add(command.number(MESSAGE_ID_RESPONDED_TO))

@@ -27,6 +27,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from dicom_node.dicom.associate_pdu import normalised
 from dicom_node.dicom.sop_classes import TRANSFER_SYNTAXES, UNCOMPRESSED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receive.upper_layer.access_rules import (
@@ -75,7 +76,11 @@ class Negotiated:
 
 def ae_titles(request: bytes | bytearray) -> tuple[str, str]:
     """Called and calling AE title, at their fixed places in an A-ASSOCIATE-RQ PDU (PS3.8 table 9-11)."""
-    called, calling = (bytes(request[start : start + 16]).decode("ascii", "replace").strip() for start in (10, 26))
+    # NULs and control characters are padding to DCMTK, and to many a sender.
+    called, calling = (
+        "".join(chr(byte) if 32 <= byte < 127 else " " for byte in request[start : start + 16]).strip()
+        for start in (10, 26)
+    )
     return called, calling
 
 
@@ -83,7 +88,7 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
     """Answer an A-ASSOCIATE-RQ PDU by the caller's rule. Raises ProtocolError where it cannot be understood."""
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(request)
+        pdu.decode(normalised(request))
         asked: A_ASSOCIATE = pdu.to_primitive()
     # pynetdicom says with any of these that the bytes are not what they claim to be, AssertionError for a length.
     except (
@@ -113,13 +118,15 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
         if context.result == 0
     }
     answered = {context.abstract_syntax for context in accepted.values()} & roles.keys()
+    reply = _accept(asked, results, {uid: roles[uid] for uid in sorted(answered)}, max_pdu_bytes)
     return Negotiated(
         called_ae_title=called,
         calling_ae_title=calling,
         contexts=accepted,
         refused=tuple(str(context.abstract_syntax) for context in results if context.result != 0),
         peer_max_pdu_bytes=_peer_max_pdu(asked.user_information),
-        reply=_accept(asked, results, {uid: roles[uid] for uid in sorted(answered)}, max_pdu_bytes),
+        # The AE titles of the answer are those of the request, byte by byte (PS3.8 table 9-17).
+        reply=reply[:10] + request[10:42] + reply[42:],
     )
 
 

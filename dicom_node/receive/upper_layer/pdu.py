@@ -135,14 +135,14 @@ class PeerStream:
         finally:
             self._socket.close()
 
-    def say_goodbye(self, last_pdu: bytes) -> None:
+    def send_and_close(self, last_pdu: bytes, *, lingers: bool = True) -> None:
         """Send a last PDU, give the peer a moment to read it, close. Never raises."""
         try:
             self.send(last_pdu)
         except (DeadlineError, PeerGoneError):
             self.close()
         else:
-            self.close(linger_seconds=LINGER_SECONDS)
+            self.close(linger_seconds=LINGER_SECONDS if lingers else 0.0)
 
     def _checked(self, number: int, length: int) -> PduType:
         try:

@@ -14,6 +14,7 @@ PROCESSING_FAILURE: Final = 0x0110
 NO_SUCH_ACTION: Final = 0x0123
 NO_SUCH_EVENT_TYPE: Final = 0x0113
 INVALID_ARGUMENT: Final = 0x0115
+NOT_AUTHORISED: Final = 0x0124
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,10 @@ UNREADABLE: Final = Failure(status=0xC000, comment="Data set cannot be understoo
 BAD_UID: Final = Failure(status=0xC001, comment="A UID of the object is not a UID")
 CONFLICT: Final = Failure(status=0xC002, comment="Other content is held under this SOP Instance UID")
 STUDY_MISMATCH: Final = Failure(status=0xC003, comment="Study or series belongs to another patient or study")
+NOT_ALLOWED: Final = Failure(status=NOT_AUTHORISED, comment="This AE may not send rejection notes ([[receive.peers]])")
 """The Standard leaves the last two digits of A7xx, A9xx and Cxxx to the application (PS3.4 section B.2.3)."""
 
 FIND_OUT_OF_RESOURCES: Final = Failure(status=0xA700, comment="The index does not answer")
 FIND_MISMATCH: Final = Failure(status=0xA900, comment="Identifier does not match SOP class")
+FIND_TOO_LONG: Final = Failure(status=0xC000, comment="Identifier above 64 KiB")
 FIND_UNABLE: Final = Failure(status=0xC000, comment="Identifier cannot be understood")

@@ -32,12 +32,18 @@ def log_in(call: Call) -> Response:
     """Check name and password; open a session."""
     name = call.form.get("name", "")[:255]
     keys = call.doorkeeper.failure_keys(address_of(call), name)
-    with call.doorkeeper.one_at_a_time:
-        if call.doorkeeper.must_pause(keys):
-            text = "too many wrong passwords; try again in a minute"
-            return render(call.request, "message.html", status=429, title="429", text=text)
-        session = call.doorkeeper.log_in(name, call.form.get("password", "")[:1024])
-        call.doorkeeper.note(keys, failed=session is None)
+    if not call.doorkeeper.waiting.acquire(blocking=False):
+        text = "many log in at this moment; try again in a few seconds"
+        return render(call.request, "message.html", status=503, title="503", text=text)
+    try:
+        with call.doorkeeper.one_at_a_time:
+            if call.doorkeeper.must_pause(keys):
+                text = "too many wrong passwords; try again in a minute"
+                return render(call.request, "message.html", status=429, title="429", text=text)
+            session = call.doorkeeper.log_in(name, call.form.get("password", "")[:1024])
+            call.doorkeeper.note(keys, failed=session is None)
+    finally:
+        call.doorkeeper.waiting.release()
     _audit_log_in(call, name, succeeded=session is not None)
     if session is None:
         return render(call.request, "login.html", status=401, wanted="/", wrong=True)
@@ -52,7 +58,8 @@ def _local(path: str) -> str:
 
 
 def log_out(call: Call) -> Response:
-    """End the session."""
+    """End the session, here and in the browser."""
+    call.doorkeeper.log_out(call.request.session)
     call.request.session.clear()
     return RedirectResponse("/", 303)
 

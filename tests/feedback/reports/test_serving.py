@@ -16,6 +16,8 @@ from tests.support.delivery_node import BASIC_TEXT_SR
 from tests.support.node import Node, new_node, running
 from tests.support.reporting import MllpPeer, oru, report_sr
 
+RIS = '[[receive.peers]]\nae_title = "RIS"\nreport = true\n'
+
 
 def found(node: Node) -> list[ReceivedReport]:
     with node.database() as database, database.read() as session:
@@ -25,7 +27,7 @@ def found(node: Node) -> list[ReceivedReport]:
 @pytest.mark.timeout(900)
 def test_reports_come_in_and_outlive_a_kill(tmp_path: Path) -> None:
     port = free_port()
-    node = new_node(tmp_path, extra=f"[hl7]\nenabled = true\nport = {port}")
+    node = new_node(tmp_path, extra=f"{RIS}[hl7]\nenabled = true\nport = {port}")
     with running(node):
         ae = AE("RIS")
         ae.add_requested_context(BASIC_TEXT_SR, ExplicitVRLittleEndian)

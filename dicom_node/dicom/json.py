@@ -1,0 +1,55 @@
+"""Answers in the DICOM JSON model (PS3.18 annex F), of which one odd element costs that element only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+
+from dicom_node.dicom.read import settled
+from dicom_node.errors import UnreadableObjectError
+
+
+def data_sets_of_json(answers: Any) -> Iterator[Dataset]:
+    """The data sets of a JSON array; what is no object in it is passed over. Raises TypeError where it is no array."""
+    if not isinstance(answers, list):
+        raise TypeError("the answer is no JSON array")
+    for answer in answers:
+        if isinstance(answer, dict):
+            try:
+                yield settled(_data_set(answer))
+            except UnreadableObjectError:
+                continue
+
+
+def _data_set(answer: dict[str, Any]) -> Dataset:
+    found = Dataset()
+    for tag, element in answer.items():
+        for form in (element, _repaired(tag, element)):
+            try:
+                read = Dataset.from_json({tag: form})
+                for item in read:
+                    str(item.value)
+            except Exception:  # noqa: BLE001, S112 (the edge to a stranger's JSON: an odd element is an empty one)
+                continue
+            found.update(read)
+            break
+    return found
+
+
+def _repaired(tag: str, element: Any) -> dict[str, Any]:
+    """A "nearly valid" element as its writer meant it: a bare value in a list, the VR from the dictionary."""
+    given = element if isinstance(element, dict) else {}
+    vr = given.get("vr") or _vr_of(tag)
+    value = given.get("Value")
+    values = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+    return {"vr": vr, "Value": [str(one) if vr not in ("SQ", "PN") else one for one in values]}
+
+
+def _vr_of(tag: str) -> str:
+    try:
+        return dictionary_VR(int(tag, 16))
+    except (KeyError, ValueError):
+        return "UN"
