@@ -69,7 +69,7 @@ def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
 
 
 def load_display_image(path: Path, *, crop: bool = True) -> DisplayImage:
-    """The display image of a file: DICOM (also without preamble and meta header), PNG or JPEG.
+    """The display image of a file: DICOM (also without preamble and meta header), PNG, JPEG or WebP.
 
     Decodes in this process: for files from a peer use `model.images.sandbox.decode_in_child`. Raises PixelError.
     """
@@ -89,7 +89,7 @@ def full_grey(ds: Dataset) -> NDArray[np.float32]:
 
 
 def load_picture(path: Path, *, crop: bool = True) -> DisplayImage:
-    """The display image of a PNG or JPEG of a public data set (8 or 16 bit grey, or colour that is grey)."""
+    """The display image of a PNG, JPEG or WebP of a public data set (8 or 16 bit grey, or colour that is grey)."""
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_FRAME_PIXELS:

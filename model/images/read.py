@@ -80,10 +80,12 @@ def damage_is_pixel_error() -> Iterator[None]:
 
 
 def read_sniff(stream: BinaryIO) -> str:
-    """ "png", "jpeg" or "dicom" by the first bytes; everything unknown is tried as DICOM."""
-    head = stream.read(8)
+    """ "png", "jpeg", "webp" or "dicom" by the first bytes; everything unknown is tried as DICOM."""
+    head = stream.read(12)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
+    if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+        return "webp"
     return "jpeg" if head.startswith(b"\xff\xd8\xff") else "dicom"
 
 

@@ -17,6 +17,7 @@ from training.readers.mimic import dicom_path, jpg_path, read_mimic_cxr_jpg
 from training.readers.mimic_dicom import read_mimic_cxr_dicom
 from training.readers.mscxrt import read_ms_cxr_t
 from training.readers.nih import read_nih
+from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.readers.phantom import (
     HELD_OUT_SEED,
     is_phantom,
@@ -141,6 +142,8 @@ _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
     "phantom-course": _phantom,
     "phantom-cache": lambda spec, report: read_phantom_cache(Path(spec.source), report),
     "nih": lambda spec, report: read_nih(Path(spec.source), report),
+    "nih-series": lambda spec, report: read_nih_series(Path(spec.source), report),
+    "nih-marks": lambda spec, report: read_nih_marks(Path(spec.source), report),
     "hannover": lambda spec, report: read_hannover(Path(spec.source), report),
     "mimic-jpg": lambda spec, report: read_mimic_cxr_jpg(Path(spec.source), report),
     "mimic-dicom": lambda spec, report: read_mimic_cxr_dicom(Path(spec.images or ""), report, tables=Path(spec.source)),
@@ -154,6 +157,8 @@ _USAGE = {
     "phantom-course": "phantom-course:COUNT[@FIRST_SEED]",
     "phantom-cache": "phantom-cache:FOLDER",
     "nih": "nih:FOLDER",
+    "nih-series": "nih-series:FOLDER",
+    "nih-marks": "nih-marks:FOLDER",
     "hannover": "hannover:FOLDER",
     "mimic-jpg": "mimic-jpg:FOLDER",
     "mimic-dicom": "mimic-dicom:TABLES,IMAGES",

@@ -26,12 +26,12 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
     """Records of ChestX-ray14: first image of a patient alone, later ones against the one before by follow-up number.
 
     Split: the column `split` where the table has one, else the official lists (patients of train_val are TRAIN), else
-    TRAIN for all. Images lie in `images/` or in the publisher's `images_001/images/` …, as .png or .jpg.
+    TRAIN for all. Images (PNG, JPEG, WebP) lie in `images/`, `images_64/` or the publisher's `images_001/images/` ….
     """
     columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender")
     series: dict[str, list[LabelledImage]] = defaultdict(list)
     splits: dict[str, Split] = {}
-    official, files, seen = _official_splits(root), _image_files(root), set[str]()
+    official, files, seen = _official_splits(root), image_files(root), set[str]()
     for row in read_rows(_table(root), (*columns, "View Position"), report, optional=("split",)):
         name, labels, follow_up, patient, age, sex, position, split_word = row
         known, view = _known(labels, name, report), frontal_view(position)
@@ -56,7 +56,7 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
                     ),
                     known=known,
                     order=(int(follow_up),),
-                    context=PatientContext(age_years=_age(age), sex=sex or None),
+                    context=PatientContext(age_years=age_of(age), sex=sex or None),
                 )
             )
     for patient, images in series.items():
@@ -80,21 +80,21 @@ def _known(labels: str, name: str, report: DropReport) -> Mapping[str, bool] | N
     return {key: label in words for label, key in keys.items()}
 
 
-def _age(text: str) -> int | None:
+def age_of(text: str) -> int | None:
     """ "58" or the older "058Y"; ages beyond 120 are known errors of the table and are left out."""
     digits = text.rstrip("Y")
     return int(digits) if digits.isdigit() and int(digits) <= 120 else None
 
 
-def _image_files(root: Path) -> dict[str, Path]:
-    """Image stem → file, over every folder that the publisher and the shared part use."""
-    folders = [root / "images", *sorted(root.glob("images_*/images"))]
+def image_files(root: Path) -> dict[str, Path]:
+    """Image stem → file, over every folder that the publisher and the shared parts use."""
+    folders = [root / "images", root / "images_64", *sorted(root.glob("images_*/images"))]
     return {
         path.stem: path
         for folder in folders
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix in (".png", ".jpg")
+        if path.suffix in (".png", ".jpg", ".webp")
     }
 
 
