@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import statistics
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from model.checkpoints.manifest import MANIFEST_NAME, CheckpointKind, Manifest, read_manifest, sha256_of
+from model.checkpoints.foreign import device_uid_of, foreign_manifest
+from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
 from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
 from model.engine.vlm import Vlm, local_folder, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
+from model.experts.film_classifier import FAMILIAR
+from model.film_reader import FilmReader, PairView, is_person, open_film_reader
 from model.finding_states import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
 from model.prognosis.foresight import Foresight
 from model.prognosis.head import read_head
 from model.questions.battery import Question, QuestionType, battery
-from model.questions.prompts import context_text
+from model.questions.prompts import PromptLayout, context_text
 from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
 
 log = logging.getLogger(__name__)
 
-FOREIGN_TYPES = tuple(
-    kind.value
-    for kind in (
-        QuestionType.PRESENCE,
-        QuestionType.PRIOR_PRESENCE,
-        QuestionType.CHANGE,
-        QuestionType.SIDE,
-        QuestionType.GRADE,
-        QuestionType.DIFFERENCE,
-    )
-)
-"""What a checkpoint without a manifest of ours is asked."""
 LEAST_MASS = 0.05
 """Of a model's probability that its presence answers hold together; below it, it would rather say something else."""
 
@@ -50,8 +39,8 @@ class Predictor:
     """One loaded checkpoint. Not for several threads at once.
 
     manifest: how its answers are read. `findings`: ontology keys that it may be asked, in ontology order. localiser:
-    adds regions where given. expert: what it says of each image stands in the prompt, where the checkpoint was trained
-    with such lines (`Manifest.expert`); a checkpoint that was not is never shown any.
+    adds regions where given. films: reads films of people in the language model's place. expert: what it says of each
+    image stands in the prompt, where the checkpoint was trained with such lines (`Manifest.expert`) and only there.
     """
 
     def __init__(
@@ -62,11 +51,13 @@ class Predictor:
         engine: Engine | None = None,
         localiser: Localiser | None = None,
         expert: Expert | None = None,
+        films: FilmReader | None = None,
     ) -> None:
         self.vlm = vlm
         self.manifest = manifest
         self.engine = engine or Engine(vlm)
         self.localiser = localiser
+        self.films = films
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
@@ -76,7 +67,7 @@ class Predictor:
         self._identity = ModelIdentity(
             name=manifest.name,
             version=manifest.version,
-            device_uid=_device_uid(manifest, self.expert),
+            device_uid=device_uid_of(manifest, self.expert.fingerprint if self.expert is not None else None),
             demonstration=manifest.demonstration,
             licence=manifest.licence,
         )
@@ -93,13 +84,10 @@ class Predictor:
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         """Answer several pairs, in batches where the model allows it."""
         started = time.perf_counter()
-        jobs, owners = [], []
-        for number, pair in enumerate(pairs):
-            for job in self.jobs(pair):
-                jobs.append(job)
-                owners.append(number)
         try:
-            answered = self.engine.ask(jobs)
+            views = self.films.look(pairs) if self.films is not None else [None] * len(pairs)
+            jobs, owners = self._all_jobs(pairs, views)
+            answered = self.engine.ask(jobs) if jobs else []
         except MemoryError as error:
             raise InferenceError("the model ran out of memory") from error
         except RuntimeError as error:
@@ -114,16 +102,35 @@ class Predictor:
                 merged[owner].seconds[stage] = merged[owner].seconds.get(stage, 0.0) + value
         share = (time.perf_counter() - started) / max(len(pairs), 1)
         self._note_mass(merged)
-        read = [self._read(pair, answers, share) for pair, answers in zip(pairs, merged, strict=True)]
-        if self.localiser is None:
-            return read
-        shown = {
-            owner: job.layout for owner, job in zip(reversed(owners), reversed(jobs), strict=True)
-        }  # the first one
-        return [
-            self.localiser.add_regions(pair, prediction, layout=shown[number])
-            for number, (pair, prediction) in enumerate(zip(pairs, read, strict=True))
-        ]
+        shown = dict(zip(reversed(owners), (job.layout for job in reversed(jobs)), strict=True))  # the first one's
+        result = []
+        for number, (pair, answers, view) in enumerate(zip(pairs, merged, views, strict=True)):
+            read = self._read(pair, answers, view, share)
+            result.append(self._with_regions(pair, read, view, shown.get(number)))
+        return result
+
+    def _all_jobs(self, pairs: Sequence[StudyPair], views: Sequence[PairView | None]) -> tuple[list[Job], list[int]]:
+        """The engine's jobs, and whose each is; of films that the film classifier reads nothing is asked."""
+        jobs, owners = [], []
+        for number, (pair, view) in enumerate(zip(pairs, views, strict=True)):
+            for job in self.jobs(pair) if not is_person(view) else ():
+                jobs.append(job)
+                owners.append(number)
+        return jobs, owners
+
+    def _with_regions(
+        self, pair: StudyPair, read: Prediction, view: PairView | None, layout: PromptLayout | None
+    ) -> Prediction:
+        if self.films is not None and view is not None and view.shows_person:
+            return self.films.add_regions(pair, view, read)
+        return self.localiser.add_regions(pair, read, layout=layout) if self.localiser is not None else read
+
+    def unfamiliarity(self, pair: StudyPair) -> float | None:
+        """How unlike the films that the checkpoint learned on the pair's films are; above 1 they are like none of them.
+
+        None where the checkpoint has no film classifier. `predict` gives the same value in `Prediction.unfamiliarity`.
+        """
+        return self.films.look([pair])[0].unfamiliarity if self.films is not None else None
 
     def _note_mass(self, answers: Sequence[JobAnswers]) -> None:
         """Warn once where the model hardly answers in the allowed words: their ratio is then of little worth."""
@@ -175,15 +182,23 @@ class Predictor:
         """Probabilities of the allowed answers at the temperature of the question's type."""
         return answer.probabilities(self.manifest.calibration.get(answer.question.type.value, 1.0))
 
-    def _read(self, pair: StudyPair, answers: JobAnswers, seconds: float) -> Prediction:
+    def _read(self, pair: StudyPair, answers: JobAnswers, view: PairView | None, seconds: float) -> Prediction:
         calibrated = {key: self.calibrated(answer) for key, answer in answers.closed.items()}
-        findings = tuple(self._finding(key, calibrated, pair) for key in self.findings)
+        unstated: tuple[str, ...] = ()
+        if self.films is not None and view is not None and view.shows_person:
+            findings = self.films.findings(self.findings, view, self.manifest.certainty_floor)
+            unstated = self.films.unstated(self.findings)
+        else:
+            findings = tuple(self._finding(key, calibrated, pair) for key in self.findings)
         difference = answers.open.get(QuestionType.DIFFERENCE.value)
         return Prediction(
             findings=findings,
             model=self.identity,
-            prognosis=self.foresight.items(pair) if self.foresight is not None else self._prognosis(calibrated),
+            prognosis=() if is_person(view) else self._foretold(pair, calibrated),
             difference_text=difference.text if difference is not None else None,
+            unfamiliarity=view.unfamiliarity if view is not None else None,
+            unfamiliarity_limit=FAMILIAR if view is not None else None,
+            unstated=unstated,
             seconds={**answers.seconds, "total": seconds},
             certainty_floor=self.manifest.certainty_floor,
             is_calibrated=self.manifest.calibrated_on > 0,
@@ -205,6 +220,9 @@ class Predictor:
         if asked_in_vain and found.change is None and found.presence is not Presence.ABSENT:
             return replace(found, change=Change.NOT_COMPARABLE)
         return found
+
+    def _foretold(self, pair: StudyPair, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
+        return self.foresight.items(pair) if self.foresight is not None else self._prognosis(calibrated)
 
     def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
         """Every finding whose likeliest future is a change or a staying; what is and stays absent is not said."""
@@ -266,7 +284,8 @@ def load_predictor(
         head = read_outline_head(folder, manifest.findings)
         localiser = Localiser(vlm, head=head, measured=manifest.localisation)
         expert = load_expert(experts) if experts is not None and manifest.expert else None
-        predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert)
+        films = open_film_reader(folder, manifest.films)
+        predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert, films=films)
         predictor.foresight = _foresight(predictor, folder)
         return predictor
     if not findings:
@@ -275,7 +294,7 @@ def load_predictor(
             "findings that it may be asked ([model] findings)"
         )
     vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    return Predictor(vlm, _foreign_manifest(source, resolved, revision, vlm.kind, findings))
+    return Predictor(vlm, foreign_manifest(source, resolved, revision, vlm.kind, findings))
 
 
 def _foresight(predictor: Predictor, folder: Path) -> Foresight | None:
@@ -290,33 +309,4 @@ def _foresight(predictor: Predictor, folder: Path) -> Foresight | None:
         stated=manifest.prognosis_findings,
         calibrated=predictor.calibrated,
         floor=manifest.certainty_floor,
-    )
-
-
-def _device_uid(manifest: Manifest, expert: Expert | None) -> str:
-    """The manifest's own, or one that depends on the expert too: its weights are part of what answers (IHE AIR 1.2)."""
-    if expert is None:
-        return manifest.device_uid
-    digest = hashlib.sha256(f"{manifest.device_uid} {expert.fingerprint}".encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
-
-
-def _foreign_manifest(
-    source: str | Path, resolved: str | Path, revision: str | None, kind: CheckpointKind, findings: Sequence[str]
-) -> Manifest:
-    """Reading rules of a checkpoint that is not ours: no calibration, no thresholds, an identity from its bytes."""
-    parts = [str(source), revision or ""]
-    if isinstance(resolved, Path):
-        parts += [f"{path.name} {sha256_of(path)}" for path in sorted(resolved.rglob("*")) if path.is_file()]
-    digest = hashlib.sha256("\n".join(parts).encode()).digest()
-    name = "".join(character if character.isalnum() else "-" for character in Path(str(source)).name).strip("-")
-    return Manifest(
-        name=name or "model",
-        version=(revision or digest.hex())[:12],
-        kind=kind,
-        files={},
-        findings=tuple(findings),
-        question_types=FOREIGN_TYPES,
-        device_uid=f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}",
-        base=str(source),
     )

@@ -15,12 +15,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from model.checkpoints.foreign import FOREIGN_TYPES
 from model.checkpoints.manifest import CheckpointKind, Manifest
 from model.engine.engine import Engine, Job
 from model.engine.vlm import Vlm
 from model.errors import InferenceError
 from model.images.square import fit
-from model.predict import FOREIGN_TYPES, Predictor
+from model.predict import Predictor
 from model.questions.battery import QuestionType, closed_question
 from model.questions.prompts import PromptLayout
 from model.remote.client import DEFAULT_CONNECTIONS, ServerClient

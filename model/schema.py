@@ -255,6 +255,7 @@ class Prediction:
     findings: one for every finding of the checkpoint's battery, present, absent or abstained, in ontology order.
     abstained: set when the pair as a whole got no answer; findings is then empty.
     difference_text: the model's own sentence to "what has changed compared to the reference image?", unparsed.
+    unstated: findings on which nothing is stated because no figure on films of this kind allows it; they are abstained.
     seconds: wall time by stage ("encode", "prefill", "score", "generate", "localise").
     certainty_floor: of the checkpoint's manifest, 0..1. is_calibrated: False for a checkpoint whose probabilities were
     never fitted on validation answers.
@@ -268,6 +269,7 @@ class Prediction:
     abstained: AbstainReason | None = None
     abstained_detail: str = ""
     difference_text: str | None = None
+    unstated: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     certainty_floor: float = 0.0
     is_calibrated: bool = True

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${1:-runs/demo}
 FILMS=${FILMS:-../shared/data/nih} # ChestX-ray14, or a part of it; without it the model learns from phantoms alone
+SERIES=${SERIES:-../shared/data/nih_series} # whole series with marks of radiologists; without it, no film classifier
 python=.venv/bin/python
 # glibc then asks the kernel for huge pages: fewer first touches of fresh memory
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -31,3 +32,14 @@ else
 fi
 $python -m training.release.finish "$OUT/instructions/final" --to "$OUT/checkpoint" --version "${VERSION:-2}" \
     --calibration phantom:300@8000000 --test phantom:200 --snapshot "$learned"
+if test -d "$SERIES"; then # the film classifier, which reads films of people; two networks, averaged
+    for seed in 0 1; do
+        $python -m training.films.train "$OUT/people" --series "$SERIES" --seed $seed
+    done
+    $python -m training.films.finish "$OUT/checkpoint" --weights "$OUT/people/film-0.safetensors" \
+        --weights "$OUT/people/film-1.safetensors" --series "$SERIES" --cache "$OUT/people/films.npz" \
+        --version "${VERSION:-3}"
+    $python -m training.evaluation.films "$OUT/checkpoint" --series "$SERIES" --out "$OUT/people"
+else
+    echo "$SERIES is not there: the checkpoint reads films of people as it reads phantoms, which is of no use"
+fi

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
+from model.experts.film_rules import FilmReading
 from model.finding_states import JointWeights
 from model.ontology import ontology
 from model.schema import MAX_IMAGES
@@ -31,7 +32,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
 _CODE = (".py", ".pyc", ".so")
 _BLOCK = 1 << 20
-_READING = frozenset({"findings", "question_types", "thresholds", "calibration", "joint", "certainty_floor"})
+_READING = frozenset({"findings", "question_types", "thresholds", "calibration", "joint", "certainty_floor", "films"})
 """What decides how the same scores are read."""
 
 
@@ -71,8 +72,8 @@ class Manifest(BaseModel):
     localisation: finding → share of validation findings whose most relevant point lay inside their true outline, by
     `model.localise.relevance`; only findings that stand here get a region.
     validation: what it said of the validation set that it was calibrated on; None in manifests that know none.
-    device_uid: derived from all the rest but `validation`, which changes no answer; so any change of weights or reading
-    rules is another device (IHE AIR 1.2).
+    films: how its film classifier reads films of people, and on what that was measured. device_uid: derived from all
+    the rest but `validation`, which changes no answer; other weights or rules are another device (IHE AIR 1.2).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,6 +106,7 @@ class Manifest(BaseModel):
     demonstration: bool = False
     parameters: int = 0
     validation: ValidationSet | None = None
+    films: FilmReading | None = None
     device_uid: str
 
     @field_validator("name", "version")

@@ -22,6 +22,7 @@ from torch import nn
 from model.checkpoints.manifest import sha256_of
 from model.errors import CheckpointError, InferenceError
 from model.experts.densenet import DenseNet121
+from model.experts.film_network import FilmExpert
 from model.images.square import fit
 from model.schema import DisplayImage
 
@@ -57,7 +58,7 @@ Builder = Callable[[int], nn.Module]
 """Number of labels → an untrained network [N, 1, SIDE, SIDE] → logits [N, labels]."""
 
 
-BUILDERS: Mapping[str, Builder] = {"torchxrayvision.DenseNet": DenseNet121}
+BUILDERS: Mapping[str, Builder] = {"torchxrayvision.DenseNet": DenseNet121, "dicom-node.FilmNetwork": FilmExpert}
 
 
 class Expert:

@@ -44,6 +44,8 @@ class Method(StrEnum):
     """A layer on the vision tower that was trained on outlines."""
     GRADIENT = "gradient relevance"
     """Gradient of the answer's log-odds times the image tokens."""
+    FILM_MAP = "film classifier map"
+    """The map of a film classifier that was trained on radiologists' outlines (`model.experts.film_classifier`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.experts import film_classifier
 from model.localise.relevance import HEADS_FILE
 from model.predict import load_predictor
 from model.schema import StudyPair
@@ -50,8 +51,10 @@ def finish_challenger(
     draft = folder.with_name(f"{folder.name}.draft")
     parameters = write_weights(trained, draft)
     (draft / HEADS_FILE).unlink(missing_ok=True)  # untrained here: the base's outlines go with its vision tower
-    if (base / HEADS_FILE).is_file():
-        shutil.copyfile(base / HEADS_FILE, draft / HEADS_FILE)
+    # The film classifier is not trained at a site: the challenger reads films of people as the champion does.
+    for name in (HEADS_FILE, film_classifier.CONFIGURATION, film_classifier.WEIGHTS):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, draft / name)
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in _OWN}
     own = {
         "version": version,

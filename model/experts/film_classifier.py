@@ -1,0 +1,204 @@
+"""The film classifier of a checkpoint folder: what it gives for films, whether a film is like those it learned on.
+
+Two files beside the checkpoint's weights: `films.json` (which outputs) and `films.safetensors` (half precision; one set
+of weights for each member, and the statistics of the features). Outputs are averaged over the members and over the
+film and its mirror image. How the outputs become
+findings stands in the manifest (`model.experts.film_rules`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.errors import CheckpointError
+from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork
+from model.experts.film_rules import FilmScores
+from model.images.square import fit
+from model.ontology import ontology
+from model.schema import DisplayImage
+
+CONFIGURATION, WEIGHTS = "films.json", "films.safetensors"
+ARCHITECTURE = "efficientnet-lite0 films"
+STATISTICS = ("centres", "whitening", "limits")
+"""Names, below "domain.", of what `Domains` holds."""
+FAMILIAR = 1.0
+"""Greatest unfamiliarity of a film that is like those of training."""
+PHANTOM_REACH = 1.2
+"""Distance from phantoms, as a share of their limit, within which a film is one: no validation film of a person came
+nearer than 1.38, and few phantoms lie further."""
+_BILATERAL_SHARE = 0.3
+"""Of the map's weight on the lighter side from which a finding is called bilateral."""
+
+
+class FilmKind(StrEnum):
+    """What a film's features are like."""
+
+    PERSON = "person"
+    PHANTOM = "phantom"
+
+
+KINDS = (FilmKind.PERSON, FilmKind.PHANTOM)
+"""In the order of `Domains`' rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Domains:
+    """Statistics of features, to tell the kinds of film apart and films that are like neither.
+
+    centres [kinds, F]: mean features. whitening [kinds, F, F]: features less their mean, times this, have unit
+    covariance. limits [kinds]: the distance that all but one in a hundred validation films of the kind stay below.
+    """
+
+    centres: Tensor
+    whitening: Tensor
+    limits: Tensor
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Distances of features [N, F] from each kind [N, kinds] as shares of its limit (Lee et al. 2018)."""
+        away = features.float()[:, None] - self.centres
+        inside = torch.einsum("nkf,kfg->nkg", away, self.whitening)
+        distances: Tensor = inside.norm(dim=-1) / self.limits
+        return distances
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilmView:
+    """What the classifier gives for one film. kind: by `kinds_of`. unfamiliarity: distance from it as a share of its
+    limit, above 1 for a film that is like none that it learned on. maps: MARKED key → probability [GRID, GRID]."""
+
+    kind: FilmKind
+    unfamiliarity: float
+    mined: Mapping[str, float]
+    marked: Mapping[str, float]
+    amounts: Mapping[str, float]
+    maps: Mapping[str, NDArray[np.float32]]
+
+    def scores(self, key: str) -> FilmScores:
+        """What it says of one finding of the ontology."""
+        concept = ontology().findings.get(key)
+        label = concept.nih if concept is not None else None
+        return FilmScores(
+            mined=self.mined.get(label) if label is not None else None,
+            marked=self.marked.get(key),
+            amount=self.amounts.get(key),
+            side=side_of(self.maps[key]) if concept is not None and concept.lateral and key in self.maps else None,
+        )
+
+
+def kinds_of(distances: Tensor) -> Tensor:
+    """Distances [N, kinds] → place in `KINDS` [N]: a phantom where it is nearer to these, or within their reach."""
+    people, phantoms = distances.unbind(dim=1)
+    return (phantoms < people.clamp(min=PHANTOM_REACH)).long()
+
+
+class FilmClassifier:
+    """The loaded networks. Not for several threads at once."""
+
+    def __init__(self, members: Sequence[FilmNetwork], domains: Domains) -> None:
+        self._members = [member.eval() for member in members]
+        self._domains = domains
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[DisplayImage]) -> list[FilmView]:
+        """What it gives for each film."""
+        if not images:
+            return []
+        squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32) / 255.0
+        return self.look_at_squares(torch.from_numpy(squares)[:, None])
+
+    @torch.inference_mode()
+    def look_at_squares(self, squares: Tensor) -> list[FilmView]:
+        """As `look`, of grey squares [N, 1, SIDE, SIDE] in 0..1."""
+        mined, marked, amounts, maps, features = (value.float() for value in averaged(self._members, squares))
+        distances = self._domains.distances(features)
+        kinds = kinds_of(distances)
+        views = []
+        for number in range(len(squares)):
+            nearest = int(kinds[number])
+            views.append(
+                FilmView(
+                    kind=KINDS[nearest],
+                    unfamiliarity=float(distances[number, nearest]),
+                    mined=dict(zip(MINED, mined[number].tolist(), strict=True)),
+                    marked=dict(zip(MARKED, marked[number].tolist(), strict=True)),
+                    amounts=dict(zip(GRADED, amounts[number].tolist(), strict=True)),
+                    maps={key: maps[number, place].numpy() for place, key in enumerate(MARKED)},
+                )
+            )
+        return views
+
+
+@torch.inference_mode()
+def averaged(members: Sequence[FilmNetwork], squares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mined, marked and amounts as `FilmOutputs`, maps as probabilities, averaged over the members and over the film
+    and its mirror image, whose maps are turned back; features of the first member on the film as it is."""
+    given = []
+    for member in members:
+        for picture in (squares, squares.flip(-1)):
+            given.append(member(picture.contiguous(memory_format=torch.channels_last)))
+    maps = torch.stack([one.maps if number % 2 == 0 else one.maps.flip(-1) for number, one in enumerate(given)])
+    mined = torch.stack([one.mined for one in given]).mean(0)
+    marked = torch.stack([one.marked for one in given]).mean(0)
+    amounts = torch.stack([one.amount for one in given]).mean(0)
+    return mined, marked, amounts, maps.sigmoid().mean(0), given[0].features
+
+
+def side_of(grid: NDArray[np.float32]) -> str | None:
+    """ "left", "right" (of the patient, whose right is at the picture's left) or "bilateral" by a map's weight."""
+    weight = np.square(grid)
+    half = grid.shape[1] // 2
+    at_left, at_right = float(weight[:, :half].sum()), float(weight[:, -half:].sum())
+    total = at_left + at_right
+    if total <= 0.0:
+        return None
+    if min(at_left, at_right) >= _BILATERAL_SHARE * total:
+        return "bilateral"
+    return "right" if at_left > at_right else "left"
+
+
+def has_film_classifier(folder: Path) -> bool:
+    """Whether a checkpoint folder brings one."""
+    return (folder / CONFIGURATION).is_file()
+
+
+def load_film_classifier(folder: Path) -> FilmClassifier | None:
+    """The classifier of a checkpoint folder, None where it has none. Raises CheckpointError naming what is wrong."""
+    if not has_film_classifier(folder):
+        return None
+    try:
+        configuration = json.loads((folder / CONFIGURATION).read_text("utf-8"))
+        architecture, count = str(configuration["architecture"]), int(configuration["members"])
+        tensors = {name: value.to(torch.float32, copy=True) for name, value in load_file(folder / WEIGHTS).items()}
+        domains = Domains(**{name: tensors.pop(f"domain.{name}") for name in STATISTICS})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: no film classifier: {error}") from error
+    if architecture != ARCHITECTURE or count < 1:
+        raise CheckpointError(f"{folder}: {count} film classifiers of {architecture!r}; known: {ARCHITECTURE!r}")
+    members = []
+    for number in range(count):
+        start = f"{number}."
+        state = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        network = FilmNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        try:
+            network.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the film classifier's weights do not fit: {error}") from error
+        if missing := sorted(set(network.state_dict()) - set(state) - _uncounted(network)):
+            raise CheckpointError(f"{folder}: the film classifier lacks {missing[0]}")
+        members.append(network)
+    return FilmClassifier(members, domains)
+
+
+def _uncounted(network: FilmNetwork) -> set[str]:
+    """Counters of normalisation layers, which serving has no use for."""
+    return {name for name in network.state_dict() if name.endswith("num_batches_tracked")}

@@ -1,0 +1,130 @@
+"""The network of the film classifier: findings, how much of each, and where, from one radiograph of a person.
+
+It has separate outputs for what reports mention (labels mined from text) and what radiologists marked, because the two
+disagree; a shared backbone lets each profit from the other (docs/demonstration-model.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.experts.efficientnet import LATERAL_CHANNELS, EfficientNetLite0
+
+SIDE = 128
+"""Pixels of the square that the network is shown."""
+GRID = SIDE // 8
+"""Cells of a side of the spatial maps."""
+MINED = (
+    "Effusion",
+    "Pneumothorax",
+    "Atelectasis",
+    "Consolidation",
+    "Edema",
+    "Cardiomegaly",
+    "Nodule",
+    "Infiltration",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Mass",
+    "Pneumonia",
+    "Hernia",
+)
+"""ChestX-ray14's labels, in the order of the outputs."""
+MARKED = (
+    "pleural_effusion",
+    "pneumothorax",
+    "atelectasis",
+    "consolidation",
+    "lung_nodule",
+    "fracture",
+    "emphysema",
+    "fibrosis",
+    "calcification",
+    "mass",
+)
+"""What radiologists marked (ChestX-Det), in the order of the outputs and the maps."""
+GRADED = (*MARKED, "edema", "cardiomegaly")
+"""What has an output of how much of it there is."""
+_WIDTH = 128
+FEATURES = sum(LATERAL_CHANNELS[:2]) + _WIDTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilmOutputs:
+    """mined [N, MINED], marked [N, MARKED]: logits. amount [N, GRADED]: about four times the root of the share of the
+    film that radiologists outlined. maps [N, MARKED, GRID, GRID]: logits. features [N, FEATURES]: means and maxima
+    of the maps inside, to tell kinds of film.
+    """
+
+    mined: Tensor
+    marked: Tensor
+    amount: Tensor
+    maps: Tensor
+    features: Tensor
+
+
+class FilmNetwork(nn.Module):
+    """Grey images [N, 1, SIDE, SIDE] in 0..1 → `FilmOutputs`. dropout, dropped: only of training."""
+
+    def __init__(self, *, dropout: float = 0.0, dropped: float = 0.0) -> None:
+        super().__init__()
+        self.body = EfficientNetLite0(dropped)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, _WIDTH, 1) for channels in LATERAL_CHANNELS)
+        self.smooth = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1, groups=_WIDTH, bias=False),
+            nn.Conv2d(_WIDTH, _WIDTH, 1, bias=False),
+            nn.BatchNorm2d(_WIDTH),
+            nn.ReLU(),
+        )
+        self.map = nn.Conv2d(_WIDTH, len(MARKED), 1)
+        self.dropout = nn.Dropout(dropout)
+        self.mined = nn.Linear(_WIDTH, len(MINED))
+        self.marked = nn.Linear(_WIDTH, len(MARKED))
+        self.amount = nn.Linear(_WIDTH, len(GRADED))
+        self.map_weight = nn.Parameter(torch.zeros(len(MARKED)))
+
+    def forward(self, images: Tensor) -> FilmOutputs:
+        pyramid = self.body(images)
+        eighth, sixteenth, thirty_second = self.lateral
+        coarse = _doubled(thirty_second(pyramid.thirty_second)) + sixteenth(pyramid.sixteenth)
+        fine = self.smooth(_doubled(coarse) + eighth(pyramid.eighth))
+        maps = self.map(fine)
+        highest_inside = fine.amax(dim=(2, 3))
+        means = [level.mean(dim=(2, 3)) for level in (pyramid.eighth, pyramid.sixteenth)]
+        joined = self.dropout(highest_inside)
+        # A soft maximum: a finding is there where any cell shows it (Pinheiro and Collobert 2015).
+        highest = torch.logsumexp(maps.flatten(2) * 2.0, dim=-1) / 2.0 - math.log(4.0)
+        return FilmOutputs(
+            mined=self.mined(joined),
+            marked=self.marked(joined) + self.map_weight * highest,
+            amount=self.amount(joined),
+            maps=maps,
+            features=torch.cat([*means, highest_inside], dim=1),
+        )
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return functional.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class FilmExpert(nn.Module):
+    """The network as an expert of stream E: grey [N, 1, S, S] in -1024..1024 → logits [N, labels] of `MINED`."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.labels = labels
+        self.network = FilmNetwork()
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey = (images / 1024.0 + 1.0) / 2.0
+        # Averaging while shrinking, as Pillow does: thin lines fade instead of breaking up.
+        square = functional.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        logits: Tensor = self.network(square).mined[:, : self.labels]
+        return logits

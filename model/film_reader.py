@@ -1,0 +1,118 @@
+"""Reading pairs of films of people by a checkpoint's film classifier instead of its language model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import CheckpointError
+from model.experts.film_classifier import FilmClassifier, FilmKind, FilmView, load_film_classifier
+from model.experts.film_network import SIDE
+from model.experts.film_rules import FilmReading, read_film_finding
+from model.localise.outline import outlines
+from model.localise.relevance import Heatmap, Method, choose_regions
+from model.schema import Finding, ImageRole, Prediction, Region, StudyPair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairView:
+    """What the classifier gives for the films of a pair."""
+
+    current: FilmView
+    prior: FilmView | None
+
+    @property
+    def unfamiliarity(self) -> float:
+        """Of the film that is less like those it learned on; above 1 it is like none of them."""
+        return max(view.unfamiliarity for view in self.films)
+
+    @property
+    def shows_person(self) -> bool:
+        """Whether the films are of a person, by the nearer kind of the current one."""
+        return self.current.kind is FilmKind.PERSON
+
+    @property
+    def films(self) -> tuple[FilmView, ...]:
+        """The one or two films."""
+        return (self.current,) if self.prior is None else (self.prior, self.current)
+
+    def of(self, role: ImageRole) -> FilmView | None:
+        """The film of this role."""
+        return self.current if role is ImageRole.CURRENT else self.prior
+
+
+class FilmReader:
+    """The classifier of one checkpoint with the rules of its manifest. Not for several threads at once."""
+
+    def __init__(self, classifier: FilmClassifier, reading: FilmReading) -> None:
+        self.classifier = classifier
+        self.reading = reading
+        self._localised = {
+            key: rule.localised for key, rule in reading.findings.items() if rule.stated and rule.localised is not None
+        }
+
+    def look(self, pairs: Sequence[StudyPair]) -> list[PairView]:
+        """Look at the films of each pair once."""
+        images = [image for pair in pairs for image in (pair.prior, pair.current) if image is not None]
+        views = iter(self.classifier.look(images))
+        return [PairView(prior=next(views) if pair.prior is not None else None, current=next(views)) for pair in pairs]
+
+    def unstated(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Findings of which nothing is stated on films of people, because no figure on such films allows it."""
+        rules = self.reading.findings
+        return tuple(key for key in keys if key not in rules or not rules[key].stated)
+
+    def findings(self, keys: Sequence[str], view: PairView, floor: float) -> tuple[Finding, ...]:
+        """The statements on these findings, in order."""
+        return tuple(
+            read_film_finding(
+                key,
+                view.current.scores(key),
+                view.prior.scores(key) if view.prior is not None else None,
+                self.reading.findings.get(key),
+                floor=floor,
+            )
+            for key in keys
+        )
+
+    def add_regions(self, pair: StudyPair, view: PairView, prediction: Prediction) -> Prediction:
+        """The prediction with regions of its positive and changed findings where the maps were measured."""
+        started = time.perf_counter()
+        found: dict[str, list[Region]] = {}
+        for key, role in choose_regions(prediction.findings, self._localised):
+            image = pair.current if role is ImageRole.CURRENT else pair.prior
+            heatmap = film_heatmap(view, key, role)
+            if image is None or heatmap is None:
+                continue
+            found.setdefault(key, []).extend(
+                Region(role=role, points=points, method=heatmap.method.value)
+                for points in outlines(heatmap.grid, image, SIDE)
+            )
+        findings = tuple(replace(f, regions=tuple(found.get(f.key, ()))) for f in prediction.findings)
+        seconds = {**prediction.seconds, "localise": time.perf_counter() - started}
+        return replace(prediction, findings=findings, seconds=seconds)
+
+
+def film_heatmap(view: PairView, key: str, role: ImageRole) -> Heatmap | None:
+    """The classifier's map of a finding on one film of the pair; None where it has none."""
+    film = view.of(role)
+    if film is None or key not in film.maps:
+        return None
+    return Heatmap(grid=np.asarray(film.maps[key], dtype=np.float32), method=Method.FILM_MAP)
+
+
+def is_person(view: PairView | None) -> bool:
+    """Whether the film classifier reads this pair."""
+    return view is not None and view.shows_person
+
+
+def open_film_reader(folder: Path, reading: FilmReading | None) -> FilmReader | None:
+    """The film classifier of a checkpoint with its manifest's rules; None where it has none. Raises CheckpointError."""
+    classifier = load_film_classifier(folder)
+    if (classifier is None) != (reading is None):
+        raise CheckpointError(f"{folder}: a film classifier and its rules in the manifest belong together")
+    return FilmReader(classifier, reading) if classifier is not None and reading is not None else None

