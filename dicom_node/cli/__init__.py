@@ -67,7 +67,7 @@ class _CommandsByName(typer_core.TyperGroup):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         # Typer looks here for a name that is near to one it does not know.
-        self.commands |= {name: typer_core.TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()}
+        self.commands.update({name: typer_core.TyperCommand(name, help=line) for name, (_, line) in COMMANDS.items()})
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
