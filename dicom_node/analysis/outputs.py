@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
+from dicom_node.dicom.write import part10_bytes
 from dicom_node.report.documents import build_documents
-from dicom_node.report.render.html import page_of_shown
-from dicom_node.report.render.pair_picture import pair_jpeg
 from dicom_node.report.render.shown import shown_report
 from dicom_node.report.render.text import as_text
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
@@ -33,7 +31,7 @@ def write_result(
     folder.mkdir(parents=True, exist_ok=True)
     digests = {}
     for document in documents:
-        content = document_bytes(document)
+        content = part10_bytes(document.dataset)
         digests[document.kind] = hashlib.sha256(content).hexdigest()
         _write_durably(folder / f"{document.kind}.dcm", content)
     _write_durably(folder / SHOWN_FILE, shown_report(request).to_json())
@@ -47,6 +45,9 @@ def write_outputs(folder: Path, request: ReportRequest) -> str:
 
     Returns the report's text.
     """
+    from dicom_node.report.render.html import page_of_shown  # a node's analysis draws nothing and needs no pillow
+    from dicom_node.report.render.pair_picture import pair_jpeg
+
     write_result(folder, request, build_documents(request))
     shown, text = shown_report(request), as_text(request)
     prior = request.prior.image if request.prior is not None else None
@@ -57,13 +58,6 @@ def write_outputs(folder: Path, request: ReportRequest) -> str:
         (folder / "pair.jpg").write_bytes(jpeg)
     (folder / "result.json").write_text(json.dumps(result_json(request), ensure_ascii=False, indent=2), "utf-8")
     return text
-
-
-def document_bytes(document: BuiltDocument) -> bytes:
-    """The document as a Part 10 file."""
-    buffer = BytesIO()
-    document.dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def _write_durably(path: Path, content: bytes) -> None:

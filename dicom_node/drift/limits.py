@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import betabinom, chi2
 
 from model.checkpoints.validation_counts import bin_counts
 
@@ -59,6 +58,8 @@ def judge_share(count: int, n: int, *, before: int, m: int, alpha: float) -> Ver
 
 def predictive_limits(n: int, *, before: int, m: int, alpha: float) -> tuple[int, int]:
     """Least and largest count of n that is no alarm: quantiles of the beta-binomial at alpha / 2 and 1 - alpha / 2."""
+    from scipy.stats import betabinom  # 70 MB and a second of start-up, for one look a week
+
     below = np.cumsum(betabinom.pmf(np.arange(n + 1), n, before + 0.5, m - before + 0.5))
     low = int(np.searchsorted(below, alpha / 2))
     return low, min(n, int(np.searchsorted(below, 1 - alpha / 2)))
@@ -76,6 +77,8 @@ def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alp
         q = (sum(now.get(name, 0) for name in names) + 0.5) / (n + 0.5 * len(bins))
         p = (sum(before.get(name, 0) for name in names) + 0.5) / (m + 0.5 * len(bins))
         psi += (q - p) * math.log(q / p)
+    from scipy.stats import chi2  # as above
+
     limit = max(MATERIAL, (1 / n + 1 / m) * float(chi2.ppf(1 - alpha, len(bins) - 1)))
     return Verdict(n=n, value=psi, low=0.0, high=limit, baseline=None, alarm=psi > limit)
 

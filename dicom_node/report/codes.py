@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
 from dicom_node.dicom.uids import derived_uid
-from model.ontology import Code, FindingConcept, FindingKind, ontology
+from dicom_node.report.concepts import PRIVATE_SCHEME
+from model.ontology import Code, ontology
 from model.schema import AbstainReason, Change, Presence
 
-PRIVATE_SCHEME = "99LUMEN"
 PRIVATE_SCHEME_UID = derived_uid("dicom-node", "coding scheme", PRIVATE_SCHEME)
 _MEANING_LIMIT = 64  # Code Meaning is LO, PS3.5 section 6.2
-_VALUE_LIMIT = 16  # Code Value is SH
 
 
 def coded(code: Code, meaning: str | None = None) -> CodedConcept:
-    """The concept as a code item; `meaning` replaces the English one, as PS3.3 section 8.3 allows."""
-    return CodedConcept(
-        value=code.value, scheme_designator=code.scheme, meaning=(meaning or code.meaning)[:_MEANING_LIMIT]
-    )
+    """The concept as a code item, shared by all that use it; `meaning` replaces the English one (PS3.3 section 8.3)."""
+    return _shared(code.value, code.scheme, (meaning or code.meaning)[:_MEANING_LIMIT])
+
+
+class _SharedConcept(CodedConcept):
+    """A code item that hashes once: highdicom looks concepts up in dictionaries thousands of times a report."""
+
+    def __init__(self, value: str, scheme_designator: str, meaning: str) -> None:
+        super().__init__(value=value, scheme_designator=scheme_designator, meaning=meaning)
+        object.__setattr__(self, "_own_hash", hash(scheme_designator + value))
+
+    def __hash__(self) -> int:
+        own: int = self.__dict__["_own_hash"]
+        return own
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: str, scheme: str, meaning: str) -> CodedConcept:
+    """One object for one code: making one takes as long as a content item, and a report uses some a hundred times."""
+    return _SharedConcept(value, scheme, meaning)
 
 
 def concept(key: str, meaning: str | None = None) -> CodedConcept:
     """The report concept with this dotted key; raises KeyError naming it."""
     return coded(ontology().concepts[key], meaning)
-
-
-def finding_concept(key: str) -> FindingConcept:
-    """The vocabulary's entry, or a private one made of the key: a checkpoint may know more than the vocabulary."""
-    known = ontology().findings.get(key)
-    if known is not None:
-        return known
-    name = key.replace("_", " ")
-    value = key.upper()[:_VALUE_LIMIT]
-    code = Code(scheme=PRIVATE_SCHEME, value=value, meaning=name.capitalize(), basis="private: key of the checkpoint")
-    return FindingConcept(key=key, name=name, kind=FindingKind.FINDING, code=code)
 
 
 def presence_code(presence: Presence) -> CodedConcept:

@@ -8,8 +8,6 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, EnhancedSRStorage
 
 from dicom_node.report.patient import UNREADABLE, CleanHeader, clean_header
-from dicom_node.report.render.pdf import pdf_document
-from dicom_node.report.render.secondary_capture import capture_document
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
 from dicom_node.report.sr.iod import sr_document
 from dicom_node.report.sr.machine import machine_content
@@ -18,7 +16,21 @@ from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.sections import Section, SectionKey, origin
 
 _Maker = Callable[[ReportRequest, CleanHeader], BuiltDocument]
-_EXTRA: dict[DocumentKind, _Maker] = {DocumentKind.PDF: pdf_document, DocumentKind.CAPTURE: capture_document}
+
+
+def _pdf(request: ReportRequest, header: CleanHeader) -> BuiltDocument:
+    from dicom_node.report.render.pdf import pdf_document  # fpdf2, its fonts and pillow: only where a site asks for it
+
+    return pdf_document(request, header)
+
+
+def _capture(request: ReportRequest, header: CleanHeader) -> BuiltDocument:
+    from dicom_node.report.render.secondary_capture import capture_document  # as above
+
+    return capture_document(request, header)
+
+
+_EXTRA: dict[DocumentKind, _Maker] = {DocumentKind.PDF: _pdf, DocumentKind.CAPTURE: _capture}
 
 STANDARD_KINDS = frozenset({DocumentKind.MACHINE, DocumentKind.READING})
 

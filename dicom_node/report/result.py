@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dicom_node.report.codes import finding_concept
+from dicom_node.report.concepts import finding_concept
 from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import Statement

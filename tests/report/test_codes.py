@@ -7,7 +7,8 @@ import re
 import pytest
 from pydicom.sr import _concepts_dict
 
-from dicom_node.report.codes import PRIVATE_SCHEME, finding_concept, place_codes
+from dicom_node.report.codes import place_codes
+from dicom_node.report.concepts import PRIVATE_SCHEME, finding_concept
 from model.ontology import Code, ontology
 from model.schema import AbstainReason, Change, Presence
 

@@ -48,7 +48,9 @@ def variant_uid(sop_instance_uid: str, sop_class_uid: str) -> str:
 
 def converted(dataset: Dataset, sop_class_uid: str) -> Dataset:
     """A deep copy in the given, poorer SR class."""
-    copy = deepcopy(dataset)
+    copy = _plain(dataset)
+    if getattr(dataset, "file_meta", None) is not None:
+        copy.file_meta = deepcopy(dataset.file_meta)
     copy.SOPClassUID = UID(sop_class_uid)
     own = variant_uid(str(dataset.SOPInstanceUID), sop_class_uid)
     copy.SOPInstanceUID = UID(own)
@@ -64,6 +66,17 @@ def converted(dataset: Dataset, sop_class_uid: str) -> Dataset:
                     reference.ReferencedSOPClassUID = sop_class_uid
     if sop_class_uid == BasicTextSRStorage:
         _make_basic(copy)
+    return copy
+
+
+def _plain(item: Dataset) -> Dataset:
+    """A deep copy in pydicom's own classes: highdicom's content items refuse the changes that follow."""
+    copy = Dataset()
+    for element in item:
+        if element.VR == "SQ":
+            copy.add_new(element.tag, "SQ", [_plain(child) for child in element.value])
+        else:
+            copy.add_new(element.tag, element.VR, element.value)
     return copy
 
 

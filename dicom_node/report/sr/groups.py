@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from highdicom.sr import (
@@ -22,6 +23,7 @@ from highdicom.sr import (
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
+from dicom_node.report.concepts import finding_concept
 from dicom_node.report.label_positions import LabelBox, label_boxes
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
@@ -86,7 +88,7 @@ def _field_examined(request: ReportRequest) -> list[Group]:
 
 def _finding_group(request: ReportRequest, statement: Statement) -> Group:
     finding = statement.finding
-    concept = codes.finding_concept(finding.key)
+    concept = finding_concept(finding.key)
     evaluations = [_evaluation("name.presence", codes.presence_code(statement.presence))]
     if statement.coded_change is not None and request.prior is not None:
         evaluations.append(_evaluation("name.change", codes.change_code(statement.coded_change)))
@@ -158,7 +160,7 @@ def _label_group(
 
 def _shared(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
     """What region and label have in common. No Finding Site: OHIF would write its code beside the region."""
-    concept = codes.finding_concept(finding.key)
+    concept = finding_concept(finding.key)
     return {
         "tracking_identifier": _tracking(request, concept.name, what),
         "time_point_context": TimePointContext(time_point=role.value),
@@ -191,7 +193,7 @@ def _no_result_group(request: ReportRequest) -> Group:
 
 
 def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
-    concept = codes.finding_concept(item.key)
+    concept = finding_concept(item.key)
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(request, concept.name, "prognosis"),
         finding_category=codes.concept("value.prognosis"),
@@ -213,9 +215,14 @@ def _extent(region: Region) -> float:
 
 
 def _algorithm(request: ReportRequest) -> AlgorithmIdentification:
-    """TID 4019."""
+    """TID 4019; the same items stand in every group."""
     model = request.model
-    return AlgorithmIdentification(name=model.name, version=model.version, manufacturer=model.manufacturer or None)
+    return _algorithm_identification(model.name, model.version, model.manufacturer or None)
+
+
+@lru_cache(maxsize=8)
+def _algorithm_identification(name: str, version: str, manufacturer: str | None) -> AlgorithmIdentification:
+    return AlgorithmIdentification(name=name, version=version, manufacturer=manufacturer)
 
 
 def _tracking(request: ReportRequest, *what: str) -> TrackingIdentifier:
@@ -248,7 +255,7 @@ def _certainty(statement: Statement) -> list[Measurement]:
 
 
 def _site(finding: Finding) -> list[FindingSite]:
-    concept = codes.finding_concept(finding.key)
+    concept = finding_concept(finding.key)
     side, place = codes.place_codes(finding.location)
     return [
         FindingSite(

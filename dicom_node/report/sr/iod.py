@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.dicom.sop_classes import NODE_MODEL
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.report.codes import PRIVATE_SCHEME, coding_scheme_identification, concept
+from dicom_node.report.codes import coding_scheme_identification, concept
+from dicom_node.report.concepts import PRIVATE_SCHEME
 from dicom_node.report.patient import CleanHeader
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest, SourceImage
 from dicom_node.report.sr.uids import document_uid, header_uid, series_uid, study_uid
@@ -25,6 +27,9 @@ from dicom_node.report.sr.uids import document_uid, header_uid, series_uid, stud
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
 MODEL_SLOT = 64
+_CONTENT, _REFERENCED_SOP = tag_for_keyword("ContentSequence"), tag_for_keyword("ReferencedSOPSequence")
+_CONCEPT_NAME, _CONCEPT_CODE = tag_for_keyword("ConceptNameCodeSequence"), tag_for_keyword("ConceptCodeSequence")
+"""As numbers: looking a keyword up in each of some hundred items takes longer than all else in the walk."""
 NODE_VERSION = metadata.version("dicom-node")
 
 
@@ -102,28 +107,18 @@ def sr_document(
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.PerformedProcedureCodeSequence = []
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
-    for element in plain(content):
+    for element in content:
         ds[element.tag] = element
-    if uses_private_codes(content):
+    named, has_private_codes = _named_in(content)
+    if has_private_codes:
         ds.CodingSchemeIdentificationSequence = [coding_scheme_identification()]
-    _add_evidence(ds, request, referenced_instances(content))
+    _add_evidence(ds, request, named)
     earlier = [p for p in request.predecessors if p.kind is kind]
     if earlier:
         ds.PredecessorDocumentsSequence = hierarchy(
             (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in earlier
         )
     return finished(ds, kind)
-
-
-def plain(item: Dataset) -> Dataset:
-    """A copy in pydicom's own classes: highdicom's content items refuse later changes, such as those of the ladder."""
-    copy = Dataset()
-    for element in item:
-        if element.VR == "SQ":
-            copy.add_new(element.tag, "SQ", [plain(child) for child in element.value])
-        else:
-            copy.add_new(element.tag, element.VR, element.value)
-    return copy
 
 
 def finished(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
@@ -147,26 +142,22 @@ def finished(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
 def content_items(root: Dataset) -> Iterator[Dataset]:
     """The tree's items, depth first, the root first."""
     yield root
-    for item in root.get("ContentSequence", []):
-        yield from content_items(item)
+    if _CONTENT in root:
+        for item in root[_CONTENT].value:
+            yield from content_items(item)
 
 
-def referenced_instances(content: Dataset) -> set[str]:
-    """SOP Instance UIDs that the tree's IMAGE and COMPOSITE items name."""
-    return {
-        str(reference.ReferencedSOPInstanceUID)
-        for item in content_items(content)
-        for reference in item.get("ReferencedSOPSequence", [])
-    }
-
-
-def uses_private_codes(content: Dataset) -> bool:
-    """Whether a code of our private scheme stands anywhere in the tree."""
+def _named_in(content: Dataset) -> tuple[set[str], bool]:
+    """(SOP Instance UIDs that the tree's items refer to, whether a code of the private scheme stands in it)."""
+    named: set[str] = set()
+    has_private_codes = False
     for item in content_items(content):
-        codes = [*item.get("ConceptNameCodeSequence", []), *item.get("ConceptCodeSequence", [])]
-        if any(code.get("CodingSchemeDesignator") == PRIVATE_SCHEME for code in codes):
-            return True
-    return False
+        for tag in (_CONCEPT_NAME, _CONCEPT_CODE):
+            if tag in item:
+                has_private_codes |= any(code.CodingSchemeDesignator == PRIVATE_SCHEME for code in item[tag].value)
+        if _REFERENCED_SOP in item:
+            named.update(str(reference.ReferencedSOPInstanceUID) for reference in item[_REFERENCED_SOP].value)
+    return named, has_private_codes
 
 
 def hierarchy(references: Iterable[tuple[str, str, str, str]]) -> list[Dataset]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dicom_node.report.codes import finding_concept
+from dicom_node.report.concepts import finding_concept
 from dicom_node.report.rules import Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import ontology

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
-from dicom_node.analysis.rendering import StoredReport, load_report, page_of, picture_of
 from dicom_node.index.tables.core import Result, Study
 from dicom_node.web.pages.worklist import audit_access
 from dicom_node.web.routing import Call, Rule
+
+if TYPE_CHECKING:
+    from dicom_node.analysis.rendering import StoredReport
+
+# Drawing is imported where a report is asked for: it brings pillow and the report writer, some 40 MB, into a process
+# that most days shows lists.
 
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
@@ -20,16 +27,22 @@ REPORT_POLICY = (
 
 def report(call: Call) -> Response:
     """The report as `dicom-node analyze` writes it."""
+    from dicom_node.analysis.rendering import page_of
+
     page = page_of(call.node, _stored(call))
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 def pair(call: Call) -> Response:
     """The pair picture of the report."""
+    from dicom_node.analysis.rendering import picture_of
+
     return Response(picture_of(call.node, _stored(call)), media_type="image/jpeg")
 
 
 def _stored(call: Call) -> StoredReport:
+    from dicom_node.analysis.rendering import load_report
+
     given = str(call.request.path_params["result_id"])
     if not (given.isascii() and given.isdigit() and len(given) < 19):
         raise HTTPException(404, "no such result")

@@ -8,8 +8,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.analysis.outputs import document_bytes
 from dicom_node.cli import report
+from dicom_node.dicom.write import part10_bytes
 from dicom_node.report.documents import build_documents
 from tests.support import report_cases as cases
 from tests.support.common import shared
@@ -24,7 +24,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     found = {}
     for document in build_documents(cases.kinds()["worse"]):
         found[document.kind.value] = tmp_path / f"{document.kind}.dcm"
-        found[document.kind.value].write_bytes(document_bytes(document))
+        found[document.kind.value].write_bytes(part10_bytes(document.dataset))
     return found
 
 

@@ -1,0 +1,109 @@
+"""Fast writing of data sets that this node makes: Explicit VR Little Endian, UTF-8, the same bytes as pydicom's.
+
+pydicom's writer resolves ambiguous VRs, character sets and transfer syntaxes for every element. A report has hundreds
+of nested items and needs none of that, so the recursion below takes about a tenth of the time. What it does not know
+it leaves to pydicom.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from io import BytesIO
+from typing import Any, Final
+
+from pydicom import DataElement, Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+_UTF_8: Final = "ISO_IR 192"
+_TEXT: Final = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
+_BINARY: Final = frozenset({"OB", "OW", "UN"})
+_NUMBERS: Final[Mapping[str, str]] = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_LONG: Final = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
+"""VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2)."""
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_MAX_SHORT_LENGTH: Final = 0xFFFF
+
+
+class _UnknownFormError(Exception):
+    """The data set holds something that only pydicom writes."""
+
+
+def part10_bytes(dataset: Dataset) -> bytes:
+    """Encode a data set with its `file_meta` as a Part 10 file (PS3.10 section 7.1)."""
+    header = BytesIO()
+    body = b""
+    if dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian and dataset.get("SpecificCharacterSet") == _UTF_8:
+        try:
+            body = b"".join(_elements(dataset))
+        except _UnknownFormError:
+            body = b""
+    if not body:
+        dataset.save_as(header, enforce_file_format=True)
+        return header.getvalue()
+    bare = Dataset()
+    bare.file_meta = dataset.file_meta
+    bare.save_as(header, enforce_file_format=True)
+    return header.getvalue() + body
+
+
+def _elements(dataset: Dataset) -> Iterable[bytes]:
+    for tag in sorted(dataset.keys()):
+        yield _element(dataset[tag])
+
+
+def _element(element: DataElement) -> bytes:
+    vr, tag = element.VR, element.tag
+    value = _ENCODERS.get(vr, _unknown)(element.value, vr)
+    head = struct.pack("<HH", tag.group, tag.element) + vr.encode("ascii")
+    if vr in _LONG:
+        return head + struct.pack("<HI", 0, len(value)) + value
+    if len(value) > _MAX_SHORT_LENGTH:
+        raise _UnknownFormError
+    return head + struct.pack("<H", len(value)) + value
+
+
+def _unknown(_value: object, _vr: str) -> bytes:
+    raise _UnknownFormError
+
+
+def _sequence(value: Any, _vr: str) -> bytes:
+    parts = []
+    for item in value or ():
+        content = b"".join(_elements(item))
+        parts.append(_ITEM + struct.pack("<I", len(content)) + content)
+    return b"".join(parts)
+
+
+def _text(value: Any, vr: str) -> bytes:
+    if value is None:
+        return b""
+    values = value if isinstance(value, MutableSequence | tuple) else [value]  # a PersonName can be iterated too
+    encoded = "\\".join(map(str, values)).encode()
+    if len(encoded) % 2:
+        encoded += b"\0" if vr == "UI" else b" "
+    return encoded
+
+
+def _numbers(value: Any, vr: str) -> bytes:
+    if value is None:
+        return b""
+    values = list(value) if isinstance(value, MutableSequence | tuple) else [value]
+    return struct.pack(f"<{len(values)}{_NUMBERS[vr]}", *values)
+
+
+def _binary(value: Any, _vr: str) -> bytes:
+    if not isinstance(value, bytes | None):
+        raise _UnknownFormError  # a buffer that pydicom reads from
+    content = value or b""
+    return content + b"\0" * (len(content) % 2)
+
+
+_ENCODERS: Final[Mapping[str, Callable[[Any, str], bytes]]] = {
+    "SQ": _sequence,
+    **dict.fromkeys(_TEXT, _text),
+    **dict.fromkeys(_NUMBERS, _numbers),
+    **dict.fromkeys(_BINARY, _binary),
+}
