@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config import NotifySection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables.core import Job, JobState, Notice, Quarantine, Result
+from dicom_node.index.tables.core import Delivery, Job, JobKind, JobState, Notice, Quarantine, Result
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
@@ -57,16 +57,23 @@ def run(node: NodeContext) -> None:
 
 
 def _dead_letters(session: Session, now: dt.datetime) -> None:
+    """One notice for each destination and hour, named: a PACS that is down makes hundreds of failed deliveries."""
     rows = session.execute(
-        select(Job.id, Job.kind, Job.finished_at, Job.last_error)
+        select(Job.id, Job.kind, Job.finished_at, Job.last_error, Delivery.destination)
+        .outerjoin(Delivery, (Job.kind == JobKind.DELIVER) & (Job.payload["delivery_id"].as_integer() == Delivery.id))
         .where(Job.state == JobState.DEAD, Job.finished_at.is_not(None))
         .order_by(Job.id)
     )
     for row in rows:
-        # Only our own words: behind the first colon an error may quote what somebody else said, of a patient for one.
+        # Only the node's own words: behind the first colon an error may quote what somebody else said, of a patient.
         why = row.last_error.partition(":")[0][:200]
-        text = f"{row.kind} job {row.id} was given up and needs a person: {why}"
-        key = f"dead letter:{row.id}:{row.finished_at.isoformat()}"
+        if row.destination is None:
+            text = f"{row.kind} job {row.id} failed for good and needs attention: {why}"
+            key = f"dead letter:{row.id}:{row.finished_at.isoformat()}"
+        else:
+            hour = f"{row.finished_at:%Y-%m-%d %H}"
+            text = f"deliveries to {row.destination} fail for good since {row.finished_at:%Y-%m-%d %H:%M} UTC: {why}"
+            key = f"dead deliveries:{row.destination}:{hour}"
         raise_notice(session, key=key, kind="dead letter", text=text, now=now)
 
 

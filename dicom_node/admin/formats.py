@@ -30,7 +30,35 @@ def percent(value: float | None) -> str:
     return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
 
 
-LABELS = {"open": "receiving", "complete": "waiting for analysis"}
+LABELS = {
+    "open": "receiving",
+    "complete": "waiting for analysis",
+    "ready": "waiting",
+    "dead": "failed, needs attention",
+    "pending": "waiting",
+    "stored": "sent, proof awaited",
+    "confirmed": "delivered, proven",
+    "worsening": "larger or worse",
+    "improving": "smaller or better",
+    "stable": "unchanged",
+    "resolved": "no longer seen",
+    "present": "seen",
+    "absent": "not seen",
+    "abstained": "no statement",
+    "findings only": "no comparison",
+    "location": "site",
+    "level": "degree",
+    "machine": "AI regions",
+    "reading": "AI reading",
+    "pdf": "PDF page",
+    "capture": "pair picture",
+}
+"""Words of the index and of the vocabulary → what people call it; one word for one thing on all pages."""
+
+
+def clock(value: str) -> str:
+    """Show a TM to the minute; "" where it is none."""
+    return f"{value[:2]}:{value[2:4]}" if len(value) >= 4 and value[:4].isdigit() else ""
 
 
 def label(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.admin.formats import label
 from dicom_node.admin.listings import delivery_rows
 from dicom_node.index.tables.core import Delivery, Job, JobState
 
@@ -35,7 +36,7 @@ def what_jobs_are_about(session: Session, lines: Sequence[Job]) -> dict[int, tup
     abouts = {}
     for job in lines:
         if (row := found.get(int(job.payload.get("delivery_id", 0)))) is not None:
-            abouts[job.id] = (f"{row[1].kind} report → {row[0].destination}", row[2])
+            abouts[job.id] = (f"{label(row[1].kind)} → {row[0].destination}", row[2])
         elif uid := str(job.payload.get("study_instance_uid", "")):
             abouts[job.id] = ("study", uid)
     return abouts

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
     Document,
-    Instance,
     Job,
     JobState,
     Outcome,
     Result,
-    Series,
     Study,
     StudyPurpose,
     StudyState,
@@ -31,6 +30,26 @@ URGENCY = ("new", "worsening", "resolved", "improving", "not comparable", "stabl
 """Changes, the one to look at first first."""
 
 
+class Urgency(StrEnum):
+    """How soon somebody should look, by the report's own ranks (`dicom_node.report.rules`)."""
+
+    CRITICAL = "critical"
+    """A finding that may need action within the hour."""
+    CHANGED = "new or worse"
+    """Critical, new, or larger or worse."""
+
+
+RANKS = {Urgency.CRITICAL: ("critical",), Urgency.CHANGED: ("critical", "new", "worse")}
+"""The ranks of a finding in result.json that each urgency takes in."""
+
+
+class Order(StrEnum):
+    """How the work list is sorted, the newest first."""
+
+    STUDY_TIME = "study time"
+    RECEIVED = "received"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """What the work list is narrowed to; "" and None: not at all."""
@@ -39,6 +58,8 @@ class Filter:
     state: StudyState | None = None
     outcome: Outcome | None = None
     delivery: DeliveryState | None = None
+    urgency: Urgency | None = None
+    order: Order = Order.STUDY_TIME
     study_date: str = ""
     offset: int = 0
     limit: int = PAGE
@@ -68,13 +89,13 @@ class Line:
 
 
 def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
-    """The studies sent to us, newest activity first, and how many the filter leaves in all."""
+    """The studies sent for analysis, the newest first, and how many the filter leaves in all."""
     chosen = _chosen(wanted)
     total = session.scalar(select(func.count(Study.id)).where(*chosen)) or 0
     studies = session.scalars(
         select(Study)
         .where(*chosen)
-        .order_by(Study.last_instance_at.desc(), Study.id.desc())
+        .order_by(*_ORDERS[wanted.order], Study.id.desc())
         .offset(wanted.offset)
         .limit(wanted.limit)
     ).all()
@@ -86,6 +107,12 @@ def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
     ], total
 
 
+_ORDERS: Mapping[Order, tuple[ColumnElement[Any], ...]] = {
+    Order.STUDY_TIME: (Study.study_date.desc(), Study.study_time.desc()),
+    Order.RECEIVED: (Study.last_instance_at.desc(),),
+}
+
+
 def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
     chosen: list[ColumnElement[bool]] = [Study.purpose == StudyPurpose.ROUTED]
     if wanted.state is not None:
@@ -94,6 +121,11 @@ def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
         chosen.append(Study.study_date == wanted.study_date.replace("-", ""))
     if wanted.outcome is not None:
         chosen.append(exists().where(Result.study_pk == Study.id, Result.is_current, Result.outcome == wanted.outcome))
+    if wanted.urgency is not None:
+        # The rank of each finding stands in the stored JSON text, on both databases as Python wrote it.
+        text = cast(Result.prediction, Text)
+        ranks = or_(*(text.contains(f'"rank": "{rank}"') for rank in RANKS[wanted.urgency]))
+        chosen.append(exists().where(Result.study_pk == Study.id, Result.is_current, ranks))
     if wanted.delivery is not None:
         # A list, and no EXISTS for each study: SQLite would go through all deliveries of the state for each.
         in_state = (
@@ -165,15 +197,6 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """One point of a study's time line."""
-
-    at: dt.datetime
-    what: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryLine:
     """One document at one destination."""
 
@@ -186,82 +209,10 @@ class DeliveryLine:
     last_error: str
     updated_at: dt.datetime
     study_instance_uid: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyPage:
-    """Everything that the page of one study shows."""
-
-    study: Study
-    result: Result | None
-    results: tuple[Result, ...]
-    current_sop: str
-    prior_sop: str
-    prior_date: str
-    instances: int
-    timeline: tuple[Moment, ...]
-    deliveries: tuple[DeliveryLine, ...]
-    findings: tuple[dict[str, Any], ...] = field(default=())
-
-
-def study_page(session: Session, study_instance_uid: str, *, result_id: int | None = None) -> StudyPage | None:
-    """The page of a study, with its current result or the one asked for; None where there is no such study."""
-    study = session.scalars(select(Study).where(Study.study_instance_uid == study_instance_uid)).one_or_none()
-    if study is None:
-        return None
-    results = tuple(
-        session.scalars(select(Result).where(Result.study_pk == study.id).order_by(Result.is_current.desc(), Result.id))
-    )
-    result = next((r for r in results if r.id == result_id), results[0] if results else None)
-    rows = delivery_rows(session, Result.study_pk == study.id)
-    count = session.scalar(
-        select(func.count(Instance.id)).join(Series, Instance.series_pk == Series.id).where(Series.study_pk == study.id)
-    )
-    prior_date = session.scalar(
-        select(Study.study_date).where(
-            Study.study_instance_uid == (result.prior_study_instance_uid if result is not None else "")
-        )
-    )
-    current = result.sop_instance_uid if result is not None else ""
-    page = StudyPage(
-        study=study,
-        result=result,
-        results=results,
-        current_sop=current or _any_image(session, study.id),
-        prior_sop=result.prior_sop_instance_uid if result is not None else "",
-        prior_date=prior_date or "",
-        instances=count or 0,
-        timeline=_timeline(study, results, rows),
-        deliveries=tuple(_delivery_line(delivery, document) for delivery, document, _ in rows),
-        findings=_most_urgent_first(result.prediction.get("findings", ())) if result is not None else (),
-    )
-    session.expunge_all()  # the values outlive the session
-    return page
-
-
-def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """What changed, then what is there, then what is not known, then what is absent; else as the model has it."""
-    presences = ("present", "abstained", "absent")
-
-    def rank(finding: dict[str, Any]) -> tuple[int, int]:
-        change, presence = finding.get("change"), finding.get("presence")
-        return (
-            URGENCY.index(change) if change in URGENCY else len(URGENCY),
-            presences.index(presence) if presence in presences else len(presences),
-        )
-
-    return tuple(sorted(findings, key=rank))
-
-
-def _any_image(session: Session, study_pk: int) -> str:
-    uid = session.scalar(
-        select(Instance.sop_instance_uid)
-        .join(Series, Instance.series_pk == Series.id)
-        .where(Series.study_pk == study_pk, Instance.rows.is_not(None))
-        .order_by(Instance.id)
-        .limit(1)
-    )
-    return uid or ""
+    patient_name: str = ""
+    patient_id: str = ""
+    study_date: str = ""
+    accession_number: str = ""
 
 
 DeliveryRow = tuple[Delivery, Document, str]
@@ -284,12 +235,26 @@ def delivery_rows(session: Session, chosen: ColumnElement[bool], limit: int = 50
 def deliveries(session: Session, state: DeliveryState | None, limit: int = 200) -> list[DeliveryLine]:
     """The latest deliveries, of one state or of all."""
     chosen = Delivery.state == state if state is not None else Delivery.id > 0
+    rows = delivery_rows(session, chosen, limit)
+    uids = {uid for _, _, uid in rows}
+    studies = {
+        study.study_instance_uid: study
+        for study in session.scalars(select(Study).where(Study.study_instance_uid.in_(uids)))
+    }
     return [
-        _delivery_line(delivery, document, uid) for delivery, document, uid in delivery_rows(session, chosen, limit)
+        replace(
+            delivery_line(delivery, document, uid),
+            patient_name=studies[uid].patient_name,
+            patient_id=studies[uid].patient_id,
+            study_date=studies[uid].study_date,
+            accession_number=studies[uid].accession_number,
+        )
+        for delivery, document, uid in rows
     ]
 
 
-def _delivery_line(delivery: Delivery, document: Document, study_instance_uid: str = "") -> DeliveryLine:
+def delivery_line(delivery: Delivery, document: Document, study_instance_uid: str = "") -> DeliveryLine:
+    """One document at one destination, as the pages show it."""
     return DeliveryLine(
         id=delivery.id,
         document=document.kind,
@@ -301,33 +266,6 @@ def _delivery_line(delivery: Delivery, document: Document, study_instance_uid: s
         updated_at=delivery.updated_at,
         study_instance_uid=study_instance_uid,
     )
-
-
-def _timeline(study: Study, results: Sequence[Result], rows: Sequence[DeliveryRow]) -> tuple[Moment, ...]:
-    """From the first instance to the last proof."""
-    moments = [
-        Moment(at=study.first_instance_at, what="first image received", detail=f"from {study.calling_ae_title}"),
-        Moment(at=study.last_instance_at, what="last image received"),
-    ]
-    if study.completed_at is not None:
-        moments.append(Moment(at=study.completed_at, what="study complete", detail=f"by {study.completed_by}"))
-    for result in results:
-        moments.append(
-            Moment(
-                at=result.created_at,
-                what="result stored",
-                detail=f"{result.outcome}, revision {result.revision}, generation {result.generation}",
-            )
-        )
-    for delivery, document, _ in rows:
-        where = f"{document.kind} report → {delivery.destination}"
-        if delivery.stored_at is not None:
-            moments.append(Moment(at=delivery.stored_at, what="accepted", detail=where))
-        if delivery.confirmed_at is not None:
-            moments.append(
-                Moment(at=delivery.confirmed_at, what="proven delivered", detail=f"{where}, by {delivery.proof}")
-            )
-    return tuple(sorted(moments, key=lambda moment: moment.at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,15 @@ from dicom_node.config.peers import DeliverySection, Destination, PriorsSection,
 from dicom_node.config.receive import WANTED_CLASSES, AccessSection, Hl7Section, ReceivePeer, ReceiveSection, TlsSection
 from dicom_node.config.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, config_path, load_settings
 from dicom_node.config.types import Section
-from dicom_node.config.upkeep import AuditSection, NotifySection, RetentionSection, Role, WebSection, WebUser
+from dicom_node.config.upkeep import (
+    VIEWER_PLACES,
+    AuditSection,
+    NotifySection,
+    RetentionSection,
+    Role,
+    WebSection,
+    WebUser,
+)
 
 __all__ = [
     "AccessSection",
@@ -41,6 +49,7 @@ __all__ = [
     "Settings",
     "TlsClient",
     "TlsSection",
+    "VIEWER_PLACES",
     "Verify",
     "WANTED_CLASSES",
     "WebSection",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
@@ -21,6 +22,20 @@ class Role(StrEnum):
     """Gives feedback."""
     ADMINISTRATOR = "administrator"
     """Retries, reprocesses, resends."""
+
+
+VIEWER_PLACES = frozenset({"study_instance_uid", "accession_number", "patient_id"})
+"""What `[web] viewer_url` may hold between braces."""
+
+
+def _viewer_url(value: str) -> str:
+    if not value.startswith(("https://", "http://")):
+        raise ValueError("must begin with https:// or http://")
+    unknown = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None} - VIEWER_PLACES
+    if unknown:
+        allowed = ", ".join(f"{{{name}}}" for name in sorted(VIEWER_PLACES))
+        raise ValueError(f"holds {{{min(unknown)}}}; allowed are {allowed}")
+    return value
 
 
 def _password_hash(value: str) -> str:
@@ -65,6 +80,11 @@ class WebSection(Section):
     )
     session_hours: float = Field(default=10.0, gt=0, description="a login lasts this long")
     secure_cookie: bool = Field(default=False, description="true if the proxy speaks HTTPS")
+    viewer_url: Annotated[str, AfterValidator(_viewer_url)] | None = Field(
+        default=None,
+        description="link to the site's viewer; may hold {study_instance_uid}, {accession_number}, {patient_id}",
+        examples=["https://pacs.example.org/viewer?StudyInstanceUIDs={study_instance_uid}"],
+    )
 
 
 class RetentionSection(Section):

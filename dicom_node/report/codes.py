@@ -21,7 +21,7 @@ def coded(code: Code, meaning: str | None = None) -> CodedConcept:
     return _shared(code.value, code.scheme, (meaning or code.meaning)[:_MEANING_LIMIT])
 
 
-class _SharedConcept(CodedConcept):
+class _SharedConcept(CodedConcept):  # type: ignore[misc]  # highdicom has no types
     """A code item that hashes once: highdicom looks concepts up in dictionaries thousands of times a report."""
 
     def __init__(self, value: str, scheme_designator: str, meaning: str) -> None:

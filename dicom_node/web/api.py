@@ -14,7 +14,8 @@ from dicom_node.admin import listings as reading
 from dicom_node.config import Role
 from dicom_node.feedback import record as feedback
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
-from dicom_node.web.pages.worklist import audit_access, choice, filter_of, keep_word, load_page, word_of
+from dicom_node.web.pages.corrections import keep_word, word_of
+from dicom_node.web.pages.worklist import audit_access, choice, filter_of, load_page
 from dicom_node.web.routing import Call, Rule
 from model.questions.free_text import MAX_CHARACTERS
 

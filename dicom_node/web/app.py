@@ -16,7 +16,7 @@ from dicom_node.context import NodeContext
 from dicom_node.web import api, health
 from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_secret
 from dicom_node.web.ended_sessions import EndedSessions
-from dicom_node.web.pages import admin, images, questions
+from dicom_node.web.pages import admin, corrections, images, login, questions
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
 from dicom_node.web.pages import reports as report_pages
@@ -25,7 +25,9 @@ from dicom_node.web.pages import worklist as views
 from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
 
 RULES: tuple[Rule, ...] = (
+    *login.RULES,
     *views.RULES,
+    *corrections.RULES,
     *feedback_pages.RULES,
     *admin.RULES,
     *models_pages.RULES,

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from dicom_node.admin.formats import day, label, moment, percent, person_name, span
+from dicom_node.admin.formats import clock, day, label, moment, percent, person_name, span
 from dicom_node.web.authentication import csrf_token
 
 
@@ -22,7 +22,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(moment=moment, day=day, name=person_name, percent=percent, span=span, label=label)
+    environment.filters.update(
+        moment=moment, day=day, name=person_name, percent=percent, span=span, label=label, clock=clock
+    )
     return environment
 
 

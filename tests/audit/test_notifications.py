@@ -254,7 +254,8 @@ def test_a_dead_letter_is_told_once_without_naming_the_patient(tmp_path: Path) -
         notify.run(node)
         assert len(bodies) == 2
         notices = json.loads(bodies[-1])["notices"]
-        assert [notice["kind"] for notice in notices] == ["dead letter", "dead letter"]
+        assert [notice["kind"] for notice in notices] == ["dead letter"], "one for the destination and the hour"
+        assert "deliveries to pacs fail for good" in notices[0]["text"]
         assert "Subject: [LUMEN] dead letter" in mails[-1]
         for text in (*bodies, *mails):
             assert not any(word in text for word in (PATIENT_ID, "Marchetti", ACCESSION))
@@ -381,7 +382,7 @@ def test_an_error_of_others_is_logged_with_its_place_and_without_its_words(
     said = log_stream.getvalue()
     assert said.count("\n") == 3
     assert said.count("ValueError") == said.count("our own words") == 2
-    assert "test_telling.py" in said
+    assert "test_notifications.py" in said
     assert "IntegrityError" in said
     assert not any(word in said for word in (PATIENT_ID, "Marchetti"))
 

@@ -129,3 +129,12 @@ def test_a_node_that_could_answer_no_study_does_not_start(tmp_path: Path, source
     with pytest.raises(ConfigurationError, match=rf"model\.source.*'{source}'.*model\.revision"):
         serve(settings, Role.ALL)
     assert not (tmp_path / "data").exists()
+
+
+def test_the_viewer_link_names_only_what_a_study_has(tmp_path: Path) -> None:
+    good = "https://pacs.example.org/?s={study_instance_uid}&a={accession_number}"
+    assert _load(tmp_path, f'[web]\nviewer_url = "{good}"\n').web.viewer_url == good
+    with pytest.raises(ConfigurationError, match=r"\{patient_name\}; allowed are \{accession_number\}"):
+        _load(tmp_path, '[web]\nviewer_url = "https://pacs.example.org/?n={patient_name}"\n')
+    with pytest.raises(ConfigurationError, match="https://"):
+        _load(tmp_path, '[web]\nviewer_url = "javascript:alert(1)"\n')

@@ -68,11 +68,16 @@ def token(client: httpx.Client, path: str = "/login") -> str:
 
 @contextmanager
 def running_site(
-    folder: Path, *destinations: dict[str, Any], with_study: bool = True, **sections: Any
+    folder: Path,
+    *destinations: dict[str, Any],
+    with_study: bool = True,
+    web_settings: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> Iterator[Site]:
     """A node, with one compared study where wanted, served."""
     clock = Clock()
     web = {"port": 0, "users": [{"name": role, "password_hash": _HASH, "role": role} for role in ROLES]}
+    web |= web_settings or {}
     node = make_node(folder, clock, *destinations, **{"web": web, **sections})
     seen = _add_study(node, folder / "films") if with_study else {}
     server = WebServer(node)

@@ -16,7 +16,7 @@ from tests.support.delivery_node import run_due
 from tests.support.faulty_pacs import Fault, Pacs, running
 from tests.support.web_site import PASSWORD, Site, running_site
 
-PHONE = {"width": 375, "height": 740}
+PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
 PICTURES = Path(os.environ.get("DICOM_NODE_ARTEFACTS", REPOSITORY / "artefacts")) / "web"
 
@@ -100,7 +100,7 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     page.get_by_label("Regions").check()
     assert grey_levels(page, "current")[0] != before, "the region is drawn"
     picture(page, "study")
-    chip = page.get_by_role("button", name="pleural effusion", exact=True)
+    chip = page.get_by_role("button", name="new: pleural effusion", exact=True)
     chip.click()
     expect(chip).to_have_attribute("aria-pressed", "false")
     assert grey_levels(page, "current")[0] == before, "a finding can be switched off by itself"
@@ -119,16 +119,28 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     assert grey_levels(page, "current")[0] < before, "a higher level is a darker picture"
     page.get_by_role("button", name="Reset").click()
 
+    page.get_by_role("button", name="Bones, tubes").click()
+    assert grey_levels(page, "current")[0] < before, "a preset sets window and level"
+    page.get_by_role("button", name="Zoom in").click()
+    expect(page.locator("#zoom-value")).to_have_text("150 %")
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator("#zoom-value")).to_have_text("100 %")
+    expect(page.get_by_label("All images of this patient").get_by_role("link")).to_have_count(2)
+
     page.get_by_label("Correct pleural effusion").click()
     row = page.locator("#finding-pleural_effusion")
-    row.locator("form", has_text="change").locator("select").select_option("worsening")
-    row.locator("form:has(select)", has_text="change").get_by_role("button", name="Right is this").click()
+    row.locator("select[name=change]").select_option(label="larger or worse")
+    row.locator("select[name=level]").select_option("severe")
+    row.get_by_role("button", name="Save correction").click()
     expect(page.get_by_text("your word is kept")).to_be_visible()
-    expect(page.locator("ul.words")).to_contain_text("worsening")
+    expect(page.locator("ul.words")).to_contain_text("larger or worse")
+    expect(page.locator("ul.words")).to_contain_text("severe")
 
     page.get_by_role("link", name="Explain prior", exact=True).click()
     expect(page.get_by_role("heading", name="Why this prior")).to_be_visible()
-    expect(page.locator("tr.chosen")).to_contain_text("taken")
+    decided = page.get_by_label("The decision of the analysis")
+    expect(decided).to_contain_text(site.prior_sop)
+    expect(page.locator("tr.chosen")).to_contain_text("used by the analysis")
     picture(page, "explain-prior")
     page.get_by_role("link", name="Back to the study").click()
     page.get_by_role("button", name="Reprocess").click()
@@ -138,14 +150,14 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     expect(page.locator("tr.attention")).to_have_count(2)
     picture(page, "jobs")
     pacs.faults.clear()
-    page.get_by_role("button", name="Retry all 2 dead letters").click()
+    page.get_by_role("button", name="Retry all 2 failed jobs").click()
     expect(page.get_by_text("2 jobs will be tried again")).to_be_visible()
     run_due(site.node)
     page.goto(f"{site.base}/studies/{site.study_instance_uid}")
     expect(page.locator(".timeline")).to_contain_text("proven delivered")
     page.close()
     with site.node.database.read() as session:
-        assert [row.value for row in session.scalars(select(Feedback))] == ["worsening"]
+        assert [row.value for row in session.scalars(select(Feedback))] == ["worsening", "severe"]
         assert session.scalars(select(Job).where(Job.kind == JobKind.ANALYSE)).one().payload["generation"] == 2
         assert set(session.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
 
@@ -181,6 +193,11 @@ def test_the_same_by_keys_alone(site: Site, browser: Browser) -> None:
 def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browser, scheme: str) -> None:
     page = enter(browser, site, "viewer", scheme=scheme, phone=True)
     study = f"/studies/{site.study_instance_uid}"
+    menu = page.get_by_role("navigation", name="Main")
+    expect(menu).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    menu.get_by_role("link", name="Deliveries").click()
+    expect(page.get_by_role("heading", name="Deliveries")).to_be_visible()
     for path in ("/", study, f"{study}/priors", "/feedback", "/jobs", "/deliveries", "/destinations", "/models"):
         page.goto(site.base + path)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -192,3 +209,63 @@ def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browse
     assert (dark == "rgb(16, 20, 24)") == (scheme == "dark")
     picture(page, f"phone-{scheme}")
     page.close()
+
+
+AXE = REPOSITORY / ".tools" / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = (
+    "/",
+    "/studies/{uid}",
+    "/studies/{uid}/priors",
+    "/feedback",
+    "/jobs",
+    "/deliveries",
+    "/destinations",
+    "/models",
+    "/notices",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_breaks_a_rule_of_wcag_aa(site: Site, browser: Browser, scheme: str) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed; scripts/install_test_tools.sh installs it where npm may")
+    page = enter(browser, site, "radiologist", scheme=scheme)
+    faults = []
+    for path in PAGES:
+        page.goto(site.base + path.format(uid=site.study_instance_uid))
+        if "{uid}" in path and "priors" not in path:
+            expect(page.locator("canvas[data-role=current][data-ready]")).to_be_visible()
+            page.get_by_label("Regions").check()
+        page.evaluate(AXE.read_text("utf-8"))
+        rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+        found = page.evaluate("rules => axe.run(document, rules)", rules)["violations"]
+        faults += [f"{path}: {one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
+    page.close()
+    assert not faults, "\n".join(faults)
+
+
+def test_lists_keep_themselves_up_to_date_without_a_reload(site: Site, browser: Browser) -> None:
+    page = enter(browser, site, "viewer")
+    page.goto(f"{site.base}/deliveries")
+    expect(page.locator("tbody tr").first).to_contain_text("Phantom")
+    page.evaluate("window.sameDocument = true")
+    with site.node.database.write() as session:
+        delivery = session.scalars(select(Delivery).order_by(Delivery.id)).first()
+        assert delivery is not None
+        delivery.last_error = "the archive was asked again"
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("tbody")).to_contain_text("the archive was asked again")
+    assert page.evaluate("window.sameDocument") is True
+    page.close()
+
+
+def test_link_to_the_viewer_holds_the_study(tmp_path: Path, browser: Browser) -> None:
+    users_viewer = {"viewer_url": "https://pacs.example.org/view?study={study_instance_uid}&id={patient_id}"}
+    with running_site(tmp_path, web_settings=users_viewer) as own:
+        page = enter(browser, own, "viewer")
+        page.goto(f"{own.base}/studies/{own.study_instance_uid}")
+        link = page.get_by_role("link", name="Open in the viewer")
+        expect(link).to_have_attribute(
+            "href", f"https://pacs.example.org/view?study={own.study_instance_uid}&id={own.patient_id}"
+        )
+        page.close()

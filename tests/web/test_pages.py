@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 
@@ -48,10 +50,21 @@ def test_the_work_list_finds_a_study_by_what_one_knows_of_it(site: Site, client:
     family = site.patient_name.split("^")[0]
     for query in ("", f"?q={family}", f"?q={site.patient_id}", "?state=analysed&outcome=compared", "?delivery=pending"):
         assert link in client.get(f"/{query}").text, query
-    for query in ("?q=nobody", "?state=open", "?outcome=not analysed", "?delivery=confirmed", "?date=1999-01-01"):
+    for query in ("?urgency=new or worse", "?order=received", "?order=study time"):
+        assert link in client.get(f"/{query}").text, query
+    for query in (
+        "?urgency=critical",
+        "?q=nobody",
+        "?state=open",
+        "?outcome=not analysed",
+        "?delivery=confirmed",
+        "?date=1999-01-01",
+    ):
         assert link not in client.get(f"/{query}").text, query
+    assert link not in client.get("/?delivery=confirmed").text
     assert "new: pleural effusion" in client.get("/").text
     assert client.get("/?state=flying").status_code == 400
+    assert client.get("/?urgency=hot").status_code == 400
     assert client.get("/?offset=-1").status_code == 400
 
 
@@ -61,7 +74,7 @@ def test_the_study_page_tells_the_whole_story_and_looking_is_audited(site: Site,
         assert words in text
     opening, _, rest = text.partition('id="viewer"')
     assert ": moderate left pleural effusion" in opening, "the report's first sentence stands before the films"
-    assert "demonstration, not for clinical use" in opening
+    assert "emonstration, not for clinical use" in opening
     assert "New since " not in rest
     regions = json.loads(re.search(r"data-regions='([^']+)'", text)[1])  # type: ignore[index]
     assert [len(one) for one in regions] == [1, 0, 0]
@@ -80,7 +93,7 @@ def test_explain_prior_lists_every_candidate_and_is_audited(site: Site, client: 
     with site.node.database.read() as session:
         before = len(session.scalars(select(AuditEvent.id).where(AuditEvent.event_id == "110110")).all())
     text = client.get(f"/studies/{site.study_instance_uid}/priors").text
-    for words in ("A prior was found", "patient ID and issuer", "Same person"):
+    for words in ("Possible prior by the headers", "patient ID and issuer", "Same person"):
         assert words in text
     assert text.count('class="chosen"') == 1
     with site.node.database.read() as session:
@@ -91,7 +104,7 @@ def test_explain_prior_lists_every_candidate_and_is_audited(site: Site, client: 
 
 def test_a_job_says_in_words_what_it_is_about(site: Site, client: httpx.Client) -> None:
     text = client.get("/jobs?state=ready").text
-    assert "reading report → pacs" in text
+    assert "AI reading → pacs" in text
     assert f'href="/studies/{site.study_instance_uid}"' in text
 
 
@@ -159,7 +172,7 @@ def test_reprocess_makes_one_job_of_the_next_generation(site: Site, client: http
 def test_a_dead_letter_is_seen_retried_and_then_proven(site: Site, client: httpx.Client, pacs: Pacs) -> None:
     run_due(site.node)
     text = client.get("/jobs").text
-    assert "Retry all 2 dead letters" in text
+    assert "Retry all 2 failed jobs" in text
     assert "C000H" in text
     assert 'class="attention"' in client.get("/").text
     pacs.faults.clear()
@@ -220,3 +233,24 @@ def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
         answer = client.get("/health/ready")
         assert answer.status_code == 503
         assert "schema" in answer.json()["troubles"][0]
+
+
+def test_deliveries_name_the_patient_and_the_study(site: Site, client: httpx.Client) -> None:
+    text = client.get("/deliveries").text
+    assert site.patient_id in text
+    assert "AI reading" in text
+
+
+def test_correction_that_names_nothing_is_refused_in_words(site: Site) -> None:
+    with site.client("radiologist") as client:
+        page = f"/studies/{site.study_instance_uid}"
+        fields = {"csrf": token(client, page), "result": "1", "finding": "pleural_effusion", "verdict": "corrections"}
+        answer = client.post(f"{page}/feedback", data=fields)
+    assert answer.status_code == 400
+    assert "choose what is right in at least one field" in answer.text
+
+
+def test_thumbnail_is_a_small_jpeg(site: Site, client: httpx.Client) -> None:
+    answer = client.get(f"/images/{site.current_sop}/thumbnail.jpg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert max(Image.open(BytesIO(answer.content)).size) == 240

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.dicom.sop_classes import NODE_MODEL
@@ -27,8 +27,8 @@ from dicom_node.report.sr.uids import document_uid, header_uid, series_uid, stud
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
 MODEL_SLOT = 64
-_CONTENT, _REFERENCED_SOP = tag_for_keyword("ContentSequence"), tag_for_keyword("ReferencedSOPSequence")
-_CONCEPT_NAME, _CONCEPT_CODE = tag_for_keyword("ConceptNameCodeSequence"), tag_for_keyword("ConceptCodeSequence")
+_CONTENT, _REFERENCED_SOP = Tag("ContentSequence"), Tag("ReferencedSOPSequence")
+_CONCEPT_NAME, _CONCEPT_CODE = Tag("ConceptNameCodeSequence"), Tag("ConceptCodeSequence")
 """As numbers: looking a keyword up in each of some hundred items takes longer than all else in the walk."""
 NODE_VERSION = metadata.version("dicom-node")
 

@@ -14,7 +14,8 @@ from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState, Notice
 from dicom_node.jobs import backlog
-from dicom_node.web.pages.worklist import choice, row_number
+from dicom_node.web.pages.corrections import row_number
+from dicom_node.web.pages.worklist import choice
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
 

@@ -29,6 +29,7 @@ from model.images.sandbox import decode_in_child
 
 LONGEST_SIDE = 1400
 """Pixels on the screen: enough for a status page; the PACS viewer is for diagnosis."""
+THUMBNAIL = 240
 KEPT = 24
 """Decoded images in memory, at most LONGEST_SIDE² × 2 bytes each (4 MB)."""
 
@@ -132,7 +133,19 @@ def picture(call: Call) -> Response:
     return Response(buffer.getvalue(), media_type="image/png")
 
 
+def thumbnail(call: Call) -> Response:
+    """JPEG of at most THUMBNAIL pixels a side."""
+    shown = _shown(call)
+    values = np.frombuffer(shown.values, dtype="<u2").reshape(shown.rows, shown.columns)
+    image = Image.fromarray((values >> 8).astype(np.uint8))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return Response(buffer.getvalue(), media_type="image/jpeg")
+
+
 RULES = (
+    Rule(path="/images/{sop_instance_uid}/thumbnail.jpg", view=thumbnail, role=Role.VIEWER),
     Rule(path="/images/{sop_instance_uid}/pixels", view=pixels, role=Role.VIEWER),
     Rule(path="/images/{sop_instance_uid}/picture.png", view=picture, role=Role.VIEWER),
 )

@@ -1,0 +1,73 @@
+"""Logging in and out; every attempt is audited."""
+
+from __future__ import annotations
+
+from starlette.responses import RedirectResponse, Response
+
+from dicom_node.audit import messages as audit
+from dicom_node.web.rendering import render
+from dicom_node.web.routing import Call, Rule, address_of
+
+
+def log_in_page(call: Call) -> Response:
+    """The form."""
+    return render(call.request, "login.html", wanted="/")
+
+
+def log_in(call: Call) -> Response:
+    """Check name and password; open a session."""
+    name = call.form.get("name", "")[:255]
+    keys = call.doorkeeper.failure_keys(address_of(call), name)
+    if not call.doorkeeper.waiting.acquire(blocking=False):
+        text = "many log in at this moment; try again in a few seconds"
+        return render(call.request, "message.html", status=503, title="503", text=text)
+    try:
+        with call.doorkeeper.one_at_a_time:
+            if call.doorkeeper.must_pause(keys):
+                text = "too many wrong passwords; try again in a minute"
+                return render(call.request, "message.html", status=429, title="429", text=text)
+            session = call.doorkeeper.log_in(name, call.form.get("password", "")[:1024])
+            call.doorkeeper.note(keys, failed=session is None)
+    finally:
+        call.doorkeeper.waiting.release()
+    _audit_log_in(call, name, succeeded=session is not None)
+    if session is None:
+        return render(call.request, "login.html", status=401, wanted="/", wrong=True)
+    call.request.session.clear()
+    call.request.session.update(session)
+    return RedirectResponse(_local(call.form.get("wanted", "/")), 303)
+
+
+def _local(path: str) -> str:
+    """Only a path of ours is a place to go to after the log-in."""
+    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
+
+
+def log_out(call: Call) -> Response:
+    """End the session, here and in the browser."""
+    call.doorkeeper.log_out(call.request.session)
+    call.request.session.clear()
+    return RedirectResponse("/", 303)
+
+
+def _audit_log_in(call: Call, name: str, *, succeeded: bool) -> None:
+    with call.node.database.write() as session:
+        audit.record(
+            session,
+            audit.Event.USER_AUTHENTICATION,
+            event_type=audit.EventType.LOGIN,
+            now=call.node.clock(),
+            participants=(
+                audit.Participant(user_id=name or "(none)", requestor=True, address=address_of(call)),
+                audit.this_node(call.node.settings.node.ae_title),
+            ),
+            outcome=audit.Outcome.SUCCESS if succeeded else audit.Outcome.SERIOUS_FAILURE,
+            site=call.node.settings.audit.site,
+        )
+
+
+RULES = (
+    Rule(path="/login", view=log_in_page, role=None),
+    Rule(path="/login", view=log_in, methods=("POST",), role=None),
+    Rule(path="/logout", view=log_out, methods=("POST",)),
+)
