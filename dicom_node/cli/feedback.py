@@ -106,6 +106,35 @@ def show_report(
     )
 
 
+def read_report_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A report as plain text, HTML or RTF, UTF-8.")],
+    as_html: Annotated[bool, typer.Option("--html", help="Print a page instead of lines.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write there instead of the terminal.")] = None,
+) -> None:
+    """Show how a report's text is read, phrase by phrase: which rule read which characters. Nothing is stored."""
+    from dicom_node.feedback.reading import reading_lines, reading_page
+
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{file}: a report has at most {MAX_BYTES >> 20} MiB")
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 at byte {error.start}; convert it first, e.g. with iconv") from error
+    except OSError as error:
+        raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
+    shown = reading_page(text) if as_html else "\n".join(reading_lines(text)) + "\n"
+    if out is None:
+        typer.echo(shown, nl=False)
+        return
+    try:
+        out.write_text(shown, "utf-8")
+    except OSError as error:
+        raise NodeError(f"{out}: cannot be written: {error.strerror}") from error
+    console.print(f"written: {out}", markup=False)
+
+
 def show_agreement(
     days: Annotated[float | None, typer.Option("--days", min=0.01, help="Words of the last so many days.")] = None,
     device_uid: Annotated[str | None, typer.Option("--device-uid", help="Only this checkpoint's statements.")] = None,
@@ -138,12 +167,13 @@ def show_agreement(
 
 
 def register(app: typer.Typer) -> None:
-    """Add `feedback import | list | show | agreement`."""
+    """Add `feedback import | list | show | read | agreement`."""
     group = typer.Typer(
         help="Import and summarise what radiologists say about the node's results.", no_args_is_help=True
     )
     group.command("import")(import_feedback)
     group.command("list")(list_feedback)
     group.command("show")(show_report)
+    group.command("read")(read_report_file)
     group.command("agreement")(show_agreement)
     app.add_typer(group, name="feedback")
