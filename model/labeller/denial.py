@@ -22,6 +22,7 @@ _PASSES_DENIAL = (
     "concerning for",
     "concern for",
 )
+_SHOWS = ("shows", "show", "demonstrates", "demonstrate", "contains", "has", "have")
 _PLACES = ("base", "bases", "apex", "apices", "in situ", "in place", "above", "tip", "zone", "lobe")
 
 
@@ -44,7 +45,8 @@ def denied(read: Statement, cue: int, targets: set[int], devices: set[int]) -> I
         if number > first and not _goes_on(read, number, targets, devices, names_device=names_device):
             return
         members, ended, is_open = _members(read, start, segment.end, targets, verbs_end=number > first)
-        if number > first and not is_open and spreads and segment.joint in LISTED and is_bare(read.of(segment)):
+        own = any(mark.has(Part.LEVEL, Part.CHANGE, Part.VERB) for mark in read.of(segment))
+        if number > first and not is_open and spreads and segment.joint in LISTED and not own:
             is_open = was_open
         for place in members:
             names_device = place in devices
@@ -77,7 +79,7 @@ def _members(
             return members, True, is_open
         if mark.has(Part.WITH) or (mark.has(Part.RELATION) and (members or _names_something(read.marks[start:place]))):
             return members, True, is_open
-        if mark.has(Part.VERB):
+        if mark.has(Part.VERB) and not (mark.text in _SHOWS and not members):
             if any(later in targets for later in range(place, end)):
                 return members, True, is_open
         elif mark.has(Part.PREPOSITION) and not members and _names_something(read.marks[start:place]):

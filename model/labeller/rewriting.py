@@ -174,6 +174,15 @@ def _of_no_longer(marks: list[Mark], place: int) -> Mark:
     )
 
 
+def _read_both(marks: list[Mark]) -> list[Mark]:
+    """In "both unchanged" and "both are small" the word counts findings and names no side."""
+    for place, mark in enumerate(marks[:-1]):
+        if mark.text in ("both", "each", "all") and marks[place + 1].has(Part.CHANGE, Part.VERB, Part.LEVEL):
+            if place and not any(one.has(Part.FINDING) for one in marks[place + 1 :]):
+                marks[place] = ignored(mark, "both findings")
+    return marks
+
+
 def _read_partly(marks: list[Mark]) -> list[Mark]:
     """What has "almost" resolved has improved."""
     for place, mark in enumerate(marks):
@@ -235,6 +244,7 @@ _RULES: tuple[Rule, ...] = (
     _read_two_degrees,
     _read_two_sizes,
     _read_not_seen,
+    _read_both,
     _read_partly,
     read_negated_change,
     _read_sides_compared,

@@ -73,6 +73,7 @@ class Reading:
         return tuple(target for target in self.targets if target.left_out and target.named.keys)
 
 
+_TIPS = ("tip", "tips", "end", "ends", "distal", "side", "side hole", "sidehole")
 _BETWEEN = ("versus", "vs", "over")
 """Make what stands before them doubtful, and what stands after them."""
 
@@ -216,15 +217,25 @@ def _apply_cues_behind(read: Statement, targets: dict[int, Target]) -> None:
             governed = scope.before(read, cue, places, crosses=crosses)
             if not governed and mark.text.endswith(("advised", "recommended", "suggested", "requested")):
                 governed = list(scope.unsaid(read, cue, places))
-            for target in at(targets, governed):
+            for target in at(targets, _without_tips(read, cue, targets, governed)):
                 target.left_out = target.left_out or "a question, a plan or a history"
                 target.note("no statement", mark)
         elif mark.has(Part.NEGATION_AFTER) and not _denies_ahead(read, cue, places):
-            for target in at(targets, scope.before(read, cue, places)):
+            governed = scope.before(read, cue, places)
+            for target in at(targets, _without_tips(read, cue, targets, governed)):
                 doubted_later = any(rule == "doubt" and other.start > mark.start for rule, other in target.notes)
                 if target.named.presence == "yes" and not doubted_later:
                     target.presence, target.certainty = "no", ""
                     target.note("denial", mark)
+
+
+def _without_tips(read: Statement, cue: int, targets: dict[int, Target], governed: list[int]) -> list[int]:
+    """Return the governed findings but devices of which only the tip is spoken of ("NG tube tip not seen")."""
+    return [
+        place
+        for place in governed
+        if not (targets[place].is_device and any(mark.text in _TIPS for mark in read.marks[place:cue]))
+    ]
 
 
 def _denies_ahead(read: Statement, cue: int, places: set[int]) -> bool:

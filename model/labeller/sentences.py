@@ -16,7 +16,7 @@ MAX_SENTENCE = 1000
 
 _ITEM = re.compile(r"(?:^|(?<=[\s.;]))[#(]?\d{1,2}[.)](?=[ \t]*[A-Z?])")
 _ITEM_AT_START = re.compile(r"[ \t]*[#(]?\d{1,2}[.)][ \t]*(?=[A-Za-z?])")
-_BULLET = re.compile(r"[ \t]*(?:[-–—*•●▪◦·>+o‣→]|--)[ \t]+(?=\S)|[ \t]*[-–*•●▪◦·](?=[A-Za-z?])")
+_BULLET = re.compile(r"[ \t]*(?:[-–—*•●▪◦·>+o‣→]|--)[ \t]+(?=\S)|[ \t]*[-–*•●▪◦·](?=[A-Za-z?])(?!-ve\b)(?!(?<=-)ve\b)")
 _ABBREVIATIONS = re.compile(
     "rt|lt|bilat|sig|mod|sm|resp|pl|ant|post|lat|max|min|est|prob|poss|prev|incr|decr|unch|pulm|card|vasc|sup|inf|med|sev"
     "|neg|pos|ext|int"

@@ -54,6 +54,7 @@ def targets_of(read: Statement) -> dict[int, Target]:
         if mark.has(Part.SUBJECT):
             for where, named in _predicates(read.marks, place):
                 if where in found:
+                    _join(found[where], named, mark)
                     continue
                 found[where] = Target(place=where, named=named, presence=named.presence, change=named.change)
                 found[where].note("part of the body", mark)
@@ -62,6 +63,14 @@ def targets_of(read: Statement) -> dict[int, Target]:
                 if named.presence == "uncertain":
                     found[where].certainty = "possible"
     return dict(sorted(found.items()))
+
+
+def _join(target: Target, named: Named, subject: Mark) -> None:
+    """Add what the same predicate says of another part of the body ("heart and lungs are normal")."""
+    if subject.has(Part.SUBJECT) and named.presence == target.named.presence and target.notes[0][1] != subject:
+        keys = tuple(dict.fromkeys((*target.named.keys, *named.keys)))
+        target.named = Named(keys=keys, presence=named.presence, general=target.named.general or named.general)
+        target.note("part of the body", subject)
 
 
 def _predicates(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named]]:
@@ -76,7 +85,8 @@ def _predicates(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named
         if said is not None:
             yield subject, said
             return
-        if not (mark.has(Part.OPENER, Part.SIDE, Part.PREPOSITION) or mark.text in ("bilateral", "lateral")):
+        small = (Part.OPENER, Part.SIDE, Part.PREPOSITION, Part.AND, Part.SUBJECT)
+        if not (mark.has(*small) or mark.text in ("bilateral", "lateral")):
             return
 
 
