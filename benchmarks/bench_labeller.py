@@ -1,48 +1,88 @@
-"""How well the labeller's rules agree with the hand-labelled sentences: `python -m benchmarks.bench_labeller`.
+"""How well the labeller's rules agree with the hand-read sentences and reports: `python -m benchmarks.bench_labeller`.
 
-Prints the tables of docs/labeller.md in Markdown; with --errors also every sentence that is not right in all respects.
+Prints the tables of docs/labeller.md in Markdown, with 95 % intervals (Wilson 1927); with --errors also every sentence that
+is not right in all respects.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from model.labeller.measure import Measured, Score, measure, pooled, read_cases
+from model.labeller.measure import (
+    Measured,
+    Score,
+    is_same,
+    measure,
+    polarity_errors,
+    pooled,
+    read_cases,
+    read_report_cases,
+    settled_gold,
+    settled_labels,
+)
 from model.labeller.rules import label_report, version
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "model" / "labeller"
-PARTS = ("development", "held_out", "hard", "fresh")
+PARTS = ("development", "held_out", "hard", "fresh", "check", "build", "opened_once")
+REPORT_PARTS = ("check", "build", "opened_once")
+Z_95 = 1.959964
 
 
 def main() -> None:
     """Measure every part and print."""
     measured = {name: measure(read_cases(FOLDER / f"sentences_{name}.txt"), label_report) for name in PARTS}
     print(f"labeller: {version()}\n")
-    print("| part | sentences | right in all | findings P / R | changes P / R | sides P / R | levels P / R |")
-    print("|---|---|---|---|---|---|---|")
+    print("| part | wholly right | presence P | presence R | change P / R | side P / R | degree P / R | opposite |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, one in measured.items():
-        cells = (_cell(pooled(table)) for table in (one.findings, one.changes, one.sides, one.levels))
-        print(f"| {name} | {one.sentences} | {one.exact} | {' | '.join(cells)} |")
-    for what in ("findings", "presences", "changes"):
-        _table(what, measured)
+        presence = pooled(one.findings)
+        others = (pooled(table) for table in (one.changes, one.sides, one.levels))
+        print(
+            f"| {name} | {_interval(one.exact, one.sentences)} | {_interval(presence.right, presence.right + presence.wrong)} "
+            f"| {_interval(presence.right, presence.right + presence.missed)} | "
+            + " | ".join(map(_cell, others))
+            + f" | {one.polarity_errors} |"
+        )
+    _kinds(measured)
+    _reports()
     if "--errors" in sys.argv:
         for name, one in measured.items():
             print(f"\n## {name}\n" + "\n".join(one.errors))
 
 
-def _table(what: str, measured: Mapping[str, Measured]) -> None:
-    """One line for each class, precision / recall (number in the sentences) for each part."""
-    print(f"\n| {what} | " + " | ".join(measured) + " |")
-    print("|---" * (len(measured) + 1) + "|")
-    for key in dict.fromkeys(key for one in measured.values() for key in getattr(one, what)):
-        scores = [getattr(one, what).get(key) for one in measured.values()]
-        print(f"| {key} | " + " | ".join("–" if score is None else _cell(score) for score in scores) + " |")
+def _kinds(measured: dict[str, Measured]) -> None:
+    parts = [name for name in PARTS if set(measured[name].kinds) != {""}]
+    print("\n| kind, wholly right | " + " | ".join(parts) + " |")
+    print("|---" * (len(parts) + 1) + "|")
+    for kind in dict.fromkeys(kind for name in parts for kind in measured[name].kinds):
+        cells = [_interval(*measured[name].kinds[kind]) if kind in measured[name].kinds else "–" for name in parts]
+        print(f"| {kind} | " + " | ".join(cells) + " |")
+
+
+def _reports() -> None:
+    print("\n| whole reports | wholly right | opposite |\n|---|---|---|")
+    for name in REPORT_PARTS:
+        cases = read_report_cases(FOLDER / f"reports_{name}.txt")
+        settled = [(settled_labels(case.text), settled_gold(case)) for case in cases]
+        right = sum(is_same(found, gold) for found, gold in settled)
+        turned = sum(polarity_errors(found, gold) for found, gold in settled)
+        print(f"| {name} | {_interval(right, len(cases))} | {turned} |")
+
+
+def _interval(right: int, total: int) -> str:
+    """Return a share with Wilson's interval and its counts."""
+    if not total:
+        return "–"
+    share, spread = right / total, Z_95**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return f"{share:.3f} ({max(0.0, middle - half):.3f}–{min(1.0, middle + half):.3f}) of {total}"
 
 
 def _cell(score: Score) -> str:
-    precision, recall = ("–" if value is None else f"{value:.2f}" for value in (score.precision, score.recall))
+    precision, recall = ("–" if value is None else f"{value:.3f}" for value in (score.precision, score.recall))
     return f"{precision} / {recall} ({score.right + score.missed})"
 
 

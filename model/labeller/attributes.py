@@ -166,7 +166,7 @@ def _last_before(read: Statement, cue: int, segment: Segment, targets: dict[int,
     if any(place >= segment.start and place < segment.end for place in targets):
         return None
     number = read.segments.index(segment)
-    while number and read.segments[number].joint is not Joint.STOP:
+    while number and read.segments[number].joint not in (Joint.STOP, Joint.EXCEPT):
         number -= 1
         inside = [place for place in targets if read.segments[number].start <= place < read.segments[number].end]
         if inside:
@@ -216,6 +216,8 @@ def _sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
             return place
         if read.marks[place].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE, Part.RELATION):
             break
+        if inside[:1] < [cue] and read.marks[place].has(Part.UNCERTAINTY_BEFORE, Part.SHARED):
+            break  # "opacity at the right base may represent atelectasis"
     if inside:
         earlier = [place for place in inside if place < cue]
         related = any(mark.has(Part.RELATION) for mark in read.marks[cue : inside[0]])

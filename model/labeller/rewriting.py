@@ -70,6 +70,17 @@ def _has_target_before(marks: Sequence[Mark], place: int) -> bool:
     return False
 
 
+def _read_compared_with(marks: list[Mark]) -> list[Mark]:
+    """In "larger vs prior" the two letters compare dates, and in "gone from small to large" nothing is gone."""
+    for place, mark in enumerate(marks[:-1]):
+        following = marks[place + 1]
+        if mark.text in ("vs", "versus") and following.has(Part.KNOWN, Part.IMAGE_BEFORE, Part.IMAGE):
+            marks[place] = ignored(mark, "compared with")
+        if mark.text in ("gone", "has gone", "have gone") and following.text in ("from", "up", "down", "to"):
+            marks[place] = ignored(mark, "has gone to")
+    return marks
+
+
 def _read_movement(marks: list[Mark]) -> list[Mark]:
     """In "shift to the left" and "rotated to the right" the side is the movement's."""
     for place, mark in enumerate(marks):
@@ -95,15 +106,20 @@ def _read_two_degrees(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks):
         if not mark.has(Part.LEVEL):
             continue
+        second = mark.text.partition(" to ")[2]
+        if second and place and marks[place - 1].text == "from":  # "from moderate to large"
+            level = "severe" if second in ("large", "severe") else "moderate"
+            marks[place] = replaced(mark, "two degrees", LEVEL=level, CHANGE=Change.WORSENING)
+            continue
         before = [one.text for one in marks[max(0, place - 2) : place]]
         is_start = "from" in before[-1:]
         if (is_start or any(text in _OF_EARLIER for text in before)) and _later_degree(marks, place):
             earlier = mark
             marks[place] = ignored(mark, "earlier degree")
         elif earlier is not None:
-            first, now = (_DEGREES.index(one.parts[Part.LEVEL]) for one in (earlier, mark))
-            if first != now:
-                change = Change.WORSENING if now > first else Change.IMPROVING
+            then, now = (_DEGREES.index(one.parts[Part.LEVEL]) for one in (earlier, mark))
+            if then != now:
+                change = Change.WORSENING if now > then else Change.IMPROVING
                 marks[place] = replaced(mark, "two degrees", LEVEL=mark.parts[Part.LEVEL], CHANGE=change)
             earlier = None
     return marks
@@ -177,10 +193,15 @@ def _of_no_longer(marks: list[Mark], place: int) -> Mark:
 def _read_both(marks: list[Mark]) -> list[Mark]:
     """In "both unchanged" and "both are small" the word counts findings and names no side."""
     for place, mark in enumerate(marks[:-1]):
-        if mark.text in ("both", "each", "all") and marks[place + 1].has(Part.CHANGE, Part.VERB, Part.LEVEL):
-            if place and not any(one.has(Part.FINDING) for one in marks[place + 1 :]):
-                marks[place] = ignored(mark, "both findings")
+        counts = mark.text in ("both", "each", "all") and marks[place + 1].has(Part.CHANGE, Part.VERB, Part.LEVEL)
+        if counts and _has_target_before(marks, place) and not _has_target_behind(marks, place):
+            marks[place] = ignored(mark, "both findings")
     return marks
+
+
+def _has_target_behind(marks: Sequence[Mark], place: int) -> bool:
+    end = next((index for index in range(place, len(marks)) if marks[index].has(*ENDS)), len(marks))
+    return any(mark.has(Part.FINDING, Part.SUBJECT) for mark in marks[place:end])
 
 
 def _read_partly(marks: list[Mark]) -> list[Mark]:
@@ -239,6 +260,7 @@ def _read_device_plans(marks: list[Mark]) -> list[Mark]:
 
 _RULES: tuple[Rule, ...] = (
     _read_question,
+    _read_compared_with,
     _read_earlier_image,
     _read_movement,
     _read_two_degrees,

@@ -16,6 +16,7 @@ from enum import StrEnum
 from model.labeller import scope
 from model.labeller.attributes import give_changes, give_levels, give_sides
 from model.labeller.denial import denied
+from model.labeller.language import has_foreign_denial, is_english
 from model.labeller.parts import Mark, Part
 from model.labeller.sentences import Sentence, sentences
 from model.labeller.statement import Joint, Statement, statement
@@ -89,8 +90,10 @@ def label_report(text: str) -> list[Label]:
 
 
 def read_text(text: str) -> list[Reading]:
-    """Return every sentence of a report that may state findings, read."""
-    return [read_sentence(sentence) for sentence in sentences(text)]
+    """Return every sentence of a report that may state findings, read. A report in another language states nothing."""
+    found = sentences(text)
+    english = is_english(" ".join(sentence.raw for sentence in found))
+    return [read_sentence(sentence, is_readable=english) for sentence in found]
 
 
 def label_sentence(text: str, *, section: str = "") -> list[Label]:
@@ -98,8 +101,8 @@ def label_sentence(text: str, *, section: str = "") -> list[Label]:
     return list(read_sentence(Sentence(raw=text, section=section)).labels)
 
 
-def read_sentence(sentence: Sentence) -> Reading:
-    """Read one sentence."""
+def read_sentence(sentence: Sentence, *, is_readable: bool = True) -> Reading:
+    """Read one sentence. is_readable: False where the report is not in English."""
     read = statement(sentence.raw)
     targets = targets_of(read)
     _apply_unsaid(read, targets)
@@ -111,6 +114,9 @@ def read_sentence(sentence: Sentence) -> Reading:
     give_changes(read, targets)
     give_levels(read, targets)
     _leave_out(read, targets)
+    if not is_readable or has_foreign_denial(sentence.raw):
+        for target in targets.values():
+            target.left_out = "not in English"
     labels: list[Label] = []
     for target in sorted(targets.values(), key=lambda target: (target.named.general, target.presence == "uncertain")):
         for label in _labels(target, sentence):

@@ -26,6 +26,10 @@ class Joint(StrEnum):
     STOP = "stop"
 
 
+_JOINTS = (
+    *((Part.STOP, Joint.STOP), (Part.DASH, Joint.STOP), (Part.EXCEPT, Joint.EXCEPT), (Part.BREAK, Joint.BREAK)),
+    *((Part.OR, Joint.OR), (Part.AND, Joint.AND), (Part.COMMA, Joint.COMMA)),
+)
 LISTED = (Joint.COMMA, Joint.AND, Joint.OR)
 
 
@@ -69,8 +73,10 @@ def _plain_brackets(marks: list[Mark]) -> list[Mark]:
         if mark.text != "(":
             continue
         end = next((index for index in range(place, len(marks)) if marks[index].text == ")"), len(marks))
-        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in marks[place:end]):
-            for index in (place, end):
+        within = marks[place + 1 : end]
+        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in within):
+            is_choice = bool(within) and all(one.has(*_VALUES, Part.COMMA) for one in within)  # "(Y/N)"
+            for index in range(place, end + 1) if is_choice else (place, end):
                 if index < len(marks):
                     found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="brackets")
     return found
@@ -197,23 +203,12 @@ def _segments(marks: Sequence[Mark]) -> list[Segment]:
 
 
 def _joint(mark: Mark) -> Joint | None:
-    for part, joint in (
-        (Part.STOP, Joint.STOP),
-        (Part.DASH, Joint.STOP),
-        (Part.EXCEPT, Joint.EXCEPT),
-        (Part.BREAK, Joint.BREAK),
-        (Part.OR, Joint.OR),
-        (Part.AND, Joint.AND),
-        (Part.COMMA, Joint.COMMA),
-    ):
-        if mark.has(part):
-            return joint
-    return None
+    return next((joint for part, joint in _JOINTS if mark.has(part)), None)
 
 
 def _stronger(one: Joint, other: Joint) -> Joint:
     """Return the joint of two that follow each other: ", and" is "and", "; but" is a break."""
-    order = (Joint.START, Joint.COMMA, Joint.AND, Joint.OR, Joint.BREAK, Joint.EXCEPT, Joint.STOP)
+    order = tuple(Joint)
     if {one, other} <= {Joint.STOP, Joint.EXCEPT, Joint.BREAK}:
         return other if one is Joint.STOP else one
     return max(one, other, key=order.index)
@@ -230,7 +225,7 @@ def _with_borrowed(marks: Sequence[Mark]) -> list[Mark]:
     added: dict[int, Mark] = {}
     for number, segment in enumerate(segments):
         within = marks[segment.start : segment.end]
-        if any(mark.has(Part.FINDING, Part.SUBJECT, Part.PREDICATE) for mark in within) or not _speaks(within, segment):
+        if any(map(_names, within)) or not _speaks(within, segment):
             continue
         after, before = _target(marks, segments, number + 1), _last_target(marks, segments[:number])
         if after is not None and _leads(within) and segments[number + 1].joint is not Joint.STOP:
@@ -252,7 +247,7 @@ def _with_joined_attributes(marks: list[Mark]) -> list[Mark]:
     segments = _segments(marks)
     for number, segment in enumerate(segments[1:-1], start=1):
         within, after = marks[segment.start : segment.end], marks[segments[number + 1].start : segments[number + 1].end]
-        names = any(mark.has(Part.FINDING, Part.SUBJECT, Part.PREDICATE) for mark in (*within, *after))
+        names = any(map(_names, (*within, *after)))
         if (
             not names
             and segments[number + 1].joint is Joint.COMMA
@@ -263,6 +258,11 @@ def _with_joined_attributes(marks: list[Mark]) -> list[Mark]:
             for place in range(segment.end, segments[number + 1].start):
                 marks[place] = dataclasses.replace(marks[place], parts={Part.IGNORED: True}, role="label")
     return marks
+
+
+def _names(mark: Mark) -> bool:
+    """Return whether a phrase names a finding, a part of the body, or what such a part is."""
+    return mark.has(Part.FINDING, Part.SUBJECT) or (mark.has(Part.PREDICATE) and not mark.has(Part.CHANGE))
 
 
 def _speaks(within: Sequence[Mark], segment: Segment) -> bool:

@@ -112,9 +112,9 @@ def _is_one_edit(one: str, other: str) -> bool:
 
 
 def _is_two_edits(one: str, other: str) -> bool:
-    """Return whether two edits behind the first letter make `other` of `one` (the first is hardly ever mistyped)."""
-    if one[0] != other[0]:
-        return False
+    """Return whether two edits inside a word make `other` of `one`."""
+    if one[0] != other[0] or one[-2:] != other[-2:]:
+        return False  # another ending makes another word
     start = 0
     while start < min(len(one), len(other)) and one[start] == other[start]:
         start += 1

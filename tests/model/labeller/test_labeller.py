@@ -45,6 +45,7 @@ IMPRESSION:
         ("fresh", 0.98, 0.97, 0.97, 0.95),
         ("check", 1.0, 1.0, 1.0, 1.0),
         ("build", 1.0, 1.0, 1.0, 1.0),
+        ("opened_once", 0.99, 0.99, 0.97, 0.97),
     ],
 )
 def test_figures_do_not_fall(

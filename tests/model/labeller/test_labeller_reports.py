@@ -28,7 +28,7 @@ def cases_of(*parts: str) -> list[Case]:
     return [case for part in parts for case in read_cases(FOLDER / f"sentences_{part}.txt")]
 
 
-@pytest.mark.parametrize("part", ["build", "check"])
+@pytest.mark.parametrize("part", ["build", "check", "opened_once"])
 def test_whole_reports_are_right(part: str) -> None:
     for case in read_report_cases(FOLDER / f"reports_{part}.txt"):
         found, gold = settled_labels(case.text), settled_gold(case)
@@ -149,6 +149,21 @@ def test_what_is_named_and_not_stated_is_counted_with_its_reason() -> None:
         "a question, a plan or a history",
         "a question, a plan or a history",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kein Pneumothorax. Kein Pleuraerguss. Herz nicht vergrößert.",
+        "Zustand nach Pneumothorax links. Kleiner Erguss rechts, das Herz ist normal groß und der Befund unverändert.",
+        "Pas de pneumothorax.",
+        "Geen pneumothorax.",
+        "Sin consolidación ni pneumothorax.",
+    ],
+)
+def test_other_languages_state_nothing(text: str) -> None:
+    assert label_report(text) == []
+    assert all(target.left_out == "not in English" for reading in read_text(text) for target in reading.targets)
 
 
 def test_addendum_replaces_and_says_so() -> None:
