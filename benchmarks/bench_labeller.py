@@ -1,7 +1,7 @@
 """How well the labeller's rules agree with the hand-read sentences and reports: `python -m benchmarks.bench_labeller`.
 
-Prints the tables of docs/labeller.md in Markdown, with 95 % intervals (Wilson 1927); with --errors also every sentence that
-is not right in all respects.
+Prints the tables of docs/labeller.md in Markdown, with 95 % intervals (Wilson 1927); with --errors also every sentence
+that is not right in all respects.
 """
 
 from __future__ import annotations
