@@ -39,12 +39,14 @@ def main() -> None:
     for name, one in measured.items():
         presence = pooled(one.findings)
         others = (pooled(table) for table in (one.changes, one.sides, one.levels))
-        print(
-            f"| {name} | {_interval(one.exact, one.sentences)} | {_interval(presence.right, presence.right + presence.wrong)} "
-            f"| {_interval(presence.right, presence.right + presence.missed)} | "
-            + " | ".join(map(_cell, others))
-            + f" | {one.polarity_errors} |"
-        )
+        cells = [
+            *(name, _interval(one.exact, one.sentences)),
+            _interval(presence.right, presence.right + presence.wrong),
+            _interval(presence.right, presence.right + presence.missed),
+            *map(_cell, others),
+            str(one.polarity_errors),
+        ]
+        print(f"| {' | '.join(cells)} |")
     _kinds(measured)
     _reports()
     if "--errors" in sys.argv:
