@@ -37,6 +37,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "import_folder",
         "Import a folder of DICOM files as priors or, with --analyse, as studies to be analysed.",
     ),
+    "backup": ("backup", "Copy index, instances, documents and models while the node runs; only what is new."),
+    "restore": (
+        "backup",
+        "Bring a backup back; the node must be stopped. Files that are there stay, an index is set aside.",
+    ),
     "evaluate": ("training.train", "Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."),
     "drift": (
         "training.drift",

@@ -45,7 +45,7 @@ def serve(
     settings = settings_from(config)
     os.environ[CONFIG_VARIABLE] = str(config_path(config).absolute())  # a training that it starts reads the same file
     configure(settings.logging)
-    service.serve(settings, wanted)
+    service.serve(settings, wanted, reload=lambda: settings_from(config))
 
 
 def demo(

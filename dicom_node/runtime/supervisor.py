@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,8 +109,11 @@ def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
     )
 
 
-def serve(settings: Settings, role: Role) -> None:
-    """Run the node until SIGTERM or SIGINT. Raises NodeError or ConfigurationError where it cannot start."""
+def serve(settings: Settings, role: Role, *, reload: Callable[[], Settings] | None = None) -> None:
+    """Run the node until SIGTERM or SIGINT; at SIGHUP go on with what `reload` reads.
+
+    Raises NodeError or ConfigurationError where it cannot start.
+    """
     if role is not Role.ALL and settings.database.url.startswith("sqlite"):
         raise ConfigurationError(
             f"database.url: role {role} shares the index with other processes' roles on other machines and needs"
@@ -125,7 +129,29 @@ def serve(settings: Settings, role: Role) -> None:
             from dicom_node.receive.receiver import require_ports
 
             require_ports(settings)
-        _supervise(settings, role, stop)
+        reloads = threading.Event()
+        signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
+        while True:
+            _supervise(settings, role, stop, reloads)
+            if stop.is_set() or reload is None:
+                return
+            reloads.clear()
+            settings = _reloaded(settings, reload)
+
+
+def _reloaded(settings: Settings, reload: Callable[[], Settings]) -> Settings:
+    """The settings as the file has them now; those that the node runs with where the file has become wrong."""
+    try:
+        fresh = reload()
+    except ConfigurationError as error:
+        log.error("configuration not reloaded: the old one stays in force", error=str(error))
+        return settings
+    fixed = (fresh.node.data_dir, fresh.database) == (settings.node.data_dir, settings.database)
+    if not fixed:
+        log.error("node.data_dir and [database] cannot be changed while the node runs: the old settings stay in force")
+        return settings
+    log.info("configuration reloaded")
+    return fresh
 
 
 def _require_model(settings: Settings) -> None:
@@ -140,17 +166,19 @@ def _require_model(settings: Settings) -> None:
         )
 
 
-def _supervise(settings: Settings, role: Role, stop: threading.Event) -> None:
-    node = node_context(settings, stop)
+def _supervise(settings: Settings, role: Role, stop: threading.Event, reloads: threading.Event) -> None:
+    """Run the node's parts until it is to stop or, by SIGHUP, to read its configuration again."""
+    node = node_context(settings, threading.Event())
     children = _children(settings, role)
     with _own_parts(node, role):
         for child in children:
             _start(child, settings)
         _announce(children, settings, role, stop)
-        while not stop.wait(0.2):
+        while not stop.wait(0.2) and not reloads.is_set():
             for child in children:
                 _keep_running(child, settings)
-        log.info("node stopping")
+        log.info("node stopping" if stop.is_set() else "node reloading")
+        node.stop.set()
         _end(children)
     node.database.close()
     log.info("node stopped")
@@ -269,6 +297,7 @@ def _child_main(
     name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
 ) -> None:
     end_with_parent(parent_pid)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
     configure(settings.logging)
     stop = threading.Event()
     stop_on_signals(stop)

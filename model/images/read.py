@@ -29,6 +29,9 @@ MAX_SIDE = 16_384
 MAX_FRAME_PIXELS = 64_000_000
 MAX_TOTAL_PIXELS = 512_000_000
 """Rows × Columns × NumberOfFrames × SamplesPerPixel."""
+MAX_INFLATED_BYTES = 256 << 20
+"""Of a deflated object: a film of 64 million pixels has 128 MiB."""
+_META_BYTES = 64 << 10
 MIN_SIDE = 32
 """Pixels; below this nothing of a chest can be seen."""
 COLOUR_TOLERANCE = 8
@@ -60,6 +63,7 @@ def read_dataset(path: Path) -> Dataset:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise PixelError(f"the file has {size} bytes; more than {MAX_FILE_BYTES} are not read")
+        _refuse_deflate_bomb(path)
         dataset = dcmread(path, force=True)
     except (OSError, InvalidDicomError) as error:
         raise PixelError(f"the file cannot be read as DICOM: {_first_line(error)}") from error
@@ -68,6 +72,27 @@ def read_dataset(path: Path) -> Dataset:
     if len(dataset) == 0:
         raise PixelError("the file is not DICOM")
     return dataset
+
+
+def _refuse_deflate_bomb(path: Path) -> None:
+    """Raise PixelError for a deflated data set that inflates to more than any image of this kind needs.
+
+    pydicom inflates the whole of it at once (PS3.5 section A.5): 1.5 MB may become 1.5 GB.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_META_BYTES)
+        marker = head.find(b"\x02\x00\x10\x00UI")
+        if marker < 0 or not head[marker + 8 :].startswith(b"1.2.840.10008.1.2.1.99"):
+            return
+        length = head.find(b"\x02\x00\x00\x00UL")
+        if length < 0:
+            return
+        stream.seek(length + 12 + int.from_bytes(head[length + 8 : length + 12], "little"))
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (chunk := inflater.unconsumed_tail or stream.read(_META_BYTES)) and not inflater.eof:
+            total += len(inflater.decompress(chunk, 1 << 20))
+            if total > MAX_INFLATED_BYTES:
+                raise PixelError(f"the deflated object inflates to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
 @contextmanager

@@ -161,3 +161,15 @@ def test_roles_of_a_peer_are_what_its_table_says(tmp_path: Path) -> None:
         )
         assert rules.rejection(called="LUMEN", calling="CR1", address="127.0.0.1") is not None
         assert CR in other.sop_classes
+
+
+@pytest.mark.parametrize(
+    ("calling", "source", "counts"),
+    [("PACS", ARCHIVE_AT, True), ("STRANGER", ARCHIVE_AT, False), ("PACS", STRANGER_AT, False)],
+)
+def test_commitment_report_counts_only_from_the_destination(
+    node: RunningNode, calling: str, source: str, counts: bool
+) -> None:
+    known = Rules(node.settings).known
+    assert known.is_destination("pacs", ae_title=calling, address=source) is counts
+    assert not known.is_destination("other", ae_title=calling, address=source)

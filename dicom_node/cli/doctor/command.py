@@ -104,6 +104,7 @@ def doctor(
 def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     """All checks, one after the other; each tells its own failure and stops no other."""
     yield from _ae_titles(settings)
+    yield _open_door(settings)
     yield from _run_check("data folder", lambda: machine_checks.write_rights(settings.node.data_dir))
     yield from _run_check("disk speed", lambda: machine_checks.disk_speed(settings.node.data_dir))
     yield from _run_check("disk space", lambda: machine_checks.free_disk(settings))
@@ -147,6 +148,21 @@ def _ae_titles(settings: Settings) -> Iterator[Check]:
         yield Check(what="AE titles", grade=Grade.WARNING, text=text)
     else:
         yield Check(what="AE titles", grade=Grade.GOOD, text=f"we are {ours}")
+
+
+def _open_door(settings: Settings) -> Check:
+    """Whether anybody may store and query, which is right for a first routing and not for a hospital."""
+    receive, access = settings.receive, settings.access
+    if access.addresses or access.calling_ae_titles:
+        return Check(what="who may call", grade=Grade.GOOD, text="[access] says who")
+    open_to = [name for name, may in (("store", receive.unnamed_store), ("query", receive.unnamed_query)) if may]
+    if not open_to:
+        return Check(what="who may call", grade=Grade.GOOD, text="only peers with a [[receive.peers]] table")
+    text = (
+        f"any AE title from any address may {' and '.join(open_to)}: set access.addresses, or name the senders in"
+        " [[receive.peers]] and set receive.unnamed_store, receive.unnamed_query to false"
+    )
+    return Check(what="who may call", grade=Grade.WARNING, text=text)
 
 
 def _index(settings: Settings) -> Check:

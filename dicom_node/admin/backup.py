@@ -1,0 +1,169 @@
+"""Backup of index and files while the node runs, and their return: nothing that was acknowledged is lost by either.
+
+The index is copied first and the files after it. So every file that the copy names is there, unless retention removed
+it meanwhile, and newer files come along without a row: the receiver indexes them at its next start. Files have random
+names and never change, so a second backup into the same folder copies only what is new.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import make_url
+
+from dicom_node.config import Settings
+from dicom_node.errors import NodeError, UsageError
+from dicom_node.logs import get_logger
+from dicom_node.storage.instance_store import fsync_folder
+
+log = get_logger(__name__)
+
+INDEX: Final = "index.db"
+DUMP: Final = "index.dump"
+FOLDERS: Final = ("instances/files", "instances/quarantine", "documents", "models")
+SECRETS: Final = ("web-secret",)
+_PAGES_AT_ONCE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What a backup or a restore did."""
+
+    copied: int
+    there: int
+    """Files that were there already."""
+    bytes: int
+
+
+def back_up(settings: Settings, target: Path) -> Copied:
+    """Copy index, instances, documents and models into a folder. Raises NodeError saying what failed."""
+    data = settings.node.data_dir
+    if target.resolve() == data.resolve() or data.resolve() in target.resolve().parents:
+        raise UsageError(f"{target}: a backup lies outside of node.data_dir ({data})")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if settings.database.url.startswith("sqlite"):
+            _copy_sqlite(_sqlite_file(settings), target / INDEX)
+        else:
+            _postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
+            (target / f"{DUMP}.part").replace(target / DUMP)
+        return _copy_all(data, target)
+    except (OSError, sqlite3.Error) as error:
+        raise NodeError(f"the backup is not complete: {error}; run the command again, it goes on") from error
+
+
+def restore(settings: Settings, source: Path, *, now: dt.datetime) -> Copied:
+    """Bring a backup back into an installation that is stopped. Files that are there stay; an index is set aside.
+
+    An older index over newer files is no loss: the receiver indexes at its start what the index does not name. Raises
+    UsageError where the folder is no backup, NodeError saying what failed.
+    """
+    is_sqlite = settings.database.url.startswith("sqlite")
+    saved = source / (INDEX if is_sqlite else DUMP)
+    if not saved.is_file():
+        raise UsageError(f"{source}: no backup of this kind of index ({saved.name} is missing)")
+    data = settings.node.data_dir
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        copied = _copy_all(source, data)
+        if is_sqlite:
+            _replace_sqlite(saved, _sqlite_file(settings), now)
+        else:
+            _postgresql("pg_restore", settings, ["--clean", "--if-exists", "--no-owner", str(saved)])
+    except (OSError, sqlite3.Error) as error:
+        raise NodeError(f"the restore is not complete: {error}; run the command again, it goes on") from error
+    return copied
+
+
+def _sqlite_file(settings: Settings) -> Path:
+    return Path(make_url(settings.database.url).database or "")
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """A consistent copy while others write (sqlite3's backup): a copy of the file alone lacks what is in its WAL."""
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    if not source.is_file():
+        raise OSError(f"{source}: no such file")
+    with sqlite3.connect(source) as live, sqlite3.connect(part) as copy:
+        live.backup(copy, pages=_PAGES_AT_ONCE)
+    live.close()
+    copy.close()
+    with sqlite3.connect(part) as copy:
+        if (verdict := copy.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(f"the copy of the index is damaged: {verdict}")
+    copy.close()
+    _durable(part, target)
+
+
+def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
+    part = target.with_name(f"{target.name}.restored")
+    shutil.copyfile(saved, part)
+    for suffix in ("", "-wal", "-shm"):
+        old = target.with_name(target.name + suffix)
+        if old.exists():
+            old.rename(target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}{suffix}"))
+    _durable(part, target)
+
+
+def _copy_all(source: Path, target: Path) -> Copied:
+    copied = there = size = 0
+    for relative in _files(source):
+        destination = target / relative
+        length = (source / relative).stat().st_size
+        if destination.is_file() and destination.stat().st_size == length:
+            there += 1
+            continue
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        part = destination.with_name(f"{destination.name}.part")
+        try:
+            shutil.copy2(source / relative, part)
+        except FileNotFoundError:
+            continue  # retention removed it since it was listed
+        _durable(part, destination)
+        copied, size = copied + 1, size + length
+    return Copied(copied=copied, there=there, bytes=size)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Everything that a backup holds beside the index, relative to the root."""
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".part":
+                yield path.relative_to(root)
+    yield from (Path(name) for name in SECRETS if (root / name).is_file())
+
+
+def _durable(part: Path, target: Path) -> None:
+    """Give a written file its name once its bytes are on the disk."""
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.replace(target)
+    fsync_folder(target.parent)
+
+
+def _postgresql(program: str, settings: Settings, arguments: list[str]) -> None:
+    """Run one of PostgreSQL's programs against the index. Raises NodeError with its words."""
+    url = make_url(settings.database.url)
+    environment = {**os.environ, "PGPASSWORD": url.password or ""}
+    where: list[tuple[str, Callable[[], str | int | None]]] = [
+        ("--host", lambda: url.host),
+        ("--port", lambda: url.port),
+        ("--username", lambda: url.username),
+        ("--dbname", lambda: url.database),
+    ]
+    command = [program, *(f"{name}={value()}" for name, value in where if value()), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    except FileNotFoundError as error:
+        raise NodeError(f"{program} is not installed here; it comes with PostgreSQL's client programs") from error
+    if done.returncode:
+        raise NodeError(f"{program}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'failed'}")
