@@ -42,9 +42,16 @@ class RemotePictures:
         """The square uint8 picture that is sent; the server's processor scales it as it likes."""
         return fit(image, self.image_size)
 
-    def layout(self, *, priors: int, expert: str | None = None, context: str | None = None) -> PromptLayout:
-        """The prompt layout; the difference feature exists in our own models only."""
-        return PromptLayout(priors=priors, expert=expert, context=context)
+    def layout(
+        self,
+        *,
+        priors: int,
+        days: tuple[int | None, ...] = (),
+        expert: str | None = None,
+        context: str | None = None,
+    ) -> PromptLayout:
+        """The prompt layout; the difference feature exists in local models only."""
+        return PromptLayout(priors=priors, days=days, expert=expert, context=context)
 
 
 def open_remote_predictor(
