@@ -2,7 +2,7 @@
 
 A closed question is answered by what the result states of the same finding: the scores of the question battery after
 the report's rules. So an answer can never differ from the report, and costs no second look at the images
-(docs/adr/0155).
+(docs/adr/0024).
 """
 
 from __future__ import annotations

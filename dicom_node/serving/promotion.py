@@ -2,7 +2,7 @@
 
 The pointer file of `model.checkpoints.registry` owns that state: it is replaced in one rename, so whoever reads it,
 on whichever machine, sees the old champion or the new one. Journal, audit and notice are rows that follow the
-pointer: written at once by whoever changed it, and by a tick where that process died in between (docs/adr/0120).
+pointer: written at once by whoever changed it, and by a tick where that process died in between (docs/adr/0013).
 """
 
 from __future__ import annotations

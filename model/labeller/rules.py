@@ -3,7 +3,7 @@
 The word list is `word_list.toml`. A sentence becomes phrases (tokens), phrases get their parts (rewriting), segments
 (statement), and each cue its scope (scope): after Chapman et al. 2001 (NegEx), Harkema et al. 2009 (ConText) and Irvin
 et al. 2019 (CheXpert labeller). No model, no torch: the same text gives the same labels, each with the phrases that
-decided. Measured in docs/labeller.md, beside medspaCy's ConText in docs/adr/0125.
+decided. Measured in docs/labeller.md, beside medspaCy's ConText in docs/adr/0015.
 """
 
 from __future__ import annotations

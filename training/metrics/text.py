@@ -1,6 +1,6 @@
 """BLEU, ROUGE-L and CIDEr with the definitions of the COCO caption evaluation, so that figures can be compared.
 
-Written from the papers and equal to pycocoevalcap 1.2 on its output for our examples (docs/adr/0020-caption-metrics.md
+Written from the papers and equal to pycocoevalcap 1.2 on its output for our examples (docs/adr/0004-caption-metrics.md
 says why it is no dependency). All functions take tokenised text: words separated by single spaces, from `tokenise`.
 """
 

@@ -1,7 +1,7 @@
 r"""HL7 v2 encoding rules (v2.5.1 chapter 2): delimiters, segments, character sets and escape sequences.
 
 The rules are small enough to stand here, and a library that logs the field it cannot decode would log a patient's
-report (docs/adr/0126). Real senders break the rules in a few usual ways; those are read as they are meant: segments
+report (docs/adr/0016). Real senders break the rules in a few usual ways; those are read as they are meant: segments
 that end by LF or CRLF, blank lines, line feeds inside a text field, spellings of a character set, escapes of their own.
 """
 
