@@ -57,7 +57,7 @@ def test_report_becomes_feedback(tmp_path: Path, sop_class: str) -> None:
             row = session.scalars(select(Feedback).where(Feedback.finding == "pneumothorax")).one()
         assert (row.source, row.role, row.author, row.report_pk) == ("report", "radiologist", "Curie^Marie", report.id)
         assert "No pneumothorax" in row.comment
-        assert 'negation "no"' in row.comment
+        assert 'denial "no"' in row.comment
 
 
 def test_finding_that_was_not_asked_for_labels_too(tmp_path: Path) -> None:
