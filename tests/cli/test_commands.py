@@ -56,9 +56,11 @@ def run(config: Path, *arguments: str, status: int = 0) -> str:
 
 
 def test_status_studies_and_jobs_say_how_it_stands(config: Path, node: NodeContext) -> None:
-    values = json.loads(run(config, "status", "--json"))
+    values = json.loads(run(config, "status", "--json", status=1))
     assert values["deliveries"] == {"pacs pending": 2}
     assert values["jobs"] == {"deliver ready": 2}
+    (trouble,) = values["troubles"]  # no worker runs in this test, and the deliveries have been due for long
+    assert "deliver jobs have waited" in trouble
     found = json.loads(run(config, "studies", "--search", PATIENT_ID, "--json"))
     assert found["total"] == 1
     assert json.loads(run(config, "studies", "--search", "nobody", "--json"))["total"] == 0
