@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
+    DatabaseError,
     DataError,
     DBAPIError,
     DisconnectionError,
@@ -161,6 +162,8 @@ def _mapped_errors() -> Iterator[None]:
             raise IndexUnavailableError(f"the index refuses: {error.orig}") from error
         raise
     except DBAPIError as error:
+        if type(error) is DatabaseError:  # SQLite of a file that is none of its own, or damaged
+            raise IndexUnavailableError(f"the index cannot be read: {error.orig}") from error
         raise IndexUnavailableError(f"the index does not work: {error.orig}") from error
     except PoolTimeoutError as error:
         raise IndexUnavailableError("the index is busy: no connection came free in time") from error
