@@ -12,7 +12,7 @@ import numpy as np
 from model.errors import CheckpointError
 from model.experts.film_classifier import FilmClassifier, FilmKind, FilmView, load_film_classifier
 from model.experts.film_network import SIDE
-from model.experts.film_rules import FilmReading, read_film_finding
+from model.film_rules import FilmReading, read_film_finding
 from model.localise.outline import outlines
 from model.localise.relevance import Heatmap, Method, choose_regions
 from model.schema import Finding, ImageRole, Prediction, Region, StudyPair

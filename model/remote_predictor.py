@@ -1,7 +1,7 @@
 """A predictor whose model lives on an OpenAI-compatible server (SGLang, vLLM).
 
 The images go as PNG data URLs before the question, so that all questions of a pair share one prefix that the server
-caches. How questions are asked and scored: `model.remote.engine`.
+caches. How questions are asked and scored: `model.remote_engine`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model.predict import Predictor
 from model.questions.battery import QuestionType, closed_question
 from model.questions.prompts import PromptLayout
 from model.remote.client import DEFAULT_CONNECTIONS, ServerClient
-from model.remote.engine import MIN_MASS, RemoteEngine, Scoring
+from model.remote_engine import MIN_MASS, RemoteEngine, Scoring
 from model.schema import DisplayImage
 
 SIGHT_QUESTIONS = 6

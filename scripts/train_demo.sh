@@ -39,7 +39,7 @@ if test -d "$SERIES"; then # the film classifier, which reads films of people; t
     $python -m training.films.finish "$OUT/checkpoint" --weights "$OUT/people/film-0.safetensors" \
         --weights "$OUT/people/film-1.safetensors" --series "$SERIES" --cache "$OUT/people/films.npz" \
         --version "${VERSION:-3}"
-    $python -m training.evaluation.films "$OUT/checkpoint" --series "$SERIES" --out "$OUT/people"
+    $python -m training.films.evaluate "$OUT/checkpoint" --series "$SERIES" --out "$OUT/people"
 else
     echo "$SERIES is not there: the checkpoint reads films of people as it reads phantoms, which is of no use"
 fi

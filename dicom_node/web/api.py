@@ -15,6 +15,7 @@ from dicom_node.config import Role
 from dicom_node.feedback import record as feedback
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Outcome, StudyState, Verdict
 from dicom_node.web.pages.corrections import keep_word, word_of
+from dicom_node.web.pages.questions import ask_by_json
 from dicom_node.web.pages.worklist import audit_access, choice, filter_of, load_page
 from dicom_node.web.routing import Call, Rule
 from model.questions.free_text import MAX_CHARACTERS
@@ -194,6 +195,7 @@ RULES = (
         methods=("POST",),
         role=Role.RADIOLOGIST,
     ),
+    Rule(path="/api/studies/{study_instance_uid}/questions", view=ask_by_json, methods=("POST",)),
     Rule(path="/api/jobs", view=jobs),
     Rule(path="/api/deliveries", view=deliveries),
     Rule(path="/api/token", view=token),

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
-from model.experts.film_rules import FilmReading
+from model.film_rules import FilmReading
 from model.finding_states import JointWeights
 from model.ontology import ontology
 from model.schema import MAX_IMAGES

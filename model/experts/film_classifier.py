@@ -3,7 +3,7 @@
 Two files beside the checkpoint's weights: `films.json` (which outputs) and `films.safetensors` (half precision; one set
 of weights for each member, and the statistics of the features). Outputs are averaged over the members and over the
 film and its mirror image. How the outputs become
-findings stands in the manifest (`model.experts.film_rules`).
+findings stands in the manifest (`model.film_rules`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork
-from model.experts.film_rules import FilmScores
+from model.film_rules import FilmScores
 from model.images.square import fit
 from model.ontology import ontology
 from model.schema import DisplayImage

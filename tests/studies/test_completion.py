@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 from pydicom.uid import ImplicitVRLittleEndian
@@ -93,9 +94,9 @@ def test_a_fetched_prior_is_closed_and_never_analysed_until_it_is_sent_to_us(dat
     arrive(database, received(purpose="prior"), after(0))
     assert swept(database, 60) == [study_uid("s")]
     assert job_keys(database) == []
-    # The archive routes it now, in another transfer syntax: the same object, and no conflict.
-    routed = received(syntax=ImplicitVRLittleEndian, content="other bytes")
-    assert arrive(database, routed, after(100)).outcome is Registered.DUPLICATE
+    # The archive, a named peer, routes it now in another transfer syntax: the same object, and no conflict.
+    routed = dataclasses.replace(received(syntax=ImplicitVRLittleEndian, content="other bytes"), is_trusted=True)
+    assert arrive(database, routed, after(100)).outcome is Registered.REPLACED
     promoted = study(database)
     assert (promoted.purpose, promoted.state) == ("routed", StudyState.OPEN)
     assert swept(database, 160) == [study_uid("s")]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTICS, WEIGHTS, Domains
 from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
-from model.experts.film_rules import Figure, FilmReading, FilmRule, believe_films
+from model.film_rules import Figure, FilmReading, FilmRule, believe_films
 from model.images.display import from_grey
 from model.images.square import fit
 from model.ontology import ontology

@@ -1,4 +1,4 @@
-"""Fitting how a film classifier's outputs are read (`model.experts.film_rules`), on validation films and pairs only.
+"""Fitting how a film classifier's outputs are read (`model.film_rules`), on validation films and pairs only.
 
 A film's label is what radiologists marked where they read it, and what its report mentions elsewhere: so probabilities
 hold for films as they come, not for the films that somebody chose to read.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from model.experts.film_rules import (
+from model.film_rules import (
     FilmRule,
     FilmScores,
     believe_films,

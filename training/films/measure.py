@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.experts.film_rules import Figure, FilmRule, believe_films
+from model.film_rules import Figure, FilmRule, believe_films
 from training.films.fit import PairSample
 from training.metrics.classification import auroc
 

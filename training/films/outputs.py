@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.experts.film_classifier import Domains, averaged
 from model.experts.film_network import GRADED, MARKED, MINED, FilmNetwork
-from model.experts.film_rules import FilmScores
+from model.film_rules import FilmScores
 from model.ontology import ontology
 from training.readers.nih_series import MARKS
 

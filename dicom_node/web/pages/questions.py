@@ -56,7 +56,4 @@ def _asked(call: Call, text: str) -> StudyQuestion:
     return row
 
 
-RULES = (
-    Rule(path="/studies/{study_instance_uid}/questions", view=ask_by_form, methods=("POST",)),
-    Rule(path="/api/studies/{study_instance_uid}/questions", view=ask_by_json, methods=("POST",)),
-)
+RULES = (Rule(path="/studies/{study_instance_uid}/questions", view=ask_by_form, methods=("POST",)),)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
@@ -37,6 +37,9 @@ def claimed(node: NodeContext, now: dt.datetime | None = None) -> jobs.ClaimedJo
     now = now or node.clock()
     with node.database.write() as session:
         prefetch.enqueue_for_open(session, node.settings, now=now)
+        # Due times are the database's: what waits for its next attempt is brought forward instead of the clock.
+        waiting = (Job.kind == JobKind.FETCH) & (Job.state == JobState.READY) & (Job.attempts > 0)
+        session.execute(update(Job).where(waiting).values(run_at=now - dt.timedelta(days=1)))
         job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
     assert job is not None
     return job

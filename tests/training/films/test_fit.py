@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from model.experts.film_rules import FilmRule, FilmScores, believe_films
+from model.film_rules import FilmRule, FilmScores, believe_films
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
 from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
 

@@ -1,6 +1,6 @@
 """Figures of a checkpoint on films of people, asked through its ordinary door, with intervals by patient.
 
-python -m training.evaluation.films demo --series ../shared/data/nih_series --out FOLDER
+python -m training.films.evaluate demo --series ../shared/data/nih_series --out FOLDER
 
 Presence against radiologists and against labels mined from reports, side by side; where findings are, against
 radiologists' boxes; change on pairs of which radiologists read both films, beside "nothing has changed" and the
@@ -23,7 +23,7 @@ from model.predict import Predictor, load_predictor
 from model.schema import Change, Finding, StudyPair
 from training.data.datasets import loaded
 from training.evaluation.consistency import score_consistency
-from training.evaluation.film_pointing import pointing_figures
+from training.films.pointing import pointing_figures
 from training.metrics.classification import auroc, class_scores, expected_calibration_error, macro_f1
 from training.metrics.pairs import Answered, change_said
 from training.metrics.significance import Interval, bootstrap_one_by_patient

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.experts.film_rules import (
+from model.film_rules import (
     FilmReading,
     FilmRule,
     FilmScores,
