@@ -17,8 +17,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from dicom_node.report.rules import side_of
 from model.checks.frontal_view import SIDE
@@ -148,6 +146,8 @@ def _raster_of(points: Sequence[tuple[float, float]], image: DisplayImage) -> Ma
 
 def _fine(mask: Mask) -> Mask:
     """The segmenter's cells on the finer raster, smoothed."""
+    from scipy import ndimage  # a fifth of a second, which listings need not wait for
+
     wide = mask.astype(np.float32).repeat(RASTER // SIDE, axis=0).repeat(RASTER // SIDE, axis=1)
     smooth: Mask = ndimage.gaussian_filter(wide, RASTER / SIDE / 2) > 0.5
     return smooth
@@ -155,6 +155,8 @@ def _fine(mask: Mask) -> Mask:
 
 def _widened(mask: Mask, share: float) -> Mask:
     """The mask and everything within `share` of the square's side from it."""
+    from scipy import ndimage  # a fifth of a second, which listings need not wait for
+
     near: Mask = ndimage.distance_transform_edt(~mask) <= share * RASTER
     return near
 
@@ -173,6 +175,8 @@ def _half(lungs: LungFields, side: str | None) -> Mask:
 
 def _thorax(lungs: LungFields) -> Mask:
     """The convex hull of both lungs, a little widened."""
+    from scipy.spatial import ConvexHull
+
     both = _fine(lungs.right | lungs.left)
     points = np.argwhere(both)
     corners = points[ConvexHull(points).vertices]
@@ -199,6 +203,8 @@ def _site_field(lungs: LungFields, site: str) -> Mask:
 
 
 def _largest(mask: Mask) -> Mask:
+    from scipy import ndimage  # a fifth of a second, which listings need not wait for
+
     labels, count = ndimage.label(mask)
     if count < 2:
         return mask

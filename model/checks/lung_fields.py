@@ -15,7 +15,6 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
-from scipy import ndimage
 
 from model.checks.frontal_view import SIDE, view_input
 from model.images.square import square_fit, stored_to_square
@@ -103,6 +102,8 @@ def _convolve(image: NDArray[np.float32], weights: Mapping[str, NDArray[np.float
 
 def _largest(mask: Mask) -> Mask:
     """The largest connected part, its holes filled."""
+    from scipy import ndimage  # a fifth of a second, which listings need not wait for
+
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from dicom_node.config import Settings
+from dicom_node.config import Retrieve, Settings
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
@@ -27,11 +27,11 @@ class KnownPeers:
 
     def __init__(self, settings: Settings) -> None:
         self._hosts: dict[str, set[str]] = {}
-        peers = [(one.ae_title, one.host, one.url) for one in settings.destinations]
-        peers += [(one.ae_title, one.host, one.url) for one in settings.query]
-        for ae_title, host, url in peers:
-            if not url:
-                self._hosts.setdefault(ae_title, set()).add(host)
+        peers = [(one.ae_title, one.host) for one in settings.destinations if not one.url]
+        # An archive that is asked by DIMSE may have a url as well.
+        peers += [(one.ae_title, one.host) for one in settings.query if one.retrieve is not Retrieve.DICOMWEB]
+        for ae_title, host in peers:
+            self._hosts.setdefault(ae_title, set()).add(host)
         self._networks = {peer.ae_title: peer.addresses for peer in settings.receive.peers if peer.addresses}
         self._destinations = {one.name: one.ae_title for one in settings.destinations if not one.url}
         self._resolved: dict[str, tuple[float, frozenset[IPv4Address | IPv6Address]]] = {}
