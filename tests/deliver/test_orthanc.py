@@ -23,7 +23,8 @@ def sop_instance_uids(pacs: Orthanc) -> list[str]:
 
 def test_orthanc_commits_to_each_document_by_a_report_to_our_own_receiver(tmp_path: Path) -> None:
     clock = Clock()
-    node = make_node(tmp_path, clock, node={"data_dir": tmp_path / "data", "host": "127.0.0.1", "port": 0})
+    known = {"name": "pacs", "ae_title": "ORTHANC", "port": 1}  # a report counts from the destination that was asked
+    node = make_node(tmp_path, clock, known, node={"data_dir": tmp_path / "data", "host": "127.0.0.1", "port": 0})
     receiver = Receiver(node.settings, node.database, node.store)
     receiver.start()
     try:
