@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from dicom_node.config import ModelSection, load_settings
 from dicom_node.context import NodeContext
 from dicom_node.demo.keep import Login, keep_running
 from dicom_node.demo.peers import DemoPacs, send
+from dicom_node.demo.ports import accepts, free_port
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState, Result, Study, StudyState
@@ -51,7 +51,7 @@ class Keep:
     """Leave everything running after the reports. viewer: OHIF's built pages, where they are at hand."""
 
     viewer: Path | None = None
-    web_port: int = field(default_factory=lambda: _free_port())
+    web_port: int = field(default_factory=free_port)
     login: Login = field(default_factory=Login)
 
 
@@ -86,7 +86,7 @@ def _send_and_collect(
     keep: Keep | None,
     started: float,
 ) -> None:
-    port = _free_port()
+    port = free_port()
     config = _write_config(folder, port, pacs, model, keep)
     pacs.knows("127.0.0.1", port, AE_TITLE)
     log = out / "node.log"
@@ -96,7 +96,7 @@ def _send_and_collect(
         def listens() -> bool:
             if process.poll() is not None:
                 raise NodeError(f"the node ended with status {process.returncode}; its log is {log}")
-            return _accepts(port)
+            return accepts(port)
 
         _wait(listens, START_SECONDS, "the node to listen", log)
         say(f"node {AE_TITLE} and PACS {pacs.ae_title} run on 127.0.0.1 (ports {port} and {pacs.port})")
@@ -280,15 +280,3 @@ def _wait(condition: Callable[[], bool], seconds: float, what: str, log: Path) -
         if time.monotonic() > deadline:
             raise NodeError(f"waited {seconds:.0f} s in vain for {what}; the node's log is {log}")
         time.sleep(POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

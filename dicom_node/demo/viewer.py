@@ -9,7 +9,6 @@ import http.client
 import json
 import mimetypes
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from dicom_node.demo.ports import accepts, free_port
 from dicom_node.errors import NodeError
 
 PLUGIN_FOLDERS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/orthanc/plugins")
@@ -66,7 +66,7 @@ def running_dicomweb(folder: Path) -> Iterator[int]:
     """
     binary, plugin = orthanc_program()
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     configuration = {
         "Name": "VIEWER",
         "HttpPort": port,
@@ -165,19 +165,7 @@ def _handler(pages: Path, orthanc_port: int) -> type[BaseHTTPRequestHandler]:
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _accepts(port):
+    while not accepts(port):
         if process.poll() is not None or time.monotonic() > deadline:
             raise NodeError(f"Orthanc did not start: {log.read_text('utf-8', 'replace')[-500:]}")
         time.sleep(0.05)
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
