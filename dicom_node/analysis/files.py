@@ -33,6 +33,7 @@ def analyze_files(current: Path, prior: Path | None, out: Path, *, settings: Set
             policy=policy_of(settings),
             produced_at=dt.datetime.now(dt.UTC),
             language=settings.node.language,
+            reads_unfamiliar=settings.model.unfamiliar == "warn",
         )
         requests = analyse_study(images, earlier, setting)
     except (ModelError, OSError) as error:

@@ -153,6 +153,7 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
         language=node.settings.node.language,
         predecessors=predecessors,
         earlier=earlier,
+        reads_unfamiliar=node.settings.model.unfamiliar == "warn",
     )
 
 

@@ -31,6 +31,8 @@ from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
 
 log = get_logger(__name__)
 
+UNFAMILIAR = "What it would say of such an image was never measured."
+
 Decode = Callable[[Path], DisplayImage]
 """Makes the display image of a stored object; raises PixelError."""
 
@@ -60,6 +62,8 @@ class Setting:
     predecessors: Callable[[str], tuple[PredecessorDocument, ...]] = lambda _uid: ()
     last_try: bool = True
     """Whether a model that fails on this study ends in a report that says so; else it is an AnalysisError."""
+    reads_unfamiliar: bool = False
+    """An image unlike those of training gets its findings with a warning; else it is not analysed."""
     comparison_notes: tuple[str, ...] = ()
     """What else to say of the search for a prior: a fetch that failed, an archive that did not answer."""
     earlier: Callable[[str, str], Mapping[str, EarlierStatement] | None] = lambda _uid, _device_uid: None
@@ -225,6 +229,8 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
         # Nothing was compared, so no prior is named: a page that shows one and says nothing of it contradicts itself.
         detail = answer.abstained_detail or str(answer.abstained)
         return _not_analysed(item.current, answer.abstained, f"The model gave no answer: {detail}.", setting)
+    if answer.is_unfamiliar and not setting.reads_unfamiliar:
+        return _not_analysed(item.current, AbstainReason.UNFAMILIAR, UNFAMILIAR, setting)
     outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     prior = item.prior
     answer, dropped = with_fitting_regions(answer, films_of(item.seen, item.prior_seen))

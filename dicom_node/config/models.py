@@ -70,6 +70,10 @@ class ModelSection(Section):
         description="folder of a classifier, for checkpoints that were trained with its findings (docs/models.md)",
         examples=["experts"],
     )
+    unfamiliar: Literal["refuse", "warn"] = Field(
+        default="refuse",
+        description="images beyond the checkpoint's limit of unfamiliarity: not analysed, or read with a warning",
+    )
     studies_at_once: int = Field(
         default=1,
         ge=1,

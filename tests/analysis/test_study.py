@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pydicom
@@ -15,6 +15,7 @@ from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables.core import Outcome
 from dicom_node.priors import PriorPolicy
+from dicom_node.report.render.text import as_text
 from dicom_node.serving.model_process import InferenceProcess
 from model.errors import InferenceError
 from model.images.display import load_display_image
@@ -118,3 +119,45 @@ def test_a_batch_goes_through_the_models_process(checkpoint: Path, films: list[S
     finally:
         process.close()
     assert [request.outcome for request in requests] == [Outcome.FINDINGS_ONLY] * 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A real predictor whose answers bear a score of unfamiliarity beyond its limit."""
+
+    predictor: Predictor
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.predictor.identity
+
+    def predict(self, pair: StudyPair) -> Prediction:
+        return self.predict_many([pair])[0]
+
+    def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
+        answers = self.predictor.predict_many(pairs)
+        return [replace(answer, unfamiliarity=3.0, unfamiliarity_limit=2.0) for answer in answers]
+
+
+def test_an_image_unlike_those_of_training_is_not_analysed(checkpoint: Path, films: list[StoredImage]) -> None:
+    setting = _setting(Stranger(predictor=load_predictor(checkpoint)))
+    refused = analyse_study(films[:1], [], setting)[0]
+    assert refused.outcome is Outcome.NOT_ANALYSED
+    assert refused.prediction is not None
+    assert refused.prediction.abstained is AbstainReason.UNFAMILIAR
+    assert refused.prediction.findings == ()
+    for language, words in (
+        ("en", "the image is unlike what this model was trained on. - What it would say"),
+        ("de", "anders als alles, womit dieses Modell trainiert wurde. - Was es zu einem solchen Bild"),
+    ):
+        assert words in " ".join(as_text(replace(refused, language=language)).split())
+
+
+def test_an_unfamiliar_image_is_read_with_a_warning_where_the_site_wants_it(
+    checkpoint: Path, films: list[StoredImage]
+) -> None:
+    setting = replace(_setting(Stranger(predictor=load_predictor(checkpoint))), reads_unfamiliar=True)
+    read = analyse_study(films[:1], [], setting)[0]
+    assert read.outcome is Outcome.FINDINGS_ONLY
+    opening = " ".join(as_text(read).split("\n\n")[1].split())
+    assert "Warning: the image is unlike what this model was trained on." in opening
