@@ -20,7 +20,7 @@ from model.schema import Finding, ImageRole, Prediction, Region, StudyPair
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairView:
-    """What the classifier gives for the films of a pair."""
+    """The classifier's answers on the films of a pair."""
 
     current: FilmView
     prior: FilmView | None
@@ -32,7 +32,7 @@ class PairView:
 
     @property
     def shows_person(self) -> bool:
-        """Whether the films are of a person, by the nearer kind of the current one."""
+        """True if the films are of a person, by the nearer kind of the current one."""
         return self.current.kind is FilmKind.PERSON
 
     @property
@@ -106,7 +106,7 @@ def film_heatmap(view: PairView, key: str, role: ImageRole) -> Heatmap | None:
 
 
 def is_person(view: PairView | None) -> bool:
-    """Whether the film classifier reads this pair."""
+    """Tell whether the film classifier reads this pair."""
     return view is not None and view.shows_person
 
 

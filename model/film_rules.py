@@ -1,4 +1,4 @@
-"""How a film classifier's outputs become findings on films of people: pure functions of values of the manifest.
+"""Rules from a film classifier's outputs to findings on films of people: pure functions of values of the manifest.
 
 A checkpoint that was trained on phantoms knows little of people; its film classifier, trained on films of people, reads
 those. The rules for one finding:
@@ -43,7 +43,7 @@ class Figure(BaseModel):
 
 
 class FilmRule(BaseModel):
-    """How one finding is read, and what allows it.
+    """The rule for one finding: how it is read, and what allows it.
 
     mined, marked: weights of the log-odds of what reports mention and of what radiologists mark; bias is added. slope,
     alone, both, contrast: of the belief over a pair (rule 2).
@@ -85,7 +85,7 @@ class FilmReading(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmScores:
-    """What the classifier gives for one finding on one film: log-odds, the amount (None where it has no such output),
+    """The classifier's outputs for one finding on one film: log-odds, the amount (None where it has no such output),
     and "left", "right" or "bilateral" by its map (None where it has none)."""
 
     mined: float | None = None
@@ -121,7 +121,7 @@ def pair_states(prior: float, current: float, difference: float, rule: FilmRule)
 
 
 def believe_films(current: FilmScores, prior: FilmScores | None, rule: FilmRule) -> Belief:
-    """What is believed of one finding from one film or two."""
+    """Derive the belief in one finding from one film or two."""
     now = film_log_odds(current, rule)
     if prior is None:
         return Belief(presence=1.0 / (1.0 + math.exp(-now)))

@@ -59,7 +59,8 @@ class FindingAnswers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointWeights:
-    """How the three answers are put together (rule 1). The defaults are the plain product, for what was never fitted.
+    """The weights by which the three answers are combined (rule 1). The defaults are the plain product, for what was
+    never fitted.
 
     presence, prior_presence, change: weight of each answer's log-probability, not negative. bias: d_s of states, 0
     where not named.
@@ -90,7 +91,7 @@ class JointWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What is believed of one finding. presence, prior_presence: probability that it is on the image (prior: None where
+    """The belief in one finding. presence, prior_presence: probability that it is on the image (prior: None where
     nobody asked about it). states: probability of each state, None without a prior or where only presence was asked.
     """
 
@@ -209,7 +210,7 @@ def likeliest(shares: Mapping[str, float]) -> str | None:
 
 
 def says_something(shares: Mapping[str, float]) -> bool:
-    """Whether not all shares are equal."""
+    """Tell whether not all shares are equal."""
     return len(shares) < 2 or max(shares.values()) > min(shares.values())
 
 

@@ -74,7 +74,7 @@ class Predictor:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which checkpoint answers."""
+        """The checkpoint that answers."""
         return self._identity
 
     def predict(self, pair: StudyPair) -> Prediction:
@@ -126,7 +126,7 @@ class Predictor:
         return self.localiser.add_regions(pair, read, layout=layout) if self.localiser is not None else read
 
     def unfamiliarity(self, pair: StudyPair) -> float | None:
-        """How unlike the films that the checkpoint learned on the pair's films are; above 1 they are like none of them.
+        """The distance of the pair's films from those that the checkpoint learned; above 1 they are like none of them.
 
         None where the checkpoint has no film classifier. `predict` gives the same value in `Prediction.unfamiliarity`.
         """
@@ -146,7 +146,7 @@ class Predictor:
             )
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
-        """What a pair is asked: the battery of the checkpoint's findings, without types it was not trained on."""
+        """The questions for a pair: the battery of the checkpoint's findings, without types it was not trained on."""
         known = set(self.manifest.question_types)
         foretold = self.manifest.prognosis and self.foresight is None
         everything = battery(self.findings, with_prior=with_prior, prognosis=foretold)

@@ -55,7 +55,7 @@ understood the question, and the larger of two such numbers is no answer."""
 
 
 class Scoring(StrEnum):
-    """How closed questions are scored on a server."""
+    """The scoring of closed questions on a server."""
 
     TOP = "top_logprobs"
     """By the most probable next tokens: one request for each question."""

@@ -34,7 +34,7 @@ SIGHT_QUESTIONS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePictures:
-    """What a predictor needs of a model that it cannot touch: picture size and prompt layout."""
+    """The needs of a predictor whose model is out of reach: picture size and prompt layout."""
 
     image_size: int
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the command line reads manifests without numpy
 
 
 class Presence(StrEnum):
-    """Whether a finding is on the current image."""
+    """Presence of a finding on the current image."""
 
     PRESENT = "present"
     """The model says that the finding is there."""
@@ -29,7 +29,7 @@ class Presence(StrEnum):
 
 
 class Change(StrEnum):
-    """What became of a finding between the prior and the current image."""
+    """Change of a finding between the prior and the current image."""
 
     NEW = "new"
     """Absent on the prior, present on the current image."""
@@ -57,7 +57,7 @@ INVERSE_CHANGE: Mapping[Change, Change] = {
 
 
 class ImageRole(StrEnum):
-    """Which of the pair an image is."""
+    """The role of an image in the pair."""
 
     CURRENT = "current"
     PRIOR = "prior"
@@ -123,14 +123,15 @@ class DisplayImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatientContext:
-    """What may be said to the model beside the pixels. Every field is optional and off by default in the recipes."""
+    """Facts that may be told to the model beside the pixels. Every field is optional and off by default in the
+    recipes."""
 
     age_years: int | None = None
     sex: str | None = None
     indication: str | None = None
     labs: Mapping[str, str] = field(default_factory=dict)
     treatments: tuple[str, ...] = ()
-    """What is being given or planned, in words ("diuretics", "line removal planned")."""
+    """Current or planned treatments, in words ("diuretics", "line removal planned")."""
 
 
 MAX_IMAGES = 8
@@ -203,7 +204,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What the model says of one finding of its battery.
+    """The model's answer on one finding of its battery.
 
     key: the key in `model.ontology`.
     probability: calibrated probability that it is present on the current image, 0..1.
@@ -238,7 +239,7 @@ class PrognosisItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """Which checkpoint answered. A retrained model gets a new device_uid (IHE AIR 1.2)."""
+    """The checkpoint that answered. A retrained model gets a new device_uid (IHE AIR 1.2)."""
 
     name: str
     version: str
@@ -278,7 +279,7 @@ class Prediction:
 
     @property
     def is_unfamiliar(self) -> bool:
-        """Whether an image of the pair is unlike what the checkpoint was trained on."""
+        """Tell whether an image of the pair is unlike what the checkpoint was trained on."""
         score, limit = self.unfamiliarity, self.unfamiliarity_limit
         return score is not None and limit is not None and score > limit
 

@@ -1,1 +1,1 @@
-"""What an administrator does and reads; shared by the command line and the pages."""
+"""Actions and listings for an administrator; shared by the command line and the pages."""

@@ -35,7 +35,7 @@ _PAGES_AT_ONCE: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """What a backup or a restore did."""
+    """The outcome of a backup or a restore."""
 
     copied: int
     there: int

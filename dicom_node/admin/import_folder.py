@@ -25,7 +25,7 @@ from dicom_node.studies.register import ReceivedInstance, Registered, register_i
 
 
 class Taken(StrEnum):
-    """What became of one file."""
+    """The outcome of one file."""
 
     NEW = "new"
     """Stored and indexed."""
@@ -33,7 +33,7 @@ class Taken(StrEnum):
     """The index holds the instance; what makes an interrupted import resumable."""
     NOT_DICOM = "not a DICOM file"
     NO_SYNTAX = "no transfer syntax, and its pixel data are compressed"
-    """Which compression it is cannot be told from the file."""
+    """The file does not tell its compression."""
     NOT_WANTED = "SOP class not wanted"
     """[receive] sop_classes leaves it out."""
     BAD_UID = "a UID that is not a UID"
@@ -44,12 +44,12 @@ class Taken(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """How many files ended in what, and the names of those that need a look."""
+    """The number of files by outcome, and the names of those that need a look."""
 
     counts: Counter[Taken] = field(default_factory=Counter)
     trouble: list[tuple[Path, Taken]] = field(default_factory=list)
     passed_over: list[tuple[Path, Taken]] = field(default_factory=list)
-    """What is no DICOM file, or of a class that is not wanted: named, and no failure."""
+    """Files that are not DICOM, or of a class that is not wanted: named, but no failure."""
 
 
 _TROUBLE = frozenset({Taken.BAD_UID, Taken.CONFLICT, Taken.NO_SYNTAX, Taken.UNREADABLE})
@@ -126,7 +126,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
 
 
 def _completed(meta: FileMeta, stream: BinaryIO) -> tuple[FileMeta, InstanceHeader]:
-    """What a File Meta Information leaves out or misstates, from the data set that the stream stands at.
+    """Complete or correct the File Meta Information from the data set that the stream stands at.
 
     Raises UnreadableObjectError where the bytes are no data set.
     """

@@ -1,4 +1,4 @@
-"""What the page of jobs shows, read from the index; nothing here writes."""
+"""The contents of the page of jobs, read from the index; nothing here writes."""
 
 from __future__ import annotations
 

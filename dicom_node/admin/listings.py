@@ -1,4 +1,4 @@
-"""What the pages show, read from the index as plain values; nothing here writes."""
+"""The contents of the pages, read from the index as plain values; nothing here writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ URGENCY = ("new", "worsening", "resolved", "improving", "not comparable", "stabl
 
 
 class Urgency(StrEnum):
-    """How soon somebody should look, by the report's own ranks (`dicom_node.report.rules`)."""
+    """The urgency of a look, by the report's own ranks (`dicom_node.report.rules`)."""
 
     CRITICAL = "critical"
     """A finding that may need action within the hour."""
@@ -44,7 +44,7 @@ RANKS = {Urgency.CRITICAL: ("critical",), Urgency.CHANGED: ("critical", "new", "
 
 
 class Order(StrEnum):
-    """How the work list is sorted, the newest first."""
+    """The order of the work list, newest first within each key."""
 
     STUDY_TIME = "study time"
     RECEIVED = "received"
@@ -52,7 +52,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What the work list is narrowed to; "" and None: not at all."""
+    """The filter of the work list; "" and None filter nothing."""
 
     words: str = ""
     state: StudyState | None = None

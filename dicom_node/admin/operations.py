@@ -1,4 +1,4 @@
-"""What an administrator does to studies and jobs, the same from the command line and from the pages."""
+"""Operations on studies and jobs, the same from the command line and from the pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was set apart and needs a person: the list, and that person's word that it is settled."""
+"""Objects set apart that need a person: the list, and the record that one is settled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 
 def waiting(session: Session, *, limit: int) -> list[Quarantine]:
-    """What is set apart and not settled, the latest first."""
+    """Objects set apart and not yet settled, newest first."""
     unsettled = select(Quarantine).where(Quarantine.resolved_at.is_(None))
     return list(session.scalars(unsettled.order_by(Quarantine.received_at.desc(), Quarantine.id).limit(limit)))
 

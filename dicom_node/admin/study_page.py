@@ -1,4 +1,4 @@
-"""What the page of one study shows, read from the index as plain values; nothing here writes."""
+"""The contents of the page of one study, read from the index as plain values; nothing here writes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StudyPage:
     films: tuple[Film, ...] = ()
     """Every stored image of the patient, the newest first."""
     prior_reading: tuple[str, ...] = ()
-    """What the prior's own current result opens with; empty where it has none."""
+    """The opening lines of the prior's own current result; empty where it has none."""
 
 
 def study_page(session: Session, study_instance_uid: str, *, result_id: int | None = None) -> StudyPage | None:
@@ -123,7 +123,7 @@ def _films(session: Session, study: Study) -> tuple[Film, ...]:
 
 
 def _prior_reading(session: Session, sop_instance_uid: str) -> tuple[str, ...]:
-    """What the current result of this image opens with."""
+    """The opening lines of the current result of this image."""
     if not sop_instance_uid:
         return ()
     prediction = session.scalar(
@@ -133,7 +133,7 @@ def _prior_reading(session: Session, sop_instance_uid: str) -> tuple[str, ...]:
 
 
 def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """What changed, then what is there, then what is not known, then what is absent; else as the model has it."""
+    """Order statements: changed, present, unknown, absent; within each as the model has them."""
     presences = ("present", "abstained", "absent")
 
     def rank(finding: dict[str, Any]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the choice of the prior leaves open: doubts about the patient, and a newer image that was not compared with."""
+"""Cautions that the choice of the prior leaves: doubts about the patient, and a newer image that was not compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOT_THIS_PATIENTS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER, ID
 
 
 def identity_cautions(choice: PriorChoice) -> tuple[str, ...]:
-    """What somebody must check before believing the comparison; English, as the analysis speaks."""
+    """Points to check before believing the comparison; English, as the analysis speaks."""
     cautions = []
     for verdict in choice.verdicts:
         if verdict.against and verdict.against[0].startswith(ID_CONFLICT):
@@ -32,7 +32,7 @@ def newer_image_note(choice: PriorChoice) -> str:
 
 
 def _is_newer(verdict: CandidateVerdict, choice: PriorChoice) -> bool:
-    """Whether a reader of the report would ask why this image was not taken."""
+    """Tell whether a reader of the report would ask why this image was not taken."""
     if any(objection.startswith(_NOT_THIS_PATIENTS) for objection in verdict.against):
         return False
     taken, prior = verdict.image.taken_at, choice.prior

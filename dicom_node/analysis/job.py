@@ -158,7 +158,7 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
 
 
 def _earlier_reading(session: Session, sop_instance_uid: str, device_uid: str) -> Mapping[str, EarlierStatement] | None:
-    """What the current result on this image says, where the same checkpoint made it."""
+    """The findings in the current result on this image, if the same checkpoint made it."""
     values = session.scalars(
         select(Result.prediction)
         .where(Result.sop_instance_uid == sop_instance_uid, Result.device_uid == device_uid, Result.is_current)
@@ -172,7 +172,7 @@ def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tupl
 
 
 def _replacing_all(requests: Sequence[ReportRequest], node: NodeContext, study: Study) -> list[ReportRequest]:
-    """What the study said of images that it no longer speaks of is replaced too, by the first of the new results.
+    """Let the first new result also replace the results of images that the study no longer reports.
 
     Else a report such as "no frontal image yet" would stand beside the one that came after it, as current as that.
     """

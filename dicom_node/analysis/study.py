@@ -50,7 +50,8 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Setting:
-    """What the story needs beside the images. `predecessors` are looked up by the analysed image's SOP Instance UID."""
+    """The inputs of an analysis beside the images. `predecessors` are looked up by the analysed image's SOP Instance
+    UID."""
 
     predictor: PairPredictor
     decode: Decode
@@ -61,11 +62,11 @@ class Setting:
     language: str = "en"
     predecessors: Callable[[str], tuple[PredecessorDocument, ...]] = lambda _uid: ()
     last_try: bool = True
-    """Whether a model that fails on this study ends in a report that says so; else it is an AnalysisError."""
+    """True if a model that fails on this study ends in a report that says so; else it is an AnalysisError."""
     reads_unfamiliar: bool = False
     """An image unlike those of training gets its findings with a warning; else it is not analysed."""
     comparison_notes: tuple[str, ...] = ()
-    """What else to say of the search for a prior: a fetch that failed, an archive that did not answer."""
+    """Further notes on the search for a prior: a fetch that failed, an archive that did not answer."""
     earlier: Callable[[str, str], Mapping[str, EarlierStatement] | None] = lambda _uid, _device_uid: None
     """(SOP Instance UID of the prior, Device UID of the checkpoint) → what its own result said; None without one."""
 
@@ -209,7 +210,7 @@ class _Prepared:
 def _prepare(
     current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
 ) -> _Prepared | ReportRequest:
-    """What the model is asked, or the request that says why it is not."""
+    """Prepare the model's input, or the request that says why there is none."""
     seen = looked.at(current, setting.decode)
     if seen is None:
         detail = looked.failures[current.path]

@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 VIEWER_PLACES = frozenset({"study_instance_uid", "accession_number", "patient_id"})
-"""What `[web] viewer_url` may hold between braces."""
+"""The names that `[web] viewer_url` may hold between braces."""
 
 
 def _viewer_url(value: str) -> str:

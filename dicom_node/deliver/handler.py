@@ -178,7 +178,7 @@ def _asks_commitment(task: Task, association: Association) -> bool:
 
 
 def _found(task: Task, association: Association) -> bool | None:
-    """Whether the peer lists the object; None where it answers no queries."""
+    """Tell whether the peer lists the object; None where it answers no queries."""
     if task.destination.verify is Verify.NONE:
         return None
     try:

@@ -59,7 +59,7 @@ accept_odd_associate_acs()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceReference:
-    """What identifies an object at a peer."""
+    """The identifiers of an object at a peer."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -139,7 +139,7 @@ def _why_not(association: Association, destination: Destination, *, opened: bool
 
 
 def accepts(association: Association, sop_class_uid: str) -> bool:
-    """Whether the peer accepted this SOP class on this association."""
+    """Tell whether the peer accepted this SOP class on this association."""
     return any(context.abstract_syntax == sop_class_uid for context in association.accepted_contexts)
 
 
@@ -165,7 +165,7 @@ def store(association: Association, dataset: Dataset) -> int:
 
 
 def find(association: Association, reference: InstanceReference) -> bool:
-    """Whether the peer lists exactly this object (C-FIND, Study Root, IMAGE level, PS3.4 section C.6.2).
+    """Tell whether the peer lists exactly this object (C-FIND, Study Root, IMAGE level, PS3.4 section C.6.2).
 
     Raises NotSupportedError where the peer answers no queries, DeliveryError where the query fails.
     """
@@ -199,7 +199,7 @@ def _status(answer: Dataset, what: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EchoResult:
-    """What a destination answered to C-ECHO: seconds for association and echo, and which services it accepts."""
+    """The answer of a destination to C-ECHO: seconds for association and echo, and the services it accepts."""
 
     seconds: float
     services: tuple[str, ...]
@@ -214,7 +214,7 @@ PROBED = {
     "storage commitment": StorageCommitmentPushModel,
     "study root C-FIND": StudyRootQueryRetrieveInformationModelFind,
 }
-"""What `echo` asks for beside C-ECHO itself, so that an administrator sees at once what will not work."""
+"""The services `echo` proposes beside C-ECHO itself, so that an administrator sees at once what will not work."""
 
 
 def echo(destination: Destination, settings: DeliverySection, *, calling_ae_title: str) -> EchoResult:

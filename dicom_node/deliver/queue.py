@@ -1,4 +1,4 @@
-"""Which document goes to which destination: the rows and jobs that are made in the result's transaction."""
+"""The choice of documents for each destination: the rows and jobs that are made in the result's transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dicom_node.report.sr.fallback_classes import variant_uid
 
 
 def is_job_of(destination: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
-    """Whether a Job delivers a Document to that destination: `job_key` in SQL."""
+    """Tell whether a Job delivers a Document to that destination: `job_key` in SQL."""
     return Job.key == literal("deliver:") + Document.sop_instance_uid + ":" + destination
 
 
@@ -71,7 +71,7 @@ def enqueue_deliveries(
 
 
 def wants(destination: Destination, document: Document) -> bool:
-    """Whether the destination's rules take this document of this outcome."""
+    """Tell whether the destination's rules take this document of this outcome."""
     return document.kind in destination.documents and document.result.outcome.value in destination.outcomes
 
 
@@ -99,7 +99,7 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
 
 
 def predecessor_is_on_its_way(session: Session, result: Result, destination: str) -> bool:
-    """Whether a document of an earlier result of this study is being sent there just now.
+    """Tell whether a document of an earlier result of this study is being sent there just now.
 
     Two threads deliver. Without this a slow old document could arrive after the new one, as the newest of the study.
     """

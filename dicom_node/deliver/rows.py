@@ -1,4 +1,4 @@
-"""What a delivery's steps write into the rows: each in one transaction with what happens to its job."""
+"""Rows written by the steps of a delivery, each in one transaction with its job."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def note_proof_request(task: Task, transaction_uid: str = "") -> None:
 
 
 def is_superseded(task: Task) -> bool:
-    """Whether what was lost is outdated meanwhile; then its delivery has been ended."""
+    """Tell whether the lost document is outdated meanwhile; then its delivery has been ended."""
     with task.node.database.write() as session:
         delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
         if delivery.document.result.is_current:

@@ -61,7 +61,7 @@ def store(client: DICOMwebClient, dataset: Dataset, reference: peer.InstanceRefe
 
 
 def found(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
-    """Whether QIDO-RS lists exactly this object."""
+    """Tell whether QIDO-RS lists exactly this object."""
     try:
         matches = client.search_for_instances(
             reference.study_instance_uid,
@@ -82,7 +82,7 @@ def found(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
 
 
 def check(destination: Destination, settings: DeliverySection) -> None:
-    """Whether the service answers a query at all (for `dicom-node echo`). Raises DeliveryError."""
+    """Check that the service answers a query at all (for `dicom-node echo`). Raises DeliveryError."""
     try:
         open_client(destination, settings).search_for_studies(limit=1)
     except requests.HTTPError as error:
@@ -125,5 +125,5 @@ def _elsewhere(what: str) -> DeliveryError:
 
 
 def _short(error: Exception) -> str:
-    """What went wrong, without the address's query part, which may name a patient."""
+    """The error without the address's query part, which may name a patient."""
     return type(error).__name__

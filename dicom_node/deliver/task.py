@@ -20,7 +20,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 
 WAIT_FOR_PREDECESSOR = dt.timedelta(seconds=2)
-"""How long a new document waits while an older one of its study is being sent to the same destination."""
+"""The time for which a new document waits while an older one of its study is being sent to the same destination."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Task:
     path: str
 
     def proof_is_late(self) -> bool:
-        """Whether the time for the proof has run out."""
+        """Tell whether the time for the proof has run out."""
         since = self.asked_at or self.stored_at
         timeout = dt.timedelta(seconds=self.node.settings.delivery.proof_timeout_seconds)
         return since is None or self.node.clock() >= since + timeout

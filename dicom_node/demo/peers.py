@@ -52,7 +52,7 @@ class DemoPacs:
         self._node = (host, port, ae_title)
 
     def held(self) -> dict[str, Path]:
-        """What was stored: SOP Instance UID → file."""
+        """The stored files by SOP Instance UID."""
         with self._changed:
             return dict(self._held)
 

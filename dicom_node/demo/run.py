@@ -215,7 +215,7 @@ def _node(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _finished(database: Database, studies: int) -> bool:
-    """Whether every study has its result and every document its proof; raises NodeError where work went dead."""
+    """Tell whether every study has its result and every document its proof; raises NodeError where work went dead."""
     with database.read() as session:
         dead = session.scalars(select(Job.last_error).where(Job.state == JobState.DEAD)).first()
         if dead is not None:

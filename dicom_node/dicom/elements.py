@@ -32,7 +32,7 @@ _KNOWN_VRS: Final = _LONG_VRS | _SHORT_VRS
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a data set is written."""
+    """The encoding of a data set."""
 
     implicit: bool
     big_endian: bool = False
@@ -56,7 +56,7 @@ class Element(NamedTuple):
     end: int
     """Behind the value or, for an undefined length, its delimiter. Past the data's end where the value is cut off."""
     is_undefined: bool
-    """Whether the length was undefined: a sequence, or encapsulated pixel data."""
+    """True if the length was undefined: a sequence, or encapsulated pixel data."""
 
 
 def elements(data: bytes, start: int, end: int, encoding: Encoding) -> Iterator[Element]:

@@ -54,7 +54,7 @@ _TIME = re.compile(r"(\d{2}):?(?:(\d{2}):?(?:(\d{2})(?:\.(\d{1,6}))?)?)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceHeader:
-    """What the index keeps of one instance. Text is Unicode; "" or None stands for missing or not understood."""
+    """The elements of one instance that the index keeps. Text is Unicode; "" or None: missing or not understood."""
 
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
@@ -94,11 +94,11 @@ class InstanceHeader:
     manufacturer: str = ""
     manufacturer_model_name: str = ""
     elements: int = 0
-    """How many elements of the data set were understood; 0 means that the bytes are no data set at all."""
+    """The number of elements that were understood; 0 means that the bytes are no data set at all."""
     is_cut_short: bool = False
-    """Whether the bytes that were looked at ended before the header did."""
+    """True if the bytes that were looked at ended before the header did."""
     has_compressed_pixels: bool = False
-    """Whether its pixel data are encapsulated (PS3.5 section A.4)."""
+    """True if its pixel data are encapsulated (PS3.5 section A.4)."""
 
 
 def read_header(
@@ -129,7 +129,7 @@ def read_header(
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How the data set of an object in this transfer syntax is written (PS3.5 annex A)."""
+    """The encoding of a data set in this transfer syntax (PS3.5 annex A)."""
     return Encoding(
         implicit=transfer_syntax_uid == ImplicitVRLittleEndian, big_endian=transfer_syntax_uid == ExplicitVRBigEndian
     )

@@ -26,7 +26,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMeta:
-    """What the Part 10 header says; "" for what a file of another program leaves out."""
+    """The elements of a Part 10 header; "" for those that a file of another program leaves out."""
 
     sop_class_uid: str
     sop_instance_uid: str

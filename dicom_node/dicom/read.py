@@ -47,7 +47,7 @@ _CHARACTER_SET: Final = 0x00080005
 
 @dataclass(slots=True)
 class _Budget:
-    """How many more elements and values may be read."""
+    """The number of elements and values that may still be read."""
 
     left: int = MAX_VALUES
 

@@ -29,7 +29,7 @@ TITLES: Final[Mapping[str, str]] = {
 
 
 def is_rejection_note(data_set: bytes, meta: FileMeta) -> bool:
-    """Whether the start of a data set, as its peer encoded it, is that of a rejection note. Never raises."""
+    """Tell whether the start of a data set, as its peer encoded it, is that of a rejection note. Never raises."""
     if meta.sop_class_uid != KEY_OBJECTS:
         return False
     try:
@@ -60,7 +60,7 @@ def _why(header: Dataset) -> str:
 
 
 def _named(header: Dataset) -> Iterator[str]:
-    """What the note's evidence lists, which by PS3.3 section C.17.6.2 is what its content refers to."""
+    """The instances in the note's evidence, which by PS3.3 section C.17.6.2 are those its content refers to."""
     for study in _items(header, "CurrentRequestedProcedureEvidenceSequence"):
         if study.get("StudyInstanceUID") != header.get("StudyInstanceUID"):
             continue

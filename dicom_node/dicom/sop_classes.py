@@ -1,4 +1,4 @@
-"""Which storage SOP classes (PS3.4 annex B) are images of our trade, which are documents, and which syntaxes exist."""
+"""The storage SOP classes (PS3.4 annex B) that hold images to analyse or documents, and the transfer syntaxes."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def storage_classes(names: Iterable[str]) -> frozenset[str]:
 
 
 def is_image(sop_class_uid: str) -> bool:
-    """Whether a study can be analysed for such an object: a late one re-opens its study, a document does not."""
+    """Tell whether a study can be analysed for such an object: a late one re-opens its study, a document does not."""
     return sop_class_uid in EVERY_STORAGE and sop_class_uid not in REPORTS | PRESENTATION

@@ -11,7 +11,8 @@ MAX_LENGTH = 64
 
 
 def is_uid(value: str) -> bool:
-    """Whether `value` is a UID by PS3.5 section 9.1: dotted numbers without leading zeros, at most 64 characters."""
+    """Tell whether `value` is a UID by PS3.5 section 9.1: dotted numbers without leading zeros, at most 64
+    characters."""
     return len(value) <= MAX_LENGTH and _UID.fullmatch(value) is not None
 
 

@@ -1,1 +1,1 @@
-"""What radiologists say of the node's results."""
+"""Feedback of radiologists on the node's results."""

@@ -1,4 +1,4 @@
-"""How far the node and the radiologists agree: counts and Cohen's kappa for each finding over a window of time."""
+"""Agreement of node and radiologists: counts and Cohen's kappa for each finding over a window of time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.ontology import ontology
 from model.schema import Presence
 
 UNJUDGED = ("", Presence.ABSTAINED.value, "not comparable")
-"""What the node states where it makes no statement: nothing to agree with."""
+"""The value where the node makes no statement: nothing to agree with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,12 @@ class FindingAgreement:
 
     @property
     def judged(self) -> int:
-        """How many statements all words of which agree."""
+        """The number of statements on which all radiologists agree."""
         return sum(self.table.values())
 
     @property
     def agree(self) -> int:
-        """How many of them the radiologists say too."""
+        """The number of those on which the node agrees with them."""
         return sum(count for (node, reader), count in self.table.items() if node == reader)
 
     @property

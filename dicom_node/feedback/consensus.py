@@ -1,4 +1,4 @@
-"""What radiologists' words settle: one value for each statement that all sources agree on, and where they do not.
+"""Consensus of radiologists: one value for each statement on which all sources agree, and the statements in dispute.
 
 Precedence: none between sources. The newest word of one author by one source replaces that author's earlier one by the
 same source; a word on a single statement weighs more than one on the whole result. Everything else that differs is a
@@ -48,7 +48,7 @@ class Opinion:
 
     @property
     def value(self) -> str:
-        """What all agree on; "" where they do not."""
+        """The value on which all agree; "" where they do not."""
         return next(iter(self.values)) if len(self.values) == 1 else ""
 
 
@@ -123,7 +123,7 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
 
 
 def value_of(word: Said) -> str:
-    """What a word says is right; OTHER where only that the statement is wrong; "" where it settles nothing."""
+    """The value that a word calls right; OTHER where it only calls the statement wrong; "" where it settles nothing."""
     if word.verdict is Verdict.AGREE:
         return word.stated
     if word.verdict is Verdict.CORRECT:

@@ -30,7 +30,7 @@ COLUMNS = (
     "author",
     "role",
 )
-"""What docs/feedback.md describes. Needed: aspect, verdict, author, and a study by UID or by number and patient."""
+"""The columns in docs/feedback.md. Needed: aspect, verdict, author, and a study by UID or by number and patient."""
 NEEDED = ("aspect", "verdict", "author")
 MAX_BYTES = 64 << 20
 DEFAULT_ROLE = "radiologist"
@@ -38,7 +38,7 @@ DEFAULT_ROLE = "radiologist"
 
 @dataclass(slots=True, kw_only=True)
 class TableImport:
-    """What became of the rows. rejected: (line of the file, reason)."""
+    """The outcome of the rows. rejected: (line of the file, reason)."""
 
     added: int = 0
     known: int = 0
@@ -87,7 +87,7 @@ def _rows(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 
 def _add(session: Session, row: Mapping[str, str], *, now: dt.datetime) -> bool:
-    """Whether the word is new. Raises UsageError naming what is wrong with the row."""
+    """Add the word of one row; False if it is known. Raises UsageError naming what is wrong with the row."""
     word = _word(row)
     feedback.check(word)
     result, study = _result(session, row)

@@ -1,4 +1,4 @@
-"""What is to be looked at of reports and feedback: unmatched and contradictory ones, and where sources disagree."""
+"""Reports and feedback that need a look: unmatched and contradictory ones, and disagreements between sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_node.index.tables.core import Feedback
 from dicom_node.index.tables.reports import ReceivedReport, ReportState
 
 OPEN = (ReportState.UNMATCHED, ReportState.CONTRADICTORY)
-"""What `feedback list` and the page show unless asked for more."""
+"""The states that `feedback list` and the page show by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ def contradiction_lines(session: Session, *, limit: int = 200) -> list[Contradic
 
 
 def report_counts(session: Session) -> dict[str, int]:
-    """How many reports stand in each state."""
+    """The number of reports in each state."""
     return {
         state.value: count
         for state, count in session.execute(select(ReceivedReport.state, func.count()).group_by(ReceivedReport.state))

@@ -1,4 +1,4 @@
-"""How a report's text is read, as lines for a terminal and as a page: which rule read which characters."""
+"""The reading of a report's text, as lines for a terminal and as a page: which rule read which characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What radiologists say of results: one row per word, checked against the vocabulary, never overriding another row."""
+"""Feedback on results: one row per word, checked against the vocabulary, never overriding another row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Source = FeedbackSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """What somebody says. finding: ontology key, "" with aspect RESULT. value: only with verdict CORRECT."""
+    """One word of feedback. finding: ontology key, "" with aspect RESULT. value: only with verdict CORRECT."""
 
     finding: str
     aspect: Aspect
@@ -96,7 +96,7 @@ def record(
 
 
 def stated(result: Result, finding: str, aspect: Aspect) -> str:
-    """What the result says of this aspect of this finding; "" where it says nothing."""
+    """The result's statement on this aspect of this finding; "" where it makes none."""
     if aspect is Aspect.RESULT:
         return result.outcome.value
     for item in result.prediction.get("findings", []):

@@ -23,9 +23,9 @@ from dicom_node.logs import get_logger
 log = get_logger(__name__)
 
 REFRESH_SECONDS = 60.0
-"""How long an offset is used: two quartz clocks part by less than 10 ms in this time."""
+"""The time for which an offset is used: two quartz clocks part by less than 10 ms in this time."""
 RETRY_SECONDS = 5.0
-"""How long to wait before asking again a database that did not answer."""
+"""The wait before a database that did not answer is asked again."""
 SKEW_WORTH_A_WARNING_SECONDS = 5.0
 
 

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from dicom_node.errors import ConfigurationError, IndexConflictError, IndexUnavailableError
 
 BUSY_TIMEOUT_MS = 15_000
-"""How long a SQLite writer waits for another: longer than any of our transactions, shorter than a DIMSE time-out."""
+"""The wait of a SQLite writer for another: longer than any transaction of the node, shorter than a DIMSE time-out."""
 PING_AFTER_SECONDS = 60.0
 """A PostgreSQL connection that lay idle for longer is asked whether it lives before it is used."""
 
@@ -196,7 +196,8 @@ def _prepare_postgresql(engine: Engine) -> None:
 
 
 def _has_news(descriptor: int) -> bool:
-    """Whether something lies unread on a socket, its end included. poll, because select knows no number above 1023."""
+    """Tell whether something lies unread on a socket, its end included. poll, because select knows no number above
+    1023."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))

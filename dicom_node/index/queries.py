@@ -49,7 +49,7 @@ def prior_candidates(
 
 
 def count_instances(session: Session, study_instance_uid: str) -> int:
-    """How many instances of a study we hold."""
+    """The number of instances of a study that the node holds."""
     counted = session.scalar(
         select(func.count(Instance.id))
         .join(Series, Instance.series_pk == Series.id)

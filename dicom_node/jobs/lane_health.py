@@ -1,4 +1,4 @@
-"""Whether a lane may claim: a circuit breaker against a machine that fails every job at once.
+"""Health of a lane: a circuit breaker against a machine that fails every job at once.
 
 Such a machine (its mount, /tmp or GPU is gone) is always idle, so it wins every claim, and would burn the attempts of
 the whole queue beside a healthy worker. After MAX_FAILURES unexpected failures of different jobs in a row the lane
@@ -34,7 +34,7 @@ class LaneHealth:
 
     @property
     def is_on_trial(self) -> bool:
-        """Whether the lane has been paused and no job has succeeded since."""
+        """Tell whether the lane has been paused and no job has succeeded since."""
         return self._pauses > 0
 
     def pause_left(self) -> float:

@@ -1,4 +1,4 @@
-"""What the lanes of this worker do: written to the index for people and notices, and read by the supervisor."""
+"""The work of this worker's lanes: written to the index for people and notices, and read by the supervisor."""
 
 from __future__ import annotations
 

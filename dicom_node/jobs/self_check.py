@@ -1,4 +1,4 @@
-"""What a worker's own machine must have before it claims a job: the store, a place to write, /tmp, and a model.
+"""Needs of a worker's own machine before it claims a job: the store, a place to write, /tmp, and a model.
 
 Each fault is a sentence for the page and the log. A job that is claimed on a broken machine fails for a reason that is
 not its own; a job that is left alone is done by another machine.
@@ -22,7 +22,7 @@ from dicom_node.index.tables.models import ModelServing
 from dicom_node.system.process_identity import ProcessIdentity, this_process
 
 VALID_SECONDS = 30.0
-"""How long a finding is used: the checks write a file."""
+"""The time for which a result is used: the checks write a file."""
 MIN_FREE_BYTES = 64 * 2**20
 NEWEST_LOOKED_AT = 3
 MODEL_SEEN = dt.timedelta(minutes=1)

@@ -21,9 +21,9 @@ log = get_logger(__name__)
 
 CHANNEL = "dicom_node_jobs"
 LOOK_SECONDS = 0.1
-"""How often SQLite's counter is read, which is the longest that a job of another process waits for its start."""
+"""The interval at which SQLite's counter is read: the longest that a job of another process waits for its start."""
 LISTEN_SECONDS = 0.5
-"""How long one wait on PostgreSQL's connection lasts; between two the sign to stop is looked at."""
+"""The length of one wait on PostgreSQL's connection; between two waits the stop signal is looked at."""
 RECONNECT_SECONDS = 2.0
 
 

@@ -26,12 +26,12 @@ from dicom_node.system.process_identity import ProcessIdentity, machine, this_pr
 log = get_logger(__name__)
 
 SLOW_POLL = dt.timedelta(seconds=5)
-"""How often an idle lane looks for due work by itself; otherwise it is woken (`dicom_node.jobs.wakeups`)."""
+"""The interval at which an idle lane looks for due work by itself; otherwise `dicom_node.jobs.wakeups` wakes it."""
 PAUSE_AFTER_TROUBLE_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 10.0
-"""How often a lane whose machine has a fault checks whether it still has it."""
+"""The interval at which a lane whose machine has a fault checks whether it still has it."""
 STOP_GRACE_SECONDS = 20.0
-"""How long a job may go on after the sign to stop, before the process ends and the job goes back."""
+"""The time a job may go on after the stop signal, before the process ends and the job goes back."""
 
 Handler = Callable[[ClaimedJob, NodeContext], None]
 """Does a job and ends it itself, in the transaction that writes its effect. Raises NodeError where it failed."""

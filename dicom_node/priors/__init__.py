@@ -1,4 +1,4 @@
-"""Which image is looked at, and which earlier one it may be compared with.
+"""The choice of the image to analyse, and of the earlier one it may be compared with.
 
 Use, all pure (values in, values out; the order of images never matters):
 

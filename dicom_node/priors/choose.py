@@ -1,4 +1,4 @@
-"""Which earlier image the current one may be compared with: candidates in, chosen prior with reasons out. Pure.
+"""The choice of the prior: candidates in, chosen prior with reasons out. Pure.
 
 A candidate is admitted where all of this is proven:
 1. It is another object, of another study, and not the same exposure sent again (same UID, same irradiation event, same
@@ -33,7 +33,7 @@ ZONE_DOUBT = dt.timedelta(hours=14)
 """No two zones differ by more in their own day; so long an order of which one side's zone is unknown is not proven."""
 _EARLIEST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - DICOM local time
 _NO_NEWS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER)
-"""What a reader does not wonder about: not one of this patient's earlier films."""
+"""Refusals that a reader does not wonder about: images that are not one of this patient's earlier films."""
 _REFUSED_SHOWN = 3
 """A report names so many refused candidates; the status page and `priors explain` show all."""
 

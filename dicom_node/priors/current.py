@@ -1,4 +1,4 @@
-"""Which images of a study are analysed: one for each exposure that is a frontal chest radiograph.
+"""The images of a study to analyse: one for each exposure that is a frontal chest radiograph.
 
 Rules, in order:
 1. Every image is judged by itself (`suitability.judge`).
@@ -52,7 +52,7 @@ def select_current(instances: Iterable[ImageFacts], policy: PriorPolicy | None =
 
 
 def same_exposure(a: ImageFacts, b: ImageFacts) -> bool:
-    """Whether two images show one and the same exposure, whatever their UIDs."""
+    """Tell whether two images show one and the same exposure, whatever their UIDs."""
     if a.sop_instance_uid == b.sop_instance_uid:
         return True
     if a.irradiation_event_uid and b.irradiation_event_uid:
@@ -95,7 +95,7 @@ def _refused(item: JudgedImage, refusal: Refusal, sentence: str) -> Suitability:
 
 
 def _main_refusal(judged: tuple[JudgedImage, ...]) -> Refusal:
-    """What most images were refused for; ties by the order of Refusal."""
+    """The reason for which most images were refused; ties by the order of Refusal."""
     counts = Counter(item.suitability.refusal for item in judged)
     order = list(Refusal)
     best = max(counts, key=lambda r: (counts[r], -order.index(r)) if r else (0, 0), default=None)

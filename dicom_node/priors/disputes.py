@@ -42,7 +42,7 @@ def disputed(node: NodeContext, held: Mapping[str, Patient], policy: PriorPolicy
 
 
 def _is_same_person(node: NodeContext, path: str, ours: Patient, policy: PriorPolicy) -> bool:
-    """Whether the object that was set aside is proven the same person's; of one that cannot be read nothing is."""
+    """Tell whether the object set aside is proven the same person's; of one that cannot be read nothing is."""
     try:
         header = read_object(node.store.path(path))
     except (OSError, UnreadableObjectError, StorageError) as error:

@@ -1,4 +1,4 @@
-"""Which images of a study are analysed and what each is compared with: the choice as it would be made now, in full."""
+"""The images of a study to analyse and their priors: the choice as it would be made now, in full."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Looked:
         return replace(facts, pixel_sha256=seen.sha256, check=image_check(check_view(seen)))
 
     def same_as(self, uid: str) -> list[str]:
-        """Which other images show the same film."""
+        """The other images that show the same film."""
         seen = self.images.get(uid)
         return [other for other, image in self.images.items() if seen and other != uid and same_picture(seen, image)]
 

@@ -126,7 +126,7 @@ def patient_of(ds: Dataset) -> Patient:
 
 
 def _species(ds: Dataset) -> str:
-    """What kind of animal, "" for a person."""
+    """The kind of animal, "" for a person."""
     described = text_of(ds, "PatientSpeciesDescription")
     if described.casefold() not in _HUMAN:
         return described

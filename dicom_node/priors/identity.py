@@ -1,4 +1,4 @@
-"""Whether two images are of one person: patient ID and issuer, checked against birth date, sex and name."""
+"""Comparison of two images' patients: patient ID and issuer, checked against birth date, sex and name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class IdentityVerdict:
 
 
 class _Link(StrEnum):
-    """What connects two patient IDs."""
+    """The evidence that connects two patient IDs."""
 
     EQUAL = "patient ID and issuer"
     EQUAL_WITHOUT_ISSUER = "patient ID"
@@ -51,7 +51,7 @@ _NEEDS_MORE = frozenset({_Link.ONE_ISSUER, _Link.LISTED})
 
 
 def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) -> IdentityVerdict:
-    """Whether `a` and `b` are one person. Symmetric and reflexive up to missing IDs; pure."""
+    """Tell whether `a` and `b` are one person. Symmetric and reflexive up to missing IDs; pure."""
     policy = policy or PriorPolicy()
     if not a.key.patient_id or not b.key.patient_id:
         return IdentityVerdict(identity=Identity.UNPROVEN, sentence="one of the images bears no patient ID")
@@ -68,7 +68,7 @@ def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) 
 
 
 def names_nobody(patient_id: str) -> bool:
-    """Whether an ID is what is typed where there is none: "0", "9999", "UNKNOWN", "UNKNOWN2"."""
+    """Tell whether an ID is what is typed where there is none: "0", "9999", "UNKNOWN", "UNKNOWN2"."""
     flat = _NO_SIGN.sub("", patient_id.casefold())
     word = flat.rstrip("0123456789")
     # "unknown08154711" may be one patient's own number.
@@ -84,7 +84,7 @@ _PLACEHOLDERS = frozenset(
         *("emergency", "notfall", "trauma", "johndoe", "janedoe"),
     }
 )
-"""What people and devices put where an ID belongs."""
+"""Texts that people and devices put where an ID belongs."""
 
 
 def canonical(key: PatientKey, policy: PriorPolicy) -> PatientKey:

@@ -17,7 +17,7 @@ _KATAKANA_TO_HIRAGANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
 
 
 class NameAgreement(StrEnum):
-    """How two names compare."""
+    """The result of comparing two names."""
 
     AGREE = "agree"
     """A group that both have is the same name."""

@@ -30,7 +30,7 @@ def policy_of(settings: Settings) -> PriorPolicy:
 
 
 def image_check(check: ViewCheck) -> ImageCheck:
-    """What the trained look at the pixels means for the rules."""
+    """The meaning, for the rules, of what the trained check saw in the pixels."""
     remarks, pose = [], []
     if check.kind is ViewKind.FRONTAL_CHEST:
         if check.inverted:

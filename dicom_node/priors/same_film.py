@@ -1,4 +1,4 @@
-"""Whether two display images are one film sent twice, whatever its UIDs, bit depth, syntax and polarity.
+"""Detection of one film sent twice as display images, whatever its UIDs, bit depth, syntax and polarity.
 
 The hash of stored values cannot see that: as 8 bits MONOCHROME2 and as 12 bits MONOCHROME1 a film has two hashes.
 """
@@ -19,7 +19,7 @@ or more, the two most alike different exposures 0.962."""
 
 
 def same_picture(a: DisplayImage, b: DisplayImage) -> bool:
-    """Whether both show one and the same film. Symmetric; takes about 5 ms."""
+    """Tell whether both show one and the same film. Symmetric; takes about 5 ms."""
     if a.sha256 and a.sha256 == b.sha256:
         return True
     height, width = a.pixels.shape

@@ -1,4 +1,4 @@
-"""Whether one image is a frontal chest radiograph for display, decided by weighing everything that speaks of it.
+"""Suitability of one image as a frontal chest radiograph for display, by weighing all that speaks of it.
 
 Body part and view are each decided by a vote of the sources below. What was decided on is kept as sentences, because a
 header that contradicts itself is common and the reader must see what was believed.
@@ -96,7 +96,7 @@ def _refused(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: st
 
 
 def _plain_refusals(image: ImageFacts, policy: PriorPolicy) -> Iterator[tuple[Refusal, str]]:
-    """What needs no weighing, the gravest first."""
+    """Refusals that need no weighing, the gravest first."""
     if image.sop_class_uid not in RADIOGRAPHS and not (
         image.sop_class_uid in CAPTURES and image.modality in MODALITIES
     ):
@@ -122,14 +122,14 @@ def _plain_refusals(image: ImageFacts, policy: PriorPolicy) -> Iterator[tuple[Re
 
 
 def _pose(image: ImageFacts) -> str:
-    """How the film does not stand as a reader, and the model, take it for granted; "" where nothing says so."""
+    """The deviation from the pose that a reader and the model take for granted; "" where nothing says so."""
     if is_mirrored_or_turned(image.patient_orientation):
         return f"it is mirrored or turned (PatientOrientation {'/'.join(image.patient_orientation)})"
     return f"the picture {image.check.pose}" if image.check is not None and image.check.pose else ""
 
 
 def is_for_processing(image: ImageFacts) -> bool:
-    """Whether the image is raw detector data."""
+    """Tell whether the image is raw detector data."""
     return image.sop_class_uid == DigitalXRayImageStorageForProcessing or image.presentation_intent == "FOR PROCESSING"
 
 

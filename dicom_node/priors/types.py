@@ -10,7 +10,7 @@ from model.schema import AbstainReason
 
 
 class View(StrEnum):
-    """How the beam went through the chest."""
+    """The path of the beam through the chest."""
 
     PA = "PA"
     """Frontal, back to front: the standing film."""
@@ -91,7 +91,7 @@ class Patient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCheck:
-    """What looking at the pixels said (`model.checks.frontal_view`), reduced to what the rules use.
+    """The result of looking at the pixels (`model.checks.frontal_view`), reduced to what the rules use.
 
     view: PA and AP are beyond the check: FRONTAL, LATERAL or OTHER (not a chest); UNKNOWN where it was not sure.
     probability: of the stated view, 0..1.
@@ -163,7 +163,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suitability:
-    """Whether one image is a frontal chest radiograph for display, and what that was decided on.
+    """Suitability of one image as a frontal chest radiograph for display, and the facts that decided it.
 
     decided_on: one short clause per piece of evidence, for example "ViewPosition says AP".
     sentence: for a report; why it is fit, or why not.
@@ -189,7 +189,7 @@ class JudgedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentChoice:
-    """Which images of a study deserve an analysis.
+    """The images of a study that deserve an analysis.
 
     chosen: one for each exposure that is a frontal chest radiograph, the most fit first; may be empty.
     judged: every image of the study with its verdict, in a stable order.
@@ -224,7 +224,7 @@ class PriorPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateVerdict:
-    """What the rules say of one candidate.
+    """The verdict of the rules on one candidate.
 
     against: why it may not be compared with; empty for an admitted one. in_favour: what speaks for it.
     rank: 1 for the chosen one, then in order of preference; None where not admitted.

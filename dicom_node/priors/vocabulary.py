@@ -1,4 +1,4 @@
-"""Which words and codes mean chest, another body part, frontal, lateral and other views, in headers' languages."""
+"""Words and codes for chest, another body part, frontal, lateral and other views, in headers' languages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dicom_node.priors.types import View
 
 
 class Body(StrEnum):
-    """What part of the body a text names."""
+    """The part of the body that a text names."""
 
     CHEST = "chest"
     OTHER = "another body part"
@@ -125,8 +125,8 @@ def view_of_orientation(orientation: tuple[str, ...]) -> View | None:
 
 
 def is_mirrored_or_turned(orientation: tuple[str, ...]) -> bool:
-    """Whether PatientOrientation (PS3.3 section C.7.6.1.1.1) states a frontal plane that is not shown as films are:
-    patient's left at the right edge, feet below. Silence and other planes are no statement."""
+    """Tell whether PatientOrientation (PS3.3 section C.7.6.1.1.1) states a frontal plane that is not shown as films
+    are: patient's left at the right edge, feet below. Silence and other planes are no statement."""
     return view_of_orientation(orientation) is View.FRONTAL and [v[:1].upper() for v in orientation] != ["L", "F"]
 
 

@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedFinding:
-    """What a stored result states of one finding; probabilities 0..1, None where the model gave none to rely on."""
+    """A stored result's statement on one finding; probabilities 0..1, None where the model gave none to rely on."""
 
     key: str
     seen: Seen

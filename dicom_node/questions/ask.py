@@ -52,7 +52,7 @@ def ask(session: Session, study: Study, text: str, *, author: str, now: dt.datet
 
 
 def history(session: Session, study_pk: int) -> Sequence[StudyQuestion]:
-    """What was asked of a study, newest first; at most HISTORY rows."""
+    """The questions asked of a study, newest first; at most HISTORY rows."""
     newest_first = select(StudyQuestion).where(StudyQuestion.study_pk == study_pk).order_by(StudyQuestion.id.desc())
     return session.scalars(newest_first.limit(HISTORY)).all()
 

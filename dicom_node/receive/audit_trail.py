@@ -1,4 +1,4 @@
-"""What one receiver process tells the audit log (PS3.15 section A.5) and the counters, at little cost to C-STORE.
+"""Audit messages (PS3.15 section A.5) and counters of one receiver process, at little cost to C-STORE.
 
 "Begin Transferring" is written in the transaction of a study's first instance on an association, and "Instances
 Transferred" once when the association ends. Refusals are counted in memory and written every few seconds, so that a

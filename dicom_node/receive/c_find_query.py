@@ -1,4 +1,4 @@
-"""What the index answers to C-FIND keys: matching (PS3.4 section C.2.2.2) as SQL, rows as identifiers. No network."""
+"""Answers of the index to C-FIND keys: matching (PS3.4 section C.2.2.2) as SQL, rows as identifiers. No network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QueryLevel(StrEnum):
 
 
 class Matching(StrEnum):
-    """How a key is compared."""
+    """The kind of matching of a key."""
 
     EXACT = "exact"
     """UIDs and codes: one value or a list."""

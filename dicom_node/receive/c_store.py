@@ -57,7 +57,7 @@ _LONG_HEADERS: Final = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
-    """What a C-STORE may cost."""
+    """The resources that a C-STORE may use."""
 
     max_instance_bytes: int
     min_free_bytes: int
@@ -116,11 +116,11 @@ class InstanceUpload:
         self._head = bytearray()
 
     def header(self) -> InstanceHeader:
-        """What the data set's start says."""
+        """The elements at the start of the data set."""
         return read_header(self._head, self.transfer_syntax_uid)
 
     def whole_header(self, store: InstanceStore, stored: StoredFile) -> InstanceHeader:
-        """What the data set says, read again from its file where it goes on behind what was kept in memory."""
+        """The data set's header, read again from its file where it goes on behind the part kept in memory."""
         header = self.header()
         if not header.is_cut_short or self._received <= len(self._head):
             return header
@@ -130,7 +130,7 @@ class InstanceUpload:
 
     @property
     def meta(self) -> FileMeta:
-        """What stands in the file's header."""
+        """The elements of the file's header."""
         return FileMeta(
             sop_class_uid=self.sop_class_uid,
             # What is no UID comes this far only to be quarantined; its text has no place in a file meta either.
@@ -139,7 +139,7 @@ class InstanceUpload:
         )
 
     def is_rejection_note(self) -> bool:
-        """Whether the data set takes instances back."""
+        """Tell whether the data set takes instances back."""
         return is_rejection_note(bytes(self._head), self.meta)
 
     def _begin(self, store: InstanceStore) -> None:
@@ -158,7 +158,7 @@ class InstanceUpload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreService:
-    """What handling C-STORE needs."""
+    """The parts that handling C-STORE needs."""
 
     store: InstanceStore
     index: IndexWriter
@@ -167,9 +167,10 @@ class StoreService:
     own_ae_title: str
     clock: Callable[[], dt.datetime]
     is_peer_at: Callable[[str, str], bool]
-    """Whether the query peer of an AE title has this address."""
+    """Tells whether the query peer of an AE title has this address."""
     expects_unnamed: bool = False
-    """Whether a query peer does not name us as the Move Originator of what we retrieve (names_originator = false)."""
+    """Tells whether a query peer leaves this node unnamed as Move Originator of what it retrieves (names_originator =
+    false)."""
 
     def upload(self, command: Command, context: AcceptedContext) -> InstanceUpload:
         """The sink of a C-STORE-RQ's data set."""

@@ -18,7 +18,7 @@ from dicom_node.system.leader_batch import LeaderBatch
 
 MAX_BATCH: Final = 64
 CONFLICT_TRIES: Final = 4
-"""How often a piece of work is tried whose transaction PostgreSQL undid in favour of another one's."""
+"""The number of tries for a piece of work whose transaction PostgreSQL undid in favour of another one's."""
 _T = TypeVar("_T")
 
 

@@ -200,7 +200,7 @@ class Receiver:
 
     @property
     def association_count(self) -> int:
-        """How many associations there are now."""
+        """The number of associations now."""
         with self._guard:
             return len(self._associations)
 
@@ -315,7 +315,7 @@ class Receiver:
             return list(self._associations)
 
     def _wait_for_threads(self, seconds: float) -> bool:
-        """Whether all association threads ended in time."""
+        """Wait for the association threads; False if one did not end in time."""
         deadline = time.monotonic() + seconds
         with self._guard:
             threads = list(self._threads)

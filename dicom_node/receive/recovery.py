@@ -1,4 +1,4 @@
-"""What a receiver does at its start with what an earlier life left: half-written files, files without a row, rows
+"""Recovery at the start of a receiver from what an earlier life left: half-written files, files without a row, rows
 without a file. A kill at any instant leaves only these."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BATCH = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What was found and done."""
+    """Counts of what was found and done."""
 
     orphans_removed: int = 0
     """Half-written files of processes that are gone: nobody was told Success for them."""
@@ -83,7 +83,7 @@ def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.da
 
 
 class _Ended(StrEnum):
-    """What became of a file without a row."""
+    """The outcome of a file without a row."""
 
     INDEXED = "indexed"
     SURPLUS = "surplus"

@@ -54,24 +54,24 @@ CLASS_INSTANCE_CONFLICT: Final = 0x0119
 PROMPT_SECONDS: Final = 0.5
 """A peer that asks and releases at once wants the report on a new association; one that waits gets it here."""
 IN_FLIGHT_SECONDS: Final = 20.0
-"""What is not here when commitment is asked for may still be on its way on another association."""
+"""An object that is missing when commitment is asked for may still be on its way on another association."""
 _MAX_REFERENCES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitmentService:
-    """What handling storage commitment needs."""
+    """The parts that handling storage commitment needs."""
 
     database: Database
     store: InstanceStore
     clock: Callable[[], dt.datetime]
     is_destination: Callable[[str, Caller], bool]
-    """Whether a caller is the destination of this name: nobody else's reports count."""
+    """Tells whether a caller is the destination of this name: only that peer's reports count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Which of the objects that a peer asked about we answer for."""
+    """The objects asked about by a peer, split into those the node answers for and the others."""
 
     committed: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str, int], ...]

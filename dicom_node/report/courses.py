@@ -1,4 +1,4 @@
-"""How fast a finding can change on chest radiographs: what is faster is not stated (rule 5 of `report.rules`).
+"""Possible speeds of change on chest radiographs: a faster change is not stated (rule 5 of `report.rules`).
 
 The limits are lenient: they catch what cannot be, not what is rare. They follow textbooks and the reviews named below;
 no radiologist has confirmed the table, and a site may know better.
@@ -80,6 +80,6 @@ def min_interval(finding: str, change: Change) -> dt.timedelta:
 
 
 def is_plausible(finding: str, change: Change, interval: dt.timedelta | None) -> bool:
-    """Whether this finding can change so within `interval`; of an unknown interval only what never happens is not."""
+    """Tell whether this finding can change so within `interval`; if that is unknown, only what never happens is not."""
     least = min_interval(finding, change)
     return least != NEVER and (interval is None or interval >= least)

@@ -14,9 +14,9 @@ USUAL_WIDTH = 560
 CHARACTER, LINE, PADDING = 8.6, 24.0, 8.0
 """Width of a character, height of a line and what a box adds to its text, in pixels of the screen (OHIF 3.13)."""
 OFFSET = (25.0, 25.0)
-"""How far OHIF 3.13 sets a text to the right of and below its coordinates, in pixels of the screen."""
+"""The shift of a text in OHIF 3.13 to the right of and below its coordinates, in pixels of the screen."""
 NUMBER = ": 99.00 %"
-"""What OHIF 3.13 writes behind a label: it draws no coordinates without a number."""
+"""The number that OHIF 3.13 writes behind a label: it draws no coordinates without one."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -38,7 +38,7 @@ class LabelBox:
         return self.left - OFFSET[0] * self.scale, self.top - OFFSET[1] * self.scale
 
     def overlaps(self, other: LabelBox) -> bool:
-        """Whether the two share a point."""
+        """Tell whether the two share a point."""
         return (
             self.left < other.left + other.width
             and other.left < self.left + self.width

@@ -1,4 +1,4 @@
-"""What the report writer is given and what it gives back. Values only: clock, paths and sessions stay outside."""
+"""Input and output of the report writer. Values only: clock, paths and sessions stay outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a report may say of a model's answer. Pure rules, numbered; docs/hazards.md names those that protect a patient.
+"""Rules on what a report may say of a model's answer. Pure, numbered; docs/hazards.md names those that protect a
+patient.
 
 1. Say what is believed. A finding is *seen* from its own threshold and at least `MIN_BELIEF`; between `possible_from`
    and that it is *possible*, stands under Findings and is neither outlined nor tagged; below it is *not seen*. A change
@@ -77,7 +78,7 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierStatement:
-    """What the prior image's own result said of a finding, by the same checkpoint. location: words, or None."""
+    """The statement of the prior image's own result on a finding, by the same checkpoint. location: words, or None."""
 
     seen: Seen
     location: str | None = None
@@ -85,7 +86,7 @@ class EarlierStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What the rules know beside the answer on one finding.
+    """The facts that the rules know beside the answer on one finding.
 
     certainty_floor: of the checkpoint, 0..1. interval: between the exposures, None where a date is missing.
     has_other_projection: one image is AP, the other PA. earlier: finding → what the prior's own result said; None where
@@ -102,7 +103,7 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What the report says of one finding.
+    """The report's statement on one finding.
 
     finding: the model's answer. change: the stated one, None where none is. possible_change: one that is believed too
     little to be stated. doubt: why no change is stated, where there is a prior and something to compare.
@@ -158,7 +159,7 @@ _PRESENCES = {Seen.SEEN: Presence.PRESENT, Seen.NOT_SEEN: Presence.ABSENT}
 
 
 def statements_of(prediction: Prediction, circumstances: Circumstances) -> tuple[Statement, ...]:
-    """What may be said of every finding, in the prediction's order."""
+    """The permitted statement on each finding, in the prediction's order."""
     return tuple(statement_of(finding, circumstances) for finding in prediction.findings)
 
 
@@ -218,7 +219,7 @@ def outlined(statements: Iterable[Statement]) -> list[Statement]:
 
 
 def is_device(key: str) -> bool:
-    """Whether the finding is a tube, a line or an implant."""
+    """Tell whether the finding is a tube, a line or an implant."""
     concept = ontology().findings.get(key)
     return concept is not None and concept.kind is FindingKind.DEVICE
 
@@ -249,7 +250,7 @@ def _objection(finding: Finding, seen: Seen, change: Change | None, circumstance
 
 
 def _contradicts(finding: Finding, seen: Seen, change: Change | None, earlier: EarlierStatement) -> bool:
-    """Whether the statement implies another prior than the one that was reported."""
+    """Tell whether the statement implies another prior than the one that was reported."""
     if change in _ON_PRIOR:
         if earlier.seen is Seen.NOT_SEEN:
             return True

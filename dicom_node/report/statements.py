@@ -12,13 +12,13 @@ _DAY = dt.timedelta(days=1)
 
 
 def has_answer(request: ReportRequest) -> bool:
-    """Whether there is an answer of the model to report."""
+    """Tell whether there is an answer of the model to report."""
     prediction = request.prediction
     return prediction is not None and prediction.abstained is None and bool(prediction.findings)
 
 
 def statements(request: ReportRequest) -> tuple[Statement, ...]:
-    """What the result says of every finding, in the prediction's order; empty without an answer."""
+    """The result's statement on each finding, in the prediction's order; empty without an answer."""
     if request.prediction is None or not has_answer(request):
         return ()
     return statements_of(request.prediction, circumstances(request))
@@ -30,13 +30,13 @@ def drawn_statements(request: ReportRequest) -> list[Statement]:
 
 
 def is_compared(request: ReportRequest) -> bool:
-    """Whether the result states something of change: there is a prior and a calibrated answer."""
+    """Tell whether the result states something of change: there is a prior and a calibrated answer."""
     prediction = request.prediction
     return request.prior is not None and has_answer(request) and prediction is not None and prediction.is_calibrated
 
 
 def circumstances(request: ReportRequest) -> Circumstances:
-    """What the rules know of this pair beside the answer."""
+    """The facts that the rules know of this pair beside the answer."""
     prediction = request.prediction
     return Circumstances(
         has_prior=request.prior is not None,
@@ -49,7 +49,7 @@ def circumstances(request: ReportRequest) -> Circumstances:
 
 
 def has_other_projection(request: ReportRequest) -> bool:
-    """Whether one image is AP and the other PA; False where a header does not say."""
+    """Tell whether one image is AP and the other PA; False where a header does not say."""
     now, then = (source.image.view if source and source.image else None for source in (request.current, request.prior))
     return bool(now and then and now != then)
 

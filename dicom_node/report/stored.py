@@ -1,4 +1,4 @@
-"""What a stored result.json says: the model's own answers, and the statements that a later report is compared with."""
+"""The contents of a stored result.json: the model's answers, and the statements that a later report compares with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def model_answers(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def earlier_statements(values: Mapping[str, Any]) -> dict[str, EarlierStatement] | None:
-    """What a stored result.json said of each finding; None where it has no answer.
+    """The statements of a stored result.json by finding; None where it has no answer.
 
     Results of before `seen` was written stated presence by the threshold alone: what these call present or absent on
     less than even belief is taken as possible.

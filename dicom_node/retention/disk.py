@@ -23,7 +23,7 @@ class Usage:
 
 
 def disk_usage(node: NodeContext) -> Usage:
-    """How full the disk of the data folder is. Raises StorageError."""
+    """The use of the disk of the data folder. Raises StorageError."""
     folder = node.settings.node.data_dir
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -32,9 +32,9 @@ from dicom_node.system.pulse import Pulse
 log = get_logger(__name__)
 
 READY_SECONDS = 120.0
-"""How long a child may take to be ready before the node says so in the log."""
+"""The time a child may take to be ready before the node says so in the log."""
 CHILD_STOP_SECONDS = 30.0
-"""How long a child may take to end after SIGTERM: longer than the worker's grace for a running job."""
+"""The time a child may take to end after SIGTERM: longer than the worker's grace for a running job."""
 MAX_SILENCE_SECONDS = 90.0
 """A child that has not beaten its pulse for so long is killed and started again. Loading a model happens in a process
 of its own, so nothing that a healthy child does takes this long without a beat."""
@@ -46,7 +46,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class Role(StrEnum):
-    """What a process group of the node does."""
+    """The task of a process group of the node."""
 
     ALL = "all"
     """Receive and work: one machine."""
@@ -197,7 +197,8 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
 
 @contextmanager
 def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
-    """What runs in the main process: sweeps where work is done, the HL7 listener where it is received, the pages."""
+    """Run the parts of the main process: sweeps where work is done, the HL7 listener where it is received, the
+    pages."""
     from dicom_node.audit.messages import EventType
     from dicom_node.feedback.reports.hl7_listener import Hl7Listener
     from dicom_node.runtime.scheduler import Sweeper, note_activity

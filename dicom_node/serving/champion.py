@@ -30,9 +30,9 @@ from dicom_node.system.process_identity import ProcessIdentity, labelled_process
 log = get_logger(__name__)
 
 WATCH_SECONDS = 0.5
-"""How often an idle worker looks for a new champion: a file of some hundred bytes."""
+"""The interval at which an idle worker looks for a new champion: a file of some hundred bytes."""
 SEEN_SECONDS = 15.0
-"""How often a worker renews its row."""
+"""The interval at which a worker renews its row."""
 FIRST_RETRY_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3600.0
 
@@ -48,7 +48,7 @@ class _Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Said:
-    """What this worker's row says."""
+    """The contents of this worker's row."""
 
     folder: str
     wanted: str

@@ -31,7 +31,7 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class PairPredictor(Protocol):
-    """What the analysis needs of a model; `model.predict.Predictor` has it too."""
+    """The interface of a model that the analysis needs; `model.predict.Predictor` has it too."""
 
     @property
     def identity(self) -> ModelIdentity: ...
@@ -91,7 +91,7 @@ class InferenceProcess:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which checkpoint answers now; loaded first where none is. Raises AnalysisError where it cannot be."""
+        """The checkpoint that answers now; loaded first where none is. Raises AnalysisError where it cannot be."""
         with self._lock:
             return self._ensure().identity
 

@@ -1,4 +1,4 @@
-"""Which checkpoint the node answers with: the champion of the models folder, else the model of the configuration.
+"""The checkpoint in service: the champion of the models folder, else the model of the configuration.
 
 The pointer file of `model.checkpoints.registry` owns that state: it is replaced in one rename, so whoever reads it,
 on whichever machine, sees the old champion or the new one. Journal, audit and notice are rows that follow the

@@ -38,7 +38,7 @@ def differences(
 
 
 def summary(session: Session, folder: str) -> dict[str, Any]:
-    """How many pairs the challenger saw, and on how many findings and how it differs."""
+    """The number of pairs that the challenger saw, and its differences by number of findings and kind."""
     rows = session.execute(
         select(ShadowResult.error, ShadowResult.differences).where(ShadowResult.folder == folder)
     ).all()

@@ -1,4 +1,4 @@
-"""How the models stand: checkpoints, who answers where, the journal; the same for the command line and the page."""
+"""The state of the models: checkpoints, who answers where, the journal; the same for the command line and the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALIVE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """How far a change of champion has come. workers: who answers with the new one; waiting: who does not yet."""
+    """The progress of a change of champion. workers: who answers with the new one; waiting: who does not yet."""
 
     workers: tuple[str, ...]
     waiting: tuple[str, ...]
@@ -76,7 +76,7 @@ def history_lines(session: Session, limit: int = 200) -> list[dict[str, Any]]:
 
 
 def serving_lines(session: Session, now: dt.datetime) -> list[dict[str, Any]]:
-    """What each living worker answers with. A worker that has had no study yet has loaded nothing and says nothing."""
+    """The model of each living worker. A worker that has had no study yet has loaded nothing and says nothing."""
     fresh = now - dt.timedelta(seconds=ALIVE_SECONDS)
     rows = session.scalars(select(ModelServing).where(ModelServing.seen_at >= fresh).order_by(ModelServing.worker))
     return [

@@ -36,7 +36,7 @@ _WRITE_BACK_BYTES: Final = 1 << 20
 _OWN_NAME = re.compile(rf"(?:{FILES}|{QUARANTINE})/[0-9a-f]{{2}}/[0-9a-f]{{32}}\.dcm")
 
 FULL_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when nothing more fits."""
+"""The errors of the system when nothing more fits."""
 
 
 class FullError(StorageError):
@@ -121,7 +121,7 @@ class InstanceStore:
             return stream.read()
 
     def meta(self, relative: str) -> FileMeta:
-        """What the header of a stored file says. Raises StorageError where it is missing or damaged."""
+        """The header of a stored file. Raises StorageError where it is missing or damaged."""
         with self.open(relative) as stream:
             return read_meta(stream)
 
@@ -176,7 +176,7 @@ class InstanceStore:
         return removed
 
     def free_bytes(self) -> int:
-        """What an unprivileged process may still write on the store's disk."""
+        """The number of bytes that an unprivileged process may still write on the store's disk."""
         folder = self.root
         while not folder.exists():
             folder = folder.parent

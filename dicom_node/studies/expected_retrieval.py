@@ -1,4 +1,4 @@
-"""Which studies are being fetched as comparison material, and from whom: what arrives of them is not analysed."""
+"""Studies being fetched as comparison material, and their sources: images of them are not analysed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dicom_node.logs import get_logger
 log = get_logger(__name__)
 
 LOOK_AGAIN = dt.timedelta(minutes=10)
-"""How often a report without a result of ours is looked at."""
+"""The interval at which a report without a result of this node is looked at again."""
 MOST_AT_ONCE = 200
 
 

@@ -26,7 +26,7 @@ REPORT_ONLY = StudyPurpose.REPORT
 
 
 class Registered(StrEnum):
-    """What became of an instance that was to be registered."""
+    """The outcome of registering an instance."""
 
     NEW = "new"
     """A row was made; it names the given file."""
@@ -52,13 +52,13 @@ class ReceivedInstance:
     calling_ae_title: str = ""
     purpose: StudyPurpose = ROUTED
     is_rejection_note: bool = False
-    """Whether it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
+    """True if it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
     analysed again."""
     is_trusted: bool = False
-    """Whether its sender is one that the configuration names: only such a one may send again, in another rendition,
+    """True if its sender is one that the configuration names: only such a one may send again, in another rendition,
     what was fetched as a prior."""
     may_teach: bool = True
-    """Whether a report of this sender becomes feedback."""
+    """True if a report of this sender becomes feedback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +122,13 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
 
 
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:
-    """Whether this is an object that this node made: the loop guard's question."""
+    """Tell whether this is an object that this node made: the loop guard's question."""
     return session.execute(_SELECT_DOCUMENT, {"uid": sop_instance_uid}).first() is not None
 
 
 def is_own_picture(header: InstanceHeader) -> bool:
-    """Whether a picture was made by this program, here or on another node: two nodes would wake each other for ever."""
+    """Tell whether a picture was made by this program, here or on another node: two nodes would wake each other for
+    ever."""
     return header.manufacturer_model_name == NODE_MODEL
 
 
@@ -156,7 +157,7 @@ def _place(session: Session, header: InstanceHeader) -> _Place | None:
 
 
 def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
-    """What the index says of this SOPInstanceUID, None where it does not know it."""
+    """The index's row on this SOPInstanceUID, None where there is none."""
     row = session.execute(_SELECT_KNOWN, {"uid": received.sop_instance_uid}).one_or_none()
     if row is None:
         return None

@@ -109,7 +109,7 @@ def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.date
 def heals(
     store: InstanceStore, run: Run, *, lost: str, stored: StoredFile, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bool:
-    """Whether a duplicate's file takes the place of one that is gone, so that Success is no lie."""
+    """Replace a missing stored file by this duplicate; False if the file is still there."""
     if store.path(lost).is_file():
         return False
     is_adopted = run(

@@ -46,7 +46,7 @@ def stop_on_signals(stop: threading.Event) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process with this id exists on this machine."""
+    """Tell whether a process with this id exists on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -61,7 +61,7 @@ class LeaderBatch(Generic[_T]):
 
     @property
     def waiting(self) -> int:
-        """How many items wait for their batch."""
+        """The number of items that wait for their batch."""
         with self._guard:
             return len(self._waiting)
 

@@ -1,4 +1,4 @@
-"""Which of several machines leads: a session-level advisory lock of PostgreSQL, which dies with its connection.
+"""Election of a leader among machines: a session-level advisory lock of PostgreSQL, which dies with its connection.
 
 A leader that hangs must lose the lead: a stopped process, a frozen virtual machine and a cut cable leave the TCP
 connection open, and its lock with it, for hours. Three things end it. The server closes the leader's session when it
@@ -33,7 +33,7 @@ _KEEPALIVE = ("tcp_keepalives_idle = 5", "tcp_keepalives_interval = 2", "tcp_kee
 
 
 class Leadership:
-    """Whether this process leads. On SQLite there is only one."""
+    """The leadership of this process. On SQLite there is only one."""
 
     def __init__(self, node: NodeContext, lock: int = ADVISORY_LOCK) -> None:
         self._database = node.database

@@ -52,7 +52,7 @@ class User:
     role: Role
 
     def may(self, role: Role) -> bool:
-        """Whether the user's role includes `role`."""
+        """Tell whether the user's role includes `role`."""
         return RANKS[self.role] >= RANKS[role]
 
 
@@ -152,7 +152,7 @@ class Doorkeeper:
         return (by_name,) if within(address, self._settings.trusted_proxies) else (f"address:{address}", by_name)
 
     def must_pause(self, keys: Sequence[str]) -> bool:
-        """Whether one of these (address, name) failed too often just now."""
+        """Tell whether one of these (address, name) failed too often just now."""
         now = time.monotonic()
         with self._lock:
             return any(
@@ -186,7 +186,8 @@ def csrf_token(session: dict[str, Any]) -> str:
 
 
 def csrf_holds(session: Mapping[str, Any], headers: Headers, given: str) -> bool:
-    """Whether a changing request comes from our own page: its token is the session's, and no other site sent it."""
+    """Tell whether a changing request comes from our own page: its token is the session's, and no other site sent
+    it."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     expected = session.get("csrf")
@@ -199,7 +200,7 @@ def client_address(connection: HTTPConnection) -> str:
 
 
 def within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether the address lies in one of the networks; False for what is no address."""
+    """Tell whether the address lies in one of the networks; False for what is no address."""
     try:
         parsed = ip_address(address)
     except ValueError:

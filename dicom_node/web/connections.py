@@ -78,7 +78,7 @@ class CappedProtocol(H11Protocol):
 
     @property
     def is_silent(self) -> bool:
-        """Whether no request is being answered on it."""
+        """Tell whether no request is being answered on it."""
         cycle: Any = self.cycle  # None until a request came, whatever its annotation says
         return cycle is None or bool(cycle.response_complete)
 

@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
-    """What a view is given. form: the last value of each field of an urlencoded body. user: None on open routes."""
+    """The arguments of a view. form: the last value of each field of an urlencoded body. user: None on open routes."""
 
     node: NodeContext
     request: Request
@@ -123,7 +123,7 @@ def _form(request: Request, body: bytes) -> dict[str, str]:
 
 
 def wants_json(request: Request) -> bool:
-    """Whether the caller is a program."""
+    """Tell whether the caller is a program."""
     return request.url.path.startswith("/api/")
 
 

@@ -21,7 +21,7 @@ FOREIGN_TYPES = tuple(
         QuestionType.DIFFERENCE,
     )
 )
-"""What a checkpoint without a manifest of ours is asked."""
+"""The question types for a checkpoint without a manifest of this project."""
 
 
 def device_uid_of(manifest: Manifest, expert: str | None) -> str:

@@ -28,16 +28,16 @@ from model.schema import MAX_IMAGES
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a checkpoint, version or file may be called: never a path."""
+"""The permitted names of a checkpoint, version or file: never a path."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
 _CODE = (".py", ".pyc", ".so")
 _BLOCK = 1 << 20
 _READING = frozenset({"findings", "question_types", "thresholds", "calibration", "joint", "certainty_floor", "films"})
-"""What decides how the same scores are read."""
+"""The fields that decide how the same scores are read."""
 
 
 class CheckpointKind(StrEnum):
-    """Which door of `model.engine.vlm` opens the folder."""
+    """The kind of checkpoint: the opener in `model.engine.vlm` for the folder."""
 
     NVILA = "nvila"
     """`model.nvila.load_nvila`."""

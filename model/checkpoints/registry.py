@@ -1,4 +1,4 @@
-"""Which checkpoints there are and which of them serves: a folder of checkpoints and one pointer to the champion.
+"""The checkpoints and the one that serves: a folder of checkpoints and one pointer to the champion.
 
 The pointer is a small file that is replaced in one rename, so a node that reads it while a retraining promotes sees
 the old champion or the new one. It keeps the order of promotions, which is what `rollback` goes back along.
@@ -94,7 +94,7 @@ def champion_folder(directory: str | Path) -> Path | None:
 
 
 def resolve_source(source: str | Path) -> str | Path:
-    """What a source names: the bundled folder, a champion's folder, a folder as it stands, or a Hub id as it stands."""
+    """The folder or Hub id that a source names: the bundled folder, a champion's folder, or the text as it stands."""
     if source == DEMO:
         with resources.as_file(resources.files("model").joinpath("demo")) as folder:
             if not (folder / MANIFEST_NAME).is_file():

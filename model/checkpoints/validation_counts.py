@@ -1,4 +1,4 @@
-"""What a checkpoint said of the validation set that it was calibrated on, as counts: the baseline that it brings along.
+"""A checkpoint's answers on the validation set that it was calibrated on, as counts: the baseline that it brings along.
 
 Nothing here says whether it was right. The counts are of pairs, because the findings of one pair are not independent.
 """
@@ -19,7 +19,7 @@ BINS = 5
 BETTER = frozenset({Change.IMPROVING.value, Change.RESOLVED.value})
 WORSE = frozenset({Change.NEW.value, Change.WORSENING.value})
 PAIR_CHANGES = ("both", "worse", "better", "stable", "nothing stated")
-"""What `pair_change` gives."""
+"""The values of `pair_change`."""
 
 
 class ValidationSet(BaseModel):
@@ -70,7 +70,7 @@ def pair_certainty(probabilities: Sequence[float]) -> float:
 
 
 def pair_change(changes: Iterable[str | None]) -> str:
-    """What a pair's changes say as a whole, a word of `PAIR_CHANGES`."""
+    """The summary of a pair's changes, a word of `PAIR_CHANGES`."""
     said = {str(change) for change in changes if change is not None}
     better, worse = bool(said & BETTER), bool(said & WORSE)
     if better and worse:
@@ -87,7 +87,7 @@ def edges_of(values: Sequence[float], bins: int = BINS) -> list[float]:
 
 
 def bin_counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
-    """How many values lie in each bin, one more than borders; a value on a border belongs to the bin above it."""
+    """The number of values in each bin, one more than borders; a value on a border belongs to the bin above it."""
     import numpy as np
 
     places = np.searchsorted(np.asarray(edges), np.asarray(values, dtype=np.float64), side="right")

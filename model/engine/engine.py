@@ -38,7 +38,7 @@ HALF_TOLERANCE = 0.05
 
 
 class Strategy(StrEnum):
-    """How closed questions are scored."""
+    """The way in which closed questions are scored."""
 
     PACKED = "packed"
     """A few rows of many questions each behind the prefix, each question blind to the others (NVILA)."""
@@ -92,7 +92,8 @@ class OpenAnswer:
 
 @dataclass(slots=True, kw_only=True)
 class JobAnswers:
-    """What one job got, by question key; seconds by stage ("prefill" includes the images, "score", "generate")."""
+    """The answers of one job, by question key; seconds by stage ("prefill" includes the images, "score",
+    "generate")."""
 
     closed: dict[str, ClosedAnswer] = field(default_factory=dict)
     open: dict[str, OpenAnswer] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class Engine:
 
     @property
     def strategy(self) -> Strategy:
-        """What is used now."""
+        """The strategy in use."""
         return self._strategy
 
     @torch.inference_mode()

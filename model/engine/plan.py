@@ -1,4 +1,4 @@
-"""Which tokens a set of questions needs: the shared prefix, and a trie of the questions' own tokens and their answers.
+"""The tokens that a set of questions needs: the shared prefix, and a trie of the questions' own tokens and answers.
 
 No model runs here. A plan depends on the texts alone, so it is made once for a battery and used for every pair.
 """
@@ -96,7 +96,7 @@ class _Trie:
                     before = self._behind(before, token)
 
     def missing(self, entry: QuestionTokens) -> int:
-        """How many tokens a question would add, answers included."""
+        """The number of tokens that a question would add, answers included."""
         paths = {entry.suffix[:length] for length in range(1, len(entry.suffix) + 1)}
         paths |= {entry.suffix + answer[:depth] for answer in entry.answers for depth in range(1, len(answer))}
         return sum(not self._knows(path) for path in paths)

@@ -30,7 +30,7 @@ from model.questions.prompts import PromptLayout, Turn, messages, render_answer,
 from model.schema import DisplayImage
 
 _OPENING = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError)
-"""What Transformers raises on folders that lack a file or hold another model's."""
+"""The errors of Transformers on folders that lack a file or hold another model's."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs that have one value for each token."""
@@ -86,7 +86,7 @@ class Vlm(ABC):
     @property
     @abstractmethod
     def placeholder(self) -> str:
-        """What stands for an image in a prompt text."""
+        """The text that stands for an image in a prompt."""
 
     @abstractmethod
     def prompt(self, layout: PromptLayout, question: str) -> str:
@@ -94,7 +94,7 @@ class Vlm(ABC):
 
     @abstractmethod
     def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
-        """What follows `prompt` when this is the answer: the answer and its end token."""
+        """The text after `prompt` when this is the answer: the answer and its end token."""
 
     def inputs(self, text: str, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
         """Everything that `model(**inputs)` needs, on its device, for one prompt and its pictures in order.

@@ -41,7 +41,7 @@ _BILATERAL_SHARE = 0.3
 
 
 class FilmKind(StrEnum):
-    """What a film's features are like."""
+    """The features of one kind of film."""
 
     PERSON = "person"
     PHANTOM = "phantom"
@@ -73,7 +73,7 @@ class Domains:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilmView:
-    """What the classifier gives for one film. kind: by `kinds_of`. unfamiliarity: distance from it as a share of its
+    """The classifier's answer on one film. kind: by `kinds_of`. unfamiliarity: distance from it as a share of its
     limit, above 1 for a film that is like none that it learned on. maps: MARKED key → probability [GRID, GRID]."""
 
     kind: FilmKind
@@ -84,7 +84,7 @@ class FilmView:
     maps: Mapping[str, NDArray[np.float32]]
 
     def scores(self, key: str) -> FilmScores:
-        """What it says of one finding of the ontology."""
+        """The scores of one finding of the ontology."""
         concept = ontology().findings.get(key)
         label = concept.nih if concept is not None else None
         return FilmScores(
@@ -110,7 +110,7 @@ class FilmClassifier:
 
     @torch.inference_mode()
     def look(self, images: Sequence[DisplayImage]) -> list[FilmView]:
-        """What it gives for each film."""
+        """Classify each film."""
         if not images:
             return []
         squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32) / 255.0
@@ -167,7 +167,7 @@ def side_of(grid: NDArray[np.float32]) -> str | None:
 
 
 def has_film_classifier(folder: Path) -> bool:
-    """Whether a checkpoint folder brings one."""
+    """Tell whether a checkpoint folder brings one."""
     return (folder / CONFIGURATION).is_file()
 
 

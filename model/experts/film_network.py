@@ -48,9 +48,9 @@ MARKED = (
     "calcification",
     "mass",
 )
-"""What radiologists marked (ChestX-Det), in the order of the outputs and the maps."""
+"""The findings that radiologists marked (ChestX-Det), in the order of the outputs and the maps."""
 GRADED = (*MARKED, "edema", "cardiomegaly")
-"""What has an output of how much of it there is."""
+"""The findings with an output of their amount."""
 _WIDTH = 128
 FEATURES = sum(LATERAL_CHANNELS[:2]) + _WIDTH
 

@@ -73,7 +73,7 @@ def tm(value: str) -> str:
 
 
 def moment_of(date: str, time: str) -> dt.datetime:
-    """What `da` and `tm` made, as one naive moment; midnight where `time` is ""."""
+    """The moment of `da` and `tm`, naive; midnight where `time` is ""."""
     return dt.datetime.strptime(f"{date}{time or '000000.000000'}", "%Y%m%d%H%M%S.%f")  # noqa: DTZ007 - DICOM local time
 
 

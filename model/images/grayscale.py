@@ -80,7 +80,7 @@ def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDAr
 
 
 def is_inverted(dataset: Dataset) -> bool:
-    """Whether small values are white.
+    """Tell whether small values are white.
 
     MONOCHROME1 and PresentationLUTShape INVERSE state the same thing (PS3.3 section C.8.11.3.1.2: INVERSE goes with
     MONOCHROME1, IDENTITY with MONOCHROME2), so both together invert once. Where a header contradicts itself the shape

@@ -50,7 +50,7 @@ PARSER_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What pydicom raises on mangled bytes, many of them only when the element is looked at."""
+"""The exceptions of pydicom on mangled bytes, many of them only when the element is looked at."""
 
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _GREY = ("MONOCHROME1", "MONOCHROME2")

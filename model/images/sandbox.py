@@ -114,7 +114,7 @@ class _Child:
         return status if died_by_itself else 0
 
     def _exited_within(self, seconds: float) -> bool:
-        """Whether it has ended, or does as soon as the system has cleaned up after it (its pipe closes first)."""
+        """Tell whether it has ended, or does as soon as the system has cleaned up after it (its pipe closes first)."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -202,7 +202,7 @@ def _geometry(values: dict[str, Any]) -> SourceGeometry:
 
 
 def _words(fault: _Fault, status: int, timeout_seconds: float) -> str:
-    """What happened, for a report."""
+    """The error in words, for a report."""
     if str(fault) == _TIME or status == -signal.SIGXCPU:
         return f"decoding took longer than {timeout_seconds:g} s"
     if status < 0:

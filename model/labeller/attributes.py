@@ -1,4 +1,4 @@
-"""Which change, degree and side belong to which finding of a statement."""
+"""Assignment of change, degree and side to the findings of a statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a denial reaches: over a list, from member to member, and no further.
+"""The reach of a denial: over a list, from member to member, and no further.
 
 A denial goes on behind a comma or "and" as long as the words there name one more member of its list and begin no
 statement of their own. Words such as "large" or "new" before a member leave open whether a small or an old one is

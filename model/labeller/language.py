@@ -1,4 +1,4 @@
-"""Whether a text is English: "pneumothorax" is the same word in many languages, and "kein" is no denial here."""
+"""Detection of English: "pneumothorax" is the same word in many languages, and "kein" is no denial here."""
 
 from __future__ import annotations
 

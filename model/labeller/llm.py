@@ -51,7 +51,7 @@ class _Answer(BaseModel):
 
 
 def version(model: TextModel) -> str:
-    """Which model with which prompt: kept beside each label."""
+    """The model and the prompt, as kept beside each label."""
     return f"{model.name}, prompt {PROMPT_SHA256[:12]}"
 
 

@@ -1,4 +1,4 @@
-"""How well labels agree with sentences labelled by hand: precision and recall per finding, change, side and level.
+"""Agreement of labels with sentences labelled by hand: precision and recall per finding, change, side and level.
 
 The file's form stands at the head of tests/model/labeller/sentences_development.txt.
 """
@@ -60,7 +60,7 @@ class Measured:
     polarity_errors: int
     """Labels that say yes where the sentence says no of the finding, or the other way round."""
     kinds: Mapping[str, tuple[int, int]]
-    """How many sentences of each kind are right in every respect, of how many."""
+    """The number of sentences of each kind that are right in every respect, and of all."""
     findings: Mapping[str, Score]
     presences: Mapping[str, Score]
     changes: Mapping[str, Score]

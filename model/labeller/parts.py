@@ -12,7 +12,7 @@ from model.schema import Change
 
 
 class Part(StrEnum):
-    """What a phrase may be in a sentence. The words of each stand in word_list.toml."""
+    """The parts that a phrase may play in a sentence. The words of each stand in word_list.toml."""
 
     FINDING = "finding"
     """Names findings."""
@@ -80,7 +80,7 @@ LIST = (Part.AND, Part.OR, Part.COMMA)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """What a phrase that names findings says. general: inferred ("lungs are clear"), yields to explicit words."""
+    """The findings that a phrase names. general: inferred ("lungs are clear"), yields to explicit words."""
 
     keys: tuple[str, ...]
     presence: str = "yes"
@@ -90,7 +90,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicate:
-    """What a predicate says of one part of the body."""
+    """The statement of a predicate on one part of the body."""
 
     subject: int
     named: Named

@@ -1,4 +1,4 @@
-"""What a whole report states of each finding: its sentences' labels put together, or how they contradict each other."""
+"""The statements of a whole report on each finding: its sentences' labels combined, or their contradiction."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _combined(key: str, labels: Sequence[Label]) -> ReportFinding | None:
 
 
 def _same_side(yes: Label, no: Label) -> bool:
-    """Whether an assertion and a denial speak of the same side; what has no side speaks of all."""
+    """Tell whether an assertion and a denial speak of the same side; what has no side speaks of all."""
     return no.side is None or yes.side == no.side
 
 
@@ -121,7 +121,7 @@ def _denied(no: Sequence[Label]) -> list[Label]:
 
 
 def _decided(plain: Sequence[Label], doubt: Sequence[Label]) -> bool:
-    """Whether the impression says plainly what another part of the report doubts."""
+    """Tell whether the impression says plainly what another part of the report doubts."""
     deciding = word_list().deciding
     return any(label.section in deciding for label in plain) and all(label.section not in deciding for label in doubt)
 
@@ -144,7 +144,7 @@ def _change(labels: Sequence[Label]) -> tuple[Change | None, str]:
 
 
 def stated_values(finding: ReportFinding) -> Mapping[str, str]:
-    """What a settled finding says in the words of feedback: aspect → value; empty where nothing may serve as truth."""
+    """A settled finding in the words of feedback: aspect → value; empty where nothing may serve as truth."""
     if finding.presence not in (Stated.YES, Stated.NO):
         return {}
     values = {"presence": "present" if finding.presence is Stated.YES else "absent"}

@@ -205,7 +205,7 @@ def _has_target_behind(marks: Sequence[Mark], place: int) -> bool:
 
 
 def _read_partly(marks: list[Mark]) -> list[Mark]:
-    """What has "almost" resolved has improved."""
+    """Read "almost resolved" as improved."""
     for place, mark in enumerate(marks):
         for index in range(place + 1, min(place + 3, len(marks))):
             if mark.has(Part.PARTLY) and marks[index].parts.get(Part.CHANGE) is Change.RESOLVED:

@@ -27,7 +27,7 @@ from model.schema import Change
 
 
 class Stated(StrEnum):
-    """What a report states of a finding."""
+    """A report's statement on a finding."""
 
     YES = "yes"
     """It is there."""
@@ -39,7 +39,7 @@ class Stated(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What one sentence states of one finding.
+    """One sentence's statement on one finding.
 
     finding: ontology key. side: "left", "right" or "bilateral", only of findings that have one; an absence with a side
     is one of that side only. level: a level word of the ontology. certainty: of what is uncertain, "probable",

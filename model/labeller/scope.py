@@ -1,4 +1,4 @@
-"""How far a cue reaches: from the place of a phrase to the places of the findings that it governs.
+"""The scope of a cue: from the place of a phrase to the places of the findings that it governs.
 
 After ConText (Harkema et al. 2009): a cue has a direction, and its scope ends at a word that ends it. How far a denial
 reaches: `denial`.

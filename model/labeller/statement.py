@@ -15,7 +15,7 @@ _VALUES = (Part.VALUE_NO, Part.VALUE_YES, Part.VALUE_OPEN)
 
 
 class Joint(StrEnum):
-    """What stands before a segment."""
+    """The joint before a segment."""
 
     START = "start"
     COMMA = "comma"

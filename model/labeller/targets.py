@@ -35,7 +35,7 @@ class Target:
 
     @property
     def is_device(self) -> bool:
-        """Whether it is a tube, line or the like."""
+        """Tell whether it is a tube, line or the like."""
         return bool(self.named.keys) and all(ontology().findings[key].kind == "device" for key in self.named.keys)
 
 

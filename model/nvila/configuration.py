@@ -1,4 +1,4 @@
-"""What an NVILA checkpoint is made of: the vision tower, the projector, the language model and how images are cut."""
+"""The parts of an NVILA checkpoint: vision tower, projector, language model, and the cutting of images."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ class NvilaConfig(PreTrainedConfig):  # type: ignore[misc,unused-ignore]
 
     @property
     def scale_count(self) -> int:
-        """How many scales are concatenated along the channels; 1 without S2."""
+        """The number of scales concatenated along the channels; 1 without S2."""
         return len(self.s2_scales or [1]) if self.image_aspect_ratio == "dynamic_s2" else 1

@@ -1,4 +1,4 @@
-"""What NVILA lacks for two images of one person: an explicit difference feature, and a learned state for "no prior".
+"""Additions to NVILA for two images of one person: an explicit difference feature, and a learned "no prior" state.
 
 Both are ours and both are switches of the configuration (`NvilaConfig.longitudinal`). The difference of the two images'
 features gave VED its largest gain; that an absent prior must be a learned state, not a black image, is BioViL-T's

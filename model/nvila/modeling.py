@@ -21,7 +21,7 @@ from model.nvila.projector import Projector, merge_scales, mosaic
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageFeatures:
-    """What became of the tiles of a request.
+    """The features of a request's tiles.
 
     vision: [tiles, patches, C]. projector_input, projected: [merged tiles, patches or tokens, width].
     sequences: for each image [tokens, hidden] in the order that replaces its placeholders, newline rows not included.
@@ -45,7 +45,7 @@ class NvilaOutput(ModelOutput):  # type: ignore[misc,unused-ignore]
 
 
 class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
-    """What Transformers must know of the family."""
+    """The base class, with what Transformers must know of the family."""
 
     config_class = NvilaConfig
     config: NvilaConfig

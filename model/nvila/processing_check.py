@@ -1,4 +1,4 @@
-"""What an original checkpoint may say of its images and prompts that this code does not do: refused, never passed over.
+"""Check that an original checkpoint asks nothing of images and prompts that this code does not do: refused otherwise.
 
 Each of these would give tokens, and answers, like any others: other grey values, another prompt, other end tokens.
 """
@@ -20,7 +20,7 @@ _PREPROCESSOR: Mapping[str, Any] = {
     "do_normalize": True,
     "do_resize": True,
 }
-"""What `model.nvila.tiling` does (reference README 4.2); a key that is missing means the same."""
+"""The settings that `model.nvila.tiling` follows (reference README 4.2); a key that is missing means the same."""
 _RESCALE = 1 / 255
 
 

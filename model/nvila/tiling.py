@@ -1,4 +1,4 @@
-"""How an image is cut into square tiles: the grid choice of the original and the cutting itself, with PIL only."""
+"""Cutting of an image into square tiles: the grid choice of the original and the cutting itself, with PIL only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the next image will show, from what a model read on the images so far and what the chart says."""
+"""Prediction of the next image from a model's readings of the images so far and the chart."""

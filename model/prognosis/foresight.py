@@ -39,7 +39,7 @@ class Foresight:
         self._questions = reading_questions(head.vocabulary.findings)
 
     def items(self, study: StudyPair) -> tuple[PrognosisItem, ...]:
-        """What may be stated of the next image; what is and stays absent is not said."""
+        """The statements allowed on the next image; a finding that is and stays absent is not stated."""
         if not any(self._stated.values()):
             return ()
         known = self.known(study)
@@ -52,7 +52,7 @@ class Foresight:
         return tuple(items)
 
     def known(self, study: StudyPair) -> Known:
-        """What a study tells: its newest images read one by one, the days between them, the chart."""
+        """The known facts of a study: its newest images read one by one, the days between them, the chart."""
         newest = study.newest(MAX_IMAGES)
         return Known(readings=self.readings(newest.images), days=newest.days, context=study.context)
 
@@ -68,7 +68,7 @@ class Foresight:
 
 
 def reading_questions(findings: Sequence[str]) -> tuple[Question, ...]:
-    """What each image is asked: presence, and the degree of what has one."""
+    """The questions on each image: presence, and the degree of findings that have one."""
     graded = [key for key in findings if ontology().findings[key].graded]
     return (
         *(closed_question(QuestionType.PRESENCE, key) for key in findings),

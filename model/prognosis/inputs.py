@@ -1,4 +1,4 @@
-"""What is known when the next image is predicted, as numbers: readings of the films, days between them, the chart.
+"""The facts known when the next image is predicted, as numbers: readings, days between films, the chart.
 
 Whatever is missing (an earlier image, a date, a laboratory value, the chart) has a place of its own that says so: a
 missing input is a state that the head learns, never a zero that could mean something else.
@@ -25,7 +25,7 @@ LAGS = 4
 GAP_EDGES = (1.5, 3.5, 10.5, 45.5)
 """Days since the prior: about one, a few, a week, a month, longer."""
 FLAGS = ("normal", "high", "very high")
-"""How a laboratory value's text ends."""
+"""The endings of a laboratory value's text."""
 _HL7_FLAGS = {"n": 0, "l": 0, "ll": 0, "h": 1, "hh": 2}
 """Abnormal flags of HL7 version 2 (table 0078); a low value is no high one."""
 
@@ -46,7 +46,7 @@ class Known:
 
 
 def has_chart(context: PatientContext | None) -> bool:
-    """Whether somebody gave laboratory values or treatments; age and sex alone are no chart."""
+    """Tell whether somebody gave laboratory values or treatments; age and sex alone are no chart."""
     return context is not None and bool(context.labs or context.treatments)
 
 
@@ -62,7 +62,7 @@ SETTINGS = tuple(f"{images}{chart}" for images in ("current", "both", "all") for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Which findings, laboratory values and treatments a head knows, in order."""
+    """The findings, laboratory values and treatments that a head knows, in order."""
 
     findings: tuple[str, ...]
     labs: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def _gap(days: Sequence[int | None]) -> NDArray[np.float64]:
 
 
 def _chart(context: PatientContext | None, vocabulary: Vocabulary) -> NDArray[np.float64]:
-    """Whether there is a chart, the flag of each laboratory value or that it is missing, each treatment."""
+    """The chart as numbers: its presence, the flag of each laboratory value or that it is missing, each treatment."""
     labs = np.zeros((len(vocabulary.labs), len(FLAGS) + 1))
     for row, name in enumerate(vocabulary.labs):
         text = context.labs.get(name) if context is not None else None

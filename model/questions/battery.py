@@ -18,7 +18,7 @@ from model.schema import ImageRole
 
 
 class QuestionType(StrEnum):
-    """What a question is about. The first seven are the types of Medical-Diff-VQA, the rest are ours."""
+    """The subject of a question. The first seven are the types of Medical-Diff-VQA, the rest are this project's."""
 
     ABNORMALITY = "abnormality"
     PRESENCE = "presence"
@@ -28,7 +28,7 @@ class QuestionType(StrEnum):
     TYPE = "type"
     DIFFERENCE = "difference"
     PREDICTION = "prediction"
-    """What will change until the next image (LUMEN)."""
+    """Changes until the next image (LUMEN)."""
     PRIOR_PRESENCE = "prior_presence"
     """The same as presence, on the prior image."""
     CHANGE = "change"
@@ -134,7 +134,7 @@ TEMPLATES: Mapping[QuestionType, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedQuestion:
-    """What a question in LUMEN's templates asks.
+    """The contents of a question in LUMEN's templates.
 
     form: place of its template in `TEMPLATES[type]`. finding: ontology key. location: as it stands in the question.
     """
@@ -211,7 +211,7 @@ def _allowed(type: QuestionType, finding: str) -> tuple[str, ...]:
 
 
 def view_question(image: ImageRole = ImageRole.CURRENT) -> Question:
-    """Which view the current or the prior image is."""
+    """The question for the view of the current or the prior image."""
     return Question(
         key=f"{QuestionType.VIEW.value}/{image.value}",
         type=QuestionType.VIEW,
@@ -239,7 +239,7 @@ def prediction_question() -> Question:
 
 
 def closed_types(concept: FindingConcept, *, with_prior: bool) -> tuple[QuestionType, ...]:
-    """Which closed questions make sense of a finding: devices have no degree, midline findings no side."""
+    """The closed questions that make sense of a finding: devices have no degree, midline findings no side."""
     types = [QuestionType.PRESENCE]
     if with_prior:
         types += [QuestionType.PRIOR_PRESENCE, QuestionType.CHANGE]
@@ -251,7 +251,7 @@ def closed_types(concept: FindingConcept, *, with_prior: bool) -> tuple[Question
 
 
 def battery(findings: Sequence[str], *, with_prior: bool, prognosis: bool = False) -> tuple[Question, ...]:
-    """What the engine asks of one pair (or, without a prior, of one image), grouped by finding in the given order.
+    """The questions of the engine on one pair (or, without a prior, one image), grouped by finding in the given order.
 
     findings: ontology keys of the checkpoint; raises KeyError for one that is not in the ontology and ValueError for
     one given twice. prognosis: adds a prediction question for each finding and the open one.

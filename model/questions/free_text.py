@@ -24,16 +24,16 @@ MAX_CHARACTERS = 400
 
 
 class AskedKind(StrEnum):
-    """What a question asks."""
+    """The subject of a free question."""
 
     PRESENCE = "presence"
     """Is it there; with a side: is it there on that side."""
     SIDE = "side"
-    """Which side is it on."""
+    """The side."""
     SEVERITY = "severity"
-    """How severe is it."""
+    """The severity."""
     CHANGE = "change"
-    """How did it change since the prior image."""
+    """The change since the prior image."""
     ABNORMALITIES = "abnormalities"
     """Everything that is seen."""
     DIFFERENCE = "difference"

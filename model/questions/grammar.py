@@ -27,7 +27,7 @@ from model.schema import Change
 
 
 class EventKind(StrEnum):
-    """What happened to a finding between two images."""
+    """The event of a finding between two images."""
 
     NEW = "new"
     """On the current (main) image only."""
@@ -83,17 +83,17 @@ NOTHING = Event(kind=EventKind.NONE)
 
 
 class Tense(StrEnum):
-    """Which of the two answer grammars."""
+    """The tense: one of the two answer grammars."""
 
     DIFFERENCE = "difference"
-    """What has changed between the two images that are shown."""
+    """Changes between the two images that are shown."""
     PREDICTION = "prediction"
-    """What will change until the next image, which is not shown."""
+    """Changes until the next image, which is not shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedEvents:
-    """What an answer says.
+    """The contents of an answer.
 
     events: read without doubt, in canonical order. unparsed: parts that are no sentence of the grammar or name no
     known finding or level. ambiguous: sentences with more than one reading ("from mild to moderate to severe"), as

@@ -25,11 +25,11 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 
 NO_PRIOR = "prior image: none"
-"""How an absent prior is said: words that the model learns, never a black image (BioViL-T, Bannur et al. 2023)."""
+"""The text for an absent prior: words that the model learns, never a black image (BioViL-T, Bannur et al. 2023)."""
 
 
 class ImageSlot(StrEnum):
-    """What stands at an image placeholder; the value is the word before it."""
+    """The image at a placeholder; the value is the word before it."""
 
     EARLIER = "earlier image"
     """Older than the prior, oldest first; only in sequences of more than two images."""
@@ -41,7 +41,7 @@ class ImageSlot(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLayout:
-    """What the prefix shows.
+    """The contents of the prefix.
 
     priors: number of earlier images, the last one being the prior; 0 is said in words.
     difference: a placeholder for the difference feature follows the images; only with a prior.
@@ -66,7 +66,7 @@ class PromptLayout:
 
     @property
     def slots(self) -> tuple[ImageSlot, ...]:
-        """What stands at each placeholder, in order."""
+        """The image at each placeholder, in order."""
         earlier = (ImageSlot.EARLIER,) * max(self.priors - 1, 0)
         prior = (ImageSlot.PRIOR,) if self.priors else ()
         difference = (ImageSlot.DIFFERENCE,) if self.difference else ()

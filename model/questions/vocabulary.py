@@ -102,7 +102,7 @@ def finding_key(text: str) -> str | None:
 
 
 def finding_name(key: str) -> str:
-    """How answers spell the finding; raises KeyError for a key that the ontology does not hold."""
+    """The spelling of the finding in answers; raises KeyError for a key that the ontology does not hold."""
     return ontology().findings[key].name
 
 

@@ -1,4 +1,4 @@
-"""What a server's log-probabilities say of allowed answers: reading its replies, and telling answers apart.
+"""A server's log-probabilities of allowed answers: reading its replies, and telling answers apart.
 
 Whatever is missing, malformed or no number in a reply raises InferenceError: read as it stands, it would become a
 probability like any other.

@@ -14,7 +14,7 @@ class TextModel(Protocol):
 
     @property
     def name(self) -> str:
-        """Which model, as it is recorded."""
+        """The model's name, as it is recorded."""
         ...
 
     def complete(self, prompts: Sequence[str], *, max_tokens: int) -> list[str]:

@@ -33,7 +33,7 @@ PAIRS_AT_ONCE = 32
 
 
 class AnswerSet(StrEnum):
-    """Which part of the test an answer belongs to."""
+    """The part of the test that an answer belongs to."""
 
     CLOSED = "closed"
     """One image, yes or no, in the published wording; scored among the two."""

@@ -1,4 +1,4 @@
-"""What the arms of the study are shown and asked: streams over cached phantom pairs, and the noisy expert.
+"""Images and questions for the arms of the study: streams over cached phantom pairs, and the noisy expert.
 
 The study asks about four findings of the lung fields and the heart. The other findings of the phantoms are on the films
 as well, but nothing is asked or said of them: at the study's size of picture the small ones cannot be seen.
@@ -49,14 +49,14 @@ NEGATIVES = 2
 
 
 class ArmStream(StrEnum):
-    """What an arm learns from, in the order in which the arms add it; the names of LUMEN's streams."""
+    """The streams that an arm learns from, in the order in which the arms add them; the names of LUMEN's streams."""
 
     DIAGNOSTIC = "diagnostic"
     """One image: the six published types, and our closed questions."""
     DIFFERENCE = "difference"
     """Both images: what has changed, and our closed questions on change and on each image."""
     PREDICTION = "prediction"
-    """What will change: asked of the prior alone, and of both images in the future tense."""
+    """Future changes: asked of the prior alone, and of both images in the future tense."""
     LONG = "long"
     """Both images: the difference in report-style sentences."""
     EXPERT = "expert"
@@ -89,7 +89,7 @@ class StudyPhantoms:
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are."""
+        """The number of pairs."""
         return self._cache.courses
 
     def pair(self, index: int, *, swap: bool = False) -> StudyPair:
@@ -117,7 +117,7 @@ def reduced(films: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def oracle_row(truth: PairTruth, image: Shown, rng: Generator) -> NDArray[np.float64]:
-    """What the study's expert gives one image: the true labels as probabilities, turned round at EXPERT_FLIPS.
+    """The opinion of the study's expert on one image: the true labels as probabilities, turned round at EXPERT_FLIPS.
 
     No classifier stands behind it. It is as good at hidden things as at plain ones, and its errors are independent of
     the picture: both kinder than a real expert.

@@ -47,7 +47,7 @@ class Arm:
 
     @property
     def expert(self) -> bool:
-        """Whether its test shows the expert's text as well."""
+        """Tell whether its test shows the expert's text as well."""
         return ArmStream.EXPERT in self.streams
 
 
@@ -142,7 +142,7 @@ def result_path(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def read_result(path: Path) -> tuple[dict[str, Any], dict[str, list[Said]]]:
-    """What a run wrote: about it, and its answers "without" and, where there are, "with" the expert's text."""
+    """Read a run's files: about it, and its answers "without" and, where there are, "with" the expert's text."""
     values = json.loads(path.read_text("utf-8"))
     answers = {
         how: [Said(**{**item, "set": AnswerSet(item["set"])}) for item in items]

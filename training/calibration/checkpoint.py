@@ -37,7 +37,7 @@ FLOOR_ACCURACY, FLOOR_COVERAGE = 0.8, 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What was fitted. answers: how many validation answers were seen. coverage, accuracy: of the stated changes at
+    """The fitted values. answers: how many validation answers were seen. coverage, accuracy: of the stated changes at
     the floor; None where none was stated. pairs: the answers themselves, as scored."""
 
     temperatures: Mapping[str, float]
@@ -155,7 +155,7 @@ def _samples(closed: Mapping[str, ClosedAnswer], record: Record, with_prior: boo
 
 
 def _states(samples: Sequence[_Sample], temperatures: Mapping[str, float]) -> list[tuple[FindingAnswers, str]]:
-    """What `fit_joint` learns from: findings whose change is known and was asked."""
+    """The input of `fit_joint`: findings whose change is known and was asked."""
     known = []
     for sample in samples:
         answers, state = sample.answers(temperatures), sample.truth.change_answer

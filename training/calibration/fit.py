@@ -26,7 +26,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class Objective(StrEnum):
-    """What a threshold is chosen for."""
+    """The aim for which a threshold is chosen."""
 
     YOUDEN = "youden"
     """Greatest sensitivity + specificity - 1."""

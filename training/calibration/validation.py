@@ -1,4 +1,4 @@
-"""What a checkpoint says of its validation set, counted for its manifest; and the command that adds it afterwards.
+"""A checkpoint's answers on its validation set, counted for its manifest; and the command that adds them afterwards.
 
 python -m training.calibration.validation CHECKPOINT --data phantom:300@8000000
 """
@@ -90,7 +90,7 @@ def counted(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> Validatio
 
 
 def _read(pair: PairAnswers, rules: Mapping[str, Any]) -> Sequence[Finding]:
-    """What `Predictor.predict` says of the pair's findings under these rules."""
+    """Read the pair's findings as `Predictor.predict` does under these rules."""
     shares: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
     for key, answer in pair.closed.items():
         if answer.question.finding is not None:
@@ -112,7 +112,7 @@ def _read(pair: PairAnswers, rules: Mapping[str, Any]) -> Sequence[Finding]:
 
 
 def reading_rules(manifest: Manifest) -> dict[str, Any]:
-    """What `counted` wants of a manifest."""
+    """The values of a manifest that `counted` needs."""
     return {name: getattr(manifest, name) for name in ("calibration", "thresholds", "joint", "certainty_floor")}
 
 

@@ -1,4 +1,4 @@
-"""What a run was shown and what it could not be shown: a line for each replaced sample, a report at the end."""
+"""The log of a run's data: a line for each sample that could not be shown and was replaced, a report at the end."""
 
 from __future__ import annotations
 

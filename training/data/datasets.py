@@ -33,7 +33,8 @@ from training.records.record import ImageRef, Record, Split
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """What a data set's name on the command line means. source: a folder, file or count; images: image root or None."""
+    """The meaning of a data set's name on the command line. source: a folder, file or count; images: image root or
+    None."""
 
     kind: str
     source: str

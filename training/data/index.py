@@ -65,7 +65,7 @@ class SetIndex:
     report: Mapping[str, Any]
 
     def taught(self, streams: Iterable[Stream]) -> Counter[str]:
-        """What these streams teach, see `training.instructions.coverage`."""
+        """The questions that these streams teach, see `training.instructions.coverage`."""
         total: Counter[str] = Counter()
         for stream in streams:
             total.update(self.report["taught"].get(stream.value, {}))

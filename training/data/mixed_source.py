@@ -34,9 +34,9 @@ class MixedSource:
     seed: int
     findings: tuple[str, ...]
     about: tuple[str, ...] = ()
-    """What the sets hold and what was left out of them, in lines."""
+    """The contents of the sets and what was left out of them, in lines."""
     taught: Mapping[str, int] = field(default_factory=dict)
-    """Which closed questions the sets answer how often (`training.instructions.coverage`)."""
+    """The number of answers of the sets to each closed question (`training.instructions.coverage`)."""
     schedule: Schedule = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class MixedSource:
 
     @property
     def size(self) -> int:
-        """How many items all pools hold together; a record counts once for each stream that it can teach."""
+        """The number of items of all pools; a record counts once for each stream that it can teach."""
         return sum(pool.size for pool in self.pools)
 
     def sample(self, number: int) -> Sample:

@@ -1,4 +1,4 @@
-"""Which sample of which pool comes at which place: shares kept exactly, every sample once before any comes twice."""
+"""The sample at each place of a mix: shares kept exactly, every sample once before any comes twice."""
 
 from __future__ import annotations
 

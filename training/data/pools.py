@@ -1,4 +1,4 @@
-"""What a mix draws from: the records of a set by stream."""
+"""The pools that a mix draws from: the records of a set by stream."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Pool(Protocol):
 
     @property
     def size(self) -> int:
-        """How many items."""
+        """The number of items."""
         ...
 
     def make(self, item: int, rng: Generator) -> Sample:
@@ -60,7 +60,7 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variation:
-    """How an item is varied. swap: probability that a pair of the difference stream is shown in the other order.
+    """The variation of an item. swap: probability that a pair of the difference stream is shown in the other order.
     same: that its current image is shown as its own prior. conversation: turns one after another, each seeing those
     before it; else each sees the images alone. augment: small shifts and changes of contrast. turns: False leaves the
     texts out. findings: of the heads' targets; empty: no targets."""

@@ -71,7 +71,7 @@ class PreparedIndex:
     report: dict[str, Any]
 
     def taught(self, streams: Iterable[Stream]) -> Counter[str]:
-        """What it teaches, see `training.instructions.coverage`; a prepared folder is taken whole."""
+        """The questions that it teaches, see `training.instructions.coverage`; a prepared folder is taken whole."""
         return Counter(self.report["taught"])
 
     def lines(self) -> list[str]:
@@ -211,7 +211,7 @@ class PreparedPool:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         return len(self.index.members[self.stream])
 
     def make(self, item: int, rng: Generator) -> Sample:

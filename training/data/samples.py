@@ -1,4 +1,4 @@
-"""What the training loop is fed: images, questions with answers, and the targets of the auxiliary heads."""
+"""Samples of the training loop: images, questions with answers, and the targets of the auxiliary heads."""
 
 from __future__ import annotations
 

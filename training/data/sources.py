@@ -94,7 +94,7 @@ def sets_of(data: DataSection, cache: Path | None = None) -> tuple[SetSection, .
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shown:
-    """How all pools of a recipe show their items."""
+    """The presentation of items, common to all pools of a recipe."""
 
     recipe: Recipe
     variation: Variation
@@ -116,11 +116,11 @@ class OpenedSet(Protocol):
         ...
 
     def taught(self) -> Counter[str]:
-        """Which closed questions it answers how often (`training.instructions.coverage`)."""
+        """The number of its answers to each closed question (`training.instructions.coverage`)."""
         ...
 
     def lines(self) -> list[str]:
-        """What it holds and what was left out of it."""
+        """Its contents and what was left out of it, in lines."""
         ...
 
 
@@ -230,7 +230,7 @@ def _open(section: SetSection, recipe: Recipe, place: Place) -> OpenedSet:
 
 
 def instruction_options(data: DataSection) -> InstructionOptions:
-    """Which turns a record gives."""
+    """The options that decide which turns a record gives."""
     return InstructionOptions(
         streams=frozenset(Stream),
         prediction_inputs=data.prediction_inputs,

@@ -14,7 +14,7 @@ from training.records.truth import ImageTruth, PairTruth
 
 
 class Shown(StrEnum):
-    """Which images of a record a sequence shows."""
+    """The images of a record that a sequence shows."""
 
     PAIR = "pair"
     """Prior and current (and perhaps earlier ones)."""
@@ -33,7 +33,7 @@ def unknown_targets(findings: Sequence[str]) -> Targets:
 
 
 def targets_of_truth(truth: PairTruth, findings: Sequence[str], shown: Shown) -> Targets:
-    """What the heads should say of the images shown: presence; side of what is present and has one; degree.
+    """Targets of the heads for the images shown: presence; side of what is present and has one; degree.
 
     A degree that is known by its grade alone is the middle of the grade's range in the phantom's severities; it is 0
     for what is absent.

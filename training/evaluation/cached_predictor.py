@@ -40,12 +40,12 @@ class Remembered:
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which checkpoint answers."""
+        """The checkpoint that answers."""
         return self._identity
 
     @property
     def known(self) -> int:
-        """How many answers the file holds."""
+        """The number of answers in the file."""
         return len(self._known)
 
     def predict(self, pair: StudyPair) -> Prediction:
@@ -70,7 +70,7 @@ class Remembered:
             os.fsync(file.fileno())
 
     def _read(self) -> dict[str, Prediction]:
-        """What was answered before by this very checkpoint; a last line that was cut off is cut away."""
+        """Read the answers of this very checkpoint; a last line that was cut off is cut away."""
         if not self._path.is_file():
             return {}
         found: dict[str, Prediction] = {}

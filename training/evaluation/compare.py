@@ -1,4 +1,4 @@
-"""Whether two systems differ on the same questions, from the evaluation.json files of their runs."""
+"""Comparison of two systems on the same questions, from the evaluation.json files of their runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model agrees with itself: order of the pair, the same image twice. No label is needed."""
+"""Consistency of a model with itself: order of the pair, the same image twice. No label is needed."""
 
 from __future__ import annotations
 

@@ -30,15 +30,15 @@ from training.records.record import Record
 from training.records.truth import PairTruth
 
 WORST_CASES = 12
-"""How many pairs the report shows."""
+"""The number of pairs in the report."""
 
 
 class PairPredictor(Protocol):
-    """What is evaluated: anything that answers pairs, such as `model.predict.Predictor`."""
+    """The subject of an evaluation: anything that answers pairs, such as `model.predict.Predictor`."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which checkpoint answers."""
+        """The checkpoint that answers."""
         ...
 
     def predict(self, pair: StudyPair) -> Prediction:
@@ -96,9 +96,9 @@ class Evaluation:
     sentences: tuple[str | None, ...] = ()
     """The said difference sentence of each record, in order."""
     records: tuple[Record, ...] = ()
-    """What was asked, without the images."""
+    """The cases asked, without the images."""
     prognosis: PrognosisScores | None = None
-    """What was said of the current image when the prior alone was shown; None where it was not asked."""
+    """The prediction of the current image from the prior alone; None where it was not asked."""
     consistency: dict[str, Interval] = field(default_factory=dict)
     """Agreement of the model with itself over all its findings; see `score_consistency`."""
     per_question: dict[str, float] = field(default_factory=dict)

@@ -156,7 +156,7 @@ def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resampl
 
 
 def is_closed(item: Asked) -> bool:
-    """Whether a published question is answered by yes or no."""
+    """Tell whether a published question is answered by yes or no."""
     return item.answer.strip(" .").lower() in YES_NO
 
 

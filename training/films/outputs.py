@@ -1,4 +1,4 @@
-"""What a film classifier gives for the films of a `FilmSet`, as arrays, and the statistics that tell kinds of film."""
+"""Outputs of a film classifier for the films of a `FilmSet`, as arrays, and the statistics that tell kinds of film."""
 
 from __future__ import annotations
 

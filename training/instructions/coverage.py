@@ -1,4 +1,4 @@
-"""Which closed questions a data set answers how often: a checkpoint may be asked what it was taught, nothing else."""
+"""Counts of a data set's answers to closed questions: a checkpoint may be asked what it was taught, nothing else."""
 
 from __future__ import annotations
 

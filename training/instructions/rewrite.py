@@ -134,7 +134,7 @@ class RuleWriter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBack:
-    """What a report-style text says. doubtful: clauses with a finding whose change could not be read."""
+    """The contents of a report-style text. doubtful: clauses with a finding whose change could not be read."""
 
     events: frozenset[Event]
     doubtful: tuple[str, ...]
@@ -174,7 +174,7 @@ def _degrees(clause: str) -> tuple[str, str] | None:
 
 
 def _turned(clause: str, kind: EventKind) -> bool:
-    """Whether a negation stands in the clause beside the "no longer" kind of words themselves."""
+    """Tell whether a negation stands in the clause beside the "no longer" kind of words themselves."""
     return _NEGATION.search(_WORDS[kind].sub(" ", clause)) is not None
 
 

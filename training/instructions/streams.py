@@ -32,7 +32,7 @@ from training.records.truth import PairTruth
 
 
 class Stream(StrEnum):
-    """What a conversation teaches; the names of LUMEN's streams."""
+    """The subject that a conversation teaches; the names of LUMEN's streams."""
 
     DIAGNOSTIC = "diagnostic"
     """A: one image; presence, view, place, degree."""
@@ -45,7 +45,8 @@ class Stream(StrEnum):
 
 
 class PredictionInputs(StrEnum):
-    """What stream C shows of a pair. Where a record knows its future, the images up to the current one are shown."""
+    """The images of a pair that stream C shows. Where a record knows its future, those up to the current one are
+    shown."""
 
     PRIOR_ONLY = "prior_only"
     """The earlier image alone: a true prediction."""
@@ -61,7 +62,7 @@ LongAnswers = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstructionOptions:
-    """Which conversations are made.
+    """The options that decide which conversations are made.
 
     closed: our scored questions; lumen: LUMEN's templates of one image; difference: the open questions on change,
     written from labels where none is published (None: as lumen). keep_negatives: share kept of the turns on findings
@@ -90,7 +91,7 @@ class InstructionOptions:
 
     @property
     def asks_difference(self) -> bool:
-        """Whether open questions on change are written from labels."""
+        """Tell whether open questions on change are written from labels."""
         return self.lumen if self.difference is None else self.difference
 
     def __post_init__(self) -> None:
@@ -195,7 +196,7 @@ def days_between(images: Sequence[ImageRef]) -> tuple[int | None, ...]:
 
 
 def _foretold(record: Record, future: PairTruth, options: InstructionOptions) -> Iterator[_Part]:
-    """What the next image will show, asked of the current one, of it with its prior, and of as many as are let in."""
+    """Parts on the next image, asked of the current one, of it with its prior, and of as many as are let in."""
     turns = prediction_turns(future) if options.closed else []
     if options.asks_difference and (events := events_of_truth(future)) is not None:
         turns.append((Turn(question=PREDICTION_TEXT, answer=write_events(events, Tense.PREDICTION)), False))
@@ -253,7 +254,7 @@ def _difference(record: Record, options: InstructionOptions) -> list[FlaggedTurn
 
 
 def _is_published(record: Record) -> bool:
-    """Whether the record brings its own difference question: then none is derived from its labels."""
+    """Tell whether the record brings its own difference question: then none is derived from its labels."""
     return any(item.type is QuestionType.DIFFERENCE for item in record.asked)
 
 
@@ -283,7 +284,7 @@ def _prediction(record: Record, options: InstructionOptions, report: DropReport)
 
 
 def _most_negatives(stream: Stream, options: InstructionOptions) -> int | None:
-    """How many turns on what is on no image are kept. A pair is asked of each finding three times; predictions are all
+    """The limit of turns on what is on no image. A pair is asked of each finding three times; predictions are all
     kept, because thinning them out would teach wrong probabilities."""
     if options.negatives is None or stream is Stream.PREDICTION:
         return None

@@ -62,7 +62,7 @@ def _turn(type: QuestionType, finding: str, answer: str) -> Turn:
 
 
 def prediction_turns(truth: PairTruth) -> list[FlaggedTurn]:
-    """What will become of each finding, asked of the prior image shown alone (it is then the current one)."""
+    """Turns on the future of each finding, asked of the prior image shown alone (it is then the current one)."""
     return [
         (_turn(QuestionType.PREDICTION, finding.key, answer), answer == "none")
         for finding in truth.findings.values()

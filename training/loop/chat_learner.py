@@ -154,7 +154,7 @@ class ForeignLearner(Learner):
 
 
 def _between(module: nn.Module, ends: set[int]) -> tuple[list[nn.Module], list[nn.Parameter]]:
-    """What of a model is neither of its ends: modules as large as possible, and lone parameters beside them."""
+    """The parts of a model between its ends: modules as large as possible, and lone parameters beside them."""
     modules: list[nn.Module] = []
     lone = list(module.parameters(recurse=False))
     for child in module.children():

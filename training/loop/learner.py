@@ -1,4 +1,5 @@
-"""What the loop trains, whatever the architecture: losses of a batch, the parts of a model, and which weights learn."""
+"""The learner of the loop, whatever the architecture: losses of a batch, the model's parts, and the weights that
+learn."""
 
 from __future__ import annotations
 

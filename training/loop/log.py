@@ -1,4 +1,4 @@
-"""What a training run leaves to read: its recipe, a line for each step, a bar for people, TensorBoard where wanted."""
+"""The log of a training run: its recipe, a line for each step, a bar for people, TensorBoard where wanted."""
 
 from __future__ import annotations
 

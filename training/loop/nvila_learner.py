@@ -1,4 +1,4 @@
-"""What a training step runs: NVILA with the auxiliary heads, its losses, and how a recipe's start is opened."""
+"""The training step of NVILA with the auxiliary heads, its losses, and the opening of a recipe's start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights learn by which rule and at what rate."""
+"""Optimizers: the rule and the rate of each group of weights."""
 
 from __future__ import annotations
 

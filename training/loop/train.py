@@ -174,7 +174,7 @@ def _loader(samples: _Numbered, collate: Callable[[Sequence[Sample]], Any], reci
 
 
 def _stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
-    """Whether to stop here: the main process asks, all ranks do the same."""
+    """Tell whether to stop here: the main process asks, all ranks do the same."""
     stop = [between() if between is not None and accelerator.is_main_process else False]
     if accelerator.num_processes > 1:
         broadcast_object_list(stop)

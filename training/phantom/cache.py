@@ -56,7 +56,7 @@ class Shard:
 
     @property
     def courses(self) -> int:
-        """How many there are."""
+        """The number of courses."""
         return len(self.films)
 
     @property
@@ -205,7 +205,7 @@ class PhantomCache:
 
     @property
     def courses(self) -> int:
-        """How many there are."""
+        """The number of courses."""
         return int(self._starts[-1])
 
     def course(self, index: int) -> tuple[PhantomCourse, NDArray[np.uint8], NDArray[np.uint8] | None]:

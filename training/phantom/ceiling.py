@@ -19,7 +19,7 @@ from training.phantom.process import CADENCES, Group, groups
 
 
 class Knowledge(StrEnum):
-    """What a reader knows when the next film is predicted."""
+    """The knowledge of a reader when the next film is predicted."""
 
     CURRENT = "current"
     """The current film alone: LUMEN's setting."""
@@ -71,7 +71,7 @@ def best_answers(
 
 
 def known(seen: Sequence[Seen], knowledge: Knowledge) -> list[Seen]:
-    """What a reader of this setting sees of each film."""
+    """The part of each film's facts that a reader of this setting sees."""
     images, _, chart = knowledge.value.partition(" and ")
     shown = {"current": 1, "both": 2}.get(images, len(seen))
     films = [Seen(levels=film.levels) for film in seen[-shown:]]
@@ -95,5 +95,5 @@ def _answers(group: Group, current: Seen, after: Matrix) -> dict[str, dict[str, 
 
 
 def explained(seen: Seen) -> bool:
-    """Whether the process can show this film at all."""
+    """Tell whether the process can show this film at all."""
     return all(bool(likelihood(group.chain, seen).any()) for group in groups())

@@ -53,7 +53,7 @@ def _power(chain: Chain, steps: int) -> Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What is known at one film. levels: finding -> degree. treatments: name -> given or not. flags: laboratory value
+    """The known facts at one film. levels: finding -> degree. treatments: name -> given or not. flags: laboratory value
     -> place of its flag. What is missing from a mapping was not looked at."""
 
     levels: Mapping[str, int] = field(default_factory=dict)

@@ -37,8 +37,8 @@ class ClinicalOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What happened, without places and pixels. cadence: days between films. seen: of each film. states: of each of
-    the groups at each film, hidden from every reader."""
+    """The course of a patient, without places and pixels. cadence: days between films. seen: of each film. states: of
+    each of the groups at each film, hidden from every reader."""
 
     cadence: int
     seen: tuple[Seen, ...]

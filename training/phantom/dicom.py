@@ -43,7 +43,7 @@ STORIES: tuple[Mapping[str, Change], ...] = (
 
 
 class Storage(StrEnum):
-    """Which SOP class an image is written as."""
+    """The SOP class that an image is written as."""
 
     DX = "DX"
     """Digital X-Ray Image Storage - For Presentation."""
@@ -52,7 +52,7 @@ class Storage(StrEnum):
 
 
 class Subject(StrEnum):
-    """What the file claims to show, for the tests of refusals."""
+    """The subject that the file claims to show, for the tests of refusals."""
 
     FRONTAL = "frontal chest"
     """PA or AP, as the film was taken."""
@@ -259,7 +259,7 @@ def _image(dataset: Dataset, pixels: NDArray[np.uint16], when: dt.datetime) -> N
 
 
 def _digital_x_ray(dataset: Dataset, view: str, subject: Subject) -> None:
-    """What a DX image must have beside a CR one (PS3.3 section A.26)."""
+    """Add the elements that a DX image must have beside a CR one (PS3.3 section A.26)."""
     dataset.PresentationIntentType = "FOR PRESENTATION"
     dataset.ImageLaterality = "L" if subject is Subject.NO_CHEST else "U"
     region = ("14975008", "SCT", "Forearm") if subject is Subject.NO_CHEST else ("51185008", "SCT", "Chest")

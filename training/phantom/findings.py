@@ -26,7 +26,7 @@ def heart_ratio(patient: Patient, state: FindingState | None) -> float:
 
 
 def lost_volume(state: FindingState | None, side: str) -> float:
-    """How far atelectasis raises the diaphragm of this side."""
+    """The height by which atelectasis raises the diaphragm of this side."""
     return 0.0 if state is None or not state.on(side) else 0.03 + 0.13 * state.severity
 
 

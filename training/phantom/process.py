@@ -1,4 +1,4 @@
-"""How a synthetic patient's findings evolve: every parameter of the courses, and the chains that they make.
+"""Evolution of a synthetic patient's findings: every parameter of the courses, and the chains that they make.
 
 One step is one day. A finding with a degree has a hidden trend (worsening, steady, improving): the trend may turn by
 itself or because of a treatment, and a moving finding moves by one degree in a step with the probability of its pace. A
@@ -36,7 +36,7 @@ CADENCES: Mapping[int, float] = {1: 0.6, 2: 0.4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dynamics:
-    """How a finding with a degree moves in one step.
+    """The movement in one step of a finding with a degree.
 
     onset: probability that it begins to brew; from there it appears, mild, with the probability `pace`. onset_trends:
     the trend with which it appears. turn: probability that the trend is drawn again, from turned_trends, and that what
@@ -229,7 +229,7 @@ def graded_chain(key: str) -> Chain:
 
 
 def lasting_chain(key: str) -> Chain:
-    """What is there or not, for long."""
+    """The chain of a finding that is there or not, for long."""
     appears, goes = LASTING[key]
     step = np.array([[1 - appears, appears], [goes, 1 - goes]])
     return Chain(step=step, levels={key: np.array([0, 1])})

@@ -1,4 +1,4 @@
-"""Which findings a phantom pair has: balanced over changes, degrees and sides, and never hiding one another."""
+"""The findings of a phantom pair: balanced over changes, degrees and sides, and never hiding one another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ they come more often than new and resolved ones."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairOptions:
-    """How pairs are drawn.
+    """The options for drawing pairs.
 
     share: probability that a given finding is on at least one film of the pair. normal: share of pairs without any
     finding. same_film: share of pairs that are one film twice, up to noise. strength: of positioning and exposure.

@@ -1,4 +1,4 @@
-"""What a phantom shows, as plain values: the person, how each film was taken, and the findings with their degree.
+"""The scene of a phantom, as plain values: the person, how each film was taken, and the findings with their degree.
 
 No pixels here. `phantom.py` renders these values; the truth of a pair is computed from them and never from pixels.
 """
@@ -62,7 +62,7 @@ class FindingState:
         return grade_of(self.severity) if self.key in GRADED else None
 
     def on(self, side: str) -> bool:
-        """Whether it lies on this side of the patient ("left" or "right")."""
+        """Tell whether it lies on this side of the patient ("left" or "right")."""
         return self.side in (side, "bilateral")
 
 
@@ -88,7 +88,7 @@ class Patient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acquisition:
-    """How one film was taken; nothing of it is a change in the patient.
+    """The acquisition of one film; nothing of it is a change in the patient.
 
     roll: rotation in the image plane, radians. turn: rotation of the person about the long axis, -1..1 of a strong one.
     zoom_x, zoom_y, shift_x, shift_y: field of view. inspiration: shift of the diaphragm. gain, offset, gamma: exposure

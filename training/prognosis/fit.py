@@ -19,7 +19,7 @@ from training.data.samples import UNKNOWN
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """What was known, and what came: finding -> answer; a finding whose future is not known is missing."""
+    """The known facts, and what came: finding -> answer; a finding whose future is not known is missing."""
 
     known: Known
     came: dict[str, str]

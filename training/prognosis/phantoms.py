@@ -52,7 +52,7 @@ def drawn_reading(seen: Seen, pools: Pools, rng: Generator) -> Reading:
 
 
 def exact_reading(seen: Seen) -> Reading:
-    """What a reader without errors gives."""
+    """The reading of a reader without errors."""
     rows = np.zeros((len(PHANTOM_FINDINGS), 4))
     rows[np.arange(len(rows)), [seen.levels[key] for key in PHANTOM_FINDINGS]] = 1.0
     return rows

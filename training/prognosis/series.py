@@ -107,8 +107,8 @@ def as_now(known: Known, findings: Sequence[str]) -> Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextPresence:
-    """How well the films rank whether a finding is on the next one: AUROC, macro and by finding, with the interval of
-    the macro figure by patient."""
+    """The ranking, by the films, of whether a finding is on the next one: AUROC, macro and by finding, with the
+    interval of the macro figure by patient."""
 
     setting: str
     macro: tuple[float, float, float]
@@ -144,7 +144,7 @@ def _auroc(came: NDArray[np.bool_], said: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesFigures:
-    """What was measured. films, patients: of the test cases."""
+    """The measured figures. films, patients: of the test cases."""
 
     cases: int
     patients: int

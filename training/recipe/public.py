@@ -32,7 +32,7 @@ def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_identity(start: str) -> str:
-    """What a run started from: "NAME VERSION DEVICE_UID" of a checkpoint with a manifest, else "NAME sha256:…"."""
+    """The start of a run: "NAME VERSION DEVICE_UID" of a checkpoint with a manifest, else "NAME sha256:…"."""
     folder = Path(start)
     if not folder.is_dir():
         return folder.name if folder.is_absolute() else start  # a Hub id, or a folder that is gone

@@ -20,7 +20,7 @@ class RecipeError(ModelError):
 
 
 class Objective(StrEnum):
-    """What is learned."""
+    """The text that is learned."""
 
     HEADS = "heads"
     """Only the auxiliary heads' losses: warms the vision tower, the projector and the longitudinal extras up."""
@@ -29,7 +29,7 @@ class Objective(StrEnum):
 
 
 class Tune(StrEnum):
-    """Which weights are learned."""
+    """The weights that are learned."""
 
     FULL = "full"
     """All of them."""

@@ -16,13 +16,13 @@ class DataError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class DropReport:
-    """How many were kept and how many were dropped, by reason. Mutable: a reader fills it while it streams."""
+    """Counts of kept and dropped records, by reason. Mutable: a reader fills it while it streams."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
-    """What was repaired and kept ("reversed pair swapped")."""
+    """Repairs of records that were kept ("reversed pair swapped")."""
 
     def drop(self, reason: str, which: str) -> None:
         """Count one dropped sample; `which` names it (an id of the set, never a patient's name)."""

@@ -12,7 +12,7 @@ from training.records.truth import FindingTruth, PairTruth
 
 
 class Split(StrEnum):
-    """What a patient's data may be used for."""
+    """The permitted use of a patient's data."""
 
     TRAIN = "train"
     VALIDATE = "validate"

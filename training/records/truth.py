@@ -1,4 +1,4 @@
-"""What is known to be true of a pair of images: the one value that readers give, instructions ask and metrics compare.
+"""The known truth on a pair of images: the one value that readers give, instructions ask and metrics compare.
 
 None always means "not known", never "absent": a label set that is silent on a finding must not train or score it.
 """

@@ -151,7 +151,7 @@ def _ae_titles(settings: Settings) -> Iterator[Check]:
 
 
 def _open_door(settings: Settings) -> Check:
-    """Whether anybody may store and query, which is right for a first routing and not for a hospital."""
+    """Tell whether anybody may store and query, which is right for a first routing and not for a hospital."""
     receive, access = settings.receive, settings.access
     if access.addresses or access.calling_ae_titles:
         return Check(what="who may call", grade=Grade.GOOD, text="[access] says who")

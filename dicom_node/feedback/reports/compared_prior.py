@@ -25,7 +25,7 @@ _WRITTEN = (
 
 
 def is_of_pair(text: str, prior_date: str) -> bool:
-    """Whether the report's change may be the change since the film of `prior_date` (DA).
+    """Tell whether the report's change may be the change since the film of `prior_date` (DA).
 
     True where the report gives no date of its comparison, or ours is among those that it gives. A date such as 3/4/2026
     counts in both readings.

@@ -1,4 +1,4 @@
-"""Which of several reports of one study stands: the corrected, the verified, the first of two that say the same."""
+"""The valid one of several reports of a study: the corrected, the verified, the first of two that say the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_node.index.tables.reports import ReceivedReport, ReportKind, ReportSt
 
 _STANDING = (ReportState.USED, ReportState.CONTRADICTORY, ReportState.UNMATCHED, ReportState.PENDING)
 CANCELLED = "cancelled"
-"""How the reason of an HL7 message begins that takes an earlier one back."""
+"""The opening words of the reason when an HL7 message takes back an earlier one."""
 
 
 def settle_with_others(session: Session, row: ReceivedReport, *, now: dt.datetime) -> ReportState:
@@ -65,7 +65,7 @@ def _replaces(later: ReceivedReport, earlier: ReceivedReport) -> bool:
 
 
 def _is_final(report: ReceivedReport) -> bool:
-    """Whether it is a radiologist's final word; of one that is just being read, its reason says why not."""
+    """Tell whether it is a radiologist's final word; of one that is just being read, its reason says why not."""
     refused = report.state is ReportState.REFUSED or (report.state is ReportState.PENDING and report.reason != "")
     return not refused
 

@@ -27,7 +27,7 @@ HEAD_BYTES = 4000
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 ANSWER_SECONDS = 30.0
-"""How long a peer may take to read our answer."""
+"""The time a peer may take to read the node's answer."""
 
 
 class Hl7Listener:

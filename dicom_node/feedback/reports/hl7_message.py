@@ -33,7 +33,7 @@ _SUFFIXES = {"IMP": "impression", "GDT": "findings", "REC": "recommendation", "A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What an acknowledgement needs of the message that it answers."""
+    """The fields of a message that its acknowledgement needs."""
 
     sending: tuple[str, str] = ("", "")
     receiving: tuple[str, str] = ("", "")

@@ -170,7 +170,7 @@ def _speak(
 
 
 def _has_spoken(session: Session, row: ReceivedReport, result_pk: int) -> bool:
-    """Whether this report stands as feedback on this result already."""
+    """Tell whether this report stands as feedback on this result already."""
     return (
         session.scalar(
             select(Feedback.id).where(Feedback.report_pk == row.id, Feedback.result_pk == result_pk).limit(1)

@@ -1,4 +1,4 @@
-"""Which result of ours a radiologist's report belongs to: by study UID, else by accession number and patient."""
+"""The match of a radiologist's report to a result of this node: by study UID, else by accession number and patient."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def current_results(session: Session, study: Study) -> list[Result]:
 
 
 def is_same_patient(study: Study, patient_ids: Iterable[list[str]]) -> bool:
-    """Whether the report names the study's patient; of a study without a patient ID it must name none either."""
+    """Tell whether the report names the study's patient; of a study without a patient ID it must name none either."""
     given = list(patient_ids)
     return _is_proven(study, given) if study.patient_id else not given
 

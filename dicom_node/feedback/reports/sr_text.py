@@ -26,7 +26,7 @@ _DEVICE, _PERSON_NAME = ("121007", "121008")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportText:
-    """What a Structured Report says.
+    """The text of a Structured Report, by part.
 
     text: sections with a heading line each. written: ContentDate and ContentTime as digits. refusal: why it is no
     radiologist's final word, "" where it is one.
@@ -141,7 +141,7 @@ def _meaning(item: Dataset) -> str:
 
 
 def _by_device(dataset: Dataset) -> bool:
-    """Whether the observer is a device (TID 1002 row 1) and no person is named beside it."""
+    """Tell whether the observer is a device (TID 1002 row 1) and no person is named beside it."""
     values = {
         text_of(code, "CodeValue")
         for item in items_of(dataset, "ContentSequence", MAX_ITEMS)

@@ -1,4 +1,4 @@
-"""What the tables are built of: the declarative base, and the column types."""
+"""The foundation of the tables: the declarative base and the column types."""
 
 from __future__ import annotations
 

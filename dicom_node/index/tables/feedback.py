@@ -1,4 +1,4 @@
-"""What radiologists say of results."""
+"""Feedback of radiologists on results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicom_node.index.tables.base import Base, Key, Long, Name, Short, Uid, Utc,
 
 
 class Verdict(StrEnum):
-    """What a radiologist says of one statement of a result."""
+    """The verdict of a radiologist on one statement of a result."""
 
     AGREE = "agree"
     """It is right."""
@@ -22,16 +22,16 @@ class Verdict(StrEnum):
 
 
 class Aspect(StrEnum):
-    """Which statement of a finding the word is on."""
+    """The aspect of a finding that the feedback is about."""
 
     PRESENCE = "presence"
-    """Whether the finding is there."""
+    """Presence of the finding."""
     CHANGE = "change"
-    """What became of it since the prior."""
+    """Change since the prior."""
     LOCATION = "location"
     """Where it is."""
     LEVEL = "level"
-    """How severe it is."""
+    """Severity."""
     RESULT = "result"
     """The whole result; free text."""
 
@@ -66,7 +66,7 @@ class Feedback(Base):
     """Ontology key; "" where the word is on the whole result."""
     aspect: Mapped[Aspect] = mapped_column(states(Aspect, length=64), default=Aspect.PRESENCE)
     stated: Mapped[Short] = mapped_column(default="")
-    """What the node had said."""
+    """The node's statement at the time."""
     verdict: Mapped[Verdict] = mapped_column(states(Verdict))
     value: Mapped[Short] = mapped_column(default="")
     """The right value in the ontology's words, with verdict "correct"."""

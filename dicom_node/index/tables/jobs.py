@@ -11,7 +11,7 @@ from dicom_node.index.tables.base import Base, Json, Key, Long, Name, Short, Utc
 
 
 class JobKind(StrEnum):
-    """What a job does."""
+    """The kind of work that a job does."""
 
     ANALYSE = "analyse"
     """A complete study revision → result, documents, deliveries."""
@@ -65,7 +65,7 @@ class Job(Base):
 
 
 class LaneState(StrEnum):
-    """What a lane of a worker does."""
+    """The state of a worker's lane."""
 
     IDLE = "idle"
     """It waits for work."""
@@ -76,7 +76,7 @@ class LaneState(StrEnum):
 
 
 class WorkerLane(Base):
-    """What one lane of one worker process does just now, as it says itself every few seconds.
+    """The current work of one lane of one worker process, which the lane renews every few seconds.
 
     A row that is not renewed is of a worker that is gone; it is deleted after a day.
     """

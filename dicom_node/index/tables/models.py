@@ -13,7 +13,7 @@ from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid
 
 
 class ModelEventKind(StrEnum):
-    """What happened to the champion or the challenger."""
+    """The kind of event in the life of the champion or the challenger."""
 
     PROMOTED = "promoted"
     """It became the champion."""
@@ -45,7 +45,7 @@ class ModelEvent(Base):
 
 
 class ModelServing(Base):
-    """What one worker process answers with just now, as it says itself; a row that is not renewed is a dead worker."""
+    """The model of one worker process, which it renews regularly; a row that is not renewed is a dead worker."""
 
     __tablename__ = "model_serving"
 
@@ -66,7 +66,7 @@ class ModelServing(Base):
 
 
 class ShadowChoice(Base):
-    """Which challenger runs in the shadow, said by command; without a row the configuration says it. One row."""
+    """The challenger that a command put in the shadow; without a row the configuration decides. One row."""
 
     __tablename__ = "shadow_choice"
 
@@ -78,7 +78,7 @@ class ShadowChoice(Base):
 
 
 class ShadowResult(Base):
-    """What the challenger says of a pair that the champion has answered. Never sent, never shown beside a report."""
+    """The challenger's answer on a pair that the champion has answered. Never sent, never shown beside a report."""
 
     __tablename__ = "shadow_result"
     __table_args__ = (
@@ -97,7 +97,7 @@ class ShadowResult(Base):
     differences: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     """[{"finding", "aspect", "champion", "challenger", "champion_probability", "challenger_probability"}]"""
     disagreements: Mapped[int] = mapped_column(default=0)
-    """How many differences there are."""
+    """The number of differences."""
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     error: Mapped[Long] = mapped_column(default="")
     """Why it gave no answer; "" where it did."""
@@ -105,7 +105,7 @@ class ShadowResult(Base):
 
 
 class PairStatistics(Base):
-    """What the images of one result looked like, noted when they were decoded; for the drift figures."""
+    """Statistics of one result's images, noted when they were decoded; for the drift figures."""
 
     __tablename__ = "pair_statistics"
 
@@ -145,7 +145,7 @@ class DriftFigure(Base):
 
 
 class NightState(StrEnum):
-    """How a scheduled training stands.
+    """The state of a scheduled training.
 
     running -A-> done; running -B-> stopped; running -C-> failed.
     """
@@ -177,6 +177,6 @@ class Night(Base):
     ended_at: Mapped[Utc | None] = mapped_column(default=None)
     exit_status: Mapped[int | None] = mapped_column(default=None)
     paused_seconds: Mapped[float] = mapped_column(Float, default=0.0)
-    """How long it stood still for analyses."""
+    """The time it stood still for analyses."""
     pauses: Mapped[int] = mapped_column(default=0)
     detail: Mapped[Long] = mapped_column(default="")

@@ -104,7 +104,7 @@ class Quarantine(Base):
     address: Mapped[Short] = mapped_column(default="")
     received_at: Mapped[Utc]
     times: Mapped[int] = mapped_column(default=1)
-    """How often the same bytes came for the same reason: a peer that retries makes one row."""
+    """The number of times that the same bytes came for the same reason: a peer that retries makes one row."""
     resolved_at: Mapped[Utc | None] = mapped_column(default=None)
 
 

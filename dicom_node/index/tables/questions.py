@@ -1,4 +1,4 @@
-"""What people asked of studies, and what was answered."""
+"""Questions asked of studies, and their answers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ReportKind(StrEnum):
 
 
 class ReportState(StrEnum):
-    """What became of a report.
+    """The state of a report.
 
     pending -A-> used, contradictory, unmatched, duplicate or refused; unmatched -B-> pending (a result came, or it is
     time for another look); used or contradictory -C-> pending (the study has a newer result); any -D-> superseded.
@@ -31,7 +31,7 @@ class ReportState(StrEnum):
     PENDING = "pending"
     """A job will read it."""
     USED = "used"
-    """What it settles stands as feedback on the node's result."""
+    """Its statements stand as feedback on the node's result."""
     CONTRADICTORY = "contradictory"
     """It says two things of a finding: those findings are not used, the others are."""
     UNMATCHED = "unmatched"

@@ -1,4 +1,4 @@
-"""What came of the analyses: results, their documents, and the deliveries of these."""
+"""Analyses: results, their documents, and the deliveries of these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_node.index.tables.studies import Study
 
 
 class Outcome(StrEnum):
-    """How the analysis of a study revision ended. Every one of them leads to documents."""
+    """The outcome of the analysis of a study revision. Each of them leads to documents."""
 
     COMPARED = "compared"
     """Findings and changes against a proven prior."""
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 class Result(Base):
-    """What the node found in one revision of a study, with one checkpoint. At most one per study is current."""
+    """The findings in one revision of a study, by one checkpoint. At most one per study is current."""
 
     __tablename__ = "result"
     __table_args__ = (
@@ -66,7 +66,7 @@ class Result(Base):
 
 
 class DocumentKind(StrEnum):
-    """What a document of a result is."""
+    """The kind of a result's document."""
 
     MACHINE = "machine"
     """Comprehensive 3D SR, TID 1500: coded, for software."""
@@ -133,9 +133,9 @@ class Delivery(Base):
     commitment_asked_at: Mapped[Utc | None] = mapped_column(default=None)
     """When the outstanding proof was asked for; a time-out counts from here."""
     proof_attempts: Mapped[int] = mapped_column(default=0)
-    """How often proof was asked for since the object was last accepted."""
+    """The number of times proof was asked for since the object was last accepted."""
     proof: Mapped[Short] = mapped_column(default="")
-    """How it was confirmed: "commitment", "find", "none" or "stow"."""
+    """The kind of proof: "commitment", "find", "none" or "stow"."""
     created_at: Mapped[Utc]
     updated_at: Mapped[Utc]
     stored_at: Mapped[Utc | None] = mapped_column(default=None)

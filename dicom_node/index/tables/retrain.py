@@ -11,7 +11,7 @@ from dicom_node.index.tables.core import Base, Json, Key, Long, Name, Short, Uid
 
 
 class RetrainSplit(StrEnum):
-    """What a patient's studies may be used for. Given once, never changed."""
+    """The permitted use of a patient's studies. Given once, never changed."""
 
     TRAIN = "train"
     """Trained on."""
@@ -100,7 +100,7 @@ class RunState(StrEnum):
 
 
 class Promote(StrEnum):
-    """What becomes of a challenger that the gate lets pass."""
+    """The fate of a challenger that the gate lets pass."""
 
     AUTO = "auto"
     """It is promoted at once."""
@@ -130,7 +130,7 @@ class RetrainRun(Base):
     """Folder name below the models directory, once it is there."""
     challenger_device_uid: Mapped[Uid] = mapped_column(default="")
     attempts: Mapped[int] = mapped_column(default=0)
-    """How often it was begun or gone on with."""
+    """The number of times it was begun or resumed."""
     reason: Mapped[Long] = mapped_column(default="")
     started_by: Mapped[Name] = mapped_column(default="")
     started_at: Mapped[Utc]
@@ -141,7 +141,7 @@ class RetrainRun(Base):
 
 
 class RetrainDecision(Base):
-    """What the gate decided on a run, with every figure that it looked at. A later decision replaces none: it adds."""
+    """The gate's decision on a run, with every figure it looked at. A later decision replaces none: it adds."""
 
     __tablename__ = "retrain_decision"
 

@@ -1,4 +1,4 @@
-"""What was received: studies, series and instances."""
+"""Received studies, series and instances."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Instance(Base):
 
 
 class SearchOutcome(StrEnum):
-    """What came of asking one query peer for a study's priors."""
+    """The outcome of asking one query peer for a study's priors."""
 
     FETCHED = "fetched"
     """At least one earlier study arrived whole."""
@@ -161,7 +161,7 @@ class SearchOutcome(StrEnum):
 
 
 class PriorSearch(Base):
-    """What came of asking one query peer for a study's priors; the newest asking replaces the one before."""
+    """The answer of one query peer on a study's priors; the newest answer replaces the one before."""
 
     __tablename__ = "prior_search"
     __table_args__ = (UniqueConstraint("study_pk", "peer"),)
@@ -173,7 +173,7 @@ class PriorSearch(Base):
     detail: Mapped[Long] = mapped_column(default="")
     """A sentence for the report and the status page."""
     found: Mapped[int] = mapped_column(default=0)
-    """How many earlier studies of this person the peer listed that may hold a frontal chest radiograph."""
+    """The number of earlier studies of this person listed by the peer that may hold a frontal chest radiograph."""
     fetched: Mapped[list[str]] = mapped_column(JSON, default=list)
     """StudyInstanceUIDs of what arrived whole."""
     searched_at: Mapped[Utc]

@@ -1,4 +1,4 @@
-"""What another node says it holds, as values, and which of it is worth fetching. Pure, with the `Archive` interface."""
+"""The contents of another node as values, and the choice of what to fetch. Pure, with the `Archive` interface."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Archive(Protocol):
         """The series of a study; empty where it answers no such query."""
 
     def count(self, study_instance_uid: str) -> int | None:
-        """How many instances of a study it holds; None where it does not say."""
+        """The number of instances of a study it holds; None where it does not say."""
 
     def retrieve(self, study_instance_uid: str, series_instance_uid: str) -> None:
         """Bring a series ("": the whole study) into our store. Returning proves nothing: count what arrived."""
@@ -105,7 +105,7 @@ def wanted_studies(
     held: Collection[str] = (),
     newer_than: tuple[str, str] = ("", ""),
 ) -> Wanted:
-    """Which listed studies may hold a prior that we lack, newest first. Does not depend on the peer's order.
+    """The listed studies that may hold a missing prior, newest first. Does not depend on the peer's order.
 
     held: StudyInstanceUIDs that we hold whole. newer_than: date and time of the best prior that we have already. What
     the peer leaves unsaid is no objection: the images' own headers decide once they are here.
@@ -139,7 +139,7 @@ def wanted_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[Re
 
 
 def expected_instances(series: Sequence[RemoteSeries]) -> int | None:
-    """How many instances these series hold together; None where one does not say."""
+    """The number of instances these series hold together; None where one does not say."""
     counts = [s.instances for s in series]
     return sum(c for c in counts if c is not None) if counts and None not in counts else None
 

@@ -306,7 +306,7 @@ def _literal(patient_id: str) -> str:
 
 
 def _of(identifier: Dataset, study_instance_uid: str) -> bool:
-    """Whether an answer is about this study; one that does not repeat the key that was asked is taken at its word."""
+    """Tell whether an answer is about this study; one that does not repeat the key asked for is taken at its word."""
     return str(identifier.get("StudyInstanceUID", "") or study_instance_uid) == study_instance_uid
 
 

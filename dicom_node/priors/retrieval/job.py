@@ -76,7 +76,8 @@ SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Have:
-    """What we know before asking. current: the study as a peer would list it. newer_than: our best prior's moment."""
+    """Facts known before asking. current: the study as a peer would list it. newer_than: the best held prior's
+    moment."""
 
     current: RemoteStudy
     patient_ids: tuple[str, ...]
@@ -86,7 +87,7 @@ class Have:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What came of asking one peer; see `tables.PriorSearch`."""
+    """The outcome of asking one peer; see `tables.PriorSearch`."""
 
     peer: str
     outcome: SearchOutcome
@@ -247,7 +248,7 @@ def _retrieve(
 
 
 def _settled(node: NodeContext, uid: str, series: Sequence[RemoteSeries], expected: int, *, patient: bool) -> int:
-    """How many images are here, once it is all of them or no more come."""
+    """Wait until all images are here or no more come; returns the number that are here."""
     arrived = _arrived(node, uid, series)
     quiet_until = time.monotonic() + (SETTLE_SECONDS if patient else 1.0)
     while arrived < expected and time.monotonic() < quiet_until and not node.stop.wait(POLL_SECONDS):
@@ -267,7 +268,7 @@ def _arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int
 
 
 def _is_useful(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
-    """Whether a fetched study holds a film to compare with. One that does not takes nobody's place: see fetch_studies.
+    """Tell whether a fetched study holds a film to compare with. One that does not uses up no place: see fetch_studies.
 
     Many archives keep neither body part nor view in their index, so that only the image itself tells.
     """
@@ -304,7 +305,7 @@ def _expect(peer: QueryPeer, uid: str, node: NodeContext, *, expected: bool) -> 
 
 
 def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
-    """What comes by C-GET or WADO-RS goes into store and index as what comes by C-STORE does, marked as a prior."""
+    """Store and index images that come by C-GET or WADO-RS as those that come by C-STORE, marked as a prior."""
 
     def take(data_set: bytes, meta: FileMeta) -> int:
         header = read_header(data_set, meta.transfer_syntax_uid)
@@ -336,7 +337,7 @@ def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
 def _keep_or_drop(
     peer: QueryPeer, node: NodeContext, received: ReceivedInstance, registration: Registration, stored: StoredFile
 ) -> None:
-    """What becomes of the file: the row's own, one in place of a lost one, set apart as evidence, or one too many."""
+    """Keep the file as the row's own, in place of a lost one or set apart as evidence, or delete a superfluous one."""
     if registration.path == stored.path:
         return
     if registration.disputes:

@@ -13,7 +13,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.studies.completion import analyse_key
 
 POLL = dt.timedelta(seconds=1)
-"""How soon an analysis that waits for its priors looks again."""
+"""The interval at which an analysis that waits for its priors looks again."""
 
 
 def fetch_key(study_instance_uid: str, attempt: int = 1) -> str:
@@ -22,7 +22,7 @@ def fetch_key(study_instance_uid: str, attempt: int = 1) -> str:
 
 
 def is_configured(settings: Settings) -> bool:
-    """Whether there is anybody to fetch from."""
+    """Tell whether there is any peer to fetch from."""
     return bool(settings.query) and settings.priors.fetch_studies > 0
 
 

@@ -54,7 +54,7 @@ class _Pending:
 
     @property
     def missing(self) -> int:
-        """How many bytes the request still needs, as far as that is known."""
+        """The number of bytes the request still needs, as far as that is known."""
         if len(self.received) < HEADER_BYTES:
             return HEADER_BYTES - len(self.received)
         return HEADER_BYTES + int.from_bytes(self.received[2:6], "big") - len(self.received)

@@ -38,7 +38,7 @@ ALERTS = frozenset({ADDRESS_NOT_ALLOWED, TLS_REFUSED, CALLING_NOT_RECOGNISED.why
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRule:
-    """What one calling AE may do here."""
+    """The permissions of one calling AE."""
 
     store: bool
     query: bool
@@ -48,7 +48,7 @@ class PeerRule:
     """Send reports that become feedback."""
     commit: bool
     is_named: bool
-    """Whether the configuration names it: places are kept for it, and it may send again what was fetched."""
+    """True if the configuration names it: places are kept for it, and it may send again what was fetched."""
     sop_classes: frozenset[str]
     purpose: StudyPurpose
     host: str = ""
@@ -80,7 +80,7 @@ class Rules:
         self._rules = {peer.ae_title: _rule(peer, default) for peer in receive.peers}
 
     def admits_address(self, address: str) -> bool:
-        """Whether a connection from this IP address is taken at all."""
+        """Tell whether a connection from this IP address is taken at all."""
         return not self._addresses or within(address, self._addresses)
 
     def rejection(self, *, called: str, calling: str, address: str) -> Rejection | None:
@@ -95,7 +95,8 @@ class Rules:
         return None
 
     def of(self, calling: str, address: str) -> PeerRule:
-        """What this caller may do. A destination or query peer, at its own address, may reject and report too."""
+        """The permissions of this caller. A destination or query peer, at its own address, may reject and report
+        too."""
         rule = self._rules.get(calling, self._default)
         if self.known.is_at(calling, address):
             return replace(rule, reject=True, report=True, is_named=True)

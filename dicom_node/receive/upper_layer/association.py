@@ -89,16 +89,16 @@ class Request:
     outstanding: dict[int, int]
     """Message id of a request that we sent on this association → what its handler wants to remember about it."""
     is_cancelled: Callable[[], bool]
-    """Whether the peer has cancelled this request since; looks at the wire."""
+    """Tells whether the peer has cancelled this request since; looks at the wire."""
     transfers: TransferBook
-    """What has come over this association so far."""
+    """The objects that have come over this association so far."""
 
 
 Handler = Callable[[Request], Iterable[Message]]
 
 
 class Services(Protocol):
-    """What the node offers on an association."""
+    """The services that the node offers on an association."""
 
     handlers: Mapping[int, Handler]
 
@@ -175,7 +175,7 @@ class Association:
                 self._stream.interrupt()
 
     def has_only_waited_since(self, moment: float) -> bool:
-        """Whether nothing was transferred on it, and its last message came before a monotonic time."""
+        """Tell whether nothing was transferred on it, and its last message came before a monotonic time."""
         return self._idle and self.idle_since < moment and not any(True for _ in self._transfers)
 
     def give_way(self) -> None:
@@ -348,7 +348,7 @@ class _IncomingMessage:
 
     @property
     def in_progress(self) -> bool:
-        """Whether a message has begun and is not whole."""
+        """Tell whether a message has begun and is not whole."""
         return self._began_at > 0.0
 
     def add_command(self, fragment: Fragment) -> Command | None:

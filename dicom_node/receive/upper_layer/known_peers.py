@@ -19,7 +19,7 @@ from dicom_node.logs import get_logger
 log = get_logger(__name__)
 
 RESOLVE_SECONDS: Final = 300.0
-"""How long the addresses of a host name are believed."""
+"""The time for which the addresses of a host name are believed."""
 
 
 class KnownPeers:
@@ -38,7 +38,7 @@ class KnownPeers:
         self._guard = threading.Lock()
 
     def is_at(self, ae_title: str, address: str) -> bool:
-        """Whether a caller of this AE title and address is the destination or query peer of that title."""
+        """Tell whether a caller of this AE title and address is the destination or query peer of that title."""
         if ae_title not in self._hosts:
             return False
         if within(address, self._networks.get(ae_title, ())):
@@ -47,7 +47,7 @@ class KnownPeers:
         return any(caller in self._addresses(host) for host in self._hosts[ae_title])
 
     def is_destination(self, name: str, *, ae_title: str, address: str) -> bool:
-        """Whether a caller is the destination of this name in the configuration."""
+        """Tell whether a caller is the destination of this name in the configuration."""
         return self._destinations.get(name) == ae_title and self.is_at(ae_title, address)
 
     def _addresses(self, host: str) -> frozenset[IPv4Address | IPv6Address]:
@@ -68,7 +68,7 @@ class KnownPeers:
 
 
 def within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
-    """Whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as what it is."""
+    """Tell whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as what it is."""
     parsed = parsed_address(address)
     return any(parsed.version == network.version and parsed in network for network in networks)
 

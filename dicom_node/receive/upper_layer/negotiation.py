@@ -62,7 +62,7 @@ class AcceptedContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Negotiated:
-    """What was agreed, and the A-ASSOCIATE-AC that says so."""
+    """The agreed presentation contexts, and the A-ASSOCIATE-AC that says so."""
 
     called_ae_title: str
     calling_ae_title: str
@@ -152,7 +152,7 @@ def _result(
 
 
 def _transfer_syntaxes(abstract_syntax: str, rule: PeerRule) -> Iterable[str]:
-    """What we take for an abstract syntax from this caller; empty: not at all."""
+    """The transfer syntaxes accepted for an abstract syntax from this caller; empty: not at all."""
     if abstract_syntax == VERIFICATION:
         return UNCOMPRESSED
     if abstract_syntax == COMMITMENT:
@@ -164,7 +164,8 @@ def _transfer_syntaxes(abstract_syntax: str, rule: PeerRule) -> Iterable[str]:
 
 
 def _asked_roles(items: Iterable[object]) -> dict[str, tuple[bool, bool]]:
-    """What we grant of the proposed roles: SCU to anybody, SCP only for storage commitment (PS3.7 section D.3.3.4)."""
+    """The granted ones of the proposed roles: SCU to anybody, SCP only for storage commitment (PS3.7 section
+    D.3.3.4)."""
     return {
         str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role) and item.sop_class_uid == COMMITMENT)
         for item in items

@@ -99,7 +99,7 @@ class PeerStream:
 
     @property
     def has_input(self) -> bool:
-        """Whether bytes of a next PDU were read already."""
+        """Tell whether bytes of a next PDU were read already."""
         return self._end > self._begin
 
     def send(self, *pdus: bytes) -> None:

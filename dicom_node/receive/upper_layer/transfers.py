@@ -1,4 +1,4 @@
-"""What came over one association, by study: the book from which its closing audit messages are written. Values only."""
+"""Transfers over one association, by study: the book from which its closing audit messages are written. Values only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StudyTransfer:
     """Of its first instance: the patient that the messages name."""
     sop_classes: Counter[str] = field(default_factory=Counter)
     new: int = 0
-    """How many of them were not held before."""
+    """The number of them that were not held before."""
 
     def about(self) -> AboutStudy:
         """The study as the audit message has it."""

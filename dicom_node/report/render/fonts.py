@@ -60,7 +60,7 @@ def _faces(share: Path) -> tuple[Face, ...]:
 
 
 def _characters(path: Path) -> frozenset[int]:
-    """What the file has a glyph for; nothing where it is missing or no font."""
+    """The characters for which the file has a glyph; none where it is missing or no font."""
     try:
         with TTFont(path, fontNumber=0, lazy=True) as font:
             return frozenset(font.getBestCmap() or ())

@@ -1,4 +1,4 @@
-"""How a region is drawn: one colour for each finding, one line style for each change, labels that do not collide.
+"""Drawing of regions: one colour for each finding, one line style for each change, labels that do not collide.
 
 Pure geometry and constants; the pair picture draws with them, and the study page gets the same values.
 """

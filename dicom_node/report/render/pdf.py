@@ -75,7 +75,7 @@ def pdf_bytes(request: ReportRequest, header: CleanHeader) -> bytes:
 
 
 def _is_latin(request: ReportRequest, header: CleanHeader) -> bool:
-    """Whether the standard PDF fonts will do: reading and cutting font files to size takes a second or two."""
+    """Tell whether the standard PDF fonts will do: reading and cutting font files to size takes a second or two."""
     patient = header.elements
     texts = [str(patient.PatientName), str(patient.PatientID), str(patient.AccessionNumber)]
     texts += [sentence for section in sections(request) for sentence in section.sentences]

@@ -1,4 +1,4 @@
-"""What a report says and shows, as plain values that are kept with the result.
+"""The contents of a report as plain values that are kept with the result.
 
 Pages and pictures are rendered from these values whenever somebody asks for them. They hold the very words of the day
 on which the result was made, so a later version of the wording or of the rules does not change an old report.

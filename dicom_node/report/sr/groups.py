@@ -159,7 +159,7 @@ def _label_group(
 
 
 def _shared(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
-    """What region and label have in common. No Finding Site: OHIF would write its code beside the region."""
+    """The items that region and label have in common. No Finding Site: OHIF would write its code beside the region."""
     concept = finding_concept(finding.key)
     return {
         "tracking_identifier": _tracking(request, concept.name, what),

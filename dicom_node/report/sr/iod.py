@@ -62,7 +62,7 @@ def series_description(request: ReportRequest, kind: DocumentKind) -> str:
 
 
 def referenceable(source: SourceImage | None) -> bool:
-    """Whether the image has the four UIDs that a reference to it needs."""
+    """Tell whether the image has the four UIDs that a reference to it needs."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
     return source is not None and all(header_uid(source, keyword) for keyword in keywords)
 

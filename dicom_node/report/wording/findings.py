@@ -34,7 +34,7 @@ def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ..
 
 
 def _has_line(statement: Statement) -> bool:
-    """Whether the finding deserves a sentence of its own."""
+    """Tell whether the finding deserves a sentence of its own."""
     is_moved = statement.rank in (Rank.GONE, Rank.VANISHED) or statement.possible_change is not None
     return statement.seen in (Seen.SEEN, Seen.UNDECIDED) or (statement.seen is Seen.NOT_SEEN and is_moved)
 

@@ -75,7 +75,7 @@ def doubt_text(doubt: Doubt, words: Catalogue) -> str:
 
 
 def _marks(request: ReportRequest, words: Catalogue) -> list[str]:
-    """What the model is, where a reader must know it before any statement."""
+    """The marks of the model that a reader must know before any statement."""
     lines = []
     if request.model.demonstration:
         lines.append(words.text("impression.demonstration"))
@@ -118,7 +118,7 @@ def _critical(statement: Statement, date: str, words: Catalogue) -> str:
 
 
 def _rest(request: ReportRequest, ordered: Sequence[Statement], date: str, words: Catalogue) -> str:
-    """What is unchanged, and that nothing else is seen: one line of one or two sentences."""
+    """The unchanged findings, and that nothing else is seen: one line of one or two sentences."""
     unchanged = [phrase(one.finding, words) for one in ordered if one.rank is Rank.UNCHANGED]
     has_seen = any(one.seen is Seen.SEEN for one in ordered)
     has_open = any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) or one.possible_change for one in ordered)

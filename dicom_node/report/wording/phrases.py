@@ -1,4 +1,4 @@
-"""How one finding is worded: degree, place and name in the order in which a radiologist of the language says them."""
+"""Wording of one finding: degree, place and name in the order in which a radiologist of the language says them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def change_word(key: str, change: Change, words: Catalogue) -> str:
 
 
 def size_form(keys: Sequence[str]) -> str:
-    """Which words fit findings together: "size" (larger), "degree" (worse) or "mixed" (larger or worse)."""
+    """The words that fit findings together: "size" (larger), "degree" (worse) or "mixed" (larger or worse)."""
     is_sized = {key in MEASURED_BY_SIZE for key in keys}
     return "mixed" if len(is_sized) == 2 else "size" if is_sized == {True} else "degree"
 

@@ -1,4 +1,4 @@
-"""What a result says in words: sections of sentences made from the structured result and from nothing else.
+"""A result in words: sections of sentences made from the structured result and from nothing else.
 
 Text, page, PDF and the reading report all print these sections, so they cannot disagree.
 """
@@ -24,15 +24,15 @@ class SectionKey(StrEnum):
     """The sections of a reading report, in the order in which it prints them."""
 
     IMPRESSIONS = "impressions"
-    """What matters, first things first."""
+    """The main points, most important first."""
     FINDINGS = "findings"
     """Every finding asked for."""
     COMPARISON = "comparison"
-    """Which prior, or why none."""
+    """The prior, or the reason why there is none."""
     PROGNOSIS = "prognosis"
-    """What is likely on the next film; only where the checkpoint is asked for it."""
+    """The likely findings on the next film; only where the checkpoint is asked for it."""
     LIMITATIONS = "limitations"
-    """What the result cannot say."""
+    """The limits of the result."""
     ORIGIN = "origin"
     """Model, version, disclaimer."""
 
@@ -131,7 +131,7 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
-    """Which regions are not drawn, and why (`report.region_rules`)."""
+    """The regions that are not drawn, with the reasons (`report.region_rules`)."""
     drawn = {one.finding.key for one in drawn_statements(request)}
     names: dict[RegionFault, list[str]] = {}
     for dropped in request.dropped_regions:
@@ -145,7 +145,7 @@ def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
 
 
 def _about_the_images(request: ReportRequest, words: Catalogue) -> list[str]:
-    """What of these very images a reader must know before believing the statements on them."""
+    """Facts about these very images that a reader must know before believing the statements on them."""
     lines = []
     if request.frontal_images > 1:
         number = whole_number(request.current.header, "InstanceNumber") or "–"

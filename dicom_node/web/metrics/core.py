@@ -197,7 +197,7 @@ def _stages(seconds: list[dict[str, float]]) -> Iterator[Metric]:
 
 
 def _unstated_changes(predictions: list[dict[str, object]]) -> Metric:
-    """How often a change was not stated and why (`dicom_node.report.rules.Doubt`)."""
+    """The number of changes that were not stated, by reason (`dicom_node.report.rules.Doubt`)."""
     family = GaugeMetricFamily(
         "dicom_node_changes_not_stated", "Findings whose change was not stated, last week", labels=["reason"]
     )
@@ -212,7 +212,7 @@ def _unstated_changes(predictions: list[dict[str, object]]) -> Metric:
 
 
 def _drift(predictions: list[dict[str, object]]) -> Iterator[Metric]:
-    """How often each finding is present and how sure the model is; compare with the model card's figures."""
+    """Frequency of each finding and certainty of the model; compare with the model card's figures."""
     abstained = GaugeMetricFamily("dicom_node_abstained_ratio", "Share of results without an answer, last week")
     if predictions:
         abstained.add_metric([], sum(1 for p in predictions if p.get("abstained")) / len(predictions))

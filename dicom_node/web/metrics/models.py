@@ -103,7 +103,7 @@ def _drift(session: Session) -> Iterator[GaugeMetricFamily]:
 
 
 def _validation(session: Session, node: NodeContext, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
-    """What each checkpoint that answers, or answered last week, said of its validation set, beside what it says here.
+    """The validation counts of each checkpoint that answers, or answered last week, beside its counts here.
 
     Shares of pairs; certainty in the validation set's bins, so that the two distributions lie side by side.
     """

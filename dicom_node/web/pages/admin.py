@@ -21,7 +21,7 @@ from dicom_node.web.routing import Call, Rule
 
 
 def jobs(call: Call) -> Response:
-    """What is to be done, dead letters first."""
+    """The work to be done, dead letters first."""
     given = call.text("state")
     if given and given not in [state.value for state in JobState]:
         raise HTTPException(400, f"state must be one of: {', '.join(JobState)}")
@@ -116,7 +116,7 @@ def echo_answer(call: Call, destination: Destination) -> str:
 
 
 def notices(call: Call) -> Response:
-    """What people were or will be told."""
+    """The notices that people got or will get."""
     with call.node.database.read() as session:
         rows = list(session.scalars(select(Notice).order_by(Notice.id.desc()).limit(200)))
         session.expunge_all()

@@ -1,4 +1,4 @@
-"""What radiologists say of a result, from the forms of the study page and from programs."""
+"""Feedback of radiologists on a result, from the forms of the study page and from programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fitting_words(finding: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def give_feedback(call: Call) -> Response:
-    """What the study page's forms say: a verdict on one statement, or a correction of several aspects at once."""
+    """Take the study page's forms: a verdict on one statement, or a correction of several aspects at once."""
     fields = dict(call.form)
     if fields.get("verdict") == "corrections":
         row_id = _keep_corrections(call, fields)
@@ -76,7 +76,7 @@ def word_of(fields: dict[str, str]) -> feedback.Word:
 
 
 def _is_storable(text: str) -> bool:
-    """Whether databases take it: lone surrogates come in by JSON, and PostgreSQL refuses NUL."""
+    """Tell whether databases take it: lone surrogates come in by JSON, and PostgreSQL refuses NUL."""
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -59,7 +59,7 @@ def overview(call: Call) -> Response:
 
 
 def _schedule(call: Call) -> str:
-    """What the schedule does next, in words; "" where there is none."""
+    """The next step of the schedule, in words; "" where there is none."""
     settings, now = call.node.settings.retrain, call.node.clock()
     if not settings.schedule:
         return ""
@@ -97,7 +97,7 @@ def choose_shadow(call: Call) -> Response:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the models refuse is the caller's mistake, not a failure of the node."""
+    """Turn refusals of the models into the caller's mistake, not a failure of the node."""
     try:
         yield
     except models.ModelsError as error:

@@ -53,7 +53,7 @@ def _run(call: Call) -> RetrainRun:
 
 
 def _file(call: Call, run: RetrainRun, name: str) -> str:
-    """What the evaluation wrote; "" where it did not come so far."""
+    """The evaluation's text; "" where it did not come so far."""
     path = folders_of(call.node).runs / run.name / name
     return path.read_text("utf-8") if path.is_file() else ""
 

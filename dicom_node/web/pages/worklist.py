@@ -107,7 +107,7 @@ def _viewer_link(call: Call, row: Study) -> str:
 
 
 def _mark(finding: dict[str, Any]) -> dict[str, Any]:
-    """How the page draws this finding's regions: the same colour and line as in the report's picture."""
+    """The drawing of this finding's regions: the same colour and line as in the report's picture."""
     change = Change(finding["change"]) if finding.get("change") in list(Change) else None
     style = LINE_STYLES[change]
     name = f"{label(change)}: {finding['name']}" if change is not None else finding["name"]
