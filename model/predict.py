@@ -27,7 +27,17 @@ from model.prognosis.foresight import Foresight
 from model.prognosis.head import read_head
 from model.questions.battery import Question, QuestionType, battery
 from model.questions.prompts import PromptLayout, context_text
-from model.schema import Change, DisplayImage, Finding, ModelIdentity, Prediction, Presence, PrognosisItem, StudyPair
+from model.schema import (
+    MAX_IMAGES,
+    Change,
+    DisplayImage,
+    Finding,
+    ModelIdentity,
+    Prediction,
+    Presence,
+    PrognosisItem,
+    StudyPair,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +80,17 @@ class Predictor:
             device_uid=device_uid_of(manifest, self.expert.fingerprint if self.expert is not None else None),
             demonstration=manifest.demonstration,
             licence=manifest.licence,
+            images=manifest.images,
+            context=manifest.context,
         )
 
     @property
     def identity(self) -> ModelIdentity:
-        """The checkpoint that answers."""
-        return self._identity
+        """The checkpoint that answers; a prognosis head looks at every image, whatever the language model takes."""
+        if self.foresight is None:
+            return self._identity
+        knows_chart = bool(self.foresight.head.vocabulary.labs or self.foresight.head.vocabulary.treatments)
+        return replace(self._identity, images=MAX_IMAGES, context=self._identity.context or knows_chart)
 
     def predict(self, pair: StudyPair) -> Prediction:
         """Answer one pair. Raises InferenceError where the model fails."""
@@ -199,6 +214,8 @@ class Predictor:
             unfamiliarity=view.unfamiliarity if view is not None else None,
             unfamiliarity_limit=FAMILIAR if view is not None else None,
             unstated=unstated,
+            images_seen=min(len(pair.images), 2 if is_person(view) else self.identity.images),
+            context_seen=self.identity.context and pair.context is not None and not is_person(view),
             seconds={**answers.seconds, "total": seconds},
             certainty_floor=self.manifest.certainty_floor,
             is_calibrated=self.manifest.calibrated_on > 0,

@@ -239,7 +239,11 @@ class PrognosisItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """The checkpoint that answered. A retrained model gets a new device_uid (IHE AIR 1.2)."""
+    """The checkpoint that answered. A retrained model gets a new device_uid (IHE AIR 1.2).
+
+    images: most images of one study that it makes use of. context: it learned what laboratory values and
+    treatments mean.
+    """
 
     name: str
     version: str
@@ -247,6 +251,8 @@ class ModelIdentity:
     manufacturer: str = "dicom-node"
     demonstration: bool = False
     licence: str = ""
+    images: int = 2
+    context: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +266,7 @@ class Prediction:
     seconds: wall time by stage ("encode", "prefill", "score", "generate", "localise").
     certainty_floor: of the checkpoint's manifest, 0..1. is_calibrated: False for a checkpoint whose probabilities were
     never fitted on validation answers.
+    images_seen: newest images of the study that the answer rests on. context_seen: it rests on the chart as well.
     unfamiliarity: how unlike the training images the least familiar image of the pair is, None where the checkpoint
     cannot tell; beyond unfamiliarity_limit (its manifest's) the image counts as unfamiliar.
     """
@@ -274,6 +281,8 @@ class Prediction:
     seconds: Mapping[str, float] = field(default_factory=dict)
     certainty_floor: float = 0.0
     is_calibrated: bool = True
+    images_seen: int = 2
+    context_seen: bool = False
     unfamiliarity: float | None = None
     unfamiliarity_limit: float | None = None
 

@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from dicom_node.analysis.outputs import write_result
-from dicom_node.analysis.study import Setting, StoredImage, analyse_study, damaged_image, read_stored
+from dicom_node.analysis.stored_images import StoredImage, damaged_image, read_stored
+from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of

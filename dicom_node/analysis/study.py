@@ -7,45 +7,30 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
 from dicom_node.analysis.cautions import identity_cautions, newer_image_note
-from dicom_node.dicom.read import read_object
+from dicom_node.analysis.earlier_images import ChosenImages, ImageChooser
+from dicom_node.analysis.stored_images import Decode, LookedImages, StoredImage, checked
 from dicom_node.dicom.rejection_notes import withdrawn_by
-from dicom_node.dicom.sop_classes import is_image
-from dicom_node.errors import AnalysisError, UnreadableObjectError
-from dicom_node.index.tables.core import Instance, Outcome
+from dicom_node.errors import AnalysisError
+from dicom_node.index.tables.core import Outcome
 from dicom_node.logs import get_logger
-from dicom_node.priors import choose_prior, facts_of, facts_of_rows, image_check, same_picture, select_current
-from dicom_node.priors.types import CurrentChoice, ImageFacts, PriorChoice, PriorPolicy
+from dicom_node.priors import patient_of, select_current
+from dicom_node.priors.identity import canonical, names_nobody
+from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
 from dicom_node.report.region_rules import films_of, with_fitting_regions
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from dicom_node.report.rules import EarlierStatement
 from dicom_node.serving.model_process import PairPredictor, ask_together
-from model.checks.frontal_view import check_view
-from model.errors import InferenceError, PixelError
+from model.errors import InferenceError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
 
 log = get_logger(__name__)
 
 UNFAMILIAR = "What it would say of such an image was never measured."
-
-Decode = Callable[[Path], DisplayImage]
-"""Makes the display image of a stored object; raises PixelError."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StoredImage:
-    """A stored object that the story may use: its file, its header without pixels, and the facts in it."""
-
-    path: Path
-    header: Dataset
-    facts: ImageFacts
-    damage: str = ""
-    """Why the object cannot be read; header and facts are then what the index knows of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,67 +56,6 @@ class Setting:
     """(SOP Instance UID of the prior, Device UID of the checkpoint) → what its own result said; None without one."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Looked:
-    """Images that were decoded, or why they could not be; each file is decoded once."""
-
-    images: dict[Path, DisplayImage] = field(default_factory=dict)
-    failures: dict[Path, str] = field(default_factory=dict)
-
-    def at(self, stored: StoredImage, decode: Decode) -> DisplayImage | None:
-        if stored.damage:
-            self.failures[stored.path] = stored.damage
-            return None
-        if stored.path not in self.images and stored.path not in self.failures:
-            try:
-                self.images[stored.path] = decode(stored.path)
-            except PixelError as error:
-                self.failures[stored.path] = str(error)
-        return self.images.get(stored.path)
-
-
-def read_stored(path: Path) -> StoredImage:
-    """Read an object's header; the pixels stay on the disk. Raises PixelError for what cannot be read."""
-    try:
-        header = read_object(path)
-    except UnreadableObjectError as error:
-        raise PixelError(f"the object cannot be read: {error}") from error
-    except OSError as error:
-        raise PixelError(f"the object cannot be read: {error.strerror or error}") from error
-    facts = facts_of(header)
-    for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-        if keyword in header:
-            del header[keyword]
-    return StoredImage(path=path, header=header, facts=facts)
-
-
-def damaged_image(row: Instance, path: Path, damage: str) -> StoredImage:
-    """An object that cannot be read, as the index knows it: its study must not go without a report for it."""
-    study, header = row.series.study, Dataset()
-    header.SpecificCharacterSet = "ISO_IR 192"
-    for keyword, value in (
-        ("SOPClassUID", row.sop_class_uid),
-        ("SOPInstanceUID", row.sop_instance_uid),
-        ("StudyInstanceUID", study.study_instance_uid),
-        ("SeriesInstanceUID", row.series.series_instance_uid),
-        ("PatientName", study.patient_name),
-        ("PatientID", study.patient_id),
-        ("IssuerOfPatientID", study.issuer_of_patient_id),
-        ("PatientBirthDate", study.patient_birth_date),
-        ("PatientSex", study.patient_sex),
-        ("StudyDate", study.study_date),
-        ("StudyTime", study.study_time),
-        ("AccessionNumber", study.accession_number),
-        ("StudyID", study.study_id),
-        ("StudyDescription", study.study_description),
-        ("Modality", row.series.modality),
-    ):
-        if value:
-            setattr(header, keyword, value)
-    facts = replace(facts_of_rows(study, row.series, row), has_pixels=is_image(row.sop_class_uid))
-    return StoredImage(path=path, header=header, facts=facts, damage=damage)
-
-
 def analyse_study(
     images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting
 ) -> list[ReportRequest]:
@@ -143,9 +67,9 @@ def analyse_study(
     """
     if not images:
         raise ValueError("a study without a single object cannot be analysed")
-    looked = _Looked()
+    looked = LookedImages()
     images, earlier = without_withdrawn(images, earlier)
-    images = [_checked(image, setting, looked) for image in images]
+    images = [checked(image, setting.decode, looked) for image in images]
     setting = replace(setting, comparison_notes=(*setting.comparison_notes, *_left_out(images)))
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
@@ -172,17 +96,6 @@ def without_withdrawn(
     return [marked(stored) for stored in images], [marked(stored) for stored in earlier]
 
 
-def _checked(image: StoredImage, setting: Setting, looked: _Looked) -> StoredImage:
-    """The same image with what its pixels say beside what its header says."""
-    if not image.facts.has_pixels:
-        return image
-    seen = looked.at(image, setting.decode)
-    if seen is None:
-        return image
-    facts = replace(image.facts, pixel_sha256=seen.sha256, check=image_check(check_view(seen)))
-    return replace(image, facts=facts)
-
-
 def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
     """Name the objects of the study that cannot be read, beside others that can."""
     damaged = [image for image in images if image.damage]
@@ -194,30 +107,50 @@ def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Prepared:
-    """An image that is to be answered, its prior, and why that one."""
+    """An image that is to be answered, its prior and the images before that, and why these."""
 
     current: StoredImage
     seen: DisplayImage
-    choice: PriorChoice
-    prior: StoredImage | None
+    chosen: ChosenImages
     prior_seen: DisplayImage | None
+    earlier_seen: tuple[DisplayImage, ...] = ()
+
+    @property
+    def choice(self) -> PriorChoice:
+        return self.chosen.choice
+
+    @property
+    def prior(self) -> StoredImage | None:
+        return self.chosen.prior
 
     @property
     def pair(self) -> StudyPair:
-        return StudyPair(current=self.seen, prior=self.prior_seen)
+        images = [*self.earlier_seen, *([] if self.prior_seen is None else [self.prior_seen]), self.seen]
+        times = [image.acquired for image in images if image.acquired is not None]
+        if times != sorted(times):  # clocks of two time zones: the order is proven, the days between are not
+            images = [replace(image, acquired=None) for image in images]
+        prior = images[-2] if self.prior_seen is not None else None
+        return StudyPair(current=images[-1], prior=prior, earlier=tuple(images[: len(self.earlier_seen)]))
 
 
 def _prepare(
-    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
+    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: LookedImages
 ) -> _Prepared | ReportRequest:
     """Prepare the model's input, or the request that says why there is none."""
     seen = looked.at(current, setting.decode)
     if seen is None:
         detail = looked.failures[current.path]
         return _not_analysed(current, AbstainReason.UNREADABLE, f"The image cannot be read: {detail}.", setting)
-    choice, prior = _prior(current, seen, earlier, setting, looked)
-    prior_seen = looked.at(prior, setting.decode) if prior is not None else None
-    return _Prepared(current=current, seen=seen, choice=choice, prior=prior, prior_seen=prior_seen)
+    most = min(setting.policy.max_priors, setting.predictor.identity.images - 1)
+    chosen = ImageChooser(earlier, setting.policy, setting.decode, looked, most=most).choose(current, seen)
+    prior_seen = looked.at(chosen.prior, setting.decode) if chosen.prior is not None else None
+    return _Prepared(
+        current=current,
+        seen=seen,
+        chosen=chosen,
+        prior_seen=prior_seen,
+        earlier_seen=tuple(looked.images[image.path] for image in chosen.earlier),
+    )
 
 
 def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
@@ -246,6 +179,7 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
     )
     return replace(
         request,
+        earlier_images=_earlier_images(item, answer.images_seen),
         cautions=identity_cautions(item.choice),
         dropped_regions=dropped,
         newer_prior=newer_image_note(item.choice),
@@ -253,30 +187,13 @@ def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Set
     )
 
 
-def _prior(
-    current: StoredImage, seen: DisplayImage, earlier: Sequence[StoredImage], setting: Setting, looked: _Looked
-) -> tuple[PriorChoice, StoredImage | None]:
-    """Choose, look at the chosen film, and choose again until what was seen no longer changes the choice."""
-    candidates = {image.facts.sop_instance_uid: image for image in earlier}
-    same: set[str] = set()
-    unreadable = [(image.facts.sop_instance_uid, image.damage) for image in earlier if image.damage]
-    verified: set[str] = set()
-    while True:
-        facts = [image.facts for image in candidates.values()]
-        choice = choose_prior(current.facts, facts, setting.policy, same_picture=same, unreadable=unreadable)
-        if choice.prior is None:
-            return choice, None
-        uid = choice.prior.sop_instance_uid
-        if uid in verified:
-            return choice, candidates[uid]
-        prior_seen = looked.at(candidates[uid], setting.decode)
-        if prior_seen is None:
-            unreadable.append((uid, looked.failures[candidates[uid].path]))
-        elif same_picture(seen, prior_seen):
-            same.add(uid)
-        else:
-            candidates[uid] = _checked(candidates[uid], setting, looked)
-            verified.add(uid)
+def _earlier_images(item: _Prepared, images_seen: int) -> tuple[SourceImage, ...]:
+    """The images before the prior that the answer rests on, oldest first."""
+    shown = [
+        SourceImage(header=image.header, image=seen)
+        for image, seen in zip(item.chosen.earlier, item.earlier_seen, strict=True)
+    ]
+    return tuple(shown[max(0, len(shown) - max(images_seen - 2, 0)) :])
 
 
 def _reason(outcome: Outcome, choice: PriorChoice) -> str:
@@ -285,7 +202,9 @@ def _reason(outcome: Outcome, choice: PriorChoice) -> str:
     return ""
 
 
-def _refused(images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: _Looked) -> ReportRequest:
+def _refused(
+    images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: LookedImages
+) -> ReportRequest:
     """The request of a study in which no image is fit; it speaks of the image that came nearest."""
     refusal = choice.refusal
     # A note or a presentation state is no image that a report could speak of.
@@ -338,4 +257,11 @@ def _request(
         generation=setting.generation,
         predecessors=setting.predecessors(str(current.header.get("SOPInstanceUID", "") or "")),
         language=setting.language,
+        patient_key=_patient_key(current.header, setting.policy),
     )
+
+
+def _patient_key(header: Dataset, policy: PriorPolicy) -> tuple[str, str]:
+    """Patient ID and issuer after the site's merges; of an ID that is a placeholder nothing."""
+    key = canonical(patient_of(header).key, policy)
+    return ("", "") if names_nobody(key.patient_id) else (key.patient_id, key.issuer)

@@ -34,6 +34,9 @@ def explain(
         console.print(f"\nImage of {image.when} ({image.sop_instance_uid})")
         for reason in choice.reasons:
             console.print(f"  {reason}")
+        if choice.earlier:
+            dates = ", ".join(before.when for before in choice.earlier)
+            console.print(f"  Shown as well where the checkpoint takes so many images: {dates}.")
         print_rows(("rank", "taken", "view"), [_row(verdict) for verdict in choice.verdicts])
     for note in notes:
         console.print(note)

@@ -138,6 +138,13 @@ class PriorsSection(Section):
     max_images: int = Field(
         default=4, ge=1, le=32, description="frontal images analysed in one study", json_schema_extra={"unit": "images"}
     )
+    max_priors: int = Field(
+        default=7,
+        ge=1,
+        le=7,
+        description="earlier images shown to a checkpoint that takes more than two; 1: the prior alone",
+        json_schema_extra={"unit": "images"},
+    )
     allow_changed_family_name: bool = Field(
         default=False, description="accept another family name if ID, birth date and given name agree"
     )

@@ -33,6 +33,7 @@ from dicom_node.priors import (
 )
 from dicom_node.priors.disputes import DISPUTED, disputed
 from dicom_node.priors.search_notes import search_notes
+from dicom_node.priors.series import choose_earlier
 from model.checks.frontal_view import check_view
 from model.errors import PixelError
 from model.schema import DisplayImage
@@ -97,9 +98,9 @@ def explained(
     for judged in current.chosen:
         uid = judged.image.sop_instance_uid
         same = looked.same_as(uid)
-        choices.append(
-            (judged.image, choose_prior(judged.image, candidates, policy, same_picture=same, unreadable=broken))
-        )
+        choice = choose_prior(judged.image, candidates, policy, same_picture=same, unreadable=broken)
+        before = choose_earlier(choice, candidates, policy, most=policy.max_priors - 1)
+        choices.append((judged.image, replace(choice, earlier=before)))
     unread = tuple(f"Image {uid} cannot be read: {why}." for uid, why in looked.failures.items())
     return current, choices, (*notes, *unread)
 
@@ -151,6 +152,7 @@ def as_values(
                 "prior": choice.prior.sop_instance_uid if choice.prior else None,
                 "prior_study": choice.prior.study_instance_uid if choice.prior else None,
                 "reasons": choice.reasons,
+                "earlier": [before.sop_instance_uid for before in choice.earlier],
                 "candidates": [_verdict_values(verdict) for verdict in choice.verdicts],
             }
             for image, choice in choices

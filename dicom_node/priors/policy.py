@@ -24,6 +24,7 @@ def policy_of(settings: Settings) -> PriorPolicy:
         allow_changed_family_name=section.allow_changed_family_name,
         allow_for_processing=section.allow_for_processing,
         max_images=section.max_images,
+        max_priors=section.max_priors,
         default_issuer=section.default_issuer,
         merged_keys=_merged(section.merged_ids) if section.merged_ids is not None else (),
     )

@@ -209,6 +209,7 @@ class PriorPolicy:
 
     look_back_days: an older film is no comparison.
     same_view_days: a film of the same view goes before a newer one of the other view unless it is so much older.
+    max_priors: earlier images that one analysis uses at the most.
     merged_keys: IDs that the site says are one person's: each key's canonical key.
     default_issuer: who issued an ID that names no issuer.
     """
@@ -218,6 +219,7 @@ class PriorPolicy:
     allow_changed_family_name: bool = False
     allow_for_processing: bool = False
     max_images: int = 4
+    max_priors: int = 7
     default_issuer: str = ""
     merged_keys: tuple[tuple[PatientKey, PatientKey], ...] = ()
 
@@ -246,8 +248,10 @@ class PriorChoice:
     """The chosen prior or None, why, and the verdict on every candidate.
 
     reasons: short sentences for the report, the status page and the log; no name, ID or birth date stands in them.
+    earlier: images before the prior that a checkpoint which takes more than two is shown as well, oldest first.
     """
 
     prior: ImageFacts | None
     reasons: tuple[str, ...]
     verdicts: tuple[CandidateVerdict, ...]
+    earlier: tuple[ImageFacts, ...] = ()

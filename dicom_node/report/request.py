@@ -47,11 +47,13 @@ class ReportRequest:
     outcome, reason: how the analysis ended and, where it is not COMPARED, why, as a sentence for the radiologist.
     prior_reasons: why this prior was chosen, or why none was, one short sentence each.
     prediction: None where outcome is NOT_ANALYSED before the model was asked.
+    earlier_images: older than the prior, oldest first, which the model saw as well.
     cautions: what must be read before anything else, such as a doubt about the patient's identity.
     newer_prior: why an image newer than the prior was not compared with, "" where there is none.
     earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
     dropped_regions: regions of the model's answer that are not drawn because they broke a rule.
     frontal_images: of the current study; each has a result, and documents, of its own.
+    patient_key: (patient ID, issuer) as the site keeps them; ("", "") where the ID does not name one person.
     revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
     """
 
@@ -68,10 +70,12 @@ class ReportRequest:
     predecessors: tuple[PredecessorDocument, ...] = ()
     language: str = "en"
     frontal_images: int = 1
+    earlier_images: tuple[SourceImage, ...] = ()
     cautions: tuple[str, ...] = ()
     newer_prior: str = ""
     earlier: Mapping[str, EarlierStatement] | None = None
     dropped_regions: tuple[DroppedRegion, ...] = ()
+    patient_key: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

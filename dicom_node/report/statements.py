@@ -6,7 +6,8 @@ import datetime as dt
 
 from dicom_node.report.exposure import taken
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.rules import Circumstances, Statement, outlined, statements_of
+from dicom_node.report.rules import Circumstances, Statement, outlined, side_of, statements_of
+from model.schema import Finding
 
 _DAY = dt.timedelta(days=1)
 
@@ -52,6 +53,15 @@ def has_other_projection(request: ReportRequest) -> bool:
     """Tell whether one image is AP and the other PA; False where a header does not say."""
     now, then = (source.image.view if source and source.image else None for source in (request.current, request.prior))
     return bool(now and then and now != then)
+
+
+def tracked_side(request: ReportRequest, finding: Finding) -> str:
+    """The side under which a finding is followed: its own; of one that names none, such as one that is gone, the last
+    side that an earlier reading named; "" where there was none."""
+    side = side_of(finding.location)
+    if side is None and request.earlier is not None and finding.key in request.earlier:
+        side = side_of(request.earlier[finding.key].location)
+    return side or ""
 
 
 def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.timedelta | None:

@@ -29,8 +29,8 @@ from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
 from dicom_node.report.sr.iod import referenceable
 from dicom_node.report.sr.regions import image_position, image_region, stored_size
-from dicom_node.report.sr.uids import header_uid, tracking_uid
-from dicom_node.report.statements import drawn_statements, has_answer, statements
+from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
+from dicom_node.report.statements import drawn_statements, has_answer, statements, tracked_side
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.phrases import label
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
@@ -103,7 +103,7 @@ def _finding_group(request: ReportRequest, statement: Statement) -> Group:
         for _, source in sources(request)
     ]
     group: Group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(request, concept.name),
+        tracking_identifier=_finding_tracking(request, finding),
         time_point_context=TimePointContext(time_point=ImageRole.CURRENT.value),
         finding_type=codes.coded(concept.code),
         algorithm_id=_algorithm(request),
@@ -227,6 +227,15 @@ def _algorithm_identification(name: str, version: str, manufacturer: str | None)
 
 def _tracking(request: ReportRequest, *what: str) -> TrackingIdentifier:
     return TrackingIdentifier(identifier=" ".join(what), uid=tracking_uid(request, *what))
+
+
+def _finding_tracking(request: ReportRequest, finding: Finding) -> TrackingIdentifier:
+    """The same for a finding on one side in every report of the patient (TID 1501, (112039, DCM) and (112040, DCM))."""
+    side = tracked_side(request, finding)
+    name = finding_concept(finding.key).name
+    return TrackingIdentifier(
+        identifier=f"{name}, {side}" if side else name, uid=finding_tracking_uid(request, finding.key, side)
+    )
 
 
 def _percent(name: CodedConcept, probability: float) -> Measurement:

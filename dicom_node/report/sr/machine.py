@@ -29,7 +29,7 @@ from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.impression import no_result_sentences
-from dicom_node.report.wording.sections import origin
+from dicom_node.report.wording.sections import also_seen, origin
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
@@ -117,7 +117,7 @@ def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> Container
         ),
     ]
     words = catalogue("en")
-    comments: Sequence[str] = (*request.prior_reasons, *origin(request, words))
+    comments: Sequence[str] = (*request.prior_reasons, *also_seen(request, words), *origin(request, words))
     if not has_answer(request):
         comments = (*no_result_sentences(request, words), *comments)
     elif request.reason.strip():

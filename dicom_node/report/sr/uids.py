@@ -7,7 +7,7 @@ from dicom_node.report.patient import UNREADABLE
 from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
 from model.ontology import ontology
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 """Of the documents' layout; raise it when the same prediction would make other documents."""
 
 
@@ -40,6 +40,17 @@ def document_uid(request: ReportRequest, kind: DocumentKind, rung: str) -> str:
 def tracking_uid(request: ReportRequest, *what: str) -> str:
     """Stable over late images, new checkpoints and languages: it names the finding in the study, not the result."""
     return derived_uid("dicom-node", "tracking", study_uid(request), *what)
+
+
+def finding_tracking_uid(request: ReportRequest, finding: str, side: str) -> str:
+    """One UID for a finding on one side over all studies of a patient: software follows it through their reports.
+
+    finding: ontology key. side: "left", "right", "bilateral" or "". Of a patient without an ID that names one person
+    it is the study's.
+    """
+    if not request.patient_key[0]:
+        return tracking_uid(request, finding, side)
+    return derived_uid("dicom-node", "tracking over studies", *request.patient_key, finding, side)
 
 
 def _inputs(request: ReportRequest) -> tuple[str, ...]:

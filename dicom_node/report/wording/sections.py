@@ -93,7 +93,16 @@ def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     if not is_compared(request):
         return (words.text("comparison.without"), words.text("impression.uncalibrated_change"), *reasons)
     dates = {"current": full_date(request.current, words), "date": full_date(request.prior, words)}
-    return (words.text("comparison.with", **dates), *reasons)
+    return (words.text("comparison.with", **dates), *also_seen(request, words), *reasons)
+
+
+def also_seen(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    """Which images beside the pair the answer rests on; nothing where it was the pair alone."""
+    dates = [full_date(image, words) for image in request.earlier_images]
+    if not dates or not has_answer(request):
+        return ()
+    key = "comparison.also_one" if len(dates) == 1 else "comparison.also"
+    return (words.text(key, dates=words.joined(dates)),)
 
 
 def _prognosis(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
