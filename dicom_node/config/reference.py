@@ -58,7 +58,7 @@ def _row(key: str, field: FieldInfo, table: type[BaseModel] | None) -> str:
     if table is not None:
         value = "table with " + ", ".join(f"`{name}`" for name in table.model_fields)
     else:
-        value = ", ".join(filter(None, [values_in_words(field.annotation), *_limits(field)]))
+        value = ", ".join(filter(None, [values_in_words(field.annotation), *limits_of(field)]))
     if field.is_required():
         default = "required"
     elif field.default in (None, ""):
@@ -88,7 +88,7 @@ def values_in_words(annotation: Any) -> str:
 _WORDS: Mapping[Any, str] = {bool: "true or false", int: "whole number", float: "number", Path: "path"}
 
 
-def _limits(field: FieldInfo) -> Iterator[str]:
+def limits_of(field: FieldInfo) -> Iterator[str]:
     """Bounds of a number, those of its type included."""
     for bound in field.metadata:
         for kind, words in SIGNS.items():

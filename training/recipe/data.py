@@ -14,70 +14,89 @@ RULES = "rules"
 
 
 class SetSection(BaseModel):
-    """One set of [data] sets. data: "KIND:SOURCE[,IMAGES]" as in docs/training-data.md, "phantom-cache:FOLDER" or
-    "conversations:FOLDER". weight: times size^(1/temperature) is its share. by_patient: split by patient (with `salt`)
-    instead of the set's own split. long_answers: file of `dicom-node train rewrite`, or "rules". streams: shares of
-    this set, in the place of [data] streams. limit: at most this many records."""
+    """One set of [data] sets; a set may also be given by its name alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: str
-    weight: float = Field(default=1.0, gt=0)
-    split: Literal["train", "validate", "test", "all"] = "train"
-    by_patient: bool = False
-    salt: str = Field(default="dicom-node", min_length=1)
-    long_answers: str = ""
-    streams: dict[Stream, float] | None = None
-    limit: int | None = Field(default=None, gt=0)
+    data: str = Field(
+        description='`"KIND:SOURCE[,IMAGES]"` as in docs/training-data.md, `"phantom-cache:FOLDER"` or '
+        '`"conversations:FOLDER"`.'
+    )
+    weight: float = Field(default=1.0, gt=0, description="Its share of the mix ∝ weight · size^(1/temperature).")
+    split: Literal["train", "validate", "test", "all"] = Field(default="train", description="Split that is trained on.")
+    by_patient: bool = Field(default=False, description="Split by patient instead of the set's own split.")
+    salt: str = Field(default="dicom-node", min_length=1, description="Of the hash that splits by patient.")
+    long_answers: str = Field(default="", description="File of `dicom-node train rewrite`, or `rules`.")
+    streams: dict[Stream, float] | None = Field(
+        default=None, description="Shares of the streams in this set, instead of those of [data]."
+    )
+    limit: int | None = Field(default=None, gt=0, description="At most this many records.")
 
 
 class DataSection(BaseModel):
-    """[data] kind "phantom": a cache folder of `training.phantom.cache` (`cache`, or --cache). kind "records": the mix
-    of `sets`. kind "instructions": the folder of prepared conversations `instructions`. All go the same way.
-
-    `streams` gives each stream its share of a set's sequences (a set that cannot teach one leaves its share to the
-    others); `temperature` mixes the sets; `closed` and `templates` say whether our scored questions and LUMEN's
-    templates are asked beside what is published, `difference` whether the open questions on change are (where it is not
-    given: as `templates`); `negatives` bounds the turns on findings that are on no image (of one image; three times as
-    many of a pair); `swap` and `same` vary pairs; `turns` is the most of one sequence. conversation: the turns follow
-    one another, each seeing those before it; false: each question sees the images alone, as serving asks. max_images:
-    more than 2 lets earlier images in. times: say the days between the images. expert: table of `dicom-node train
-    expert`. features: folder of `training.data.features`, for a tower that does not learn. max_dropped: a larger share
-    of unreadable samples stops the run.
-    """
+    """What is learned from, in what mix, and how a sample is shown. All kinds go the same way."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["phantom", "records", "instructions"] = "phantom"
-    cache: str = ""
-    negatives: int | None = Field(default=None, ge=0)
-    difference: bool | None = None
-    times: bool = False
-    swap: float = Field(default=0.5, ge=0, le=1)
-    same: float = Field(default=0.04, ge=0, le=1)
-    turns: int = Field(default=18, gt=0)
-    workers: int = Field(default=0, ge=0)
-    max_length: int = Field(default=4096, gt=0)
+    kind: Literal["phantom", "records", "instructions"] = Field(
+        default="phantom",
+        description="`phantom`: the rendered pairs of `cache`; `records`: the mix of `sets`; `instructions`: prepared "
+        "conversations.",
+    )
+    cache: str = Field(default="", description="Folder of `python -m training.phantom.cache`; `--cache` replaces it.")
+    negatives: int | None = Field(
+        default=None,
+        ge=0,
+        description="At most this many turns on findings that are not there, of one image; three times as many of a pair.",
+    )
+    difference: bool | None = Field(
+        default=None, description="Ask the open questions on change; not given: as `templates`."
+    )
+    times: bool = Field(default=False, description="Say the days between the images, where their dates are known.")
+    swap: float = Field(default=0.5, ge=0, le=1, description="Share of the pairs that are shown in the other order.")
+    same: float = Field(default=0.04, ge=0, le=1, description="Share of the pairs with the image as its own prior.")
+    turns: int = Field(default=18, gt=0, description="Most turns of one sequence.")
+    workers: int = Field(default=0, ge=0, description="Processes that prepare samples; 0: the training's own.")
+    max_length: int = Field(default=4096, gt=0, description="Most tokens of one sequence.")
 
-    sets: tuple[SetSection, ...] = ()
-    instructions: str = ""
-    temperature: float = Field(default=1.0, ge=1)
-    streams: dict[Stream, float] = Field(default_factory=lambda: {Stream.DIAGNOSTIC: 0.5, Stream.DIFFERENCE: 0.5})
-    closed: bool = True
-    templates: bool = True
-    keep_negatives: float = Field(default=1.0, ge=0, le=1)
-    prediction_inputs: PredictionInputs = PredictionInputs.PRIOR_ONLY
-    expert: str = ""
-    expert_dropout: float = Field(default=0.5, ge=0, le=1)
-    context: bool = False
-    context_dropout: float = Field(default=0.5, ge=0, le=1)
-    max_images: int = Field(default=2, ge=2)
-    conversation: bool = False
-    augment: bool = True
-    findings: tuple[str, ...] = ()
-    image_cache: str = ""
-    features: str = ""
-    max_dropped: float = Field(default=0.05, ge=0, le=1)
+    sets: tuple[SetSection, ...] = Field(default=(), description="With `records`: the sets.")
+    instructions: str = Field(default="", description="With `instructions`: folder of `dicom-node train prepare`.")
+    temperature: float = Field(
+        default=1.0, ge=1, description="1 mixes the sets by their sizes, a large number by their weights alone."
+    )
+    streams: dict[Stream, float] = Field(
+        default_factory=lambda: {Stream.DIAGNOSTIC: 0.5, Stream.DIFFERENCE: 0.5},
+        description="Share of each stream (`diagnostic`, `difference`, `prediction`, `long`) in a set's sequences; a set "
+        "that cannot teach one leaves its share to the others.",
+    )
+    closed: bool = Field(default=True, description="Ask this project's scored questions beside what is published.")
+    templates: bool = Field(default=True, description="Ask LUMEN's templates beside what is published.")
+    keep_negatives: float = Field(default=1.0, ge=0, le=1, description="Share of the absent findings that is kept.")
+    prediction_inputs: PredictionInputs = Field(
+        default=PredictionInputs.PRIOR_ONLY,
+        description="Images of the stream `prediction`: the prior alone, which makes it a prediction, or both.",
+    )
+    expert: str = Field(
+        default="",
+        description="Table of `dicom-node train expert` (a CSV file): the classifier's probabilities are told in the "
+        "prompt. Not the classifier's folder, which only that command reads.",
+    )
+    expert_dropout: float = Field(default=0.5, ge=0, le=1, description="Share of the sequences without the expert.")
+    context: bool = Field(default=False, description="Say age, sex, indication and labs, where the set has them.")
+    context_dropout: float = Field(default=0.5, ge=0, le=1, description="Share of the sequences without the context.")
+    max_images: int = Field(default=2, ge=2, description="More than 2 shows earlier images first, oldest first.")
+    conversation: bool = Field(
+        default=False,
+        description="true: the turns follow one another, each seeing those before it, as LUMEN has them; false: each "
+        "question sees the images alone, as serving asks.",
+    )
+    augment: bool = Field(default=True, description="Vary the images of the training.")
+    findings: tuple[str, ...] = Field(default=(), description="Only these findings; empty: all that the sets teach.")
+    image_cache: str = Field(default="", description="Folder for decoded squares: worth it from the second epoch on.")
+    features: str = Field(
+        default="", description="Folder of `python -m training.data.features`, for a tower that does not learn."
+    )
+    max_dropped: float = Field(default=0.05, ge=0, le=1, description="A larger share of unreadable samples ends the run.")
 
     @field_validator("sets", mode="before")
     @classmethod

@@ -44,98 +44,118 @@ class _Section(BaseModel):
 
 
 class RunSection(_Section):
-    """[run] freeze: parts that do not learn, whatever `tune` says."""
+    """How long a run is, and what learns in it."""
 
-    objective: Objective = Objective.INSTRUCTIONS
-    steps: int = Field(gt=0)
-    seed: int = 0
-    tune: Tune = Tune.FULL
-    freeze: tuple[Literal["vision_tower", "mm_projector", "llm", "longitudinal"], ...] = ()
-    log_every: int = Field(default=10, gt=0)
-    checkpoint_every: int = Field(default=200, gt=0)
-    keep_checkpoints: int = Field(default=2, gt=0)
-    tensorboard: bool = False
+    objective: Objective = Field(
+        default=Objective.INSTRUCTIONS,
+        description="`heads`: only the auxiliary heads' losses, which warm the vision tower, the projector and the "
+        "longitudinal extras up; `instructions`: answers to questions, with heads.weight above 0 also the heads' losses",
+    )
+    steps: int = Field(gt=0, description="Updates of the weights in the whole run.")
+    seed: int = Field(default=0, description="Of the start, the order of the samples and the dropout.")
+    tune: Tune = Field(
+        default=Tune.FULL,
+        description="`full`: every weight; `lora`: adapters in the parts of [lora], and the projector and the "
+        "longitudinal extras; `projector`: the projector and the longitudinal extras only",
+    )
+    freeze: tuple[Literal["vision_tower", "mm_projector", "llm", "longitudinal"], ...] = Field(
+        default=(), description="Parts that do not learn, whatever `tune` says."
+    )
+    log_every: int = Field(default=10, gt=0, description="Steps between two lines for people; log.jsonl has every step.")
+    checkpoint_every: int = Field(default=200, gt=0, description="Steps between two checkpoints to go on from.")
+    keep_checkpoints: int = Field(default=2, gt=0, description="Newest checkpoints that are kept.")
+    tensorboard: bool = Field(default=False, description="Write for TensorBoard as well (extra `train`).")
 
 
 class ModelSection(_Section):
-    """[model] start: a checkpoint folder or a Hub id (with the commit `revision`), or "new" for the small architecture
-    of `architecture`. heads: file of auxiliary heads to go on from. tiling: when NVILA cuts an image into tiles.
-    dtype: of the weights that do not learn; those that do are float32. longitudinal: extras for an NVILA start that
-    has none (difference_tokens, no_prior_tokens, align, image_roles)."""
+    """What the run starts from."""
 
-    start: str = "new"
-    revision: str | None = None
-    heads: str | None = None
-    tiling: Literal["original", "always", "never"] = "never"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    longitudinal: dict[str, int | bool] = Field(default_factory=dict)
+    start: str = Field(
+        default="new",
+        description="A checkpoint folder, a Hub id, or `new` for a small model of [architecture]. `--start` replaces it.",
+    )
+    revision: str | None = Field(default=None, description="Commit of a Hub id, 40 hexadecimal digits.")
+    heads: str | None = Field(default=None, description="File of auxiliary heads to go on from.")
+    tiling: Literal["original", "always", "never"] = Field(
+        default="never", description="When NVILA cuts an image into tiles; serving does the same."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the weights that do not learn; those that learn are float32."
+    )
+    longitudinal: dict[str, int | bool] = Field(
+        default_factory=dict,
+        description="Extras for an NVILA that has none: difference_tokens, no_prior_tokens, align, image_roles.",
+    )
 
 
 class ArchitectureSection(_Section):
-    """[architecture] of a model that starts anew; sizes as in SiglipVisionConfig and Qwen2Config."""
+    """A model that starts anew; the sizes are those of SiglipVisionConfig and Qwen2Config."""
 
-    image_size: int = 160
-    patch_size: int = 16
-    vision_width: int = 192
-    vision_layers: int = 6
-    vision_heads: int = 4
-    vision_feed: int = 512
-    text_width: int = 192
-    text_layers: int = 4
-    text_heads: int = 4
-    text_kv_heads: int = 2
-    text_feed: int = 512
-    difference_tokens: int = 25
-    no_prior_tokens: int = 1
-    align: bool = True
-    image_roles: int = 2
-    vocabulary: int = 900
+    image_size: int = Field(default=160, description="Pixels on each side of the square that the tower sees.")
+    patch_size: int = Field(default=16, description="Pixels on each side of a patch.")
+    vision_width: int = Field(default=192, description="Width of the tower.")
+    vision_layers: int = Field(default=6, description="Layers of the tower.")
+    vision_heads: int = Field(default=4, description="Attention heads of the tower.")
+    vision_feed: int = Field(default=512, description="Width of the tower's feed-forward layers.")
+    text_width: int = Field(default=192, description="Width of the language model.")
+    text_layers: int = Field(default=4, description="Layers of the language model.")
+    text_heads: int = Field(default=4, description="Attention heads of the language model.")
+    text_kv_heads: int = Field(default=2, description="Heads of its keys and values (grouped queries).")
+    text_feed: int = Field(default=512, description="Width of its feed-forward layers.")
+    difference_tokens: int = Field(default=25, description="Tokens of the difference feature, a square number; 0: none.")
+    no_prior_tokens: int = Field(default=1, description='Learned tokens that say "no prior".')
+    align: bool = Field(default=True, description="Align the prior with the current image before the difference.")
+    image_roles: int = Field(default=2, description="Learned roles of the images: current, prior, those before.")
+    vocabulary: int = Field(default=900, description="Tokens of the tokenizer that is trained for it.")
 
 
 class OptimiserSection(_Section):
-    """[optimiser] rate: learning rate; rates: factor on it by part of the model. batch: samples of one micro-batch on
-    one rank; a step takes batch * accumulation * ranks of them. kind: "adamw", or "muon": momentum with orthogonalised
-    updates for the matrices of the transformers, AdamW for everything else at the same rates; for training from
-    scratch. It needs whole matrices, so it does not go with FSDP or ZeRO-3."""
+    """How the weights are updated. A step takes batch · accumulation · processes samples."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
-    matrix_factor: float = Field(default=1.0, gt=0)
-    """With "muon": factor on the rate of the matrices."""
-
-    rate: float = Field(gt=0)
-    rates: dict[Literal["vision_tower", "mm_projector", "llm", "longitudinal", "heads"], float] = Field(
-        default_factory=dict
+    kind: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="`muon`: momentum with orthogonalised updates for the matrices of the transformers, AdamW for the "
+        "rest at the same rates; for training from scratch. It needs whole matrices: not with FSDP or ZeRO-3.",
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup: float = Field(default=0.03, ge=0, le=1)
-    floor: float = Field(default=0.0, ge=0, le=1)
-    clip: float = Field(default=1.0, gt=0)
-    batch: int = Field(default=16, gt=0)
-    accumulation: int = Field(default=1, gt=0)
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    gradient_checkpointing: bool = False
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    matrix_factor: float = Field(default=1.0, gt=0, description="With `muon`: factor on the rate of the matrices.")
+    rate: float = Field(gt=0, description="Learning rate after the warm-up.")
+    rates: dict[Literal["vision_tower", "mm_projector", "llm", "longitudinal", "heads"], float] = Field(
+        default_factory=dict, description="Factor on the rate by part of the model."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Of AdamW.")
+    warmup: float = Field(default=0.03, ge=0, le=1, description="Share of the steps in which the rate rises.")
+    floor: float = Field(default=0.0, ge=0, le=1, description="Share of the rate at the end of its cosine.")
+    clip: float = Field(default=1.0, gt=0, description="Greatest norm of the gradient.")
+    batch: int = Field(default=16, gt=0, description="Samples of one micro-batch on one process.")
+    accumulation: int = Field(default=1, gt=0, description="Micro-batches of one step.")
+    precision: Literal["no", "bf16", "fp16"] = Field(default="bf16", description="Of the arithmetic; `no` is float32.")
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations again, for less memory.")
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = Field(
+        default="sdpa", description="Implementation of attention in Transformers."
+    )
 
 
 class HeadsSection(_Section):
-    """[heads] weight of the auxiliary losses, and of each among them."""
+    """The auxiliary heads of NVILA, which learn beside the answers."""
 
-    weight: float = Field(default=0.3, ge=0)
-    presence: float = 1.0
-    side: float = 0.5
-    severity: float = 4.0
-    change: float = 0.5
-    outline: float = 8.0
+    weight: float = Field(default=0.3, ge=0, description="Of all auxiliary losses beside the answers' loss.")
+    presence: float = Field(default=1.0, description="Among them: is the finding there.")
+    side: float = Field(default=0.5, description="Among them: on which side.")
+    severity: float = Field(default=4.0, description="Among them: the degree.")
+    change: float = Field(default=0.5, description="Among them: the change since the prior.")
+    outline: float = Field(default=8.0, description="Among them: the region of the finding.")
 
 
 class LoraSection(_Section):
-    """[lora] as published for NVILA. parts: which get adapters; the projector learns as a whole where it gets none."""
+    """Low-rank adapters, with the defaults published for NVILA. The projector learns whole where it has no adapter."""
 
-    parts: tuple[Literal["llm", "vision_tower", "mm_projector"], ...] = Field(default=("llm",), min_length=1)
-    rank: int = Field(default=64, gt=0)
-    alpha: int = Field(default=16, gt=0)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    parts: tuple[Literal["llm", "vision_tower", "mm_projector"], ...] = Field(
+        default=("llm",), min_length=1, description="Parts with adapters."
+    )
+    rank: int = Field(default=64, gt=0, description="Rank of an adapter.")
+    alpha: int = Field(default=16, gt=0, description="Its scale is alpha / rank.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="On an adapter's input.")
 
 
 class Recipe(_Section):
