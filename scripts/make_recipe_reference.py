@@ -23,9 +23,9 @@ from training.recipe.recipe import Recipe
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipe.md"
 HEAD = """# Training recipes
 
-A recipe is one TOML file with everything that a training run is: `dicom-node train run RECIPE --out OUT`. The recipes of
-this repository lie in `training/recipes/`; a key that is left out has the default below. An unknown or wrong key is refused
-by name. How a run is made from one: [training.md](../training.md).
+A recipe is one TOML file with everything that a training run is: `dicom-node train run RECIPE --out OUT`. The recipes
+of this repository lie in `training/recipes/`; a key that is left out has the default below. An unknown or wrong key is
+refused by name. How a run is made from one: [training.md](../training.md).
 
 This page is written by `scripts/make_recipe_reference.py` from the settings classes in `training/recipe/`.
 """

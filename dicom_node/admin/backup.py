@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,12 @@ DUMP: Final = "index.dump"
 FOLDERS: Final = ("instances/files", "instances/quarantine", "documents", "models")
 SECRETS: Final = ("web-secret",)
 _PAGES_AT_ONCE: Final = 1000
+Watch = Callable[[str, Iterable[Path], int], Iterable[Path]]
+"""Gives files on and shows how far it is: (stage in words, files, how many)."""
+
+
+def _unwatched(what: str, files: Iterable[Path], count: int) -> Iterable[Path]:
+    return files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,7 @@ class Copied:
     bytes: int
 
 
-def back_up(settings: Settings, target: Path) -> Copied:
+def back_up(settings: Settings, target: Path, *, watch: Watch = _unwatched) -> Copied:
     """Copy index, instances, documents and models into a folder. Raises NodeError saying what failed."""
     data = settings.node.data_dir
     if target.resolve() == data.resolve() or data.resolve() in target.resolve().parents:
@@ -55,12 +61,12 @@ def back_up(settings: Settings, target: Path) -> Copied:
         else:
             _postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
             (target / f"{DUMP}.part").replace(target / DUMP)
-        return _copy_all(data, target)
+        return _copy_all(data, target, "backing up", watch)
     except (OSError, sqlite3.Error) as error:
         raise NodeError(f"the backup is not complete: {error}; run the command again, it goes on") from error
 
 
-def restore(settings: Settings, source: Path, *, now: dt.datetime) -> Copied:
+def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch = _unwatched) -> Copied:
     """Bring a backup back into an installation that is stopped. Files that are there stay; an index is set aside.
 
     An older index over newer files is no loss: the receiver indexes at its start what the index does not name. Raises
@@ -73,7 +79,7 @@ def restore(settings: Settings, source: Path, *, now: dt.datetime) -> Copied:
     data = settings.node.data_dir
     try:
         data.mkdir(parents=True, exist_ok=True)
-        copied = _copy_all(source, data)
+        copied = _copy_all(source, data, "restoring", watch)
         if is_sqlite:
             _replace_sqlite(saved, _sqlite_file(settings), now)
         else:
@@ -114,9 +120,10 @@ def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
     _durable(part, target)
 
 
-def _copy_all(source: Path, target: Path) -> Copied:
+def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:
     copied = there = size = 0
-    for relative in _files(source):
+    files = list(_files(source))
+    for relative in watch(what, files, len(files)):
         destination = target / relative
         length = (source / relative).stat().st_size
         if destination.is_file() and destination.stat().st_size == length:

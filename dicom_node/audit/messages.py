@@ -29,6 +29,7 @@ class Event(Enum):
     """Event identification: DCM code value and meaning (PS3.16 CID 400)."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
+    AUDIT_LOG_USED = ("110101", "Audit Log Used")
     BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
     INSTANCES_ACCESSED = ("110103", "DICOM Instances Accessed")
     INSTANCES_TRANSFERRED = ("110104", "DICOM Instances Transferred")
@@ -63,6 +64,7 @@ class Outcome(IntEnum):
 
 ACTIONS = {
     Event.APPLICATION_ACTIVITY: "E",
+    Event.AUDIT_LOG_USED: "R",
     Event.BEGIN_TRANSFERRING: "E",
     Event.INSTANCES_ACCESSED: "R",
     Event.INSTANCES_TRANSFERRED: "C",
@@ -137,6 +139,7 @@ def record(
     outcome: Outcome = Outcome.SUCCESS,
     study: AboutStudy | None = None,
     query: AskedQuery | None = None,
+    audit_log: str = "",
     alert: str = "",
     about_node: str = "",
     action: str = "",
@@ -144,8 +147,9 @@ def record(
 ) -> None:
     """Keep one message, in the caller's transaction.
 
-    alert: what a Security Alert is about, in plain words; about_node: the node that it is about. action: where the
-    event's own action code does not fit ("R" for instances that were held already, PS3.15 table A.5.3.7-1).
+    audit_log: URI of the audit log that was read. alert: what a Security Alert is about, in plain words; about_node:
+    its node. action: where the event's own action code does not fit ("R" for instances that were held already, PS3.15
+    table A.5.3.7-1).
     """
     root = ET.Element("AuditMessage")
     identification = ET.SubElement(
@@ -168,6 +172,8 @@ def record(
         _study(root, study)
     if query is not None:
         _query(root, query)
+    if audit_log:
+        _audit_log(root, audit_log)
     if alert:
         _alert(root, alert, about_node or "dicom-node")
     session.add(
@@ -258,6 +264,20 @@ def _query(root: ET.Element, query: AskedQuery) -> None:
     _code(element, "ParticipantObjectIDTypeCode", ("110181", "SOP Class UID"))
     ET.SubElement(element, "ParticipantObjectQuery").text = base64.b64encode(query.identifier).decode()
     _detail(element, "TransferSyntax", query.transfer_syntax_uid)
+
+
+def _audit_log(root: ET.Element, uri: str) -> None:
+    """The object of an Audit Log Used message (PS3.15 table A.5.3.2-1)."""
+    element = ET.SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=uri,
+        ParticipantObjectTypeCode="2",
+        ParticipantObjectTypeCodeRole="13",
+    )
+    uri_code = {"csd-code": "12", "codeSystemName": "RFC-3881", "originalText": "URI"}
+    ET.SubElement(element, "ParticipantObjectIDTypeCode", uri_code)
+    ET.SubElement(element, "ParticipantObjectName").text = "Security Audit Log"
 
 
 def _alert(root: ET.Element, alert: str, about_node: str) -> None:

@@ -51,6 +51,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "training.retrain",
         "Retrain on the site's own studies with feedback; only a better model is promoted.",
     ),
+    "config": ("configuration", "Check the configuration file."),
+    "audit": ("audit", "Show who did what to whose data."),
     "db": ("database", "Show or upgrade the schema of the index."),
     "priors": ("priors", "Show which earlier image a study is compared with, and why."),
     "report": ("report", "Show Structured Reports."),
@@ -105,7 +107,7 @@ app = typer.Typer(
     help="Compares a chest radiograph with its prior and returns Structured Reports to the PACS.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
 )
 
 

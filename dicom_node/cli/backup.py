@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
+from dicom_node.cli.progress import Progress
 
 
 def backup(
@@ -19,7 +20,8 @@ def backup(
     """Copy index, instances, documents and models while the node runs; only what is new."""
     from dicom_node.admin.backup import back_up
 
-    done = back_up(settings_from(config), folder)
+    with Progress() as progress:
+        done = back_up(settings_from(config), folder, watch=progress.watch)
     if as_json:
         print_json({"copied": done.copied, "there": done.there, "bytes": done.bytes})
     else:
@@ -38,8 +40,8 @@ def restore(
 
     settings = settings_from(config)
     settings.node.data_dir.mkdir(parents=True, exist_ok=True)
-    with sole_owner(settings):
-        done = bring_back(settings, folder, now=dt.datetime.now(dt.UTC))
+    with sole_owner(settings), Progress() as progress:
+        done = bring_back(settings, folder, now=dt.datetime.now(dt.UTC), watch=progress.watch)
     console.print(f"index restored; {done.copied} files copied back, {done.there} were there")
     console.print("start the node: it indexes what is newer than the backup, and analyses what has no result")
 

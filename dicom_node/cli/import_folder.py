@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from dicom_node.admin.import_folder import files_below, import_files, summary
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.cli.progress import Progress
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.tables.core import StudyPurpose
 
@@ -24,11 +24,9 @@ def import_folder(
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     files = files_below(folder)
-    with open_node(config) as node:
+    with open_node(config) as node, Progress() as progress:
         taken = import_files(files, node, purpose=StudyPurpose.ROUTED if analyse else StudyPurpose.PRIOR)
-        if console.is_terminal and not as_json:
-            taken = iter(track(taken, "importing", total=len(files), console=console))
-        result = summary(taken)
+        result = summary(progress.watch("importing", taken, len(files)))
     if as_json:
         print_json({kind.value: count for kind, count in sorted(result.counts.items())})
     else:

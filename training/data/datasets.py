@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from model.errors import PixelError
@@ -119,6 +120,13 @@ def loaded(
             continue
         given += 1
         yield record, pair
+
+
+def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | None = None) -> int:
+    """How many records `loaded` gives where every image can be decoded; reads the set's tables once more."""
+    records = open_records(spec, DropReport())
+    wanted = (r for r in records if (r.split is split if split is not None else r.split is not Split.FIXTURE))
+    return sum(1 for _ in islice(wanted, limit))
 
 
 def _phantom(spec: DataSpec, report: DropReport) -> Iterator[Record]:

@@ -12,6 +12,9 @@ from typing import Any
 from model.errors import ModelError
 from training.recipe.recipe import Recipe
 
+LINE_SECONDS = 10.0
+"""Steps may be long: a line comes at least this often, whatever run.log_every says."""
+
 
 class TrainingError(ModelError):
     """Training cannot go on; the message says what happened at which step and what to look at."""
@@ -22,7 +25,7 @@ class TrainLog:
 
     def __init__(self, out: Path, recipe: Recipe, first: int, *, main: bool, quiet: bool) -> None:
         self.main, self.quiet, self.recipe, self.first = main, quiet, recipe, first
-        self.started = time.perf_counter()
+        self.started = self.spoken = time.perf_counter()
         self.recent: dict[str, float] = {}
         self.board: Any = None
         if not main:
@@ -49,7 +52,9 @@ class TrainLog:
             self.recent[name] = 0.9 * self.recent.get(name, value) + 0.1 * value
             if self.board is not None:
                 self.board.add_scalar(name, value, step)
-        if (step % self.recipe.run.log_every == 0 or step == self.recipe.run.steps) and not self.quiet:
+        ends = step in (self.first + 1, self.recipe.run.steps) or step % self.recipe.run.log_every == 0
+        if not self.quiet and (ends or time.perf_counter() - self.spoken >= LINE_SECONDS):
+            self.spoken = time.perf_counter()
             self._say(step, seconds, rate)
 
     def _say(self, step: int, seconds: float, rate: float) -> None:

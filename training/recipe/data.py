@@ -47,7 +47,7 @@ class DataSection(BaseModel):
     negatives: int | None = Field(
         default=None,
         ge=0,
-        description="At most this many turns on findings that are not there, of one image; three times as many of a pair.",
+        description="At most this many turns on findings that are not there, of one image; of a pair, 3 times.",
     )
     difference: bool | None = Field(
         default=None, description="Ask the open questions on change; not given: as `templates`."
@@ -66,8 +66,8 @@ class DataSection(BaseModel):
     )
     streams: dict[Stream, float] = Field(
         default_factory=lambda: {Stream.DIAGNOSTIC: 0.5, Stream.DIFFERENCE: 0.5},
-        description="Share of each stream (`diagnostic`, `difference`, `prediction`, `long`) in a set's sequences; a set "
-        "that cannot teach one leaves its share to the others.",
+        description="Share of each stream (`diagnostic`, `difference`, `prediction`, `long`) in a set's sequences; a "
+        "set that cannot teach one leaves its share to the others.",
     )
     closed: bool = Field(default=True, description="Ask this project's scored questions beside what is published.")
     templates: bool = Field(default=True, description="Ask LUMEN's templates beside what is published.")
@@ -96,7 +96,9 @@ class DataSection(BaseModel):
     features: str = Field(
         default="", description="Folder of `python -m training.data.features`, for a tower that does not learn."
     )
-    max_dropped: float = Field(default=0.05, ge=0, le=1, description="A larger share of unreadable samples ends the run.")
+    max_dropped: float = Field(
+        default=0.05, ge=0, le=1, description="A larger share of unreadable samples ends the run."
+    )
 
     @field_validator("sets", mode="before")
     @classmethod

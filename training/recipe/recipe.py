@@ -49,7 +49,7 @@ class RunSection(_Section):
     objective: Objective = Field(
         default=Objective.INSTRUCTIONS,
         description="`heads`: only the auxiliary heads' losses, which warm the vision tower, the projector and the "
-        "longitudinal extras up; `instructions`: answers to questions, with heads.weight above 0 also the heads' losses",
+        "longitudinal extras up; `instructions`: answers to questions; with heads.weight above 0 also these losses",
     )
     steps: int = Field(gt=0, description="Updates of the weights in the whole run.")
     seed: int = Field(default=0, description="Of the start, the order of the samples and the dropout.")
@@ -61,7 +61,9 @@ class RunSection(_Section):
     freeze: tuple[Literal["vision_tower", "mm_projector", "llm", "longitudinal"], ...] = Field(
         default=(), description="Parts that do not learn, whatever `tune` says."
     )
-    log_every: int = Field(default=10, gt=0, description="Steps between two lines for people; log.jsonl has every step.")
+    log_every: int = Field(
+        default=10, gt=0, description="Steps between two lines for people; log.jsonl has every step."
+    )
     checkpoint_every: int = Field(default=200, gt=0, description="Steps between two checkpoints to go on from.")
     keep_checkpoints: int = Field(default=2, gt=0, description="Newest checkpoints that are kept.")
     tensorboard: bool = Field(default=False, description="Write for TensorBoard as well (extra `train`).")
@@ -72,7 +74,7 @@ class ModelSection(_Section):
 
     start: str = Field(
         default="new",
-        description="A checkpoint folder, a Hub id, or `new` for a small model of [architecture]. `--start` replaces it.",
+        description="A checkpoint folder, a Hub id, or `new`: a small model of [architecture]. `--start` replaces it.",
     )
     revision: str | None = Field(default=None, description="Commit of a Hub id, 40 hexadecimal digits.")
     heads: str | None = Field(default=None, description="File of auxiliary heads to go on from.")
@@ -102,7 +104,9 @@ class ArchitectureSection(_Section):
     text_heads: int = Field(default=4, description="Attention heads of the language model.")
     text_kv_heads: int = Field(default=2, description="Heads of its keys and values (grouped queries).")
     text_feed: int = Field(default=512, description="Width of its feed-forward layers.")
-    difference_tokens: int = Field(default=25, description="Tokens of the difference feature, a square number; 0: none.")
+    difference_tokens: int = Field(
+        default=25, description="Tokens of the difference feature, a square number; 0: none."
+    )
     no_prior_tokens: int = Field(default=1, description='Learned tokens that say "no prior".')
     align: bool = Field(default=True, description="Align the prior with the current image before the difference.")
     image_roles: int = Field(default=2, description="Learned roles of the images: current, prior, those before.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from model.questions.battery import QuestionType
 from model.schema import StudyPair
 from training.calibration.checkpoint import calibrate
 from training.data.data_log import REPORT
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import loaded, open_records, parse_spec, record_count
 from training.evaluation.evaluate import EvaluationOptions, evaluate
 from training.instructions.coverage import FEWEST, taught_findings, taught_types
 from training.readers.splits import patient_disjoint
@@ -57,6 +57,15 @@ class Measured:
     limit: int | None = None
 
 
+Item = tuple[Record, StudyPair]
+Watch = Callable[[str, Iterable[Item], int | None], Iterable[Item]]
+"""Gives pairs on and shows how far it is: (stage in words, pairs, how many, None where nobody knows)."""
+
+
+def _unwatched(what: str, items: Iterable[Item], total: int | None) -> Iterable[Item]:
+    return items
+
+
 def publish(
     run: Path,
     folder: Path,
@@ -65,6 +74,7 @@ def publish(
     calibration: Measured | None,
     tests: Sequence[Measured],
     device: str = "cpu",
+    watch: Watch = _unwatched,
 ) -> Manifest:
     """Write a checkpoint folder from a finished run; its manifest is written last.
 
@@ -109,25 +119,34 @@ def publish(
     )
     if calibration is not None:
         report = DropReport()
-        fitted = calibrate(load_predictor(draft, device=device), _items(calibration, report, salt))
+        pairs = watch("calibrating", _items(calibration, report, salt), _count(calibration, salt))
+        fitted = calibrate(load_predictor(draft, device=device), pairs)
         rewrite_manifest(draft, **fitted.manifest_values())
-    measured = {test.data: _figures(draft, test, device, salt) for test in tests}
+    measured = {test.data: _figures(draft, test, device, salt, watch) for test in tests}
     rewrite_manifest(draft, metrics=measured)
     draft.rename(folder)
     return read_manifest(folder)
 
 
-def _items(measured: Measured, report: DropReport, salt: str) -> Iterator[tuple[Record, StudyPair]]:
+def _items(measured: Measured, report: DropReport, salt: str) -> Iterator[Item]:
     records = open_records(parse_spec(measured.data), report)
     if salt and measured.split is not None:
         records = patient_disjoint(records, salt=salt)
     return loaded(records, report, split=measured.split, limit=measured.limit)
 
 
-def _figures(folder: Path, test: Measured, device: str, salt: str) -> dict[str, Any]:
+def _count(measured: Measured, salt: str) -> int | None:
+    """How many pairs there are; not known where patients are split by hash."""
+    if salt and measured.split is not None:
+        return measured.limit
+    return record_count(parse_spec(measured.data), split=measured.split, limit=measured.limit)
+
+
+def _figures(folder: Path, test: Measured, device: str, salt: str, watch: Watch) -> dict[str, Any]:
     report = DropReport()
     predictor = load_predictor(folder, device=device)
-    result = evaluate(predictor, _items(test, report, salt), report, data=test.data, options=EvaluationOptions())
+    pairs = watch(f"testing on {test.data}", _items(test, report, salt), _count(test, salt))
+    result = evaluate(predictor, pairs, report, data=test.data, options=EvaluationOptions())
     return figures(result) | {"split": test.split.value if test.split else "all", "dropped": report.total_dropped}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from dicom_node.cli.common import ConfigOption, console, errors, open_node
+from dicom_node.cli.common import ConfigOption, console, open_node
+from dicom_node.cli.progress import Progress
 from dicom_node.index.tables.retrain import Promote
 from dicom_node.system.child_process import stop_on_signals
 
@@ -63,39 +63,20 @@ def _user() -> str:
         return "unknown"
 
 
-class _Speech:
-    """Lines and a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-        self._tenths: dict[str, int] = {}
+class _Speech(Progress):
+    """Sentences of the run on standard output, its progress on standard error, its question on a terminal."""
 
     def __enter__(self) -> _Speech:
-        self._bar.start()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
     def say(self, text: str) -> None:
         console.print(text)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """A bar for each stage; elsewhere a line at its begin, at each tenth and at its end."""
-        if errors.is_terminal:
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total or None)
-            self._bar.update(self._tasks[what], completed=done, total=total or None)
-            return
-        tenth = 10 * done // total if total else 0
-        if self._tenths.get(what) != tenth:
-            self._tenths[what] = tenth
-            console.print(f"{what} {done} of {total}" if total else what)
+        self.step(what, done, total)
 
     def confirm(self, question: str) -> bool | None:
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             return None
-        self._bar.stop()
+        self.pause()
         return typer.confirm(question)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dicom_node.cli.common import ConfigOption, console, errors, open_node
+from dicom_node.cli.progress import Progress
 from dicom_node.errors import NodeError, UsageError
 from model.errors import ModelError
 from training.records.drops import DataError, DropReport
@@ -68,7 +68,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from model.predict import load_predictor
-    from training.data.datasets import loaded, open_records, parse_spec
+    from training.data.datasets import loaded, open_records, parse_spec, record_count
     from training.evaluation.evaluate import EvaluationOptions, evaluate
     from training.evaluation.report import write_report
     from training.evaluation.texts import published_asker, with_lumen_questions
@@ -79,8 +79,9 @@ def evaluate_command(
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
         items = loaded(open_records(spec, report), report, split=split_of(split), limit=limit)
-        with _progress() as (bar, task):
-            bar.update(task, total=limit, description="evaluating")
+        with Progress() as progress:
+            progress.begin("evaluating")
+            total = record_count(spec, split=split_of(split), limit=limit)
             result = evaluate(
                 predictor,
                 ((with_lumen_questions(record, predictor.findings), pair) for record, pair in items)
@@ -91,7 +92,7 @@ def evaluate_command(
                 options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
                 baseline=_learnt_majority(majority),
                 ask=published_asker(predictor),
-                progress=lambda done: bar.update(task, completed=done),
+                progress=lambda done: progress.step("evaluating", done, total),
             )
         if not result.records:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
@@ -131,16 +132,17 @@ def preview(
         records = open_records(parse_spec(data), DropReport())
         if chosen is not None and not data.startswith("phantom:"):
             records = (record for record in records if record.split is chosen)
-        shown = write_preview(
-            islice(records, limit),
-            InstructionOptions(streams=wanted),
-            out,
-            report,
-            data=data,
-            samples=samples,
-            seed=seed,
-            long_answers=load_answers(long_answers) if long_answers is not None else None,
-        )
+        with Progress() as progress:
+            shown = write_preview(
+                progress.watch("reading", islice(records, limit)),
+                InstructionOptions(streams=wanted),
+                out,
+                report,
+                data=data,
+                samples=samples,
+                seed=seed,
+                long_answers=load_answers(long_answers) if long_answers is not None else None,
+            )
     console.print(f"{shown} samples in {out}")
 
 
@@ -167,10 +169,10 @@ def rewrite_command(
         )
         model = _text_model(server, text_model)
         writer = ModelWriter(model) if model is not None else RuleWriter(seed)
-        with _progress() as (bar, task):
-            bar.update(task, total=limit, description="rewriting")
+        with Progress() as progress:
+            progress.begin("rewriting", limit)
             answers = rewrite(
-                islice(sources, limit), writer, report, progress=lambda done: bar.update(task, completed=done)
+                islice(sources, limit), writer, report, progress=lambda done: progress.step("rewriting", done, limit)
             )
         save_answers(out, answers, writer=writer.name, report=report)
     for line in report.lines():
@@ -190,8 +192,9 @@ def leakage_command(
 
     with our_errors():
         report = DropReport()
-        records = open_records(parse_spec(data), report)
-        found = leakage(patient_disjoint(records, salt=salt) if by_patient else records)
+        with Progress() as progress:
+            records = progress.watch("reading", open_records(parse_spec(data), report))
+            found = leakage(patient_disjoint(records, salt=salt) if by_patient else records)
     for line in (*report.lines(), *found.lines()):
         console.print(line)
     if not found.clean:
@@ -296,11 +299,3 @@ def our_errors() -> Iterator[None]:
         yield
     except (DataError, ModelError) as error:
         raise NodeError(str(error)) from error
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Progress, TaskID]]:
-    """A bar on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
-        yield bar, bar.add_task("")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_node.cli.common import console
+from dicom_node.cli.progress import Progress
 from dicom_node.cli.training import train
 from dicom_node.cli.training.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
 from dicom_node.errors import UsageError
@@ -71,10 +72,11 @@ def prepare_command(
         rng = np.random.default_rng(seed)
 
         def all_of_them() -> Iterator[Conversation]:
-            for record in islice(_records(data, split, by_patient, report), limit):
+            for record in progress.watch("reading", islice(_records(data, split, by_patient, report), limit), limit):
                 yield from conversations(record, options, rng, made, long_answers=answers)
 
-        written = write_prepared(out, all_of_them())
+        with Progress() as progress:
+            written = write_prepared(out, all_of_them())
     for line in (*report.lines(), *made.lines()):
         console.print(line)
     console.print(f"{written} conversations in {out}")
@@ -92,7 +94,9 @@ def expert_command(
 
     with our_errors():
         report, said = DropReport(), DropReport()
-        count = write_expert_table(_records(data, split, False, report), load_expert(expert), out, said)
+        with Progress() as progress:
+            records = progress.watch("asking the expert", _records(data, split, False, report))
+            count = write_expert_table(records, load_expert(expert), out, said)
     for line in (*report.lines(), *said.lines()):
         console.print(line)
     console.print(f"{count} images in {out}")
@@ -118,14 +122,16 @@ def finish_command(
 
     with our_errors():
         no_bars_in_files()
-        manifest = publish(
-            run,
-            to,
-            About(name=name, version=version, licence=licence, data=data, fewest=fewest),
-            calibration=_measured(calibration, limit) if calibration else None,
-            tests=[_measured(item, limit) for item in test or []],
-            device=device,
-        )
+        with Progress() as progress:
+            manifest = publish(
+                run,
+                to,
+                About(name=name, version=version, licence=licence, data=data, fewest=fewest),
+                calibration=_measured(calibration, limit) if calibration else None,
+                tests=[_measured(item, limit) for item in test or []],
+                device=device,
+                watch=progress.watch,
+            )
     console.print(f"{to}: {manifest.label}, {len(manifest.findings)} findings, Device UID {manifest.device_uid}")
 
 

@@ -1,0 +1,78 @@
+"""`dicom-node config`: is the configuration file in order?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from dicom_node.cli.common import ConfigOption, JsonOption, console, errors, print_json
+from dicom_node.config import Settings, config_path, load_settings
+from dicom_node.errors import ConfigurationError
+
+MADE_BY_THE_NODE = frozenset({"node.data_dir", "retrain.folder"})
+"""Keys that name a folder which need not be there."""
+
+
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check the configuration file without starting anything.
+
+    Exit 2 where a key or a value is not allowed, naming each with what is allowed; exit 1 where a file that it names is
+    missing. Whether peers answer, disks have room and the model loads is what `doctor` checks.
+    """
+    path = config_path(config)
+    try:
+        settings = load_settings(path)
+    except ConfigurationError as error:
+        lines = str(error).removeprefix(f"{path}:").splitlines()
+        _show(path, wrong=[line.strip() for line in lines if line.strip()], missing=[], notes=[], as_json=as_json)
+        raise typer.Exit(2) from error
+    missing = [f"{key}: {file} is missing" for key, file in _named_files(settings, "") if not file.exists()]
+    _show(path, wrong=[], missing=missing, notes=list(_notes(settings)), as_json=as_json)
+    if missing:
+        raise typer.Exit(1)
+
+
+def _named_files(value: Any, key: str) -> Iterator[tuple[str, Path]]:
+    """(key, path) of every file that must be there."""
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _named_files(getattr(value, name), f"{key}.{name}".lstrip("."))
+    elif isinstance(value, tuple):
+        for number, each in enumerate(value):
+            yield from _named_files(each, f"{key}[{number}]")
+    elif isinstance(value, Path) and key not in MADE_BY_THE_NODE:
+        yield key, value
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    """What is allowed and probably not meant."""
+    if not settings.destinations:
+        yield "no [[destinations]]: results are kept and sent nowhere"
+    if not settings.query:
+        yield "no [[query]]: only priors that were sent or imported are compared with"
+    if settings.web.enabled and not settings.web.users:
+        yield "no [[web.users]]: nobody can open the pages (make a hash: dicom-node web-password)"
+
+
+def _show(path: Path, *, wrong: list[str], missing: list[str], notes: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({"file": str(path), "valid": not wrong, "wrong": wrong, "missing": missing, "notes": notes})
+        return
+    for line in (*wrong, *missing):
+        errors.print(f"{path}: {line}")
+    for line in notes:
+        console.print(f"note: {line}")
+    if not wrong and not missing:
+        console.print(f"{path}: in order")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `config check`."""
+    group = typer.Typer(help="Check the configuration file.", no_args_is_help=True)
+    group.callback()(lambda: None)
+    group.command()(check)
+    app.add_typer(group, name="config")
