@@ -16,7 +16,7 @@ from dicom_node.retrain.stages import Progress
 from model.checkpoints.manifest import Manifest, read_manifest, write_text_atomically
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import load_records, open_records, parse_spec
 from training.evaluation.cached_predictor import Remembered
 from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.evaluation.report import write_report
@@ -49,7 +49,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
         report = DropReport()
         evaluations[name] = evaluate(
             system,
-            loaded(_frozen(plan, findings, report), report),
+            load_records(_frozen(plan, findings, report), report),
             report,
             data=f"frozen set of snapshot {plan.snapshot_name}",
             options=EvaluationOptions(meteor=False),

@@ -25,7 +25,7 @@ from training.data.samples import Sample, Targets, augment
 from training.data.targets import Shown as ShownImages
 from training.data.targets import targets_of_truth
 from training.instructions.rewrite import RuleWriter, rewrite
-from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.instructions.turns import FlaggedTurn, events_of_truth, lumen_turns, make_closed_turns, prediction_turns
 from training.phantom.cache import PhantomCache
 from training.phantom.render import PHANTOM_FINDINGS, PhantomPair
 from training.phantom.scene import GRADED
@@ -102,12 +102,12 @@ class StudyPhantoms:
         return StudyPair(
             pair=pair,
             truth=replace(truth, findings={key: truth.findings[key] for key in STUDY_FINDINGS}),
-            films=reduced(films, self.side)[order],
+            films=average_down(films, self.side)[order],
             marks=None if marks is None else marks[order][:, [PHANTOM_FINDINGS.index(key) for key in HEAD_FINDINGS]],
         )
 
 
-def reduced(films: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def average_down(films: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Films [..., size, size] averaged down to [..., side, side]; size is a multiple of side."""
     factor = films.shape[-1] // side
     if factor == 1:
@@ -157,7 +157,7 @@ class ArmSource:
             targets = replace(self._known(shown.pair, ShownImages.PAIR), marks=marks)
             films = tuple(film for film, _ in varied)
             return Sample(images=films, layout=PromptLayout(priors=1), turns=(), targets=targets)
-        stream = self._drawn(rng)
+        stream = self._draw(rng)
         turns = chosen(turns_of(shown.truth, stream, self.streams, rng), rng)
         alone = stream in (ArmStream.DIAGNOSTIC, ArmStream.PREDICTION)
         expert = None
@@ -171,7 +171,7 @@ class ArmSource:
         layout = PromptLayout(priors=0 if alone else 1, expert=expert)
         return Sample(images=films, layout=layout, turns=turns, targets=targets)
 
-    def _drawn(self, rng: Generator) -> ArmStream:
+    def _draw(self, rng: Generator) -> ArmStream:
         """Half of the sequences show a pair where the arm learns from pairs; a third of the others foretell."""
         if ArmStream.DIFFERENCE in self.streams and rng.random() < 0.5:
             return ArmStream.DIFFERENCE
@@ -195,18 +195,18 @@ def turns_of(
     """Turns of one sequence: those that must be there, and those to choose from."""
     events = events_of_truth(truth)
     if stream is ArmStream.DIAGNOSTIC:
-        return [], lumen_turns(truth, of="current") + closed_turns(truth, alone="current")
+        return [], lumen_turns(truth, of="current") + make_closed_turns(truth, alone="current")
     if stream is ArmStream.PREDICTION:
         foretold = [] if events is None else [_written(PREDICTION_TEXT, events, Tense.PREDICTION)]
         return foretold, prediction_turns(truth)
     if events is None:
-        return [], closed_turns(truth)
+        return [], make_closed_turns(truth)
     wanted = [_written(DIFFERENCE_TEXT, events, Tense.DIFFERENCE)]
     if ArmStream.PREDICTION in streams:
         wanted.append(_written(PREDICTION_BOTH_TEXT, events, Tense.PREDICTION))
     if ArmStream.LONG in streams and (answer := long_answer(events, rng)) is not None:
         wanted.append(Turn(question=f"{LONG_TAG}{DIFFERENCE_TEXT}", answer=answer))
-    return wanted, closed_turns(truth)
+    return wanted, make_closed_turns(truth)
 
 
 def _written(question: str, events: tuple[Event, ...], tense: Tense) -> Turn:

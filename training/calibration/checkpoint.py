@@ -18,7 +18,7 @@ from model.predict import Predictor, finding_answers
 from model.questions.battery import Question, QuestionType
 from model.schema import Change, StudyPair
 from training.calibration.fit import Objective, choose_floor, choose_threshold, fit_joint, fit_temperature
-from training.calibration.validation import PairAnswers, asked, counted
+from training.calibration.validation import PairAnswers, ask_closed_questions, count_answers
 from training.records.record import Record
 from training.records.truth import FindingTruth, ImageTruth
 
@@ -54,12 +54,12 @@ class Calibration:
         `kept`."""
         temperatures, thresholds = (kept.calibration, kept.thresholds) if kept is not None else ({}, {})
         rules = {
-            "calibration": dict(temperatures) | _rounded(self.temperatures),
-            "thresholds": dict(thresholds) | _rounded(self.thresholds),
-            "joint": _rounded(self.joint.values()),
+            "calibration": dict(temperatures) | _round_values(self.temperatures),
+            "thresholds": dict(thresholds) | _round_values(self.thresholds),
+            "joint": _round_values(self.joint.values()),
             "certainty_floor": round(self.floor, 4),
         }
-        return rules | {"calibrated_on": self.answers, "validation": counted(self.pairs, rules)}
+        return rules | {"calibrated_on": self.answers, "validation": count_answers(self.pairs, rules)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
     samples: list[_Sample] = []
     pairs: list[PairAnswers] = []
     for record, pair in items:
-        pairs.append(asked(predictor, pair))
+        pairs.append(ask_closed_questions(predictor, pair))
         for answer in pairs[-1].closed.values():
             _note(answer, record, scores, truths)
         samples.extend(_samples(pairs[-1].closed, record, pair.prior is not None))
@@ -202,5 +202,5 @@ def _with_floor(fitted: Calibration, samples: Sequence[_Sample]) -> Calibration:
     return dataclasses.replace(fitted, floor=chosen.value, coverage=chosen.coverage, accuracy=chosen.accuracy)
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+def _round_values(values: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 4) for key, value in values.items()}

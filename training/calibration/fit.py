@@ -100,7 +100,7 @@ def fit_temperature(scores: Sequence[ArrayLike], truths: Sequence[int]) -> float
     """
     if not len(truths):
         return 1.0
-    rows = _padded(scores)
+    rows = _pad(scores)
     index = np.asarray(truths, dtype=np.int64)
 
     def loss(log_temperature: float) -> float:
@@ -252,7 +252,7 @@ def choose_floor(
     return Floor(value=float(sure[order][chosen]), coverage=(chosen + 1) / sure.size, accuracy=float(running[chosen]))
 
 
-def _padded(scores: Sequence[ArrayLike]) -> NDArray[np.float64]:
+def _pad(scores: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """[N, K]: rows with fewer answers are filled with -inf, which takes no part in a softmax."""
     rows = [np.asarray(one, dtype=np.float64) for one in scores]
     out = np.full((len(rows), max(row.size for row in rows)), -np.inf)

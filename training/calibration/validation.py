@@ -24,7 +24,7 @@ from model.errors import ModelError
 from model.finding_states import JointWeights, read_finding
 from model.predict import Predictor, finding_answers, load_predictor
 from model.schema import Finding, Presence, StudyPair
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import load_records, open_records, parse_spec
 from training.records.drops import DataError, DropReport
 from training.records.record import Split
 
@@ -39,20 +39,20 @@ class PairAnswers:
     with_prior: bool
 
 
-def asked(predictor: Predictor, pair: StudyPair) -> PairAnswers:
+def ask_closed_questions(predictor: Predictor, pair: StudyPair) -> PairAnswers:
     """Ask the closed questions on the findings of one pair, as serving asks them; nothing of the prognosis."""
     jobs = [job for job in predictor.jobs(pair) if job.layout.priors or pair.prior is None]
     closed: dict[str, ClosedAnswer] = {}
-    for answers in predictor.engine.ask([_closed_only(job) for job in jobs]):
+    for answers in predictor.engine.ask([_keep_closed(job) for job in jobs]):
         closed |= answers.closed
     return PairAnswers(closed=closed, with_prior=pair.prior is not None)
 
 
-def _closed_only(job: Job) -> Job:
+def _keep_closed(job: Job) -> Job:
     return dataclasses.replace(job, questions=tuple(q for q in job.questions if q.allowed is not None))
 
 
-def counted(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> ValidationSet | None:
+def count_answers(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> ValidationSet | None:
     """The answers, read by the values of a manifest; None where nobody was asked.
 
     rules: "calibration", "thresholds", "joint" and "certainty_floor" as the manifest has them.
@@ -112,7 +112,7 @@ def _read(pair: PairAnswers, rules: Mapping[str, Any]) -> Sequence[Finding]:
 
 
 def reading_rules(manifest: Manifest) -> dict[str, Any]:
-    """The values of a manifest that `counted` needs."""
+    """The values of a manifest that `count_answers` needs."""
     return {name: getattr(manifest, name) for name in ("calibration", "thresholds", "joint", "certainty_floor")}
 
 
@@ -140,8 +140,10 @@ def measure(folder: Path, data: str, *, split: Split | None = None, limit: int |
     empty."""
     predictor = load_predictor(folder)
     report = DropReport()
-    items = loaded(open_records(parse_spec(data), report), report, split=split, limit=limit)
-    found = counted((asked(predictor, pair) for _, pair in items), reading_rules(predictor.manifest))
+    items = load_records(open_records(parse_spec(data), report), report, split=split, limit=limit)
+    found = count_answers(
+        (ask_closed_questions(predictor, pair) for _, pair in items), reading_rules(predictor.manifest)
+    )
     if found is None:
         raise DataError(f"{data} has no pair to ask")
     return found

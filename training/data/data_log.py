@@ -45,7 +45,7 @@ class DataLog:
 
     def finish(self) -> list[str]:
         """Write data.json from what all ranks noted; returns the report in lines. For the main rank, at the end."""
-        found = dropped_of(self._out)
+        found = read_dropped(self._out)
         lines: list[str] = []
         reasons: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
@@ -66,7 +66,7 @@ class DataLog:
         return lines
 
 
-def dropped_of(out: Path) -> list[Dropped]:
+def read_dropped(out: Path) -> list[Dropped]:
     """Everything that some rank noted, each image or record once: a run that goes on meets the same ones again."""
     found: dict[Dropped, None] = {}
     for path in sorted(out.glob("dropped-*.jsonl")):

@@ -69,7 +69,7 @@ def load_image(image: ImageRef) -> DisplayImage:
 def load_pair(record: Record, *, most: int = 2) -> StudyPair:
     """The newest `most` images of a record as the model is asked with them. Raises PixelError, and ValueError where
     their files say that they were taken in another order."""
-    images = [_dated(load_image(image), image.when) for image in record.images[-min(most, MAX_IMAGES) :]]
+    images = [_date_image(load_image(image), image.when) for image in record.images[-min(most, MAX_IMAGES) :]]
     return StudyPair(
         current=images[-1],
         prior=images[-2] if len(images) > 1 else None,
@@ -78,7 +78,7 @@ def load_pair(record: Record, *, most: int = 2) -> StudyPair:
     )
 
 
-def _dated(image: DisplayImage, when: str) -> DisplayImage:
+def _date_image(image: DisplayImage, when: str) -> DisplayImage:
     """The image with the day that the data set gives, where its file has none."""
     if image.acquired is not None:
         return image
@@ -88,7 +88,7 @@ def _dated(image: DisplayImage, when: str) -> DisplayImage:
         return image  # a follow-up number, or nothing
 
 
-def loaded(
+def load_records(
     records: Iterable[Record],
     report: DropReport,
     *,
@@ -123,7 +123,7 @@ def loaded(
 
 
 def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | None = None) -> int:
-    """How many records `loaded` gives where every image can be decoded; reads the set's tables once more."""
+    """How many records `load_records` gives where every image can be decoded; reads the set's tables once more."""
     records = open_records(spec, DropReport())
     wanted = (r for r in records if (r.split is split if split is not None else r.split is not Split.FIXTURE))
     return sum(1 for _ in islice(wanted, limit))

@@ -43,7 +43,7 @@ class Schedule:
         self._order = lru_cache(maxsize=2 * max(len(self.sizes), 1))(self._make_order)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restored, (self.sizes, self.quotas, self._seed)
+        return _restore, (self.sizes, self.quotas, self._seed)
 
     def place(self, number: int) -> tuple[int, int]:
         """Pool and item of one place."""
@@ -67,7 +67,7 @@ class Schedule:
         return order.astype(np.int32)
 
 
-def _restored(sizes: tuple[int, ...], quota: tuple[int, ...], seed: int) -> Schedule:
+def _restore(sizes: tuple[int, ...], quota: tuple[int, ...], seed: int) -> Schedule:
     return Schedule(sizes, [count / BLOCK for count in quota], seed=seed)
 
 

@@ -20,7 +20,7 @@ from model.nvila.configuration import NvilaConfig
 from model.nvila.tiling import Tiling
 from training.data.datasets import load_image
 from training.phantom.scene import PHANTOM_FINDINGS
-from training.readers.phantom import CACHED, cached_marks, cached_picture
+from training.readers.phantom import CACHED, read_marks, read_picture
 from training.recipe.recipe import Recipe
 from training.records.record import ImageRef
 
@@ -40,7 +40,7 @@ class Pictures:
     def get(self, image: ImageRef) -> NDArray[np.uint8]:
         """uint8 [size, size]. Raises PixelError where the image gives no picture."""
         if image.key.startswith(CACHED):
-            rendered = cached_picture(image.key)
+            rendered = read_picture(image.key)
             return rendered if rendered.shape[-1] == self.size else fit(load_image(image), self.size)
         if self.cache is None:
             return fit(load_image(image), self.size)
@@ -59,7 +59,7 @@ class Pictures:
         """Where the findings lie, uint8 [findings, side, side]; None where that is not known of each of them."""
         if not findings or not set(findings) <= set(PHANTOM_FINDINGS):
             return None
-        marks = cached_marks(image.key)
+        marks = read_marks(image.key)
         return None if marks is None else marks[[PHANTOM_FINDINGS.index(key) for key in findings]]
 
     def _name(self, image: ImageRef) -> str:

@@ -97,7 +97,7 @@ class RecordPool:
 
     def make(self, item: int, rng: Generator) -> Sample:
         stored = self.record(item)
-        record = self._varied(stored, rng) if self.stream is Stream.DIFFERENCE else stored
+        record = self._vary(stored, rng) if self.stream is Stream.DIFFERENCE else stored
         # A varied record may have nothing to ask, and thinning out may leave nothing: then it is shown as it is.
         made = self._conversations(record, rng, self.options.keep_negatives)
         if not made:
@@ -139,7 +139,7 @@ class RecordPool:
             conversations(record, options, rng, DropReport(), expert=self.expert, long_answers=self.long_answers)
         )
 
-    def _varied(self, record: Record, rng: Generator) -> Record:
+    def _vary(self, record: Record, rng: Generator) -> Record:
         if record.prior is None or (record.earlier and self.options.max_images > 2):
             return record  # a sequence in another order is no course of anything
         if self.variation.swap and rng.random() < self.variation.swap:

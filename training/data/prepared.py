@@ -124,7 +124,7 @@ def read_prepared(folder: Path, report: DropReport) -> Iterator[Prepared]:
         for number, text in enumerate(file, start=2):
             if not text.endswith("\n"):
                 raise DataError(f"{path.name} is cut off in line {number}")
-            line = _checked(text, number, report)
+            line = _check_line(text, number, report)
             if line is None:
                 continue
             identity = int.from_bytes(hashlib.blake2b(line.id.encode(), digest_size=8).digest(), "big")
@@ -136,7 +136,7 @@ def read_prepared(folder: Path, report: DropReport) -> Iterator[Prepared]:
             yield line
 
 
-def _checked(text: str, number: int, report: DropReport) -> Prepared | None:
+def _check_line(text: str, number: int, report: DropReport) -> Prepared | None:
     try:
         line = Prepared.model_validate_json(text)
         for turn in line.turns:
@@ -163,7 +163,7 @@ def _check_header(path: Path, text: str) -> None:
         raise DataError(f"{path} has version {header.get('version')}; this reader knows version {VERSION}")
 
 
-def prepared_index(
+def index_prepared(
     source: Path, work: Path, *, fresh: bool, progress: Callable[[int], None] = lambda done: None
 ) -> PreparedIndex:
     """The conversations of a folder as rows under `work`. Raises DataError where there is none to learn from."""

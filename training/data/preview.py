@@ -18,7 +18,7 @@ from training.instructions.streams import (
     InstructionOptions,
     LongAnswers,
     conversations,
-    mixed,
+    mix_pools,
     mixing_weights,
     pools_of,
 )
@@ -58,7 +58,7 @@ def write_preview(
     weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
     shown: list[dict[str, object]] = []
     seen: set[str] = set()
-    for conversation in mixed(pools, temperature=temperature, seed=seed, length=samples * 4):
+    for conversation in mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4):
         if len(shown) >= samples or conversation.conversation_id in seen:
             continue
         seen.add(conversation.conversation_id)

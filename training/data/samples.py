@@ -79,17 +79,17 @@ def augment(
     size = film.shape[0]
     reach = round(size * 0.05)
     down, right = (int(value) for value in rng.integers(-reach, reach + 1, 2))
-    moved = shifted(film, down, right)
+    moved = shift_picture(film, down, right)
     if marks is not None:
         scale = marks.shape[-1] / size
-        marks = shifted(marks, round(down * scale), round(right * scale))
+        marks = shift_picture(marks, round(down * scale), round(right * scale))
     gain, offset = rng.uniform(0.9, 1.1), rng.uniform(-14, 14)
     table = np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.uint8)
     table[0] = 0  # padding stays black
     return table[moved], marks
 
 
-def shifted(picture: NDArray[np.uint8], down: int, right: int) -> NDArray[np.uint8]:
+def shift_picture(picture: NDArray[np.uint8], down: int, right: int) -> NDArray[np.uint8]:
     """The last two axes moved; what comes in is black."""
     rows, columns = picture.shape[-2:]
     moved = np.zeros_like(picture)

@@ -16,7 +16,7 @@ from training.data.mixed_source import MixedSource
 from training.data.mixing import set_shares
 from training.data.pictures import Pictures
 from training.data.pools import Pool, RecordPool, Variation
-from training.data.prepared import PreparedIndex, PreparedPool, prepared_index
+from training.data.prepared import PreparedIndex, PreparedPool, index_prepared
 from training.instructions.rewrite import load_answers
 from training.instructions.streams import ExpertText, InstructionOptions, Stream
 from training.phantom.render import PHANTOM_FINDINGS
@@ -211,7 +211,7 @@ def _open(section: SetSection, recipe: Recipe, place: Place) -> OpenedSet:
     data = recipe.data
     if section.data.startswith(CONVERSATIONS):
         folder = Path(section.data.removeprefix(CONVERSATIONS))
-        index = prepared_index(folder, place.work, fresh=place.fresh, progress=say)
+        index = index_prepared(folder, place.work, fresh=place.fresh, progress=say)
         return PreparedSet(section=section, index=index, turns=data.turns)
     spec = SetSpec(
         data=section.data,

@@ -23,7 +23,7 @@ class Case:
     """(finding, truth, said) where they differ, worst first."""
 
 
-def asked_only(answered: Sequence[Answered]) -> tuple[list[Answered], tuple[str, ...]]:
+def keep_asked(answered: Sequence[Answered]) -> tuple[list[Answered], tuple[str, ...]]:
     """The answers with only the findings that the model answers at all, and the labelled ones that it never does.
 
     What a model was not made for is not its error: it is named beside the figures. A finding that is answered for some

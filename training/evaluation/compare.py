@@ -46,14 +46,14 @@ def compare_reports(first: Sequence[Path], second: Sequence[Path]) -> list[Figur
         patients |= known
     try:
         return [
-            _compared(name, [reports[p][0][name] for p in first], [reports[p][0][name] for p in second], patients)
+            _compare_figure(name, [reports[p][0][name] for p in first], [reports[p][0][name] for p in second], patients)
             for name in shared
         ]
     except ValueError as error:
         raise DataError(str(error)) from error
 
 
-def _compared(
+def _compare_figure(
     name: str,
     first: Sequence[Mapping[str, float]],
     second: Sequence[Mapping[str, float]],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from model.schema import ModelIdentity, Prediction, StudyPair
-from training.evaluation.cases import Case, asked_only, case_of, per_question_of, worst_of
+from training.evaluation.cases import Case, case_of, keep_asked, per_question_of, worst_of
 from training.evaluation.consistency import score_consistency
 from training.evaluation.texts import (
     ProgressionScores,
@@ -140,7 +140,7 @@ def evaluate(
         cases = worst_of([*cases, case_of(answer, pair)], options.worst)
         progress(len(answered))
     labelled = [answer for answer in answered if answer.truth.findings]
-    scored, unasked = asked_only(labelled)
+    scored, unasked = keep_asked(labelled)
     presence, change = _confidences(scored)
     return Evaluation(
         data=data,

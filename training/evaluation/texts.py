@@ -176,7 +176,7 @@ def with_lumen_questions(record: Record, findings: Sequence[str] | None = None) 
     return replace(record, asked=(*record.asked, *asked))
 
 
-def published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], list[str]]:
+def make_published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], list[str]]:
     """Ask a record's published questions: yes/no questions are scored, all others generated.
 
     Questions on one image are asked of the current image alone, as the diagnostic stream teaches them; the difference

@@ -36,7 +36,7 @@ class Limits:
 LIMITS = Limits()
 
 
-def augmented(grey: Tensor, masks: Tensor, mirrored: Tensor, limits: Limits = LIMITS) -> tuple[Tensor, Tensor]:
+def augment_films(grey: Tensor, masks: Tensor, mirrored: Tensor, limits: Limits = LIMITS) -> tuple[Tensor, Tensor]:
     """grey [N, 1, S, S] in 0..1, masks [N, K, M, M]: both moved alike. mirrored [N]: which films are mirrored."""
     count, side = len(grey), grey.shape[-1]
     grids = _transforms(count, mirrored, limits)
@@ -47,8 +47,8 @@ def augmented(grey: Tensor, masks: Tensor, mirrored: Tensor, limits: Limits = LI
     masks = functional.grid_sample(masks, functional.affine_grid(grids, size, align_corners=False), align_corners=False)
     for number in range(count):
         if torch.rand(()) < limits.blurred:
-            grey[number : number + 1] = _blurred(grey[number : number + 1], limits)
-    grey = _exposed(grey.clamp(1e-4, 1.0), limits)
+            grey[number : number + 1] = _blur(grey[number : number + 1], limits)
+    grey = _expose(grey.clamp(1e-4, 1.0), limits)
     for number in range(count):
         if torch.rand(()) < limits.hidden:
             _hide(grey[number, 0], limits)
@@ -69,7 +69,7 @@ def _transforms(count: int, mirrored: Tensor, limits: Limits) -> Tensor:
     return torch.stack([first, second], dim=1)
 
 
-def _blurred(grey: Tensor, limits: Limits) -> Tensor:
+def _blur(grey: Tensor, limits: Limits) -> Tensor:
     side = grey.shape[-1]
     small = int(torch.randint(limits.least_side, side - 8, ()))
     reduced = functional.interpolate(grey, size=(small, small), mode="area")
@@ -77,7 +77,7 @@ def _blurred(grey: Tensor, limits: Limits) -> Tensor:
     return functional.interpolate(reduced, size=(side, side), mode=mode, align_corners=False)
 
 
-def _exposed(grey: Tensor, limits: Limits) -> Tensor:
+def _expose(grey: Tensor, limits: Limits) -> Tensor:
     shape, count = (-1, 1, 1, 1), len(grey)
     grey = grey ** torch.exp(_spread(count, limits.gamma)).view(shape)
     grey = (grey - 0.5) * torch.exp(_spread(count, limits.contrast)).view(shape) + 0.5

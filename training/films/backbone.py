@@ -54,7 +54,7 @@ def imagenet_state() -> Mapping[str, Tensor]:
     return state
 
 
-def adapted_backbone(state: Mapping[str, Tensor], batches: Iterable[Tensor], *, dropped: float) -> EfficientNetLite0:
+def adapt_backbone(state: Mapping[str, Tensor], batches: Iterable[Tensor], *, dropped: float) -> EfficientNetLite0:
     """The backbone with each normalisation layer's statistics taken from films and folded into its convolution.
 
     batches: grey images [N, 1, H, W] in 0..1; the statistics are means over them. dropped: as `EfficientNetLite0`.

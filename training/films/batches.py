@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.experts.film_network import GRADED, GRID, MARKED, MINED
 from model.schema import Change
-from training.films.augment import augmented
+from training.films.augment import augment_films
 from training.films.film_set import FilmSet
 from training.films.outputs import word_of
 from training.records.record import Record
@@ -121,7 +121,7 @@ def draw(films: FilmSet, alone: NDArray[np.float64], pairs: PairSet, size: int, 
     for number, row in enumerate(rows):
         if films.mask_rows[row] >= 0:
             masks[number] = torch.from_numpy(films.masks[films.mask_rows[row]].astype(np.float32))
-    grey, masks = augmented(squares(films, rows), masks, mirrored)
+    grey, masks = augment_films(squares(films, rows), masks, mirrored)
     return Batch(
         rows=rows,
         pairs=count,

@@ -21,7 +21,7 @@ import typer
 
 from model.predict import Predictor, load_predictor
 from model.schema import Change, Finding, StudyPair
-from training.data.datasets import loaded
+from training.data.datasets import load_records
 from training.evaluation.consistency import score_consistency
 from training.films.pointing import pointing_figures
 from training.metrics.classification import auroc, class_scores, expected_calibration_error, macro_f1
@@ -224,16 +224,16 @@ def _macro(tables: Sequence[Sequence[tuple[str, bool, float]]]) -> Interval:
 def evaluate_films(predictor: Predictor, series: Path, *, limit: int | None = None) -> dict[str, Any]:
     """Every figure on the dev patients; limit: at most so many records of each kind."""
     report = DropReport()
-    marked = list(loaded(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
+    marked = list(load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
     by_marks = ask(predictor, marked, twice=True)
     records: list[Record] = []
 
-    def remembered() -> Iterable[tuple[Record, StudyPair]]:
-        for item in loaded(read_nih_series(series, report), report, split=Split.VALIDATE, limit=limit):
+    def iterate_pairs() -> Iterable[tuple[Record, StudyPair]]:
+        for item in load_records(read_nih_series(series, report), report, split=Split.VALIDATE, limit=limit):
             records.append(item[0])
             yield item
 
-    by_reports = ask(predictor, remembered())
+    by_reports = ask(predictor, iterate_pairs())
     unlike = [item.said.unfamiliarity for item in by_reports if item.said.unfamiliarity is not None]
     return {
         "model": f"{predictor.identity.name} {predictor.identity.version} {predictor.identity.device_uid}",

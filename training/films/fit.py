@@ -102,7 +102,7 @@ def _degree_f1(rows: Sequence[tuple[float, int]], cut: float) -> float:
 def _presence(films: Sequence[FilmSample]) -> FilmRule:
     best, worth = FilmRule(), -1.0
     for share in MIXES:
-        draft = _mixed(films, share)
+        draft = _mix_rule(films, share)
         value = _ranking(films, draft)
         if value > worth + 1e-6:
             best, worth = draft, value
@@ -111,7 +111,7 @@ def _presence(films: Sequence[FilmSample]) -> FilmRule:
     return FilmRule(mined=best.mined * scale, marked=best.marked * scale, bias=shift)
 
 
-def _mixed(films: Sequence[FilmSample], share: float) -> FilmRule:
+def _mix_rule(films: Sequence[FilmSample], share: float) -> FilmRule:
     has_mined = any(film.scores.mined is not None for film in films)
     has_marked = any(film.scores.marked is not None for film in films)
     if not (has_mined and has_marked):

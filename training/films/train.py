@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.experts.film_network import MARKED, SIDE, FilmNetwork
-from training.films.backbone import adapted_backbone, freeze_blocks, imagenet_state
+from training.films.backbone import adapt_backbone, freeze_blocks, imagenet_state
 from training.films.batches import Batch, PairSet, draw, film_shares, pair_set, squares
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set
@@ -51,7 +51,7 @@ def train_film_network(films: FilmSet, pairs: PairSet, *, seed: int, steps: int 
     alone = film_shares(films)
     network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
     shown = (draw(films, alone, pairs, FILMS_A_STEP, rng).grey for _ in range(ADAPTING_BATCHES))
-    network.body = adapted_backbone(imagenet_state(), shown, dropped=DROPPED)
+    network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED)
     freeze_blocks(network.body, FROZEN_BLOCKS)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     probe_heads(network, films)

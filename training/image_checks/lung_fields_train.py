@@ -28,7 +28,7 @@ from model.checks.lung_fields import find_lungs
 from model.images.display import from_grey, load_picture
 from model.images.square import fit_grey
 from model.schema import DisplayImage
-from training.image_checks.view_check_data import exposed, moved
+from training.image_checks.view_check_data import expose_film, move_film
 from training.phantom.anatomy import SIDES, body_coordinates, lung_field
 from training.phantom.findings import lost_volume
 from training.phantom.render import render
@@ -84,7 +84,7 @@ class Segmenter(nn.Module):
         return logits
 
 
-def outlined_films(data: Path, splits: Sequence[str]) -> list[Outlined]:
+def read_outlined_films(data: Path, splits: Sequence[str]) -> list[Outlined]:
     """The Hannover films with outlines of patients in these splits."""
     folder = data / "hannover"
     with (folder / "splits.csv").open(encoding="utf-8") as rows:
@@ -92,10 +92,10 @@ def outlined_films(data: Path, splits: Sequence[str]) -> list[Outlined]:
     with (folder / "data.csv").open(encoding="utf-8") as rows:
         images = [row["image_id"] for row in csv.DictReader(rows) if row["patient_id"] in patients]
     outlines = json.loads((folder / "lungs.json").read_text("utf-8"))["images"]
-    return [_outlined(folder / "png" / f"{name}.png", outlines[name]) for name in images if name in outlines]
+    return [_read_outlined(folder / "png" / f"{name}.png", outlines[name]) for name in images if name in outlines]
 
 
-def outlined_phantoms(count: int, seed: int) -> list[Outlined]:
+def draw_outlined_phantoms(count: int, seed: int) -> list[Outlined]:
     """Synthetic films with the lungs that they were drawn with."""
     result = []
     for number in range(count):
@@ -112,7 +112,7 @@ def outlined_phantoms(count: int, seed: int) -> list[Outlined]:
     return result
 
 
-def _outlined(path: Path, entry: dict[str, Any]) -> Outlined:
+def _read_outlined(path: Path, entry: dict[str, Any]) -> Outlined:
     image = load_picture(path)
     box = image.geometry
     planes = []
@@ -121,10 +121,10 @@ def _outlined(path: Path, entry: dict[str, Any]) -> Outlined:
         ImageDraw.Draw(plane).polygon([(float(x), float(y)) for x, y in polygon], fill=1)
         plane = plane.crop((box.left, box.top, box.left + box.width, box.top + box.height))
         planes.append(np.asarray(plane, dtype=np.float32))
-    return Outlined(pixels=_reduced(image.pixels), right=_reduced(planes[0]), left=_reduced(planes[1]))
+    return Outlined(pixels=_reduce(image.pixels), right=_reduce(planes[0]), left=_reduce(planes[1]))
 
 
-def _reduced(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+def _reduce(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     scale = CANVAS / max(plane.shape)
     size = (max(1, round(plane.shape[1] * scale)), max(1, round(plane.shape[0] * scale)))
     return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
@@ -133,10 +133,10 @@ def _reduced(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 def _sample(film: Outlined, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Input [SIDE, SIDE] and target [2, SIDE, SIDE] of a film that is moved, mirrored and exposed at random."""
     seed = int(rng.integers(1 << 30))
-    planes = [moved(plane, np.random.default_rng(seed)) for plane in (film.pixels, film.right, film.left)]
+    planes = [move_film(plane, np.random.default_rng(seed)) for plane in (film.pixels, film.right, film.left)]
     if rng.random() < 0.5:
         planes = [np.ascontiguousarray(plane[:, ::-1]) for plane in (planes[0], planes[2], planes[1])]
-    pixels = exposed(planes[0], rng)
+    pixels = expose_film(planes[0], rng)
     target = np.stack([fit_grey(plane, SIDE).astype(np.float32) / 255.0 for plane in planes[1:]])
     return view_input(pixels), target
 
@@ -206,14 +206,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.measure:
-        films, phantoms = outlined_films(options.data, ["train"]), outlined_phantoms(150, seed=3_000_000)
+        films, phantoms = read_outlined_films(options.data, ["train"]), draw_outlined_phantoms(150, seed=3_000_000)
         print(f"{len(films)} films and {len(phantoms)} phantoms")
         network = train(films, phantoms, steps=options.steps)
         weights = {name: value.detach().numpy().astype(np.float16) for name, value in network.state_dict().items()}
         save_file(weights, options.out)
         print(f"{sum(value.size for value in load_file(options.out).values())} weights")
-    print("films of dev and fixture:", json.dumps(measure(outlined_films(options.data, ["dev", "fixture"]))))
-    print("phantoms:", json.dumps(measure(outlined_phantoms(50, seed=4_000_000))))
+    print("films of dev and fixture:", json.dumps(measure(read_outlined_films(options.data, ["dev", "fixture"]))))
+    print("phantoms:", json.dumps(measure(draw_outlined_phantoms(50, seed=4_000_000))))
 
 
 if __name__ == "__main__":

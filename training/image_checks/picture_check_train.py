@@ -21,7 +21,14 @@ from safetensors.numpy import load_file, save_file
 from model.checks.frontal_view import check_view
 from model.checks.plausibility import PictureMeasures, coarse_square, measure, normalised, picture_fault
 from model.images.display import from_grey
-from training.image_checks.view_check_data import OTHER_FAMILIES, Grey, exposed, lateral_sample, moved, other_sample
+from training.image_checks.view_check_data import (
+    OTHER_FAMILIES,
+    Grey,
+    expose_film,
+    lateral_sample,
+    move_film,
+    other_sample,
+)
 from training.image_checks.view_check_train import frontals, phantoms
 
 COMPONENTS = 40
@@ -31,7 +38,7 @@ MOVED = 3
 
 def fit_plane(films: Sequence[Grey], rng: np.random.Generator, synthetic: Sequence[Grey] = ()) -> dict[str, Any]:
     """mean [SIDE²] and basis [COMPONENTS, SIDE²] in half precision, as they are stored."""
-    copies = [exposed(moved(film, rng), rng) for film in films for _ in range(MOVED)]
+    copies = [expose_film(move_film(film, rng), rng) for film in films for _ in range(MOVED)]
     table = np.array([normalised(coarse_square(picture)).ravel() for picture in (*films, *copies, *synthetic)])
     mean = table.mean(axis=0)
     _, _, basis = np.linalg.svd(table - mean, full_matrices=False)
@@ -57,7 +64,7 @@ def patterns(rng: np.random.Generator) -> dict[str, Grey]:
     return {name: from_grey(draw().astype(np.float32)).pixels for name, draw in made.items()}
 
 
-def refused(pictures: Sequence[Grey]) -> str:
+def count_refused(pictures: Sequence[Grey]) -> str:
     """ "n/N" and for what."""
     faults = [picture_fault(picture, _other(picture)) for picture in pictures]
     counts = Counter(str(fault) for fault in faults if fault is not None)
@@ -86,7 +93,7 @@ def report(data: Path, plane: Mapping[str, NDArray[Any]], *, drawn: int = 100, s
     """Refused films (there should be none), refused other things, and how near films come to the limits."""
     rng = np.random.default_rng(seed)
     train, dev = frontals(data, "train"), frontals(data, "dev")
-    shaken = [exposed(moved(film, rng), rng) for film in dev for _ in range(MOVED)]
+    shaken = [expose_film(move_film(film, rng), rng) for film in dev for _ in range(MOVED)]
     turned = [np.rot90(film, turn).copy() for film in dev for turn in (1, 2, 3)]
     chests = {
         "films of train": train,
@@ -96,15 +103,17 @@ def report(data: Path, plane: Mapping[str, NDArray[Any]], *, drawn: int = 100, s
         "… inverted": [1 - film for film in dev],
         "phantoms": phantoms(100, seed=2_000_000),
     }
-    result: dict[str, Any] = {name: refused(films) for name, films in chests.items()}
+    result: dict[str, Any] = {name: count_refused(films) for name, films in chests.items()}
     result["limits approached by films of train"] = extremes(train, plane)
     result["limits approached by films of dev"] = extremes(dev, plane)
     shown = [patterns(rng) for _ in range(drawn)]
     for name in shown[0]:
-        result[name] = refused([pictures[name] for pictures in shown])
+        result[name] = count_refused([pictures[name] for pictures in shown])
     for name in OTHER_FAMILIES:
-        result[f"drawn: {name}"] = refused([other_sample(dev[i % len(dev)], rng, (name,)).pixels for i in range(drawn)])
-    result["drawn: lateral chests"] = refused([lateral_sample(rng).pixels for _ in range(drawn)])
+        result[f"drawn: {name}"] = count_refused(
+            [other_sample(dev[i % len(dev)], rng, (name,)).pixels for i in range(drawn)]
+        )
+    result["drawn: lateral chests"] = count_refused([lateral_sample(rng).pixels for _ in range(drawn)])
     return result
 
 

@@ -34,7 +34,7 @@ class Sample:
 
 def chest_sample(frontal: Grey, rng: np.random.Generator) -> Sample:
     """A frontal chest [H, W], moved, re-exposed, and half of the time turned or inverted."""
-    pixels = exposed(moved(cut(frontal, rng), rng), rng)
+    pixels = expose_film(move_film(cut(frontal, rng), rng), rng)
     inverted = int(rng.random() < 0.25)
     rotation = int(rng.integers(1, 4)) if rng.random() < 0.35 else 0
     if inverted:
@@ -60,7 +60,7 @@ def other_sample(frontal: Grey, rng: np.random.Generator, families: tuple[str, .
     name = names[int(rng.integers(len(names)))]
     pixels = OTHER_FAMILIES[name](frontal, rng)
     if name not in ("piece", "noise"):
-        pixels = np.rot90(exposed(moved(pixels, rng), rng), int(rng.integers(4)) if rng.random() < 0.5 else 0)
+        pixels = np.rot90(expose_film(move_film(pixels, rng), rng), int(rng.integers(4)) if rng.random() < 0.5 else 0)
     if rng.random() < 0.3:
         pixels = 1.0 - pixels
     return Sample(pixels=np.ascontiguousarray(pixels, dtype=np.float32), kind=2)
@@ -68,13 +68,13 @@ def other_sample(frontal: Grey, rng: np.random.Generator, families: tuple[str, .
 
 def lateral_sample(rng: np.random.Generator) -> Sample:
     """A drawn lateral chest, facing either side."""
-    pixels = exposed(moved(_lateral(rng), rng), rng)
+    pixels = expose_film(move_film(_lateral(rng), rng), rng)
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1].copy()
     return Sample(pixels=pixels, kind=1)
 
 
-def moved(pixels: Grey, rng: np.random.Generator) -> Grey:
+def move_film(pixels: Grey, rng: np.random.Generator) -> Grey:
     """Turned by a few degrees, zoomed, shifted, stretched; what comes from outside is black or repeats the edge."""
     height, width = pixels.shape
     angle = math.radians(float(rng.normal(0, 5)))
@@ -89,7 +89,7 @@ def moved(pixels: Grey, rng: np.random.Generator) -> Grey:
     return np.asarray(out, dtype=np.float32)
 
 
-def exposed(pixels: Grey, rng: np.random.Generator) -> Grey:
+def expose_film(pixels: Grey, rng: np.random.Generator) -> Grey:
     """Another gamma, window and noise, sometimes letters or a bright line over it, sometimes blurred."""
     out = np.clip(pixels, 0, 1) ** np.float32(math.exp(rng.normal(0, 0.35)))
     low, high = float(rng.uniform(-0.15, 0.15)), float(rng.uniform(0.75, 1.25))
@@ -99,11 +99,11 @@ def exposed(pixels: Grey, rng: np.random.Generator) -> Grey:
         _letters(picture, rng)
         out = np.asarray(picture, dtype=np.float32) / 255
     if rng.random() < 0.3:
-        out = blurred(out, float(rng.uniform(0.5, 2.0)))
+        out = blur_film(out, float(rng.uniform(0.5, 2.0)))
     return np.clip(out + rng.normal(0, rng.uniform(0, 0.06), out.shape), 0, 1).astype(np.float32)
 
 
-def blurred(pixels: NDArray[Any], sigma: float) -> Grey:
+def blur_film(pixels: NDArray[Any], sigma: float) -> Grey:
     """A Gaussian blur."""
     return np.asarray(gaussian_filter(pixels, sigma), dtype=np.float32)
 
@@ -126,7 +126,7 @@ class _Drawing:
     def add(self, value: float, blur: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> None:
         layer = Image.new("L", (self.width, self.height))
         paint(ImageDraw.Draw(layer))
-        self.grey += value * blurred(np.asarray(layer, dtype=np.float32) / 255, blur)
+        self.grey += value * blur_film(np.asarray(layer, dtype=np.float32) / 255, blur)
 
     def ellipse(self, value: float, x: float, y: float, rx: float, ry: float, blur: float = 1.5) -> None:
         w, h = self.width, self.height
@@ -140,7 +140,7 @@ class _Drawing:
         self.add(value, blur, lambda draw: draw.line(path, fill=255, width=width, joint="curve"))
 
     def done(self) -> Grey:
-        noise = blurred(self.rng.normal(0, 1, self.grey.shape).astype(np.float32), float(self.rng.uniform(1, 5)))
+        noise = blur_film(self.rng.normal(0, 1, self.grey.shape).astype(np.float32), float(self.rng.uniform(1, 5)))
         grey = self.grey + noise / max(float(noise.std()), 1e-6) * float(self.rng.uniform(0, 0.06)) * (self.grey > 0.02)
         return np.clip(grey, 0, 1).astype(np.float32)
 
@@ -280,7 +280,7 @@ def _noise(_: Grey, rng: np.random.Generator) -> Grey:
         return np.asarray(np.clip(x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1) + rng.random(), 0, 1), np.float32)
     if choice == 2:
         return rng.random(shape).astype(np.float32)
-    clouds = sum(blurred(rng.normal(0, 1, shape).astype(np.float32), s) * s for s in (1, 2, 4, 8, 16))
+    clouds = sum(blur_film(rng.normal(0, 1, shape).astype(np.float32), s) * s for s in (1, 2, 4, 8, 16))
     return np.asarray(np.clip(0.5 + 0.25 * clouds / np.std(clouds), 0, 1), dtype=np.float32)
 
 
@@ -291,7 +291,7 @@ def _piece(frontal: Grey, rng: np.random.Generator) -> Grey:
     top, left = int(rng.integers(height - side)), int(rng.integers(width - side))
     piece = np.rot90(frontal[top : top + side, left : left + side], int(rng.integers(4)))
     picture = Image.fromarray(np.ascontiguousarray(piece, dtype=np.float32))
-    return exposed(np.asarray(picture.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)), rng)
+    return expose_film(np.asarray(picture.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)), rng)
 
 
 OTHER_FAMILIES: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {

@@ -31,9 +31,9 @@ from training.image_checks.view_check_data import (
     Grey,
     Sample,
     chest_sample,
-    exposed,
+    expose_film,
     lateral_sample,
-    moved,
+    move_film,
     other_sample,
 )
 from training.phantom.render import render_pair, sample_pair
@@ -81,17 +81,17 @@ def frontals(data: Path, split: str) -> list[Grey]:
     for row in _rows(data / "nih" / "metadata.csv"):
         if row["split"] == split:
             paths.append(data / "nih" / "images" / Path(row["Image Index"]).with_suffix(".jpg").name)
-    return [reduced(load_picture(path).pixels) for path in paths if path.is_file()]
+    return [reduce_picture(load_picture(path).pixels) for path in paths if path.is_file()]
 
 
 def phantoms(count: int, seed: int) -> list[Grey]:
     """Synthetic chests: the demonstration and the tests send them, so they have to pass."""
     pairs = (sample_pair(seed + index) for index in range((count + 1) // 2))
     films = (film for pair in pairs for film in render_pair(pair, CANVAS * 2, CANVAS * 2))
-    return [reduced(from_grey(film.pixels).pixels) for film in itertools.islice(films, count)]
+    return [reduce_picture(from_grey(film.pixels).pixels) for film in itertools.islice(films, count)]
 
 
-def reduced(pixels: Grey) -> Grey:
+def reduce_picture(pixels: Grey) -> Grey:
     """The picture with its longer side of CANVAS pixels."""
     scale = CANVAS / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
@@ -112,7 +112,7 @@ def batch_of(chests: Sequence[Grey], drawn: Sequence[Sample], rng: np.random.Gen
             samples.append(chest_sample(chests[int(rng.integers(len(chests)))], rng))
         else:
             sample = drawn[int(rng.integers(len(drawn)))]
-            samples.append(replace(sample, pixels=exposed(moved(sample.pixels, rng), rng)))
+            samples.append(replace(sample, pixels=expose_film(move_film(sample.pixels, rng), rng)))
     return samples
 
 

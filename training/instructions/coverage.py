@@ -32,7 +32,7 @@ def note_taught(counts: Counter[str], turns: Iterable[Turn]) -> None:
             counts[f"{known[0]}={turn.answer}" if known[1] else known[0]] += 1
 
 
-def taught_findings(taught: Taught, *, fewest: int = FEWEST) -> tuple[str, ...]:
+def findings_taught(taught: Taught, *, fewest: int = FEWEST) -> tuple[str, ...]:
     """Findings whose presence was asserted and denied often enough, in ontology order."""
     return tuple(
         key
@@ -41,7 +41,7 @@ def taught_findings(taught: Taught, *, fewest: int = FEWEST) -> tuple[str, ...]:
     )
 
 
-def taught_types(taught: Taught, *, fewest: int = FEWEST) -> tuple[str, ...]:
+def types_taught(taught: Taught, *, fewest: int = FEWEST) -> tuple[str, ...]:
     """Types of question that were answered often enough, all findings together."""
     counts: Counter[str] = Counter()
     for key, count in taught.items():

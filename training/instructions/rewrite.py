@@ -156,7 +156,7 @@ def read_back(text: str) -> ReadBack:
             events.add(Event(kind=EventKind.LEVEL, finding=findings[0], before=degrees[0], after=degrees[1]))
         elif not findings and kinds == [EventKind.NONE]:
             events.add(NOTHING)
-        elif findings and len(kinds) == 1 and kinds[0] is not EventKind.NONE and not _turned(clause, kinds[0]):
+        elif findings and len(kinds) == 1 and kinds[0] is not EventKind.NONE and not _is_negated(clause, kinds[0]):
             events.update(Event(kind=kinds[0], finding=finding) for finding in findings)
         elif findings or kinds:
             doubtful.append(clause.strip())
@@ -173,7 +173,7 @@ def _degrees(clause: str) -> tuple[str, str] | None:
     return (levels[0], levels[1]) if len(levels) == 2 and " is now " in clause else None
 
 
-def _turned(clause: str, kind: EventKind) -> bool:
+def _is_negated(clause: str, kind: EventKind) -> bool:
     """Tell whether a negation stands in the clause beside the "no longer" kind of words themselves."""
     return _NEGATION.search(_WORDS[kind].sub(" ", clause)) is not None
 

@@ -25,7 +25,7 @@ from model.questions.battery import (
 )
 from model.questions.grammar import Tense, parse_events, write_events
 from model.questions.prompts import PromptLayout, Turn, context_text
-from training.instructions.turns import FlaggedTurn, closed_turns, events_of_truth, lumen_turns, prediction_turns
+from training.instructions.turns import FlaggedTurn, events_of_truth, lumen_turns, make_closed_turns, prediction_turns
 from training.records.drops import DropReport
 from training.records.record import ImageRef, Record
 from training.records.truth import PairTruth
@@ -216,7 +216,7 @@ def _diagnostic(record: Record, options: InstructionOptions) -> Iterator[_Part]:
             continue
         turns = list(published) if own else []
         if options.closed:
-            turns += closed_turns(record.truth, alone="current" if own else "prior")
+            turns += make_closed_turns(record.truth, alone="current" if own else "prior")
         if options.lumen:
             turns += lumen_turns(record.truth, of="current" if own else "prior")
         if turns:
@@ -245,7 +245,7 @@ def _difference(record: Record, options: InstructionOptions) -> list[FlaggedTurn
         if item.type is QuestionType.DIFFERENCE
     ]
     if options.closed:
-        turns += closed_turns(record.truth)
+        turns += make_closed_turns(record.truth)
     if options.asks_difference and not _is_published(record):
         events = events_of_truth(record.truth)
         if events is not None:
@@ -320,7 +320,7 @@ def mixing_weights(counts: Mapping[Stream, int], temperature: float) -> dict[Str
     return {stream: value / total for stream, value in raised.items()}
 
 
-def mixed(
+def mix_pools(
     pools: Mapping[Stream, Sequence[Conversation]], *, temperature: float, seed: int, length: int
 ) -> Iterator[Conversation]:
     """`length` conversations drawn stream by stream with the mixing weights; each pool is gone through in its own
@@ -340,7 +340,7 @@ def _cycle(pool: Sequence[Conversation], rng: np.random.Generator) -> Iterator[C
 
 
 def pools_of(made: Iterable[Conversation]) -> dict[Stream, list[Conversation]]:
-    """Conversations sorted by stream, for `mixed`."""
+    """Conversations sorted by stream, for `mix_pools`."""
     pools: dict[Stream, list[Conversation]] = {}
     for conversation in made:
         pools.setdefault(conversation.stream, []).append(conversation)

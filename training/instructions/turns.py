@@ -17,7 +17,7 @@ FlaggedTurn = tuple[Turn, bool]
 """A turn and whether it is on a finding that is on none of the images shown (such turns may be thinned out)."""
 
 
-def closed_turns(truth: PairTruth, *, alone: Image | None = None) -> list[FlaggedTurn]:
+def make_closed_turns(truth: PairTruth, *, alone: Image | None = None) -> list[FlaggedTurn]:
     """Our scored questions on a pair, or on one image of it shown alone (which is then the current image).
 
     Sides and degrees are asked of present findings only: of an absent one there is nothing true to say.
@@ -35,7 +35,7 @@ def closed_turns(truth: PairTruth, *, alone: Image | None = None) -> list[Flagge
         else:
             turns += _image_turns(finding, finding.current)
             turns += _image_turns(finding, finding.prior, prior=True)
-            change = _allowed(QuestionType.CHANGE, finding)
+            change = _allow_change(QuestionType.CHANGE, finding)
             if truth.has_prior and change is not None:
                 turns.append((_turn(QuestionType.CHANGE, finding.key, change), change == "none"))
     return turns
@@ -66,11 +66,11 @@ def prediction_turns(truth: PairTruth) -> list[FlaggedTurn]:
     return [
         (_turn(QuestionType.PREDICTION, finding.key, answer), answer == "none")
         for finding in truth.findings.values()
-        if (answer := _allowed(QuestionType.PREDICTION, finding)) is not None
+        if (answer := _allow_change(QuestionType.PREDICTION, finding)) is not None
     ]
 
 
-def _allowed(type: QuestionType, finding: FindingTruth) -> str | None:
+def _allow_change(type: QuestionType, finding: FindingTruth) -> str | None:
     """The known change where the question allows it: published labels let a tube or a fracture grow worse."""
     answer = finding.change_answer
     return answer if answer in (closed_question(type, finding.key).allowed or ()) else None

@@ -243,7 +243,7 @@ def add_extras(model: NvilaForConditionalGeneration, processor: NvilaProcessor, 
     processor.geometry = geometry_of(model.config)
 
 
-def restored(recipe: Recipe, findings: int, state: Mapping[str, Tensor]) -> Learner:
+def restore_learner(recipe: Recipe, findings: int, state: Mapping[str, Tensor]) -> Learner:
     """A learner with the gathered weights of a sharded run (FSDP, ZeRO-3), whole and on the CPU.
 
     Raises CheckpointError where they do not fit; an output that is tied to the embeddings may be missing.

@@ -32,10 +32,10 @@ from training.data.samples import Sample, SampleSource
 from training.data.sources import Place, source_of
 from training.loop.allocator import keep_freed_memory
 from training.loop.log import TrainingError, TrainLog
-from training.loop.nvila_learner import HEADS_FILE, build, export, restored
+from training.loop.nvila_learner import HEADS_FILE, build, export, restore_learner
 from training.loop.optimizers import make_optimisers, rate_factor
 from training.loop.pause import Between, breaks_from_environment
-from training.loop.warm_start import structured_start
+from training.loop.warm_start import set_structured_start
 from training.recipe.recipe import Recipe, load_recipe
 from training.records.drops import DataError
 
@@ -97,7 +97,7 @@ def train(
     if recipe.data.features and tower_hash(module.model) != Features(folder=Path(recipe.data.features)).tower:
         raise DataError(f"{recipe.data.features} holds features of another tower than that of {recipe.model.start}")
     if recipe.model.start == "new":
-        structured_start(module.model, source.films(64))
+        set_structured_start(module.model, source.films(64))
     optimisers = make_optimisers(module, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, recipe)) for each in optimisers]
     collate = module.collator(processor)
@@ -153,7 +153,7 @@ def train(
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     state = accelerator.get_state_dict(model) if sharded else {}  # every rank gives its part
     if accelerator.is_main_process:
-        whole = restored(recipe, len(source.findings), state) if sharded else accelerator.unwrap_model(model)
+        whole = restore_learner(recipe, len(source.findings), state) if sharded else accelerator.unwrap_model(model)
         export(whole, processor, final)
         log.say(data_log.finish())
     log.close()

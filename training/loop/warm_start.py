@@ -18,7 +18,7 @@ PLACE_SCALE = 0.5
 
 
 @torch.no_grad()
-def structured_start(model: NvilaForConditionalGeneration, films: NDArray[np.uint8]) -> None:
+def set_structured_start(model: NvilaForConditionalGeneration, films: NDArray[np.uint8]) -> None:
     """Set patch and position embeddings in place; films: uint8 [N, size, size], typical of the training data."""
     embeddings = model.vision_tower.embeddings
     weight = embeddings.patch_embedding.weight

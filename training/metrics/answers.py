@@ -22,20 +22,20 @@ _NUMBERS = {
 _TOKEN = re.compile(r"[^\W_]+")
 
 
-def normalised(text: str) -> list[str]:
+def normalise_answer(text: str) -> list[str]:
     """Lower-case words without punctuation and articles, number words as digits (LUMEN.md section 5.10)."""
     words = (_NUMBERS.get(word, word) for word in _TOKEN.findall(text.lower()))
     return [word for word in words if word not in _ARTICLES]
 
 
 def closed_accuracy(truth: Sequence[str], said: Sequence[str]) -> float:
-    """Share of answers equal to the truth after `normalised`."""
+    """Share of answers equal to the truth after `normalise_answer`."""
     return ratio(sum(exact_matches(truth, said)), len(truth))
 
 
 def exact_matches(truth: Sequence[str], said: Sequence[str]) -> list[float]:
     """1 or 0 for each answer, for paired tests."""
-    return [float(normalised(t) == normalised(s)) for t, s in zip(truth, said, strict=True)]
+    return [float(normalise_answer(t) == normalise_answer(s)) for t, s in zip(truth, said, strict=True)]
 
 
 def open_recall(truth: Sequence[str], said: Sequence[str]) -> float:
@@ -47,7 +47,7 @@ def recalls(truth: Sequence[str], said: Sequence[str]) -> list[float]:
     """Unigram recall of each answer; 1 where the truth is empty of words."""
     values = []
     for true, answer in zip(truth, said, strict=True):
-        wanted, given = Counter(normalised(true)), Counter(normalised(answer))
+        wanted, given = Counter(normalise_answer(true)), Counter(normalise_answer(answer))
         values.append((wanted & given).total() / wanted.total() if wanted else 1.0)
     return values
 

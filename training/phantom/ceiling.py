@@ -14,7 +14,7 @@ import numpy as np
 
 from model.questions.answers import CHANGE_ANSWERS
 from model.schema import Change
-from training.phantom.chain import Matrix, Seen, filtered, likelihood
+from training.phantom.chain import Matrix, Seen, filter_states, likelihood
 from training.phantom.process import CADENCES, Group, groups
 
 
@@ -64,7 +64,7 @@ def best_answers(
             after = group.chain.across(cadence)[states[number]]
         else:
             for days, share in _cadences(cadence, len(seen), knowledge).items():
-                belief = filtered(group.chain, known(seen, knowledge), days, start=group.start)
+                belief = filter_states(group.chain, known(seen, knowledge), days, start=group.start)
                 after = after + share * (belief @ group.chain.across(days))
         answers |= _answers(group, seen[-1], after)
     return answers
@@ -94,6 +94,6 @@ def _answers(group: Group, current: Seen, after: Matrix) -> dict[str, dict[str, 
     return answers
 
 
-def explained(seen: Seen) -> bool:
+def can_explain(seen: Seen) -> bool:
     """Tell whether the process can show this film at all."""
     return all(bool(likelihood(group.chain, seen).any()) for group in groups())

@@ -86,7 +86,7 @@ def likelihood(chain: Chain, seen: Seen) -> Matrix:
     return weights
 
 
-def filtered(chain: Chain, films: Sequence[Seen], steps: int, *, start: Matrix) -> Matrix:
+def filter_states(chain: Chain, films: Sequence[Seen], steps: int, *, start: Matrix) -> Matrix:
     """The distribution [S] of the state at the last film, given what was seen at each; `steps` lie between two films.
 
     Raises ValueError where the chain cannot have produced what was seen.
@@ -102,7 +102,7 @@ def filtered(chain: Chain, films: Sequence[Seen], steps: int, *, start: Matrix) 
     return belief
 
 
-def sampled(chain: Chain, steps: int, films: int, rng: Generator, *, start: Matrix) -> list[int]:
+def sample_states(chain: Chain, steps: int, films: int, rng: Generator, *, start: Matrix) -> list[int]:
     """The state at each film of one course."""
     across = chain.across(steps)
     states = [int(rng.choice(chain.size, p=start))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from training.phantom.chain import Seen, sampled
+from training.phantom.chain import Seen, sample_states
 from training.phantom.process import CADENCES, FILMS, FLAGS, LAB_RANGES, MEASURED, groups
 from training.phantom.scene import (
     GRADE_RANGES,
@@ -52,7 +52,7 @@ def sample_story(seed: int, options: ClinicalOptions | None = None) -> Story:
     fewest, most = options.films
     count = int(rng.integers(fewest, most + 1))
     cadence = int(rng.choice(list(CADENCES), p=list(CADENCES.values())))
-    courses = [sampled(group.chain, cadence, count, rng, start=group.start) for group in groups()]
+    courses = [sample_states(group.chain, cadence, count, rng, start=group.start) for group in groups()]
     states = tuple(zip(*courses, strict=True))
     return Story(cadence=cadence, states=states, seen=tuple(_seen(film, rng) for film in states))
 
@@ -79,7 +79,7 @@ def sample_course(seed: int, options: ClinicalOptions | None = None) -> PhantomC
     depths = {key: float(rng.random()) for key in places}
     films = []
     for number, seen in enumerate(story.seen):
-        shown = {key: level for key, level in _ordered(seen.levels).items() if level}
+        shown = {key: level for key, level in _order_levels(seen.levels).items() if level}
         films.append(
             PhantomFilm(
                 states={key: _state(places[key], level, depths[key], rng) for key, level in shown.items()},
@@ -99,7 +99,7 @@ def lab_text(name: str, flag: int, rng: Generator) -> str:
     return f"{int(rng.integers(low, high + 1))} {unit} {FLAGS[flag]}"
 
 
-def _ordered(levels: Mapping[str, int]) -> dict[str, int]:
+def _order_levels(levels: Mapping[str, int]) -> dict[str, int]:
     """In the order of the findings, so that the same seed draws the same places whatever the groups' order."""
     return {key: levels[key] for key in sorted(levels)}
 

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 from training.phantom.course import ClinicalOptions, sample_course
-from training.phantom.dicom import LONG_SIDE, PhantomStudy, Storage, Subject, film_dataset, stored_pixels
+from training.phantom.dicom import LONG_SIDE, PhantomStudy, Storage, Subject, film_dataset, render_stored_pixels
 from training.phantom.scene import PhantomCourse, PhantomFilm
 
 CHART = "chart.json"
@@ -69,7 +69,7 @@ def _write_film(
     storage: Storage,
 ) -> tuple[PhantomStudy, str]:
     role = f"film-{number}"
-    pixels = stored_pixels(course.patient, film.states, film.acquisition, long_side, Subject.FRONTAL)
+    pixels = render_stored_pixels(course.patient, film.states, film.acquisition, long_side, Subject.FRONTAL)
     dataset = film_dataset(seed, role, when, pixels, film.acquisition.view, storage, Subject.FRONTAL)
     dataset.AccessionNumber = f"PH{seed % 10**8:08d}F{number}"
     dataset.StudyID = str(number)

@@ -109,7 +109,7 @@ def write_study_pair(
         ("current", later, pair.current, pair.current_film, current_subject),
     ):
         path = folder / role / "image.dcm"
-        pixels = stored_pixels(pair.patient, states, film, long_side, subject)
+        pixels = render_stored_pixels(pair.patient, states, film, long_side, subject)
         dataset = film_dataset(seed, role, when, pixels, film.view, storage, subject)
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
@@ -127,7 +127,7 @@ def write_study_pair(
     )
 
 
-def stored_pixels(
+def render_stored_pixels(
     patient: Patient, states: Mapping[str, FindingState], film: Acquisition, long_side: int, subject: Subject
 ) -> NDArray[np.uint16]:
     """The stored grey values of one film."""

@@ -178,7 +178,7 @@ def graded_step(dynamics: Dynamics, *, treated: bool) -> Matrix:
     return step
 
 
-def _decided(treatment: Treatment, levels: Mapping[str, int], *, given: bool) -> float:
+def _decision_probability(treatment: Treatment, levels: Mapping[str, int], *, given: bool) -> float:
     """Probability that the treatment is given after a film with these degrees."""
     worst = max((treatment.begin[key][level - 1] for key, level in levels.items() if level), default=0.0)
     if given:
@@ -199,7 +199,10 @@ def treated_chain(keys: tuple[str, ...], name: str) -> Chain:
     step = np.zeros((2 * count, 2 * count))
     for given in (False, True):
         decided = np.array(
-            [_decided(TREATMENTS[name], {key: int(levels[key][n]) for key in keys}, given=given) for n in range(count)]
+            [
+                _decision_probability(TREATMENTS[name], {key: int(levels[key][n]) for key in keys}, given=given)
+                for n in range(count)
+            ]
         )
         own = slice(count, None) if given else slice(0, count)
         step[own, count:] = moved[given] * decided

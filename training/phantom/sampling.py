@@ -154,10 +154,10 @@ def _keep_visible(
             zone = "upper"
         both[key] = replace(state, side=side, zone=zone)
         moves[key] = {"side": side, "zone": zone}
-    return _moved(prior, moves), _moved(current, moves)
+    return _move(prior, moves), _move(current, moves)
 
 
-def _moved(
+def _move(
     states: dict[str, FindingState], moves: Mapping[str, Mapping[str, str | None] | None]
 ) -> dict[str, FindingState]:
     kept: dict[str, FindingState] = {}

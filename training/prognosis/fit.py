@@ -37,7 +37,7 @@ class FitOptions:
     seed: int = 0
 
 
-def varied(case: Case, rng: np.random.Generator) -> Case:
+def vary_case(case: Case, rng: np.random.Generator) -> Case:
     """The case as a reader with less would see it: 1, 2, or all images, with or without the chart."""
     most = (1, 2, len(case.known.readings))[int(rng.integers(3))]
     known = case.known.newest(most)

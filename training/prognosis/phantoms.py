@@ -45,7 +45,7 @@ def pools_of(readings: Sequence[Reading], films: Sequence[Seen]) -> Pools:
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def drawn_reading(seen: Seen, pools: Pools, rng: Generator) -> Reading:
+def draw_reading(seen: Seen, pools: Pools, rng: Generator) -> Reading:
     """A reading of a film that shows this, each finding's drawn by itself."""
     rows = [pools[key, seen.levels[key]] for key in PHANTOM_FINDINGS]
     return np.stack([row[int(rng.integers(len(row)))] for row in rows])
@@ -74,11 +74,11 @@ def case_of(story: Story, readings: Sequence[Reading], current: int) -> Case:
     )
 
 
-def simulated_cases(count: int, first_seed: int, pools: Pools, rng: Generator) -> list[Case]:
+def simulate_cases(count: int, first_seed: int, pools: Pools, rng: Generator) -> list[Case]:
     """Every current film of so many courses, without rendering any."""
     cases = []
     for seed in range(first_seed, first_seed + count):
         story = sample_story(seed)
-        readings = [drawn_reading(seen, pools, rng) for seen in story.seen]
+        readings = [draw_reading(seen, pools, rng) for seen in story.seen]
         cases += [case_of(story, readings, current) for current in range(len(story.seen) - 1)]
     return cases

@@ -4,7 +4,7 @@
 
 The checkpoint reads rendered courses (kept in WORK/readings, so that a later start goes on); a head is fitted on many
 more courses whose readings are drawn from those; its temperature is fitted and its figures are measured on rendered
-courses of other seeds. What its own figures do not allow is not stated (`stated_findings`).
+courses of other seeds. What its own figures do not allow is not stated (`findings_to_state`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from model.prognosis.inputs import SETTINGS
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
-from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, varied
+from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, vary_case
 from training.prognosis.measure import SettingScore, Shares, as_table, commonest_answers, measure
-from training.prognosis.phantoms import case_of, phantom_vocabulary, pools_of, simulated_cases
+from training.prognosis.phantoms import case_of, phantom_vocabulary, pools_of, simulate_cases
 from training.readers.phantom import COURSE, phantom_image
 
 READ_SEED, CALIBRATION_SEED, TEST_SEED = 3_000_600, 3_000_700, 9_100_000
@@ -84,10 +84,10 @@ def learn_head(
     rng = np.random.default_rng(0)
     seen = [film for seed in read for film in sample_story(seed).seen]
     pools = pools_of([film for films in read.values() for film in films], seen)
-    cases = simulated_cases(courses, SIMULATED_SEED, pools, rng)
+    cases = simulate_cases(courses, SIMULATED_SEED, pools, rng)
     vocabulary = phantom_vocabulary()
-    head = fit_head(*arrays([varied(case, rng) for case in cases], vocabulary), vocabulary, options)
-    shown = [varied(case, rng) for _, _, _, case in cases_of(calibration) for _ in range(4)]
+    head = fit_head(*arrays([vary_case(case, rng) for case in cases], vocabulary), vocabulary, options)
+    shown = [vary_case(case, rng) for _, _, _, case in cases_of(calibration) for _ in range(4)]
     return fit_temperature(head, *arrays(shown, vocabulary)), commonest_answers(cases)
 
 
@@ -108,7 +108,7 @@ def measure_head(
 SETTINGS_IN_ORDER = ("current", "both", "all", "all and chart", "both and chart", "current and chart")
 
 
-def stated_findings(scores: Sequence[SettingScore]) -> dict[str, tuple[str, ...]]:
+def findings_to_state(scores: Sequence[SettingScore]) -> dict[str, tuple[str, ...]]:
     """Setting -> findings of which the next image may be foretold, by the setting's and the finding's own figures."""
     stated = {}
     for score in scores:
@@ -128,7 +128,7 @@ def release(
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(checkpoint, draft, ignore=shutil.ignore_patterns(MANIFEST_NAME))
     head.save(draft)
-    stated = stated_findings(scores)
+    stated = findings_to_state(scores)
     values = {name: getattr(old, name) for name in Manifest.model_fields if name not in ("device_uid", "files")}
     values |= {
         "version": version,

@@ -26,7 +26,7 @@ from model.prognosis.inputs import Known, Reading, Vocabulary
 from training.data.datasets import open_records, parse_spec
 from training.metrics.classification import auroc
 from training.phantom.ceiling import answer_of_levels
-from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, varied
+from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, vary_case
 from training.prognosis.measure import (
     SettingScore,
     Shares,
@@ -177,14 +177,14 @@ def measure_series(
     names = list(dict.fromkeys(name for name, _ in learnt))
     last = set(names[len(names) * 4 // 5 :])
     rng = np.random.default_rng(0)
-    fitted = [varied(case, rng) for name, case in learnt if name not in last for _ in range(3)]
+    fitted = [vary_case(case, rng) for name, case in learnt if name not in last for _ in range(3)]
     head = fit_head(*arrays(fitted, vocabulary), vocabulary, options or FitOptions(steps=1500, decay=3e-2, hidden=16))
-    head = fit_temperature(head, *arrays([varied(case, rng) for name, case in learnt if name in last], vocabulary))
+    head = fit_temperature(head, *arrays([vary_case(case, rng) for name, case in learnt if name in last], vocabulary))
     cases = cases_of(series, test, findings, read, least=3)
     commonest = commonest_answers([case for _, case in learnt])
     now = measure(cases, lambda known: as_now(known, findings), ("current",), commonest, resamples=RESAMPLES)
     scores = measure(cases, head.probabilities, SETTINGS, commonest, resamples=RESAMPLES)
-    ranks = [_ranked(cases, setting, head, findings) for setting in SETTINGS]
+    ranks = [_rank_presence(cases, setting, head, findings) for setting in SETTINGS]
     still = next_presence(cases, "as now", [as_now(case.known, findings) for _, case in cases], findings)
     return SeriesFigures(
         cases=len(cases),
@@ -194,7 +194,7 @@ def measure_series(
     )
 
 
-def _ranked(
+def _rank_presence(
     cases: Sequence[tuple[str, Case]], setting: str, head: PrognosisHead, findings: Sequence[str]
 ) -> NextPresence:
     shares = [head.probabilities(in_setting(case.known, setting)) for _, case in cases]

@@ -192,7 +192,7 @@ class _Context:
         """The record of one group; None where it was dropped (counted once for each of its questions)."""
         first = rows[0]
         study_id, split = str(table.study[first]), _SPLIT_LIST[table.split[first]]
-        asked = self._asked(table, rows, study_id)
+        asked = self._collect_questions(table, rows, study_id)
         if table.type[first] == _DIFFERENCE:
             return self._pair(study_id, str(table.reference[first]), asked, split)
         image = self._image(study_id, len(rows))
@@ -204,7 +204,7 @@ class _Context:
         )
         return Record(truth=truth, current=image, asked=asked, split=split)
 
-    def _asked(self, table: _Table, rows: list[int], study_id: str) -> tuple[Asked, ...]:
+    def _collect_questions(self, table: _Table, rows: list[int], study_id: str) -> tuple[Asked, ...]:
         """The questions of a group, each once."""
         found: dict[Asked, None] = {}
         for row in rows:

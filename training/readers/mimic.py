@@ -147,11 +147,11 @@ def read_mimic_cxr_jpg(
             if check_images and not path.is_file():
                 report.drop("image file missing", image.dicom_id)
                 continue
-            series.append(labelled(image, path, known.get(image.study_id, {})))
+            series.append(label_image(image, path, known.get(image.study_id, {})))
         yield from series_records(subject_id, series, split, report, set_name="mimic")
 
 
-def labelled(image: MimicImage, path: Path, known: Known) -> LabelledImage:
+def label_image(image: MimicImage, path: Path, known: Known) -> LabelledImage:
     """An image with its path and labels, ordered by its study's moment."""
     return LabelledImage(
         image=ImageRef(

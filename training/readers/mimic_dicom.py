@@ -13,7 +13,7 @@ from training.readers.mimic import (
     MimicImage,
     dicom_path,
     image_folder,
-    labelled,
+    label_image,
     one_per_study,
     read_chexpert,
     read_splits,
@@ -41,7 +41,9 @@ def read_mimic_cxr_dicom(root: Path, report: DropReport, *, tables: Path | None 
             report.drop("subject without a split", subject_id)
             continue
         series = [
-            labelled(image, dicom_path(root, subject_id, image.study_id, image.dicom_id), known.get(image.study_id, {}))
+            label_image(
+                image, dicom_path(root, subject_id, image.study_id, image.dicom_id), known.get(image.study_id, {})
+            )
             for image in images
         ]
         yield from series_records(subject_id, series, split, report, set_name="mimic")

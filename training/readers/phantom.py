@@ -142,8 +142,8 @@ def is_phantom(key: str) -> bool:
 def phantom_image(key: str) -> DisplayImage:
     """The display image of a phantom's key. Raises PixelError where a cache no longer holds it."""
     if key.startswith(CACHED):
-        return from_grey(cached_picture(key).astype(np.float32) / 255)
-    course, number = _named(key)
+        return from_grey(read_picture(key).astype(np.float32) / 255)
+    course, number = _course_of_key(key)
     film = course.films[number]
     rows, columns = film.acquisition.shape(PHANTOM_SIDE)
     return from_grey(
@@ -152,7 +152,7 @@ def phantom_image(key: str) -> DisplayImage:
 
 
 @lru_cache(maxsize=64)
-def _named(key: str) -> tuple[PhantomCourse, int]:
+def _course_of_key(key: str) -> tuple[PhantomCourse, int]:
     kind = COURSE if key.startswith(COURSE) else PAIR
     seed, _, film = key.removeprefix(kind).partition("/")
     if kind == COURSE:
@@ -161,15 +161,15 @@ def _named(key: str) -> tuple[PhantomCourse, int]:
 
 
 @lru_cache(maxsize=256)
-def _mapped(path: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+def _map_file(path: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     shard = read_shard(Path(path).with_suffix(".json"))
     return shard.pixels(), shard.marks()
 
 
-def _cached(key: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]:
+def _find_cached(key: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]:
     path, _, place = key.removeprefix(CACHED).rpartition("#")
     try:
-        pixels, marks = _mapped(path)
+        pixels, marks = _map_file(path)
     except ModelError as error:
         raise PixelError(f"the phantom cache cannot be read: {error}") from error
     if int(place) >= len(pixels):
@@ -177,15 +177,15 @@ def _cached(key: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]
     return pixels, marks, int(place)
 
 
-def cached_picture(key: str) -> NDArray[np.uint8]:
+def read_picture(key: str) -> NDArray[np.uint8]:
     """The square picture uint8 [size, size] of a cached film."""
-    pixels, _, place = _cached(key)
+    pixels, _, place = _find_cached(key)
     return np.asarray(pixels[place])
 
 
-def cached_marks(key: str) -> NDArray[np.uint8] | None:
+def read_marks(key: str) -> NDArray[np.uint8] | None:
     """Where the findings lie on a film, uint8 [findings, side, side]; None where nobody wrote it down."""
     if not key.startswith(CACHED):
         return None
-    _, marks, place = _cached(key)
+    _, marks, place = _find_cached(key)
     return None if marks is None else np.asarray(marks[place])

@@ -102,7 +102,7 @@ class DataSection(BaseModel):
 
     @field_validator("sets", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
+    def _accept_name(cls, value: Any) -> Any:
         """A set may be given by its name alone."""
         return (
             [{"data": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
@@ -110,7 +110,7 @@ class DataSection(BaseModel):
 
     @field_validator("streams")
     @classmethod
-    def _shared(cls, value: dict[Stream, float]) -> dict[Stream, float]:
+    def _check_shares(cls, value: dict[Stream, float]) -> dict[Stream, float]:
         if not value or min(value.values()) < 0 or sum(value.values()) <= 0:
             raise ValueError("the shares of the streams are at least 0 and not all 0")
         return value

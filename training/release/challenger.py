@@ -13,7 +13,7 @@ from model.localise.relevance import HEADS_FILE
 from model.predict import load_predictor
 from model.schema import StudyPair
 from training.calibration.checkpoint import calibrate
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import load_records, open_records, parse_spec
 from training.recipe.public import public_recipe
 from training.records.drops import DropReport
 from training.records.record import Record
@@ -78,7 +78,7 @@ def _calibrate(
 
     def items() -> Iterable[tuple[Record, StudyPair]]:
         for name in calibration:
-            for item in loaded(open_records(parse_spec(name), report), report):
+            for item in load_records(open_records(parse_spec(name), report), report):
                 between()
                 yield item
 

@@ -21,7 +21,7 @@ from model.localise.relevance import HEADS_FILE, Localiser, read_outline_head
 from model.nvila import load_nvila
 from model.predict import load_predictor
 from training.calibration.checkpoint import calibrate
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import load_records, open_records, parse_spec
 from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.evaluation.pointing_game import FIRST_SEED, localisation_of, measure_pointing
 from training.phantom.render import PHANTOM_FINDINGS
@@ -106,7 +106,7 @@ def finish(
         parameters=parameters,
     )
     report = DropReport()
-    fitted = calibrate(load_predictor(folder), loaded(open_records(parse_spec(calibration), report), report))
+    fitted = calibrate(load_predictor(folder), load_records(open_records(parse_spec(calibration), report), report))
     rewrite_manifest(folder, **fitted.manifest_values(), localisation=pointing(folder))
     measured = {name: figures(measure(folder, name, consistency=consistency)) for name in tests}
     return rewrite_manifest(folder, metrics=measured)
@@ -116,7 +116,7 @@ def measure(folder: Path, data: str, *, consistency: bool = True) -> Evaluation:
     """Evaluate a checkpoint on a data set named as in `training.data.datasets`."""
     report = DropReport()
     predictor = load_predictor(folder)
-    items = loaded(open_records(parse_spec(data), report), report)
+    items = load_records(open_records(parse_spec(data), report), report)
     return evaluate(predictor, items, report, data=data, options=EvaluationOptions(consistency=consistency))
 
 

@@ -24,9 +24,9 @@ from model.questions.battery import QuestionType
 from model.schema import StudyPair
 from training.calibration.checkpoint import calibrate
 from training.data.data_log import REPORT
-from training.data.datasets import loaded, open_records, parse_spec, record_count
+from training.data.datasets import load_records, open_records, parse_spec, record_count
 from training.evaluation.evaluate import EvaluationOptions, evaluate
-from training.instructions.coverage import FEWEST, taught_findings, taught_types
+from training.instructions.coverage import FEWEST, findings_taught, types_taught
 from training.readers.splits import patient_disjoint
 from training.recipe.public import public_recipe, start_identity
 from training.recipe.recipe import Recipe
@@ -87,7 +87,7 @@ def publish(
         taught: dict[str, int] = json.loads((run / REPORT).read_text("utf-8"))["taught"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{run} is no finished training run ({error})") from error
-    findings = recipe.data.findings or taught_findings(taught, fewest=about.fewest)
+    findings = recipe.data.findings or findings_taught(taught, fewest=about.fewest)
     if not findings:
         raise DataError(
             f"{run}: no finding's presence was asserted and denied {about.fewest} times in training: nothing to ask"
@@ -97,7 +97,7 @@ def publish(
     salt = next((section.salt for section in recipe.data.sets if section.by_patient), "")
     draft = folder.with_name(f"{folder.name}.draft")
     kind, parameters = _write_weights(trained, draft)
-    types = taught_types(taught, fewest=about.fewest)
+    types = types_taught(taught, fewest=about.fewest)
     write_manifest(
         draft,
         name=about.name,
@@ -132,7 +132,7 @@ def _items(measured: Measured, report: DropReport, salt: str) -> Iterator[Item]:
     records = open_records(parse_spec(measured.data), report)
     if salt and measured.split is not None:
         records = patient_disjoint(records, salt=salt)
-    return loaded(records, report, split=measured.split, limit=measured.limit)
+    return load_records(records, report, split=measured.split, limit=measured.limit)
 
 
 def _count(measured: Measured, salt: str) -> int | None:

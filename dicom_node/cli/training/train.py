@@ -68,17 +68,17 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from model.predict import load_predictor
-    from training.data.datasets import loaded, open_records, parse_spec, record_count
+    from training.data.datasets import load_records, open_records, parse_spec, record_count
     from training.evaluation.evaluate import EvaluationOptions, evaluate
     from training.evaluation.report import write_report
-    from training.evaluation.texts import published_asker, with_lumen_questions
+    from training.evaluation.texts import make_published_asker, with_lumen_questions
 
     with our_errors():
         no_bars_in_files()
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
-        items = loaded(open_records(spec, report), report, split=split_of(split), limit=limit)
+        items = load_records(open_records(spec, report), report, split=split_of(split), limit=limit)
         with Progress() as progress:
             progress.begin("evaluating")
             total = record_count(spec, split=split_of(split), limit=limit)
@@ -91,7 +91,7 @@ def evaluate_command(
                 data=f"{spec}, split {split}",
                 options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
                 baseline=_learnt_majority(majority),
-                ask=published_asker(predictor),
+                ask=make_published_asker(predictor),
                 progress=lambda done: progress.step("evaluating", done, total),
             )
         if not result.records:

@@ -16,7 +16,7 @@ from model.errors import CheckpointError
 from model.predict import load_predictor
 from tests.support.tiny_nvila import FINDINGS, save_tiny
 from training.calibration.validation import add_validation, main
-from training.data.datasets import loaded, open_records, parse_spec
+from training.data.datasets import load_records, open_records, parse_spec
 from training.records.drops import DataError, DropReport
 
 DATA = "phantom:4@8000000"
@@ -54,7 +54,9 @@ def test_it_is_added_afterwards_and_nothing_else_changes(folder: Path, capsys: p
     found = after.pop("validation")
     assert list(after.items()) == list(before.items())
     predictor, report = load_predictor(folder), DropReport()
-    said = [predictor.predict(pair).findings for _, pair in loaded(open_records(parse_spec(DATA), report), report)]
+    said = [
+        predictor.predict(pair).findings for _, pair in load_records(open_records(parse_spec(DATA), report), report)
+    ]
     assert found["pairs"] == len(said)
     assert found["present"] == {
         key: sum(f.presence == "present" for findings in said for f in findings if f.key == key)

@@ -12,11 +12,11 @@ from model.checks.frontal_view import SIDE
 from model.checks.lung_fields import _weights, find_lungs, lung_shares
 from model.images.display import from_grey
 from tests.support.common import shared
-from training.image_checks.lung_fields_train import Segmenter, measure, outlined_films, outlined_phantoms
+from training.image_checks.lung_fields_train import Segmenter, draw_outlined_phantoms, measure, read_outlined_films
 
 
 def test_the_lungs_of_phantoms_are_found() -> None:
-    figures = measure(outlined_phantoms(8, seed=5_000_000))
+    figures = measure(draw_outlined_phantoms(8, seed=5_000_000))
     assert figures["given up"] == 0
     assert figures["mean Dice"] > 0.9
     assert figures["midline, largest"] < 5
@@ -24,7 +24,7 @@ def test_the_lungs_of_phantoms_are_found() -> None:
 
 @pytest.mark.shared_data
 def test_the_lungs_of_films_that_were_not_trained_on_are_found() -> None:
-    figures = measure(outlined_films(Path(shared("data")), ["dev", "fixture"]))
+    figures = measure(read_outlined_films(Path(shared("data")), ["dev", "fixture"]))
     assert figures["given up"] == 0
     assert figures["mean Dice"] > 0.9
     assert figures["midline, largest"] < 4

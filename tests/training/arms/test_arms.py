@@ -22,9 +22,9 @@ from training.arms.data import (
     ArmSource,
     ArmStream,
     StudyPhantoms,
+    average_down,
     oracle_row,
     oracle_text,
-    reduced,
 )
 from training.arms.scores import arm_figures, measure_run, p_values
 from training.arms.table import BASELINE, BEGIN, END, study_rows, write_study
@@ -99,8 +99,8 @@ def test_the_expert_is_wrong_as_often_as_it_is_said_to_be(seed: int) -> None:
 
 def test_films_are_averaged_down() -> None:
     films = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
-    assert reduced(films, 4) is films
-    assert reduced(films, 2)[0].tolist() == [[2, 4], [10, 12]]
+    assert average_down(films, 4) is films
+    assert average_down(films, 2)[0].tolist() == [[2, 4], [10, 12]]
 
 
 def test_a_cache_that_does_not_divide_is_refused(phantoms: StudyPhantoms) -> None:

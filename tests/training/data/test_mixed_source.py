@@ -18,7 +18,7 @@ from model.questions.answers import CHANGE_ANSWERS
 from model.questions.prompts import Turn
 from model.schema import Change, PatientContext
 from tests.support.records import image_of, recipe_of, write_mimic_with_questions
-from training.data.data_log import REPORT, DataLog, dropped_of
+from training.data.data_log import REPORT, DataLog, read_dropped
 from training.data.index import SetSpec, set_index
 from training.data.jsonl import Rows, RowWriter
 from training.data.mixed_source import MixedSource
@@ -215,10 +215,10 @@ def test_too_many_replaced_samples_stop_the_run(tmp_path: Path) -> None:
     log.note(200, [drop] * 20)
     with pytest.raises(DataError, match=r"data\.max_dropped = 0\.1"):
         log.note(1, [drop])
-    assert dropped_of(tmp_path) == [drop]
+    assert read_dropped(tmp_path) == [drop]
     with (tmp_path / "dropped-1.jsonl").open("w") as file:
         file.write('{"pool": "cut')  # a kill in the middle of a line
-    assert dropped_of(tmp_path) == [drop]
+    assert read_dropped(tmp_path) == [drop]
 
 
 def test_decoded_pictures_are_kept_and_made_anew_when_the_file_changes(tmp_path: Path, root: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_run_on_records_ends_with_a_report(tmp_path: Path, root: Path, capsys:
     recipe = recipe_of(tmp_path, DATA.format(root=own) + "max_dropped = 1.0\nworkers = 2\n", steps=6)
     final = train(recipe, tmp_path / "out", quiet=False)
     report = json.loads((tmp_path / "out" / REPORT).read_text("utf-8"))
-    assert sum(report["not_shown"].values()) == len(dropped_of(tmp_path / "out")) > 0
+    assert sum(report["not_shown"].values()) == len(read_dropped(tmp_path / "out")) > 0
     said = capsys.readouterr().out
     assert "of the samples: diff-vqa:" in said
     assert "noted" in said

@@ -28,11 +28,11 @@ from tests.support.published import write_csv
 from tests.support.text_server import text_server
 from tests.support.tiny_nvila import nvila_tokenizer, save_tiny
 from tests.training.readers.test_other import NIH_HEADER, nih_row, save_image
-from training.data.datasets import load_pair, loaded, open_records, parse_spec
+from training.data.datasets import load_pair, load_records, open_records, parse_spec
 from training.evaluation.evaluate import EvaluationOptions, evaluate
 from training.evaluation.judge import PROMPT_SHA256, JudgeItem, judge, parse_verdict
 from training.evaluation.report import as_html, as_json, write_report
-from training.evaluation.texts import published_asker, reference_sentence, score_published, with_lumen_questions
+from training.evaluation.texts import make_published_asker, reference_sentence, score_published, with_lumen_questions
 from training.instructions.turns import events_of_truth
 from training.metrics.significance import compare
 from training.readers.phantom import read_phantom_pairs
@@ -73,7 +73,7 @@ def _turned(finding: Finding) -> Finding:
 
 @pytest.fixture(scope="module")
 def items() -> list[tuple[Record, StudyPair]]:
-    return list(loaded(read_phantom_pairs(10, DropReport()), DropReport()))
+    return list(load_records(read_phantom_pairs(10, DropReport()), DropReport()))
 
 
 def test_a_predictor_that_knows_the_truth_scores_perfectly(items: list[tuple[Record, StudyPair]]) -> None:
@@ -189,9 +189,9 @@ def test_a_prognosis_is_scored_from_the_prior_alone(items: list[tuple[Record, St
 def test_fixtures_count_in_no_metric() -> None:
     records = [replace(record, split=Split.FIXTURE) for record in read_phantom_pairs(1, DropReport())]
     report = DropReport()
-    assert list(loaded(records, report)) == []
+    assert list(load_records(records, report)) == []
     assert report.notes["fixture left out: it counts in no metric"] == 1
-    assert len(list(loaded(records, DropReport(), split=Split.FIXTURE))) == 1
+    assert len(list(load_records(records, DropReport(), split=Split.FIXTURE))) == 1
 
 
 def test_the_report_stands_alone_and_its_json_holds_the_same(
@@ -232,7 +232,7 @@ def test_proxy_labels_are_said_to_be_proxies(tmp_path: Path) -> None:
         grey = np.random.default_rng(number).integers(0, 255, (80, 90), dtype=np.uint8)
         Image.fromarray(grey).save(path)
     report = DropReport()
-    items = list(loaded(open_records(parse_spec(f"nih:{tmp_path}"), report), report))
+    items = list(load_records(open_records(parse_spec(f"nih:{tmp_path}"), report), report))
     assert len(items) == 2
 
     class Mute:
@@ -256,7 +256,7 @@ def test_images_that_cannot_be_decoded_are_counted(tmp_path: Path) -> None:
         tmp_path / "images" / "b.png"
     )
     report = DropReport()
-    items = list(loaded(open_records(parse_spec(f"nih:{tmp_path}"), report), report, split=Split.TRAIN))
+    items = list(load_records(open_records(parse_spec(f"nih:{tmp_path}"), report), report, split=Split.TRAIN))
     assert [record.current.image_id for record, _ in items] == ["b.png"]
     assert [which for reason, which in report.examples.items() if reason.startswith("image cannot be decoded")] == [
         ["nih/a.png"]
@@ -381,7 +381,7 @@ def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
             Asked(type=QuestionType.LOCATION, question="where is the edema?", answer="left"),
         ),
     )
-    ask = published_asker(load_predictor(checkpoint))
+    ask = make_published_asker(load_predictor(checkpoint))
     said = ask(record, load_pair(record))
     assert said[0] in ("yes", "no")
     scores = score_published([(record, ["yes", "on the left side"])])

@@ -22,7 +22,7 @@ from training.instructions.streams import (
     PredictionInputs,
     Stream,
     conversations,
-    mixed,
+    mix_pools,
     mixing_weights,
     pools_of,
 )
@@ -254,12 +254,12 @@ def test_temperature_balances_the_streams() -> None:
 def test_mixing_goes_through_every_pool_before_it_repeats() -> None:
     pools = pools_of(c for seed in range(30) for c in made(phantom_record(seed)))
     assert set(pools) == {Stream.DIAGNOSTIC, Stream.DIFFERENCE, Stream.PREDICTION}
-    drawn = list(mixed(pools, temperature=1e9, seed=1, length=900))
+    drawn = list(mix_pools(pools, temperature=1e9, seed=1, length=900))
     share = Counter(c.stream for c in drawn)
     assert max(share.values()) - min(share.values()) < 90
     first_round = list(islice((c for c in drawn if c.stream is Stream.DIFFERENCE), 30))
     assert len({c.conversation_id for c in first_round}) == 30
-    assert drawn == list(mixed(pools, temperature=1e9, seed=1, length=900))
+    assert drawn == list(mix_pools(pools, temperature=1e9, seed=1, length=900))
 
 
 def test_no_finding_of_the_ontology_is_left_without_words() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.support.common import REPOSITORY
 from tests.support.records import recipe_of
 from training.data.sources import Place, source_of
-from training.loop.nvila_learner import build, export, restored
+from training.loop.nvila_learner import build, export, restore_learner
 from training.phantom.cache import fill
 from training.phantom.render import PHANTOM_FINDINGS
 
@@ -98,7 +98,7 @@ def test_two_ranks_hold_half_each_and_step_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
     assert set(expected) - set(gathered) <= {name for name in expected if name.endswith("lm_head.weight")}
 
-    whole = restored(recipe, len(PHANTOM_FINDINGS), gathered)
+    whole = restore_learner(recipe, len(PHANTOM_FINDINGS), gathered)
     export(whole, processor, tmp_path / "final")
     saved = load_file(tmp_path / "final" / "model.safetensors")
     assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in saved.items())

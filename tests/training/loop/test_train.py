@@ -27,7 +27,7 @@ from training.loop.log import TrainingError
 from training.loop.nvila_learner import build
 from training.loop.optimizers import parameter_groups, rate_factor
 from training.loop.train import newest_checkpoint, train
-from training.loop.warm_start import cosine_basis, structured_start
+from training.loop.warm_start import cosine_basis, set_structured_start
 from training.phantom.cache import fill
 from training.phantom.render import PHANTOM_FINDINGS
 from training.recipe.recipe import Recipe, RecipeError, load_recipe
@@ -178,7 +178,7 @@ def test_the_patch_embedding_starts_whole_and_white(tmp_path: Path, cache: Path)
     assert torch.allclose(basis @ basis.T, torch.eye(24), atol=1e-5)
     trainable, _ = build(_loaded(tmp_path), len(PHANTOM_FINDINGS))
     films = _source(_loaded(tmp_path), cache, tmp_path / "work").films(10)
-    structured_start(trainable.model, films)
+    set_structured_start(trainable.model, films)
     pixels = torch.from_numpy(films).float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)
     patches = trainable.model.vision_tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
     deviation = patches.reshape(-1, 24).std(0)

@@ -19,7 +19,7 @@ from training.metrics.answers import (
     closed_accuracy,
     difference_scores,
     ms_cxr_t_accuracy,
-    normalised,
+    normalise_answer,
     open_recall,
 )
 from training.metrics.baselines import majority_answers, majority_findings, nothing_has_changed
@@ -96,7 +96,7 @@ def test_the_reference_itself_has_the_highest_score(texts: list[str]) -> None:
 
 
 def test_closed_answers_compare_after_normalisation() -> None:
-    assert normalised("The left side, two nodules!") == ["left", "side", "2", "nodules"]
+    assert normalise_answer("The left side, two nodules!") == ["left", "side", "2", "nodules"]
     assert closed_accuracy(["yes", "AP view", "two"], ["Yes.", "an AP view", "no"]) == pytest.approx(2 / 3)
     assert open_recall(["left lower lobe", "edema"], ["in the lower left", "none"]) == pytest.approx((2 / 3 + 0) / 2)
     assert open_recall(["a a b"], ["b b"]) == 0.5 or open_recall(["x x b"], ["x b b"]) == pytest.approx(2 / 3)
