@@ -16,11 +16,11 @@ from model.labeller.measure import (
     is_same,
     measure,
     polarity_errors,
-    pooled,
+    pool_classes,
     read_cases,
     read_report_cases,
-    settled_gold,
-    settled_labels,
+    settle_gold,
+    settle_labels,
 )
 from model.labeller.rules import label_report, version
 
@@ -37,8 +37,8 @@ def main() -> None:
     print("| part | wholly right | presence P | presence R | change P / R | side P / R | degree P / R | opposite |")
     print("|---|---|---|---|---|---|---|---|")
     for name, one in measured.items():
-        presence = pooled(one.findings)
-        others = (pooled(table) for table in (one.changes, one.sides, one.levels))
+        presence = pool_classes(one.findings)
+        others = (pool_classes(table) for table in (one.changes, one.sides, one.levels))
         cells = [
             *(name, _interval(one.exact, one.sentences)),
             _interval(presence.right, presence.right + presence.wrong),
@@ -67,7 +67,7 @@ def _reports() -> None:
     print("\n| whole reports | wholly right | opposite |\n|---|---|---|")
     for name in REPORT_PARTS:
         cases = read_report_cases(FOLDER / f"reports_{name}.txt")
-        settled = [(settled_labels(case.text), settled_gold(case)) for case in cases]
+        settled = [(settle_labels(case.text), settle_gold(case)) for case in cases]
         right = sum(is_same(found, gold) for found, gold in settled)
         turned = sum(polarity_errors(found, gold) for found, gold in settled)
         print(f"| {name} | {_interval(right, len(cases))} | {turned} |")

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
 from model.engine.engine import ClosedAnswer, Engine, Job  # noqa: E402
-from model.engine.plan import BatteryTokens, battery_tokens, packed_plan  # noqa: E402
+from model.engine.plan import BatteryTokens, battery_tokens, pack_plan  # noqa: E402
 from model.engine.vlm import NvilaVlm  # noqa: E402
 from model.questions.battery import battery  # noqa: E402
 
@@ -63,7 +63,7 @@ def runners(vlm: NvilaVlm, job: Job) -> dict[str, Callable[[], Any]]:
     """Each mode as a function without arguments."""
     engine = Engine(vlm)
     tokens = battery_tokens(vlm, job.layout, job.questions)
-    plan = packed_plan(tokens.questions)
+    plan = pack_plan(tokens.questions)
     places = len(set(zip(plan.rows.tolist(), plan.columns.tolist(), strict=True)))
     longest = max(len(answer) for entry in tokens.questions for answer in entry.answers)
 
@@ -155,7 +155,7 @@ def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
         "asked_one_at_a_time": asked,
         "prefix_tokens": prefix,
         "question_tokens": len(tokens_behind(tokens)),
-        "trie_tokens": packed_plan(tokens.questions).token_count,
+        "trie_tokens": pack_plan(tokens.questions).token_count,
         "seconds": seconds,
         "rounds": {mode: len(values) for mode, values in times.items()},
         "checked_plainly": len(pairs),

@@ -61,7 +61,7 @@ class FilmReader:
         views = iter(self.classifier.look(images))
         return [PairView(prior=next(views) if pair.prior is not None else None, current=next(views)) for pair in pairs]
 
-    def unstated(self, keys: Sequence[str]) -> tuple[str, ...]:
+    def omitted_findings(self, keys: Sequence[str]) -> tuple[str, ...]:
         """Findings of which nothing is stated on films of people, because no figure on such films allows it."""
         rules = self.reading.findings
         return tuple(key for key in keys if key not in rules or not rules[key].stated)

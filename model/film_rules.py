@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.finding_states import NONE, STATES, Belief, shifted
+from model.finding_states import NONE, STATES, Belief, shift_probability
 from model.schema import Change, Finding, Presence
 
 MAX_LOG_ODDS = 12.0
@@ -146,7 +146,7 @@ def read_film_finding(
         return Finding(key=key, presence=Presence.ABSTAINED, probability=0.5)
     belief = believe_films(current, prior, rule)
     present = belief.presence >= rule.threshold
-    sure = shifted(belief.presence, rule.threshold)
+    sure = shift_probability(belief.presence, rule.threshold)
     silent = not rule.stated or max(sure, 1.0 - sure) < floor
     difference = difference_of(prior, current) if prior is not None else 0.0
     change, certainty = _film_change(belief, rule, present, difference)

@@ -142,7 +142,7 @@ def evidence(answers: FindingAnswers) -> dict[str, dict[str, float]]:
     return found
 
 
-def shifted(probability: float, threshold: float) -> float:
+def shift_probability(probability: float, threshold: float) -> float:
     """The probability moved in log-odds so that `threshold` comes to 0.5."""
     return 1.0 / (1.0 + math.exp(_logit(threshold) - _logit(probability)))
 
@@ -158,7 +158,7 @@ def read_finding(
 ) -> Finding:
     """The structured statement on one finding by the rules above."""
     belief = believe(answers, weights or JointWeights(), with_prior=with_prior)
-    current = shifted(belief.presence, threshold)
+    current = shift_probability(belief.presence, threshold)
     present = belief.presence >= threshold
     presence = Presence.PRESENT if present else Presence.ABSENT
     silent = answers.presence == 0.5 and answers.change is None

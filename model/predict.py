@@ -193,16 +193,16 @@ class Predictor:
     def _said_by_expert(self, images: Sequence[DisplayImage]) -> str | None:
         return self.expert.text(images) if self.expert is not None else None
 
-    def calibrated(self, answer: ClosedAnswer) -> dict[str, float]:
+    def calibrate_answer(self, answer: ClosedAnswer) -> dict[str, float]:
         """Probabilities of the allowed answers at the temperature of the question's type."""
         return answer.probabilities(self.manifest.calibration.get(answer.question.type.value, 1.0))
 
     def _read(self, pair: StudyPair, answers: JobAnswers, view: PairView | None, seconds: float) -> Prediction:
-        calibrated = {key: self.calibrated(answer) for key, answer in answers.closed.items()}
+        calibrated = {key: self.calibrate_answer(answer) for key, answer in answers.closed.items()}
         unstated: tuple[str, ...] = ()
         if self.films is not None and view is not None and view.shows_person:
             findings = self.films.findings(self.findings, view, self.manifest.certainty_floor)
-            unstated = self.films.unstated(self.findings)
+            unstated = self.films.omitted_findings(self.findings)
         else:
             findings = tuple(self._finding(key, calibrated, pair) for key in self.findings)
         difference = answers.open.get(QuestionType.DIFFERENCE.value)
@@ -324,6 +324,6 @@ def _foresight(predictor: Predictor, folder: Path) -> Foresight | None:
         predictor.engine,
         head,
         stated=manifest.prognosis_findings,
-        calibrated=predictor.calibrated,
+        calibrated=predictor.calibrate_answer,
         floor=manifest.certainty_floor,
     )

@@ -131,12 +131,12 @@ class RemoteEngine:
                 break
             ids = [self._next_ids(question, beginning, depth) for _, beginning, question in waiting]
             bodies = [
-                self._body(layout, urls, question, answer=beginning, max_tokens=1) | _wanted(some)
+                self._body(layout, urls, question, answer=beginning, max_tokens=1) | _request_fields(some)
                 for (_, beginning, question), some in zip(waiting, ids, strict=True)
             ]
             replies = self.client.chat_many(bodies)
             for (walk, beginning, _), some, reply in zip(waiting, ids, replies, strict=True):
-                tokens = top_tokens(reply) if some is None else self._tokens.named(reply, some)
+                tokens = top_tokens(reply) if some is None else self._tokens.name_tokens(reply, some)
                 if some is not None and beginning:
                     tokens[ENDS] = math.log(max(1.0 - sum(map(math.exp, tokens.values())), TINY))
                 walk.take(beginning, tokens)
@@ -191,7 +191,7 @@ class RemoteEngine:
         return body
 
 
-def _wanted(ids: tuple[int, ...] | None) -> dict[str, Any]:
+def _request_fields(ids: tuple[int, ...] | None) -> dict[str, Any]:
     """The fields of a request that ask for log-probabilities of these tokens, or of the most probable ones."""
     if ids is None:
         return {"logprobs": True, "top_logprobs": TOP_LOGPROBS}

@@ -130,7 +130,7 @@ def promote(directory: str | Path, name: str, *, at: dt.datetime, who: str = "",
     """Make a checkpoint the champion. Raises CheckpointError where it does not pass verification."""
     directory = Path(directory)
     manifest = read_manifest(_folder(directory, name))
-    with _locked(directory):
+    with _lock(directory):
         pointer = read_pointer(directory)
         if pointer.history and pointer.history[-1].folder == name:
             return manifest
@@ -146,7 +146,7 @@ def rollback(directory: str | Path, *, at: dt.datetime, who: str = "", reason: s
     then the pointer stays as it is.
     """
     directory = Path(directory)
-    with _locked(directory):
+    with _lock(directory):
         pointer = read_pointer(directory)
         if not pointer.history:
             raise CheckpointError(f"{directory}: nothing was promoted, so there is nothing to roll back")
@@ -184,7 +184,7 @@ def _write_pointer(directory: Path, pointer: ChampionPointer) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _lock(directory: Path) -> Iterator[None]:
     """One writer at a time; the lock is the kernel's and ends with the process."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".champion.lock").open("w") as stream:

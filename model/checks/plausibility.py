@@ -77,7 +77,7 @@ def measure(pixels: NDArray[np.float32], plane: Mapping[str, NDArray[np.float32]
     """The measures of display grey [H, W]. plane: mean [SIDE²] and basis [K, SIDE²] of normalised chest films."""
     square = coarse_square(pixels)
     variance = float(pixels.astype(np.float64).var())
-    normal = normalised(square)
+    normal = normalise(square)
     return PictureMeasures(
         contrast=float(square.std()),
         coarse=float(square.var()) / max(variance, 1e-12),
@@ -92,7 +92,7 @@ def coarse_square(pixels: NDArray[np.float32]) -> Square:
     return np.asarray(small, dtype=np.float64)
 
 
-def normalised(square: Square) -> Square:
+def normalise(square: Square) -> Square:
     """Zero mean and unit variance; all zeros where there is no variance."""
     spread = float(square.std())
     normal: Square = (square - square.mean()) / spread if spread > 1e-6 else np.zeros_like(square)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.generation import decoding_threads, write_equal_rows, write_plainly, write_rows
-from model.engine.plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, packed_plan
+from model.engine.plan import BatteryTokens, PackedPlan, QuestionTokens, battery_tokens, pack_plan
 from model.engine.scoring import Prefix, plain_score, score_packed, score_rows
 from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
 from model.errors import InferenceError
@@ -246,7 +246,7 @@ class Engine:
             key = tuple(closed)  # not the layout: expert and context lines lie before the questions' own tokens
             if len(self._plans) > 64:
                 self._plans.clear()
-            plan = self._plans.get(key) or self._plans.setdefault(key, packed_plan(closed))
+            plan = self._plans.get(key) or self._plans.setdefault(key, pack_plan(closed))
             return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]
         return [score_rows(self.vlm, prefix, closed)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from model.engine.scoring import Prefix, repeated, rotary_positions
+from model.engine.scoring import Prefix, repeat_cache, rotary_positions
 from model.engine.vlm import Vlm
 
 SMALL_PARAMETERS = 50_000_000
@@ -20,7 +20,7 @@ def write_rows(
 ) -> list[tuple[str, bool]]:
     """Greedy answers of all questions of all rows in one batch; finished rows idle until the last one ends."""
     device, count = vlm.device, len(suffixes)
-    cache = repeated(prefix.cache, count)
+    cache = repeat_cache(prefix.cache, count)
     pairs = prefix.lengths.shape[0]
     width = max(len(suffix) for suffix in suffixes)
     ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes] * pairs, device=device)
@@ -60,17 +60,17 @@ def write_equal_rows(
     answers: dict[int, tuple[str, bool]] = {}
     for length in {len(suffix) for suffix in suffixes}:
         numbers = [number for number, suffix in enumerate(suffixes) if len(suffix) == length]
-        written = _continued(vlm, prefix, [suffixes[number] for number in numbers], max_new_tokens)
+        written = _continue_greedily(vlm, prefix, [suffixes[number] for number in numbers], max_new_tokens)
         answers |= dict(zip(numbers, written, strict=True))
     return [answers[number] for number in range(len(suffixes))]
 
 
-def _continued(
+def _continue_greedily(
     vlm: Vlm, prefix: Prefix, suffixes: Sequence[tuple[int, ...]], max_new_tokens: int
 ) -> list[tuple[str, bool]]:
     """Greedy answers behind suffixes of one length."""
     device, count = vlm.device, len(suffixes)
-    cache, fed = repeated(prefix.cache, count), 0
+    cache, fed = repeat_cache(prefix.cache, count), 0
     ids = torch.tensor(suffixes, device=device)
     mask = prefix.mask.long().expand(count, -1)
     stops = torch.tensor(vlm.stop_ids, device=device)

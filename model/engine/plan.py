@@ -147,7 +147,7 @@ def _refuse_unsayable(vlm: Vlm, question: Question, row: Sequence[int], answers:
                 raise InferenceError(f"{question.key}: the answers {allowed[number]!r} and {allowed[place]!r} {same}")
 
 
-def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:
+def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:
     """Lay the trie of all questions and answers in rows of about `width` tokens.
 
     Few long rows waste attention on other questions; many short ones copy the prefix's cache more often and share less.
@@ -181,16 +181,16 @@ def packed_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) ->
 def _rows_of_tries(questions: Sequence[QuestionTokens], width: int) -> list[_Trie]:
     """As many rows as `width` asks for, as short as they can be: neighbours in the alphabet of tokens share a row."""
     order = sorted(range(len(questions)), key=lambda number: questions[number].suffix)
-    whole = _filled(questions, order, sys.maxsize)[0]
+    whole = _fill_rows(questions, order, sys.maxsize)[0]
     count = -(-len(whole.ids) // width)
-    low, high = 1, sum(len(trie.ids) for trie in _filled(questions, order, width))
+    low, high = 1, sum(len(trie.ids) for trie in _fill_rows(questions, order, width))
     while low < high:  # the shortest rows of which `count` hold everything
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_filled(questions, order, middle)) <= count else (middle + 1, high)
-    return _filled(questions, order, low)
+        low, high = (low, middle) if len(_fill_rows(questions, order, middle)) <= count else (middle + 1, high)
+    return _fill_rows(questions, order, low)
 
 
-def _filled(questions: Sequence[QuestionTokens], order: Sequence[int], most: int) -> list[_Trie]:
+def _fill_rows(questions: Sequence[QuestionTokens], order: Sequence[int], most: int) -> list[_Trie]:
     """Questions in that order in rows of at most `most` tokens; one that is longer by itself gets a row of its own."""
     rows: list[_Trie] = []
     for number in order:

@@ -38,7 +38,7 @@ def score_packed(vlm: NvilaVlm, prefix: Prefix, plan: PackedPlan) -> list[list[t
         input_ids=plan.ids.to(device).repeat(pairs, 1),
         attention_mask=_mask(vlm, torch.cat([shared, own], dim=-1)),
         position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
-        past_key_values=repeated(prefix.cache, count),
+        past_key_values=repeat_cache(prefix.cache, count),
         use_cache=True,
     ).last_hidden_state.view(pairs, count, width, -1)
     # Several answer tokens are predicted from the same place: project each place once.
@@ -78,7 +78,7 @@ def _score_chunk(vlm: Vlm, prefix: Prefix, rows: Sequence[tuple[tuple[int, ...],
     width = max(len(row) for row in fed)
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in fed], device=device)
     real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], device=device)
-    cache = repeated(prefix.cache, len(rows))
+    cache = repeat_cache(prefix.cache, len(rows))
     mask = torch.cat([prefix.mask.long().expand(len(rows), -1), real], dim=1)
     outputs = vlm.model(
         input_ids=ids,
@@ -109,12 +109,12 @@ def rotary_positions(vlm: Vlm, prefix: Prefix, rows: int, width: int, *, after: 
 
 def plain_score(vlm: Vlm, inputs: Mapping[str, Tensor], answer: tuple[int, ...]) -> float:
     """Total log-probability of one answer by a pass over the whole prompt."""
-    extended = _extended(inputs, answer[:-1])
+    extended = _extend_inputs(inputs, answer[:-1])
     logits = vlm.model(**extended).logits[0, -len(answer) :].float().log_softmax(-1)
     return float(logits.gather(1, torch.tensor(answer, device=logits.device)[:, None]).sum())
 
 
-def _extended(inputs: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
+def _extend_inputs(inputs: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
     """The same inputs with more text tokens at the end."""
     fill = {"input_ids": torch.tensor([list(ids)], dtype=torch.long), "attention_mask": torch.ones(1, len(ids))}
     result = dict(inputs)
@@ -125,7 +125,7 @@ def _extended(inputs: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Ten
     return result
 
 
-def repeated(cache: Any, times: int) -> Any:
+def repeat_cache(cache: Any, times: int) -> Any:
     """A cache of its own in which each row stands `times` times; the original may be continued again."""
     twin = copy.copy(cache)
     # These two append by making new tensors, so the prefix's are shared; any other kind may write in place.

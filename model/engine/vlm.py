@@ -103,7 +103,7 @@ class Vlm(ABC):
         same, with nonsense.
         """
         images = [Image.fromarray(picture).convert("RGB") for picture in pictures]
-        batch = self._processed(text, images)
+        batch = self._process(text, images)
         length, most = batch["input_ids"].shape[-1], self.positions
         if most is not None and length > most:
             raise InferenceError(f"the prompt has {length} tokens and the model positions for {most}")
@@ -114,7 +114,7 @@ class Vlm(ABC):
         }
 
     @abstractmethod
-    def _processed(self, text: str, images: list[Image.Image]) -> Any: ...
+    def _process(self, text: str, images: list[Image.Image]) -> Any: ...
 
     def token_ids(self, text: str) -> list[int]:
         """Tokens of a text without images."""
@@ -157,7 +157,7 @@ class NvilaVlm(Vlm):
     def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
         return render_answer(answer)
 
-    def _processed(self, text: str, images: list[Image.Image]) -> Any:
+    def _process(self, text: str, images: list[Image.Image]) -> Any:
         return self.processor(text=text, images=images or None, tiling=self.tiling)
 
 
@@ -180,11 +180,11 @@ class AutoVlm(Vlm):
         return str(self.processor.image_token)
 
     def prompt(self, layout: PromptLayout, question: str) -> str:
-        return self._rendered(messages(layout, [Turn(question=question)]), open_answer=True)
+        return self._render(messages(layout, [Turn(question=question)]), open_answer=True)
 
     def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
         asked = self.prompt(layout, question)
-        answered = self._rendered(messages(layout, [Turn(question=question, answer=answer)]), open_answer=False)
+        answered = self._render(messages(layout, [Turn(question=question, answer=answer)]), open_answer=False)
         # Where the template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
         text = answered[len(asked) :] if answered.startswith(asked) else answer
         ends = [place for end in self.end_tokens if (place := text.find(end) + len(end)) >= len(end)]
@@ -198,9 +198,9 @@ class AutoVlm(Vlm):
 
     def chat(self, layout: PromptLayout, turns: Sequence[Turn]) -> str:
         """A whole conversation; where the last turn has no answer, up to where it begins."""
-        return self._rendered(messages(layout, turns), open_answer=turns[-1].answer is None)
+        return self._render(messages(layout, turns), open_answer=turns[-1].answer is None)
 
-    def _rendered(self, conversation: list[dict[str, Any]], *, open_answer: bool) -> str:
+    def _render(self, conversation: list[dict[str, Any]], *, open_answer: bool) -> str:
         text: str = self.processor.apply_chat_template(conversation, add_generation_prompt=open_answer, tokenize=False)
         # Templates write the start token themselves and the processor would write a second one.
         start = self.tokenizer.bos_token
@@ -210,7 +210,7 @@ class AutoVlm(Vlm):
         ids = self.tokenizer("a").input_ids
         return bool(ids) and ids[0] == self.tokenizer.bos_token_id
 
-    def _processed(self, text: str, images: list[Image.Image]) -> Any:
+    def _process(self, text: str, images: list[Image.Image]) -> Any:
         # One inner list for each prompt: processors that take several images for one prompt all accept this form.
         return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
 

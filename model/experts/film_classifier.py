@@ -119,7 +119,7 @@ class FilmClassifier:
     @torch.inference_mode()
     def look_at_squares(self, squares: Tensor) -> list[FilmView]:
         """As `look`, of grey squares [N, 1, SIDE, SIDE] in 0..1."""
-        mined, marked, amounts, maps, features = (value.float() for value in averaged(self._members, squares))
+        mined, marked, amounts, maps, features = (value.float() for value in average_outputs(self._members, squares))
         distances = self._domains.distances(features)
         kinds = kinds_of(distances)
         views = []
@@ -139,7 +139,7 @@ class FilmClassifier:
 
 
 @torch.inference_mode()
-def averaged(members: Sequence[FilmNetwork], squares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def average_outputs(members: Sequence[FilmNetwork], squares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Mined, marked and amounts as `FilmOutputs`, maps as probabilities, averaged over the members and over the film
     and its mirror image, whose maps are turned back; features of the first member on the film as it is."""
     given = []
@@ -193,12 +193,12 @@ def load_film_classifier(folder: Path) -> FilmClassifier | None:
             network.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: the film classifier's weights do not fit: {error}") from error
-        if missing := sorted(set(network.state_dict()) - set(state) - _uncounted(network)):
+        if missing := sorted(set(network.state_dict()) - set(state) - _find_counters(network)):
             raise CheckpointError(f"{folder}: the film classifier lacks {missing[0]}")
         members.append(network)
     return FilmClassifier(members, domains)
 
 
-def _uncounted(network: FilmNetwork) -> set[str]:
+def _find_counters(network: FilmNetwork) -> set[str]:
     """Counters of normalisation layers, which serving has no use for."""
     return {name for name in network.state_dict() if name.endswith("num_batches_tracked")}

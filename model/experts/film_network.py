@@ -93,8 +93,8 @@ class FilmNetwork(nn.Module):
     def forward(self, images: Tensor) -> FilmOutputs:
         pyramid = self.body(images)
         eighth, sixteenth, thirty_second = self.lateral
-        coarse = _doubled(thirty_second(pyramid.thirty_second)) + sixteenth(pyramid.sixteenth)
-        fine = self.smooth(_doubled(coarse) + eighth(pyramid.eighth))
+        coarse = _double(thirty_second(pyramid.thirty_second)) + sixteenth(pyramid.sixteenth)
+        fine = self.smooth(_double(coarse) + eighth(pyramid.eighth))
         maps = self.map(fine)
         highest_inside = fine.amax(dim=(2, 3))
         means = [level.mean(dim=(2, 3)) for level in (pyramid.eighth, pyramid.sixteenth)]
@@ -110,7 +110,7 @@ class FilmNetwork(nn.Module):
         )
 
 
-def _doubled(maps: Tensor) -> Tensor:
+def _double(maps: Tensor) -> Tensor:
     return functional.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
 
 

@@ -64,7 +64,7 @@ def display_image(ds: Dataset, *, crop: bool = True) -> DisplayImage:
             view=view_of(ds),
             sop_instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
             study_instance_uid=str(ds.get("StudyInstanceUID", "") or ""),
-            acquired=acquired_of(ds),
+            acquired=acquisition_moment(ds),
         )
 
 
@@ -173,7 +173,7 @@ def view_of(ds: Dataset) -> str | None:
     return _VIEW_CODES.get(str(items[0].get("CodeValue", ""))) if items else None
 
 
-def acquired_of(ds: Dataset) -> dt.datetime | None:
+def acquisition_moment(ds: Dataset) -> dt.datetime | None:
     """Local date and time of the exposure, naive, as `exposure_of` reads it; None without a date."""
     exposure = exposure_of(ds)
     return exposure.moment if exposure is not None else None

@@ -203,10 +203,10 @@ def _first_input(first: int, count: int, inputs: NDArray[Any]) -> int:
     low, high = float(inputs.min()), float(inputs.max())
     other = first - 65536 if first > 32767 else first + 65536 if first < 0 else first
 
-    def covered(start: int) -> float:
+    def cover(start: int) -> float:
         return min(start + count - 1, high) - max(start, low)
 
-    return other if covered(other) > covered(first) else first
+    return other if cover(other) > cover(first) else first
 
 
 def _table_values(raw: Any, bits: int) -> NDArray[Any]:

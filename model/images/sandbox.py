@@ -105,7 +105,7 @@ class _Child:
 
     def end(self, grace_seconds: float = 0.0) -> int:
         """Kill the child unless it ends within the grace; the status it ended with by itself (negative: a signal)."""
-        died_by_itself = self._exited_within(grace_seconds)
+        died_by_itself = self._has_exited_within(grace_seconds)
         if not died_by_itself:
             self.process.kill()
         self._requests.close()
@@ -113,7 +113,7 @@ class _Child:
         status = self.process.wait()
         return status if died_by_itself else 0
 
-    def _exited_within(self, seconds: float) -> bool:
+    def _has_exited_within(self, seconds: float) -> bool:
         """Tell whether it has ended, or does as soon as the system has cleaned up after it (its pipe closes first)."""
         try:
             self.process.wait(seconds)

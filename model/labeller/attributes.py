@@ -27,12 +27,12 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
             continue  # "increased in size" said of the heart is what it is, not what became of it
         change = mark.parts[Part.CHANGE]
         is_list = mark.text in _OF_DEVICES or (change is Change.STABLE and mark.role != "nothing changed")
-        listed = _listed_behind(read, cue, targets) if is_list else []
-        governed = listed or scope.described(read, cue, places)
+        listed = _find_listed_behind(read, cue, targets) if is_list else []
+        governed = listed or scope.find_described(read, cue, places)
         if governed is None:
             continue
         if not governed:
-            governed = scope.before(read, cue, places) or _described_next(read, cue, targets)
+            governed = scope.before(read, cue, places) or _find_described_next(read, cue, targets)
         _change([targets[place] for place in governed], mark, change)
     _exchange(read, targets)
     for target in targets.values():
@@ -40,13 +40,13 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
             target.change = Change.RESOLVED
 
 
-def _described_next(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
+def _find_described_next(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the finding of the next segment where adjectives are parted by commas ("stable, small effusion")."""
     place = _first_after(read, read.segments[read.number(cue)], targets)
     return [] if place is None else [place]
 
 
-def _listed_behind(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
+def _find_listed_behind(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the devices of a list behind "removal of" or "placement of"; it goes on over commas and sides."""
     first = read.number(cue)
     governed: list[int] = []
@@ -123,7 +123,7 @@ def give_levels(read: Statement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.LEVEL) or _grades_change(read.marks, cue):
             continue
-        place = _graded(read, cue, targets)
+        place = _find_graded(read, cue, targets)
         if place is not None and targets[place].level is None:
             targets[place].level = mark.parts[Part.LEVEL]
             targets[place].note("degree", mark)
@@ -143,7 +143,7 @@ def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
     return False
 
 
-def _graded(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
+def _find_graded(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
     for place in range(cue + 1, segment.end):
         if place in targets:
@@ -192,7 +192,7 @@ def give_sides(read: Statement, targets: dict[int, Target]) -> None:
     """Give each finding its sides; one without a side has that of the finding that it is joined to."""
     for cue, mark in enumerate(read.marks):
         if mark.has(Part.SIDE):
-            place = _sided(read, cue, targets)
+            place = _find_sided(read, cue, targets)
             if place is not None and not _is_second_of_device(read, cue, targets[place]):
                 targets[place].sides.append(mark.parts[Part.SIDE])
                 targets[place].note("side", mark)
@@ -208,7 +208,7 @@ def give_sides(read: Statement, targets: dict[int, Target]) -> None:
             before.sides = list(target.sides)
 
 
-def _sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
+def _find_sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
     inside = [place for place in targets if segment.start <= place < segment.end]
     for place in range(cue + 1, segment.end):

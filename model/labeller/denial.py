@@ -34,7 +34,7 @@ class Member:
     is_open: bool
 
 
-def denied(read: Statement, cue: int, targets: set[int], devices: set[int]) -> Iterator[Member]:
+def find_denied(read: Statement, cue: int, targets: set[int], devices: set[int]) -> Iterator[Member]:
     """Yield the findings that a denial before them governs."""
     first = read.number(cue)
     names_device: bool | None = None

@@ -29,7 +29,7 @@ def line_heading(line: str) -> tuple[str, int] | None:
     replaced = _replacing().match(line)
     if replaced:
         return _plain(replaced[1]), replaced.end()
-    without_colon = _skipped_without_colon().match(line)
+    without_colon = _pattern_without_colon().match(line)
     if without_colon:
         return f"{_plain(without_colon[1])} ", without_colon.end()
     capitals = _CAPITALS.match(line)
@@ -130,7 +130,7 @@ def _replacing() -> re.Pattern[str]:
 
 
 @cache
-def _skipped_without_colon() -> re.Pattern[str]:
+def _pattern_without_colon() -> re.Pattern[str]:
     names = (
         "indications?|clinical (?:history|details|information|indications?|data|question|summary)|history|hx"
         "|reason for [a-z]+"

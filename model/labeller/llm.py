@@ -72,12 +72,12 @@ def label_report(text: str, model: TextModel) -> list[Label]:
         report=clean_text(body),
     )
     answer = model.complete([prompt], max_tokens=MAX_TOKENS)[0]
-    said = _parsed(answer)
+    said = _parse(answer)
     sections = {_plain(sentence.text): sentence.section for sentence in read}
     return [_label(item, sections, version(model)) for item in said.findings]
 
 
-def _parsed(answer: str) -> _Answer:
+def _parse(answer: str) -> _Answer:
     start, end = answer.find("{"), answer.rfind("}")
     try:
         value: Any = json.loads(answer[start : end + 1]) if 0 <= start < end else None

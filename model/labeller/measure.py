@@ -202,7 +202,7 @@ def polarity_errors(made: Iterable[Label], gold: Iterable[Label]) -> int:
     )
 
 
-def settled_labels(text: str) -> list[Label]:
+def settle_labels(text: str) -> list[Label]:
     """Return what a whole report settles, as labels; contradictions are left out."""
     return [
         Label(
@@ -217,8 +217,8 @@ def settled_labels(text: str) -> list[Label]:
     ]
 
 
-def settled_gold(case: ReportCase) -> list[Label]:
-    """Return a report's gold as `settled_labels` writes it: an absence has no side, a doubt nothing but itself."""
+def settle_gold(case: ReportCase) -> list[Label]:
+    """Return a report's gold as `settle_labels` writes it: an absence has no side, a doubt nothing but itself."""
     return [
         dataclasses.replace(
             label,
@@ -271,7 +271,7 @@ def _in_order(table: dict[str, Score], order: list[str]) -> dict[str, Score]:
     return {key: table[key] for key in order if key in table}
 
 
-def pooled(table: Mapping[str, Score]) -> Score:
+def pool_classes(table: Mapping[str, Score]) -> Score:
     """All classes of one table together."""
     scores = list(table.values())
     return Score(sum(s.right for s in scores), sum(s.wrong for s in scores), sum(s.missed for s in scores))

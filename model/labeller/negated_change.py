@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.labeller.parts import ENDS, Mark, Part, ignored, replaced
+from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
 from model.schema import Change
 
 _NOUN_OF_CHANGE = ("development of", "interval development of", "interval appearance of", "developing")
@@ -19,23 +19,23 @@ def read_negated_change(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks):
         if not mark.has(Part.NEGATION_BEFORE):
             continue
-        target = _negated_change_after(marks, place)
+        target = _find_negated_change_after(marks, place)
         if target is None:
             continue
         word = marks[target]
         if word.has(Part.CHANGED):
-            marks[target] = replaced(word, "nothing changed", CHANGE=Change.STABLE)
+            marks[target] = replace_parts(word, "nothing changed", CHANGE=Change.STABLE)
         elif word.text in _NOUN_OF_CHANGE:
-            marks[target] = ignored(word, "development")
+            marks[target] = ignore_mark(word, "development")
             continue
         elif word.parts[Part.CHANGE] is Change.NEW and mark.text in ("not", "never"):
-            marks[target] = replaced(word, "has not come", NEGATION_AFTER=True)
+            marks[target] = replace_parts(word, "has not come", NEGATION_AFTER=True)
         elif _denies_only_such(marks, place, target):
             continue
         else:
-            marks[target] = ignored(word, "negated change")
+            marks[target] = ignore_mark(word, "negated change")
             _read_second_change(marks, target)
-        marks[place] = ignored(mark, "negated change")
+        marks[place] = ignore_mark(mark, "negated change")
     return marks
 
 
@@ -47,7 +47,7 @@ def _denies_only_such(marks: Sequence[Mark], denial: int, place: int) -> bool:
     return marks[denial].text != "not" and _is_attribute(marks, place)
 
 
-def _negated_change_after(marks: Sequence[Mark], place: int) -> int | None:
+def _find_negated_change_after(marks: Sequence[Mark], place: int) -> int | None:
     for index in range(place + 1, min(place + 8, len(marks))):
         mark = marks[index]
         if mark.has(Part.CHANGE, Part.CHANGED) and not mark.has(Part.FINDING):
@@ -72,4 +72,4 @@ def _is_attribute(marks: Sequence[Mark], place: int) -> bool:
 def _read_second_change(marks: list[Mark], place: int) -> None:
     """ "Not increased or decreased"."""
     if place + 2 < len(marks) and marks[place + 1].has(Part.OR) and marks[place + 2].has(Part.CHANGE):
-        marks[place + 2] = ignored(marks[place + 2], "negated change")
+        marks[place + 2] = ignore_mark(marks[place + 2], "negated change")

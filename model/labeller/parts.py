@@ -116,11 +116,11 @@ class Mark:
         return any(part in self.parts for part in parts)
 
 
-def replaced(mark: Mark, role: str, **parts: Any) -> Mark:
+def replace_parts(mark: Mark, role: str, **parts: Any) -> Mark:
     """Return the mark with these parts alone."""
     return dataclasses.replace(mark, parts={Part[name]: value for name, value in parts.items()}, role=role)
 
 
-def ignored(mark: Mark, role: str) -> Mark:
+def ignore_mark(mark: Mark, role: str) -> Mark:
     """Return the mark as one that no other rule reads."""
-    return replaced(mark, role, IGNORED=True)
+    return replace_parts(mark, role, IGNORED=True)

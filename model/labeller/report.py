@@ -56,7 +56,7 @@ def combine(labels: Iterable[Label]) -> dict[str, ReportFinding]:
     for key in ontology().findings:
         if key in by_finding:
             standing, overruled = _standing(by_finding[key])
-            made = _combined(key, _explicit(standing))
+            made = _combine(key, _explicit(standing))
             if made is not None:
                 found[key] = dataclasses.replace(made, overruled=overruled)
     return found
@@ -76,7 +76,7 @@ def _explicit(labels: Sequence[Label]) -> list[Label]:
     return explicit or list(labels)
 
 
-def _combined(key: str, labels: Sequence[Label]) -> ReportFinding | None:
+def _combine(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     yes = [label for label in labels if label.presence is Stated.YES]
     no = [label for label in labels if label.presence is Stated.NO]
     doubt = [label for label in labels if label.presence is Stated.UNCERTAIN]
@@ -84,10 +84,10 @@ def _combined(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     if clash is not None:
         how = f'"{clash[0].sentence}" and "{clash[1].sentence}"'
         return ReportFinding(finding=key, presence=None, contradiction=how, labels=tuple(labels))
-    plain = yes or _denied(no)
+    plain = yes or _denials(no)
     if not plain and not doubt:
         return None  # one side is denied, of the other nothing is said
-    if doubt and not _decided(plain, doubt):
+    if doubt and not _is_decided(plain, doubt):
         return ReportFinding(
             finding=key, presence=Stated.UNCERTAIN, certainty=doubt[-1].certainty, labels=tuple(labels)
         )
@@ -112,7 +112,7 @@ def _same_side(yes: Label, no: Label) -> bool:
     return no.side is None or yes.side == no.side
 
 
-def _denied(no: Sequence[Label]) -> list[Label]:
+def _denials(no: Sequence[Label]) -> list[Label]:
     """The denials, where together they deny the finding in the whole patient. A removed device is denied."""
     sides = {label.side for label in no}
     lateral = None not in sides and not {"left", "right"} <= sides and "bilateral" not in sides
@@ -120,7 +120,7 @@ def _denied(no: Sequence[Label]) -> list[Label]:
     return [] if lateral and not gone else list(no)
 
 
-def _decided(plain: Sequence[Label], doubt: Sequence[Label]) -> bool:
+def _is_decided(plain: Sequence[Label], doubt: Sequence[Label]) -> bool:
     """Tell whether the impression says plainly what another part of the report doubts."""
     deciding = word_list().deciding
     return any(label.section in deciding for label in plain) and all(label.section not in deciding for label in doubt)
@@ -143,7 +143,7 @@ def _change(labels: Sequence[Label]) -> tuple[Change | None, str]:
     return (changes_of_all.pop() if len(changes_of_all) == 1 else None), ""
 
 
-def stated_values(finding: ReportFinding) -> Mapping[str, str]:
+def values_of_finding(finding: ReportFinding) -> Mapping[str, str]:
     """A settled finding in the words of feedback: aspect → value; empty where nothing may serve as truth."""
     if finding.presence not in (Stated.YES, Stated.NO):
         return {}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from model.labeller.negated_change import read_negated_change
-from model.labeller.parts import ENDS, Mark, Part, ignored, replaced
+from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
 from model.schema import Change
 
 Rule = Callable[[list[Mark]], list[Mark]]
@@ -36,11 +36,11 @@ def rewritten(marks: Sequence[Mark]) -> list[Mark]:
 def _read_question(marks: list[Mark]) -> list[Mark]:
     """ "Is there a pneumothorax?" states nothing; "Pneumothorax?" leaves it possible."""
     if marks and marks[-1].text == "?" and (marks[0].has(Part.VERB) or marks[0].text in ("any", "is there", "could")):
-        marks[0] = replaced(marks[0], "question", UNSAID_BEFORE=True)
+        marks[0] = replace_parts(marks[0], "question", UNSAID_BEFORE=True)
     for place, mark in enumerate(marks[:-1]):
         begins = place == 0 or marks[place - 1].has(*ENDS)
         if mark.text.startswith("suggest") and begins and not marks[place + 1].has(Part.VERB):
-            marks[place] = replaced(mark, "recommendation", UNSAID_BEFORE=True)
+            marks[place] = replace_parts(mark, "recommendation", UNSAID_BEFORE=True)
     return marks
 
 
@@ -55,9 +55,9 @@ def _read_earlier_image(marks: list[Mark]) -> list[Mark]:
         if end == place + 1 and not mark.has(Part.IMAGE):
             continue
         for index in range(place, end):
-            marks[index] = ignored(marks[index], "earlier image")
+            marks[index] = ignore_mark(marks[index], "earlier image")
         if end < len(marks) and marks[end].has(Part.REPORTED) and not _has_target_before(marks, place):
-            marks[end] = replaced(marks[end], "earlier image", UNSAID_BEFORE=True)
+            marks[end] = replace_parts(marks[end], "earlier image", UNSAID_BEFORE=True)
     return marks
 
 
@@ -75,9 +75,9 @@ def _read_compared_with(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks[:-1]):
         following = marks[place + 1]
         if mark.text in ("vs", "versus") and following.has(Part.KNOWN, Part.IMAGE_BEFORE, Part.IMAGE):
-            marks[place] = ignored(mark, "compared with")
+            marks[place] = ignore_mark(mark, "compared with")
         if mark.text in ("gone", "has gone", "have gone") and following.text in ("from", "up", "down", "to"):
-            marks[place] = ignored(mark, "has gone to")
+            marks[place] = ignore_mark(mark, "has gone to")
     return marks
 
 
@@ -93,10 +93,10 @@ def _read_movement(marks: list[Mark]) -> list[Mark]:
                 break
             towards = towards or following.text in ("to", "towards", "toward")
             if following.has(Part.SIDE) and towards:
-                marks[index] = replaced(following, "side of a movement", OTHER_SIDE=True)
+                marks[index] = replace_parts(following, "side of a movement", OTHER_SIDE=True)
                 break
         if place and marks[place - 1].has(Part.SIDE):
-            marks[place - 1] = replaced(marks[place - 1], "side of a movement", OTHER_SIDE=True)
+            marks[place - 1] = replace_parts(marks[place - 1], "side of a movement", OTHER_SIDE=True)
     return marks
 
 
@@ -109,18 +109,18 @@ def _read_two_degrees(marks: list[Mark]) -> list[Mark]:
         second = mark.text.partition(" to ")[2]
         if second and place and marks[place - 1].text == "from":  # "from moderate to large"
             level = "severe" if second in ("large", "severe") else "moderate"
-            marks[place] = replaced(mark, "two degrees", LEVEL=level, CHANGE=Change.WORSENING)
+            marks[place] = replace_parts(mark, "two degrees", LEVEL=level, CHANGE=Change.WORSENING)
             continue
         before = [one.text for one in marks[max(0, place - 2) : place]]
         is_start = "from" in before[-1:]
         if (is_start or any(text in _OF_EARLIER for text in before)) and _later_degree(marks, place):
             earlier = mark
-            marks[place] = ignored(mark, "earlier degree")
+            marks[place] = ignore_mark(mark, "earlier degree")
         elif earlier is not None:
             then, now = (_DEGREES.index(one.parts[Part.LEVEL]) for one in (earlier, mark))
             if then != now:
                 change = Change.WORSENING if now > then else Change.IMPROVING
-                marks[place] = replaced(mark, "two degrees", LEVEL=mark.parts[Part.LEVEL], CHANGE=change)
+                marks[place] = replace_parts(mark, "two degrees", LEVEL=mark.parts[Part.LEVEL], CHANGE=change)
             earlier = None
     return marks
 
@@ -140,7 +140,7 @@ def _read_two_sizes(marks: list[Mark]) -> list[Mark]:
     (_, now), (place, before) = sizes
     if now != before:
         change = Change.WORSENING if now > before else Change.IMPROVING
-        marks[place] = replaced(marks[place], "two sizes", CHANGE=change)
+        marks[place] = replace_parts(marks[place], "two sizes", CHANGE=change)
     return marks
 
 
@@ -156,15 +156,15 @@ def _read_not_seen(marks: list[Mark]) -> list[Mark]:
     """ "Not seen" denies what stands before it; "no longer seen" says that it is gone, "no longer in" does not."""
     for place, mark in enumerate(marks):
         if mark.text.startswith("not ") and mark.has(Part.VALUE_NO):
-            marks[place] = replaced(mark, "not seen", NEGATION_AFTER=True)
+            marks[place] = replace_parts(mark, "not seen", NEGATION_AFTER=True)
         if mark.has(Part.NO_LONGER):
             marks[place] = _of_no_longer(marks, place)
         if mark.text != "not":
             continue
         for index in range(place + 1, min(place + 4, len(marks))):
             if marks[index].has(Part.SEEN) and not marks[index].has(Part.CHANGE):
-                marks[index] = replaced(marks[index], "not seen", NEGATION_AFTER=True)
-                marks[place] = ignored(mark, "not seen")
+                marks[index] = replace_parts(marks[index], "not seen", NEGATION_AFTER=True)
+                marks[place] = ignore_mark(mark, "not seen")
                 break
             if marks[index].parts and not marks[index].has(Part.FILLER, Part.PARTLY):
                 break
@@ -175,18 +175,18 @@ def _of_no_longer(marks: list[Mark], place: int) -> Mark:
     mark = marks[place]
     for index in range(place + 1, min(place + 4, len(marks))):
         if marks[index].has(Part.SEEN):
-            marks[index] = ignored(marks[index], "no longer seen")
-            return replaced(mark, "no longer seen", CHANGE=Change.RESOLVED)
+            marks[index] = ignore_mark(marks[index], "no longer seen")
+            return replace_parts(mark, "no longer seen", CHANGE=Change.RESOLVED)
         if marks[index].has(Part.PREDICATE):
-            return replaced(mark, "no longer so", NEGATION_BEFORE=True)
+            return replace_parts(mark, "no longer so", NEGATION_BEFORE=True)
         if marks[index].has(Part.FINDING, Part.EVIDENCE):
-            return replaced(mark, "no longer there", CHANGE=Change.RESOLVED)
+            return replace_parts(mark, "no longer there", CHANGE=Change.RESOLVED)
         if not marks[index].has(Part.OPENER, Part.FILLER, Part.SIDE) and marks[index].text != "any":
             break
     return (
-        ignored(mark, "no longer at a place")
+        ignore_mark(mark, "no longer at a place")
         if place + 1 < len(marks)
-        else replaced(mark, "gone", CHANGE=Change.RESOLVED)
+        else replace_parts(mark, "gone", CHANGE=Change.RESOLVED)
     )
 
 
@@ -195,7 +195,7 @@ def _read_both(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks[:-1]):
         counts = mark.text in ("both", "each", "all") and marks[place + 1].has(Part.CHANGE, Part.VERB, Part.LEVEL)
         if counts and _has_target_before(marks, place) and not _has_target_behind(marks, place):
-            marks[place] = ignored(mark, "both findings")
+            marks[place] = ignore_mark(mark, "both findings")
     return marks
 
 
@@ -209,7 +209,7 @@ def _read_partly(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks):
         for index in range(place + 1, min(place + 3, len(marks))):
             if mark.has(Part.PARTLY) and marks[index].parts.get(Part.CHANGE) is Change.RESOLVED:
-                marks[index] = replaced(marks[index], "not complete", CHANGE=Change.IMPROVING)
+                marks[index] = replace_parts(marks[index], "not complete", CHANGE=Change.IMPROVING)
     return marks
 
 
@@ -224,10 +224,10 @@ def _read_sides_compared(marks: list[Mark]) -> list[Mark]:
             continue
         between = [one.text for one in marks[place + 1 : following[0]]]
         if between == ["than"] or between == ["than", "the"]:
-            marks[place] = ignored(mark, "sides compared")
+            marks[place] = ignore_mark(mark, "sides compared")
         elif between in (["on", "the"], ["at", "the"], ["on"], ["in", "the"]) and not _one_side_before(marks, place):
-            marks[place] = ignored(mark, "sides compared")
-            marks[following[0]] = ignored(marks[following[0]], "sides compared")
+            marks[place] = ignore_mark(mark, "sides compared")
+            marks[following[0]] = ignore_mark(marks[following[0]], "sides compared")
     return marks
 
 
@@ -241,17 +241,17 @@ def _read_device_plans(marks: list[Mark]) -> list[Mark]:
     for place, mark in enumerate(marks):
         following = marks[place + 1] if place + 1 < len(marks) else None
         if mark.text in _WITHDRAWN and following is not None and _MOVED_BY.match(following.text):
-            marks[place] = ignored(mark, "moved")
+            marks[place] = ignore_mark(mark, "moved")
         if mark.text == "out" and (following is None or following.has(Part.COMMA, Part.AND, *ENDS)):
-            marks[place] = replaced(mark, "out", CHANGE=Change.RESOLVED)
+            marks[place] = replace_parts(mark, "out", CHANGE=Change.RESOLVED)
         if not mark.has(Part.PLAN):
             continue
         for index in range(place + 1, min(place + 4, len(marks))):
             if marks[index].has(Part.CHANGE, Part.TAKEN_OUT, Part.EXCHANGED):
-                marks[place] = ignored(mark, "plan")
+                marks[place] = ignore_mark(mark, "plan")
                 is_before = marks[index].text.endswith(" of")
                 part = {"UNSAID_BEFORE" if is_before else "UNSAID_AFTER": True}
-                marks[index] = replaced(marks[index], "plan", **part)
+                marks[index] = replace_parts(marks[index], "plan", **part)
                 break
             if marks[index].has(Part.FINDING, Part.MOVED, *ENDS):
                 break

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from model.labeller import scope
 from model.labeller.attributes import give_changes, give_levels, give_sides
-from model.labeller.denial import denied
+from model.labeller.denial import find_denied
 from model.labeller.language import has_foreign_denial, is_english
 from model.labeller.parts import Mark, Part
 from model.labeller.sentences import Sentence, sentences
@@ -124,7 +124,7 @@ def read_sentence(sentence: Sentence, *, is_readable: bool = True) -> Reading:
             if same is None:
                 labels.append(label)
             elif (labels[same].side, labels[same].presence) == (label.side, label.presence):
-                labels[same] = _joined(labels[same], label)
+                labels[same] = _join_labels(labels[same], label)
     return Reading(sentence=sentence, statement=read, targets=tuple(targets.values()), labels=tuple(labels))
 
 
@@ -139,7 +139,7 @@ def _says_already(other: Label, label: Label) -> bool:
     return (other.side, other.presence) == (label.side, label.presence)
 
 
-def _joined(label: Label, later: Label) -> Label:
+def _join_labels(label: Label, later: Label) -> Label:
     """Return a label with the degree and change that a later one of the same finding adds."""
     level, change = label.level or later.level, label.change or later.change
     if (level, change) == (label.level, label.change):
@@ -163,7 +163,7 @@ def _apply_denials(read: Statement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.NEGATION_BEFORE):
             continue
-        for member in denied(read, cue, places, devices):
+        for member in find_denied(read, cue, places, devices):
             target = targets[member.place]
             if member.is_open and target.named.presence == "yes":
                 target.left_out = target.left_out or "only a new or a large one is denied"
@@ -192,7 +192,7 @@ def _apply_doubt(read: Statement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.UNCERTAINTY_BEFORE, Part.UNCERTAINTY_AFTER):
             continue
-        ahead = list(scope.doubted(read, cue, places)) if mark.has(Part.UNCERTAINTY_BEFORE) else []
+        ahead = list(scope.find_doubted(read, cue, places)) if mark.has(Part.UNCERTAINTY_BEFORE) else []
         if mark.text in ("?", "suspected", "likely", "possible", "probable") and _stands_behind(read, cue, places):
             ahead = []
         behind: list[int] = []

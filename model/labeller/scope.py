@@ -13,7 +13,7 @@ from model.labeller.parts import CUES, Part
 from model.labeller.statement import LISTED, Joint, Segment, Statement
 
 
-def doubted(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
+def find_doubted(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
     """Yield the findings that a word of doubt before them governs: its segment's, and those listed with them."""
     first = read.number(cue)
     for number in range(first, len(read.segments)):
@@ -100,7 +100,7 @@ def _nearest_group(read: Statement, segment: Segment, end: int, targets: set[int
     return group
 
 
-def described(read: Statement, cue: int, targets: set[int]) -> list[int] | None:
+def find_described(read: Statement, cue: int, targets: set[int]) -> list[int] | None:
     """Return the findings that a word of change before them describes; [] where it describes one before it.
 
     None: it describes what is no finding ("improved aeration").

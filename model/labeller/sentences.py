@@ -134,9 +134,9 @@ def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     for stop, after in sorted(stops):
         if stop < place or (text[stop] in ".!?" and not _ends_sentence(text, stop, after, end)):
             continue
-        yield from _trimmed(text, place, stop + 1 if text[stop] == "?" else stop)
+        yield from _trim(text, place, stop + 1 if text[stop] == "?" else stop)
         place = after
-    yield from _trimmed(text, place, end)
+    yield from _trim(text, place, end)
 
 
 def _ends_sentence(text: str, stop: int, after: int, end: int) -> bool:
@@ -166,7 +166,7 @@ def _ends_sentence(text: str, stop: int, after: int, end: int) -> bool:
     return True
 
 
-def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _trim(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the stretch without blanks at its ends, in pieces of at most MAX_SENTENCE, if it holds a word."""
     while start < end and (text[start].isspace() or text[start] in "*•"):
         start += 1

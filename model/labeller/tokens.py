@@ -74,11 +74,11 @@ def _words(token: str) -> tuple[str, ...]:
         return _SIGNS[token]
     plain = token.lower().replace("’", "'")
     spelled = word_list().abbreviations.get(plain)
-    return spelled if spelled is not None else (_mended(plain),)
+    return spelled if spelled is not None else (_correct_spelling(plain),)
 
 
 @lru_cache(maxsize=65_536)
-def _mended(token: str) -> str:
+def _correct_spelling(token: str) -> str:
     """Return the listed word that a misspelt one means: the only one near enough and long enough, else the token."""
     words = word_list()
     if token in words.known or len(token) < 5 or not token.isalpha():

@@ -44,9 +44,9 @@ def word_list() -> WordList:
     phrases: dict[tuple[str, ...], dict[Part, Any]] = {}
     for words, part, value in _entries(raw):
         for word in words:
-            phrases.setdefault(_spelled(word), {}).setdefault(part, value)
+            phrases.setdefault(_spellings(word), {}).setdefault(part, value)
     for word, predicate in _predicates(raw):
-        phrases.setdefault(_spelled(word), {}).setdefault(Part.PREDICATE, []).append(predicate)
+        phrases.setdefault(_spellings(word), {}).setdefault(Part.PREDICATE, []).append(predicate)
     by_first: dict[str, list[tuple[str, ...]]] = {}
     for phrase in sorted(phrases, key=lambda phrase: (-len(phrase), phrase)):
         by_first.setdefault(phrase[0], []).append(phrase)
@@ -64,7 +64,7 @@ def word_list() -> WordList:
         known=frozenset(known | set(raw["typing"]["never"])),
         min_letters=raw["typing"]["min_letters"],
         min_letters_two_edits=raw["typing"]["min_letters_two_edits"],
-        abbreviations={short: _spelled(long) for short, long in raw["abbreviations"].items()},
+        abbreviations={short: _spellings(long) for short, long in raw["abbreviations"].items()},
         **{name: frozenset(sections[name]) for name in ("skipped", "deciding", "replacing", "neutral", "labels")},
     )
 
@@ -75,7 +75,7 @@ def _mendable(phrases: Mapping[tuple[str, ...], Mapping[Part, Any]]) -> set[str]
     return {token for phrase, of in phrases.items() if parts & of.keys() for token in phrase}
 
 
-def _spelled(phrase: str) -> tuple[str, ...]:
+def _spellings(phrase: str) -> tuple[str, ...]:
     return tuple(phrase.replace("-", " ").split()) if phrase != "-" else ("-",)
 
 

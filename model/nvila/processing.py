@@ -105,12 +105,12 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
         if text is None:
             raise ValueError("a text is needed")
         texts = [text] if isinstance(text, str) else list(text)
-        groups = _grouped(images, len(texts))
+        groups = _group(images, len(texts))
         mode = Tiling(tiling or self.tiling)
         rows, tiled = [], []
         for prompt, group in zip(texts, groups, strict=True):
             cut = self.tile(group, mode)
-            rows.append(self.expanded_ids(prompt, cut))
+            rows.append(self.expand_ids(prompt, cut))
             tiled.append(cut)
         data = self.pad(rows, padding_side or self.tokenizer.padding_side)
         if any(tiled):
@@ -154,7 +154,7 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
         runs += [IMAGE_TOKEN] * (len(parts) - 1 - len(runs))
         return parts[0] + "".join(run + part for run, part in zip(runs, parts[1:], strict=True))
 
-    def expanded_ids(self, text: str, images: Sequence[TiledImage]) -> list[int]:
+    def expand_ids(self, text: str, images: Sequence[TiledImage]) -> list[int]:
         """Token ids as the language model sees them: each placeholder repeated, then the newline row."""
         unexpanded = self.prompt_ids(text, images)
         lengths = [tokens for image in images for tokens in image.sequence_tokens]
@@ -215,7 +215,7 @@ def _without_media(text: str) -> str:
     return text.strip() if found else text
 
 
-def _grouped(images: Any, samples: int) -> list[list[Any]]:
+def _group(images: Any, samples: int) -> list[list[Any]]:
     """The images of each sample."""
     if images is None:
         return [[] for _ in range(samples)]

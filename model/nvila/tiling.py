@@ -97,18 +97,16 @@ def tile_image(image: Image.Image, geometry: ImageGeometry, *, tiled: bool) -> T
     side = geometry.tile_side
     tokens = geometry.token_side**2
     if not tiled or geometry.mode == "resize":
-        return TiledImage(
-            pixels=_normalised([_resized(image, side, side)]), rows=0, columns=0, sequence_tokens=(tokens,)
-        )
+        return TiledImage(pixels=_normalise([_resize(image, side, side)]), rows=0, columns=0, sequence_tokens=(tokens,))
     if geometry.mode == "dynamic_s2":
         return _tile_scales(image, geometry)
     grids = candidate_grids(geometry.min_tiles, geometry.max_tiles)
     columns, rows = choose_grid(*image.size, side, grids)
     tiles = _cut(image, columns, rows, side)
     if len(tiles) > 1:
-        tiles.append(_resized(image, side, side))  # the thumbnail comes last
+        tiles.append(_resize(image, side, side))  # the thumbnail comes last
     return TiledImage(
-        pixels=_normalised(tiles), rows=rows, columns=columns, sequence_tokens=tuple(tokens for _ in tiles)
+        pixels=_normalise(tiles), rows=rows, columns=columns, sequence_tokens=tuple(tokens for _ in tiles)
     )
 
 
@@ -124,15 +122,15 @@ def _tile_scales(image: Image.Image, geometry: ImageGeometry) -> TiledImage:
     out_rows, out_columns = (rows, columns) if index == len(factors) - 1 else (factors[index], factors[index])
     tokens = out_rows * out_columns * geometry.token_side**2
     # rows and columns describe the last scale's grid; the model derives the merged mosaic from it.
-    return TiledImage(pixels=_normalised(tiles), rows=rows, columns=columns, sequence_tokens=(tokens,))
+    return TiledImage(pixels=_normalise(tiles), rows=rows, columns=columns, sequence_tokens=(tokens,))
 
 
-def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _cut(image: Image.Image, columns: int, rows: int, side: int) -> list[Image.Image]:
-    whole = _resized(image, columns * side, rows * side)
+    whole = _resize(image, columns * side, rows * side)
     return [
         whole.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
         for row in range(rows)
@@ -140,7 +138,7 @@ def _cut(image: Image.Image, columns: int, rows: int, side: int) -> list[Image.I
     ]
 
 
-def _normalised(tiles: Sequence[Image.Image]) -> NDArray[np.float32]:
+def _normalise(tiles: Sequence[Image.Image]) -> NDArray[np.float32]:
     """uint8 tiles -> float32 [n, 3, side, side]; scaled in float64, then (x - 0.5) / 0.5 in float32, as SigLIP does."""
     pixels = np.stack([np.asarray(tile, dtype=np.uint8) for tile in tiles])
     scaled = (pixels.astype(np.float64) * 0.00392156862745098).astype(np.float32)

@@ -195,14 +195,14 @@ def closed_question(type: QuestionType, finding: str) -> Question:
         type=type,
         finding=finding,
         text=_CLOSED_TEXT[type].format(name=finding_name(finding)),
-        allowed=_allowed(type, finding),
+        allowed=_allow_answers(type, finding),
         image=_ABOUT.get(type, ImageRole.CURRENT),
         needs_prior=type in _ABOUT,
         alone=type is QuestionType.PREDICTION,
     )
 
 
-def _allowed(type: QuestionType, finding: str) -> tuple[str, ...]:
+def _allow_answers(type: QuestionType, finding: str) -> tuple[str, ...]:
     """The answers that make sense: what has no degree (a tube, a fracture) comes, stays or goes, but grows no worse."""
     answers = _ALLOWED[type]()
     if type in (QuestionType.CHANGE, QuestionType.PREDICTION) and not ontology().findings[finding].graded:

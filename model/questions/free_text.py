@@ -119,7 +119,7 @@ def understand(text: str, findings: Sequence[str], *, has_prior: bool) -> AskedQ
         if pattern.search(rest):
             raise NotTaughtError(f"this checkpoint was not trained on questions about {topic}")
     _refuse_leftovers(rest)
-    asked = _asked(rest, finding)
+    asked = _parse_question(rest, finding)
     needs_prior = asked.kind in (AskedKind.CHANGE, AskedKind.DIFFERENCE) or asked.image is ImageRole.PRIOR
     if needs_prior and not has_prior:
         raise NotTaughtError("this study was not compared with a prior image")
@@ -144,7 +144,7 @@ def _take_finding(text: str, findings: Sequence[str]) -> tuple[str | None, str]:
     return (keys[0] if keys else None), " ".join(rest.split())
 
 
-def _asked(rest: str, finding: str | None) -> AskedQuestion:
+def _parse_question(rest: str, finding: str | None) -> AskedQuestion:
     kinds = _words().kinds
     directions = tuple(change for change, pattern in _words().directions.items() if pattern.search(rest))
     sides = {side for side, pattern in _words().sides.items() if pattern.search(rest)}
@@ -152,17 +152,17 @@ def _asked(rest: str, finding: str | None) -> AskedQuestion:
         raise NotTaughtError("the question names two directions of change; ask about one at a time")
     changes = bool(directions) or kinds["change"].search(rest) is not None
     if finding is None:
-        return _asked_of_everything(rest, directions, changes=changes, has_side=bool(sides))
+        return _parse_question_on_all(rest, directions, changes=changes, has_side=bool(sides))
     if changes:
         if sides:
             raise NotTaughtError("this checkpoint was not trained on the change of one side alone")
         return AskedQuestion(kind=AskedKind.CHANGE, finding=finding, expected=directions)
     if kinds["prior"].search(rest):
-        return _asked_of_the_prior(rest, finding, has_side=bool(sides))
-    return _asked_of_the_current(rest, finding, sides)
+        return _parse_question_on_prior(rest, finding, has_side=bool(sides))
+    return _parse_question_on_current(rest, finding, sides)
 
 
-def _asked_of_everything(rest: str, directions: tuple[str, ...], *, changes: bool, has_side: bool) -> AskedQuestion:
+def _parse_question_on_all(rest: str, directions: tuple[str, ...], *, changes: bool, has_side: bool) -> AskedQuestion:
     kinds = _words().kinds
     if changes and not has_side:
         return AskedQuestion(kind=AskedKind.DIFFERENCE, expected=directions)
@@ -171,7 +171,7 @@ def _asked_of_everything(rest: str, directions: tuple[str, ...], *, changes: boo
     raise NotTaughtError("the question names no finding that this checkpoint was trained on")
 
 
-def _asked_of_the_prior(rest: str, finding: str, *, has_side: bool) -> AskedQuestion:
+def _parse_question_on_prior(rest: str, finding: str, *, has_side: bool) -> AskedQuestion:
     kinds = _words().kinds
     if has_side or kinds["place"].search(rest) or kinds["severity"].search(rest):
         raise NotTaughtError("of the prior image only presence can be asked")
@@ -179,7 +179,7 @@ def _asked_of_the_prior(rest: str, finding: str, *, has_side: bool) -> AskedQues
     return AskedQuestion(kind=AskedKind.PRESENCE, finding=finding, image=ImageRole.PRIOR)
 
 
-def _asked_of_the_current(rest: str, finding: str, sides: set[str]) -> AskedQuestion:
+def _parse_question_on_current(rest: str, finding: str, sides: set[str]) -> AskedQuestion:
     kinds, concept = _words().kinds, ontology().findings[finding]
     if kinds["place"].search(rest):
         if not concept.lateral:

@@ -184,10 +184,10 @@ def canonical(events: Iterable[Event]) -> tuple[Event, ...]:
     kinds = [event.finding for event in changes]
     if len(kinds) != len(set(kinds)):
         raise ValueError(f"a finding has two fates in one answer: {sorted(kinds)}")
-    return _ordered(changes) if changes else (NOTHING,)
+    return _order_events(changes) if changes else (NOTHING,)
 
 
-def _ordered(events: Iterable[Event]) -> tuple[Event, ...]:
+def _order_events(events: Iterable[Event]) -> tuple[Event, ...]:
     """Canonical order without the checks: a model may well contradict itself, and its reader must show that."""
     unique = set(events)
     return tuple(sorted(unique, key=_order)) if len(unique) > 1 else tuple(unique)
@@ -239,13 +239,13 @@ def parse_events(text: str, tense: Tense = Tense.DIFFERENCE) -> ParsedEvents:
             elif kind is EventKind.NONE:
                 events.append(NOTHING)
             else:
-                known, foreign = _named(match[1], kind)
+                known, foreign = _parse_names(match[1], kind)
                 events.extend(known)
                 unparsed.extend(foreign)
             break
         else:
             unparsed.append(sentence)
-    return ParsedEvents(events=_ordered(events), unparsed=tuple(unparsed), ambiguous=tuple(ambiguous))
+    return ParsedEvents(events=_order_events(events), unparsed=tuple(unparsed), ambiguous=tuple(ambiguous))
 
 
 def _sentences(text: str) -> list[str]:
@@ -254,7 +254,7 @@ def _sentences(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _named(names: str, kind: EventKind) -> tuple[list[Event], list[str]]:
+def _parse_names(names: str, kind: EventKind) -> tuple[list[Event], list[str]]:
     """The known findings of a list as events of `kind`, and the items that name none."""
     known: list[Event] = []
     foreign: list[str] = []

@@ -126,14 +126,14 @@ class ServerClient:
             pause = min(self._first_pause * 2**attempt, LONGEST_PAUSE_SECONDS)
             try:
                 with self._room:
-                    response = self._fetched(method, path, body, deadline)
+                    response = self._fetch(method, path, body, deadline)
             except httpx.TimeoutException as error:
                 reason = f"no answer in time ({type(error).__name__})"
             except httpx.RequestError as error:
                 reason = f"the line broke ({error})"
             else:
                 if response.is_success:
-                    return self._decoded(response)
+                    return self._decode(response)
                 reason = f"status {response.status_code}: {response.text[:200]}"
                 if response.status_code not in _BUSY:
                     raise InferenceError(f"{self.base_url}: the server refused: {reason}")
@@ -145,7 +145,7 @@ class ServerClient:
             time.sleep(pause)
         raise InferenceError(f"{self.base_url}: gave up: {reason}")
 
-    def _fetched(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> httpx.Response:
+    def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> httpx.Response:
         """The whole answer by the deadline and within the size: httpx's own time-out is one between two pieces, which a
         server that sends a byte now and then never reaches."""
         left = max(deadline - time.monotonic(), 0.001)
@@ -160,7 +160,7 @@ class ServerClient:
         headers = {name: value for name, value in response.headers.items() if name.lower() in _KEPT_HEADERS}
         return httpx.Response(response.status_code, headers=headers, content=bytes(content))
 
-    def _decoded(self, response: httpx.Response) -> dict[str, Any]:
+    def _decode(self, response: httpx.Response) -> dict[str, Any]:
         try:
             answer = response.json()
         except (ValueError, RecursionError):

@@ -71,7 +71,7 @@ class Walk:
                 self._add(followers[0], value)
             else:
                 self._open[max(spelled, key=lambda text: spelled[text])] = value
-        unlisted = so_far + _unlisted(tokens)
+        unlisted = so_far + _bound_unlisted(tokens)
         for answer in here:
             if answer.casefold() == start:
                 self._add(answer, so_far + math.log(max(ending, TINY)))
@@ -94,7 +94,7 @@ class Walk:
         self._scores[answer] = float(np.logaddexp(self._scores.get(answer, -math.inf), value))
 
 
-def _unlisted(tokens: Mapping[str, float]) -> float:
+def _bound_unlisted(tokens: Mapping[str, float]) -> float:
     """The log-probability that an unlisted token is given: below the last listed one, and no more than is left over."""
     left = 1.0 - sum(math.exp(value) for value in tokens.values())
     return min(min(tokens.values(), default=0.0) - UNLISTED_MARGIN, math.log(max(left, LEAST_LEFT)))

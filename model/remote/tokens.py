@@ -36,7 +36,7 @@ class AnswerTokens:
                 found[ids[depth]] = None
         return tuple(found)
 
-    def named(self, reply: Mapping[str, Any], ids: Sequence[int]) -> dict[str, float]:
+    def name_tokens(self, reply: Mapping[str, Any], ids: Sequence[int]) -> dict[str, float]:
         """Return text → log-probability of exactly the tokens `ids`, from a reply to `logprob_token_ids`.
 
         vLLM lists them as `top_logprobs` of the first token. Raises InferenceError where one is missing or no number.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shifted
+from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shift_probability
 from model.predict import finding_answers
 from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
 from model.schema import INVERSE_CHANGE, Change, Presence
@@ -236,6 +236,6 @@ def test_weights_that_are_none_are_refused(values: dict[str, float], named: str)
 
 @given(probability=probability, threshold=thresholds)
 def test_the_threshold_becomes_one_half(probability: float, threshold: float) -> None:
-    assert (shifted(probability, threshold) >= 0.5 - 1e-9) == (probability >= threshold - 1e-9) or np.isclose(
+    assert (shift_probability(probability, threshold) >= 0.5 - 1e-9) == (probability >= threshold - 1e-9) or np.isclose(
         probability, threshold, atol=1e-6
     )

@@ -112,7 +112,7 @@ class Collator:
         layout = sample.layout
         if layout.priors and self.processor.geometry["difference_tokens"]:
             layout = replace(layout, difference=True)  # as the engine lays it out for such a checkpoint
-        prefix = self.processor.expanded_ids(render_prefix(layout), tiled)
+        prefix = self.processor.expand_ids(render_prefix(layout), tiled)
         ids, positions = list(prefix), list(range(len(prefix)))
         labels, segments = [UNKNOWN] * len(prefix), [0] * len(prefix)
         for number, turn in enumerate(sample.turns, start=1):

@@ -209,7 +209,7 @@ def make_published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], 
         for answers in predictor.engine.ask(jobs):
             said |= {key: answer.text for key, answer in answers.open.items()}
             for key, answer in answers.closed.items():
-                scores = predictor.calibrated(answer)
+                scores = predictor.calibrate_answer(answer)
                 said[key] = max(scores, key=lambda word: scores[word])
         return [said[question.key] for question in questions]
 

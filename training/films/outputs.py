@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.experts.film_classifier import Domains, averaged
+from model.experts.film_classifier import Domains, average_outputs
 from model.experts.film_network import GRADED, MARKED, MINED, FilmNetwork
 from model.film_rules import FilmScores
 from model.ontology import ontology
@@ -52,7 +52,7 @@ def outputs_of(members: Sequence[FilmNetwork], squares: NDArray[np.uint8]) -> Fi
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(5)]
     for start in range(0, len(squares), BATCH):
         grey = torch.from_numpy(squares[start : start + BATCH]).float()[:, None] / 255.0
-        for part, value in zip(parts, averaged(members, grey), strict=True):
+        for part, value in zip(parts, average_outputs(members, grey), strict=True):
             part.append(value.numpy())
     mined, marked, amounts, maps_, features = (np.concatenate(part) for part in parts)
     return FilmOutputTable(mined=mined, marked=marked, amounts=amounts, maps=maps_, features=features)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from model.checks.frontal_view import check_view
-from model.checks.plausibility import PictureMeasures, coarse_square, measure, normalised, picture_fault
+from model.checks.plausibility import PictureMeasures, coarse_square, measure, normalise, picture_fault
 from model.images.display import from_grey
 from training.image_checks.view_check_data import (
     OTHER_FAMILIES,
@@ -39,7 +39,7 @@ MOVED = 3
 def fit_plane(films: Sequence[Grey], rng: np.random.Generator, synthetic: Sequence[Grey] = ()) -> dict[str, Any]:
     """mean [SIDE²] and basis [COMPONENTS, SIDE²] in half precision, as they are stored."""
     copies = [expose_film(move_film(film, rng), rng) for film in films for _ in range(MOVED)]
-    table = np.array([normalised(coarse_square(picture)).ravel() for picture in (*films, *copies, *synthetic)])
+    table = np.array([normalise(coarse_square(picture)).ravel() for picture in (*films, *copies, *synthetic)])
     mean = table.mean(axis=0)
     _, _, basis = np.linalg.svd(table - mean, full_matrices=False)
     return {"mean": mean.astype(np.float16), "basis": basis[:COMPONENTS].astype(np.float16)}

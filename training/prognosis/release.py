@@ -49,7 +49,7 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
     """Seed -> readings [films, findings, 4] of rendered courses; those that lie in the folder are not read again."""
     folder.mkdir(parents=True, exist_ok=True)
     blind = PrognosisHead(vocabulary=phantom_vocabulary(), weights={})
-    foresight = Foresight(predictor.vlm, predictor.engine, blind, stated={}, calibrated=predictor.calibrated)
+    foresight = Foresight(predictor.vlm, predictor.engine, blind, stated={}, calibrated=predictor.calibrate_answer)
     found = {}
     for seed in range(first_seed, first_seed + count):
         path = folder / f"{seed}.npy"

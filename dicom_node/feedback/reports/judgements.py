@@ -7,7 +7,7 @@ from typing import Any
 
 from dicom_node.feedback.record import MAX_COMMENT, Aspect, Word, allowed_values
 from dicom_node.index.tables.core import Verdict
-from model.labeller.report import ReportFinding, stated_values
+from model.labeller.report import ReportFinding, values_of_finding
 from model.questions.answers import side_of_place
 from model.questions.vocabulary import grade_of_level
 
@@ -24,7 +24,7 @@ def words_of(findings: Mapping[str, ReportFinding], prediction: Mapping[str, Any
 
 def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -> Iterator[Word]:
     because = _because(finding)
-    for name, value in stated_values(finding).items():
+    for name, value in values_of_finding(finding).items():
         aspect = Aspect(name)
         if (aspect is Aspect.CHANGE and not compared) or value not in allowed_values(aspect):
             continue

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.engine.engine import Engine, Job, JobAnswers, Strategy
-from model.engine.plan import ancestor_mask, battery_tokens, packed_plan
+from model.engine.plan import ancestor_mask, battery_tokens, pack_plan
 from model.engine.vlm import NvilaVlm
 from model.nvila import Tiling
 from model.questions.battery import Question, QuestionType, battery
@@ -125,7 +125,7 @@ def test_answers_of_unequal_length_share_their_beginning(vlm: NvilaVlm) -> None:
     engine = Engine(vlm)
     assert_same(engine.ask([asked])[0], engine.ask_plainly(asked))
     tokens = battery_tokens(vlm, asked.layout, asked.questions)
-    plan = packed_plan(tokens.questions)
+    plan = pack_plan(tokens.questions)
     assert plan.token_count < len(tokens.questions[0].suffix) + sum(len(row) - 1 for row in tokens.questions[0].answers)
 
 
@@ -138,11 +138,11 @@ def test_questions_that_begin_alike_share_the_beginning(vlm: NvilaVlm) -> None:
         for answer in entry.answers
         for length in range(1, len(entry.suffix) + len(answer))
     }
-    whole = packed_plan(closed, width=10_000)
+    whole = pack_plan(closed, width=10_000)
     assert whole.ids.shape[0] == 1
     assert whole.token_count == len(paths)
-    assert packed_plan([*closed, closed[0]], width=10_000).token_count == len(paths)
-    narrow = packed_plan(closed, width=64)
+    assert pack_plan([*closed, closed[0]], width=10_000).token_count == len(paths)
+    narrow = pack_plan(closed, width=64)
     assert narrow.ids.shape[0] > 1
     assert narrow.answers == whole.answers
     assert sorted(zip(narrow.owners.tolist(), narrow.targets.tolist(), strict=True)) == sorted(
@@ -156,7 +156,7 @@ def test_width_of_rows_changes_no_number(vlm: NvilaVlm) -> None:
     expected = Engine(vlm, max_new_tokens=4).ask([asked])[0]
     for width in (1, 40, 10_000):
         engine = Engine(vlm, max_new_tokens=4)
-        engine._plans[tuple(closed)] = packed_plan(closed, width)
+        engine._plans[tuple(closed)] = pack_plan(closed, width)
         assert_same(engine.ask([asked])[0], expected)
 
 

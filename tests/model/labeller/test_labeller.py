@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from model.errors import LabellerError
 from model.labeller import llm as labeller_llm
-from model.labeller.measure import measure, pooled, read_cases
-from model.labeller.report import read_report, stated_values
+from model.labeller.measure import measure, pool_classes, read_cases
+from model.labeller.report import read_report, values_of_finding
 from model.labeller.rules import Stated, label_report, label_sentence
 from model.labeller.word_list import word_list
 from model.ontology import ontology
@@ -53,7 +53,7 @@ def test_figures_do_not_fall(
 ) -> None:
     """Floors a little below what docs/labeller.md reports."""
     measured = measure(read_cases(FOLDER / f"sentences_{part}.txt"), label_report)
-    findings, changes = pooled(measured.findings), pooled(measured.changes)
+    findings, changes = pool_classes(measured.findings), pool_classes(measured.changes)
     assert (findings.precision or 0) >= precision, measured.errors
     assert (findings.recall or 0) >= recall, measured.errors
     assert (changes.precision or 0) >= change_precision, measured.errors
@@ -105,13 +105,13 @@ def test_listed_words_do_not_hide_each_other() -> None:
 def test_report_is_read_by_sections() -> None:
     found = read_report(REPORT)
     assert set(found) == {"pleural_effusion", "pneumothorax", "cardiomegaly", "pneumonia"}
-    assert stated_values(found["pleural_effusion"]) == {
+    assert values_of_finding(found["pleural_effusion"]) == {
         "presence": "present",
         "change": "worsening",
         "location": "left",
         "level": "small",
     }
-    assert stated_values(found["pneumothorax"]) == {"presence": "absent"}, "the history is no finding"
+    assert values_of_finding(found["pneumothorax"]) == {"presence": "absent"}, "the history is no finding"
     assert found["pneumonia"].presence is Stated.YES, "the impression decides what the findings doubt"
 
 
@@ -119,7 +119,7 @@ def test_contradiction_is_kept_as_one() -> None:
     found = read_report("FINDINGS: No pleural effusion. Heart normal.\nIMPRESSION: Small left pleural effusion.")
     assert found["pleural_effusion"].presence is None
     assert "No pleural effusion" in found["pleural_effusion"].contradiction
-    assert stated_values(found["pleural_effusion"]) == {}
+    assert values_of_finding(found["pleural_effusion"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_contradiction_is_kept_as_one() -> None:
 )
 def test_sides_are_put_together(text: str, values: dict[str, str]) -> None:
     found = read_report(text).get("pneumothorax")
-    assert (stated_values(found) if found else {}) == values
+    assert (values_of_finding(found) if found else {}) == values
 
 
 def test_change_that_contradicts_itself() -> None:

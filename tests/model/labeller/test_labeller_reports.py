@@ -14,8 +14,8 @@ from model.labeller.measure import (
     polarity_errors,
     read_cases,
     read_report_cases,
-    settled_gold,
-    settled_labels,
+    settle_gold,
+    settle_labels,
 )
 from model.labeller.report import read_report
 from model.labeller.rules import Label, Stated, label_report, label_sentence, read_text
@@ -31,7 +31,7 @@ def cases_of(*parts: str) -> list[Case]:
 @pytest.mark.parametrize("part", ["build", "check", "opened_once"])
 def test_whole_reports_are_right(part: str) -> None:
     for case in read_report_cases(FOLDER / f"reports_{part}.txt"):
-        found, gold = settled_labels(case.text), settled_gold(case)
+        found, gold = settle_labels(case.text), settle_gold(case)
         assert is_same(found, gold), f"{case.name}: {found}"
         assert not polarity_errors(found, gold)
 
