@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from model.errors import CheckpointError
-from model.experts.film_classifier import FilmClassifier, FilmKind, FilmView, load_film_classifier
+from model.experts.film_classifier import FAMILIAR, FilmClassifier, FilmKind, FilmView, load_film_classifier
 from model.experts.film_network import SIDE
 from model.film_rules import FilmReading, read_film_finding
 from model.localise.outline import outlines
@@ -60,6 +60,16 @@ class FilmReader:
         images = [image for pair in pairs for image in (pair.prior, pair.current) if image is not None]
         views = iter(self.classifier.look(images))
         return [PairView(prior=next(views) if pair.prior is not None else None, current=next(views)) for pair in pairs]
+
+    def course(self, study: StudyPair, view: PairView, kinds: Collection[str]) -> StudyPair | None:
+        """The part of a study that was measured: all its images are of these kinds (else None), and the course begins
+        after the newest image that is unlike those of training (None where that is the current one)."""
+        views = [*self.classifier.look(study.earlier), *view.films]
+        if any(film.kind not in kinds for film in views):
+            return None
+        unlike = [place for place, film in enumerate(views) if film.unfamiliarity > FAMILIAR]
+        readable = len(views) - 1 - unlike[-1] if unlike else len(views)
+        return study.newest(readable) if readable else None
 
     def omitted_findings(self, keys: Sequence[str]) -> tuple[str, ...]:
         """Findings of which nothing is stated on films of people, because no figure on such films allows it."""

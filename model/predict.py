@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,7 @@ from model.film_reader import FilmReader, PairView, is_person, open_film_reader
 from model.finding_states import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
-from model.prognosis.foresight import Foresight
-from model.prognosis.head import read_head
+from model.prognosis.foresight import Foresight, open_foresight
 from model.questions.battery import Question, QuestionType, battery
 from model.questions.prompts import PromptLayout, context_text
 from model.schema import (
@@ -99,16 +99,10 @@ class Predictor:
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         """Answer several pairs, in batches where the model allows it."""
         started = time.perf_counter()
-        try:
+        with _failures_of_memory():
             views = self.films.look(pairs) if self.films is not None else [None] * len(pairs)
             jobs, owners = self._all_jobs(pairs, views)
             answered = self.engine.ask(jobs) if jobs else []
-        except MemoryError as error:
-            raise InferenceError("the model ran out of memory") from error
-        except RuntimeError as error:
-            if "memory" not in str(error).lower() and "allocate" not in str(error).lower():
-                raise
-            raise InferenceError(f"the model ran out of memory: {error}") from error
         merged = [JobAnswers() for _ in pairs]
         for owner, answers in zip(owners, answered, strict=True):
             merged[owner].closed |= answers.closed
@@ -120,7 +114,8 @@ class Predictor:
         shown = dict(zip(reversed(owners), (job.layout for job in reversed(jobs)), strict=True))  # the first one's
         result = []
         for number, (pair, answers, view) in enumerate(zip(pairs, merged, views, strict=True)):
-            read = self._read(pair, answers, view, share)
+            with _failures_of_memory():
+                read = self._read(pair, answers, view, share)
             result.append(self._with_regions(pair, read, view, shown.get(number)))
         return result
 
@@ -209,7 +204,7 @@ class Predictor:
         return Prediction(
             findings=findings,
             model=self.identity,
-            prognosis=() if is_person(view) else self._foretold(pair, calibrated),
+            prognosis=self._foretold(pair, calibrated, view),
             difference_text=difference.text if difference is not None else None,
             unfamiliarity=view.unfamiliarity if view is not None else None,
             unfamiliarity_limit=FAMILIAR if view is not None else None,
@@ -238,8 +233,20 @@ class Predictor:
             return replace(found, change=Change.NOT_COMPARABLE)
         return found
 
-    def _foretold(self, pair: StudyPair, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
-        return self.foresight.items(pair) if self.foresight is not None else self._prognosis(calibrated)
+    def _foretold(
+        self, pair: StudyPair, calibrated: Mapping[str, Mapping[str, float]], view: PairView | None
+    ) -> tuple[PrognosisItem, ...]:
+        """What may be said of the next image. A head's figures hold for the kinds of images that they were measured
+        on: nothing is said of others, nor where nobody can tell the kind."""
+        evidence = self.manifest.prognosis_evidence
+        if self.foresight is None or evidence is None:
+            if is_person(view):
+                return ()
+            return self._prognosis(calibrated) if self.foresight is None else self.foresight.items(pair)
+        measured = (
+            self.films.course(pair, view, evidence.kinds) if self.films is not None and view is not None else None
+        )
+        return self.foresight.items(measured) if measured is not None else ()
 
     def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
         """Every finding whose likeliest future is a change or a staying; what is and stays absent is not said."""
@@ -303,7 +310,7 @@ def load_predictor(
         expert = load_expert(experts) if experts is not None and manifest.expert else None
         films = open_film_reader(folder, manifest.films)
         predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert, films=films)
-        predictor.foresight = _foresight(predictor, folder)
+        predictor.foresight = open_foresight(folder, manifest, vlm, predictor.engine, predictor.calibrate_answer)
         return predictor
     if not findings:
         raise CheckpointError(
@@ -314,16 +321,14 @@ def load_predictor(
     return Predictor(vlm, foreign_manifest(source, resolved, revision, vlm.kind, findings))
 
 
-def _foresight(predictor: Predictor, folder: Path) -> Foresight | None:
-    """The prognosis head of a checkpoint beside the model that reads its images; None where it may say nothing."""
-    head, manifest = read_head(folder), predictor.manifest
-    if head is None or not manifest.prognosis:
-        return None
-    return Foresight(
-        predictor.vlm,
-        predictor.engine,
-        head,
-        stated=manifest.prognosis_findings,
-        calibrated=predictor.calibrate_answer,
-        floor=manifest.certainty_floor,
-    )
+@contextmanager
+def _failures_of_memory() -> Iterator[None]:
+    """Raise InferenceError in the place of the many errors by which memory says that there is none left."""
+    try:
+        yield
+    except MemoryError as error:
+        raise InferenceError("the model ran out of memory") from error
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("memory", "allocate")):
+            raise
+        raise InferenceError(f"the model ran out of memory: {error}") from error

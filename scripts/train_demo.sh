@@ -32,14 +32,17 @@ else
 fi
 $python -m training.release.finish "$OUT/instructions/final" --to "$OUT/checkpoint" --version "${VERSION:-2}" \
     --calibration phantom:300@8000000 --test phantom:200 --snapshot "$learned"
+rm -rf "$OUT/foreseeing" # the readings of its courses are kept in $OUT/prognosis
+$python -m training.prognosis.release "$OUT/checkpoint" --to "$OUT/foreseeing" \
+    --work "$OUT/prognosis" --version "${VERSION:-3}" --simulate 12000
 if test -d "$SERIES"; then # the film classifier, which reads films of people; two networks, averaged
     for seed in 0 1; do
         $python -m training.films.train "$OUT/people" --series "$SERIES" --seed $seed
     done
-    $python -m training.films.finish "$OUT/checkpoint" --weights "$OUT/people/film-0.safetensors" \
+    $python -m training.films.finish "$OUT/foreseeing" --weights "$OUT/people/film-0.safetensors" \
         --weights "$OUT/people/film-1.safetensors" --series "$SERIES" --cache "$OUT/people/films.npz" \
-        --version "${VERSION:-3}"
-    $python -m training.films.evaluate "$OUT/checkpoint" --series "$SERIES" --out "$OUT/people"
+        --version "${VERSION:-4}"
+    $python -m training.films.evaluate "$OUT/foreseeing" --series "$SERIES" --out "$OUT/people"
 else
     echo "$SERIES is not there: the checkpoint reads films of people as it reads phantoms, which is of no use"
 fi

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model.checkpoints.prognosis_evidence import PrognosisEvidence
 from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
 from model.film_rules import FilmReading
@@ -62,7 +63,8 @@ class Manifest(BaseModel):
     findings: ontology keys that it was trained on and may be asked. question_types: values of
     `model.questions.battery.QuestionType` that it was trained on; others are never asked. prognosis: the next image is
     predicted; prognosis_findings: setting (`model.prognosis.inputs.SETTINGS`) → findings that are, where the checkpoint
-    has a prognosis head. images: most of one study that it is shown at once. times: the days between them are said.
+    has a prognosis head; prognosis_evidence: what that was measured on, and the figures.
+    images: most of one study that it is shown at once. times: the days between them are said.
     thresholds: finding → least calibrated probability of presence that is called present (0.5 where absent).
     calibration: question type → temperature (1.0 where absent). joint: how presence, prior and change answers are put
     together, `model.finding_states.JointWeights` (its defaults where empty).
@@ -87,6 +89,7 @@ class Manifest(BaseModel):
     question_types: tuple[str, ...] = ("presence", "prior_presence", "change", "side", "grade", "difference")
     prognosis: bool = False
     prognosis_findings: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    prognosis_evidence: PrognosisEvidence | None = None
     base: str = ""
     recipe: Mapping[str, Any] | str = ""
     data_snapshot: str = ""
@@ -147,9 +150,13 @@ class Manifest(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _same_findings(self) -> Manifest:
+    def _consistent(self) -> Manifest:
         if self.validation is not None and set(self.validation.present) != set(self.findings):
             raise ValueError(f"validation counts {sorted(self.validation.present)}, not the findings that are asked")
+        if self.prognosis_evidence is not None:
+            stated = {setting for setting, keys in self.prognosis_findings.items() if keys}
+            if unmeasured := sorted(stated - set(self.prognosis_evidence.settings)):
+                raise ValueError(f"a prognosis is stated in {unmeasured}, for which there are no figures")
         return self
 
     @property

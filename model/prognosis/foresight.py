@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from model.checkpoints.manifest import Manifest
 from model.engine.engine import ClosedAnswer, Engine, Job
 from model.engine.vlm import Vlm
 from model.finding_states import NONE, likeliest
 from model.ontology import ontology
-from model.prognosis.head import PrognosisHead
+from model.prognosis.head import PrognosisHead, read_head
 from model.prognosis.inputs import Known, Reading, reading_of, setting_of
 from model.questions.battery import Question, QuestionType, closed_question
 from model.schema import MAX_IMAGES, Change, DisplayImage, PrognosisItem, StudyPair
@@ -65,6 +67,28 @@ class Foresight:
             shares = {key: self._calibrated(answer) for key, answer in answers.closed.items()}
             read.append(np.asarray(reading_of(shares, self.head.vocabulary.findings)))
         return tuple(read)
+
+
+def open_foresight(
+    folder: Path,
+    manifest: Manifest,
+    vlm: Vlm,
+    engine: Engine,
+    calibrated: Callable[[ClosedAnswer], Mapping[str, float]],
+) -> Foresight | None:
+    """The prognosis head of a checkpoint with the model that reads its images; None where it has none or may say
+    nothing. Raises CheckpointError."""
+    head = read_head(folder)
+    if head is None or not manifest.prognosis:
+        return None
+    return Foresight(
+        vlm,
+        engine,
+        head,
+        stated=manifest.prognosis_findings,
+        calibrated=calibrated,
+        floor=manifest.certainty_floor,
+    )
 
 
 def reading_questions(findings: Sequence[str]) -> tuple[Question, ...]:

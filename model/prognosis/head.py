@@ -33,6 +33,11 @@ class PrognosisHead:
     weights: Mapping[str, NDArray[np.float32]]
     temperature: float = 1.0
 
+    @property
+    def size(self) -> int:
+        """Number of its weights."""
+        return sum(int(values.size) for values in self.weights.values())
+
     def probabilities(self, known: Known) -> dict[str, dict[str, float]]:
         """Finding -> probability of each answer that makes sense of it."""
         scores = self.scores(inputs_of(known, self.vocabulary)[None])[0] / self.temperature

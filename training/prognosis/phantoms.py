@@ -82,3 +82,13 @@ def simulate_cases(count: int, first_seed: int, pools: Pools, rng: Generator) ->
         readings = [draw_reading(seen, pools, rng) for seen in story.seen]
         cases += [case_of(story, readings, current) for current in range(len(story.seen) - 1)]
     return cases
+
+
+def exact_cases(count: int, first_seed: int) -> list[Case]:
+    """As `simulate_cases`, for a reader without errors."""
+    cases = []
+    for seed in range(first_seed, first_seed + count):
+        story = sample_story(seed)
+        readings = [exact_reading(seen) for seen in story.seen]
+        cases += [case_of(story, readings, current) for current in range(len(story.seen) - 1)]
+    return cases

@@ -4,7 +4,8 @@
 
 The checkpoint reads rendered courses (kept in WORK/readings, so that a later start goes on); a head is fitted on many
 more courses whose readings are drawn from those; its temperature is fitted and its figures are measured on rendered
-courses of other seeds. What its own figures do not allow is not stated (`findings_to_state`).
+courses of other seeds. What its own figures do not allow is not stated (`findings_to_state`). With --head the head that
+lies there is measured and taken instead of a new one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,21 +22,25 @@ import typer
 from numpy.typing import NDArray
 
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
-from model.errors import ModelError
+from model.checkpoints.prognosis_evidence import PrognosisEvidence, SettingFigures
+from model.errors import CheckpointError, ModelError
+from model.experts.film_classifier import FilmKind
 from model.predict import Predictor, load_predictor
 from model.prognosis.foresight import Foresight
-from model.prognosis.head import PrognosisHead
+from model.prognosis.head import FILE, PrognosisHead, read_head
 from model.prognosis.inputs import SETTINGS
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
 from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, vary_case
 from training.prognosis.measure import SettingScore, Shares, as_table, commonest_answers, measure
-from training.prognosis.phantoms import case_of, phantom_vocabulary, pools_of, simulate_cases
+from training.prognosis.phantoms import case_of, exact_cases, phantom_vocabulary, pools_of, simulate_cases
 from training.readers.phantom import COURSE, phantom_image
 
 READ_SEED, CALIBRATION_SEED, TEST_SEED = 3_000_600, 3_000_700, 9_100_000
 SIMULATED_SEED = 4_000_000
+COMMONEST_COURSES = 2000
+"""Courses whose commonest answers a head that was not learned here is measured against."""
 LEAST_SKILL = 0.5
 """Skill in a setting, at the low end of its interval, from which anything is stated in it."""
 LEAST_GAIN = 0.02
@@ -91,6 +95,13 @@ def learn_head(
     return fit_temperature(head, *arrays(shown, vocabulary)), commonest_answers(cases)
 
 
+def _head_in(folder: Path) -> PrognosisHead:
+    head = read_head(folder)
+    if head is None:
+        raise CheckpointError(f"{folder}: holds no {FILE}; without --head a new head is learned")
+    return head
+
+
 def measure_head(
     head: PrognosisHead, test: Mapping[int, NDArray[np.float64]], commonest: Mapping[str, str], resamples: int = 1000
 ) -> list[SettingScore]:
@@ -120,31 +131,58 @@ def findings_to_state(scores: Sequence[SettingScore]) -> dict[str, tuple[str, ..
 
 
 def release(
-    checkpoint: Path, folder: Path, head: PrognosisHead, scores: Sequence[SettingScore], version: str
+    checkpoint: Path, folder: Path, head: PrognosisHead, scores: Sequence[SettingScore], version: str, data: str
 ) -> Manifest:
-    """A copy of the checkpoint with the head and what it may state. Raises CheckpointError."""
+    """A copy of the checkpoint with the head and what it may state; data: what it was measured on, in words.
+
+    Raises CheckpointError.
+    """
     old = read_manifest(checkpoint)
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(checkpoint, draft, ignore=shutil.ignore_patterns(MANIFEST_NAME))
     head.save(draft)
     stated = findings_to_state(scores)
+    evidence = PrognosisEvidence(
+        data=data,
+        kinds=(FilmKind.PHANTOM.value,),
+        settings={score.setting: setting_figures(score) for score in scores},
+    )
+    by_finding = {score.setting: _rounded(score.by_finding) for score in scores}
     values = {name: getattr(old, name) for name in Manifest.model_fields if name not in ("device_uid", "files")}
     values |= {
         "version": version,
+        "base": f"{old.label} {old.device_uid}",
+        "parameters": old.parameters + head.size - _size_of(read_head(checkpoint)),
         "prognosis": any(stated.values()),
         "prognosis_findings": stated,
-        "metrics": {**old.metrics, "phantom courses": {score.setting: _figures(score) for score in scores}},
+        "prognosis_evidence": evidence,
+        "metrics": {**old.metrics, "prognosis, accuracy, commonest and ceiling by finding": by_finding},
     }
     manifest = write_manifest(draft, **values)
     draft.replace(folder)
     return manifest
 
 
-def _figures(score: SettingScore) -> dict[str, Any]:
-    rounded = {name: value for name, value in asdict(score).items() if name not in ("setting", "by_finding")}
-    text = json.dumps(rounded | {"by_finding": score.by_finding})
-    return dict(json.loads(text, parse_float=lambda digits: round(float(digits), 4)))
+def setting_figures(score: SettingScore) -> SettingFigures:
+    """The figures of a setting as the manifest keeps them."""
+    return SettingFigures(
+        answers=score.answers,
+        accuracy=_rounded(score.accuracy),
+        commonest=round(score.common, 4),
+        ceiling=_rounded(score.ceiling),
+        skill=_rounded(score.skill),
+        calibration_error=round(score.ece, 4),
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """The value with four digits behind the point in every number, tuples as lists."""
+    return json.loads(json.dumps(value), parse_float=lambda digits: round(float(digits), 4))
+
+
+def _size_of(head: PrognosisHead | None) -> int:
+    return head.size if head is not None else 0
 
 
 def main(
@@ -156,18 +194,22 @@ def main(
     calibrate: Annotated[int, typer.Option(help="courses of the temperature")] = 50,
     test: Annotated[int, typer.Option(help="held-out courses of the figures")] = 150,
     simulate: Annotated[int, typer.Option(help="courses without films that the head learns from")] = 8000,
+    head: Annotated[Path | None, typer.Option(help="folder of a head that is taken instead of a new one")] = None,
 ) -> None:
     """Learn a prognosis head for CHECKPOINT."""
-    stages = (("read", READ_SEED, read), ("calibrate", CALIBRATION_SEED, calibrate), ("test", TEST_SEED, test))
+    readings = work / "readings"
     try:
         predictor = load_predictor(checkpoint)
-        sets = {}
-        for name, seed, count in stages:
-            sets[name] = read_courses(predictor, seed, count, work / "readings")
-            print(f"{name}: {count} courses read", flush=True)
-        head, commonest = learn_head(sets["read"], sets["calibrate"], courses=simulate)
-        scores = measure_head(head, sets["test"], commonest)
-        manifest = release(checkpoint, to, head, scores, version)
+        if head is None:
+            read_from = read_courses(predictor, READ_SEED, read, readings)
+            fitted_on = read_courses(predictor, CALIBRATION_SEED, calibrate, readings)
+            learned, commonest = learn_head(read_from, fitted_on, courses=simulate)
+        else:
+            learned, commonest = _head_in(head), commonest_answers(exact_cases(COMMONEST_COURSES, SIMULATED_SEED))
+        tested = read_courses(predictor, TEST_SEED, test, readings)
+        scores = measure_head(learned, tested, commonest)
+        data = f"{test} held-out phantom courses, seeds from {TEST_SEED}, {scores[0].answers} answers"
+        manifest = release(checkpoint, to, learned, scores, version, data)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

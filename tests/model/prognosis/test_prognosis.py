@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
+from model.checkpoints.manifest import Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.checkpoints.prognosis_evidence import PrognosisEvidence, SettingFigures
 from model.engine.engine import Engine
 from model.errors import CheckpointError
 from model.ontology import ontology
@@ -134,6 +135,11 @@ def _with_head(folder: Path, stated: dict[str, tuple[str, ...]], *, prognosis: b
     return folder
 
 
+def evidence(setting: str) -> PrognosisEvidence:
+    figures = SettingFigures(answers=9, accuracy=(0.8, 0.7, 0.9), commonest=0.6, calibration_error=0.02)
+    return PrognosisEvidence(data="phantom courses", kinds=("phantom",), settings={setting: figures})
+
+
 def test_only_what_the_figures_allow_is_foretold(tmp_path: Path) -> None:
     stated = {"all": FINDINGS, "both": FINDINGS[:1]}
     predictor = load_predictor(_with_head(tmp_path / "tiny", stated))
@@ -150,6 +156,25 @@ def test_only_what_the_figures_allow_is_foretold(tmp_path: Path) -> None:
     silent = load_predictor(_with_head(tmp_path / "silent", stated, prognosis=False))
     assert silent.foresight is None
     assert silent.predict(four).prognosis == ()
+
+
+def test_where_nobody_can_tell_the_kind_of_image_the_evidence_allows_nothing(tmp_path: Path) -> None:
+    folder = _with_head(tmp_path / "tiny", {"both": FINDINGS})
+    predictor = load_predictor(folder)
+    predictor.engine = Engine(predictor.vlm, max_new_tokens=2)
+    assert predictor.predict(study([0, 1])).prognosis
+    rewrite_manifest(folder, prognosis_evidence=evidence("both"))
+    limited = load_predictor(folder)
+    limited.engine = predictor.engine
+    assert limited.films is None
+    assert limited.predict(study([0, 1])).prognosis == ()
+
+
+def test_a_setting_without_figures_is_not_stated(tmp_path: Path) -> None:
+    folder = _with_head(tmp_path / "tiny", {"both": FINDINGS, "all": ()})
+    rewrite_manifest(folder, prognosis_evidence=evidence("both"))
+    with pytest.raises(CheckpointError, match=r"stated in \['both'\], for which there are no figures"):
+        rewrite_manifest(folder, prognosis_evidence=evidence("all"))
 
 
 def test_dropping_the_oldest_image_changes_the_prognosis_and_nothing_else(tmp_path: Path) -> None:
