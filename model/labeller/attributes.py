@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from model.labeller import scope
-from model.labeller.parts import LIST, Mark, Part
-from model.labeller.statement import LISTED, Joint, Segment, Statement
-from model.labeller.targets import Target, at
+from model.labeller.parts import Mark, Part
+from model.labeller.sides import first_after, last_before
+from model.labeller.statement import LISTED, Joint, Statement
+from model.labeller.targets import Target
 from model.schema import Change
 
 _OF_DEVICES = (
@@ -34,6 +34,7 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
         if not governed:
             governed = scope.before(read, cue, places) or _find_described_next(read, cue, targets)
         _change([targets[place] for place in governed], mark, change)
+        _note_contradictions(read, cue, [targets[place] for place in governed])
     _exchange(read, targets)
     for target in targets.values():
         if target.is_known and target.presence == "no" and target.change is None and not target.left_out:
@@ -42,7 +43,22 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
 
 def _find_described_next(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the finding of the next segment where adjectives are parted by commas ("stable, small effusion")."""
-    place = _first_after(read, read.segments[read.number(cue)], targets)
+    segment = read.segments[read.number(cue)]
+    place = first_after(read, segment, targets)
+    number = read.number(cue) + 1
+    if place is None and number < len(read.segments) and cue == segment.end - 1 and segment.joint is Joint.START:
+        following = read.segments[number]  # "improved but persistent collapse"
+        leads = read.marks[following.start].has(Part.CHANGE) and read.marks[following.start - 1].text in (
+            "but",
+            "yet",
+            "though",
+        )
+        is_first = read.marks[cue].parts[Part.CHANGE] is not Change.STABLE  # "persistent but improved"
+        place = (
+            next((one for one in targets if following.start <= one < following.end), None)
+            if leads and is_first
+            else None
+        )
     return [] if place is None else [place]
 
 
@@ -71,6 +87,8 @@ def _find_listed_behind(read: Statement, cue: int, targets: dict[int, Target]) -
 
 def _change(governed: Sequence[Target], mark: Mark, change: Change) -> None:
     for target in governed:
+        if change in (Change.WORSENING, Change.IMPROVING) and _only_persists(target):
+            target.change = None  # "persisting, slightly smaller"
         if target.change is None and (target.presence != "no" or change is Change.RESOLVED):
             target.change = change
             target.note("change", mark)
@@ -78,6 +96,23 @@ def _change(governed: Sequence[Target], mark: Mark, change: Change) -> None:
                 target.left_out = "one of several is gone"
             if change is Change.RESOLVED and target.named.presence == "yes":
                 target.presence = "no"
+
+
+def _note_contradictions(read: Statement, cue: int, governed: Sequence[Target]) -> None:
+    """Leave out what one rule calls absent and another changed: it is listed with the reason and not used."""
+    mark = read.marks[cue]
+    for target in governed:
+        is_behind = target.place < cue and read.number(target.place) == read.number(cue)
+        is_denied = target.presence == "no" and target.named.presence == "yes" and target.change is None
+        if is_behind and is_denied and mark.parts[Part.CHANGE] in (Change.WORSENING, Change.IMPROVING):
+            target.left_out = target.left_out or "denied, and said to have changed"
+            target.note("change", mark)
+
+
+def _only_persists(target: Target) -> bool:
+    """Return whether all that was said of a change so far is that the finding is still there."""
+    said = [mark.text for rule, mark in target.notes if rule == "change"]
+    return target.change is Change.STABLE and bool(said) and said[-1].startswith(("persist", "ongoing", "still"))
 
 
 def _exchange(read: Statement, targets: dict[int, Target]) -> None:
@@ -154,111 +189,5 @@ def _find_graded(read: Statement, cue: int, targets: dict[int, Target]) -> int |
             "on",
         ):
             break
-    before = _last_before(read, cue, segment, targets)
-    return before if before is not None else _first_after(read, segment, targets)
-
-
-def _last_before(read: Statement, cue: int, segment: Segment, targets: dict[int, Target]) -> int | None:
-    """Return the finding before a place in its segment, else in the segments before, up to a break."""
-    earlier = [place for place in targets if segment.start <= place < cue]
-    if earlier:
-        return earlier[-1]
-    if any(place >= segment.start and place < segment.end for place in targets):
-        return None
-    number = read.segments.index(segment)
-    while number and read.segments[number].joint not in (Joint.STOP, Joint.EXCEPT):
-        number -= 1
-        inside = [place for place in targets if read.segments[number].start <= place < read.segments[number].end]
-        if inside:
-            return inside[-1]
-    return None
-
-
-def _first_after(read: Statement, segment: Segment, targets: dict[int, Target]) -> int | None:
-    """Return the finding of the next segment, where this one holds adjectives of it ("left upper and right lower")."""
-    number = read.segments.index(segment)
-    while number + 1 < len(read.segments) and read.segments[number + 1].joint in LISTED:
-        if any(mark.has(Part.VERB) or mark.text in ("in", "on", "at") for mark in read.of(read.segments[number])):
-            return None
-        number += 1
-        following = read.segments[number]
-        inside = [place for place in targets if following.start <= place < following.end]
-        if inside:
-            return inside[0]
-    return None
-
-
-def give_sides(read: Statement, targets: dict[int, Target]) -> None:
-    """Give each finding its sides; one without a side has that of the finding that it is joined to."""
-    for cue, mark in enumerate(read.marks):
-        if mark.has(Part.SIDE):
-            place = _find_sided(read, cue, targets)
-            if place is not None and not _is_second_of_device(read, cue, targets[place]):
-                targets[place].sides.append(mark.parts[Part.SIDE])
-                targets[place].note("side", mark)
-    for before, target in pairwise(targets.values()):
-        if not target.sides and before.sides and _shares_side(read.marks[before.place + 1 : target.place]):
-            target.sides = list(before.sides)
-        elif (
-            target.presence == before.presence == "uncertain"
-            and target.sides
-            and not before.sides
-            and _are_alternatives(read.marks[before.place + 1 : target.place])
-        ):
-            before.sides = list(target.sides)
-
-
-def _find_sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
-    segment = read.segments[read.number(cue)]
-    inside = [place for place in targets if segment.start <= place < segment.end]
-    for place in range(cue + 1, segment.end):
-        if place in targets:
-            return place
-        if read.marks[place].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE, Part.RELATION):
-            break
-        if inside[:1] < [cue] and read.marks[place].has(Part.UNCERTAINTY_BEFORE, Part.SHARED):
-            break  # "opacity at the right base may represent atelectasis"
-    if inside:
-        earlier = [place for place in inside if place < cue]
-        related = any(mark.has(Part.RELATION) for mark in read.marks[cue : inside[0]])
-        return earlier[-1] if earlier else None if related else inside[0]
-    before = _last_before(read, cue, segment, targets)
-    if before is not None and (read.marks[cue].parts[Part.SIDE] == "bilateral" or segment.joint is Joint.COMMA):
-        return before
-    after = _first_after(read, segment, targets)
-    return after if after is not None else before
-
-
-def _is_second_of_device(read: Statement, cue: int, target: Target) -> bool:
-    """Return whether a device has its side already and this one is of where its tip lies."""
-    between = read.marks[target.place : cue]
-    return (
-        target.is_device
-        and bool(target.sides)
-        and any(mark.has(Part.VERB, Part.WITH, Part.PREPOSITION) or mark.text == "tip" for mark in between)
-    )
-
-
-def _are_alternatives(between: Sequence[Mark]) -> bool:
-    """Return whether two findings are one place read in two ways ("atelectasis versus pneumonia at the right base")."""
-    return (
-        bool(between)
-        and (between[0].has(Part.OR) or between[0].text.endswith(("versus", "vs", "over")))
-        and not any(mark.has(Part.SIDE) for mark in between)
-    )
-
-
-def _shares_side(between: Sequence[Mark]) -> bool:
-    """Return whether a finding has the side of the one before it ("left effusion and atelectasis")."""
-    if any(
-        mark.has(Part.BREAK, Part.STOP, Part.EXCEPT, Part.NEGATION_BEFORE) and mark.text != "which" for mark in between
-    ):
-        return False
-    if any(mark.has(Part.SHARED, Part.UNCERTAINTY_BEFORE) for mark in between):
-        return True
-    if any(mark.has(Part.VERB, Part.WITH, Part.LEVEL, Part.OPENER, Part.CHANGE, Part.LEAVES_OPEN) for mark in between):
-        return False
-    return any(mark.has(Part.AND, Part.OR) or mark.text == "/" for mark in between)
-
-
-__all__ = ["LIST", "at", "give_changes", "give_levels", "give_sides"]
+    before = last_before(read, cue, segment, targets)
+    return before if before is not None else first_after(read, segment, targets)

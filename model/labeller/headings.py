@@ -61,6 +61,12 @@ def names_findings(heading: str) -> bool:
     return any(mark.has(Part.FINDING, Part.SUBJECT) for mark in marks(heading))
 
 
+def _is_value(heading: str) -> bool:
+    """Return whether a heading says of what follows that it is there or that it is not."""
+    found = marks(heading)
+    return bool(found) and all(mark.has(Part.VALUE_NO, Part.VALUE_YES) for mark in found)
+
+
 def is_heading_of_findings(line: str) -> bool:
     """Return whether a line opens a statement of its own ("No …", "Heart: …")."""
     return line_heading(line) is not None or re.match(r"(?:No|Normal|There|The)\b", line) is not None
@@ -88,6 +94,9 @@ class Section:
         words = word_list()
         if heading in words.skipped | words.deciding | words.replacing | words.neutral:
             self.begin(heading)
+        elif _is_value(heading):  # "Not seen: pneumothorax"
+            self._leave_skipped()
+            return start
         elif heading in words.labels or names_findings(heading):
             self._leave_skipped()
             return start + body if heading in words.labels and not names_findings(heading) else start

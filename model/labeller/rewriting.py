@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from model.labeller.comparisons import read_compared_with, read_two_degrees, read_two_sizes
 from model.labeller.negated_change import read_negated_change
 from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
 from model.schema import Change
@@ -15,13 +16,8 @@ from model.schema import Change
 Rule = Callable[[list[Mark]], list[Mark]]
 
 _COMPARED = ("better", "larger", "greater", "smaller", "worse", "bigger", "less", "more")
-_DEGREES = (
-    *("minimal", "small", "mild", "mild to moderate", "moderate", "moderate to large", "moderate to severe"),
-    "severe",
-)
-_NUMBER = re.compile(r"\d+(?:\.\d+)?$")
-_OF_EARLIER = ("previous", "prior", "was", "were", "had been", "previously", "formerly", "been")
 _WITHDRAWN = ("withdrawn", "been withdrawn", "pulled", "been pulled")
+_OBSCURES = ("obscur", "silhouett", "obliterat", "effac")
 _MOVED_BY = re.compile(r"\d|(?:by|to|slightly|back|approximately|about|and|now)$")
 
 
@@ -70,17 +66,6 @@ def _has_target_before(marks: Sequence[Mark], place: int) -> bool:
     return False
 
 
-def _read_compared_with(marks: list[Mark]) -> list[Mark]:
-    """In "larger vs prior" the two letters compare dates, and in "gone from small to large" nothing is gone."""
-    for place, mark in enumerate(marks[:-1]):
-        following = marks[place + 1]
-        if mark.text in ("vs", "versus") and following.has(Part.KNOWN, Part.IMAGE_BEFORE, Part.IMAGE):
-            marks[place] = ignore_mark(mark, "compared with")
-        if mark.text in ("gone", "has gone", "have gone") and following.text in ("from", "up", "down", "to"):
-            marks[place] = ignore_mark(mark, "has gone to")
-    return marks
-
-
 def _read_movement(marks: list[Mark]) -> list[Mark]:
     """In "shift to the left" and "rotated to the right" the side is the movement's."""
     for place, mark in enumerate(marks):
@@ -98,58 +83,6 @@ def _read_movement(marks: list[Mark]) -> list[Mark]:
         if place and marks[place - 1].has(Part.SIDE):
             marks[place - 1] = replace_parts(marks[place - 1], "side of a movement", OTHER_SIDE=True)
     return marks
-
-
-def _read_two_degrees(marks: list[Mark]) -> list[Mark]:
-    """ "From large to small": the earlier degree is none of today, and the two say what became of it."""
-    earlier: Mark | None = None
-    for place, mark in enumerate(marks):
-        if not mark.has(Part.LEVEL):
-            continue
-        second = mark.text.partition(" to ")[2]
-        if second and place and marks[place - 1].text == "from":  # "from moderate to large"
-            level = "severe" if second in ("large", "severe") else "moderate"
-            marks[place] = replace_parts(mark, "two degrees", LEVEL=level, CHANGE=Change.WORSENING)
-            continue
-        before = [one.text for one in marks[max(0, place - 2) : place]]
-        is_start = "from" in before[-1:]
-        if (is_start or any(text in _OF_EARLIER for text in before)) and _later_degree(marks, place):
-            earlier = mark
-            marks[place] = ignore_mark(mark, "earlier degree")
-        elif earlier is not None:
-            then, now = (_DEGREES.index(one.parts[Part.LEVEL]) for one in (earlier, mark))
-            if then != now:
-                change = Change.WORSENING if now > then else Change.IMPROVING
-                marks[place] = replace_parts(mark, "two degrees", LEVEL=mark.parts[Part.LEVEL], CHANGE=change)
-            earlier = None
-    return marks
-
-
-def _read_two_sizes(marks: list[Mark]) -> list[Mark]:
-    """ "Measures 5 cm, previously 4 cm": the two say what became of it."""
-    sizes = [
-        (place, float(mark.text) * (10 if marks[place + 1].text == "cm" else 1))
-        for place, mark in enumerate(marks[:-1])
-        if _NUMBER.match(mark.text) and marks[place + 1].text in ("cm", "mm")
-    ]
-    if len(sizes) != 2:
-        return marks
-    earlier = [any(one.text in _OF_EARLIER for one in marks[max(0, place - 3) : place]) for place, _ in sizes]
-    if earlier != [False, True] or any(mark.has(Part.CHANGE) for mark in marks):
-        return marks
-    (_, now), (place, before) = sizes
-    if now != before:
-        change = Change.WORSENING if now > before else Change.IMPROVING
-        marks[place] = replace_parts(marks[place], "two sizes", CHANGE=change)
-    return marks
-
-
-def _later_degree(marks: Sequence[Mark], place: int) -> bool:
-    """Return whether another degree follows behind "to" or "now"."""
-    for index in range(place + 2, len(marks)):
-        if marks[index].has(Part.LEVEL):
-            return any(mark.text in ("to", "now") for mark in marks[place + 1 : index])
-    return marks[place - 1].text in ("previously", "formerly", "had been", "was", "were")
 
 
 def _read_not_seen(marks: list[Mark]) -> list[Mark]:
@@ -258,17 +191,73 @@ def _read_device_plans(marks: list[Mark]) -> list[Mark]:
     return marks
 
 
+def _read_obscured(marks: list[Mark]) -> list[Mark]:
+    """ "Opacity obscures the left hemidiaphragm": what lies upon it lies on its side."""
+    for place, mark in enumerate(marks):
+        if not mark.text.startswith(_OBSCURES):
+            continue
+        for index in range(place + 1, min(place + 3, len(marks))):
+            if marks[index].has(Part.OTHER_SIDE) and marks[index].text.endswith(("diaphragm", "border")):
+                marks[index] = replace_parts(
+                    marks[index], "side of what is obscured", SIDE=marks[index].text.split()[0]
+                )
+    return marks
+
+
+def _read_up_and_down(marks: list[Mark]) -> list[Mark]:
+    """ "R effusion up, L effusion down": only as the last word, just behind its finding."""
+    for place, mark in enumerate(marks):
+        if mark.text not in ("up", "down") or not place or not marks[place - 1].has(Part.FINDING):
+            continue
+        if place + 1 == len(marks) or marks[place + 1].has(Part.COMMA, Part.AND, *ENDS):
+            change = Change.WORSENING if mark.text == "up" else Change.IMPROVING
+            marks[place] = replace_parts(mark, "up or down", CHANGE=change)
+    return marks
+
+
+def _read_inverted_denial(marks: list[Mark]) -> list[Mark]:
+    """Read a value before what it is said of, or behind its side ("not seen are effusions"; "left yes, right no")."""
+    if (
+        len(marks) > 2
+        and marks[0].has(Part.VALUE_NO, Part.NEGATION_AFTER)
+        and marks[1].text in ("is", "are", "was", "were")
+    ):
+        marks[:2] = [
+            replace_parts(marks[0], "denial first", NEGATION_BEFORE=True),
+            ignore_mark(marks[1], "denial first"),
+        ]
+    for place, mark in enumerate(marks[1:], start=1):
+        is_last = place + 1 == len(marks) or marks[place + 1].has(Part.COMMA, *ENDS)
+        if mark.text in ("no", "none", "nil") and is_last and marks[place - 1].has(Part.SIDE):
+            marks[place] = replace_parts(mark, "value of a side", NEGATION_AFTER=True)
+    return marks
+
+
+def _read_either(marks: list[Mark]) -> list[Mark]:
+    """In "either atelectasis or pneumonia" the word names no side; "favour edema over pneumonia" doubts the second."""
+    for place, mark in enumerate(marks[:-1]):
+        if mark.text == "over" and any(one.text.startswith(("favor", "favour")) for one in marks[:place]):
+            marks[place] = replace_parts(mark, "favoured over", UNCERTAINTY_BEFORE="unlikely")
+        if mark.text == "either" and marks[place + 1].has(Part.FINDING, Part.LEVEL):
+            marks[place] = replace_parts(mark, "either of two", UNCERTAINTY_BEFORE="possible")
+    return marks
+
+
 _RULES: tuple[Rule, ...] = (
     _read_question,
-    _read_compared_with,
+    _read_inverted_denial,
+    _read_either,
+    read_compared_with,
     _read_earlier_image,
     _read_movement,
-    _read_two_degrees,
-    _read_two_sizes,
+    read_two_degrees,
+    read_two_sizes,
     _read_not_seen,
     _read_both,
     _read_partly,
     read_negated_change,
     _read_sides_compared,
     _read_device_plans,
+    _read_obscured,
+    _read_up_and_down,
 )

@@ -9,18 +9,19 @@ decided. Measured in docs/labeller.md, beside medspaCy's ConText in docs/adr/001
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from model.labeller import scope
-from model.labeller.attributes import give_changes, give_levels, give_sides
+from model.labeller.attributes import give_changes, give_levels
 from model.labeller.denial import find_denied
 from model.labeller.language import has_foreign_denial, is_english
-from model.labeller.parts import Mark, Part
+from model.labeller.parts import Part
 from model.labeller.sentences import Sentence, sentences
-from model.labeller.statement import Joint, Statement, statement
-from model.labeller.targets import Target, at, targets_of
+from model.labeller.sides import give_sides
+from model.labeller.statement import Statement, statement
+from model.labeller.targets import Target, at, leave_out, targets_of
 from model.labeller.word_list import word_list
 from model.ontology import ontology
 from model.schema import Change
@@ -113,7 +114,7 @@ def read_sentence(sentence: Sentence, *, is_readable: bool = True) -> Reading:
     give_sides(read, targets)
     give_changes(read, targets)
     give_levels(read, targets)
-    _leave_out(read, targets)
+    leave_out(read, targets)
     if not is_readable or has_foreign_denial(sentence.raw):
         for target in targets.values():
             target.left_out = "not in English"
@@ -196,7 +197,11 @@ def _apply_doubt(read: Statement, targets: dict[int, Target]) -> None:
         if mark.text in ("?", "suspected", "likely", "possible", "probable") and _stands_behind(read, cue, places):
             ahead = []
         behind: list[int] = []
-        if mark.has(Part.UNCERTAINTY_AFTER) and (not ahead or mark.text.endswith(_BETWEEN)):
+        is_asked_ahead = (
+            mark.text == "?" and cue + 1 < len(read.marks) and read.marks[cue + 1].start == mark.end
+        )  # "?TB"
+        looks_back = mark.has(Part.UNCERTAINTY_AFTER) and not is_asked_ahead
+        if looks_back and (not ahead or mark.text.endswith(_BETWEEN)):
             behind = scope.before(read, cue, places)
             behind = behind[-1:] if ahead else behind
         for group, part in ((ahead, Part.UNCERTAINTY_BEFORE), (behind, Part.UNCERTAINTY_AFTER)):
@@ -249,25 +254,6 @@ def _denies_ahead(read: Statement, cue: int, places: set[int]) -> bool:
     mark = read.marks[cue]
     segment = read.segments[read.number(cue)]
     return mark.has(Part.NEGATION_BEFORE) and any(cue < place < segment.end for place in places)
-
-
-def _leave_out(read: Statement, targets: dict[int, Target]) -> None:
-    """Leave out what is only known from before, and a denial that an exception takes back."""
-    for target in targets.values():
-        if target.is_known and target.change is None and target.presence == "yes" and not _is_predicated(read, target):
-            target.left_out = target.left_out or "known from before, and not what became of it"
-        segment = read.segments[read.number(target.place)]
-        if segment.joint is Joint.EXCEPT and target.presence == "yes":
-            for other in targets.values():
-                if other.place < target.place and other.named.keys == target.named.keys and other.presence == "no":
-                    other.left_out = "an exception follows"
-
-
-def _is_predicated(read: Statement, target: Target) -> bool:
-    """Return whether a verb of the present says something of a finding ("the known mass is again seen")."""
-    segment = read.segments[read.number(target.place)]
-    behind: Sequence[Mark] = read.marks[target.place + 1 : segment.end]
-    return any(mark.has(Part.VERB) and mark.text not in ("was", "were", "had", "had been") for mark in behind)
 
 
 def _labels(target: Target, sentence: Sentence) -> Iterator[Label]:

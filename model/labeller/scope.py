@@ -119,7 +119,10 @@ def find_described(read: Statement, cue: int, targets: set[int]) -> list[int] | 
         if mark.has(Part.INERT) or names_image:
             return governed or None
         ends_list = bool(governed) and mark.has(Part.CHANGE, Part.RELATION)
-        is_verb = mark.has(Part.VERB) and not mark.text.startswith("there")
+        is_inverted = (
+            cue == segment.start and not governed and mark.text in ("is", "are")
+        )  # "new since May is an opacity"
+        is_verb = mark.has(Part.VERB) and not mark.text.startswith("there") and not is_inverted
         if mark.has(Part.WITH, Part.NEGATION_BEFORE) or ends_list or is_verb:
             break
     if governed and _follows_predicate(read, segment, cue, targets):

@@ -95,6 +95,12 @@ def _without_labels(marks: list[Mark]) -> list[Mark]:
         while first < len(marks) and marks[first].has(Part.DASH, Part.COLON, Part.COMMA):
             first += 1
         left, right = marks[start:place], marks[first : _value_end(marks, first - 1)]
+        if _is_value_before(mark, left, right):
+            found[start] = _heading(left[0])
+            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+            if start and not found[start - 1].has(Part.STOP, *LIST):
+                closed.add(start)
+            continue
         names = any(one.has(Part.FINDING, Part.SUBJECT) for one in left)
         if not names or not _is_label(left):
             found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
@@ -180,6 +186,18 @@ def _value(mark: Mark) -> Mark:
         if mark.has(part):
             return dataclasses.replace(mark, parts={as_part: True}, role="value")
     return dataclasses.replace(mark, parts={Part.IGNORED: True}, role="value")
+
+
+def _is_value_before(mark: Mark, left: Sequence[Mark], right: Sequence[Mark]) -> bool:
+    """Return whether a colon stands between a value and what it is said of ("Not seen: pneumothorax")."""
+    is_value = len(left) == 1 and left[0].has(Part.VALUE_NO, Part.VALUE_YES)
+    return mark.has(Part.COLON) and is_value and any(one.has(Part.FINDING) for one in right)
+
+
+def _heading(mark: Mark) -> Mark:
+    """Read "Not seen: pneumothorax, effusion" as a denial of what follows."""
+    parts = {Part.NEGATION_BEFORE if mark.has(Part.VALUE_NO) else Part.IGNORED: True}
+    return dataclasses.replace(mark, parts=parts, role="value before")
 
 
 def _segments(marks: Sequence[Mark]) -> list[Segment]:

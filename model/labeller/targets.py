@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from model.labeller.parts import Mark, Named, Part
-from model.labeller.statement import Statement
+from model.labeller.statement import Joint, Statement
 from model.ontology import ontology
 from model.schema import Change
 
@@ -119,3 +119,36 @@ def _said_of(mark: Mark, subject: Mark) -> Named | None:
 def at(targets: dict[int, Target], places: Iterable[int]) -> Iterator[Target]:
     """Yield the targets at these places."""
     return (targets[place] for place in places if place in targets)
+
+
+def leave_out(read: Statement, targets: dict[int, Target]) -> None:
+    """Leave out what is only known from before, and a denial that an exception takes back."""
+    for target in targets.values():
+        if target.is_known and target.change is None and target.presence == "yes" and not _is_predicated(read, target):
+            target.left_out = target.left_out or "known from before, and not what became of it"
+        if _is_said_by_side(target, targets):
+            target.left_out = target.left_out or "said for each side behind it"
+        segment = read.segments[read.number(target.place)]
+        if segment.joint is Joint.EXCEPT and target.presence == "yes":
+            for other in targets.values():
+                if other.place < target.place and other.named.keys == target.named.keys and other.presence == "no":
+                    other.left_out = "an exception follows"
+
+
+def _is_said_by_side(target: Target, targets: dict[int, Target]) -> bool:
+    """Return whether a finding only heads what is said of its sides ("effusions, small on the left and …")."""
+    if target.sides or target.level or target.change or target.presence != "yes":
+        return False
+    repeated = [
+        other for other in targets.values() if other.place > target.place and other.named.keys == target.named.keys
+    ]
+    return bool(target.named.keys) and any(
+        other.sides and other.notes[0][0] == "finding, repeated" for other in repeated
+    )
+
+
+def _is_predicated(read: Statement, target: Target) -> bool:
+    """Return whether a verb of the present says something of a finding ("the known mass is again seen")."""
+    segment = read.segments[read.number(target.place)]
+    behind: Sequence[Mark] = read.marks[target.place + 1 : segment.end]
+    return any(mark.has(Part.VERB) and mark.text not in ("was", "were", "had", "had been") for mark in behind)

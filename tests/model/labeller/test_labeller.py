@@ -46,6 +46,8 @@ IMPRESSION:
         ("check", 1.0, 1.0, 1.0, 1.0),
         ("build", 1.0, 1.0, 1.0, 1.0),
         ("opened_once", 0.99, 0.99, 0.97, 0.97),
+        ("second", 0.99, 0.98, 1.0, 0.97),
+        ("third", 1.0, 0.99, 1.0, 1.0),
     ],
 )
 def test_figures_do_not_fall(
@@ -73,6 +75,23 @@ def test_malformed_gold_is_refused_by_line(tmp_path: Path) -> None:
     wrong.write_text("A mass.\n  = lung_mass perhaps\n", "utf-8")
     with pytest.raises(LabellerError, match=r"line 2: .*lung_mass perhaps"):
         read_cases(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "presence"),
+    [
+        ("Not seen: pneumothorax, effusion.", Stated.NO),
+        ("Absent are effusion and pneumothorax.", Stated.NO),
+        ("Present: pneumothorax.", Stated.YES),
+        ("Pneumothorax, which was not present on the earlier film.", Stated.YES),
+        ("No pneumonia or tension pneumothorax.", None),
+        ("A pneumothorax would be hard to see on this film.", None),
+        ("No pneumothorax is increasing in size.", None),
+    ],
+)
+def test_pneumothorax_is_read_with_its_polarity(text: str, presence: Stated | None) -> None:
+    found = [label.presence for label in label_report(text) if label.finding == "pneumothorax"]
+    assert found == ([] if presence is None else [presence])
 
 
 def test_label_says_what_decided() -> None:

@@ -1,0 +1,97 @@
+"""What two dates, two degrees or two sizes in one sentence say of a change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
+from model.labeller.word_list import word_list
+from model.schema import Change
+
+_DEGREES = (
+    *("minimal", "small", "mild", "mild to moderate", "moderate", "moderate to large", "moderate to severe"),
+    "severe",
+)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?$")
+_OF_EARLIER = ("previous", "prior", "was", "were", "had been", "previously", "formerly", "been")
+
+
+def read_compared_with(marks: list[Mark]) -> list[Mark]:
+    """In "larger vs prior" the two letters compare dates, and in "gone from small to large" nothing is gone."""
+    for place, mark in enumerate(marks[:-1]):
+        following = marks[place + 1]
+        if mark.text in ("vs", "versus") and following.has(Part.KNOWN, Part.IMAGE_BEFORE, Part.IMAGE):
+            marks[place] = ignore_mark(mark, "compared with")
+        if mark.text in ("gone", "has gone", "have gone") and following.text in ("from", "up", "down", "to"):
+            marks[place] = ignore_mark(mark, "has gone to")
+    return marks
+
+
+def read_two_degrees(marks: list[Mark]) -> list[Mark]:
+    """ "From large to small": the earlier degree is none of today, and the two say what became of it."""
+    earlier: Mark | None = None
+    for place, mark in enumerate(marks):
+        if not mark.has(Part.LEVEL):
+            continue
+        second = mark.text.partition(" to ")[2]
+        if second and place and marks[place - 1].text == "from":  # "from moderate to large"
+            level = "severe" if second in ("large", "severe") else "moderate"
+            marks[place] = replace_parts(mark, "two degrees", LEVEL=level, CHANGE=Change.WORSENING)
+            continue
+        before = [one.text for one in marks[max(0, place - 2) : place]]
+        is_start = "from" in before[-1:]
+        if (is_start or any(text in _OF_EARLIER for text in before)) and _later_degree(marks, place):
+            earlier = mark
+            marks[place] = ignore_mark(mark, "earlier degree")
+        elif earlier is not None:
+            then, now = (_DEGREES.index(one.parts[Part.LEVEL]) for one in (earlier, mark))
+            if then != now:
+                change = Change.WORSENING if now > then else Change.IMPROVING
+                marks[place] = replace_parts(mark, "two degrees", LEVEL=mark.parts[Part.LEVEL], CHANGE=change)
+            earlier = None
+    return _with_degree_of_before(marks)
+
+
+def _with_degree_of_before(marks: list[Mark]) -> list[Mark]:
+    """ "Trace effusion, previously small"."""
+    degrees = [
+        (place, mark) for place, mark in enumerate(marks) if mark.has(Part.LEVEL) or mark.role == "earlier degree"
+    ]
+    if len(degrees) != 2 or any(mark.has(Part.CHANGE) for mark in marks):
+        return marks
+    (now, today), (then, mark) = degrees
+    if mark.role == "earlier degree" and not any(one.has(*ENDS, Part.FINDING) for one in marks[then:]):
+        levels = word_list().phrases[tuple(mark.text.split())]
+        before, after = _DEGREES.index(levels[Part.LEVEL]), _DEGREES.index(today.parts[Part.LEVEL])
+        if before != after and now < then:
+            change = Change.WORSENING if after > before else Change.IMPROVING
+            marks[then] = replace_parts(mark, "two degrees", CHANGE=change)
+    return marks
+
+
+def read_two_sizes(marks: list[Mark]) -> list[Mark]:
+    """ "Measures 5 cm, previously 4 cm", "previously 3 cm, now 1 cm": the two say what became of it."""
+    sizes = [
+        (place, float(mark.text) * (10 if marks[place + 1].text == "cm" else 1))
+        for place, mark in enumerate(marks[:-1])
+        if _NUMBER.match(mark.text) and marks[place + 1].text in ("cm", "mm")
+    ]
+    if len(sizes) != 2:
+        return marks
+    earlier = [any(one.text in _OF_EARLIER for one in marks[max(0, place - 3) : place]) for place, _ in sizes]
+    if sum(earlier) != 1 or any(mark.has(Part.CHANGE) for mark in marks):
+        return marks
+    (place, before), (_, now) = sizes if earlier[0] else sizes[::-1]
+    if now != before:
+        change = Change.WORSENING if now > before else Change.IMPROVING
+        marks[place] = replace_parts(marks[place], "two sizes", CHANGE=change)
+    return marks
+
+
+def _later_degree(marks: Sequence[Mark], place: int) -> bool:
+    """Return whether another degree follows behind "to" or "now"."""
+    for index in range(place + 2, len(marks)):
+        if marks[index].has(Part.LEVEL):
+            return any(mark.text in ("to", "now") for mark in marks[place + 1 : index])
+    return marks[place - 1].text in ("previously", "previous", "formerly", "had been", "was", "were")
