@@ -6,11 +6,11 @@ import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model.labeller.parts import Mark
-from model.labeller.plain_text import plain_text
 from model.labeller.report import ReportFinding, combine
 from model.labeller.rules import Reading, Stated, read_text, version
 from model.labeller.targets import Target
+from model.labeller.text.parts import Mark
+from model.labeller.text.plain_text import plain_text
 
 _COLOURS = {"yes": "#f6c6c1", "no": "#c9e7cc", "uncertain": "#f7e3ae", "not stated": "#dcdfe4"}
 _STYLE = """

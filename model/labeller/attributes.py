@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model.labeller import scope
-from model.labeller.parts import Mark, Part
 from model.labeller.sides import first_after, last_before
 from model.labeller.statement import LISTED, Joint, Statement
 from model.labeller.targets import Target
+from model.labeller.text.parts import Mark, Part
 from model.schema import Change
 
 _OF_DEVICES = (

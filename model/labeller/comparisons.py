@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
-from model.labeller.word_list import word_list
+from model.labeller.text.parts import ENDS, Mark, Part, ignore_mark, replace_parts
+from model.labeller.text.word_list import word_list
 from model.schema import Change
 
 _DEGREES = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model.labeller.parts import CUES, Mark, Part
 from model.labeller.statement import LISTED, Joint, Segment, Statement
+from model.labeller.text.parts import CUES, Mark, Part
 
 _PASSES_DENIAL = (
     "suggest",

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.errors import LabellerError
 from model.labeller.rules import Label, Stated
-from model.labeller.sentences import sentences
+from model.labeller.text.sentences import sentences
 from model.ontology import ontology
 from model.questions.prompts import clean_text
 from model.remote.text_model import TextModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
+from model.labeller.text.parts import ENDS, Mark, Part, ignore_mark, replace_parts
 from model.schema import Change
 
 _NOUN_OF_CHANGE = ("development of", "interval development of", "interval appearance of", "developing")

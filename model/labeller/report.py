@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.labeller.rules import Label, Stated, label_report
-from model.labeller.word_list import word_list
+from model.labeller.text.word_list import word_list
 from model.ontology import ontology
 from model.questions.vocabulary import grade_of_level
 from model.schema import Change

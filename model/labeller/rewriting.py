@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from model.labeller.comparisons import read_compared_with, read_two_degrees, read_two_sizes
 from model.labeller.negated_change import read_negated_change
-from model.labeller.parts import ENDS, Mark, Part, ignore_mark, replace_parts
+from model.labeller.text.parts import ENDS, Mark, Part, ignore_mark, replace_parts
 from model.schema import Change
 
 Rule = Callable[[list[Mark]], list[Mark]]

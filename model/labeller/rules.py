@@ -16,13 +16,13 @@ from enum import StrEnum
 from model.labeller import scope
 from model.labeller.attributes import give_changes, give_levels
 from model.labeller.denial import find_denied
-from model.labeller.language import has_foreign_denial, is_english
-from model.labeller.parts import Part
-from model.labeller.sentences import Sentence, sentences
 from model.labeller.sides import give_sides
 from model.labeller.statement import Statement, statement
 from model.labeller.targets import Target, at, leave_out, targets_of
-from model.labeller.word_list import word_list
+from model.labeller.text.language import has_foreign_denial, is_english
+from model.labeller.text.parts import Part
+from model.labeller.text.sentences import Sentence, sentences
+from model.labeller.text.word_list import word_list
 from model.ontology import ontology
 from model.schema import Change
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from model.labeller.denial import is_bare, opens_statement
-from model.labeller.parts import CUES, Part
 from model.labeller.statement import LISTED, Joint, Segment, Statement
+from model.labeller.text.parts import CUES, Part
 
 
 def find_doubted(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from model.labeller.parts import Mark, Part
 from model.labeller.statement import LISTED, Joint, Segment, Statement
 from model.labeller.targets import Target
+from model.labeller.text.parts import Mark, Part
 
 _MEANS = ("in keeping with", "as")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from model.labeller.parts import LIST, Mark, Part
 from model.labeller.rewriting import rewritten
-from model.labeller.tokens import marks as marks_of
+from model.labeller.text.parts import LIST, Mark, Part
+from model.labeller.text.tokens import marks as marks_of
 
 _VALUES = (Part.VALUE_NO, Part.VALUE_YES, Part.VALUE_OPEN)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from model.labeller.parts import Mark, Named, Part
 from model.labeller.statement import Joint, Statement
+from model.labeller.text.parts import Mark, Named, Part
 from model.ontology import ontology
 from model.schema import Change
 

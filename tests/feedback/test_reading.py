@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from dicom_node.cli import app
 from dicom_node.feedback.reading import phrases, reading_lines, reading_page
-from model.labeller.plain_text import plain_text
 from model.labeller.rules import read_text
+from model.labeller.text.plain_text import plain_text
 
 REPORT = """INDICATION: ?pneumothorax
 FINDINGS: No consolidation, pneumothorax, or large effusion. ETT no longer in the right main bronchus.

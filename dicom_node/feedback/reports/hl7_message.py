@@ -17,8 +17,8 @@ from typing import Any
 from dicom_node.dicom.uids import is_uid
 from dicom_node.feedback.reports.corrections import CANCELLED
 from dicom_node.feedback.reports.hl7_syntax import Hl7Error, Segment, header_fields, segments
-from model.labeller.plain_text import plain_text
-from model.labeller.word_list import word_list
+from model.labeller.text.plain_text import plain_text
+from model.labeller.text.word_list import word_list
 
 __all__ = ["Envelope", "Hl7Error", "acknowledgement", "envelope", "reports_of"]
 

@@ -31,7 +31,7 @@ from model.labeller import llm as labeller_llm
 from model.labeller import rules as labeller
 from model.labeller.report import ReportFinding, combine
 from model.labeller.rules import Label
-from model.labeller.sentences import sentences
+from model.labeller.text.sentences import sentences
 from model.remote.client import ServerClient
 from model.remote.text_model import ServerText
 

@@ -14,7 +14,7 @@ from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import ReportError, UnreadableObjectError
 from dicom_node.report.patient import UNREADABLE, items_of, text_of
 from dicom_node.report.render.sr_tree import MAX_DEPTH
-from model.labeller.word_list import word_list
+from model.labeller.text.word_list import word_list
 
 MAX_FILE_BYTES = 16 << 20
 """A larger object is no report that somebody wrote."""

@@ -14,7 +14,7 @@ from model.labeller import llm as labeller_llm
 from model.labeller.measure import measure, pool_classes, read_cases
 from model.labeller.report import read_report, values_of_finding
 from model.labeller.rules import Stated, label_report, label_sentence
-from model.labeller.word_list import word_list
+from model.labeller.text.word_list import word_list
 from model.ontology import ontology
 from model.remote.client import ServerClient
 from model.remote.text_model import ServerText

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from model.labeller.parts import Part
-from model.labeller.tokens import marks
-from model.labeller.word_list import word_list
+from model.labeller.text.parts import Part
+from model.labeller.text.tokens import marks
+from model.labeller.text.word_list import word_list
 
 _COLON = re.compile(r"[ \t]*([A-Za-z][A-Za-z /&-]{1,40}?)[ \t]*(?:\([A-Za-z/ ]{1,9}\)[ \t]*)?[:=](?!\d)[ \t]*")
 _CAPITALS = re.compile(r"[ \t]*([A-Z][A-Z /&]{3,40})[ \t]*$", re.MULTILINE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from model.labeller.parts import Mark
-from model.labeller.word_list import word_list
+from model.labeller.text.parts import Mark
+from model.labeller.text.word_list import word_list
 
 _TOKEN = re.compile(
     r"[+-]ve\b|[a-z0-9]+(?:[.'’/][a-z0-9]+)*\.?(?<=\bw/)|[a-z0-9]+(?:[.'’/][a-z0-9]+)*|\.{2,}|[…,;:()?=&+<>|]|[—–]|(?<=\s)-{1,2}(?=\s)"

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from model.labeller.parts import Named, Part, Predicate
+from model.labeller.text.parts import Named, Part, Predicate
 from model.ontology import ontology
 from model.questions.vocabulary import finding_wordings
 from model.schema import Change
@@ -40,7 +40,7 @@ class WordList:
 @cache
 def word_list() -> WordList:
     """Return the bundled list, read once."""
-    raw = tomllib.loads(resources.files("model.labeller").joinpath("word_list.toml").read_text("utf-8"))
+    raw = tomllib.loads(resources.files("model.labeller.text").joinpath("word_list.toml").read_text("utf-8"))
     phrases: dict[tuple[str, ...], dict[Part, Any]] = {}
     for words, part, value in _entries(raw):
         for word in words:

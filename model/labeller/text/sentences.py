@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.labeller.headings import Section, is_heading_of_findings, line_heading, next_inline_heading
-from model.labeller.plain_text import plain_text
+from model.labeller.text.headings import Section, is_heading_of_findings, line_heading, next_inline_heading
+from model.labeller.text.plain_text import plain_text
 
 MAX_CHARACTERS = 100_000
 """More of a report is not read."""
