@@ -49,7 +49,7 @@ def run(node: NodeContext) -> None:
     with node.database.write() as session:
         now = node.clock()
         _dead_letters(session, now)
-        _quarantined(session, now)
+        _add_quarantine_notices(session, now)
         _new_model(session, now)
     settings = node.settings.notify
     if settings.webhook_url or settings.email_to:
@@ -77,7 +77,7 @@ def _dead_letters(session: Session, now: dt.datetime) -> None:
         raise_notice(session, key=key, kind="dead letter", text=text, now=now)
 
 
-def _quarantined(session: Session, now: dt.datetime) -> None:
+def _add_quarantine_notices(session: Session, now: dt.datetime) -> None:
     rows = session.execute(
         select(Quarantine.id, Quarantine.reason, Quarantine.calling_ae_title).where(Quarantine.resolved_at.is_(None))
     )

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, InstanceHeader, read_header
 from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.read import guessed_transfer_syntax
+from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError, UnreadableObjectError
@@ -88,7 +88,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     try:
         with path.open("rb") as stream:
             given = read_meta(stream)
-            meta, header = _completed(given, stream)
+            meta, header = _complete_meta(given, stream)
     except (StorageError, UnreadableObjectError):
         return Taken.NOT_DICOM
     except OSError:
@@ -125,13 +125,13 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     return Taken.THERE if registration.outcome is Registered.DUPLICATE else Taken.CONFLICT
 
 
-def _completed(meta: FileMeta, stream: BinaryIO) -> tuple[FileMeta, InstanceHeader]:
+def _complete_meta(meta: FileMeta, stream: BinaryIO) -> tuple[FileMeta, InstanceHeader]:
     """Complete or correct the File Meta Information from the data set that the stream stands at.
 
     Raises UnreadableObjectError where the bytes are no data set.
     """
-    syntax = meta.transfer_syntax_uid or guessed_transfer_syntax(stream)
-    if syntax == ImplicitVRLittleEndian and (guessed := guessed_transfer_syntax(stream)) == ExplicitVRLittleEndian:
+    syntax = meta.transfer_syntax_uid or guess_transfer_syntax(stream)
+    if syntax == ImplicitVRLittleEndian and (guessed := guess_transfer_syntax(stream)) == ExplicitVRLittleEndian:
         syntax = guessed  # announced as implicit, written as explicit
     start = stream.read(HEADER_BYTES)
     header = read_header(start, syntax)

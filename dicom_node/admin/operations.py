@@ -44,7 +44,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
         raise UsageError("only a report of this study came, and no image: there is nothing to analyse")
     if force(session, study_instance_uid=study_instance_uid, now=now):
         session.refresh(study)
-        audited(session, settings, study, now=now, who=who)
+        record_change(session, settings, study, now=now, who=who)
         return 1
     newest = select(func.max(Result.generation)).where(Result.study_pk == study.id, Result.revision == study.revision)
     generation = (session.scalar(newest) or 0) + 1
@@ -53,7 +53,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=jobs.Priority.BULK):
         jobs.retry_dead(session, keys=[key])
     study.state = StudyState.COMPLETE
-    audited(session, settings, study, now=now, who=who)
+    record_change(session, settings, study, now=now, who=who)
     return generation
 
 
@@ -67,7 +67,7 @@ def resend_study(session: Session, study_instance_uid: str, *, settings: Setting
         .where(Result.study_pk == study.id, Result.is_current)
     ).all()
     count = resend(session, ids, now=now, settings=settings.delivery)
-    audited(session, settings, study, now=now, who=who)
+    record_change(session, settings, study, now=now, who=who)
     return count
 
 
@@ -113,7 +113,7 @@ def abandon(
     for row in rows:
         transitions.abandon(row.Delivery, f"{who}: {reason}", now)
     for study in {row.Study.id: row.Study for row in rows}.values():
-        audited(session, settings, study, now=now, who=who)
+        record_change(session, settings, study, now=now, who=who)
     log.info("dead deliveries abandoned", count=len(rows))
     return [row.Job.key for row in rows]
 
@@ -125,7 +125,7 @@ def _study(session: Session, study_instance_uid: str) -> Study:
     return study
 
 
-def audited(session: Session, settings: Settings, study: Study, *, now: dt.datetime, who: str) -> None:
+def record_change(session: Session, settings: Settings, study: Study, *, now: dt.datetime, who: str) -> None:
     """A person changed what becomes of this study (PS3.15 section A.5.3.9, Patient Record)."""
     audit.record(
         session,

@@ -15,7 +15,7 @@ from dicom_node.errors import StorageError, UnreadableObjectError, UsageError
 from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.priors import policy_of
-from dicom_node.priors.disputes import disputed
+from dicom_node.priors.disputes import find_disputed_uids
 from dicom_node.priors.facts import patient_of
 from dicom_node.priors.types import Patient
 from dicom_node.studies.reopen import reopen_resting_on
@@ -36,9 +36,9 @@ def settle(node: NodeContext, ids: Collection[int], *, who: str) -> int:
     more. The objects' files are deleted. Raises UsageError where one is not in quarantine, or settled already, and then
     changes nothing.
     """
-    freed = _claimed(node, ids)
+    freed = _find_claimed_uids(node, ids)
     with node.database.write() as session:
-        rows = _unsettled(session, ids)
+        rows = _find_open_entries(session, ids)
         now = node.clock()
         for row in rows:
             row.resolved_at = now
@@ -47,7 +47,7 @@ def settle(node: NodeContext, ids: Collection[int], *, who: str) -> int:
         studies = session.scalars(holding.where(Instance.sop_instance_uid.in_(freed)).distinct()).all()
         for study in studies:
             reopen_resting_on(session, study.study_instance_uid, now=now)
-            operations.audited(session, node.settings, study, now=now, who=who)
+            operations.record_change(session, node.settings, study, now=now, who=who)
         paths = [row.path for row in rows]
     for path in paths:
         node.store.delete(path)
@@ -55,7 +55,7 @@ def settle(node: NodeContext, ids: Collection[int], *, who: str) -> int:
     return len(studies)
 
 
-def _unsettled(session: Session, ids: Collection[int]) -> Sequence[Quarantine]:
+def _find_open_entries(session: Session, ids: Collection[int]) -> Sequence[Quarantine]:
     rows = session.scalars(select(Quarantine).where(Quarantine.id.in_(ids), Quarantine.resolved_at.is_(None))).all()
     others = sorted(set(ids) - {row.id for row in rows})
     if others:
@@ -63,15 +63,15 @@ def _unsettled(session: Session, ids: Collection[int]) -> Sequence[Quarantine]:
     return rows
 
 
-def _claimed(node: NodeContext, ids: Collection[int]) -> frozenset[str]:
+def _find_claimed_uids(node: NodeContext, ids: Collection[int]) -> frozenset[str]:
     """SOPInstanceUIDs of ours that these objects, and perhaps others, claim for another patient."""
     with node.database.read() as session:
-        conflicts = [row for row in _unsettled(session, ids) if row.reason is QuarantineReason.CONFLICT]
+        conflicts = [row for row in _find_open_entries(session, ids) if row.reason is QuarantineReason.CONFLICT]
         ours = select(Instance.sop_instance_uid, Instance.path).where(
             Instance.sop_instance_uid.in_([row.sop_instance_uid for row in conflicts])
         )
         held = {uid: _patient(node, path) for uid, path in session.execute(ours)}
-    return disputed(node, held, policy_of(node.settings))
+    return find_disputed_uids(node, held, policy_of(node.settings))
 
 
 def _patient(node: NodeContext, path: str) -> Patient:

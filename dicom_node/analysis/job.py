@@ -25,7 +25,7 @@ from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Handler
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors import linked_ids, patient_of_row, policy_of
-from dicom_node.priors.disputes import DISPUTED, disputed
+from dicom_node.priors.disputes import DISPUTED, find_disputed_uids
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
@@ -127,7 +127,9 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
                 raise AnalysisError(f"a stored file cannot be read: {error.__cause__.strerror}") from error
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
             found.append(damaged_image(row, path, str(error)))
-    claimed = disputed(node, {one.facts.sop_instance_uid: one.facts.patient for one in found}, policy_of(node.settings))
+    claimed = find_disputed_uids(
+        node, {one.facts.sop_instance_uid: one.facts.patient for one in found}, policy_of(node.settings)
+    )
     return [
         replace(one, facts=replace(one.facts, disputed=DISPUTED)) if one.facts.sop_instance_uid in claimed else one
         for one in found

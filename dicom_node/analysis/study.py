@@ -75,9 +75,11 @@ def analyse_study(
     by_uid = {image.facts.sop_instance_uid: image for image in images}
     prepared = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
     answers = iter(ask_together(setting.predictor, [item.pair for item in prepared if isinstance(item, _Prepared)]))
-    requests = [_answered(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared]
+    requests = [
+        _request_with_answer(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared
+    ]
     requests = [replace(request, frontal_images=len(requests)) for request in requests]
-    return requests or [_refused(images, choice, setting, looked)]
+    return requests or [_request_of_refusal(images, choice, setting, looked)]
 
 
 def without_withdrawn(
@@ -86,14 +88,14 @@ def without_withdrawn(
     """The same, with a mark on every object that a rejection note among them names."""
     why = withdrawn_by(stored.header for stored in (*images, *earlier))
 
-    def marked(stored: StoredImage) -> StoredImage:
+    def mark_image(stored: StoredImage) -> StoredImage:
         named = (stored.facts.study_instance_uid, stored.facts.sop_instance_uid)
         if named not in why:
             return stored
         facts = replace(stored.facts, withdrawn=why[named])
         return replace(stored, facts=facts)
 
-    return [marked(stored) for stored in images], [marked(stored) for stored in earlier]
+    return [mark_image(stored) for stored in images], [mark_image(stored) for stored in earlier]
 
 
 def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ def _prepare(
     )
 
 
-def _answered(item: _Prepared, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
+def _request_with_answer(item: _Prepared, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
     if isinstance(answer, InferenceError):
         log.error("model failed", error=str(answer), last_try=setting.last_try)
         if not setting.last_try:
@@ -202,7 +204,7 @@ def _reason(outcome: Outcome, choice: PriorChoice) -> str:
     return ""
 
 
-def _refused(
+def _request_of_refusal(
     images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: LookedImages
 ) -> ReportRequest:
     """The request of a study in which no image is fit; it speaks of the image that came nearest."""

@@ -34,7 +34,7 @@ def ask_command(
             raise UsageError(f"no study {study_uid} in the index; `dicom-node studies` lists them")
         now = node.clock()
         row = ask(session, study, question, author=who, now=now)
-        operations.audited(session, node.settings, study, now=now, who=who)
+        operations.record_change(session, node.settings, study, now=now, who=who)
         values = question_values(row)
     if as_json:
         print_json(values)

@@ -56,7 +56,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         for line in reading.delivery_counts(session):
             deliveries[f"{line[0]} {line[1].value}"] = line[2]
         serving = serving_lines(session, node.clock())
-        unclaimed = [waiting.sentence() for waiting in backlog.unclaimed_work(session)]
+        unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]

@@ -25,7 +25,7 @@ def check(config: ConfigOption = None) -> None:
     database = Database(settings_from(config).database.url)
     try:
         schema.require_current(database)
-        console.print(f"schema {schema.needed_revision()}: as needed")
+        console.print(f"schema {schema.head_revision()}: as needed")
     finally:
         database.close()
 

@@ -8,7 +8,7 @@ import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.priors import CandidateVerdict
-from dicom_node.priors.explain import as_values, explained
+from dicom_node.priors.explain import as_values, explain_choice
 from model.images.sandbox import decode_in_child
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID of the current study.")]
@@ -23,7 +23,7 @@ def explain(
     By the headers alone, or with --look also by the pixels: no chest film, the same film sent again, a broken file.
     """
     with open_node(config) as node:
-        current, choices, notes = explained(study_uid, node, decode=decode_in_child if look else None)
+        current, choices, notes = explain_choice(study_uid, node, decode=decode_in_child if look else None)
     if as_json:
         print_json(as_values(current, choices, notes))
         return

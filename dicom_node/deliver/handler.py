@@ -96,7 +96,7 @@ def _to_web_service(task: Task) -> None:
 
 
 def _association(task: Task, reports: ReportReceiver) -> AbstractContextManager[Association]:
-    return peer.associated(
+    return peer.open_association(
         task.destination,
         task.node.settings.delivery,
         calling_ae_title=task.node.settings.node.ae_title,
@@ -127,7 +127,7 @@ def _send(task: Task, association: Association, dataset: Dataset) -> Task:
     if not steps:
         raise peer.NotSupportedError(f"none of the SOP classes {', '.join(ladder_of(task.document_class))} is accepted")
     for step in steps:
-        version = dataset if step == task.document_class else ladder.converted(dataset, step)
+        version = dataset if step == task.document_class else ladder.convert_document(dataset, step)
         try:
             status = peer.store(association, version)
         except peer.NotSupportedError:

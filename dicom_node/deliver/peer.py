@@ -80,7 +80,7 @@ def tls_context(tls: TlsClient) -> ssl.SSLContext:
 
 
 @contextmanager
-def associated(
+def open_association(
     destination: Destination,
     settings: DeliverySection,
     *,
@@ -220,7 +220,7 @@ PROBED = {
 def echo(destination: Destination, settings: DeliverySection, *, calling_ae_title: str) -> EchoResult:
     """C-ECHO. Raises DeliveryError saying what failed."""
     started = time.monotonic()
-    with associated(
+    with open_association(
         destination, settings, calling_ae_title=calling_ae_title, sop_classes=list(PROBED.values())
     ) as association:
         if not accepts(association, Verification):

@@ -46,7 +46,7 @@ def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.da
         now=now,
         participants=(
             audit.this_node(settings.node.ae_title, requestor=True, role="source"),
-            _audited_as(destination),
+            _audit_participant(destination),
         ),
         study=audit.AboutStudy(
             study_instance_uid=study.study_instance_uid,
@@ -59,7 +59,7 @@ def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.da
     )
 
 
-def _audited_as(destination: Destination) -> audit.Participant:
+def _audit_participant(destination: Destination) -> audit.Participant:
     """A web service is known by its address, a DICOM peer by AE title and host."""
     if destination.url:
         return audit.Participant(user_id=destination.url, role="destination", address=destination.url)

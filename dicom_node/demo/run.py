@@ -107,7 +107,7 @@ def _send_and_collect(
         database, store = Database(settings.database.url), InstanceStore(settings.node.data_dir / "instances")
         node = NodeContext(settings=settings, database=database, store=store)
         try:
-            _wait(lambda: _finished(database, accepted), FINISH_SECONDS, "reports and their proof", log)
+            _wait(lambda: _is_finished(database, accepted), FINISH_SECONDS, "reports and their proof", log)
             _collect(node, pacs, to_send, out, say)
         finally:
             database.close()
@@ -143,13 +143,13 @@ def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_Stu
         target = folder / "studies"
         write_study_pair(target, seed)
         say(f"made two synthetic chest studies of one synthetic patient (seed {seed})")
-        return _sorted_studies(target, say)
+        return _sort_studies(target, say)
     if not given.exists():
         raise UsageError(f"--studies {given}: no such folder")
-    return _sorted_studies(given, say)
+    return _sort_studies(given, say)
 
 
-def _sorted_studies(folder: Path, say: Say) -> list[_StudyFiles]:
+def _sort_studies(folder: Path, say: Say) -> list[_StudyFiles]:
     """DICOM files below `folder` by study, oldest first: an archive would have routed the prior earlier."""
     found: dict[str, tuple[tuple[str, str, str], list[Path]]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -214,7 +214,7 @@ def _node(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-def _finished(database: Database, studies: int) -> bool:
+def _is_finished(database: Database, studies: int) -> bool:
     """Tell whether every study has its result and every document its proof; raises NodeError where work went dead."""
     with database.read() as session:
         dead = session.scalars(select(Job.last_error).where(Job.state == JobState.DEAD)).first()

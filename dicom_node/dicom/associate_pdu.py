@@ -24,7 +24,7 @@ _MAX_VERSION_NAME: Final = 16
 _DEFAULT_MAXIMUM_LENGTH: Final = 16_384
 
 
-def normalised(pdu: bytes) -> bytes:
+def normalise_associate_pdu(pdu: bytes) -> bytes:
     """The same A-ASSOCIATE-RQ or -AC with only what pynetdicom decodes; unchanged where its items do not fit."""
     if len(pdu) < FIXED_BYTES:
         return pdu
@@ -53,7 +53,7 @@ _decode_as_is: Final = A_ASSOCIATE_AC.decode
 
 
 def _decode_normalised(self: A_ASSOCIATE_AC, bytestream: bytes) -> None:
-    _decode_as_is(self, normalised(bytestream))
+    _decode_as_is(self, normalise_associate_pdu(bytestream))
 
 
 def _user_information(value: bytes) -> bytes:

@@ -109,15 +109,15 @@ def items(data: bytes, element: Element, encoding: Encoding) -> Iterator[tuple[i
 
 def sequence_end(data: bytes, position: int, end: int, encoding: Encoding) -> int:
     """The offset behind a sequence of undefined length whose first item is at `position`; past `end` if it has none."""
-    return _skipped(data, position, end, [(False, encoding)])
+    return _skip_levels(data, position, end, [(False, encoding)])
 
 
 def _item_end(data: bytes, position: int, end: int, encoding: Encoding) -> int:
     """As `sequence_end`, for an item of undefined length."""
-    return _skipped(data, position, end, [(True, encoding)])
+    return _skip_levels(data, position, end, [(True, encoding)])
 
 
-def _skipped(data: bytes, position: int, end: int, stack: list[tuple[bool, Encoding]]) -> int:
+def _skip_levels(data: bytes, position: int, end: int, stack: list[tuple[bool, Encoding]]) -> int:
     """Walk until the stack of open levels, each (is an item, its encoding), is empty; no recursion, so no depth."""
     past = max(end, len(data)) + 1
     while stack:

@@ -16,7 +16,7 @@ from typing import Final
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_node.dicom.elements import PIXEL_DATA, Element, Encoding, elements, items
-from dicom_node.dicom.text import character_sets, decoded
+from dicom_node.dicom.text import character_sets, decode_text
 
 HEADER_BYTES: Final = 256 << 10
 """So much of a data set's start is looked at; what the index needs stands in groups 0008 to 0028."""
@@ -110,7 +110,7 @@ def read_header(
     """
     data = bytes(data_set[:max_bytes])
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        data = inflated_start(data, max(max_bytes, _INFLATED_BYTES))
+        data = inflate_start(data, max(max_bytes, _INFLATED_BYTES))
     encoding = encoding_of(transfer_syntax_uid)
     values: dict[int, bytes] = {}
     others: tuple[Mapping[int, bytes], ...] = ()
@@ -135,7 +135,7 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
     )
 
 
-def normalised_date(text: str) -> str:
+def normalise_date(text: str) -> str:
     """YYYYMMDD of a DA (also 1999.12.31 and 1999-12-31, which old and careless peers send), or ""."""
     match = _DATE.match(text.strip())
     if match is None:
@@ -145,7 +145,7 @@ def normalised_date(text: str) -> str:
     return year + month + day if valid else ""
 
 
-def normalised_time(text: str) -> str:
+def normalise_time(text: str) -> str:
     """HHMMSS.FFFFFF of a TM (also HH:MM:SS), missing parts as zeros, or ""."""
     match = _TIME.match(text.strip())
     if match is None:
@@ -163,7 +163,7 @@ def _header(
     declared = character_sets(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, limit: int = _MAX_TEXT) -> str:
-        return decoded(values.get(tag, b""), declared)[:limit].strip()
+        return decode_text(values.get(tag, b""), declared)[:limit].strip()
 
     return InstanceHeader(
         sop_class_uid=_plain(values, 0x00080016),
@@ -173,13 +173,13 @@ def _header(
         patient_id=text(0x00100020, 64),
         issuer_of_patient_id=text(0x00100021, 64),
         patient_name=_person_name(values.get(0x00100010, b""), declared),
-        patient_birth_date=normalised_date(_plain(values, 0x00100030)),
+        patient_birth_date=normalise_date(_plain(values, 0x00100030)),
         patient_sex=_plain(values, 0x00100040)[:64].upper(),
         other_patient_ids=tuple(_other_ids(others, declared)),
         accession_number=text(0x00080050, 64),
         study_id=text(0x00200010, 64),
-        study_date=normalised_date(_plain(values, 0x00080020)),
-        study_time=normalised_time(_plain(values, 0x00080030)),
+        study_date=normalise_date(_plain(values, 0x00080020)),
+        study_time=normalise_time(_plain(values, 0x00080030)),
         study_description=text(0x00081030),
         modality=_plain(values, 0x00080060)[:64].upper(),
         series_number=_integer(values, 0x00200011),
@@ -189,11 +189,11 @@ def _header(
         laterality=_plain(values, 0x00200062)[:64].upper(),
         presentation_intent_type=_plain(values, 0x00080068)[:64].upper(),
         image_type=_plain(values, 0x00080008)[:_MAX_TEXT].upper(),
-        rows=_unsigned(values, 0x00280010, order),
-        columns=_unsigned(values, 0x00280011, order),
+        rows=_read_unsigned(values, 0x00280010, order),
+        columns=_read_unsigned(values, 0x00280011, order),
         number_of_frames=_integer(values, 0x00280008),
         instance_number=_integer(values, 0x00200013),
-        acquired_at=_acquired_at(values),
+        acquired_at=_acquisition_moment(values),
         manufacturer=text(0x00080070),
         manufacturer_model_name=text(0x00081090),
         elements=count,
@@ -219,7 +219,7 @@ def _items(data: bytes, sequence: Element, encoding: Encoding) -> Iterator[Mappi
         }
 
 
-def inflated_start(data: bytes, max_bytes: int) -> bytes:
+def inflate_start(data: bytes, max_bytes: int) -> bytes:
     """Inflate the start of a deflated data set (PS3.5 section A.5), at most `max_bytes` of it; b"" if it is none."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max_bytes)
@@ -229,25 +229,25 @@ def inflated_start(data: bytes, max_bytes: int) -> bytes:
 
 def _person_name(value: bytes, declared: list[str]) -> str:
     """Decoded as a whole before it is split: inside a two-byte Japanese character "=" and "^" are ordinary bytes."""
-    groups = decoded(value, declared).split("=")
+    groups = decode_text(value, declared).split("=")
     named = ["^".join(component.strip() for component in group.split("^")).rstrip("^") for group in groups]
     return "=".join(named).rstrip("=")[:_MAX_TEXT]
 
 
 def _other_ids(items: tuple[Mapping[int, bytes], ...], declared: list[str]) -> Iterator[Mapping[str, str]]:
     for item in items:
-        identifier = decoded(item.get(0x00100020, b""), declared)[:64]
+        identifier = decode_text(item.get(0x00100020, b""), declared)[:64]
         if identifier:
-            yield {"id": identifier, "issuer": decoded(item.get(0x00100021, b""), declared)[:64]}
+            yield {"id": identifier, "issuer": decode_text(item.get(0x00100021, b""), declared)[:64]}
 
 
-def _acquired_at(values: Mapping[int, bytes]) -> str:
+def _acquisition_moment(values: Mapping[int, bytes]) -> str:
     both = _plain(values, _ACQUISITION_DATE_TIME)
     candidates = [(both[:8], both[8:].split("+")[0].split("-")[0])] if both else []
     candidates += [(_plain(values, date), _plain(values, time)) for date, time in _DATES_AND_TIMES]
     for date, time in candidates:
-        if day := normalised_date(date):
-            return day + (normalised_time(time) or "000000.000000")
+        if day := normalise_date(date):
+            return day + (normalise_time(time) or "000000.000000")
     return ""
 
 
@@ -265,7 +265,7 @@ def _integer(values: Mapping[int, bytes], tag: int) -> int | None:
     return number if -(2**31) <= number < 2**31 else None
 
 
-def _unsigned(values: Mapping[int, bytes], tag: int, order: str) -> int | None:
+def _read_unsigned(values: Mapping[int, bytes], tag: int, order: str) -> int | None:
     value = values.get(tag, b"")
     return int(struct.unpack_from(order + "H", value)[0]) if len(value) >= 2 else None
 

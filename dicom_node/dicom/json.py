@@ -8,7 +8,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
-from dicom_node.dicom.read import settled
+from dicom_node.dicom.read import convert_values
 from dicom_node.errors import UnreadableObjectError
 
 
@@ -19,7 +19,7 @@ def data_sets_of_json(answers: Any) -> Iterator[Dataset]:
     for answer in answers:
         if isinstance(answer, dict):
             try:
-                yield settled(_data_set(answer))
+                yield convert_values(_data_set(answer))
             except UnreadableObjectError:
                 continue
 
@@ -27,7 +27,7 @@ def data_sets_of_json(answers: Any) -> Iterator[Dataset]:
 def _data_set(answer: dict[str, Any]) -> Dataset:
     found = Dataset()
     for tag, element in answer.items():
-        for form in (element, _repaired(tag, element)):
+        for form in (element, _repair_element(tag, element)):
             try:
                 read = Dataset.from_json({tag: form})
                 for item in read:
@@ -39,7 +39,7 @@ def _data_set(answer: dict[str, Any]) -> Dataset:
     return found
 
 
-def _repaired(tag: str, element: Any) -> dict[str, Any]:
+def _repair_element(tag: str, element: Any) -> dict[str, Any]:
     """A "nearly valid" element as its writer meant it: a bare value in a list, the VR from the dictionary."""
     given = element if isinstance(element, dict) else {}
     vr = given.get("vr") or _vr_of(tag)

@@ -30,7 +30,7 @@ from pydicom.valuerep import AMBIGUOUS_VR
 from dicom_node.dicom.elements import IMPLICIT, PIXEL_DATA, Element, Encoding, elements, items
 from dicom_node.dicom.header import encoding_of
 from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.text import TEXT_VRS, character_sets, decoded, encodings_that_decode
+from dicom_node.dicom.text import TEXT_VRS, character_sets, decode_text, encodings_that_decode
 from dicom_node.errors import StorageError, UnreadableObjectError
 
 MAX_BYTES: Final = 32 << 20
@@ -70,7 +70,7 @@ def read_object(path: Path) -> Dataset:
     """
     with path.open("rb") as stream:
         meta = _meta_of(stream)
-        syntax = meta.transfer_syntax_uid if meta is not None else guessed_transfer_syntax(stream)
+        syntax = meta.transfer_syntax_uid if meta is not None else guess_transfer_syntax(stream)
         data_set = _grown(stream, syntax)
     data_set.file_meta = FileMetaDataset()
     data_set.file_meta.TransferSyntaxUID = UID(syntax)
@@ -93,7 +93,7 @@ def read_data_set(data: bytes, transfer_syntax_uid: str, *, is_start_only: bool 
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         inflated = bytearray()
         try:
-            for piece in _inflated(iter([data])):
+            for piece in _inflate(iter([data])):
                 inflated += piece
         except _NeedsMoreError:
             is_cut_off = True
@@ -104,14 +104,14 @@ def read_data_set(data: bytes, transfer_syntax_uid: str, *, is_start_only: bool 
         raise UnreadableObjectError("it is cut off") from error
 
 
-def settled(data_set: Dataset) -> Dataset:
+def convert_values(data_set: Dataset) -> Dataset:
     """Convert every value of a data set that pydicom parsed, such as a C-FIND identifier, and drop what cannot be."""
     budget = _Budget()
     with _no_warnings():
-        return _settled(data_set, budget, [], 0)
+        return _convert_data_set(data_set, budget, [], 0)
 
 
-def guessed_transfer_syntax(stream: BinaryIO) -> str:
+def guess_transfer_syntax(stream: BinaryIO) -> str:
     """The encoding of a data set without a File Meta Information, by its first element; the stream stays there.
 
     Raises UnreadableObjectError where it does not begin with an element of group 0008 or below, as every object does.
@@ -142,7 +142,7 @@ def _grown(stream: BinaryIO, syntax: str) -> Dataset:
     """Read more and more of a file until its header is whole: most headers have some kilobytes."""
     encoding = encoding_of(syntax)
     deflated = syntax == DeflatedExplicitVRLittleEndian
-    pieces = _inflated(_chunks(stream)) if deflated else _chunks(stream)
+    pieces = _inflate(_chunks(stream)) if deflated else _chunks(stream)
     data, wanted, is_at_end, is_cut_off = bytearray(), _FIRST_BYTES, False, False
     while True:
         while len(data) < wanted and not is_at_end:
@@ -167,7 +167,7 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Inflate piece by piece, never more than MAX_BYTES in all (PS3.5 section A.5).
 
     Raises UnreadableObjectError for what is not deflated, and _NeedsMoreError at the end of a stream that is cut off.
@@ -229,13 +229,13 @@ def _data_set(
     for element in found:
         if element.tag in data_set:
             continue  # the first one counts, as in the index
-        converted = _converted(data, element, encoding, data_set, budget, declared, depth)
+        converted = _convert_element(data, element, encoding, data_set, budget, declared, depth)
         if converted is not None:
             data_set[element.tag] = converted
     return data_set
 
 
-def _converted(
+def _convert_element(
     data: bytes,
     element: Element,
     encoding: Encoding,
@@ -313,7 +313,7 @@ def _leaf(raw: RawDataElement, data_set: Dataset, budget: _Budget, declared: lis
     return cast(DataElement, converted)
 
 
-def _settled(data_set: Dataset, budget: _Budget, declared: list[str], depth: int) -> Dataset:
+def _convert_data_set(data_set: Dataset, budget: _Budget, declared: list[str], depth: int) -> Dataset:
     result = Dataset()
     if (raw := data_set.get_item(_CHARACTER_SET)) is not None:
         value = raw.value
@@ -326,13 +326,13 @@ def _settled(data_set: Dataset, budget: _Budget, declared: list[str], depth: int
         if isinstance(element, RawDataElement) and _vr_of(element, data_set) != "SQ":
             converted = _leaf(element, result, budget, declared)
         else:
-            converted = _settled_sequence(data_set, tag, budget, declared, depth)
+            converted = _convert_sequence(data_set, tag, budget, declared, depth)
         if converted is not None:
             result[tag] = converted
     return result
 
 
-def _settled_sequence(
+def _convert_sequence(
     data_set: Dataset, tag: int, budget: _Budget, declared: list[str], depth: int
 ) -> DataElement | None:
     try:
@@ -344,14 +344,16 @@ def _settled_sequence(
         return None
     if depth >= MAX_DEPTH:
         return None
-    return DataElement(Tag(tag), "SQ", Sequence([_settled(item, budget, declared, depth + 1) for item in inside]))
+    return DataElement(
+        Tag(tag), "SQ", Sequence([_convert_data_set(item, budget, declared, depth + 1) for item in inside])
+    )
 
 
 def _read_again(element: DataElement, declared: list[str]) -> DataElement:
     """A text that pydicom has read as Latin-1 already, for want of a declared character set, read as here."""
     values = list(element.value) if isinstance(element.value, MultiValue) else [element.value]
     try:
-        texts = [decoded(str(value).encode("latin-1"), declared) for value in values if value is not None]
+        texts = [decode_text(str(value).encode("latin-1"), declared) for value in values if value is not None]
     except UnicodeError:
         return element  # it was not read as Latin-1
     return DataElement(element.tag, element.VR, texts if isinstance(element.value, MultiValue) else "".join(texts))

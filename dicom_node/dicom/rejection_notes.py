@@ -46,7 +46,7 @@ def withdrawn_by(headers: Iterable[Dataset]) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for header in headers:
         if str(header.get("SOPClassUID", "")) == KEY_OBJECTS and (why := _why(header)):
-            for uid in _named(header):
+            for uid in _evidence_instances(header):
                 found[str(header.get("StudyInstanceUID", "")), uid] = f"it was withdrawn {why} (rejection note)"
     return found
 
@@ -59,7 +59,7 @@ def _why(header: Dataset) -> str:
     return ""
 
 
-def _named(header: Dataset) -> Iterator[str]:
+def _evidence_instances(header: Dataset) -> Iterator[str]:
     """The instances in the note's evidence, which by PS3.3 section C.17.6.2 are those its content refers to."""
     for study in _items(header, "CurrentRequestedProcedureEvidenceSequence"):
         if study.get("StudyInstanceUID") != header.get("StudyInstanceUID"):

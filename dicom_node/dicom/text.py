@@ -45,18 +45,18 @@ def encodings_that_decode(value: bytes, declared: list[str]) -> list[str]:
     if value.isascii() and b"\x1b" not in value:
         return declared or [_DEFAULT_ENCODING]
     for encodings in (declared or ["ascii"], ["utf-8"]):
-        if _decoded_by(value, encodings) is not None:
+        if _decode_by(value, encodings) is not None:
             return encodings
     return ["latin-1"]
 
 
-def decoded(value: bytes, declared: list[str]) -> str:
+def decode_text(value: bytes, declared: list[str]) -> str:
     """Text of a value by the encodings that decode it, without NULs and blanks around it. Never raises."""
-    text = _decoded_by(value, encodings_that_decode(value, declared))
+    text = _decode_by(value, encodings_that_decode(value, declared))
     return (value.decode("latin-1") if text is None else text).replace("\x00", "").strip()
 
 
-def _decoded_by(value: bytes, encodings: list[str]) -> str | None:
+def _decode_by(value: bytes, encodings: list[str]) -> str | None:
     """The text, or None if these encodings do not fit."""
     try:
         text = decode_bytes(value, encodings, set()) if b"\x1b" in value else value.decode(encodings[0])

@@ -16,13 +16,13 @@ def is_uid(value: str) -> bool:
     return len(value) <= MAX_LENGTH and _UID.fullmatch(value) is not None
 
 
-def derived_uid(*parts: str) -> str:
+def derive_uid(*parts: str) -> str:
     """A UID under 2.25 (PS3.5 section B.2) that depends on `parts` and on nothing else."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-IMPLEMENTATION_CLASS_UID = derived_uid("dicom-node", "implementation class")
+IMPLEMENTATION_CLASS_UID = derive_uid("dicom-node", "implementation class")
 """Identifies this software in associations and files (PS3.7 section D.3.3.2)."""
 
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_01"

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import Settings
-from dicom_node.drift.limits import binned, name_bins
+from dicom_node.drift.limits import count_by_bin, name_bins
 from dicom_node.drift.samples import (
     ABSTAINED,
     PairSample,
@@ -127,4 +127,4 @@ def _words(values: Values) -> dict[str, int]:
 
 
 def _by(edges: Sequence[float]) -> Callable[[Values], dict[str, int]]:
-    return lambda values: binned([float(value) for value in values], edges)
+    return lambda values: count_by_bin([float(value) for value in values], edges)

@@ -67,7 +67,7 @@ def predictive_limits(n: int, *, before: int, m: int, alpha: float) -> tuple[int
 
 def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alpha: float) -> Verdict | None:
     """Counts by bin this week and in the baseline. None where there are not two bins with enough expected."""
-    bins = _merged(now, before)
+    bins = _merge_bins(now, before)
     n, m = sum(now.values()), sum(before.values())
     if len(bins) < 2:
         return None
@@ -83,7 +83,7 @@ def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alp
     return Verdict(n=n, value=psi, low=0.0, high=limit, baseline=None, alarm=psi > limit)
 
 
-def _merged(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str, ...]]:
+def _merge_bins(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str, ...]]:
     """Bins in which this week and the baseline together let at least LEAST_EXPECTED be expected this week."""
     n, m = sum(now.values()), sum(before.values())
     if not n or not m:
@@ -100,7 +100,7 @@ def _merged(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str
     return [*large[:-1], (*large[-1], *small)]
 
 
-def binned(values: Sequence[float], edges: Sequence[float]) -> dict[str, int]:
+def count_by_bin(values: Sequence[float], edges: Sequence[float]) -> dict[str, int]:
     """Counts by bin; a value on a border belongs to the bin above it."""
     return name_bins(bin_counts(values, edges))
 

@@ -91,7 +91,7 @@ def _add(session: Session, row: Mapping[str, str], *, now: dt.datetime) -> bool:
     word = _word(row)
     feedback.check(word)
     result, study = _result(session, row)
-    stated = feedback.stated(result, word.finding, word.aspect)
+    stated = feedback.value_in_result(result, word.finding, word.aspect)
     if word.verdict is not Verdict.CORRECT and not stated:
         raise UsageError(f'the result says nothing of {word.finding} {word.aspect}: only "correct" is possible')
     author, role = row["author"], row.get("role") or DEFAULT_ROLE

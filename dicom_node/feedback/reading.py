@@ -85,28 +85,28 @@ def reading_lines(text: str) -> Iterator[str]:
         for phrase in phrases(reading):
             names = f"  ({', '.join(phrase.findings)})" if phrase.findings else ""
             yield f"  {phrase.start:>5}-{phrase.end:<5} {phrase.text:<28} {phrase.rule}{names}"
-        yield from (f"  = {_described(label.finding, label)}" for label in reading.labels)
+        yield from (f"  = {_describe_finding(label.finding, label)}" for label in reading.labels)
         for target in reading.not_stated:
             yield f"  - {', '.join(target.named.keys)}: not stated, {target.left_out}"
     yield ""
     yield "The report as a whole:"
-    yield from (f"  {line}" for line in _settled(readings))
+    yield from (f"  {line}" for line in _settle_statements(readings))
 
 
-def _settled(readings: Sequence[Reading]) -> Iterator[str]:
+def _settle_statements(readings: Sequence[Reading]) -> Iterator[str]:
     settled = combine(label for reading in readings for label in reading.labels)
     for key, found in settled.items():
         if found.contradiction:
             yield f"{key}: contradicts itself, not used: {found.contradiction}"
             continue
         replaced = "; ".join(f'"{label.sentence}"' for label in found.overruled)
-        yield _described(key, found) + (f"; an addendum replaces {replaced}" if replaced else "")
+        yield _describe_finding(key, found) + (f"; an addendum replaces {replaced}" if replaced else "")
     left = sum(len(reading.not_stated) for reading in readings)
     named = sum(len(reading.labels) for reading in readings)
     yield f"{named} statements read, {left} findings named without a statement on this image"
 
 
-def _described(key: str, found: ReportFinding | object) -> str:
+def _describe_finding(key: str, found: ReportFinding | object) -> str:
     """Return a finding's statement in words."""
     words = [str(getattr(found, name)) for name in ("side", "level", "change", "certainty") if getattr(found, name)]
     presence = getattr(found, "presence", None)
@@ -124,15 +124,17 @@ def reading_page(text: str) -> str:
     parts.append(
         f"<h1>A report, read</h1><p><small>{html.escape(version())}. Colours: {_legend()}. Rest on a phrase for "
     )
-    parts.append(f"its rule; text without a mark is read by no rule.</small></p><pre>{_marked(plain, readings)}</pre>")
+    parts.append(
+        f"its rule; text without a mark is read by no rule.</small></p><pre>{_mark_text(plain, readings)}</pre>"
+    )
     parts.append("<h2>The report as a whole</h2><ul>")
-    parts += [f"<li>{html.escape(line)}" for line in _settled(readings)]
+    parts += [f"<li>{html.escape(line)}" for line in _settle_statements(readings)]
     parts.append("</ul><h2>Sentence by sentence</h2>")
     for reading in readings:
         parts.append(f"<h3>{html.escape(reading.sentence.text)}</h3><table><tr><th>characters<th>phrase<th>rule<th>of")
         parts += [_row(phrase) for phrase in phrases(reading)]
         parts.append("</table>")
-        outcomes = [_described(label.finding, label) for label in reading.labels]
+        outcomes = [_describe_finding(label.finding, label) for label in reading.labels]
         outcomes += [f"{', '.join(one.named.keys)}: not stated, {one.left_out}" for one in reading.not_stated]
         parts.append(f"<p>{'<br>'.join(map(html.escape, outcomes)) or '<small>states no finding</small>'}</p>")
     return "\n".join(parts) + "\n"
@@ -147,7 +149,7 @@ def _row(phrase: Phrase) -> str:
     return "<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in cells)
 
 
-def _marked(plain: str, readings: Sequence[Reading]) -> str:
+def _mark_text(plain: str, readings: Sequence[Reading]) -> str:
     out: list[str] = []
     place = 0
     for phrase in (phrase for reading in readings for phrase in phrases(reading)):

@@ -80,7 +80,7 @@ def record(
         device_uid=result.device_uid,
         finding=word.finding,
         aspect=word.aspect,
-        stated=stated(result, word.finding, word.aspect),
+        stated=value_in_result(result, word.finding, word.aspect),
         verdict=word.verdict,
         value=word.value,
         comment=word.comment,
@@ -95,7 +95,7 @@ def record(
     return row
 
 
-def stated(result: Result, finding: str, aspect: Aspect) -> str:
+def value_in_result(result: Result, finding: str, aspect: Aspect) -> str:
     """The result's statement on this aspect of this finding; "" where it makes none."""
     if aspect is Aspect.RESULT:
         return result.outcome.value

@@ -88,7 +88,7 @@ class Database:
     @contextmanager
     def connection(self, *, begin: bool = False) -> Iterator[Connection]:
         """For the schema's own work; with `begin` in one transaction. Raises IndexUnavailableError."""
-        with _mapped_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
+        with _map_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -97,7 +97,7 @@ class Database:
 
         It is closed at the end and not given back to the pool: it is in a state that a session does not expect.
         """
-        with _mapped_errors(), self.engine.connect() as connection:
+        with _map_errors(), self.engine.connect() as connection:
             connection.detach()
             try:
                 yield connection.connection.dbapi_connection
@@ -111,7 +111,7 @@ class Database:
         Raises IndexUnavailableError where the database cannot be reached or stays locked, and its kind
         IndexConflictError where PostgreSQL undid the transaction because of another one: trying again may do.
         """
-        with _mapped_errors(), self._sessions.begin() as session:
+        with _map_errors(), self._sessions.begin() as session:
             yield session
 
     @contextmanager
@@ -120,7 +120,7 @@ class Database:
 
         On PostgreSQL each statement sees what is committed when it begins, as it did in a READ COMMITTED transaction.
         """
-        with _mapped_errors(), self._sessions() as session:
+        with _map_errors(), self._sessions() as session:
             session.connection(execution_options=self._look)
             yield session
             # Closing rolls back. A rollback here would expire the rows, and a reader could not use them afterwards.
@@ -144,7 +144,7 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
 
 
 @contextmanager
-def _mapped_errors() -> Iterator[None]:
+def _map_errors() -> Iterator[None]:
     """The one place that knows the database's errors.
 
     What a program's own mistake causes (a wrong statement, a value or key that does not fit) goes through as it is.

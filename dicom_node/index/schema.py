@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # alembic takes half a second to import, and most commands fi
     from alembic.config import Config
 
 
-def needed_revision() -> str:
+def head_revision() -> str:
     """The revision that this program's tables are."""
     files = resources.files("migrations").joinpath("versions").iterdir()
     return max(revision for file in files if (revision := file.name.partition("_")[0]).isdecimal())
@@ -31,7 +31,7 @@ def current_revision(database: Database) -> str | None:
 
 def upgrade(database: Database) -> None:
     """Bring the database to the needed revision, in one transaction. Does nothing where it has that revision."""
-    if current_revision(database) == needed_revision():
+    if current_revision(database) == head_revision():
         return
     from alembic import command
 
@@ -51,7 +51,7 @@ def migration_config(connection: Connection | None = None) -> Config:
 
 def require_current(database: Database) -> None:
     """Raises IndexUnavailableError naming the command to run where the database has another revision."""
-    found, needed = current_revision(database), needed_revision()
+    found, needed = current_revision(database), head_revision()
     if found != needed:
         raise IndexUnavailableError(
             f"the index has schema {found or 'none'}, this program needs {needed}: run `dicom-node db upgrade`"

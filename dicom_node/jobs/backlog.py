@@ -62,7 +62,7 @@ def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
     return {(kind, state): count for kind, state, count in rows}
 
 
-def unclaimed_work(session: Session) -> list[Unclaimed]:
+def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     """Return the kinds of which due work waits although no lane works on them, each with the reason."""
     old = database_time(session, -UNCLAIMED)
     found = []

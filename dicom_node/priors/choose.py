@@ -56,7 +56,7 @@ def choose_prior(
     known = dict.fromkeys(same_picture, SAME_PICTURE)
     known |= {uid: f"its image cannot be used: {why}" for uid, why in unreadable}
     verdicts = [judge_candidate(current, image, policy, known.get(uid)) for uid, image in sorted(unique.items())]
-    ranked = _ranked(current, [verdict for verdict in verdicts if verdict.is_admitted], policy)
+    ranked = _rank(current, [verdict for verdict in verdicts if verdict.is_admitted], policy)
     ranks = {verdict.image.sop_instance_uid: rank for rank, verdict in enumerate(ranked, start=1)}
     final = tuple(
         sorted(
@@ -127,7 +127,7 @@ def _study_moment(image: ImageFacts) -> str:
     return image.study_date + (image.study_time or "000000.000000")
 
 
-def _ranked(current: ImageFacts, admitted: list[CandidateVerdict], policy: PriorPolicy) -> list[CandidateVerdict]:
+def _rank(current: ImageFacts, admitted: list[CandidateVerdict], policy: PriorPolicy) -> list[CandidateVerdict]:
     """The admitted by preference, best first."""
     view = judge(current, policy).view
     rest = sorted(admitted, key=lambda verdict: _recency_order(current, verdict))
@@ -173,20 +173,20 @@ def _reasons(
         lines.append(f"Same view: {best.view}.")
     else:
         lines.append(f"Views: prior {best.view}, current {current_view}.")
-    lines.extend(_refused_lines(verdicts))
+    lines.extend(_refusal_lines(verdicts))
     return tuple(lines)
 
 
 def _reasons_for_none(current: ImageFacts, verdicts: tuple[CandidateVerdict, ...]) -> tuple[str, ...]:
     if not current.patient.key.patient_id:
         return ("No comparison: the current image bears no patient ID, so no earlier one is proven the same person's.",)
-    lines = _refused_lines(verdicts)
+    lines = _refusal_lines(verdicts)
     known = any(not verdict.against[0].startswith(_NO_NEWS) for verdict in verdicts)
     what = "no earlier image of this patient is fit for it" if known else "no earlier image of this patient is known"
     return (f"No comparison: {what}.", *lines)
 
 
-def _refused_lines(verdicts: tuple[CandidateVerdict, ...]) -> list[str]:
+def _refusal_lines(verdicts: tuple[CandidateVerdict, ...]) -> list[str]:
     """The refused candidates that a radiologist may wonder about, the newest first; parts of this study and what is
     later are no news."""
     told = [
@@ -195,7 +195,7 @@ def _refused_lines(verdicts: tuple[CandidateVerdict, ...]) -> list[str]:
         if verdict.against and not any(clause.startswith(_NO_NEWS) for clause in verdict.against)
     ]
     told.sort(key=lambda v: (v.image.study_date, v.image.study_time, v.image.sop_instance_uid), reverse=True)
-    lines = [_refused_line(verdict) for verdict in told]
+    lines = [_refusal_line(verdict) for verdict in told]
     if any(verdict.against == (SAME_ID_OTHER_ISSUER,) for verdict in verdicts):
         # Of another person's images neither date nor number is told.
         lines.append(f"Not used: what is filed under {SAME_ID_OTHER_ISSUER}.")
@@ -203,5 +203,5 @@ def _refused_lines(verdicts: tuple[CandidateVerdict, ...]) -> list[str]:
     return lines if more <= 0 else [*lines[:_REFUSED_SHOWN], f"{more} more not used for reasons of the same kinds."]
 
 
-def _refused_line(verdict: CandidateVerdict) -> str:
+def _refusal_line(verdict: CandidateVerdict) -> str:
     return f"Not used: image of {verdict.image.when}: {'; '.join(verdict.against)}."

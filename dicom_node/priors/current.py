@@ -35,12 +35,12 @@ def select_current(instances: Iterable[ImageFacts], policy: PriorPolicy | None =
         if same is None:
             kept.append(item)
         else:
-            refused[item.image.sop_instance_uid] = _refused(
+            refused[item.image.sop_instance_uid] = _refuse(
                 item, Refusal.SAME_EXPOSURE, "it is another rendition of an exposure that is analysed already"
             )
     kept.sort(key=_analysis_order)
     for item in kept[policy.max_images :]:
-        refused[item.image.sop_instance_uid] = _refused(
+        refused[item.image.sop_instance_uid] = _refuse(
             item, Refusal.LIMIT, f"the study has more than {policy.max_images} frontal images"
         )
     final = tuple(
@@ -90,7 +90,7 @@ def _analysis_order(item: JudgedImage) -> tuple[int, float, tuple[int, bool, int
     return _VIEW_ORDER.get(item.suitability.view, 3), later_first, rendition_order(item.image)
 
 
-def _refused(item: JudgedImage, refusal: Refusal, sentence: str) -> Suitability:
+def _refuse(item: JudgedImage, refusal: Refusal, sentence: str) -> Suitability:
     return replace(item.suitability, refusal=refusal, sentence=sentence)
 
 

@@ -20,7 +20,7 @@ log = get_logger(__name__)
 DISPUTED = "another object with its UID came for another patient and was set aside"
 
 
-def disputed(node: NodeContext, held: Mapping[str, Patient], policy: PriorPolicy) -> frozenset[str]:
+def find_disputed_uids(node: NodeContext, held: Mapping[str, Patient], policy: PriorPolicy) -> frozenset[str]:
     """SOPInstanceUIDs among `held` (with whose they are here) that a quarantined object claims for somebody else.
 
     An administrator who has settled the quarantine (`dicom-node quarantine --settle`) ends the dispute.

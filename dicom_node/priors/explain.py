@@ -31,7 +31,7 @@ from dicom_node.priors import (
     same_picture,
     select_current,
 )
-from dicom_node.priors.disputes import DISPUTED, disputed
+from dicom_node.priors.disputes import DISPUTED, find_disputed_uids
 from dicom_node.priors.search_notes import search_notes
 from dicom_node.priors.series import choose_earlier
 from model.checks.frontal_view import check_view
@@ -66,7 +66,7 @@ class _Looked:
         return [other for other, image in self.images.items() if seen and other != uid and same_picture(seen, image)]
 
 
-def explained(
+def explain_choice(
     study_instance_uid: str, node: NodeContext, *, decode: Decode | None = None
 ) -> tuple[CurrentChoice, list[tuple[ImageFacts, PriorChoice]], tuple[str, ...]]:
     """The choice as the analysis would make it now. Raises UsageError for a study that the node does not hold.
@@ -84,7 +84,7 @@ def explained(
         rows = prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
         notes = search_notes(session, study)
     looked = _Looked()
-    known = _doubted([_facts(row, node) for row in (*own, *rows)], node, policy)
+    known = _mark_doubts([_facts(row, node) for row in (*own, *rows)], node, policy)
 
     def facts_of_all(held: Sequence[Instance]) -> list[ImageFacts]:
         facts = [known[row.sop_instance_uid] for row in held]
@@ -116,12 +116,12 @@ def _facts(row: Instance, node: NodeContext) -> tuple[ImageFacts, Dataset]:
     return replace(facts, sop_instance_uid=row.sop_instance_uid), header
 
 
-def _doubted(
+def _mark_doubts(
     read: Sequence[tuple[ImageFacts, Dataset]], node: NodeContext, policy: PriorPolicy
 ) -> dict[str, ImageFacts]:
     """By SOPInstanceUID, with the marks of rejection notes and of disputed UIDs, as the analysis sets them."""
     withdrawn = withdrawn_by(header for _, header in read)
-    claimed = disputed(node, {facts.sop_instance_uid: facts.patient for facts, _ in read}, policy)
+    claimed = find_disputed_uids(node, {facts.sop_instance_uid: facts.patient for facts, _ in read}, policy)
     return {
         (uid := facts.sop_instance_uid): replace(
             facts,

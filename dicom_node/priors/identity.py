@@ -64,7 +64,7 @@ def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) 
         if a.key.patient_id == b.key.patient_id:
             sentence = SAME_ID_OTHER_ISSUER
         return IdentityVerdict(identity=Identity.OTHER, sentence=sentence)
-    return _checked(a, b, link, policy)
+    return _check_linked_ids(a, b, link, policy)
 
 
 def names_nobody(patient_id: str) -> bool:
@@ -126,7 +126,7 @@ def _link(a: Patient, b: Patient, policy: PriorPolicy) -> _Link | None:
     return None
 
 
-def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> IdentityVerdict:
+def _check_linked_ids(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> IdentityVerdict:
     """The linked IDs against birth date, sex and name."""
     agreeing: list[str] = []
     contradicting: list[str] = []
@@ -143,7 +143,7 @@ def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> Identi
     if contradicting:
         return IdentityVerdict(
             identity=Identity.CONFLICT,
-            sentence=f"{ID_CONFLICT} {_listed(contradicting)} {_differ(contradicting)}",
+            sentence=f"{ID_CONFLICT} {_list_words(contradicting)} {_differ(contradicting)}",
         )
     if link in _NEEDS_MORE and not any(word.split()[0] in ("birth", "name", "given") for word in agreeing):
         return IdentityVerdict(
@@ -152,10 +152,10 @@ def _checked(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) -> Identi
         )
     if not agreeing:
         return IdentityVerdict(identity=Identity.SAME, sentence=f"{link.value} agree; {NOTHING_TO_CHECK}")
-    return IdentityVerdict(identity=Identity.SAME, sentence=f"{_listed([link.value, *agreeing])} agree")
+    return IdentityVerdict(identity=Identity.SAME, sentence=f"{_list_words([link.value, *agreeing])} agree")
 
 
-def _listed(words: list[str]) -> str:
+def _list_words(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

@@ -26,7 +26,7 @@ def policy_of(settings: Settings) -> PriorPolicy:
         max_images=section.max_images,
         max_priors=section.max_priors,
         default_issuer=section.default_issuer,
-        merged_keys=_merged(section.merged_ids) if section.merged_ids is not None else (),
+        merged_keys=_read_merged_ids(section.merged_ids) if section.merged_ids is not None else (),
     )
 
 
@@ -51,7 +51,7 @@ def image_check(check: ViewCheck) -> ImageCheck:
     )
 
 
-def _merged(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:
+def _read_merged_ids(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:
     """Read again only when the file changed: an administrator adds a line while the node runs."""
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 

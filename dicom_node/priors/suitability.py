@@ -76,21 +76,21 @@ def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
             Refusal.NOT_CHEST: "it is not a chest radiograph",
             Refusal.UNDECIDED: "nothing proves that it is a chest",
         }
-        return _refused(view, body_refusal, decided_on, text[body_refusal])
+        return _refuse(view, body_refusal, decided_on, text[body_refusal])
     if view is View.UNKNOWN:
-        return _refused(view, Refusal.UNDECIDED, decided_on, "nothing tells a frontal view from a lateral one")
+        return _refuse(view, Refusal.UNDECIDED, decided_on, "nothing tells a frontal view from a lateral one")
     if not view.is_frontal:
         what = "a lateral view" if view is View.LATERAL else "not a plain frontal view"
-        return _refused(view, Refusal.NOT_FRONTAL, decided_on, f"it is {what}")
+        return _refuse(view, Refusal.NOT_FRONTAL, decided_on, f"it is {what}")
     if min(image.rows or 0, image.columns or 0) < SMALLEST_SIDE:
-        return _refused(view, Refusal.NO_PIXELS, decided_on, f"it has only {image.columns} × {image.rows} pixels")
+        return _refuse(view, Refusal.NO_PIXELS, decided_on, f"it has only {image.columns} × {image.rows} pixels")
     if pose := _pose(image):
-        return _refused(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so left and right cannot be trusted")
+        return _refuse(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so left and right cannot be trusted")
     kind = "frontal chest radiograph" if view is View.FRONTAL else f"{view} chest radiograph"
     return Suitability(view=view, refusal=None, decided_on=decided_on, sentence=f"{kind} ({'; '.join(decided_on)})")
 
 
-def _refused(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: str) -> Suitability:
+def _refuse(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: str) -> Suitability:
     because = f" ({'; '.join(decided_on)})" if decided_on else ""
     return Suitability(view=view, refusal=refusal, decided_on=decided_on, sentence=f"{what}{because}")
 

@@ -67,9 +67,9 @@ class StatedFinding:
         return " ".join(word for word in (self.level, self.side, finding_name(self.key)) if word)
 
 
-def stated_findings(values: Mapping[str, Any]) -> list[StatedFinding]:
+def findings_of_result(values: Mapping[str, Any]) -> list[StatedFinding]:
     """The findings of a stored result.json, in its order."""
-    return [_stated(one) for one in values.get("findings") or []]
+    return [_finding_of_values(one) for one in values.get("findings") or []]
 
 
 def answer_of(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer:
@@ -92,7 +92,7 @@ def answer_of(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer
     return _presence(finding, asked.side)
 
 
-def _stated(values: Mapping[str, Any]) -> StatedFinding:
+def _finding_of_values(values: Mapping[str, Any]) -> StatedFinding:
     change = values.get("change")
     fallback = {"present": Seen.SEEN, "absent": Seen.NOT_SEEN}.get(str(values["presence"]), Seen.UNDECIDED)
     return StatedFinding(

@@ -13,7 +13,7 @@ from dicom_node.errors import UsageError
 from dicom_node.index.tables.questions import StudyQuestion
 from dicom_node.index.tables.results import Result
 from dicom_node.index.tables.studies import Study
-from dicom_node.questions.answers import Answer, answer_of, stated_findings
+from dicom_node.questions.answers import Answer, answer_of, findings_of_result
 from model.questions.free_text import NotTaughtError, understand
 from model.schema import ImageRole
 
@@ -36,7 +36,7 @@ def ask(session: Session, study: Study, text: str, *, author: str, now: dt.datet
     result = current_result(session, study)
     row = StudyQuestion(study_pk=study.id, author=author, asked_at=now, text=text.strip()[:2000], answer="")
     try:
-        answer = _answered(result, text)
+        answer = _answer_from_result(result, text)
     except NotTaughtError as refusal:
         row.is_refused = True
         row.answer = f"{str(refusal)[:1].upper()}{str(refusal)[1:]}."
@@ -79,8 +79,8 @@ def current_result(session: Session, study: Study) -> Result | None:
     return session.scalars(current.order_by(Result.id).limit(1)).one_or_none()
 
 
-def _answered(result: Result | None, text: str) -> Answer:
-    findings = stated_findings(result.prediction) if result is not None else []
+def _answer_from_result(result: Result | None, text: str) -> Answer:
+    findings = findings_of_result(result.prediction) if result is not None else []
     if result is None or not findings:
         raise NotTaughtError("there is no analysed image in this study to ask about")
     has_prior = bool(result.prior_sop_instance_uid)

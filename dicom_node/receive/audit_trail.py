@@ -64,14 +64,14 @@ class ReceiveAudit:
         self._ended.set()
         self._thread.join()
 
-    def refused(self, address: str, why: str) -> None:
+    def record_refusal(self, address: str, why: str) -> None:
         """A connection or association was refused; memory only, from any thread. why: one of the words of `rules`."""
         with self._guard:
             self._counts[ASSOCIATION_REFUSED, why] += 1
             if why in ALERTS:
                 self._alerts[address, why] += 1
 
-    def instance_refused(self, status: int) -> None:
+    def record_instance_refusal(self, status: int) -> None:
         """A C-STORE was answered with a failure; memory only."""
         with self._guard:
             self._counts[INSTANCE_REFUSED, f"{status:04X}"] += 1
@@ -87,7 +87,7 @@ class ReceiveAudit:
             site=self._site,
         )
 
-    def asked(self, session: Session, caller: Caller, query: AskedQuery) -> None:
+    def record_query(self, session: Session, caller: Caller, query: AskedQuery) -> None:
         """A C-FIND came (section A.5.3.10), in the caller's transaction; what is answered is no part of the message."""
         audit.record(
             session,

@@ -13,7 +13,7 @@ from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.c_find_query import BadKeyError, QueryLevel, TooManyMatchesError, find
-from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
+from dicom_node.receive.identifiers import UnreadableError, decode_data_set, encode_data_set
 from dicom_node.receive.upper_layer import statuses
 from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.dimse import Message, response
@@ -41,7 +41,7 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
         failure = statuses.FIND_TOO_LONG
         yield response(command, context_id, failure.status, failure.comment)
         return
-    if not _audited(database, audit, request):
+    if not _audit_query(database, audit, request):
         failure = statuses.FIND_OUT_OF_RESOURCES
         yield response(command, context_id, failure.status, failure.comment)
         return
@@ -54,12 +54,12 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
             yield response(command, context_id, CANCELLED)
             return
         pending = response(command, context_id, PENDING)
-        data = encoded_data_set(identifier, request.context.transfer_syntax)
+        data = encode_data_set(identifier, request.context.transfer_syntax)
         yield Message(context_id=context_id, elements=pending.elements, data_set=data)
     yield response(command, context_id, SUCCESS)
 
 
-def _audited(database: Database, audit: ReceiveAudit, request: Request) -> bool:
+def _audit_query(database: Database, audit: ReceiveAudit, request: Request) -> bool:
     """Note who asked what. A question that cannot be noted is not answered."""
     query = AskedQuery(
         sop_class_uid=request.context.abstract_syntax,
@@ -69,7 +69,7 @@ def _audited(database: Database, audit: ReceiveAudit, request: Request) -> bool:
     )
     try:
         with database.write() as session:
-            audit.asked(session, request.caller, query)
+            audit.record_query(session, request.caller, query)
     except IndexUnavailableError as error:
         log.error("query not audited and so not answered", why=str(error))
         return False
@@ -79,7 +79,7 @@ def _audited(database: Database, audit: ReceiveAudit, request: Request) -> bool:
 def _matches(database: Database, request: Request) -> list[Dataset] | Failure:
     """All matches, read in one short look: an answer that goes out slowly must not hold the index."""
     try:
-        identifier = decoded_data_set(request)
+        identifier = decode_data_set(request)
         level = QueryLevel(str(identifier.get("QueryRetrieveLevel", "")).strip())
     except (UnreadableError, ValueError):
         return statuses.FIND_UNABLE

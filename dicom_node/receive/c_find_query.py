@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from dicom_node.dicom.header import normalised_date, normalised_time
+from dicom_node.dicom.header import normalise_date, normalise_time
 from dicom_node.index.tables.core import Instance, Series, Study
 
 MAX_VALUES: Final = 100
@@ -117,7 +117,7 @@ def find(session: Session, identifier: Dataset, level: QueryLevel) -> Iterator[D
     """
     asked = {keyword: key for keyword, key in KEYS_OF_LEVEL[level].items() if keyword in identifier}
     answered = {**asked, **{keyword: KEYS_OF_LEVEL[level][keyword] for keyword in _UNIQUE[level]}}
-    statement = _joined(answered, level)
+    statement = _join_tables(answered, level)
     for keyword, key in asked.items():
         condition = _condition(keyword, key, _values(identifier[keyword].value))
         if condition is not None:
@@ -133,7 +133,7 @@ def find(session: Session, identifier: Dataset, level: QueryLevel) -> Iterator[D
         yield _identifier(session, dict(row._mapping), answered, identifier, level)
 
 
-def _joined(answered: Mapping[str, _Key], level: QueryLevel) -> Select[Any]:
+def _join_tables(answered: Mapping[str, _Key], level: QueryLevel) -> Select[Any]:
     """The rows of the level, with a column per attribute and the primary keys that counts need."""
     columns: list[ColumnElement[Any]] = [key.column.label(keyword) for keyword, key in answered.items()]
     if level is QueryLevel.PATIENT:
@@ -180,7 +180,7 @@ def _name_condition(column: ColumnElement[Any], value: str) -> ColumnElement[boo
     for group in filter(None, value.split("=")):
         pattern = _pattern(group.rstrip("^") or "*")
         forms = (pattern, f"{pattern}=%", f"%={pattern}", f"%={pattern}=%")
-        conditions.append(or_(*(_folded(column).like(form.lower(), escape="\\") for form in forms)))
+        conditions.append(or_(*(_fold_case(column).like(form.lower(), escape="\\") for form in forms)))
     return and_(*conditions)
 
 
@@ -217,7 +217,7 @@ def _glob(value: str) -> str:
     return value.replace("[", "[[]")
 
 
-def _folded(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def _fold_case(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """The column without case, umlauts included: SQLite's own `lower` folds ASCII only."""
     return _Folded(column)
 
@@ -252,9 +252,9 @@ def _range(keyword: str, column: ColumnElement[Any], value: str, matching: Match
     first, dash, last = value.partition("-")
     if matching is Matching.DATE:
         # 2026.01.02 of ACR-NEMA days (PS3.5 section 6.2, DA) is a date too.
-        first, last = (normalised_date(text) or text for text in (first, last))
+        first, last = (normalise_date(text) or text for text in (first, last))
     if matching is Matching.TIME:
-        bounds = (normalised_time(first) if first else "", _latest(last if dash else first))
+        bounds = (normalise_time(first) if first else "", _latest(last if dash else first))
     else:
         bounds = (first, last if dash else first)
     given = (first, last if dash else first)
@@ -276,8 +276,8 @@ def _latest(text: str) -> str:
     if not text:
         return ""
     if "." in text:
-        return normalised_time(text)
-    return normalised_time((text + "235959"[len(text) :]) + ".999999") if len(text) in (2, 4, 6) else ""
+        return normalise_time(text)
+    return normalise_time((text + "235959"[len(text) :]) + ".999999") if len(text) in (2, 4, 6) else ""
 
 
 def _identifier(

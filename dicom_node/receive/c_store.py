@@ -35,7 +35,7 @@ from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
 from dicom_node.storage.instance_store import FullError, IncomingFile, InstanceStore, StoredFile
-from dicom_node.studies.expected_retrieval import expected_from
+from dicom_node.studies.expected_retrieval import source_of_retrieval
 from dicom_node.studies.register import (
     PRIOR,
     ReceivedInstance,
@@ -182,18 +182,18 @@ def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
     upload = request.data
     if not isinstance(upload, InstanceUpload):
         raise ProtocolError("a C-STORE-RQ without a data set")
-    failure = _stored_and_indexed(service, request, upload)
+    failure = _store_and_index(service, request, upload)
     if failure is None:
         yield response(request.command, request.context.context_id, SUCCESS)
         return
-    service.audit.instance_refused(failure.status)
+    service.audit.record_instance_refusal(failure.status)
     log.warning(
         "instance refused", status=f"{failure.status:04X}", why=failure.comment, calling=request.caller.calling_ae_title
     )
     yield response(request.command, request.context.context_id, failure.status, failure.comment)
 
 
-def _stored_and_indexed(service: StoreService, request: Request, upload: InstanceUpload) -> Failure | None:
+def _store_and_index(service: StoreService, request: Request, upload: InstanceUpload) -> Failure | None:
     """None only once file and row are durable; otherwise nothing of it stays, quarantined objects excepted."""
     stored = upload.commit()
     if isinstance(stored, Failure):
@@ -207,8 +207,8 @@ def _stored_and_indexed(service: StoreService, request: Request, upload: Instanc
     found = _defect(upload, header, request.caller.rule)
     try:
         if found is not None:
-            return _quarantined(service, request, upload, stored, *found)
-        return _registered(service, request, upload, stored, header)
+            return _quarantine(service, request, upload, stored, *found)
+        return _register(service, request, upload, stored, header)
     except IndexUnavailableError as error:
         # The peer will send it again; a file without a row would be re-indexed at the next start without its asking.
         service.store.delete(stored.path)
@@ -235,7 +235,7 @@ def _defect(
     return None
 
 
-def _registered(
+def _register(
     service: StoreService, request: Request, upload: InstanceUpload, stored: StoredFile, header: InstanceHeader
 ) -> Failure | None:
     received = ReceivedInstance(
@@ -269,10 +269,10 @@ def _registered(
     if registration.outcome in TAKEN:
         is_new = registration.outcome is Registered.NEW
         request.transfers.add(header, upload.sop_class_uid, is_new=is_new)
-    return _settled(service, request, upload, stored, registration)
+    return _settle(service, request, upload, stored, registration)
 
 
-def _settled(
+def _settle(
     service: StoreService, request: Request, upload: InstanceUpload, stored: StoredFile, registration: Registration
 ) -> Failure | None:
     """Act on what the index said."""
@@ -298,13 +298,13 @@ def _settled(
         if disputes and not request.caller.rule.reject:
             # Anybody may send an object with a known UID: a stranger's word puts nothing in doubt.
             reason, disputes = QuarantineReason.CLAIM, ""
-        return _quarantined(service, request, upload, stored, reason, failure, detail, disputes=disputes)
-    return _quarantined(
+        return _quarantine(service, request, upload, stored, reason, failure, detail, disputes=disputes)
+    return _quarantine(
         service, request, upload, stored, QuarantineReason.MISMATCH, statuses.STUDY_MISMATCH, registration.detail
     )
 
 
-def _quarantined(
+def _quarantine(
     service: StoreService,
     request: Request,
     upload: InstanceUpload,
@@ -348,7 +348,7 @@ def _as_asked_for(
     names_us = request.command.text(MOVE_ORIGINATOR) == service.own_ae_title
     if received.purpose == PRIOR or not (names_us or service.expects_unnamed):
         return received
-    asked = expected_from(session, received.header.study_instance_uid, now=now)
+    asked = source_of_retrieval(session, received.header.study_instance_uid, now=now)
     if asked is None:
         return received
     is_title = names_us or request.caller.calling_ae_title == asked

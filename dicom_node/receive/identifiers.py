@@ -17,7 +17,7 @@ class UnreadableError(Exception):
     """The bytes are no data set."""
 
 
-def decoded_data_set(request: Request) -> Dataset:
+def decode_data_set(request: Request) -> Dataset:
     """The data set of a request, without what cannot be read of it. Raises UnreadableError."""
     if not isinstance(request.data, MemorySink):
         raise UnreadableError("the request has no data set")
@@ -27,7 +27,7 @@ def decoded_data_set(request: Request) -> Dataset:
         raise UnreadableError(str(error)) from error
 
 
-def encoded_data_set(data_set: Dataset, transfer_syntax: str) -> bytes:
+def encode_data_set(data_set: Dataset, transfer_syntax: str) -> bytes:
     """A data set of ours in the syntax of its presentation context."""
     stream = DicomBytesIO()
     stream.is_implicit_VR = transfer_syntax == ImplicitVRLittleEndian

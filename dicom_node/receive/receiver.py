@@ -171,7 +171,7 @@ class Receiver:
             limits=self._settings.receive,
             admits_address=self._rules.admits_address,
             decide=self._decide,
-            tell_refusal=self._audit.refused,
+            tell_refusal=self._audit.record_refusal,
         )
         self._acceptor_thread = threading.Thread(target=self._acceptor.run, name="acceptor", daemon=True)
         self._reporter.start()
@@ -273,12 +273,12 @@ class Receiver:
             negotiated = negotiate(arrival.request, rule=rule, max_pdu_bytes=limits.pdu_bytes)
         except ProtocolError as error:
             log.warning("association refused", peer=arrival.address, why=str(error))
-            self._audit.refused(arrival.address, NOT_UNDERSTOOD)
+            self._audit.record_refusal(arrival.address, NOT_UNDERSTOOD)
             stream.send_and_close(abort(error.reason))
             return
         if isinstance(negotiated, Rejection):
             log.warning("association rejected", peer=arrival.address, why=negotiated.why)
-            self._audit.refused(arrival.address, negotiated.why)
+            self._audit.record_refusal(arrival.address, negotiated.why)
             stream.send_and_close(reject(negotiated))
             return
         association = Association(

@@ -21,7 +21,7 @@ from dicom_node.errors import StorageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, QuarantineReason
 from dicom_node.logs import get_logger
-from dicom_node.storage.instance_store import InstanceStore, StoredFile, hashed
+from dicom_node.storage.instance_store import InstanceStore, StoredFile, hash_stored_file
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 from dicom_node.studies.reopen import heals, quarantine_instance
 from dicom_node.system.file_lock import FileLock
@@ -64,7 +64,7 @@ def recover(database: Database, store: InstanceStore, *, clock: Callable[[], dt.
 def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.datetime]) -> Recovered:
     orphans = store.remove_orphans()
     without_row, without_file = _differences(database, store)
-    counts = Counter(_recovered(database, store, path, clock()) for path in without_row)
+    counts = Counter(_recover_row(database, store, path, clock()) for path in without_row)
     missing = _still_missing(database, store, without_file)
     found = Recovered(
         orphans_removed=orphans,
@@ -95,7 +95,7 @@ def _differences(database: Database, store: InstanceStore) -> tuple[list[str], l
     """(files without a row, rows without a file), by walking both in the order of the path."""
     without_row: list[str] = []
     without_file: list[str] = []
-    rows, files = _indexed_paths(database), store.stored_paths()
+    rows, files = _iterate_indexed_paths(database), store.iterate_paths()
     row, file = next(rows, None), next(files, None)
     while row is not None or file is not None:
         if row == file:
@@ -110,7 +110,7 @@ def _differences(database: Database, store: InstanceStore) -> tuple[list[str], l
     return without_row, without_file
 
 
-def _indexed_paths(database: Database) -> Iterator[str]:
+def _iterate_indexed_paths(database: Database) -> Iterator[str]:
     """All paths of the index in order, without holding a transaction open over the walk."""
     last = ""
     while True:
@@ -124,7 +124,7 @@ def _indexed_paths(database: Database) -> Iterator[str]:
         last = paths[-1]
 
 
-def _recovered(database: Database, store: InstanceStore, path: str, now: dt.datetime) -> _Ended:
+def _recover_row(database: Database, store: InstanceStore, path: str, now: dt.datetime) -> _Ended:
     """Make the row that a kill prevented, or that an older index of a restore lacks.
 
     A file that was acknowledged is never deleted but for another one with the very same bytes: what cannot be read may
@@ -132,7 +132,7 @@ def _recovered(database: Database, store: InstanceStore, path: str, now: dt.date
     """
     try:
         with store.open(path) as stream:
-            meta, stored, head = hashed(stream, path)
+            meta, stored, head = hash_stored_file(stream, path)
     except (StorageError, OSError) as error:
         log.error("a stored file cannot be read and is left", path=path, why=str(error))
         return _Ended.UNREADABLE
@@ -141,7 +141,7 @@ def _recovered(database: Database, store: InstanceStore, path: str, now: dt.date
         detail = "found without a row, and its UIDs are missing or contradict each other"
         return _set_apart(database, store, meta, stored, detail, now)
     with database.write() as session:
-        registration = register_instance(session, _received(meta, stored, head), now=now)
+        registration = register_instance(session, _instance_of_file(meta, stored, head), now=now)
     # The path decides: a sibling that runs may have committed this very file meanwhile.
     if registration.outcome is Registered.NEW or registration.path == path:
         return _Ended.INDEXED
@@ -195,7 +195,7 @@ def _is_consistent(meta: FileMeta, sop_instance_uid: str, study_uid: str, series
     return sop_instance_uid == meta.sop_instance_uid and all(map(is_uid, (sop_instance_uid, study_uid, series_uid)))
 
 
-def _received(meta: FileMeta, stored: StoredFile, head: bytes) -> ReceivedInstance:
+def _instance_of_file(meta: FileMeta, stored: StoredFile, head: bytes) -> ReceivedInstance:
     return ReceivedInstance(
         stored=stored,
         header=read_header(head, meta.transfer_syntax_uid, max_bytes=len(head)),

@@ -18,7 +18,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import CommitmentRequest, CommitmentState, Instance
 from dicom_node.index.upsert import insert_or_update
 from dicom_node.logs import get_logger
-from dicom_node.receive.identifiers import UnreadableError, decoded_data_set, encoded_data_set
+from dicom_node.receive.identifiers import UnreadableError, decode_data_set, encode_data_set
 from dicom_node.receive.upper_layer import statuses
 from dicom_node.receive.upper_layer.association import Caller, Request
 from dicom_node.receive.upper_layer.dimse import (
@@ -93,7 +93,7 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
         yield response(command, context_id, statuses.NO_SUCH_ACTION)
         return
     try:
-        transaction_uid, references = _asked(decoded_data_set(request))
+        transaction_uid, references = _read_request(decode_data_set(request))
     except UnreadableError as error:
         yield response(command, context_id, statuses.INVALID_ARGUMENT, str(error))
         return
@@ -130,7 +130,7 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
         yield response(command, context_id, statuses.NO_SUCH_EVENT_TYPE)
         return
     try:
-        report = read_report(decoded_data_set(request))
+        report = read_report(decode_data_set(request))
     except (UnreadableError, DeliveryError, ValueError, TypeError) as error:
         yield response(command, context_id, statuses.INVALID_ARGUMENT, str(error))
         return
@@ -197,7 +197,7 @@ def mark_reported(session: Session, row_id: int, *, now: dt.datetime) -> None:
     )
 
 
-def _asked(information: Dataset) -> tuple[str, list[list[str]]]:
+def _read_request(information: Dataset) -> tuple[str, list[list[str]]]:
     """Transaction UID and references of the Action Information. Raises UnreadableError."""
     transaction_uid = str(information.get("TransactionUID", "") or "")
     if not is_uid(transaction_uid):
@@ -248,7 +248,7 @@ def _report_here(service: CommitmentService, request: Request, row_id: int) -> M
             AFFECTED_SOP_INSTANCE_UID: WELL_KNOWN_INSTANCE,
             EVENT_TYPE_ID: event_type,
         },
-        data_set=encoded_data_set(information, request.context.transfer_syntax),
+        data_set=encode_data_set(information, request.context.transfer_syntax),
     )
 
 

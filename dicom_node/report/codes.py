@@ -7,18 +7,18 @@ from functools import lru_cache
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 from dicom_node.report.concepts import PRIVATE_SCHEME
 from model.ontology import Code, ontology
 from model.schema import AbstainReason, Change, Presence
 
-PRIVATE_SCHEME_UID = derived_uid("dicom-node", "coding scheme", PRIVATE_SCHEME)
+PRIVATE_SCHEME_UID = derive_uid("dicom-node", "coding scheme", PRIVATE_SCHEME)
 _MEANING_LIMIT = 64  # Code Meaning is LO, PS3.5 section 6.2
 
 
-def coded(code: Code, meaning: str | None = None) -> CodedConcept:
+def concept_of(code: Code, meaning: str | None = None) -> CodedConcept:
     """The concept as a code item, shared by all that use it; `meaning` replaces the English one (PS3.3 section 8.3)."""
-    return _shared(code.value, code.scheme, (meaning or code.meaning)[:_MEANING_LIMIT])
+    return _make_concept(code.value, code.scheme, (meaning or code.meaning)[:_MEANING_LIMIT])
 
 
 class _SharedConcept(CodedConcept):  # type: ignore[misc]  # highdicom has no types
@@ -34,24 +34,24 @@ class _SharedConcept(CodedConcept):  # type: ignore[misc]  # highdicom has no ty
 
 
 @lru_cache(maxsize=1024)
-def _shared(value: str, scheme: str, meaning: str) -> CodedConcept:
+def _make_concept(value: str, scheme: str, meaning: str) -> CodedConcept:
     """One object for one code: making one takes as long as a content item, and a report uses some a hundred times."""
     return _SharedConcept(value, scheme, meaning)
 
 
 def concept(key: str, meaning: str | None = None) -> CodedConcept:
     """The report concept with this dotted key; raises KeyError naming it."""
-    return coded(ontology().concepts[key], meaning)
+    return concept_of(ontology().concepts[key], meaning)
 
 
 def presence_code(presence: Presence) -> CodedConcept:
     """(Presence) as CID 240 codes it: present, absent, undetermined."""
-    return coded(ontology().presences[presence])
+    return concept_of(ontology().presences[presence])
 
 
 def change_code(change: Change) -> CodedConcept:
     """(Change) as a code item."""
-    return coded(ontology().changes[change])
+    return concept_of(ontology().changes[change])
 
 
 def reason_code(reason: AbstainReason | None) -> CodedConcept:
@@ -62,7 +62,7 @@ def reason_code(reason: AbstainReason | None) -> CodedConcept:
 def level_code(level: str) -> CodedConcept | None:
     """The degree where a standard has a code for the word, else None: the reading report says the word itself."""
     found = ontology().concepts.get(f"level.{level}")
-    return coded(found) if found is not None else None
+    return concept_of(found) if found is not None else None
 
 
 def place_codes(location: str | None) -> tuple[CodedConcept | None, CodedConcept | None]:
@@ -71,7 +71,7 @@ def place_codes(location: str | None) -> tuple[CodedConcept | None, CodedConcept
     concepts = ontology().concepts
     sides = [concepts[f"side.{word}"] for word in words if f"side.{word}" in concepts]
     places = [concepts[f"place.{word}"] for word in words if f"place.{word}" in concepts]
-    return (coded(sides[0]) if len(sides) == 1 else None, coded(places[0]) if len(places) == 1 else None)
+    return (concept_of(sides[0]) if len(sides) == 1 else None, concept_of(places[0]) if len(places) == 1 else None)
 
 
 def coding_scheme_identification() -> Dataset:

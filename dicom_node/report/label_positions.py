@@ -51,11 +51,11 @@ def label_boxes(labels: Sequence[tuple[str, Points]], columns: int, rows: int) -
     """A box for each (text, outline) of an image of `columns` by `rows` pixels, in the order given."""
     boxes: list[LabelBox] = []
     for text, outline in labels:
-        boxes.append(_free(_wanted(text, outline, columns, rows), boxes, rows))
+        boxes.append(_free(_preferred_box(text, outline, columns, rows), boxes, rows))
     return boxes
 
 
-def _wanted(text: str, outline: Points, columns: int, rows: int) -> LabelBox:
+def _preferred_box(text: str, outline: Points, columns: int, rows: int) -> LabelBox:
     """Beside the outline, on the side of the image's centre; moved inside the image."""
     scale = columns / USUAL_WIDTH
     width, height = min((CHARACTER * len(text + NUMBER) + PADDING) * scale, float(columns)), LINE * scale

@@ -153,7 +153,7 @@ def _fine(mask: Mask) -> Mask:
     return smooth
 
 
-def _widened(mask: Mask, share: float) -> Mask:
+def _widen(mask: Mask, share: float) -> Mask:
     """The mask and everything within `share` of the square's side from it."""
     from scipy import ndimage  # a fifth of a second, which listings need not wait for
 
@@ -182,13 +182,13 @@ def _thorax(lungs: LungFields) -> Mask:
     corners = points[ConvexHull(points).vertices]
     plane = Image.new("1", (RASTER, RASTER))
     ImageDraw.Draw(plane).polygon([(float(column), float(row)) for row, column in corners], fill=1)
-    return _widened(np.asarray(plane, dtype=bool), _THORAX_MARGIN)
+    return _widen(np.asarray(plane, dtype=bool), _THORAX_MARGIN)
 
 
 def _site_field(lungs: LungFields, site: str) -> Mask:
     """Where a finding of this site can lie."""
     if site in _MARGINS:
-        return _widened(_fine(lungs.right | lungs.left), _MARGINS[site])
+        return _widen(_fine(lungs.right | lungs.left), _MARGINS[site])
     if site != "heart":
         return np.ones((RASTER, RASTER), dtype=bool)
     both = _fine(lungs.right | lungs.left)

@@ -172,7 +172,7 @@ def statement_of(finding: Finding, circumstances: Circumstances) -> Statement:
     if not calibrated:
         doubt = Doubt.UNCALIBRATED if seen is Seen.SEEN else None
         return Statement(finding=finding, seen=seen, doubt=doubt, is_calibrated=False)
-    change, possible = _believed_change(finding, seen, circumstances.certainty_floor)
+    change, possible = _judge_change(finding, seen, circumstances.certainty_floor)
     doubt = _objection(finding, seen, change, circumstances)
     if doubt is not None:
         return Statement(finding=finding, seen=seen, doubt=doubt)
@@ -211,7 +211,7 @@ def in_order(statements: Iterable[Statement]) -> list[Statement]:
     return sorted(statements, key=key)
 
 
-def outlined(statements: Iterable[Statement]) -> list[Statement]:
+def select_outlined(statements: Iterable[Statement]) -> list[Statement]:
     """Those whose regions are drawn: what the impression singles out; where nothing is, what is unchanged."""
     ordered = [one for one in in_order(statements) if one.rank not in (Rank.VANISHED, Rank.NONE)]
     singled_out = [one for one in ordered if one.rank is not Rank.UNCHANGED]
@@ -224,7 +224,7 @@ def is_device(key: str) -> bool:
     return concept is not None and concept.kind is FindingKind.DEVICE
 
 
-def _believed_change(finding: Finding, seen: Seen, floor: float) -> tuple[Change | None, Change | None]:
+def _judge_change(finding: Finding, seen: Seen, floor: float) -> tuple[Change | None, Change | None]:
     """Rule 1 on change: (the stated one, the possible one)."""
     change, belief = finding.change, finding.change_probability
     is_absent = change in (None, Change.RESOLVED)

@@ -6,7 +6,7 @@ import datetime as dt
 
 from dicom_node.report.exposure import taken
 from dicom_node.report.request import ReportRequest, SourceImage
-from dicom_node.report.rules import Circumstances, Statement, outlined, side_of, statements_of
+from dicom_node.report.rules import Circumstances, Statement, select_outlined, side_of, statements_of
 from model.schema import Finding
 
 _DAY = dt.timedelta(days=1)
@@ -27,7 +27,7 @@ def statements(request: ReportRequest) -> tuple[Statement, ...]:
 
 def drawn_statements(request: ReportRequest) -> list[Statement]:
     """The statements whose regions are drawn, the first one of the impression first."""
-    return outlined(statements(request))
+    return select_outlined(statements(request))
 
 
 def is_compared(request: ReportRequest) -> bool:

@@ -153,7 +153,7 @@ def require_unchanged(node: NodeContext, snapshot_pk: int, plan: Plan) -> None:
         for uid, sha256 in wanted.items()
         if uid in stored
     )
-    wrong = dict.fromkeys(gone, "no longer in the index") | snapshots.damaged(films)
+    wrong = dict.fromkeys(gone, "no longer in the index") | snapshots.find_damaged(films)
     if wrong:
         named = ", ".join(f"{uid}: {problem}" for uid, problem in list(wrong.items())[:5])
         raise RetrainError(f"{len(wrong)} images of the snapshot are not what was locked: {named}")

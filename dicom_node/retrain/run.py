@@ -94,7 +94,7 @@ def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outco
     with _sole(folders):
         preparing.reconcile(node)
         with node.database.read() as session:
-            run = runs.unfinished(session)
+            run = runs.find_unfinished(session)
         if run is None:
             return _begin(node, options, talk, folders)
         if options.recipe is not None:
@@ -108,7 +108,7 @@ def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outco
 def release_snapshot(node: NodeContext, name: str) -> int:
     """Let retention have a snapshot's studies again; returns how many. Raises UsageError, RetrainError."""
     with _sole(folders_of(node)), node.database.write() as session:
-        run = runs.unfinished(session)
+        run = runs.find_unfinished(session)
         if run is not None and run.snapshot.name == name:
             raise RetrainError(f"run {run.name} is unfinished and needs its snapshot")
         if not runs.is_snapshot(session, name):
@@ -144,7 +144,7 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         return Outcome.DRY
     talk.say(f"snapshot {name}: every image is hashed again")
 
-    def hashed(done: int, total: int) -> None:
+    def tick_hashing(done: int, total: int) -> None:
         if node.stop.is_set():
             raise RetrainStopped("stopped before the snapshot was locked; nothing was trained")
         talk.progress("hashing", done, total)
@@ -153,7 +153,7 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         node,
         name,
         contents,
-        progress=hashed,
+        progress=tick_hashing,
         also=lambda session, snapshot: _new_run(session, node, options, snapshot, start, contents),
     )
     with node.database.read() as session:
@@ -242,14 +242,14 @@ def _go_on(node: NodeContext, run_pk: int, talk: Talk) -> Outcome:
         if _run(node, run_pk).state is RunState.EVALUATING:
             talk.say("champion and challenger answer the frozen set")
             run_stage(node, plan, Stage.EVALUATE, talk.progress)
-            _decided(node, run_pk, plan, talk)
+            _record_decision(node, run_pk, plan, talk)
     except RetrainError as error:
         preparing.fail_for_good(node, run_pk, error)
         raise
     return _end(node, run_pk, plan, talk)
 
 
-def _decided(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> None:
+def _record_decision(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> None:
     decision = json.loads((plan.folder / DECISION_FILE).read_text("utf-8"))["decision"]
     runs.note_decision(node, run_pk, decision)
     state = RunState.DECIDED if decision["passed"] else RunState.REFUSED

@@ -25,7 +25,7 @@ WORKING = (RunState.PREPARED, RunState.TRAINING, RunState.EVALUATING)
 """States that the next `dicom-node retrain` goes on from."""
 
 
-def unfinished(session: Session) -> RetrainRun | None:
+def find_unfinished(session: Session) -> RetrainRun | None:
     """The run to go on with: one that works, or one that passed and was to be promoted without asking."""
     return session.scalars(
         select(RetrainRun)

@@ -42,7 +42,7 @@ def gather(node: NodeContext, folder: Path) -> Contents:
     _note(contents, report)
     lines = {image["image"]: (image, line) for image, line in _lines(export) if image["image"] in records}
     with node.database.read() as session:
-        films, patients = _films(session, node, _named(lines))
+        films, patients = _films(session, node, _describe_lines(lines))
         known = {row.patient: row.split for row in session.scalars(select(RetrainPatient))}
         analysed = _find_analysed_images(session)
         evaluated = _find_evaluated_images(session)
@@ -114,12 +114,12 @@ def _item(
         prior=films[image["prior_image"]] if image["prior_image"] else None,
         label_version=hashlib.sha256(words.encode()).hexdigest(),
         sources=tuple(sorted({word["source"] for word in image["words"]})),
-        findings=tuple(_taught(record)),
+        findings=tuple(_iterate_taught(record)),
         line=line,
     )
 
 
-def _taught(record: Record) -> Iterator[tuple[str, str, str]]:
+def _iterate_taught(record: Record) -> Iterator[tuple[str, str, str]]:
     for key, truth in record.truth.findings.items():
         if truth.current is not None:
             yield key, "presence", "present" if truth.current.present else "absent"
@@ -134,7 +134,7 @@ def _lines(export: Path) -> Iterator[tuple[dict[str, Any], str]]:
             yield json.loads(line), line
 
 
-def _named(lines: Mapping[str, tuple[dict[str, Any], str]]) -> list[str]:
+def _describe_lines(lines: Mapping[str, tuple[dict[str, Any], str]]) -> list[str]:
     uids = set(lines) | {image["prior_image"] for image, _ in lines.values() if image["prior_image"]}
     return sorted(uids)
 

@@ -58,7 +58,7 @@ def lock(
     with node.database.write() as session:
         _release_orphans(session)
         _hold(session, name, contents.items, node)
-    damage = damaged((film for item in contents.items for film in films_of(item)), progress=progress)
+    damage = find_damaged((film for item in contents.items for film in films_of(item)), progress=progress)
     _leave_out(contents, damage)
     if damage:
         log.error("images of the snapshot are missing or changed", count=len(damage), images=sorted(damage)[:20])
@@ -85,7 +85,7 @@ def lock(
         return snapshot.id
 
 
-def damaged(films: Iterable[Film], *, progress: Progress = lambda done, total: None) -> dict[str, str]:
+def find_damaged(films: Iterable[Film], *, progress: Progress = lambda done, total: None) -> dict[str, str]:
     """SOP Instance UID → what is wrong, for every film whose file is not what the index says. Reads all bytes."""
     unique = {film.sop_instance_uid: film for film in films}
     wrong: dict[str, str] = {}

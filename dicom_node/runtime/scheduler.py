@@ -41,7 +41,7 @@ from dicom_node.index.tables.core import (
     StudyState,
 )
 from dicom_node.jobs import queue as jobs
-from dicom_node.jobs.backlog import unclaimed_work
+from dicom_node.jobs.backlog import find_unclaimed_work
 from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.retrieval import prefetch
@@ -262,7 +262,7 @@ def forget_old_jobs(node: NodeContext) -> None:
 def tell_of_unclaimed_work(node: NodeContext) -> None:
     """Raise a notice for due work that waits although no lane works on it, once for each time that it begins."""
     with node.database.write() as session:
-        for waiting in unclaimed_work(session):
+        for waiting in find_unclaimed_work(session):
             key = f"unclaimed:{waiting.kind}:{waiting.due_since:%Y%m%d%H}"
             notify.raise_notice(session, key=key, kind="work waits", text=waiting.sentence(), now=node.clock())
 

@@ -136,10 +136,10 @@ def serve(settings: Settings, role: Role, *, reload: Callable[[], Settings] | No
             if stop.is_set() or reload is None:
                 return
             reloads.clear()
-            settings = _reloaded(settings, reload)
+            settings = _reload_settings(settings, reload)
 
 
-def _reloaded(settings: Settings, reload: Callable[[], Settings]) -> Settings:
+def _reload_settings(settings: Settings, reload: Callable[[], Settings]) -> Settings:
     """The settings as the file has them now; those that the node runs with where the file has become wrong."""
     try:
         fresh = reload()

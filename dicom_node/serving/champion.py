@@ -25,7 +25,7 @@ from dicom_node.notifications import raise_notice
 from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess, PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
-from dicom_node.system.process_identity import ProcessIdentity, labelled_process, machine
+from dicom_node.system.process_identity import ProcessIdentity, describe_process, machine
 
 log = get_logger(__name__)
 
@@ -80,7 +80,7 @@ class ServingModels:
             threading.Thread(target=self._watch, name="models-watch", daemon=True),
             threading.Thread(target=self._load_wanted, name="models-load", daemon=True),
         )
-        self._worker = labelled_process()
+        self._worker = describe_process()
 
     def start(self) -> None:
         """Begin to watch the pointer. Nothing is loaded before the first study."""
@@ -93,12 +93,12 @@ class ServingModels:
         with self._state:
             self._leases += 1
         try:
-            yield self._shared(self._answering())
+            yield self._share(self._answering())
         finally:
             with self._state:
                 self._leases -= 1
 
-    def _shared(self, process: InferenceProcess) -> PairPredictor:
+    def _share(self, process: InferenceProcess) -> PairPredictor:
         """Where several studies are analysed side by side, the one queue before this process."""
         most = self._node.settings.model.studies_at_once
         if most == 1:
@@ -171,14 +171,14 @@ class ServingModels:
             try:
                 _ = process.identity
             except AnalysisError as error:
-                self._failed(candidate, str(error))
+                self._note_failure(candidate, str(error))
                 raise
             with self._state:
                 self._models[candidate.source] = process
                 self._failures.pop(candidate.source, None)
             return process
 
-    def _failed(self, candidate: Candidate, error: str) -> None:
+    def _note_failure(self, candidate: Candidate, error: str) -> None:
         if self._node.stop.is_set() or self._closed.is_set():
             return  # loading was given up because the node ends
         with self._state:
@@ -209,7 +209,7 @@ class ServingModels:
                 continue  # no study came yet
             try:
                 chain = self._look()
-                self._drop_others(chain, {candidate.source for candidate in self._wanted(chain)})
+                self._drop_others(chain, {candidate.source for candidate in self._candidates_to_load(chain)})
                 self._say(chain)
             except (NodeError, OSError) as error:
                 log.error("the champion cannot be looked after", error=str(error))
@@ -220,7 +220,7 @@ class ServingModels:
             if not self._models and not self._failures:
                 continue
             try:
-                for candidate in self._wanted(self._look()):
+                for candidate in self._candidates_to_load(self._look()):
                     failure = self._failures.get(candidate.source)
                     if candidate.source in self._models or (failure and time.monotonic() < failure.again_at):
                         continue
@@ -231,7 +231,7 @@ class ServingModels:
             except (NodeError, OSError) as error:
                 log.error("the champion's pointer cannot be followed", error=str(error))
 
-    def _wanted(self, chain: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    def _candidates_to_load(self, chain: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         """Who should be loaded: the champion, and the one before it where the settings say so."""
         return chain[:2] if self._node.settings.model.standby else chain[:1]
 

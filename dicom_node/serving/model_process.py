@@ -117,7 +117,7 @@ class InferenceProcess:
                 running.pipe.send(tuple(pairs))
                 answers: list[Prediction] = self._receive(running, self._section.timeout_seconds * len(pairs), what)
             except ConnectionError as error:  # it died while the pairs were on their way
-                raise self._ended(running, what) from error
+                raise self._error_of_end(running, what) from error
             return answers
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class InferenceProcess:
                 raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped")
             answer: _Answer = running.pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._ended(running, what) from error
+            raise self._error_of_end(running, what) from error
         except InferenceError:
             self._end(running)
             raise
@@ -172,7 +172,7 @@ class InferenceProcess:
             raise InferenceError(answer.error)
         return answer.value
 
-    def _ended(self, running: _Running, what: str) -> InferenceError:
+    def _error_of_end(self, running: _Running, what: str) -> InferenceError:
         running.child.join(5.0)
         status = running.child.exitcode
         self._end(running)

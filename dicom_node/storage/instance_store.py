@@ -146,7 +146,7 @@ class InstanceStore:
             raise as_storage_error(error) from error
         return moved
 
-    def stored_paths(self) -> Iterator[str]:
+    def iterate_paths(self) -> Iterator[str]:
         """The names of all stored files, in the order of their text."""
         folder = self.root / FILES
         if not folder.is_dir():
@@ -288,7 +288,7 @@ class IncomingFile:
         self.discard()
 
 
-def hashed(stream: BinaryIO, relative: str) -> tuple[FileMeta, StoredFile, bytes]:
+def hash_stored_file(stream: BinaryIO, relative: str) -> tuple[FileMeta, StoredFile, bytes]:
     """Read a stored file again: its header, what `commit` said of it, and the first MiB of its data set.
 
     Raises StorageError where it is damaged.

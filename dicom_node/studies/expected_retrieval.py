@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.index.tables.core import ExpectedRetrieval
 
 
-def expected_from(session: Session, study_instance_uid: str, *, now: dt.datetime) -> str | None:
+def source_of_retrieval(session: Session, study_instance_uid: str, *, now: dt.datetime) -> str | None:
     """The AE title of the peer that this study is being fetched from by C-MOVE; None for a study that nobody asked for.
 
     That an object names this node as Move Originator (PS3.7 section 9.1.1.1.5) proves nothing: anybody may write it.

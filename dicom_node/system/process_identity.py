@@ -68,7 +68,7 @@ def _identity_of(pid: int) -> ProcessIdentity:
     return ProcessIdentity(machine=machine(), pid=pid, nonce=secrets.token_hex(8))
 
 
-def labelled_process() -> str:
+def describe_process() -> str:
     """Return this process's identity with the machine's name behind it, for people; it parses as the identity."""
     return f"{this_process()}/{socket.gethostname()}"
 

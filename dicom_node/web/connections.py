@@ -92,7 +92,7 @@ class CappedProtocol(H11Protocol):
             self.abort()
 
 
-def capped_protocol() -> type[CappedProtocol]:
+def make_capped_protocol() -> type[CappedProtocol]:
     """A protocol class with connections of its own, for one server."""
     connections = Connections()
     namespace: dict[str, Any] = {"all_open": connections}

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from dicom_node.errors import NodeError
 from dicom_node.index import schema
-from dicom_node.jobs.backlog import unclaimed_work
+from dicom_node.jobs.backlog import find_unclaimed_work
 from dicom_node.retention.disk import disk_usage
 from dicom_node.web.authentication import client_address, within
 from dicom_node.web.metrics.core import NodeCollector
@@ -34,7 +34,7 @@ def ready(call: Call) -> Response:
         troubles.append(f"index: {error}")
     try:
         with node.database.read() as session:
-            troubles += [f"work: {waiting.sentence()}" for waiting in unclaimed_work(session)]
+            troubles += [f"work: {waiting.sentence()}" for waiting in find_unclaimed_work(session)]
     except NodeError:
         pass  # said above
     try:

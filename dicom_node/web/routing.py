@@ -78,12 +78,12 @@ def route(rule: Rule, node: NodeContext, doorkeeper: Doorkeeper) -> Route:
         if rule.role is not None and user is None:
             return _log_in_first(request)
         if rule.role is not None and user is not None and not user.may(rule.role):
-            return _refused(request, 403, f"this needs the role {rule.role}")
+            return _refuse(request, 403, f"this needs the role {rule.role}")
         body = await _body(request) if request.method == "POST" else b""
         form = _form(request, body)
         given = request.headers.get("x-csrf-token") or form.get("csrf", "")
         if request.method == "POST" and rule.checks_csrf and not csrf_holds(request.session, request.headers, given):
-            return _refused(request, 403, "the form is too old or came from elsewhere; load the page again")
+            return _refuse(request, 403, "the form is too old or came from elsewhere; load the page again")
         call = Call(node=node, request=request, user=user, form=form, body=body, doorkeeper=doorkeeper)
         return await _answer(rule.view, call)
 
@@ -94,11 +94,11 @@ async def _answer(view: View, call: Call) -> Response:
     try:
         return await run_in_threadpool(view, call)
     except UsageError as error:
-        return _refused(call.request, 400, str(error))
+        return _refuse(call.request, 400, str(error))
     except IndexUnavailableError:
-        return _refused(call.request, 503, "the index does not answer just now")
+        return _refuse(call.request, 503, "the index does not answer just now")
     except NodeError as error:
-        return _refused(call.request, 502, str(error))
+        return _refuse(call.request, 502, str(error))
 
 
 async def _body(request: Request) -> bytes:
@@ -133,7 +133,7 @@ def _log_in_first(request: Request) -> Response:
     return render(request, "login.html", status=401, wanted=request.url.path if request.method == "GET" else "/")
 
 
-def _refused(request: Request, status: int, text: str) -> Response:
+def _refuse(request: Request, status: int, text: str) -> Response:
     if wants_json(request):
         return JSONResponse({"error": text}, status)
     return render(request, "message.html", status=status, title=str(status), text=text)
@@ -143,7 +143,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals (404, 405, ours) in the node's words."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "something went wrong"
-    response = _refused(request, status, detail)
+    response = _refuse(request, status, detail)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response

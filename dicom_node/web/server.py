@@ -11,7 +11,7 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from dicom_node.web.app import create_app
-from dicom_node.web.connections import BACKLOG, capped_protocol
+from dicom_node.web.connections import BACKLOG, make_capped_protocol
 
 log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ class WebServer:
                 proxy_headers=False,
                 timeout_keep_alive=10,
                 timeout_graceful_shutdown=5,
-                http=capped_protocol(),
+                http=make_capped_protocol(),
                 backlog=BACKLOG,
                 h11_max_incomplete_event_size=32_768,
             )

@@ -8,7 +8,7 @@ import pytest
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import MaximumLengthNotification
 
-from dicom_node.dicom.associate_pdu import accept_odd_associate_acs, normalised
+from dicom_node.dicom.associate_pdu import accept_odd_associate_acs, normalise_associate_pdu
 
 
 def _item(kind: int, value: bytes) -> bytes:
@@ -43,7 +43,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_request_is_what_pynetdicom_decodes(name: str) -> None:
     request = A_ASSOCIATE_RQ()
-    request.decode(normalised(_pdu(1, **ODD[name])))  # type: ignore[arg-type]
+    request.decode(normalise_associate_pdu(_pdu(1, **ODD[name])))  # type: ignore[arg-type]
     asked = request.to_primitive()
     assert [str(one.abstract_syntax) for one in asked.presentation_context_definition_list] == ["1.2.840.10008.1.1"]
 
@@ -59,4 +59,4 @@ def test_odd_acceptance_is_read_as_requestor(name: str) -> None:
 
 def test_pdu_whose_items_do_not_fit_is_left_as_it_is() -> None:
     broken = _pdu(1)[:-3]
-    assert normalised(broken) == broken
+    assert normalise_associate_pdu(broken) == broken

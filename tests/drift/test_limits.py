@@ -19,7 +19,7 @@ from sqlalchemy import select
 from dicom_node.config import DriftSection
 from dicom_node.drift import weekly as weeks
 from dicom_node.drift.baselines import FIRST_WEEKS, VALIDATION, of_samples, of_validation, validation_sets
-from dicom_node.drift.limits import binned, judge_distribution, predictive_limits, share_of
+from dicom_node.drift.limits import count_by_bin, judge_distribution, predictive_limits, share_of
 from dicom_node.drift.pixels import FIGURES, pixel_figures
 from dicom_node.drift.samples import WEEK, PairSample, output_distributions, start_of
 from dicom_node.index.tables.core import Notice, Outcome, Result, Study
@@ -70,7 +70,9 @@ def test_a_distribution_that_has_not_changed_alarms_no_more_often_than_stated() 
     for _ in range(trials):
         before, now = (rng.normal(0.5, 0.1, size) for size in (400, 100))
         edges = edges_of(before.tolist())
-        verdict = judge_distribution(binned(now.tolist(), edges), binned(before.tolist(), edges), alpha=alpha)
+        verdict = judge_distribution(
+            count_by_bin(now.tolist(), edges), count_by_bin(before.tolist(), edges), alpha=alpha
+        )
         assert verdict is not None
         alarms += verdict.alarm
     assert alarms <= binom.ppf(0.9999, trials, alpha)
@@ -81,7 +83,9 @@ def test_a_distribution_that_has_shifted_alarms() -> None:
     before = rng.normal(0.5, 0.1, 400)
     edges = edges_of(before.tolist())
     now = rng.normal(0.6, 0.1, 100)  # one standard deviation brighter
-    verdict = judge_distribution(binned(now.tolist(), edges), binned(before.tolist(), edges), alpha=share_of(0.01, 12))
+    verdict = judge_distribution(
+        count_by_bin(now.tolist(), edges), count_by_bin(before.tolist(), edges), alpha=share_of(0.01, 12)
+    )
     assert verdict is not None
     assert verdict.alarm
     other = judge_distribution({"MAKER B": 40, "MAKER A": 60}, {"MAKER A": 400}, alpha=share_of(0.01, 12))
@@ -99,7 +103,7 @@ def test_trifles_and_single_values_do_not_alarm() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200), st.lists(st.floats(-1e6, 1e6), max_size=200))
 def test_every_value_falls_into_one_bin(before: list[float], now: list[float]) -> None:
-    assert sum(binned(now, edges_of(before)).values()) == len(now)
+    assert sum(count_by_bin(now, edges_of(before)).values()) == len(now)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 9), (1200, 900)])

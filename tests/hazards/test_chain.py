@@ -15,7 +15,7 @@ from dicom_node.admin.quarantine import settle
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Outcome, Quarantine, Study, StudyState
-from dicom_node.priors.explain import explained
+from dicom_node.priors.explain import explain_choice
 from dicom_node.studies.register import Registered
 from model.predict import load_predictor
 from tests.support.chain import (
@@ -90,7 +90,7 @@ def test_a_film_that_came_again_for_another_patient_is_no_prior(
     assert "another object with its UID came for another patient" in text_of(document(node, result))
     (own,) = current_results(node, prior.StudyInstanceUID)
     assert (own.outcome, own.supersedes_pk is not None) == (Outcome.NOT_ANALYSED, True)
-    _, ((_, choice),), _ = explained(current.StudyInstanceUID, node)
+    _, ((_, choice),), _ = explain_choice(current.StudyInstanceUID, node)
     assert choice.prior is None
     # The peer tries again and again: nothing is made anew for that.
     receive(node, corrected)
@@ -144,7 +144,7 @@ def test_a_withdrawn_film_is_no_prior(
     (result,) = current_results(node, current.StudyInstanceUID)
     assert result.outcome is Outcome.FINDINGS_ONLY
     assert "it was withdrawn" in text_of(document(node, result))
-    _, ((_, choice),), _ = explained(current.StudyInstanceUID, node)
+    _, ((_, choice),), _ = explain_choice(current.StudyInstanceUID, node)
     assert choice.prior is None
 
 

@@ -206,17 +206,17 @@ def test_due_work_that_no_lane_takes_is_told(database: Database, kind: JobKind) 
     database.clock = lambda: now
     with database.write() as session:
         jobs.enqueue(session, kind, "waits", {}, run_at=now - backlog.UNCLAIMED)
-        (waiting,) = backlog.unclaimed_work(session)
+        (waiting,) = backlog.find_unclaimed_work(session)
         assert (waiting.kind, waiting.due_since) == (kind, now - backlog.UNCLAIMED)
         assert "no worker reports" in waiting.sentence()
         lane = {"worker": "w", "lane": str(kind), "kind": kind, "host": "ward", "since": now, "seen_at": now}
         session.add(WorkerLane(**lane, state=LaneState.PAUSED, reason="the store is not mounted"))
         session.flush()
-        assert "ward is paused: the store is not mounted" in backlog.unclaimed_work(session)[0].sentence()
+        assert "ward is paused: the store is not mounted" in backlog.find_unclaimed_work(session)[0].sentence()
         session.execute(update(WorkerLane).values(state=LaneState.WORKING))
-        assert backlog.unclaimed_work(session) == []
+        assert backlog.find_unclaimed_work(session) == []
         session.execute(update(WorkerLane).values(seen_at=now - backlog.LANE_IS_GONE))
-        assert "no worker reports" in backlog.unclaimed_work(session)[0].reason
+        assert "no worker reports" in backlog.find_unclaimed_work(session)[0].reason
 
 
 def test_an_idle_lane_is_woken_by_a_job_of_another_connection(

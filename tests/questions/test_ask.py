@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from dicom_node.index.tables.core import AuditEvent, Result
 from dicom_node.index.tables.questions import StudyQuestion
-from dicom_node.questions.answers import UNCERTAIN, StatedFinding, answer_of, stated_findings
+from dicom_node.questions.answers import UNCERTAIN, StatedFinding, answer_of, findings_of_result
 from dicom_node.questions.ask import MAX_QUESTIONS_PER_MINUTE
 from dicom_node.report.rules import Seen
 from model.questions.free_text import AskedKind, AskedQuestion, understand
@@ -106,7 +106,7 @@ def test_an_answer_says_what_the_result_states(
 def test_the_answer_to_each_closed_question_is_the_results(site: Site, client: httpx.Client) -> None:
     with site.node.database.read() as session:
         result = session.scalars(select(Result).where(Result.is_current)).one()
-        findings = stated_findings(result.prediction)
+        findings = findings_of_result(result.prediction)
         images = {result.sop_instance_uid, result.prior_sop_instance_uid}
     for finding in findings[:3]:
         text = f"Is there {finding.key.replace('_', ' ')}?"

@@ -89,7 +89,7 @@ def _check(receiver: ReceiverProcess, acknowledged: list[Path]) -> None:
     assert receiver.part_files() == []
     with _index_of(receiver) as (database, store), database.read() as session:
         rows = {row.sop_instance_uid: row.path for row in session.execute(select(Instance)).scalars()}
-        assert sorted(store.stored_paths()) == sorted(rows.values()), "each file has its row, each row its file"
+        assert sorted(store.iterate_paths()) == sorted(rows.values()), "each file has its row, each row its file"
     for path in acknowledged:
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
         assert uid in rows, f"{path.name} was answered with Success and is gone"

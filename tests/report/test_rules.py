@@ -17,8 +17,8 @@ from dicom_node.report.rules import (
     Rank,
     Seen,
     in_order,
-    outlined,
     possible_from,
+    select_outlined,
     side_of,
     statement_of,
 )
@@ -98,7 +98,7 @@ def test_a_change_that_is_believed_too_little_is_only_possible() -> None:
 def test_a_possible_finding_has_no_change_and_is_not_outlined() -> None:
     said = statement_of(answer(0.4, Change.NEW, 0.6, threshold=0.3), COMPARED)
     assert (said.seen, said.change, said.rank) == (Seen.POSSIBLE, None, Rank.NONE)
-    assert outlined([said]) == []
+    assert select_outlined([said]) == []
     assert said.presence is Presence.ABSTAINED
 
 
@@ -126,7 +126,7 @@ def test_the_order_is_critical_new_worse_better_gone_unchanged() -> None:
     ]
     keys = ["pneumothorax", "pleural_effusion", "chest_tube", "atelectasis", "consolidation", "edema", "cardiomegaly"]
     assert [one.finding.key for one in in_order(statements)] == keys
-    assert [one.finding.key for one in outlined(statements)] == keys[:-1]
+    assert [one.finding.key for one in select_outlined(statements)] == keys[:-1]
 
 
 def test_a_known_pneumothorax_that_is_no_larger_is_not_critical() -> None:

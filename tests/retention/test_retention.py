@@ -208,9 +208,9 @@ def test_without_a_destination_nothing_is_proven(tmp_path: Path) -> None:
 
 def test_a_removal_takes_files_and_rows_and_leaves_an_audit_message_and_the_result(node: NodeContext) -> None:
     uid = study_with_image(node, patient="A", days_old=4000)
-    assert len(list(node.store.stored_paths())) == 1
+    assert len(list(node.store.iterate_paths())) == 1
     retention.run(node)
-    assert list(node.store.stored_paths()) == []
+    assert list(node.store.iterate_paths()) == []
     with node.database.read() as session:
         assert session.scalar(select(func.count(Instance.id))) == 0
         study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one()
@@ -226,4 +226,4 @@ def test_a_study_that_is_held_after_the_plan_was_made_stays(node: NodeContext) -
     with node.database.write() as session:
         session.add(Hold(study_instance_uid=uid, holder="snapshot 2", created_at=node.clock()))
     assert retention.carry_out(node, removals) == 0
-    assert len(list(node.store.stored_paths())) == 1
+    assert len(list(node.store.iterate_paths())) == 1

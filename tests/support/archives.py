@@ -23,7 +23,7 @@ from dicom_node.config import QueryPeer
 from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 from dicom_node.index.tables.core import PriorSearch, Study
 from dicom_node.studies.register import ReceivedInstance, register_instance
 from tests.support.common import free_port, listening, program, wait_until
@@ -36,7 +36,7 @@ SIDE = 128
 
 
 def uid(study: str) -> str:
-    return derived_uid("archive", study)
+    return derive_uid("archive", study)
 
 
 def film(study: str, date: str, number: int = 1, *, series: str = "1", **elements: Any) -> Dataset:
@@ -44,8 +44,8 @@ def film(study: str, date: str, number: int = 1, *, series: str = "1", **element
     pixels = np.random.default_rng(number).integers(0, 4096, (SIDE, SIDE), dtype=np.uint16)
     values: dict[str, Any] = {
         "StudyInstanceUID": uid(study),
-        "SeriesInstanceUID": derived_uid("archive", study, series),
-        "SOPInstanceUID": derived_uid("archive", study, series, str(number)),
+        "SeriesInstanceUID": derive_uid("archive", study, series),
+        "SOPInstanceUID": derive_uid("archive", study, series, str(number)),
         "StudyDate": date,
         "SeriesDate": date,
         "AcquisitionDate": date,

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import InstanceHeader
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 from dicom_node.index.database import Database
 from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.core import Job, Study
@@ -24,14 +24,14 @@ def after(seconds: float) -> dt.datetime:
 
 
 def study_uid(study: str) -> str:
-    return derived_uid("test", study)
+    return derive_uid("test", study)
 
 
 def received(study: str = "s", number: int = 1, *, purpose: str = "routed", **changes: Any) -> ReceivedInstance:
     """One CR image of a study; `changes` go into its header, `syntax` and `content` into its file."""
     syntax = changes.pop("syntax", ExplicitVRLittleEndian)
     content = changes.pop("content", f"{study} {number} {syntax}")
-    sop_instance_uid = derived_uid("test", study, str(number))
+    sop_instance_uid = derive_uid("test", study, str(number))
     values: dict[str, Any] = {
         "patient_id": "P1",
         "issuer_of_patient_id": "HOSPITAL",
@@ -52,7 +52,7 @@ def received(study: str = "s", number: int = 1, *, purpose: str = "routed", **ch
         sop_class_uid=ComputedRadiographyImageStorage,
         sop_instance_uid=sop_instance_uid,
         study_instance_uid=study_uid(study),
-        series_instance_uid=derived_uid("test", study, "series"),
+        series_instance_uid=derive_uid("test", study, "series"),
         elements=30,
         **(values | changes),
     )

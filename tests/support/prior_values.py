@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.uid import ComputedRadiographyImageStorage
 
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 from dicom_node.priors import ImageFacts, Patient, PatientKey
 
 
@@ -21,9 +21,9 @@ def image(study: str = "current", number: int = 1, **changes: Any) -> ImageFacts
     """A plain AP chest film of `patient()`; `taken` (datetime) sets exposure and study date together."""
     taken: dt.datetime | None = changes.pop("taken", dt.datetime(2024, 5, 17, 8, 30))  # noqa: DTZ001 - DICOM local time
     values: dict[str, Any] = {
-        "sop_instance_uid": derived_uid("test", study, str(number)),
-        "study_instance_uid": derived_uid("test", study),
-        "series_instance_uid": derived_uid("test", study, "series"),
+        "sop_instance_uid": derive_uid("test", study, str(number)),
+        "study_instance_uid": derive_uid("test", study),
+        "series_instance_uid": derive_uid("test", study, "series"),
         "sop_class_uid": ComputedRadiographyImageStorage,
         "patient": patient(),
         "modality": "CR",

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage
 
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 from dicom_node.index.tables.core import Outcome
 from dicom_node.report.request import ReportRequest, SourceImage
 from model.ontology import ontology
@@ -32,7 +32,7 @@ PRODUCED = dt.datetime(2026, 11, 23, 14, 30, 5, tzinfo=dt.UTC)
 MODEL = ModelIdentity(
     name="LUMEN demonstration",
     version="1.0.0",
-    device_uid=derived_uid("tests", "device"),
+    device_uid=derive_uid("tests", "device"),
     demonstration=True,
     licence="Apache-2.0",
 )
@@ -44,9 +44,9 @@ def header(name: str, date: str, time: str = "081500") -> Dataset:
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = ComputedRadiographyImageStorage
-    ds.SOPInstanceUID = derived_uid("tests", "instance", name)
-    ds.SeriesInstanceUID = derived_uid("tests", "series", name)
-    ds.StudyInstanceUID = derived_uid("tests", "study", name)
+    ds.SOPInstanceUID = derive_uid("tests", "instance", name)
+    ds.SeriesInstanceUID = derive_uid("tests", "series", name)
+    ds.StudyInstanceUID = derive_uid("tests", "study", name)
     ds.PatientName, ds.PatientID, ds.IssuerOfPatientID = "Example^Erika", "T-0001", "HOSPITAL"
     ds.PatientBirthDate, ds.PatientSex = "19500102", "F"
     ds.StudyDate, ds.StudyTime = date, time

@@ -169,7 +169,7 @@ def _index(settings: Settings) -> Check:
     database = Database(settings.database.url)
     try:
         found = schema.current_revision(database)
-        needed = schema.needed_revision()
+        needed = schema.head_revision()
         if found is None and database.is_sqlite:
             return Check(what="index", grade=Grade.GOOD, text="new; `serve` makes its tables")
         if found != needed:

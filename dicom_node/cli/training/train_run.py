@@ -127,15 +127,15 @@ def finish_command(
                 run,
                 to,
                 About(name=name, version=version, licence=licence, data=data, fewest=fewest),
-                calibration=_measured(calibration, limit) if calibration else None,
-                tests=[_measured(item, limit) for item in test or []],
+                calibration=_judge_text(calibration, limit) if calibration else None,
+                tests=[_judge_text(item, limit) for item in test or []],
                 device=device,
                 watch=progress.watch,
             )
     console.print(f"{to}: {manifest.label}, {len(manifest.findings)} findings, Device UID {manifest.device_uid}")
 
 
-def _measured(text: str, limit: int | None) -> Measured:
+def _judge_text(text: str, limit: int | None) -> Measured:
     from training.release.publish import Measured
 
     data, _, split = text.partition("@@")

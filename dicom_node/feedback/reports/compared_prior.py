@@ -30,11 +30,11 @@ def is_of_pair(text: str, prior_date: str) -> bool:
     True where the report gives no date of its comparison, or ours is among those that it gives. A date such as 3/4/2026
     counts in both readings.
     """
-    given = compared_dates(text)
+    given = dates_of_comparison(text)
     return not given or prior_date in given
 
 
-def compared_dates(text: str) -> frozenset[str]:
+def dates_of_comparison(text: str) -> frozenset[str]:
     """Every date (DA) that the report may mean where it says with what it compares."""
     spans = [match[1] or match[2] or "" for match in _SPAN.finditer(text)]
     return frozenset(date for span in spans for date in _dates(span))

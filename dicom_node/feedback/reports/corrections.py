@@ -18,7 +18,7 @@ CANCELLED = "cancelled"
 
 def settle_with_others(session: Session, row: ReceivedReport, *, now: dt.datetime) -> ReportState:
     """Supersede what `row` replaces, or give `row` the state that another report leaves it; returns its state."""
-    others = [other for other in _related(session, row) if other.id != row.id]
+    others = [other for other in _find_related_reports(session, row) if other.id != row.id]
     for other in others:
         if other.state in _STANDING and _replaces(row, other):
             _supersede(session, other, by=row, now=now)
@@ -37,7 +37,7 @@ def settle_with_others(session: Session, row: ReceivedReport, *, now: dt.datetim
     return row.state
 
 
-def _related(session: Session, row: ReceivedReport) -> Iterable[ReceivedReport]:
+def _find_related_reports(session: Session, row: ReceivedReport) -> Iterable[ReceivedReport]:
     """Reports of the same study or order, and those that either names as its forerunner."""
     chosen: list[ColumnElement[bool]] = [ReceivedReport.source_key.in_(row.predecessors)]
     if row.matched_study_uid:

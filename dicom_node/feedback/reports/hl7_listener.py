@@ -69,7 +69,7 @@ class Hl7Listener:
         self._ended = asyncio.Event()
         try:
             server = await asyncio.start_server(
-                self._connected,
+                self._handle_connection,
                 self._settings.host,
                 self._settings.port,
                 limit=self._settings.max_message_kib * 1024,
@@ -86,7 +86,7 @@ class Hl7Listener:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         address = str(writer.get_extra_info("peername")[0])

@@ -138,7 +138,7 @@ def _report(msh: Segment, group: _Group, source_key: str) -> dict[str, Any]:
     if status in CANCELS:
         reason = f"{CANCELLED} by its sender (status {status})"
     else:
-        texts = [one for one in texts if _observed(one) not in (*CANCELS, *_NO_RESULT)]
+        texts = [one for one in texts if _observation_status(one) not in (*CANCELS, *_NO_RESULT)]
     accessions = _accessions(group)
     filler = obr.component(3, 0) or (accessions[0] if accessions else "")
     return {
@@ -176,13 +176,13 @@ def _value(segment: Segment) -> str:
     """Return OBX-5 as plain lines. RTF that was not escaped holds backslashes and braces that are no delimiters."""
     raw = segment.raw(5)
     if segment.raw(2) == "ED":
-        return plain_text(_encapsulated(segment))
+        return plain_text(_read_encapsulated(segment))
     if "{\\rtf" not in raw:
         raw = segment.decoded(raw.replace(segment.delimiters.repetition, "\n"))
     return plain_text(raw)
 
 
-def _encapsulated(segment: Segment) -> str:
+def _read_encapsulated(segment: Segment) -> str:
     """Return the text of an ED value (v2.5.1 section 2.A.24): source, type, subtype, encoding, data."""
     parts = [*segment.raw(5).split(segment.delimiters.component, 4), "", "", "", ""]
     kind, how, data = f"{parts[1]} {parts[2]}".upper(), parts[3].upper(), parts[4]
@@ -199,10 +199,10 @@ def _encapsulated(segment: Segment) -> str:
 
 
 def _holds_text(segment: Segment) -> bool:
-    return segment.raw(2) in _TEXTS or (segment.raw(2) == "ED" and bool(_encapsulated(segment).strip()))
+    return segment.raw(2) in _TEXTS or (segment.raw(2) == "ED" and bool(_read_encapsulated(segment).strip()))
 
 
-def _observed(segment: Segment) -> str:
+def _observation_status(segment: Segment) -> str:
     """OBX-11."""
     return segment.raw(11)[:1].upper()
 
@@ -215,7 +215,7 @@ def _status(obr: Segment, texts: Sequence[Segment]) -> str:
     given = obr.raw(25)[:1].upper()
     if given and given not in FINAL:
         return given
-    each = [_observed(segment) for segment in texts]
+    each = [_observation_status(segment) for segment in texts]
     if each and all(status in CANCELS for status in each):
         return each[0]
     open_ones = sorted({status for status in each if status not in ("", *FINAL, *CANCELS, *_NO_RESULT)})

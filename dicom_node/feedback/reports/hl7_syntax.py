@@ -130,7 +130,7 @@ class Segment:
 
     def decoded(self, text: str) -> str:
         """Return the text with its escape sequences resolved and without control characters."""
-        return unescaped(text, self.delimiters, self.encoding)
+        return unescape(text, self.delimiters, self.encoding)
 
 
 def header_fields(data: bytes) -> list[str]:
@@ -218,7 +218,7 @@ def _lines(text: str, separator: str) -> Iterator[str]:
         yield line
 
 
-def unescaped(text: str, delimiters: Delimiters, encoding: str) -> str:
+def unescape(text: str, delimiters: Delimiters, encoding: str) -> str:
     r"""Return the text with its escape sequences (v2.5.1 section 2.7) resolved.
 
     A break (``\.br\``, in capitals too, and formatting that is not known) becomes a line feed; a change of character

@@ -97,7 +97,7 @@ def date_range(study_date: str, look_back_days: int) -> str:
     return f"{max(first, dt.date(1850, 1, 1)):%Y%m%d}-{last:%Y%m%d}"
 
 
-def wanted_studies(
+def select_studies(
     current: RemoteStudy,
     listed: Iterable[RemoteStudy],
     policy: PriorPolicy,
@@ -124,7 +124,7 @@ def wanted_studies(
     return Wanted(studies=tuple(wanted), passed_over=tuple(sorted(passed_over)))
 
 
-def wanted_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:
+def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:
     """The series that may hold a frontal chest radiograph: of the modality, and not said to be of another body part.
 
     The first of body part, series and study description that names one decides.
@@ -138,7 +138,7 @@ def wanted_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[Re
     return sorted(wanted, key=lambda s: s.series_instance_uid)
 
 
-def expected_instances(series: Sequence[RemoteSeries]) -> int | None:
+def count_instances_of(series: Sequence[RemoteSeries]) -> int | None:
     """The number of instances these series hold together; None where one does not say."""
     counts = [s.instances for s in series]
     return sum(c for c in counts if c is not None) if counts and None not in counts else None

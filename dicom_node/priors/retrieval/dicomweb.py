@@ -16,7 +16,7 @@ from dicom_node.config import QueryPeer
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.read import guessed_transfer_syntax
+from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.errors import NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
@@ -46,7 +46,7 @@ class WebArchive:
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
         filters = {"PatientID": patient_id, "StudyDate": dates}
-        with self._asked("QIDO-RS"):
+        with self._map_errors("QIDO-RS"):
             answers = self._client(self.query_seconds).search_for_studies(
                 fields=list(_STUDY_FIELDS), search_filters=filters, limit=MOST_RESPONSES
             )
@@ -56,14 +56,14 @@ class WebArchive:
         return [study for study in found if study.patient.key.patient_id == patient_id]
 
     def series(self, study_instance_uid: str) -> list[RemoteSeries]:
-        with self._asked("QIDO-RS"):
+        with self._map_errors("QIDO-RS"):
             answers = self._client(self.query_seconds).search_for_series(
                 study_instance_uid, fields=list(_SERIES_FIELDS), limit=MOST_RESPONSES
             )
             return [remote_series(data_set) for data_set in data_sets_of_json(answers)]
 
     def count(self, study_instance_uid: str) -> int | None:
-        with self._asked("QIDO-RS"):
+        with self._map_errors("QIDO-RS"):
             answers = self._client(self.query_seconds).search_for_studies(
                 fields=["NumberOfStudyRelatedInstances"], search_filters={"StudyInstanceUID": study_instance_uid}
             )
@@ -76,7 +76,7 @@ class WebArchive:
         if series_instance_uid:
             where += f"/series/{series_instance_uid}"
         damaged = refused = 0
-        with self._asked("WADO-RS"):
+        with self._map_errors("WADO-RS"):
             for part in self._parts(f"{str(self.peer.url).rstrip('/')}/{where}"):
                 if self.stop.is_set():
                     raise self._error("was left because the node stops")
@@ -118,7 +118,7 @@ class WebArchive:
         return client
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _map_errors(self, what: str) -> Iterator[None]:
         """Map whatever the client and the answer can raise."""
         try:
             yield
@@ -144,7 +144,7 @@ def _object_in(part: bytes) -> tuple[bytes, FileMeta]:
     """
     stream = io.BytesIO(part)
     meta = read_meta(stream)
-    syntax = meta.transfer_syntax_uid or guessed_transfer_syntax(stream)
+    syntax = meta.transfer_syntax_uid or guess_transfer_syntax(stream)
     data_set = stream.read()
     header = read_header(data_set, syntax)
     complete = FileMeta(

@@ -28,7 +28,7 @@ from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.deliver.peer import tls_context
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.read import settled
+from dicom_node.dicom.read import convert_values
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import DeliveryError, RetrieveError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
@@ -114,7 +114,7 @@ class DimseArchive:
         query = _identifier("SERIES", StudyInstanceUID=study_instance_uid, **dict.fromkeys(keys, ""))
         answers = [item for item in self._find(query) if _of(item, study_instance_uid)]
         counted = [remote_series(item) for item in answers if item.get("SeriesInstanceUID")]
-        return [s if s.instances is not None else self._counted(study_instance_uid, s) for s in counted]
+        return [s if s.instances is not None else self._count_series_instances(study_instance_uid, s) for s in counted]
 
     def count(self, study_instance_uid: str) -> int | None:
         query = _identifier("STUDY", StudyInstanceUID=study_instance_uid, NumberOfStudyRelatedInstances="")
@@ -131,13 +131,13 @@ class DimseArchive:
             query.SeriesInstanceUID = series_instance_uid
         if self.peer.retrieve is Retrieve.GET:
             contexts, roles, handlers = self._get_negotiation()
-            with self._associated(contexts, self.retrieve_seconds, roles, handlers) as association:
+            with self._open_association(contexts, self.retrieve_seconds, roles, handlers) as association:
                 self._watch_retrieval(association.send_c_get(query, GET, msg_id=_MESSAGE_ID), "C-GET")
             return
-        with self._associated([build_context(MOVE, UNCOMPRESSED)], self.retrieve_seconds) as association:
+        with self._open_association([build_context(MOVE, UNCOMPRESSED)], self.retrieve_seconds) as association:
             self._watch_retrieval(association.send_c_move(query, self.own_ae_title, MOVE, msg_id=_MESSAGE_ID), "C-MOVE")
 
-    def _counted(self, study_instance_uid: str, series: RemoteSeries) -> RemoteSeries:
+    def _count_series_instances(self, study_instance_uid: str, series: RemoteSeries) -> RemoteSeries:
         """The series with its instances counted at IMAGE level, for peers without NumberOfSeriesRelatedInstances."""
         query = _identifier(
             "IMAGE",
@@ -161,7 +161,7 @@ class DimseArchive:
     def _find(self, query: Dataset) -> list[Dataset]:
         """All matches. Raises RetrieveError; a peer that lists without end is cancelled and is an error."""
         found: list[Dataset] = []
-        with self._associated([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
+        with self._open_association([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
             for answer, identifier in self._responses(association.send_c_find(query, FIND, msg_id=_MESSAGE_ID)):
                 status = self._status(answer, "C-FIND")
                 if status in PENDING:
@@ -199,7 +199,7 @@ class DimseArchive:
             raise self._error(f"was lost or took no such request: {error}") from error
 
     @contextmanager
-    def _associated(
+    def _open_association(
         self,
         contexts: list[PresentationContext],
         seconds: float,
@@ -295,7 +295,7 @@ def _identifier(level: str, **values: str) -> Dataset:
 def _readable(identifier: Dataset) -> list[Dataset]:
     """The identifier without what cannot be read of it; nothing where it is no data set at all."""
     try:
-        return [settled(identifier)]
+        return [convert_values(identifier)]
     except UnreadableObjectError:
         return []
 

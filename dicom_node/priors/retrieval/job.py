@@ -46,10 +46,10 @@ from dicom_node.priors.retrieval.archive import (
     Archive,
     RemoteSeries,
     RemoteStudy,
+    count_instances_of,
     date_range,
-    expected_instances,
-    wanted_series,
-    wanted_studies,
+    select_series,
+    select_studies,
 )
 from dicom_node.priors.retrieval.dicomweb import WebArchive
 from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
@@ -131,7 +131,7 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
     try:
         dates = date_range(have.current.study_date, policy.look_back_days)
         listed = [study for patient_id in have.patient_ids for study in archive.studies(patient_id, dates)]
-        wanted = wanted_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
+        wanted = select_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
     except RetrieveError as error:
         return Search(peer=peer.name, outcome=SearchOutcome.FAILED, detail=_sentence(str(error)))
     limit = node.settings.priors.fetch_studies
@@ -212,13 +212,13 @@ def _fetch(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeCont
         # A peer may answer queries at STUDY level only: then the whole study is fetched.
         log.info("series are not listed", peer=peer.name, why=str(error))
         listed = []
-    series = wanted_series(listed, study)
+    series = select_series(listed, study)
     if listed and not series:
         return False
-    expected = expected_instances(series) if series else study.instances
+    expected = count_instances_of(series) if series else study.instances
     if expected is not None and expected > node.settings.priors.fetch_instances:
         raise RetrieveError(f"an earlier study has {expected} images, more than fetch_instances allows")
-    if expected is not None and _arrived(node, uid, series) >= expected:
+    if expected is not None and _count_arrived(node, uid, series) >= expected:
         return False
     _expect(peer, uid, node, expected=True)
     try:
@@ -239,7 +239,7 @@ def _retrieve(
         except RetrieveError as error:
             failure = error
             break
-    arrived = _settled(node, uid, series, expected or 1, patient=failure is None)
+    arrived = _wait_for_images(node, uid, series, expected or 1, patient=failure is None)
     if arrived < (expected or 1):
         said = str(failure) if failure else f"the archive {peer.name!r} said success"
         raise RetrieveError(f"{said}; {arrived} of {expected if expected is not None else 'the'} images arrived")
@@ -247,18 +247,20 @@ def _retrieve(
         raise failure
 
 
-def _settled(node: NodeContext, uid: str, series: Sequence[RemoteSeries], expected: int, *, patient: bool) -> int:
+def _wait_for_images(
+    node: NodeContext, uid: str, series: Sequence[RemoteSeries], expected: int, *, patient: bool
+) -> int:
     """Wait until all images are here or no more come; returns the number that are here."""
-    arrived = _arrived(node, uid, series)
+    arrived = _count_arrived(node, uid, series)
     quiet_until = time.monotonic() + (SETTLE_SECONDS if patient else 1.0)
     while arrived < expected and time.monotonic() < quiet_until and not node.stop.wait(POLL_SECONDS):
-        now_here = _arrived(node, uid, series)
+        now_here = _count_arrived(node, uid, series)
         if now_here > arrived:
             arrived, quiet_until = now_here, time.monotonic() + SETTLE_SECONDS
     return arrived
 
 
-def _arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int:
+def _count_arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int:
     wanted = Study.study_instance_uid == uid
     if series:
         wanted &= Series.series_instance_uid.in_([s.series_instance_uid for s in series])

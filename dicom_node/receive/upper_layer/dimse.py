@@ -109,7 +109,7 @@ def decode_command(data: bytes | bytearray) -> Command:
 def encode_command(elements: Mapping[int, int | str], *, has_data_set: bool) -> bytes:
     """The bytes of a command set, with group length and data set type."""
     complete = {**elements, DATA_SET_TYPE: 0x0001 if has_data_set else NO_DATA_SET}
-    body = b"".join(_encoded(element, complete[element]) for element in sorted(complete))
+    body = b"".join(_encode_element(element, complete[element]) for element in sorted(complete))
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
 
 
@@ -136,7 +136,7 @@ def response(command: Command, context_id: int, status: int, comment: str = "") 
     return Message(context_id=context_id, elements=elements)
 
 
-def _encoded(element: int, value: int | str) -> bytes:
+def _encode_element(element: int, value: int | str) -> bytes:
     if isinstance(value, int):
         data = struct.pack("<H", value)
     else:

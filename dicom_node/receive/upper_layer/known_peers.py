@@ -43,7 +43,7 @@ class KnownPeers:
             return False
         if within(address, self._networks.get(ae_title, ())):
             return True
-        caller = parsed_address(address)
+        caller = parse_address(address)
         return any(caller in self._addresses(host) for host in self._hosts[ae_title])
 
     def is_destination(self, name: str, *, ae_title: str, address: str) -> bool:
@@ -57,7 +57,7 @@ class KnownPeers:
         if now < until:
             return known
         try:
-            found = {parsed_address(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
+            found = {parse_address(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
             known = frozenset(found)
         except OSError as error:
             # What was known stays believed: a name server that is away must not make a stranger of the archive.
@@ -69,11 +69,11 @@ class KnownPeers:
 
 def within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     """Tell whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as what it is."""
-    parsed = parsed_address(address)
+    parsed = parse_address(address)
     return any(parsed.version == network.version and parsed in network for network in networks)
 
 
-def parsed_address(address: str) -> IPv4Address | IPv6Address:
+def parse_address(address: str) -> IPv4Address | IPv6Address:
     """The address without its zone, an IPv4 address mapped into IPv6 as what it is."""
     parsed = ip_address(address.split("%")[0])
     return getattr(parsed, "ipv4_mapped", None) or parsed

@@ -27,7 +27,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from dicom_node.dicom.associate_pdu import normalised
+from dicom_node.dicom.associate_pdu import normalise_associate_pdu
 from dicom_node.dicom.sop_classes import TRANSFER_SYNTAXES, UNCOMPRESSED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receive.upper_layer.access_rules import (
@@ -88,7 +88,7 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
     """Answer an A-ASSOCIATE-RQ PDU by the caller's rule. Raises ProtocolError where it cannot be understood."""
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(normalised(request))
+        pdu.decode(normalise_associate_pdu(request))
         asked: A_ASSOCIATE = pdu.to_primitive()
     # pynetdicom says with any of these that the bytes are not what they claim to be, AssertionError for a length.
     except (
@@ -106,7 +106,7 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
     if asked.application_context_name != _APPLICATION_CONTEXT:
         return CONTEXT_NAME_NOT_SUPPORTED
     called, calling = ae_titles(request)
-    roles = _asked_roles(asked.user_information)
+    roles = _grant_roles(asked.user_information)
     results = [_result(context, rule, roles) for context in asked.presentation_context_definition_list[:_MAX_CONTEXTS]]
     accepted = {
         context.context_id: AcceptedContext(
@@ -163,7 +163,7 @@ def _transfer_syntaxes(abstract_syntax: str, rule: PeerRule) -> Iterable[str]:
     return TRANSFER_SYNTAXES if rule.store and abstract_syntax in rule.sop_classes else ()
 
 
-def _asked_roles(items: Iterable[object]) -> dict[str, tuple[bool, bool]]:
+def _grant_roles(items: Iterable[object]) -> dict[str, tuple[bool, bool]]:
     """The granted ones of the proposed roles: SCU to anybody, SCP only for storage commitment (PS3.7 section
     D.3.3.4)."""
     return {

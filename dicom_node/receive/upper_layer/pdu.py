@@ -91,7 +91,7 @@ class PeerStream:
         deadline = time.monotonic() + whole_within
         self._need(HEADER_BYTES, deadline, "a PDU's header came too slowly")
         number, _, length = struct.unpack_from(">BBI", self._buffer, self._begin)
-        pdu_type = self._checked(number, length)
+        pdu_type = self._check_header(number, length)
         self._need(HEADER_BYTES + length, deadline, "a PDU came too slowly")
         start = self._begin + HEADER_BYTES
         self._begin = start + length
@@ -144,7 +144,7 @@ class PeerStream:
         else:
             self.close(linger_seconds=LINGER_SECONDS if lingers else 0.0)
 
-    def _checked(self, number: int, length: int) -> PduType:
+    def _check_header(self, number: int, length: int) -> PduType:
         try:
             pdu_type = PduType(number)
         except ValueError as error:

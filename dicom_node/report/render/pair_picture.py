@@ -76,7 +76,7 @@ def draw_pair(shown: ShownReport, *, prior: DisplayImage | None, current: Displa
     left = _image(shown.prior, prior, PANEL // 2 if not shown.prior.sop_instance_uid else PANEL)
     right = _image(shown.current, current, PANEL)
     width = left.width + right.width + 3 * MARGIN
-    lines = _wrapped(shown.captions, width - 2 * MARGIN - SAMPLE)
+    lines = _wrap_captions(shown.captions, width - 2 * MARGIN - SAMPLE)
     picture = Image.new("RGB", (width, HEADER + PANEL + 2 * MARGIN + LINE * len(lines)), _BLACK)
     draw = ImageDraw.Draw(picture)
     start = MARGIN
@@ -129,7 +129,7 @@ def _draw_marks(draw: ImageDraw.ImageDraw, panel: _Panel, outlines: list[Outline
         points = [panel.point(*point) for point in outline.points]
         _draw_line(draw, points, outline, colour)
         if outline.label:
-            text = _shortened(_drawable(outline.label), panel.image.width - 8)
+            text = _shorten(_drawable(outline.label), panel.image.width - 8)
             box = draw.textbbox((0, 0), text, font=_font(15))
             labels.append((text, colour, (box[2] + 8, box[3] + 6, bounding_box(points))))
     bounds = (panel.left, panel.top, panel.left + panel.image.width, panel.top + panel.image.height)
@@ -152,7 +152,7 @@ def _draw_line(draw: ImageDraw.ImageDraw, points: list[Point], mark: Outline | C
             draw.line((start, end), fill=fill, width=style.width + below)
 
 
-def _shortened(text: str, width: float) -> str:
+def _shorten(text: str, width: float) -> str:
     """The text, or its beginning with an ellipsis where it is wider than the image."""
     font, kept = _font(15), text
     while kept and font.getlength(text) > width:
@@ -161,7 +161,7 @@ def _shortened(text: str, width: float) -> str:
     return text
 
 
-def _wrapped(captions: tuple[Caption, ...], width: float) -> list[tuple[Caption, str, bool]]:
+def _wrap_captions(captions: tuple[Caption, ...], width: float) -> list[tuple[Caption, str, bool]]:
     """(caption, line, whether it is the caption's first line): no caption leaves the picture."""
     font = _font(16)
     lines: list[tuple[Caption, str, bool]] = []

@@ -15,7 +15,7 @@ from dicom_node.report.patient import CleanHeader, name_text
 from dicom_node.report.render.fonts import PLACEHOLDER, Face, faces, first_with, showable
 from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
-from dicom_node.report.sr.iod import common, finished, referenced_sources
+from dicom_node.report.sr.iod import common, finish_document, referenced_sources
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.dates import date_text
 from dicom_node.report.wording.sections import sections
@@ -39,7 +39,7 @@ def pdf_document(request: ReportRequest, header: CleanHeader) -> BuiltDocument:
     content = pdf_bytes(request, header)
     ds.EncapsulatedDocumentLength = len(content)
     ds.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
-    return finished(ds, DocumentKind.PDF)
+    return finish_document(ds, DocumentKind.PDF)
 
 
 def pdf_bytes(request: ReportRequest, header: CleanHeader) -> bytes:

@@ -8,7 +8,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_node.report.patient import CleanHeader
 from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
-from dicom_node.report.sr.iod import common, finished, referenced_sources
+from dicom_node.report.sr.iod import common, finish_document, referenced_sources
 
 
 def capture_document(request: ReportRequest, header: CleanHeader) -> BuiltDocument:
@@ -30,4 +30,4 @@ def capture_document(request: ReportRequest, header: CleanHeader) -> BuiltDocume
     ds.PixelData = content + b"\0" * (len(content) % 2)  # PS3.5 section 8.1.1: even length
     if not ds.SourceImageSequence:
         del ds.SourceImageSequence
-    return finished(ds, DocumentKind.CAPTURE)
+    return finish_document(ds, DocumentKind.CAPTURE)

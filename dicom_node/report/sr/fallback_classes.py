@@ -17,7 +17,7 @@ from pydicom.uid import (
     EnhancedSRStorage,
 )
 
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derive_uid
 
 STEPS = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, BasicTextSRStorage)
 """Richest first."""
@@ -38,15 +38,15 @@ def variants(dataset: Dataset) -> list[Dataset]:
     own = str(dataset.SOPClassUID)
     if own not in STEPS:
         return [dataset]
-    return [dataset, *(converted(dataset, str(step)) for step in STEPS[STEPS.index(dataset.SOPClassUID) + 1 :])]
+    return [dataset, *(convert_document(dataset, str(step)) for step in STEPS[STEPS.index(dataset.SOPClassUID) + 1 :])]
 
 
 def variant_uid(sop_instance_uid: str, sop_class_uid: str) -> str:
     """The SOP Instance UID of a document in another class."""
-    return derived_uid("dicom-node", "variant", sop_instance_uid, sop_class_uid)
+    return derive_uid("dicom-node", "variant", sop_instance_uid, sop_class_uid)
 
 
-def converted(dataset: Dataset, sop_class_uid: str) -> Dataset:
+def convert_document(dataset: Dataset, sop_class_uid: str) -> Dataset:
     """A deep copy in the given, poorer SR class."""
     copy = _plain(dataset)
     if getattr(dataset, "file_meta", None) is not None:

@@ -105,7 +105,7 @@ def _finding_group(request: ReportRequest, statement: Statement) -> Group:
     group: Group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_finding_tracking(request, finding),
         time_point_context=TimePointContext(time_point=ImageRole.CURRENT.value),
-        finding_type=codes.coded(concept.code),
+        finding_type=codes.concept_of(concept.code),
         algorithm_id=_algorithm(request),
         finding_sites=_site(finding),
         measurements=_certainty(statement) or None,
@@ -124,7 +124,7 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
     groups = [
         PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_region=image_region(source, region),
-            **_shared(request, one.finding, role, f"{role.value} image region {number}"),
+            **_common_items(request, one.finding, role, f"{role.value} image region {number}"),
         )
         for one, regions in drawn
         for number, region in enumerate(regions, start=1)
@@ -154,17 +154,17 @@ def _label_group(
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=image_position(source, *box.anchor),
         measurements=[number],
-        **_shared(request, statement.finding, role, f"{role.value} image label"),
+        **_common_items(request, statement.finding, role, f"{role.value} image label"),
     )
 
 
-def _shared(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
+def _common_items(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
     """The items that region and label have in common. No Finding Site: OHIF would write its code beside the region."""
     concept = finding_concept(finding.key)
     return {
         "tracking_identifier": _tracking(request, concept.name, what),
         "time_point_context": TimePointContext(time_point=role.value),
-        "finding_type": codes.coded(concept.code),
+        "finding_type": codes.concept_of(concept.code),
         "algorithm_id": _algorithm(request),
     }
 
@@ -197,7 +197,7 @@ def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(request, concept.name, "prognosis"),
         finding_category=codes.concept("value.prognosis"),
-        finding_type=codes.coded(concept.code),
+        finding_type=codes.concept_of(concept.code),
         algorithm_id=_algorithm(request),
         measurements=[_percent(codes.concept("name.probability"), item.probability)],
         qualitative_evaluations=[_evaluation("name.predicted_change", codes.change_code(item.change))],

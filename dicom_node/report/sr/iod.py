@@ -109,7 +109,7 @@ def sr_document(
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     for element in content:
         ds[element.tag] = element
-    named, has_private_codes = _named_in(content)
+    named, has_private_codes = _references_in(content)
     if has_private_codes:
         ds.CodingSchemeIdentificationSequence = [coding_scheme_identification()]
     _add_evidence(ds, request, named)
@@ -118,10 +118,10 @@ def sr_document(
         ds.PredecessorDocumentsSequence = hierarchy(
             (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in earlier
         )
-    return finished(ds, kind)
+    return finish_document(ds, kind)
 
 
-def finished(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
+def finish_document(ds: Dataset, kind: DocumentKind) -> BuiltDocument:
     """The data set with its file meta information."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
@@ -147,7 +147,7 @@ def content_items(root: Dataset) -> Iterator[Dataset]:
             yield from content_items(item)
 
 
-def _named_in(content: Dataset) -> tuple[set[str], bool]:
+def _references_in(content: Dataset) -> tuple[set[str], bool]:
     """(SOP Instance UIDs that the tree's items refer to, whether a code of the private scheme stands in it)."""
     named: set[str] = set()
     has_private_codes = False

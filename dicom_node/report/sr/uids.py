@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_node.dicom.uids import derived_uid, is_uid
+from dicom_node.dicom.uids import derive_uid, is_uid
 from dicom_node.report.patient import UNREADABLE
 from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
 from model.ontology import ontology
@@ -24,22 +24,22 @@ def header_uid(source: SourceImage | None, keyword: str) -> str:
 
 def study_uid(request: ReportRequest) -> str:
     """The study that the documents go into: the current image's own, else one derived from what we were given."""
-    return header_uid(request.current, "StudyInstanceUID") or derived_uid("dicom-node", "study", *_inputs(request))
+    return header_uid(request.current, "StudyInstanceUID") or derive_uid("dicom-node", "study", *_inputs(request))
 
 
 def series_uid(request: ReportRequest, kind: DocumentKind) -> str:
     """A series for each document: viewers list series by their description, and nobody can tell two alike apart."""
-    return derived_uid("dicom-node", "series", kind.value, *_inputs(request))
+    return derive_uid("dicom-node", "series", kind.value, *_inputs(request))
 
 
 def document_uid(request: ReportRequest, kind: DocumentKind, rung: str) -> str:
     """SOP Instance UID of one document; `rung` of the ladder enters it, since each rung has another content."""
-    return derived_uid("dicom-node", "document", kind.value, rung, *_inputs(request))
+    return derive_uid("dicom-node", "document", kind.value, rung, *_inputs(request))
 
 
 def tracking_uid(request: ReportRequest, *what: str) -> str:
     """Stable over late images, new checkpoints and languages: it names the finding in the study, not the result."""
-    return derived_uid("dicom-node", "tracking", study_uid(request), *what)
+    return derive_uid("dicom-node", "tracking", study_uid(request), *what)
 
 
 def finding_tracking_uid(request: ReportRequest, finding: str, side: str) -> str:
@@ -50,7 +50,7 @@ def finding_tracking_uid(request: ReportRequest, finding: str, side: str) -> str
     """
     if not request.patient_key[0]:
         return tracking_uid(request, finding, side)
-    return derived_uid("dicom-node", "tracking over studies", *request.patient_key, finding, side)
+    return derive_uid("dicom-node", "tracking over studies", *request.patient_key, finding, side)
 
 
 def _inputs(request: ReportRequest) -> tuple[str, ...]:

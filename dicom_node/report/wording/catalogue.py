@@ -31,7 +31,7 @@ class Catalogue:
         """A date as a radiologist of this language writes it."""
         return self.text("date", day=day.day, month=self.messages[f"month.{day.month}"], year=day.year)
 
-    def joined(self, items: list[str]) -> str:
+    def join(self, items: list[str]) -> str:
         """ "a", "a and b", "a, b and c"."""
         if len(items) < 2:
             return "".join(items)

@@ -26,7 +26,7 @@ def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ..
     possible = [one for one in ordered if one.seen is Seen.POSSIBLE]
     if possible:
         items = [f"{name_of(one.finding.key, words)}{_percent(one, words)}" for one in possible]
-        lines.append(words.text("finding_line.possible", findings=words.joined(items)))
+        lines.append(words.text("finding_line.possible", findings=words.join(items)))
     not_seen = [one for one in ordered if one.seen is Seen.NOT_SEEN and not _has_line(one)]
     if not_seen:
         lines.append(_not_seen(not_seen, words))
@@ -59,7 +59,7 @@ def _line(statement: Statement, date: str, words: Catalogue) -> str:
 
 def _not_seen(group: Sequence[Statement], words: Catalogue) -> str:
     """All that is not seen with the largest of their probabilities: a figure behind each of a dozen says nothing."""
-    names = words.joined([name_of(one.finding.key, words) for one in group])
+    names = words.join([name_of(one.finding.key, words) for one in group])
     if not group[0].is_calibrated:
         return words.text("finding_line.not_seen", findings=names)
     most = max(math.ceil(round(one.finding.probability * 100, 6)) for one in group)

@@ -45,7 +45,7 @@ def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str,
     lines.append(_rest(request, ordered, date, words))
     undecided = [name_of(one.finding.key, words) for one in ordered if one.seen is Seen.UNDECIDED]
     if undecided:
-        lines.append(words.text("impression.no_statement", findings=words.joined(undecided)))
+        lines.append(words.text("impression.no_statement", findings=words.join(undecided)))
     return (*lines, *_comparison_notes(request, words))
 
 
@@ -92,16 +92,16 @@ def _group_sentence(rank: Rank, group: Sequence[Statement], date: str, words: Ca
         items = [_critical(one, date, words) for one in group]
         return words.text("impression.critical", findings="; ".join(items))
     if rank in (Rank.UNCERTAIN, Rank.VANISHED):
-        items = [_doubted(one, words) for one in group]
+        items = [_sentence_of_doubt(one, words) for one in group]
     else:
         items = [phrase(one.finding, words) for one in group]
     key = rank.name.lower()
     if rank in (Rank.WORSE, Rank.BETTER):
         key = f"{key}_{size_form([one.finding.key for one in group])}"
-    return words.text(f"impression.{key}", date=date, findings=words.joined(items))
+    return words.text(f"impression.{key}", date=date, findings=words.join(items))
 
 
-def _doubted(statement: Statement, words: Catalogue) -> str:
+def _sentence_of_doubt(statement: Statement, words: Catalogue) -> str:
     reason = doubt_text(statement.doubt or Doubt.LOW_CERTAINTY, words)
     return words.text("impression.doubted_item", finding=phrase(statement.finding, words), reason=reason)
 
@@ -126,7 +126,7 @@ def _rest(request: ReportRequest, ordered: Sequence[Statement], date: str, words
     parts = []
     if unchanged:
         key = "impression.otherwise_unchanged" if has_moved else "impression.unchanged"
-        parts.append(words.text(key, date=date, findings=words.joined(unchanged)))
+        parts.append(words.text(key, date=date, findings=words.join(unchanged)))
     elif is_compared(request) and not has_seen and not has_moved and not has_open:
         parts.append(words.text("impression.no_change", date=date))
     possible = "_possible" if any(one.seen is Seen.POSSIBLE for one in ordered) else ""

@@ -34,7 +34,7 @@ def in_language(text: str, words: Catalogue) -> str:
         return "; ".join(in_language(one, words) for one in clauses)
     listed = _LIST.split(text)
     said = [in_language(one, words) for one in listed] if len(listed) > 1 else listed
-    return words.joined(said) if all(now != was for now, was in zip(said, listed, strict=True)) else text
+    return words.join(said) if all(now != was for now, was in zip(said, listed, strict=True)) else text
 
 
 _PLAIN = "[^;]+"

@@ -102,7 +102,7 @@ def also_seen(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     if not dates or not has_answer(request):
         return ()
     key = "comparison.also_one" if len(dates) == 1 else "comparison.also"
-    return (words.text(key, dates=words.joined(dates)),)
+    return (words.text(key, dates=words.join(dates)),)
 
 
 def _prognosis(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         lines += _about_the_images(request, words)
         methods = sorted({region.method for one in drawn_statements(request) for region in one.finding.regions})
         if methods:
-            lines.append(words.text("limitations.regions", method=words.joined(methods)))
+            lines.append(words.text("limitations.regions", method=words.join(methods)))
         lines += _dropped_regions(request, words)
     faults = clean_header(request.current.header).faults
     if faults:
@@ -147,7 +147,7 @@ def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
         if dropped.finding in drawn:
             names.setdefault(dropped.fault, []).append(name_of(dropped.finding, words))
     return [
-        words.text(f"limitations.region_{fault.name.lower()}", findings=words.joined(list(dict.fromkeys(names[fault]))))
+        words.text(f"limitations.region_{fault.name.lower()}", findings=words.join(list(dict.fromkeys(names[fault]))))
         for fault in RegionFault
         if fault in names
     ]

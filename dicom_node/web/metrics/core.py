@@ -196,7 +196,7 @@ def _stages(seconds: list[dict[str, float]]) -> Iterator[Metric]:
     yield family
 
 
-def _unstated_changes(predictions: list[dict[str, object]]) -> Metric:
+def _count_unstated_changes(predictions: list[dict[str, object]]) -> Metric:
     """The number of changes that were not stated, by reason (`dicom_node.report.rules.Doubt`)."""
     family = GaugeMetricFamily(
         "dicom_node_changes_not_stated", "Findings whose change was not stated, last week", labels=["reason"]
@@ -217,7 +217,7 @@ def _drift(predictions: list[dict[str, object]]) -> Iterator[Metric]:
     if predictions:
         abstained.add_metric([], sum(1 for p in predictions if p.get("abstained")) / len(predictions))
     yield abstained
-    yield _unstated_changes(predictions)
+    yield _count_unstated_changes(predictions)
     rates = GaugeMetricFamily(
         "dicom_node_finding_ratio", "Share with the finding present, last week", labels=["finding"]
     )

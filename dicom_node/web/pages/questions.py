@@ -20,7 +20,7 @@ FIELD = "question"
 
 def ask_by_form(call: Call) -> Response:
     """Answer the question of the study page's form and show it there."""
-    row = _asked(call, call.form.get(FIELD, ""))
+    row = _ask_and_keep(call, call.form.get(FIELD, ""))
     uid = str(call.request.path_params["study_instance_uid"])
     return RedirectResponse(f"/studies/{uid}#question-{row.id}", 303)
 
@@ -33,10 +33,10 @@ def ask_by_json(call: Call) -> Response:
         raise HTTPException(400, "the body is no JSON") from None
     if not isinstance(given, dict) or set(given) != {FIELD} or not isinstance(given[FIELD], str):
         raise HTTPException(400, f'the body must be {{"{FIELD}": TEXT}}')
-    return JSONResponse(question_values(_asked(call, given[FIELD])))
+    return JSONResponse(question_values(_ask_and_keep(call, given[FIELD])))
 
 
-def _asked(call: Call, text: str) -> StudyQuestion:
+def _ask_and_keep(call: Call, text: str) -> StudyQuestion:
     """Keep the question with its answer, audited. Raises HTTPException 400, 404 or 429."""
     cleaned = text.replace("\x00", "").strip()
     if not 0 < len(cleaned) <= MAX_CHARACTERS:
@@ -51,7 +51,7 @@ def _asked(call: Call, text: str) -> StudyQuestion:
             row = ask(session, study, cleaned, author=call.who.name, now=now)
         except TooManyQuestionsError as error:
             raise HTTPException(429, str(error)) from None
-        operations.audited(session, call.node.settings, study, now=now, who=call.who.name)
+        operations.record_change(session, call.node.settings, study, now=now, who=call.who.name)
         session.expunge(row)
     return row
 

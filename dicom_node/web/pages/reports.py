@@ -29,7 +29,7 @@ def report(call: Call) -> Response:
     """The report as `dicom-node analyze` writes it."""
     from dicom_node.analysis.rendering import page_of
 
-    page = page_of(call.node, _stored(call))
+    page = page_of(call.node, _find_report(call))
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
 
 
@@ -37,10 +37,10 @@ def pair(call: Call) -> Response:
     """The pair picture of the report."""
     from dicom_node.analysis.rendering import picture_of
 
-    return Response(picture_of(call.node, _stored(call)), media_type="image/jpeg")
+    return Response(picture_of(call.node, _find_report(call)), media_type="image/jpeg")
 
 
-def _stored(call: Call) -> StoredReport:
+def _find_report(call: Call) -> StoredReport:
     from dicom_node.analysis.rendering import load_report
 
     given = str(call.request.path_params["result_id"])

@@ -17,7 +17,7 @@ from dicom_node.config import VIEWER_PLACES, Role
 from dicom_node.dicom.uids import is_uid
 from dicom_node.feedback import record as feedback
 from dicom_node.index.tables.core import DeliveryState, Outcome, Study, StudyState
-from dicom_node.priors.explain import as_values, explained
+from dicom_node.priors.explain import as_values, explain_choice
 from dicom_node.questions.ask import history
 from dicom_node.report.render.marks import LINE_STYLES, hex_colour
 from dicom_node.web.pages.corrections import fitting_words
@@ -118,7 +118,7 @@ def priors(call: Call) -> Response:
     """Every candidate for the prior with what speaks for and against it. Looking at it is audited."""
     page = load_page(call)
     audit_access(call, page.study)
-    choice = as_values(*explained(page.study.study_instance_uid, call.node))
+    choice = as_values(*explain_choice(page.study.study_instance_uid, call.node))
     return render(call.request, "priors.html", user=call.user, page=page, choice=choice)
 
 

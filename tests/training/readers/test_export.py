@@ -98,7 +98,7 @@ def test_agreeing_with_a_replaced_result_says_nothing_of_the_new_one(tmp_path: P
 def test_a_film_that_is_gone_is_counted(tmp_path: Path) -> None:
     with running_site(tmp_path / "node") as site:
         say(site, Word(finding="pleural_effusion", aspect=Aspect.PRESENCE, verdict=Verdict.AGREE))
-        for path in list(site.node.store.stored_paths()):
+        for path in list(site.node.store.iterate_paths()):
             site.node.store.delete(path)
         report = DropReport()
         assert export_site(site.node, tmp_path / "site.jsonl", report) == 0
