@@ -29,6 +29,7 @@ from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.index.clock import database_time
+from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
 
@@ -101,7 +102,7 @@ def claim(
 ) -> ClaimedJob | None:
     """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread.
 
-    The order is that of ix_job_next, so for one kind the database reads one index entry however long the queue is.
+    The order is that of ix_job_next: for one kind one index entry is read, however long the queue is.
     """
     of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
     candidate = (
@@ -204,9 +205,11 @@ def _take_from_lost(session: Session, is_lost: ColumnElement[bool]) -> list[str]
     """
     now = database_time(session)
     is_spent = Job.attempts >= Job.max_attempts
+    # A row that is locked is one that its owner is changing, so its worker is not lost.
+    lost = lock_rows(session, Job, (Job.state == JobState.RUNNING) & is_lost, skip_locked=True)
     changed = session.execute(
         update(Job)
-        .where(Job.state == JobState.RUNNING, is_lost)
+        .where(lost)
         .values(
             state=case((is_spent, JobState.DEAD), else_=JobState.READY),
             run_at=case((is_spent, Job.run_at), else_=now),
@@ -259,7 +262,7 @@ def back_off(attempts: int) -> dt.timedelta:
 def _make_ready(session: Session, chosen: ColumnElement[bool], **values: Any) -> list[str]:
     revived = session.execute(
         update(Job)
-        .where(chosen)
+        .where(lock_rows(session, Job, chosen))
         .values(state=JobState.READY, run_at=database_time(session), attempts=0, finished_at=None, **values)
         .returning(Job.key)
         .execution_options(synchronize_session=False)
@@ -270,7 +273,7 @@ def _make_ready(session: Session, chosen: ColumnElement[bool], **values: Any) ->
 def _end(session: Session, chosen: ColumnElement[bool], state: JobState, **values: Any) -> None:
     session.execute(
         update(Job)
-        .where(chosen)
+        .where(lock_rows(session, Job, chosen))
         .values(state=state, finished_at=database_time(session), **values)
         .execution_options(synchronize_session=False)
     )

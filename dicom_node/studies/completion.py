@@ -6,7 +6,7 @@ Rules (transition letters of `tables.StudyState`):
   B deadline  open for `deadline_seconds`: processed with what is there, and flagged; never discarded
 Transition C, a late image, is the receiver's (`index.ingest`): it opens the study again in the image's transaction.
 The state is in the database only, so any number of receivers and sweeps on any number of machines agree: a study is
-closed by one UPDATE whose WHERE repeats the rule, and the analyse job commits with it.
+locked by a SELECT whose WHERE is the rule, closed under that lock, and the analyse job commits with it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config import CompletionSection
+from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import CompletedBy, Instance, JobKind, Series, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
 
@@ -32,9 +33,12 @@ def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) 
     quiet_since = now - dt.timedelta(seconds=completion.quiet_seconds)
     opened_before = now - dt.timedelta(seconds=completion.deadline_seconds)
     opened_at = func.coalesce(Study.opened_at, Study.first_instance_at)
-    closed = _close(session, Study.last_instance_at <= quiet_since, by=CompletedBy.QUIET, now=now)
-    closed += _close(session, opened_at <= opened_before, by=CompletedBy.DEADLINE, now=now)
-    return closed
+    due = (
+        (Study.last_instance_at <= quiet_since, CompletedBy.QUIET),
+        (opened_at <= opened_before, CompletedBy.DEADLINE),
+    )
+    # A study whose row is locked has an instance coming in or is being closed by another sweep: the next sweep looks.
+    return [uid for chosen, by in due for uid in _close(session, chosen, by=by, now=now, skip_locked=True)]
 
 
 def close_counted(session: Session, *, study_instance_uid: str, count: int, now: dt.datetime) -> bool:
@@ -59,11 +63,14 @@ def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> 
     return f"analyse:{study_instance_uid}:{revision}:{generation}"
 
 
-def _close(session: Session, chosen: ColumnElement[bool], *, by: CompletedBy, now: dt.datetime) -> list[str]:
+def _close(
+    session: Session, chosen: ColumnElement[bool], *, by: CompletedBy, now: dt.datetime, skip_locked: bool = False
+) -> list[str]:
     """Transition B for the open studies that `chosen` holds of, with their jobs, in the caller's transaction."""
+    locked = lock_rows(session, Study, (Study.state == StudyState.OPEN) & chosen, skip_locked=skip_locked)
     rows = session.execute(
         update(Study)
-        .where(Study.state == StudyState.OPEN, chosen)
+        .where(locked)
         .values(state=StudyState.COMPLETE, completed_at=now, completed_by=by)
         .returning(Study.study_instance_uid, Study.revision, Study.purpose)
         .execution_options(synchronize_session=False)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import (
     CompletedBy,
     Instance,
@@ -23,8 +24,6 @@ from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile
 
 log = get_logger(__name__)
-
-"""Study.purpose of what is analysed."""
 _T = TypeVar("_T")
 
 
@@ -87,13 +86,11 @@ def quarantine_instance(
 def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.datetime) -> None:
     """Something of this study may not be used any more: it, and every study compared with it, is analysed anew."""
     resting = select(Result.study_pk).where(Result.is_current, Result.prior_study_instance_uid == study_instance_uid)
+    closed = (Study.purpose == StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
+    concerned = (Study.study_instance_uid == study_instance_uid) | Study.id.in_(resting)
     session.execute(
         update(Study)
-        .where(
-            Study.purpose == StudyPurpose.ROUTED,
-            Study.state != StudyState.OPEN,
-            (Study.study_instance_uid == study_instance_uid) | Study.id.in_(resting),
-        )
+        .where(lock_rows(session, Study, closed & concerned))
         .values(
             revision=Study.revision + 1,
             state=StudyState.OPEN,

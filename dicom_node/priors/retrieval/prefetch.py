@@ -36,12 +36,14 @@ def enqueue_for_open(session: Session, settings: Settings, *, now: dt.datetime) 
         return []
     key = literal("fetch:").concat(Study.study_instance_uid).concat(":1")
     uids = session.scalars(
-        select(Study.study_instance_uid).where(
+        select(Study.study_instance_uid)
+        .where(
             Study.state == StudyState.OPEN,
             Study.purpose == StudyPurpose.ROUTED,
             Study.patient_id != "",
             ~exists(select(Job.id).where(Job.key == key)),
         )
+        .order_by(Study.id)  # two that enqueue the same keys in different orders would wait for each other
     ).all()
     for uid in uids:
         enqueue(session, uid, now=now)
