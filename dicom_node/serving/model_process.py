@@ -112,13 +112,9 @@ class InferenceProcess:
         """Ask about several pairs at once, which a model may answer in one batch; raises as `predict` does, for all."""
         what = "the pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
         with self._lock:
-            running = self._ensure()
-            try:
-                running.pipe.send(tuple(pairs))
-                answers: list[Prediction] = self._receive(running, self._section.timeout_seconds * len(pairs), what)
-            except ConnectionError as error:  # it died while the pairs were on their way
-                raise self._error_of_end(running, what) from error
-            return answers
+            answer = self._exchange(self._ensure(), tuple(pairs), self._section.timeout_seconds * len(pairs), what)
+        answers: list[Prediction] = _value(answer)
+        return answers
 
     def close(self) -> None:
         """End the child; a thread that waits for its answer gets an InferenceError."""
@@ -156,21 +152,37 @@ class InferenceProcess:
                 self._end(running)
                 why = "the node stops" if self._stop.is_set() else f"not loaded within {LOAD_TIMEOUT_SECONDS:.0f} s"
                 raise InferenceError(f"{source}: {why}")
-        return replace(running, identity=self._receive(running, 1.0, f"loading {source}"))
-
-    def _receive(self, running: _Running, timeout: float, what: str) -> Any:
         try:
-            if not running.pipe.poll(timeout):
-                raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped")
+            return replace(running, identity=_value(pipe.recv()))
+        except (EOFError, OSError) as error:
+            raise self._error_of_end(running, f"loading {source}") from error
+
+    def _exchange(self, running: _Running, pairs: tuple[StudyPair, ...], timeout: float, what: str) -> _Answer:
+        """Send the pairs and receive the answer within one limit of time.
+
+        Films and answers may be larger than the pipe's buffer, so a child that hangs while it reads or writes would
+        hold this thread for ever. Killed, it closes its end, and the waiting call fails.
+        """
+        is_late = threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            running.child.kill()
+
+        limit = threading.Timer(timeout, stop)
+        limit.daemon = True
+        limit.start()
+        try:
+            running.pipe.send(pairs)
             answer: _Answer = running.pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._error_of_end(running, what) from error
-        except InferenceError:
+            if not is_late.is_set():
+                raise self._error_of_end(running, what) from error
             self._end(running)
-            raise
-        if answer.error:
-            raise InferenceError(answer.error)
-        return answer.value
+            raise InferenceError(f"the model did not finish {what} within {timeout:.0f} s and was stopped") from error
+        finally:
+            limit.cancel()
+        return answer
 
     def _error_of_end(self, running: _Running, what: str) -> InferenceError:
         running.child.join(5.0)
@@ -189,6 +201,12 @@ class InferenceProcess:
             running.child.kill()
             running.child.join()
         running.pipe.close()
+
+
+def _value(answer: _Answer) -> Any:
+    if answer.error:
+        raise InferenceError(answer.error)
+    return answer.value
 
 
 def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: int, parent_pid: int) -> None:
