@@ -20,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from model.errors import PixelError
 from model.images import jpeg12 as pixels_jpeg12
+from model.images.codestream import codestream_size, drop_wrong_offset_tables
 
 pixels_jpeg12.install()
 
@@ -52,7 +53,6 @@ PARSER_ERRORS = (
 )
 """The exceptions of pydicom on mangled bytes, many of them only when the element is looked at."""
 
-_JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -190,36 +190,15 @@ def transfer_syntax(dataset: Dataset) -> UID:
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def codestream_size(codestream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 codestream says of itself; None where it says nothing."""
-    start = codestream.find(b"\xff\x4f\xff\x51")
-    if 0 <= start < 512:  # JPEG 2000: SIZ follows SOC at once; up to here there may be JP2 boxes
-        if len(codestream) < start + 24:
-            return None
-        right, bottom, left, top = struct.unpack(">4I", codestream[start + 8 : start + 24])
-        return bottom - top, right - left
-    if not codestream.startswith(b"\xff\xd8"):
-        return None
-    position = 2
-    while position + 9 <= len(codestream):
-        if codestream[position] != 0xFF:
-            return None
-        marker = codestream[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker in _JPEG_FRAME_MARKERS:
-            rows, columns = struct.unpack(">HH", codestream[position + 5 : position + 9])
-            return rows, columns
-        position += 2 + int(struct.unpack(">H", codestream[position + 2 : position + 4])[0])
-    return None
-
-
 def _check_codestream(dataset: Dataset, frame: int, syntax: UID) -> None:
-    """Compare the codestream's own size with the header: a small header must not hide a large picture."""
-    if syntax == RLELossless:
-        return  # carries no size; its decoder is bounded by Rows × Columns
+    """Compare the codestream's own size with the header: a small header must not hide a large picture.
+
+    The offset tables are settled first, so that what is checked here is what the decoder is given.
+    """
     try:
+        drop_wrong_offset_tables(dataset, frames=frame_count(dataset))
+        if syntax == RLELossless:
+            return  # carries no size; its decoder is bounded by Rows × Columns
         frames = generate_frames(dataset.PixelData, number_of_frames=frame_count(dataset))
         codestream = next(data for index, data in enumerate(frames) if index == frame)
     except (StopIteration, ValueError, EOFError, struct.error) as error:

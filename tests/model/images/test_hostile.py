@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 import model.images.sandbox as decode_module
 from model.errors import PixelError
+from model.images.codestream import codestream_size
 from model.images.display import display_image, load_display_image
-from model.images.read import codestream_size
+from model.images.read import stored_frame
 from model.images.sandbox import decode_in_child
 from tests.support.common import shared
 from tests.support.rendering import image_dataset, written
@@ -98,6 +99,50 @@ def test_a_codestream_larger_than_its_header_is_refused_before_decoding(syntax: 
     dataset.PixelData = encapsulate([bytes(stream)])
     with pytest.raises(PixelError, match="65535 × 65535 pixels"):
         display_image(dataset)
+
+
+OFFSETS = {
+    "from the start of the file": [1234],
+    "behind the end": [1 << 20],
+    "one too many": [0, 8],
+    "descending": [16, 0],
+    "into the middle": [3],
+}
+
+
+@pytest.mark.parametrize("table", OFFSETS.values(), ids=OFFSETS)
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_single_frame_is_all_its_fragments_whatever_the_offset_table_says(
+    syntax: str, table: list[int], fragments: int
+) -> None:
+    packed = _packed(syntax)
+    stream = next(generate_frames(packed.PixelData, number_of_frames=1))
+    size = -(-len(stream) // fragments) & ~1
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)] if fragments > 1 else [stream]
+    offsets = struct.pack(f"<HHL{len(table)}L", 0xFFFE, 0xE000, 4 * len(table), *table)
+    packed.PixelData = offsets + encapsulate(pieces, has_bot=False)[8:]
+    assert np.array_equal(stored_frame(packed)[0], _values())
+
+
+def test_extended_offset_table_hides_no_other_codestream_than_the_checked_one() -> None:
+    """A decoder that follows the table would be given what the size check has not seen."""
+    packed = _packed(JPEG2000Lossless)
+    stream = next(generate_frames(packed.PixelData, number_of_frames=1))
+    small = stream + bytes(len(stream) % 2)
+    packed.PixelData = encapsulate([small], has_bot=False)
+    packed.ExtendedOffsetTable, packed.ExtendedOffsetTableLengths = struct.pack("<Q", 40), struct.pack("<Q", 8)
+    assert np.array_equal(stored_frame(packed)[0], _values())
+
+
+def test_frame_of_several_is_found_without_a_table_that_fits() -> None:
+    first, second = _packed(JPEG2000Lossless), image_dataset(_values()[::-1].copy(), stored=12)
+    second.compress(JPEG2000Lossless)
+    streams = [next(generate_frames(one.PixelData, number_of_frames=1)) for one in (first, second)]
+    first.NumberOfFrames, first.RepresentativeFrameNumber = 2, 2
+    table = struct.pack("<HHL2L", 0xFFFE, 0xE000, 8, 0, 5)
+    first.PixelData = table + encapsulate(streams, has_bot=False)[8:]
+    assert np.array_equal(stored_frame(first)[0], _values()[::-1])
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
