@@ -6,6 +6,7 @@ The template of `dicom-node init`, config.example.toml and the reference page ar
 
 from dicom_node.config.models import DEMO, DriftSection, FeedbackSection, ModelSection, RetrainSection
 from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSection, NodeSection
+from dicom_node.config.oidc import OidcSection
 from dicom_node.config.peers import DeliverySection, Destination, PriorsSection, QueryPeer, Retrieve, TlsClient, Verify
 from dicom_node.config.receive import WANTED_CLASSES, AccessSection, Hl7Section, ReceivePeer, ReceiveSection, TlsSection
 from dicom_node.config.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, config_path, load_settings
@@ -37,6 +38,7 @@ __all__ = [
     "ModelSection",
     "NodeSection",
     "NotifySection",
+    "OidcSection",
     "PriorsSection",
     "QueryPeer",
     "ReceivePeer",

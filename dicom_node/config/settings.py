@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dicom_node.config.models import DEMO, DriftSection, FeedbackSection, ModelSection, RetrainSection
 from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSection, NodeSection
+from dicom_node.config.oidc import OidcSection
 from dicom_node.config.peers import DeliverySection, Destination, PriorsSection, QueryPeer
 from dicom_node.config.receive import AccessSection, Hl7Section, ReceiveSection, TlsSection
 from dicom_node.config.types import Section, refuse_duplicates
@@ -73,6 +74,7 @@ class Settings(Section):
     tls: TlsSection | None = None
     access: AccessSection = AccessSection()
     web: WebSection = WebSection()
+    oidc: OidcSection | None = None
     retention: RetentionSection = RetentionSection()
     audit: AuditSection = AuditSection()
     notify: NotifySection = NotifySection()

@@ -16,7 +16,8 @@ from dicom_node.context import NodeContext
 from dicom_node.web import api, health
 from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, session_secret
 from dicom_node.web.ended_sessions import EndedSessions
-from dicom_node.web.pages import admin, corrections, images, login, questions
+from dicom_node.web.oidc import OidcProvider
+from dicom_node.web.pages import admin, corrections, images, login, oidc, questions
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
 from dicom_node.web.pages import reports as report_pages
@@ -26,6 +27,7 @@ from dicom_node.web.routing import Rule, on_http_exception, on_unexpected, route
 
 RULES: tuple[Rule, ...] = (
     *login.RULES,
+    *oidc.RULES,
     *views.RULES,
     *corrections.RULES,
     *feedback_pages.RULES,
@@ -44,9 +46,14 @@ RULES: tuple[Rule, ...] = (
 def create_app(node: NodeContext) -> Starlette:
     """The pages of one node."""
     web = node.settings.web
-    doorkeeper = Doorkeeper(web, EndedSessions(node.settings.node.data_dir / "web-ended-sessions"))
+    secret, provider = session_secret(node.settings.node.data_dir), node.settings.oidc
+    doorkeeper = Doorkeeper(
+        web,
+        EndedSessions(node.settings.node.data_dir / "web-ended-sessions"),
+        oidc=None if provider is None else OidcProvider(provider, secret=secret),
+    )
     static = Path(str(resources.files("dicom_node.web").joinpath("static")))
-    return Starlette(
+    app = Starlette(
         routes=[
             *(route(rule, node, doorkeeper) for rule in RULES),
             Mount("/static", StaticFiles(directory=static)),
@@ -55,7 +62,7 @@ def create_app(node: NodeContext) -> Starlette:
             Middleware(SecurityHeaders),
             Middleware(
                 SessionMiddleware,
-                secret_key=session_secret(node.settings.node.data_dir),
+                secret_key=secret,
                 session_cookie="dicom_node",
                 max_age=int(web.session_hours * 3600),
                 same_site="strict",
@@ -64,3 +71,6 @@ def create_app(node: NodeContext) -> Starlette:
         ],
         exception_handlers={HTTPException: on_http_exception, 500: on_unexpected},
     )
+    app.state.oidc_name = "" if provider is None else provider.name
+    app.state.has_passwords = bool(web.users) or provider is None
+    return app

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import Role, WebSection
 from dicom_node.web.ended_sessions import EndedSessions
+from dicom_node.web.oidc import Identity, OidcProvider
 
 RANKS: Mapping[Role, int] = {Role.VIEWER: 0, Role.RADIOLOGIST: 1, Role.ADMINISTRATOR: 2}
 FAILURES_BEFORE_PAUSE = 5
@@ -84,9 +85,13 @@ MAX_WAITING_LOG_INS = 16
 
 
 class Doorkeeper:
-    """Checks passwords and proxy headers. One per application; counts failures in memory."""
+    """Checks passwords and proxy headers, opens and ends sessions. One per application; counts failures in memory.
 
-    def __init__(self, settings: WebSection, ended: EndedSessions) -> None:
+    oidc: who else may say who somebody is.
+    """
+
+    def __init__(self, settings: WebSection, ended: EndedSessions, *, oidc: OidcProvider | None = None) -> None:
+        self.oidc = oidc
         self._settings = settings
         self._ended = ended
         self._hasher = PasswordHasher()
@@ -109,13 +114,18 @@ class Doorkeeper:
         return self._user_of_session(connection.session)
 
     def _user_of_session(self, session: Mapping[str, Any]) -> User | None:
+        session_id = str(session.get("id", ""))
+        if float(session.get("until", 0.0)) < time.time() or not session_id or session_id in self._ended:
+            return None
         name, mark = str(session.get("user", "")), str(session.get("mark", ""))
+        if "oidc_role" in session:
+            # Another provider, or none, ends the sessions of the one before.
+            if self.oidc is None or not hmac.compare_digest(mark, _mark(self.oidc.client)):
+                return None
+            return User(name=name, role=Role(session["oidc_role"]))
         known = next((user for user in self._settings.users if user.name == name), None)
         # A changed password or a removed user ends the sessions that were opened with it.
         if known is None or not hmac.compare_digest(mark, _mark(known.password_hash)):
-            return None
-        session_id = str(session.get("id", ""))
-        if float(session.get("until", 0.0)) < time.time() or not session_id or session_id in self._ended:
             return None
         return User(name=name, role=known.role)
 
@@ -130,14 +140,18 @@ class Doorkeeper:
             self._hasher.verify(stored, password)
         except (VerificationError, InvalidHashError):
             return None
-        if known is None:
-            return None
-        until = time.time() + self._settings.session_hours * 3600
+        return None if known is None else self._new_session(name, _mark(stored))
+
+    def log_in_by(self, provider: OidcProvider, identity: Identity) -> dict[str, Any]:
+        """The session of somebody whom the provider knows; the role is that of the log-in until it ends."""
+        return self._new_session(identity.name, _mark(provider.client)) | {"oidc_role": identity.role.value}
+
+    def _new_session(self, name: str, mark: str) -> dict[str, Any]:
         return {
             "id": secrets.token_urlsafe(16),
             "user": name,
-            "mark": _mark(stored),
-            "until": until,
+            "mark": mark,
+            "until": time.time() + self._settings.session_hours * 3600,
             "csrf": secrets.token_urlsafe(32),
         }
 
@@ -172,9 +186,9 @@ class Doorkeeper:
                 self._failures.pop(next(iter(self._failures)))
 
 
-def _mark(password_hash: str) -> str:
-    """Ties a session to the password hash that opened it, without showing the hash."""
-    return hmac.new(b"dicom-node session", password_hash.encode(), "sha256").hexdigest()
+def _mark(opened_by: str) -> str:
+    """Ties a session to the password hash or the provider that opened it, without showing the hash."""
+    return hmac.new(b"dicom-node session", opened_by.encode(), "sha256").hexdigest()
 
 
 def csrf_token(session: dict[str, Any]) -> str:

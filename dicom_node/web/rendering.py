@@ -31,6 +31,9 @@ def _environment() -> Environment:
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page. `user` is given by the caller where there is one."""
     values.setdefault("user", None)
+    if template == "login.html":
+        state = request.app.state
+        values |= {"oidc_name": state.oidc_name, "has_passwords": state.has_passwords}
     page = _environment().get_template(template)
     text = page.render(csrf=csrf_token(request.session), path=request.url.path, **values)
     return HTMLResponse(text, status)

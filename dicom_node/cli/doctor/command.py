@@ -123,6 +123,9 @@ def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
         yield from _run_check("mail server", lambda: machine_checks.mail_server(settings))
     yield from _peers(settings)
     yield _pages(settings)
+    if settings.oidc is not None:
+        provider = settings.oidc
+        yield from _run_check("log-in provider", lambda: machine_checks.log_in_provider(provider))
     if not without_model:
         yield from _run_check("model", lambda: _model(settings))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -229,8 +232,8 @@ def _pages(settings: Settings) -> Check:
     web = settings.web
     if not web.enabled:
         return Check(what="pages", grade=Grade.GOOD, text="off")
-    if not web.users and not web.trusted_header:
-        text = "nobody can log in: add [[web.users]] (`dicom-node web-password` makes the hash)"
+    if not web.users and not web.trusted_header and settings.oidc is None:
+        text = "nobody can log in: add [[web.users]] (`dicom-node web-password` makes the hash), or [oidc]"
         return Check(what="pages", grade=Grade.WARNING, text=text)
     if web.host not in ("127.0.0.1", "::1", "localhost") and not web.secure_cookie:
         text = f"listens on {web.host} without secure_cookie: put a TLS proxy before it and set secure_cookie = true"

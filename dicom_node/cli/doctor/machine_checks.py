@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from dicom_node.config import Settings, TlsSection
+from dicom_node.config import OidcSection, Settings, TlsSection
 from dicom_node.report.render.fonts import missing_scripts
 
 SLOW_DISK_MB_PER_SECOND = 20.0
@@ -174,6 +174,14 @@ def fonts() -> Check:
         text = f"no font for {', '.join(missing)}: install fonts-dejavu-core, fonts-droid-fallback, fonts-nanum"
         return Check(what="fonts of the PDF", grade=Grade.WARNING, text=text)
     return Check(what="fonts of the PDF", grade=Grade.GOOD, text="they show every script that is looked for")
+
+
+def log_in_provider(settings: OidcSection) -> Check:
+    """Read the discovery document of the log-in provider and its keys. Raises LogInError."""
+    from dicom_node.web.oidc import OidcProvider
+
+    OidcProvider(settings, secret="").check()
+    return Check(what="log-in provider", grade=Grade.GOOD, text=f"{settings.issuer} answers, and its keys can be read")
 
 
 def collector(settings: Settings) -> Check:

@@ -30,27 +30,33 @@ def log_in(call: Call) -> Response:
             call.doorkeeper.note(keys, failed=session is None)
     finally:
         call.doorkeeper.waiting.release()
-    _audit_log_in(call, name, succeeded=session is not None)
+    audit_log_in(call, name, succeeded=session is not None)
     if session is None:
         return render(call.request, "login.html", status=401, wanted="/", wrong=True)
     call.request.session.clear()
     call.request.session.update(session)
-    return RedirectResponse(_local(call.form.get("wanted", "/")), 303)
+    return RedirectResponse(local_path(call.form.get("wanted", "/")), 303)
 
 
-def _local(path: str) -> str:
+def local_path(path: str) -> str:
     """Only a path of ours is a place to go to after the log-in."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 
 
 def log_out(call: Call) -> Response:
-    """End the session, here and in the browser."""
+    """End the session, here and in the browser; one that a provider opened has an end there too."""
+    provider = call.doorkeeper.oidc if "oidc_role" in call.request.session else None
     call.doorkeeper.log_out(call.request.session)
     call.request.session.clear()
-    return RedirectResponse("/", 303)
+    elsewhere = None if provider is None else provider.end_session_url()
+    if elsewhere is None:
+        return RedirectResponse("/", 303)
+    # Not a redirect: browsers hold the target of a form to form-action of the policy, which names this node only.
+    return render(call.request, "moved.html", title="Logged out here", target=elsewhere, text="Log out at the provider")
 
 
-def _audit_log_in(call: Call, name: str, *, succeeded: bool) -> None:
+def audit_log_in(call: Call, name: str, *, succeeded: bool, full_name: str = "") -> None:
+    """Record an attempt. full_name: how the provider knows the user."""
     with call.node.database.write() as session:
         audit.record(
             session,
@@ -58,7 +64,7 @@ def _audit_log_in(call: Call, name: str, *, succeeded: bool) -> None:
             event_type=audit.EventType.LOGIN,
             now=call.node.clock(),
             participants=(
-                audit.Participant(user_id=name or "(none)", requestor=True, address=address_of(call)),
+                audit.Participant(user_id=name or "(none)", requestor=True, address=address_of(call), name=full_name),
                 audit.this_node(call.node.settings.node.ae_title),
             ),
             outcome=audit.Outcome.SUCCESS if succeeded else audit.Outcome.SERIOUS_FAILURE,
