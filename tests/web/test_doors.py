@@ -19,7 +19,7 @@ from dicom_node.web.routing import Rule
 from tests.support.web_site import PASSWORD, ROLES, Site, running_site, token
 
 CLOSED = [rule for rule in RULES if rule.role is not None]
-OPEN_PATHS = {"/login", "/health/live", "/health/ready", "/metrics"}
+OPEN_PATHS = {"/login", "/login/oidc", "/login/oidc/callback", "/health/live", "/health/ready", "/metrics"}
 
 
 @pytest.fixture(scope="module")
