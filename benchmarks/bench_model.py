@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
-from model.engine.engine import ClosedAnswer, Engine, Job  # noqa: E402
+from model.engine.engine import ClosedAnswer, Engine, EngineJob  # noqa: E402
 from model.engine.plan import BatteryTokens, battery_tokens, pack_plan  # noqa: E402
 from model.engine.vlm import NvilaVlm  # noqa: E402
 from model.questions.battery import battery  # noqa: E402
@@ -42,12 +42,12 @@ from model.questions.battery import battery  # noqa: E402
 MODES = ("engine", "floor", "one at a time", "single")
 
 
-def job_of(vlm: NvilaVlm, findings: tuple[str, ...]) -> Job:
+def job_of(vlm: NvilaVlm, findings: tuple[str, ...]) -> EngineJob:
     """All closed questions on a pair of random pictures."""
     rng = np.random.default_rng(0)
     pictures = tuple(rng.integers(0, 256, (vlm.image_size, vlm.image_size), dtype=np.uint8) for _ in range(2))
     questions = tuple(question for question in battery(findings, with_prior=True) if question.allowed)
-    return Job(pictures=pictures, layout=vlm.layout(priors=1), questions=questions)
+    return EngineJob(pictures=pictures, layout=vlm.layout(priors=1), questions=questions)
 
 
 def tokens_behind(tokens: BatteryTokens) -> list[int]:
@@ -59,7 +59,7 @@ def tokens_behind(tokens: BatteryTokens) -> list[int]:
     return found
 
 
-def runners(vlm: NvilaVlm, job: Job) -> dict[str, Callable[[], Any]]:
+def runners(vlm: NvilaVlm, job: EngineJob) -> dict[str, Callable[[], Any]]:
     """Each mode as a function without arguments."""
     engine = Engine(vlm)
     tokens = battery_tokens(vlm, job.layout, job.questions)
@@ -141,7 +141,7 @@ def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
                     times[mode].append(timed(modes[mode], where.device))
         answers = modes["engine"]()
         written = modes["one at a time"]() if asked_every(vlm) == 1 else []
-        checked = Job(pictures=job.pictures, layout=job.layout, questions=job.questions[:: checked_every(vlm)])
+        checked = EngineJob(pictures=job.pictures, layout=job.layout, questions=job.questions[:: checked_every(vlm)])
         plain = Engine(vlm).ask_plainly(checked)
     scored = [best(answer) for answer in answers.closed.values()]
     pairs = [(answers.closed[key], answer) for key, answer in plain.closed.items()]

@@ -26,7 +26,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class TimeWindow:
     """One window: [begins_at, ends_at) in UTC."""
 
     begins_at: dt.datetime
@@ -44,7 +44,7 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(days=_days(match["days"], text), begin=begin, end=end)
 
 
-def window_at(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) -> Window | None:
+def window_at(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) -> TimeWindow | None:
     """The window that `now` (aware) lies in. zone: None is the machine's own."""
     today = now.astimezone(zone).date()
     for days_back in (0, 1):  # one that began yesterday may still run
@@ -54,7 +54,7 @@ def window_at(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) -> W
     return None
 
 
-def next_window(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) -> Window:
+def next_window(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) -> TimeWindow:
     """The first window that begins after `now` (aware)."""
     today = now.astimezone(zone).date()
     for days_ahead in range(-1, 9):
@@ -64,11 +64,11 @@ def next_window(schedule: Schedule, now: dt.datetime, zone: dt.tzinfo | None) ->
     raise AssertionError("a schedule names at least one day of the week")
 
 
-def _window_of(schedule: Schedule, date: dt.date, zone: dt.tzinfo | None) -> Window | None:
+def _window_of(schedule: Schedule, date: dt.date, zone: dt.tzinfo | None) -> TimeWindow | None:
     if date.weekday() not in schedule.days:
         return None
     last = date if schedule.end > schedule.begin else date + dt.timedelta(days=1)
-    return Window(begins_at=_utc(date, schedule.begin, zone), ends_at=_utc(last, schedule.end, zone))
+    return TimeWindow(begins_at=_utc(date, schedule.begin, zone), ends_at=_utc(last, schedule.end, zone))
 
 
 def _utc(date: dt.date, time: dt.time, zone: dt.tzinfo | None) -> dt.datetime:

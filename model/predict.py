@@ -15,7 +15,7 @@ import torch
 from model.checkpoints.foreign import device_uid_of, foreign_manifest
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
-from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
 from model.engine.vlm import Vlm, local_folder, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
@@ -119,7 +119,9 @@ class Predictor:
             result.append(self._with_regions(pair, read, view, shown.get(number)))
         return result
 
-    def _all_jobs(self, pairs: Sequence[StudyPair], views: Sequence[PairView | None]) -> tuple[list[Job], list[int]]:
+    def _all_jobs(
+        self, pairs: Sequence[StudyPair], views: Sequence[PairView | None]
+    ) -> tuple[list[EngineJob], list[int]]:
         """The engine's jobs, and whose each is; of films that the film classifier reads nothing is asked."""
         jobs, owners = [], []
         for number, (pair, view) in enumerate(zip(pairs, views, strict=True)):
@@ -168,7 +170,7 @@ class Predictor:
             and not (question.type is QuestionType.PREDICTION and question.allowed is None)
         )
 
-    def jobs(self, pair: StudyPair) -> list[Job]:
+    def jobs(self, pair: StudyPair) -> list[EngineJob]:
         """The engine's jobs for one pair: the pair's own, and one on the current image alone for the prognosis."""
         questions = self.questions(with_prior=pair.prior is not None)
         context = context_text(pair.context) if self.manifest.context else None
@@ -179,10 +181,10 @@ class Predictor:
         layout = self.vlm.layout(priors=len(pictures) - 1, days=days, context=context, expert=expert)
         together = tuple(question for question in questions if not question.alone)
         alone = tuple(question for question in questions if question.alone)
-        jobs = [Job(pictures=pictures, layout=layout, questions=together)]
+        jobs = [EngineJob(pictures=pictures, layout=layout, questions=together)]
         if alone:
             layout = self.vlm.layout(priors=0, context=context, expert=self._said_by_expert(images[-1:]))
-            jobs.append(Job(pictures=pictures[-1:], layout=layout, questions=alone))
+            jobs.append(EngineJob(pictures=pictures[-1:], layout=layout, questions=alone))
         return jobs
 
     def _said_by_expert(self, images: Sequence[DisplayImage]) -> str | None:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.engine.engine import ClosedAnswer, Job, JobAnswers, OpenAnswer
+from model.engine.engine import ClosedAnswer, EngineJob, JobAnswers, OpenAnswer
 from model.questions.battery import Question
 from model.questions.prompts import PromptLayout, Turn, clean_text, messages
 from model.remote.client import ServerClient
@@ -85,7 +85,7 @@ class RemoteEngine:
         self._min_mass = min_mass
         self._tokens = AnswerTokens(client, model)
 
-    def ask(self, jobs: Sequence[Job]) -> list[JobAnswers]:
+    def ask(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         """Answer every question of every job, the jobs side by side. Raises InferenceError.
 
         A server that batches is fast only with many requests in flight; the client limits their number.
@@ -95,7 +95,7 @@ class RemoteEngine:
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
             return list(pool.map(self._ask, jobs))
 
-    def _ask(self, job: Job) -> JobAnswers:
+    def _ask(self, job: EngineJob) -> JobAnswers:
         urls = [data_url(picture) for picture in job.pictures]
         closed = [question for question in job.questions if question.allowed is not None]
         open_ = [question for question in job.questions if question.allowed is None]

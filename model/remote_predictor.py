@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.checkpoints.foreign import FOREIGN_TYPES
 from model.checkpoints.manifest import CheckpointKind, Manifest
-from model.engine.engine import Engine, Job
+from model.engine.engine import Engine, EngineJob
 from model.engine.vlm import Vlm
 from model.errors import InferenceError
 from model.images.square import fit
@@ -106,7 +106,7 @@ def _check_sight(engine: RemoteEngine, pictures: RemotePictures, findings: Seque
     ramp = np.tile(np.linspace(0, 255, pictures.image_size).astype(np.uint8), (pictures.image_size, 1))
     questions = tuple(closed_question(QuestionType.PRESENCE, finding) for finding in findings or ("pneumothorax",))
     orders = ((ramp, ramp[::-1, ::-1].T), (ramp[::-1, ::-1].T, ramp))
-    jobs = [Job(pictures=order, layout=pictures.layout(priors=1), questions=questions) for order in orders]
+    jobs = [EngineJob(pictures=order, layout=pictures.layout(priors=1), questions=questions) for order in orders]
     first, second = (
         [answers.closed[question.key].log_probabilities for question in questions] for answers in engine.ask(jobs)
     )

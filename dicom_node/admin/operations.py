@@ -129,7 +129,7 @@ def record_change(session: Session, settings: Settings, study: Study, *, now: dt
     """A person changed what becomes of this study (PS3.15 section A.5.3.9, Patient Record)."""
     audit.record(
         session,
-        audit.Event.PATIENT_RECORD,
+        audit.AuditedEvent.PATIENT_RECORD,
         action="U",
         now=now,
         participants=(audit.Participant(user_id=who, requestor=True), audit.this_node(settings.node.ae_title)),

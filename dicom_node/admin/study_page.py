@@ -28,7 +28,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Film:
+class StudyFilm:
     """One stored image of the patient."""
 
     sop_instance_uid: str
@@ -52,7 +52,7 @@ class StudyPage:
     timeline: tuple[Moment, ...]
     deliveries: tuple[DeliveryLine, ...]
     findings: tuple[dict[str, Any], ...] = field(default=())
-    films: tuple[Film, ...] = ()
+    films: tuple[StudyFilm, ...] = ()
     """Every stored image of the patient, the newest first."""
     prior_reading: tuple[str, ...] = ()
     """The opening lines of the prior's own current result; empty where it has none."""
@@ -95,7 +95,7 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
     return page
 
 
-def _films(session: Session, study: Study) -> tuple[Film, ...]:
+def _films(session: Session, study: Study) -> tuple[StudyFilm, ...]:
     """Stored images under the patient's ID and issuer; of a study without an ID its own alone."""
     of_patient = (
         (Study.patient_id == study.patient_id) & (Study.issuer_of_patient_id == study.issuer_of_patient_id)
@@ -111,7 +111,7 @@ def _films(session: Session, study: Study) -> tuple[Film, ...]:
         .limit(MAX_FILMS)
     )
     return tuple(
-        Film(
+        StudyFilm(
             sop_instance_uid=uid,
             study_instance_uid=of.study_instance_uid,
             study_date=of.study_date,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.audit.messages import Event, EventType, Outcome
+from dicom_node.audit.messages import AuditedEvent, EventOutcome, EventType
 from dicom_node.index.tables.core import AuditEvent
 
 _ROWS_AT_ONCE = 500
@@ -53,7 +53,7 @@ class AuditLine:
 
 def events_by_name() -> dict[str, str]:
     """Names of events and event types, in lower case → DCM code value."""
-    return {each.value[1].lower(): each.value[0] for kinds in (Event, EventType) for each in kinds}
+    return {each.value[1].lower(): each.value[0] for kinds in (AuditedEvent, EventType) for each in kinds}
 
 
 def audit_lines(session: Session, wanted: AuditFilter, *, limit: int) -> list[AuditLine]:
@@ -111,7 +111,7 @@ def _display_name(root: ET.Element, path: str) -> str:
 
 
 def _outcome(value: int) -> str:
-    return Outcome(value).name.lower().replace("_", " ")
+    return EventOutcome(value).name.lower().replace("_", " ")
 
 
 def _actor(element: ET.Element) -> str:

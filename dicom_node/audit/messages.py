@@ -25,7 +25,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """XML 1.0 section 2.2, production 2, turned round."""
 
 
-class Event(Enum):
+class AuditedEvent(Enum):
     """Event identification: DCM code value and meaning (PS3.16 CID 400)."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
@@ -53,7 +53,7 @@ class EventType(Enum):
     USE_OF_RESTRICTED_FUNCTION = ("110132", "Use of Restricted Function")
 
 
-class Outcome(IntEnum):
+class EventOutcome(IntEnum):
     """EventOutcomeIndicator (PS3.15 section A.5.1)."""
 
     SUCCESS = 0
@@ -63,17 +63,17 @@ class Outcome(IntEnum):
 
 
 ACTIONS = {
-    Event.APPLICATION_ACTIVITY: "E",
-    Event.AUDIT_LOG_USED: "R",
-    Event.BEGIN_TRANSFERRING: "E",
-    Event.INSTANCES_ACCESSED: "R",
-    Event.INSTANCES_TRANSFERRED: "C",
-    Event.STUDY_DELETED: "D",
-    Event.EXPORT: "R",
-    Event.PATIENT_RECORD: "R",
-    Event.QUERY: "E",
-    Event.SECURITY_ALERT: "E",
-    Event.USER_AUTHENTICATION: "E",
+    AuditedEvent.APPLICATION_ACTIVITY: "E",
+    AuditedEvent.AUDIT_LOG_USED: "R",
+    AuditedEvent.BEGIN_TRANSFERRING: "E",
+    AuditedEvent.INSTANCES_ACCESSED: "R",
+    AuditedEvent.INSTANCES_TRANSFERRED: "C",
+    AuditedEvent.STUDY_DELETED: "D",
+    AuditedEvent.EXPORT: "R",
+    AuditedEvent.PATIENT_RECORD: "R",
+    AuditedEvent.QUERY: "E",
+    AuditedEvent.SECURITY_ALERT: "E",
+    AuditedEvent.USER_AUTHENTICATION: "E",
 }
 """EventActionCode: create, read, update, delete, execute."""
 
@@ -131,12 +131,12 @@ def this_node(ae_title: str, *, requestor: bool = False, role: str = "applicatio
 
 def record(
     session: Session,
-    event: Event,
+    event: AuditedEvent,
     *,
     now: dt.datetime,
     participants: tuple[Participant, ...],
     event_type: EventType | None = None,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: EventOutcome = EventOutcome.SUCCESS,
     study: AboutStudy | None = None,
     query: AskedQuery | None = None,
     audit_log: str = "",

@@ -34,7 +34,7 @@ def list_command(
         with node.database.write() as session:
             audit.record(
                 session,
-                audit.Event.AUDIT_LOG_USED,
+                audit.AuditedEvent.AUDIT_LOG_USED,
                 now=node.clock(),
                 participants=(audit.Participant(user_id=getpass.getuser(), requestor=True),),
                 audit_log=node.settings.node.data_dir.as_uri(),

@@ -37,7 +37,7 @@ class Progress:
         self._console, self._clock = console, clock
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, _StageBar] = {}
 
     def __enter__(self) -> Progress:
         return self
@@ -55,7 +55,7 @@ class Progress:
         if self._console.is_terminal:
             self._bar(what, total)
         else:
-            self._stages.setdefault(what, _Stage(self._clock()))
+            self._stages.setdefault(what, _StageBar(self._clock()))
 
     def step(self, what: str, done: int, total: int | None) -> None:
         """Show how far a stage is; total: None or 0 where nobody knows it."""
@@ -64,7 +64,7 @@ class Progress:
             bars.update(task, completed=done, total=total or None)
             return
         now = self._clock()
-        stage = self._stages.setdefault(what, _Stage(now))
+        stage = self._stages.setdefault(what, _StageBar(now))
         if stage.is_due(now, done=done, is_last=done == total):
             self._console.print(stage.line(what, done, total, now))
 
@@ -87,7 +87,7 @@ class Progress:
         return self._bars, self._tasks[what]
 
 
-class _Stage:
+class _StageBar:
     """Times of one stage's lines."""
 
     def __init__(self, started: float) -> None:

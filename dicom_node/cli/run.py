@@ -39,9 +39,9 @@ def serve(
     from dicom_node.runtime import supervisor as service
 
     try:
-        wanted = service.Role(role)
+        wanted = service.ProcessRole(role)
     except ValueError as error:
-        raise UsageError(f"--role {role!r}: allowed are {', '.join(service.Role)}") from error
+        raise UsageError(f"--role {role!r}: allowed are {', '.join(service.ProcessRole)}") from error
     settings = settings_from(config)
     os.environ[CONFIG_VARIABLE] = str(config_path(config).absolute())  # a training that it starts reads the same file
     configure(settings.logging)

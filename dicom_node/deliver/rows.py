@@ -42,7 +42,7 @@ def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.da
     study, settings, destination = delivery.document.result.study, task.node.settings, task.destination
     audit.record(
         session,
-        audit.Event.INSTANCES_TRANSFERRED,
+        audit.AuditedEvent.INSTANCES_TRANSFERRED,
         now=now,
         participants=(
             audit.this_node(settings.node.ae_title, requestor=True, role="source"),

@@ -14,7 +14,7 @@ from dicom_node.config import Settings
 from dicom_node.drift.limits import count_by_bin, name_bins
 from dicom_node.drift.samples import (
     ABSTAINED,
-    PairSample,
+    DriftSample,
     Share,
     input_figures,
     output_distributions,
@@ -68,7 +68,7 @@ class Baseline:
         )
 
 
-def of_samples(samples: Sequence[PairSample], *, output: bool) -> Baseline:
+def of_samples(samples: Sequence[DriftSample], *, output: bool) -> Baseline:
     """Figures of the images, or of the answers, of these pairs."""
     figures = output_distributions(samples) if output else input_figures(samples)
     return Baseline(

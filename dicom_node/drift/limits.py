@@ -32,7 +32,7 @@ LEAST_EXPECTED = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DriftVerdict:
     """A week's value against its limits. alarm: it lies outside [low, high]. baseline: None for a distance."""
 
     n: int
@@ -48,10 +48,10 @@ def share_of(false_alarms: float, figures: int) -> float:
     return false_alarms / max(1, figures)
 
 
-def judge_share(count: int, n: int, *, before: int, m: int, alpha: float) -> Verdict:
+def judge_share(count: int, n: int, *, before: int, m: int, alpha: float) -> DriftVerdict:
     """`count` of `n` this week, `before` of `m` in the baseline. n, m > 0."""
     low, high = predictive_limits(n, before=before, m=m, alpha=alpha)
-    return Verdict(
+    return DriftVerdict(
         n=n, value=count / n, low=low / n, high=high / n, baseline=before / m, alarm=not low <= count <= high
     )
 
@@ -65,7 +65,7 @@ def predictive_limits(n: int, *, before: int, m: int, alpha: float) -> tuple[int
     return low, min(n, int(np.searchsorted(below, 1 - alpha / 2)))
 
 
-def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alpha: float) -> Verdict | None:
+def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alpha: float) -> DriftVerdict | None:
     """Counts by bin this week and in the baseline. None where there are not two bins with enough expected."""
     bins = _merge_bins(now, before)
     n, m = sum(now.values()), sum(before.values())
@@ -80,7 +80,7 @@ def judge_distribution(now: Mapping[str, int], before: Mapping[str, int], *, alp
     from scipy.stats import chi2  # as above
 
     limit = max(MATERIAL, (1 / n + 1 / m) * float(chi2.ppf(1 - alpha, len(bins) - 1)))
-    return Verdict(n=n, value=psi, low=0.0, high=limit, baseline=None, alarm=psi > limit)
+    return DriftVerdict(n=n, value=psi, low=0.0, high=limit, baseline=None, alarm=psi > limit)
 
 
 def _merge_bins(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple[str, ...]]:

@@ -23,7 +23,7 @@ NOT_ANALYSED, ABSTAINED = "not analysed", "abstained on a finding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairSample:
+class DriftSample:
     """One result that was current once. findings: as in result.json. pixels: empty where no image was decoded."""
 
     at: dt.datetime
@@ -56,7 +56,7 @@ def start_of(week: dt.date) -> dt.datetime:
     return dt.datetime.combine(week, dt.time(), dt.UTC)
 
 
-def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) -> list[PairSample]:
+def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) -> list[DriftSample]:
     """First results of study revisions in [since, until): a study that was processed again counts once."""
     rows = session.execute(
         select(Result.created_at, Result.device_uid, Result.outcome, Result.prediction, PairStatistics)
@@ -65,7 +65,7 @@ def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) ->
         .order_by(Result.created_at)
     )
     return [
-        PairSample(
+        DriftSample(
             at=row.created_at,
             device_uid=row.device_uid,
             answered=row.outcome is not Outcome.NOT_ANALYSED,
@@ -80,7 +80,7 @@ def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) ->
     ]
 
 
-def input_figures(samples: Iterable[PairSample]) -> dict[str, list[float] | list[str]]:
+def input_figures(samples: Iterable[DriftSample]) -> dict[str, list[float] | list[str]]:
     """Each figure of the images as one value for each pair: numbers, or words."""
     seen = [sample for sample in samples if sample.pixels]
     figures: dict[str, list[float] | list[str]] = {
@@ -93,7 +93,7 @@ def input_figures(samples: Iterable[PairSample]) -> dict[str, list[float] | list
     return figures
 
 
-def output_distributions(samples: Iterable[PairSample]) -> dict[str, list[float] | list[str]]:
+def output_distributions(samples: Iterable[DriftSample]) -> dict[str, list[float] | list[str]]:
     """Each figure of the answers as one value for each pair: findings of one pair are not independent of each other."""
     answered = [sample for sample in samples if sample.answered and sample.findings]
     return {
@@ -106,7 +106,7 @@ def output_distributions(samples: Iterable[PairSample]) -> dict[str, list[float]
     }
 
 
-def output_shares(samples: Iterable[PairSample]) -> dict[str, Share]:
+def output_shares(samples: Iterable[DriftSample]) -> dict[str, Share]:
     """Finding rates, abstentions, priors found; counts of pairs."""
     everything = list(samples)
     answered = [sample for sample in everything if sample.answered]

@@ -24,10 +24,10 @@ from dicom_node.drift.baselines import (
     of_validation,
     validation_sets,
 )
-from dicom_node.drift.limits import Verdict, judge_distribution, judge_share, share_of
+from dicom_node.drift.limits import DriftVerdict, judge_distribution, judge_share, share_of
 from dicom_node.drift.samples import (
     WEEK,
-    PairSample,
+    DriftSample,
     Share,
     input_figures,
     load_samples,
@@ -57,7 +57,7 @@ class WeekVerdicts:
 
     week: dt.date
     device_uid: str
-    figures: Mapping[str, Verdict]
+    figures: Mapping[str, DriftVerdict]
     sources: Mapping[str, str]
 
 
@@ -126,27 +126,27 @@ def verdicts(
                 yield WeekVerdicts(week=week, device_uid=device, figures=figures, sources=sources)
 
 
-def by_week(samples: Iterable[PairSample]) -> dict[dt.date, list[PairSample]]:
+def by_week(samples: Iterable[DriftSample]) -> dict[dt.date, list[DriftSample]]:
     """Samples by the Monday of their week, in order."""
-    weeks: dict[dt.date, list[PairSample]] = {}
+    weeks: dict[dt.date, list[DriftSample]] = {}
     for sample in samples:
         weeks.setdefault(week_of(sample.at), []).append(sample)
     return dict(sorted(weeks.items()))
 
 
-def baseline_weeks(weeks: Mapping[dt.date, Sequence[PairSample]], settings: DriftSection) -> list[dt.date]:
+def baseline_weeks(weeks: Mapping[dt.date, Sequence[DriftSample]], settings: DriftSection) -> list[dt.date]:
     """The first weeks with enough pairs; fewer than wanted where there are not so many yet."""
     return [week for week, rows in weeks.items() if len(rows) >= settings.min_pairs][: settings.baseline_weeks]
 
 
 def judge(
-    now: Sequence[PairSample],
+    now: Sequence[DriftSample],
     before: Baseline,
     settings: DriftSection,
     *,
     output: bool,
     words: Mapping[str, tuple[Share, Share]] | None = None,
-) -> dict[str, Verdict]:
+) -> dict[str, DriftVerdict]:
     """Every figure of one week against the baseline; together they alarm by chance at most as often as set. Pure.
 
     words: agreement with radiologists by figure, this week's and the baseline's.
@@ -169,7 +169,7 @@ def judge(
 
 
 def _shares(
-    now: Sequence[PairSample], before: Baseline, words: Mapping[str, tuple[Share, Share]], least: int
+    now: Sequence[DriftSample], before: Baseline, words: Mapping[str, tuple[Share, Share]], least: int
 ) -> dict[str, tuple[Share, Share]]:
     ours = output_shares(now)
     pairs = {name: (ours[name], theirs) for name, theirs in before.shares.items() if name in ours} | dict(words)

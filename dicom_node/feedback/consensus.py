@@ -52,7 +52,7 @@ class Opinion:
         return next(iter(self.values)) if len(self.values) == 1 else ""
 
 
-class Said(Protocol):
+class SourceValue(Protocol):
     """A row of feedback, or its columns."""
 
     id: int
@@ -78,21 +78,21 @@ _COLUMNS = (
 )
 
 
-def settle(words: Iterable[Said], predictions: Mapping[int, Mapping[str, object]]) -> list[Opinion]:
+def settle(words: Iterable[SourceValue], predictions: Mapping[int, Mapping[str, object]]) -> list[Opinion]:
     """Opinions of any number of images, in order of their newest word.
 
     predictions: `Result.prediction` by the result's key, for words on whole results; those of other results are left.
     """
-    newest: dict[tuple[str, ...], Said] = {}
+    newest: dict[tuple[str, ...], SourceValue] = {}
     for word in sorted(words, key=lambda word: (word.created_at, word.id)):
         place = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
         newest[(*place, word.author, word.source)] = word
-    said: dict[tuple[str, str, str, Aspect], list[tuple[str, Said]]] = defaultdict(list)
+    said: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
     for word in newest.values():
         value = value_of(word)
         if word.aspect in ASPECTS and value:
             said[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
-    whole: dict[tuple[str, str, str, Aspect], list[tuple[str, Said]]] = defaultdict(list)
+    whole: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
     for word in newest.values():
         if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
             for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
@@ -112,7 +112,7 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
     if since is not None:
         recent = select(Feedback.study_instance_uid).where(Feedback.created_at >= since)
         query = query.where(Feedback.study_instance_uid.in_(recent))
-    words = cast("list[Said]", session.execute(query).all())  # columns alone: a scrape may read many
+    words = cast("list[SourceValue]", session.execute(query).all())  # columns alone: a scrape may read many
     wanted = sorted({word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None})
     predictions: dict[int, Mapping[str, object]] = {}
     for key in wanted:
@@ -122,7 +122,7 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
     return settle(words, predictions)
 
 
-def value_of(word: Said) -> str:
+def value_of(word: SourceValue) -> str:
     """The value that a word calls right; OTHER where it only calls the statement wrong; "" where it settles nothing."""
     if word.verdict is Verdict.AGREE:
         return word.stated
@@ -134,7 +134,7 @@ def value_of(word: Said) -> str:
     return OTHER if word.stated else ""
 
 
-def _opinion(place: tuple[str, str, str, Aspect], given: list[tuple[str, Said]]) -> Opinion:
+def _opinion(place: tuple[str, str, str, Aspect], given: list[tuple[str, SourceValue]]) -> Opinion:
     values: dict[str, list[str]] = defaultdict(list)
     for value, word in given:
         values[value].append(f"{word.author} ({word.role}, {word.source})")

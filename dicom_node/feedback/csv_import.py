@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import UsageError
 from dicom_node.feedback import record as feedback
-from dicom_node.feedback.record import Aspect, Source, Word
+from dicom_node.feedback.record import Aspect, FeedbackWord, Source
 from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.core import Feedback, Result, Study, Verdict
 
@@ -113,14 +113,14 @@ def _add(session: Session, row: Mapping[str, str], *, now: dt.datetime) -> bool:
     return True
 
 
-def _word(row: Mapping[str, str]) -> Word:
+def _word(row: Mapping[str, str]) -> FeedbackWord:
     try:
         aspect, verdict = Aspect(row["aspect"].lower()), Verdict(row["verdict"].lower())
     except ValueError as error:
         raise UsageError(
             f"{error}; aspect is one of {', '.join(Aspect)}, verdict one of {', '.join(Verdict)}"
         ) from error
-    return Word(
+    return FeedbackWord(
         finding=row.get("finding", ""),
         aspect=aspect,
         verdict=verdict,

@@ -18,7 +18,7 @@ Source = FeedbackSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class FeedbackWord:
     """One word of feedback. finding: ontology key, "" with aspect RESULT. value: only with verdict CORRECT."""
 
     finding: str
@@ -43,7 +43,7 @@ def allowed_values(aspect: Aspect) -> tuple[str, ...]:
     }[aspect]
 
 
-def check(word: Word) -> None:
+def check(word: FeedbackWord) -> None:
     """Raises UsageError naming what is wrong and what is allowed."""
     if word.aspect is Aspect.RESULT:
         if word.finding or word.value:
@@ -63,7 +63,7 @@ def record(
     session: Session,
     result: Result,
     study: Study,
-    word: Word,
+    word: FeedbackWord,
     *,
     author: str,
     role: str,

@@ -42,7 +42,7 @@ Decode = Callable[[Path], DisplayImage]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Looked:
+class _ExplainedImage:
     """Images that were decoded, and why others could not be, by SOPInstanceUID."""
 
     images: dict[str, DisplayImage] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def explain_choice(
         others = linked_ids(patient_of_row(study), policy)
         rows = prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
         notes = search_notes(session, study)
-    looked = _Looked()
+    looked = _ExplainedImage()
     known = _mark_doubts([_facts(row, node) for row in (*own, *rows)], node, policy)
 
     def facts_of_all(held: Sequence[Instance]) -> list[ImageFacts]:

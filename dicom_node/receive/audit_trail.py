@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
-from dicom_node.audit.messages import AskedQuery, Event, EventType, Outcome, Participant, this_node
+from dicom_node.audit.messages import AskedQuery, AuditedEvent, EventOutcome, EventType, Participant, this_node
 from dicom_node.dicom.header import InstanceHeader
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index import counters as tally
@@ -80,7 +80,7 @@ class ReceiveAudit:
         """The first instance of a study on an association, in the transaction that takes it (section A.5.3.3)."""
         audit.record(
             session,
-            Event.BEGIN_TRANSFERRING,
+            AuditedEvent.BEGIN_TRANSFERRING,
             now=self._clock(),
             participants=self._participants(caller),
             study=about(header),
@@ -91,7 +91,7 @@ class ReceiveAudit:
         """A C-FIND came (section A.5.3.10), in the caller's transaction; what is answered is no part of the message."""
         audit.record(
             session,
-            Event.QUERY,
+            AuditedEvent.QUERY,
             now=self._clock(),
             participants=self._participants(caller),
             query=query,
@@ -112,7 +112,7 @@ class ReceiveAudit:
                 for transfer in transfers:
                     audit.record(
                         session,
-                        Event.INSTANCES_TRANSFERRED,
+                        AuditedEvent.INSTANCES_TRANSFERRED,
                         now=self._clock(),
                         participants=self._participants(caller),
                         study=transfer.about(),
@@ -156,9 +156,9 @@ class ReceiveAudit:
         stranger = (Participant(user_id=address, address=address),) if address else ()
         audit.record(
             session,
-            Event.SECURITY_ALERT,
+            AuditedEvent.SECURITY_ALERT,
             event_type=EventType.NODE_AUTHENTICATION,
-            outcome=Outcome.MINOR_FAILURE,
+            outcome=EventOutcome.MINOR_FAILURE,
             now=self._clock(),
             participants=(this_node(self._ae_title), *stranger),
             alert=text,

@@ -70,7 +70,7 @@ class CommitmentService:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CommitmentVerdict:
     """The objects asked about by a peer, split into those the node answers for and the others."""
 
     committed: tuple[tuple[str, str], ...]
@@ -157,7 +157,7 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
     yield response(command, context_id, SUCCESS)
 
 
-def verdict(session: Session, store: InstanceStore, references: Sequence[Sequence[str]]) -> Verdict:
+def verdict(session: Session, store: InstanceStore, references: Sequence[Sequence[str]]) -> CommitmentVerdict:
     """Check each object: its row, its SOP class, and that its file is there."""
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
@@ -171,10 +171,10 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
             failed.append((sop_class_uid, sop_instance_uid, CLASS_INSTANCE_CONFLICT))
         else:
             committed.append((sop_class_uid, sop_instance_uid))
-    return Verdict(committed=tuple(committed), failed=tuple(failed))
+    return CommitmentVerdict(committed=tuple(committed), failed=tuple(failed))
 
 
-def event_information(transaction_uid: str, result: Verdict) -> tuple[int, Dataset]:
+def event_information(transaction_uid: str, result: CommitmentVerdict) -> tuple[int, Dataset]:
     """Event type and data set of an N-EVENT-REPORT (PS3.4 table J.3-2)."""
     information = Dataset()
     information.TransactionUID = transaction_uid

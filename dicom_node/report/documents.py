@@ -13,7 +13,7 @@ from dicom_node.report.sr.iod import sr_document
 from dicom_node.report.sr.machine import machine_content
 from dicom_node.report.sr.narrative import reading_content, report_content
 from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.sections import Section, SectionKey, origin
+from dicom_node.report.wording.sections import ReportSection, SectionKey, origin
 
 _Maker = Callable[[ReportRequest, CleanHeader], BuiltDocument]
 
@@ -85,7 +85,7 @@ def _no_result(request: ReportRequest, error: Exception) -> Dataset:
     words = catalogue(request.language)
     reason = f"{words.text('no_result.unwritten')} ({type(error).__name__}: {error})"
     said = (
-        Section(key=SectionKey.IMPRESSIONS, sentences=(words.text("no_result.impression", reason=reason),)),
-        Section(key=SectionKey.ORIGIN, sentences=origin(request, words)),
+        ReportSection(key=SectionKey.IMPRESSIONS, sentences=(words.text("no_result.impression", reason=reason),)),
+        ReportSection(key=SectionKey.ORIGIN, sentences=origin(request, words)),
     )
     return report_content(request, said)

@@ -71,23 +71,23 @@ class DroppedRegion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Film:
+class RegionFilm:
     """An image and the lungs that were found on it, None where they were not."""
 
     image: DisplayImage
     lungs: LungFields | None
 
 
-def films_of(current: DisplayImage, prior: DisplayImage | None) -> dict[ImageRole, Film]:
+def films_of(current: DisplayImage, prior: DisplayImage | None) -> dict[ImageRole, RegionFilm]:
     """The images of a pair with the lungs that are found on them. Takes about 20 ms for each."""
-    films = {ImageRole.CURRENT: Film(image=current, lungs=find_lungs(current))}
+    films = {ImageRole.CURRENT: RegionFilm(image=current, lungs=find_lungs(current))}
     if prior is not None:
-        films[ImageRole.PRIOR] = Film(image=prior, lungs=find_lungs(prior))
+        films[ImageRole.PRIOR] = RegionFilm(image=prior, lungs=find_lungs(prior))
     return films
 
 
 def with_fitting_regions(
-    prediction: Prediction, films: Mapping[ImageRole, Film]
+    prediction: Prediction, films: Mapping[ImageRole, RegionFilm]
 ) -> tuple[Prediction, tuple[DroppedRegion, ...]]:
     """The prediction with the regions that obey rule 4, clipped, and those that do not."""
     dropped: list[DroppedRegion] = []
@@ -105,7 +105,7 @@ def with_fitting_regions(
     return replace(prediction, findings=tuple(findings)), tuple(dropped)
 
 
-def fitting_region(finding: Finding, region: Region, film: Film) -> Region | RegionFault:
+def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region | RegionFault:
     """The region as it may be drawn, or why it may not."""
     if film.lungs is None:
         return RegionFault.LUNGS_NOT_FOUND

@@ -36,7 +36,7 @@ KEPT_PER_PATIENT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class RetentionCandidate:
     """A study that may go as far as delivery and holds are concerned. size_bytes: of its images."""
 
     study_pk: int
@@ -55,7 +55,7 @@ def candidates(
     destinations: Sequence[Destination],
     now: dt.datetime,
     study_pk: int | None = None,
-) -> list[Candidate]:
+) -> list[RetentionCandidate]:
     """Studies with images that are done, proven and not held, with the mark whether they are needed as a prior.
 
     study_pk: look at this study only.
@@ -80,7 +80,7 @@ def candidates(
     newest = _find_needed_priors(session, {study.patient_id for study, _ in rows} if study_pk is not None else None)
     keep_from = (now - dt.timedelta(days=settings.keep_as_prior_days)).strftime("%Y%m%d")
     return [
-        Candidate(
+        RetentionCandidate(
             study_pk=study.id,
             study_instance_uid=study.study_instance_uid,
             patient=(study.patient_id, study.issuer_of_patient_id),

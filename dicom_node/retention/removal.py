@@ -24,7 +24,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Document, Instance, Result, Series, Study
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
-from dicom_node.retention.candidates import Candidate, candidates
+from dicom_node.retention.candidates import RetentionCandidate, candidates
 from dicom_node.retention.disk import Usage, disk_usage
 from dicom_node.serving import shadow
 
@@ -51,17 +51,19 @@ class Why(StrEnum):
 class Removal:
     """One study that goes, and why."""
 
-    candidate: Candidate
+    candidate: RetentionCandidate
     why: Why
 
 
-def plan(candidates: Sequence[Candidate], usage: Usage, settings: RetentionSection, now: dt.datetime) -> list[Removal]:
+def plan(
+    candidates: Sequence[RetentionCandidate], usage: Usage, settings: RetentionSection, now: dt.datetime
+) -> list[Removal]:
     """The studies to remove now, in order. Pure: the same input gives the same plan."""
     oldest_first = sorted(candidates, key=lambda c: (c.last_instance_at, c.study_pk))
     removals: dict[int, Removal] = {}
     images, free = usage.images, usage.free
 
-    def remove(candidate: Candidate, why: Why) -> None:
+    def remove(candidate: RetentionCandidate, why: Why) -> None:
         nonlocal images, free
         removals[candidate.study_pk] = Removal(candidate=candidate, why=why)
         images -= candidate.size_bytes
@@ -157,7 +159,7 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
         session.execute(delete(Series).where(Series.study_pk == study.id))
         audit.record(
             session,
-            audit.Event.STUDY_DELETED,
+            audit.AuditedEvent.STUDY_DELETED,
             now=now,
             participants=(audit.this_node(node.settings.node.ae_title, requestor=True),),
             study=audit.AboutStudy(

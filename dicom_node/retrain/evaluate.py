@@ -12,7 +12,7 @@ from typing import Any
 
 from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan
-from dicom_node.retrain.stages import Progress
+from dicom_node.retrain.stages import StageProgress
 from model.checkpoints.manifest import Manifest, read_manifest, write_text_atomically
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
@@ -22,7 +22,7 @@ from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.evaluation.report import write_report
 from training.gate.decision import Decision, GateSettings, decide
 from training.gate.known_pairs import ask_known, known_answers
-from training.gate.report import About, body, card, page
+from training.gate.report import GateRun, body, card, page
 from training.gate.scores import KnownPairs, frozen_questions, system_scores
 from training.records.drops import DropReport
 from training.records.record import Record
@@ -43,7 +43,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
     }
     findings = manifests["challenger"].findings
     frozen = sum(1 for _ in _frozen(plan, findings, DropReport()))
-    progress = Progress(plan.folder, "evaluating", 2 * frozen + plan.known_pairs)
+    progress = StageProgress(plan.folder, "evaluating", 2 * frozen + plan.known_pairs)
     evaluations = {}
     for number, (name, system) in enumerate(asked.items()):
         report = DropReport()
@@ -87,7 +87,7 @@ def _decide(
     return decision
 
 
-def _about(plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Evaluation]) -> About:
+def _about(plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Evaluation]) -> GateRun:
     manifest = manifests["challenger"]
     losses, seconds = _losses(plan.training / "log.jsonl")
     run = plan.recipe["run"]
@@ -100,7 +100,7 @@ def _about(plan: Plan, manifests: dict[str, Manifest], evaluations: dict[str, Ev
     for name, evaluation in evaluations.items():
         bins[f"{name}, presence"] = evaluation.presence_reliability
         bins[f"{name}, change"] = evaluation.change_reliability
-    return About(
+    return GateRun(
         run=plan.run,
         produced_at=_now(),
         champion=manifests["champion"].label,

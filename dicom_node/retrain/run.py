@@ -67,7 +67,7 @@ class RetrainOptions:
     estimate: bool = True
 
 
-class Outcome(StrEnum):
+class RunOutcome(StrEnum):
     """The end of a call in which nothing went wrong."""
 
     DRY = "dry run"
@@ -84,7 +84,7 @@ class Outcome(StrEnum):
     """It passed and serves."""
 
 
-def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outcome:
+def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> RunOutcome:
     """Go on with the unfinished run, or begin one.
 
     Raises RetrainError where something is missing or wrong, RetrainStopped where it was asked to stop, UsageError for
@@ -101,7 +101,7 @@ def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> Outco
             raise UsageError(f"run {run.name} is unfinished and has its recipe; go on with it without --recipe")
         talk.say(f"run {run.name} is unfinished ({run.state.value}) and goes on")
         if options.dry_run:
-            return Outcome.DRY
+            return RunOutcome.DRY
         return _go_on(node, run.id, talk)
 
 
@@ -116,7 +116,7 @@ def release_snapshot(node: NodeContext, name: str) -> int:
         return snapshots.release(session, name)
 
 
-def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Folders) -> Outcome:
+def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Folders) -> RunOutcome:
     with node.database.read() as session:
         name = runs.new_name(session, node.clock())
     start = preparing.start_of(node, options.recipe)
@@ -129,19 +129,19 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         lacking = missing(contents, node.settings.retrain)
         if lacking:
             talk.say("nothing is trained yet: " + "; ".join(lacking))
-            return Outcome.TOO_FEW
+            return RunOutcome.TOO_FEW
         for line in rare(contents, start.findings, preparing.FEWEST):
             talk.say(line)
         if not options.again and _nothing_new(node, contents, start):
             talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
-            return Outcome.NOTHING_NEW
+            return RunOutcome.NOTHING_NEW
         if options.estimate:
             _say_duration(node, contents, start, draft, talk)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if options.dry_run:
         talk.say("dry run: nothing was locked, nothing was trained")
-        return Outcome.DRY
+        return RunOutcome.DRY
     talk.say(f"snapshot {name}: every image is hashed again")
 
     def tick_hashing(done: int, total: int) -> None:
@@ -227,7 +227,7 @@ def _new_run(
     )
 
 
-def _go_on(node: NodeContext, run_pk: int, talk: Talk) -> Outcome:
+def _go_on(node: NodeContext, run_pk: int, talk: Talk) -> RunOutcome:
     """A run from wherever it stands to its end."""
     run = _run(node, run_pk)
     plan = read_plan(folders_of(node).runs / run.name)
@@ -261,20 +261,20 @@ def _record_decision(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> 
     talk.say(f"all figures: {plan.folder / PAGE_FILE}")
 
 
-def _end(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> Outcome:
+def _end(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> RunOutcome:
     run = _run(node, run_pk)
     if run.state is RunState.REFUSED:
-        return Outcome.REFUSED
+        return RunOutcome.REFUSED
     wanted: bool | None = {Promote.AUTO: True, Promote.NEVER: False}.get(run.promote)
     if run.promote is Promote.ASK:
         wanted = talk.confirm(f"promote {plan.challenger} now?")
     if not wanted:
         talk.say(f"it is kept beside the champion: `dicom-node models promote {plan.challenger}` makes it serve")
-        return Outcome.KEPT
+        return RunOutcome.KEPT
     models.promote(node, plan.challenger, who=run.started_by, reason=f"retraining {run.name}: {run.reason}"[:500])
     runs.move(node, run_pk, RunState.PROMOTED)
     talk.say(f"{plan.challenger} is the champion; `dicom-node models rollback` goes back")
-    return Outcome.PROMOTED
+    return RunOutcome.PROMOTED
 
 
 def _run(node: NodeContext, run_pk: int) -> RetrainRun:

@@ -34,7 +34,7 @@ from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.system.child_process import end_with_parent, is_running
 from dicom_node.system.process_identity import machine
-from dicom_node.weekly_window import Window, parse_schedule, window_at
+from dicom_node.weekly_window import TimeWindow, parse_schedule, window_at
 
 log = get_logger(__name__)
 
@@ -64,14 +64,14 @@ def zone_of(settings: RetrainSection) -> dt.tzinfo | None:
     return ZoneInfo(settings.timezone) if settings.timezone else None
 
 
-def window_now(settings: RetrainSection, now: dt.datetime) -> Window | None:
+def window_now(settings: RetrainSection, now: dt.datetime) -> TimeWindow | None:
     """The window of the schedule that is open at `now`, if any."""
     if not settings.schedule:
         return None
     return window_at(parse_schedule(settings.schedule), now, zone_of(settings))
 
 
-def begin(session: Session, window: Window, *, now: dt.datetime, host: str, pid: int) -> int | None:
+def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, pid: int) -> int | None:
     """Begin the window, or take it over from a process that is gone; its row's key, None where nothing is to do."""
     night = session.scalars(select(Night).where(Night.begins_at == window.begins_at).with_for_update()).one_or_none()
     if night is None:
@@ -125,7 +125,7 @@ class NightWatch:
         self._train(night_pk, window)
         return True
 
-    def _train(self, night_pk: int, window: Window) -> None:
+    def _train(self, night_pk: int, window: TimeWindow) -> None:
         folder = self._node.settings.node.data_dir / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"retrain-{window.begins_at:%Y%m%d-%H%M}.log"
@@ -148,7 +148,7 @@ class NightWatch:
                 process.wait()
             self._pause_file.unlink(missing_ok=True)
 
-    def _accompany(self, process: subprocess.Popen[bytes], night_pk: int, window: Window, path: Path) -> None:
+    def _accompany(self, process: subprocess.Popen[bytes], night_pk: int, window: TimeWindow, path: Path) -> None:
         """Until it ends: pause it for analyses, renew the row, stop it when the window closes or the node ends."""
         pauses = _Pauses(self._pause_file)
         seen_at = 0.0

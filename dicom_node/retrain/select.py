@@ -15,7 +15,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Instance, Outcome, Result, Series, Study
 from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSplit
 from dicom_node.retrain.site_export import export_site, pseudonym, site_key
-from dicom_node.retrain.splits import Assignment, Shares, assign
+from dicom_node.retrain.splits import Assignment, SplitShares, assign
 from dicom_node.retrain.types import Contents, Film, Item, RetrainError
 from training.readers.site import read_site
 from training.records.drops import DataError, DropReport
@@ -49,7 +49,7 @@ def gather(node: NodeContext, folder: Path) -> Contents:
     usable = _usable(contents, lines, films, analysed)
     links = [(patients[uid], patients[image["prior_image"] or uid]) for uid, image in usable.items()]
     section = node.settings.retrain
-    shares = Shares(
+    shares = SplitShares(
         frozen_patients=section.frozen_patients, frozen=section.frozen_share, validate=section.validate_share
     )
     made = assign(links, known, shares)

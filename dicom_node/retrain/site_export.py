@@ -29,7 +29,7 @@ KEY_NAME = "pseudonym.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Film:
+class _ExportedFilm:
     """An instance as the export names it."""
 
     path: str
@@ -167,7 +167,7 @@ def _word(row: Feedback, *, finding: str, aspect: str, stated: str) -> dict[str,
     }
 
 
-def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: str) -> _Film | None:
+def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: str) -> _ExportedFilm | None:
     instance = session.scalars(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid)).first()
     if instance is None:
         return None
@@ -175,7 +175,7 @@ def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: s
     if not path.is_file():
         return None
     view = instance.view_position if instance.view_position in ("AP", "PA") else None
-    return _Film(path=os.path.relpath(path, folder), when=instance.acquired_at, view=view)
+    return _ExportedFilm(path=os.path.relpath(path, folder), when=instance.acquired_at, view=view)
 
 
 def pseudonym(study: Study, key: bytes) -> str:

@@ -11,7 +11,7 @@ from dicom_node.index.tables.retrain import RetrainSplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class SplitShares:
     """frozen: of new patients, until the frozen set has `frozen_patients`. validate: of those on the training side."""
 
     frozen_patients: int
@@ -27,7 +27,7 @@ class Assignment:
     conflicts: frozenset[str]
 
 
-def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], shares: Shares) -> Assignment:
+def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], shares: SplitShares) -> Assignment:
     """Split the patients. links: the patient of an image and the patient of its prior, mostly the same person.
 
     Two IDs that a comparison links are one person and go together. Who has a split keeps it for ever; where one
@@ -64,7 +64,7 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
     return Assignment(split=split, conflicts=frozenset(conflicts))
 
 
-def _missing_validation(known: Mapping[str, RetrainSplit], new: int, shares: Shares) -> int:
+def _missing_validation(known: Mapping[str, RetrainSplit], new: int, shares: SplitShares) -> int:
     """The number of new people on the training side that are held back, so that the share holds over old and new."""
     validate = sum(where is RetrainSplit.VALIDATE for where in known.values())
     side = validate + sum(where is RetrainSplit.TRAIN for where in known.values()) + new

@@ -33,7 +33,7 @@ class Stopped(ModelError):
 
 
 @dataclass(slots=True)
-class Progress:
+class StageProgress:
     """Tells the parent how far it is, by a file that is replaced."""
 
     folder: Path

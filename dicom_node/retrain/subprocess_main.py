@@ -21,7 +21,7 @@ from types import FrameType
 
 from dicom_node.retrain.file_names import ERROR_FILE, PROBE_FILE
 from dicom_node.retrain.plan import Plan, read_plan
-from dicom_node.retrain.stages import STOPPED, Progress, Stage, Stopped
+from dicom_node.retrain.stages import STOPPED, Stage, StageProgress, Stopped
 from dicom_node.retrain.types import RetrainError
 from dicom_node.system.child_process import end_with_parent
 from model.errors import ModelError
@@ -114,7 +114,7 @@ def train_stage(plan: Plan, between: Between) -> None:
     mark = plan.training / TRAINED_MARK
     if not mark.is_file():
         newest = newest_checkpoint(plan.training)
-        steps = Progress(plan.folder, "training", recipe.run.steps)
+        steps = StageProgress(plan.folder, "training", recipe.run.steps)
         steps.at(int(newest.name.removeprefix("step-")) if newest is not None else 0)
 
         def count_step() -> bool:
@@ -123,7 +123,7 @@ def train_stage(plan: Plan, between: Between) -> None:
 
         train(recipe, plan.training, quiet=True, between=count_step)
         mark.write_text("", "utf-8")
-    calibrating = Progress(plan.folder, "calibrating", 0)
+    calibrating = StageProgress(plan.folder, "calibrating", 0)
     calibrating.at(0)
     checkpoint = plan.folder / "checkpoint"
     finish_challenger(

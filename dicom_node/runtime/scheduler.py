@@ -76,7 +76,7 @@ def note_activity(node: NodeContext, event_type: audit.EventType) -> None:
         with node.database.write() as session:
             audit.record(
                 session,
-                audit.Event.APPLICATION_ACTIVITY,
+                audit.AuditedEvent.APPLICATION_ACTIVITY,
                 event_type=event_type,
                 now=node.clock(),
                 participants=(audit.this_node(node.settings.node.ae_title),),

@@ -45,7 +45,7 @@ LONGEST_RESTART_SECONDS = 30.0
 _spawn = multiprocessing.get_context("spawn")
 
 
-class Role(StrEnum):
+class ProcessRole(StrEnum):
     """The task of a process group of the node."""
 
     ALL = "all"
@@ -109,23 +109,23 @@ def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
     )
 
 
-def serve(settings: Settings, role: Role, *, reload: Callable[[], Settings] | None = None) -> None:
+def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run the node until SIGTERM or SIGINT; at SIGHUP go on with what `reload` reads.
 
     Raises NodeError or ConfigurationError where it cannot start.
     """
-    if role is not Role.ALL and settings.database.url.startswith("sqlite"):
+    if role is not ProcessRole.ALL and settings.database.url.startswith("sqlite"):
         raise ConfigurationError(
             f"database.url: role {role} shares the index with other processes' roles on other machines and needs"
             " postgresql+psycopg://…; SQLite serves role all only"
         )
-    if role is not Role.RECEIVE:
+    if role is not ProcessRole.RECEIVE:
         _require_model(settings)
     stop = threading.Event()
     stop_on_signals(stop)
     prepare(settings)
     with sole_owner(settings):
-        if role is not Role.WORK:
+        if role is not ProcessRole.WORK:
             from dicom_node.receive.receiver import require_ports
 
             require_ports(settings)
@@ -166,7 +166,7 @@ def _require_model(settings: Settings) -> None:
         )
 
 
-def _supervise(settings: Settings, role: Role, stop: threading.Event, reloads: threading.Event) -> None:
+def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, reloads: threading.Event) -> None:
     """Run the node's parts until it is to stop or, by SIGHUP, to read its configuration again."""
     node = node_context(settings, threading.Event())
     children = _children(settings, role)
@@ -184,11 +184,11 @@ def _supervise(settings: Settings, role: Role, stop: threading.Event, reloads: t
     log.info("node stopped")
 
 
-def _children(settings: Settings, role: Role) -> list[_Child]:
+def _children(settings: Settings, role: ProcessRole) -> list[_Child]:
     children = []
-    if role in (Role.ALL, Role.RECEIVE):
+    if role in (ProcessRole.ALL, ProcessRole.RECEIVE):
         children += [_Child(name=f"receive-{number}", main=_receiver_main) for number in range(settings.node.receivers)]
-    if role in (Role.ALL, Role.WORK):
+    if role in (ProcessRole.ALL, ProcessRole.WORK):
         children.append(_Child(name="work", main=_worker_main))
         if settings.retrain.schedule:
             children.append(_Child(name="night", main=_night_main))
@@ -196,7 +196,7 @@ def _children(settings: Settings, role: Role) -> list[_Child]:
 
 
 @contextmanager
-def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
+def _own_parts(node: NodeContext, role: ProcessRole) -> Iterator[None]:
     """Run the parts of the main process: sweeps where work is done, the HL7 listener where it is received, the
     pages."""
     from dicom_node.audit.messages import EventType
@@ -204,9 +204,9 @@ def _own_parts(node: NodeContext, role: Role) -> Iterator[None]:
     from dicom_node.runtime.scheduler import Sweeper, note_activity
     from dicom_node.web.server import WebServer
 
-    sweeper = Sweeper(node) if role in (Role.ALL, Role.WORK) else None
+    sweeper = Sweeper(node) if role in (ProcessRole.ALL, ProcessRole.WORK) else None
     web = WebServer(node) if node.settings.web.enabled else None
-    hl7 = Hl7Listener(node) if node.settings.hl7.enabled and role in (Role.ALL, Role.RECEIVE) else None
+    hl7 = Hl7Listener(node) if node.settings.hl7.enabled and role in (ProcessRole.ALL, ProcessRole.RECEIVE) else None
     for part in (sweeper, hl7, web):
         if part is not None:
             part.start()
@@ -240,7 +240,7 @@ def _start(child: _Child, settings: Settings) -> None:
         log.error("a process cannot be started", child=child.name, why=error.strerror, again_in=pause)
 
 
-def _announce(children: list[_Child], settings: Settings, role: Role, stop: threading.Event) -> None:
+def _announce(children: list[_Child], settings: Settings, role: ProcessRole, stop: threading.Event) -> None:
     """Say once that the node is ready; peers and tests wait for that line."""
     deadline = time.monotonic() + READY_SECONDS
     for child in children:

@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ChampionChange:
     """One entry of the pointer in the journal's words."""
 
     kind: ModelEventKind
@@ -119,19 +119,19 @@ def catch_up(node: NodeContext) -> None:
             note(session, node, change.kind, change.promotion)
 
 
-def changes_of(pointer: ChampionPointer) -> Iterator[Change]:
+def changes_of(pointer: ChampionPointer) -> Iterator[ChampionChange]:
     """Every promotion and rollback that the pointer remembers, oldest first."""
-    changes = [Change(kind=ModelEventKind.PROMOTED, promotion=entry) for entry in pointer.history]
+    changes = [ChampionChange(kind=ModelEventKind.PROMOTED, promotion=entry) for entry in pointer.history]
     for gone in pointer.withdrawn:
         if gone.promoted is not None:
-            changes.append(Change(kind=ModelEventKind.PROMOTED, promotion=gone.promoted))
-        changes.append(Change(kind=ModelEventKind.ROLLED_BACK, promotion=gone))
+            changes.append(ChampionChange(kind=ModelEventKind.PROMOTED, promotion=gone.promoted))
+        changes.append(ChampionChange(kind=ModelEventKind.ROLLED_BACK, promotion=gone))
     yield from sorted(changes, key=lambda change: change.promotion.at)
 
 
 def note(session: Session, node: NodeContext, kind: ModelEventKind, entry: Promotion) -> bool:
     """Journal, audit (PS3.15 A.5.3.11 with type Software Configuration) and notice of one change, once; is it new?"""
-    change = Change(kind=kind, promotion=entry)
+    change = ChampionChange(kind=kind, promotion=entry)
     manifest = _manifest(node.models_dir / entry.folder) if entry.folder else None
     values = {
         "key": change.key[:255],
@@ -149,7 +149,7 @@ def note(session: Session, node: NodeContext, kind: ModelEventKind, entry: Promo
     text = _sentence(change, manifest)
     audit.record(
         session,
-        audit.Event.SECURITY_ALERT,
+        audit.AuditedEvent.SECURITY_ALERT,
         event_type=audit.EventType.SOFTWARE_CONFIGURATION,
         now=entry.at,
         participants=(
@@ -163,7 +163,7 @@ def note(session: Session, node: NodeContext, kind: ModelEventKind, entry: Promo
     return True
 
 
-def _sentence(change: Change, manifest: Manifest | None) -> str:
+def _sentence(change: ChampionChange, manifest: Manifest | None) -> str:
     entry = change.promotion
     device = f", device UID {manifest.device_uid}" if manifest else ""
     reason = f": {entry.reason}" if entry.reason else ""

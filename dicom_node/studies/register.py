@@ -132,7 +132,7 @@ def is_own_picture(header: InstanceHeader) -> bool:
     return header.manufacturer_model_name == NODE_MODEL
 
 
-class _Place(Protocol):
+class _InstancePlace(Protocol):
     """Where an instance belongs: its study's row, and its series' where there is one."""
 
     study_pk: int
@@ -150,10 +150,10 @@ class _Place(Protocol):
     series_study_pk: int | None
 
 
-def _place(session: Session, header: InstanceHeader) -> _Place | None:
+def _place(session: Session, header: InstanceHeader) -> _InstancePlace | None:
     """The study's row, locked against other receivers, and the series'."""
     uids = {"study_uid": header.study_instance_uid, "series_uid": header.series_instance_uid}
-    return cast("_Place | None", session.execute(_SELECT_PLACE, uids).one_or_none())
+    return cast("_InstancePlace | None", session.execute(_SELECT_PLACE, uids).one_or_none())
 
 
 def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
@@ -216,14 +216,14 @@ def _study_mismatch(place: _Identified, header: InstanceHeader) -> str:
     return ""
 
 
-def _fill(session: Session, place: _Place, header: InstanceHeader) -> None:
+def _fill(session: Session, place: _InstancePlace, header: InstanceHeader) -> None:
     """A study's first object may be a note or a film typed in by hand: what it left empty a later one says."""
     said = {name: getattr(header, name) for name in _FILLED if not getattr(place, name)}
     if said := {name: value for name, value in said.items() if value}:
         session.execute(update(_study).where(_study.c.id == place.study_pk).values(**said))
 
 
-def _note_activity(session: Session, place: _Place, received: ReceivedInstance, now: dt.datetime) -> None:
+def _note_activity(session: Session, place: _InstancePlace, received: ReceivedInstance, now: dt.datetime) -> None:
     is_open = place.state is StudyState.OPEN
     brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
     if received.purpose == ROUTED and brings_image and not (is_open and place.purpose == ROUTED):

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import Role, WebSection
 from dicom_node.web.ended_sessions import EndedSessions
-from dicom_node.web.oidc import Identity, OidcProvider
+from dicom_node.web.oidc import OidcProvider, SignedInIdentity
 
 RANKS: Mapping[Role, int] = {Role.VIEWER: 0, Role.RADIOLOGIST: 1, Role.ADMINISTRATOR: 2}
 FAILURES_BEFORE_PAUSE = 5
@@ -142,7 +142,7 @@ class Doorkeeper:
             return None
         return None if known is None else self._new_session(name, _mark(stored))
 
-    def log_in_by(self, provider: OidcProvider, identity: Identity) -> dict[str, Any]:
+    def log_in_by(self, provider: OidcProvider, identity: SignedInIdentity) -> dict[str, Any]:
         """The session of somebody whom the provider knows; the role is that of the log-in until it ends."""
         return self._new_session(identity.name, _mark(provider.client)) | {"oidc_role": identity.role.value}
 

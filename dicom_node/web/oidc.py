@@ -66,7 +66,7 @@ class LogInAttempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class SignedInIdentity:
     """Somebody whom the provider knows."""
 
     name: str
@@ -123,7 +123,7 @@ class OidcProvider:
             )
         return str(url)
 
-    def identify(self, attempt: LogInAttempt, answer: Mapping[str, str]) -> Identity:
+    def identify(self, attempt: LogInAttempt, answer: Mapping[str, str]) -> SignedInIdentity:
         """Exchange the provider's answer for who it is. Raises LogInError."""
         if not secrets.compare_digest(answer.get("state", "").encode(), attempt.state.encode()):
             raise LogInError("the answer belongs to another log-in; log in again")
@@ -240,7 +240,7 @@ class OidcProvider:
             raise LogInError("the provider's userinfo is of somebody else; tell the administrator")
         return found
 
-    def _identity(self, claims: Mapping[str, Any]) -> Identity:
+    def _identity(self, claims: Mapping[str, Any]) -> SignedInIdentity:
         settings = self.settings
         name = str(claims.get(settings.name_claim) or "").strip()[:255]
         if not name:
@@ -252,7 +252,7 @@ class OidcProvider:
             (Role.VIEWER, settings.viewers),
         ):
             if groups & set(wanted):
-                return Identity(name=name, role=role, subject=str(claims["sub"])[:255])
+                return SignedInIdentity(name=name, role=role, subject=str(claims["sub"])[:255])
         raise LogInError(
             f"{name} is known to the provider but has no role here; an administrator gives one by a group of the claim"
             f" {settings.role_claim!r}"

@@ -49,7 +49,7 @@ class Strategy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
+class EngineJob:
     """The questions on one set of pictures. pictures: uint8 [H, W] in the order of the layout's image slots."""
 
     pictures: tuple[NDArray[np.uint8], ...]
@@ -126,7 +126,7 @@ class Engine:
         return self._strategy
 
     @torch.inference_mode()
-    def ask(self, jobs: Sequence[Job]) -> list[JobAnswers]:
+    def ask(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         """Answer every question of every job. Raises InferenceError where a question cannot be asked."""
         answers = [JobAnswers() for _ in jobs]
         for indices in self._groups(jobs):
@@ -140,7 +140,7 @@ class Engine:
         return answers
 
     @torch.inference_mode()
-    def ask_plainly(self, job: Job) -> JobAnswers:
+    def ask_plainly(self, job: EngineJob) -> JobAnswers:
         """The reference: each answer of each question scored in a pass of its own, nothing shared."""
         tokens = self._battery(job)
         answers = JobAnswers()
@@ -153,7 +153,7 @@ class Engine:
                 answers.open[entry.question.key] = self._written_plainly(job, entry.question)
         return answers
 
-    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    def _groups(self, jobs: Sequence[EngineJob]) -> Iterator[list[int]]:
         """Jobs with the same questions on as many images share a batch (NVILA); all others are asked one at a time.
 
         The texts beside the images (expert, context) may differ from pair to pair: they are in the prefix, which is
@@ -168,7 +168,7 @@ class Engine:
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
 
-    def _ask_group(self, jobs: Sequence[Job]) -> list[JobAnswers]:
+    def _ask_group(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         if not jobs[0].questions:
             return [JobAnswers() for _ in jobs]
         if self._checks and len(jobs[0].pictures) not in self._checked:
@@ -177,7 +177,7 @@ class Engine:
             return [self.ask_plainly(job) for job in jobs]
         return self._ask_shared(jobs)
 
-    def _ask_shared(self, jobs: Sequence[Job]) -> list[JobAnswers]:
+    def _ask_shared(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         answers = [JobAnswers() for _ in jobs]
         tokens = self._battery(jobs[0])
         closed = [entry for entry in tokens.questions if entry.answers]
@@ -201,7 +201,7 @@ class Engine:
             result.seconds = {stage: value / len(jobs) for stage, value in seconds.items()}
         return answers
 
-    def _battery(self, job: Job) -> BatteryTokens:
+    def _battery(self, job: EngineJob) -> BatteryTokens:
         key = (job.layout, job.questions)
         if key not in self._batteries:
             if len(self._batteries) > 64:  # texts with expert or context lines differ for every pair
@@ -211,7 +211,7 @@ class Engine:
 
     # --- the prefix ---
 
-    def _read_prefix(self, jobs: Sequence[Job]) -> Prefix:
+    def _read_prefix(self, jobs: Sequence[EngineJob]) -> Prefix:
         """Encode the images and read the prefix of every job; rows of unequal length are padded on the right."""
         rows = [self._prefix_inputs(job, self._battery(job)) for job in jobs]
         lengths = [row["input_ids"].shape[1] for row in rows]
@@ -231,7 +231,7 @@ class Engine:
             mask=inputs["attention_mask"].bool(),
         )
 
-    def _prefix_inputs(self, job: Job, tokens: BatteryTokens) -> dict[str, Tensor]:
+    def _prefix_inputs(self, job: EngineJob, tokens: BatteryTokens) -> dict[str, Tensor]:
         inputs = self.vlm.inputs(tokens.first_prompt, job.pictures)
         ids, count = inputs["input_ids"], len(tokens.first_suffix)
         if ids[0, -count:].tolist() != list(tokens.first_suffix):
@@ -250,7 +250,7 @@ class Engine:
             return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]
         return [score_rows(self.vlm, prefix, closed)]
 
-    def _check(self, job: Job) -> None:
+    def _check(self, job: EngineJob) -> None:
         """For an architecture that is not ours, once for each number of images (a longer prefix may outgrow a sliding
         window): does sharing the prefix give the plain numbers? Else say so."""
         self._checked.add(len(job.pictures))
@@ -280,7 +280,7 @@ class Engine:
     # --- open questions ---
 
     def _generate(
-        self, jobs: Sequence[Job], prefix: Prefix, questions: Sequence[QuestionTokens]
+        self, jobs: Sequence[EngineJob], prefix: Prefix, questions: Sequence[QuestionTokens]
     ) -> list[list[OpenAnswer]]:
         """The open answers of each job, over the cache: one batch for NVILA, batches of equal length for the rest."""
         write = write_rows if isinstance(self.vlm, NvilaVlm) else write_equal_rows
@@ -295,7 +295,7 @@ class Engine:
             for row in range(len(jobs))
         ]
 
-    def _written_plainly(self, job: Job, question: Question) -> OpenAnswer:
+    def _written_plainly(self, job: EngineJob, question: Question) -> OpenAnswer:
         inputs = self.vlm.inputs(self.vlm.prompt(job.layout, question.text), job.pictures)
         with decoding_threads(self.vlm):
             text, complete = write_plainly(self.vlm, inputs, self._max_new_tokens)

@@ -18,7 +18,7 @@ STEM_CHANNELS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class NetworkStage:
     """Blocks of one resolution; the first of them has the stride and the change of width."""
 
     blocks: int
@@ -29,13 +29,13 @@ class Stage:
 
 
 STAGES = (
-    Stage(blocks=1, kernel=3, stride=1, expansion=1, channels=16),
-    Stage(blocks=2, kernel=3, stride=2, expansion=6, channels=24),
-    Stage(blocks=2, kernel=5, stride=2, expansion=6, channels=40),
-    Stage(blocks=3, kernel=3, stride=2, expansion=6, channels=80),
-    Stage(blocks=3, kernel=5, stride=1, expansion=6, channels=112),
-    Stage(blocks=4, kernel=5, stride=2, expansion=6, channels=192),
-    Stage(blocks=1, kernel=3, stride=1, expansion=6, channels=320),
+    NetworkStage(blocks=1, kernel=3, stride=1, expansion=1, channels=16),
+    NetworkStage(blocks=2, kernel=3, stride=2, expansion=6, channels=24),
+    NetworkStage(blocks=2, kernel=5, stride=2, expansion=6, channels=40),
+    NetworkStage(blocks=3, kernel=3, stride=2, expansion=6, channels=80),
+    NetworkStage(blocks=3, kernel=5, stride=1, expansion=6, channels=112),
+    NetworkStage(blocks=4, kernel=5, stride=2, expansion=6, channels=192),
+    NetworkStage(blocks=1, kernel=3, stride=1, expansion=6, channels=320),
 )
 EIGHTH, SIXTEENTH = 2, 4
 """Stages whose output has an eighth and a sixteenth of the image's side."""
@@ -61,7 +61,7 @@ class InvertedBottleneck(nn.Module):
     dropped: share of images for which training skips the block's own path (stochastic depth).
     """
 
-    def __init__(self, channels: int, stage: Stage, stride: int, dropped: float = 0.0) -> None:
+    def __init__(self, channels: int, stage: NetworkStage, stride: int, dropped: float = 0.0) -> None:
         super().__init__()
         wide = channels * stage.expansion
         self.dropped = dropped

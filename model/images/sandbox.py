@@ -45,7 +45,7 @@ class _Fault(Exception):
     """The child did not answer as agreed; it has to be replaced."""
 
 
-class _Child:
+class _DecoderChild:
     """One decoder process and the two pipes to it."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class _Pool:
     """The one child of this process, started on first use."""
 
     def __init__(self) -> None:
-        self._child: _Child | None = None
+        self._child: _DecoderChild | None = None
         self._lock = threading.Lock()
 
     def decode(self, path: Path, *, timeout_seconds: float, memory_bytes: int, crop: bool) -> DisplayImage:
@@ -155,7 +155,7 @@ class _Pool:
                     self._child.end()
                 self._child = None
 
-    def _running(self) -> tuple[_Child, bool]:
+    def _running(self) -> tuple[_DecoderChild, bool]:
         child = self._child
         if child is not None and child.owner != os.getpid():
             child = self._child = None  # inherited over a fork: it belongs to the other process
@@ -164,7 +164,7 @@ class _Pool:
             child = self._child = None
         if child is not None:
             return child, False
-        self._child = _Child()
+        self._child = _DecoderChild()
         return self._child, True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from model.labeller import scope
 from model.labeller.sides import first_after, last_before
-from model.labeller.statement import LISTED, Joint, Statement
+from model.labeller.statement import LISTED, Joint, SentenceStatement
 from model.labeller.targets import Target
 from model.labeller.text.parts import Mark, Part
 from model.schema import Change
@@ -17,7 +17,7 @@ _OF_DEVICES = (
 )
 
 
-def give_changes(read: Statement, targets: dict[int, Target]) -> None:
+def give_changes(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Give each finding the change that is said of it. What has resolved or was removed is absent."""
     places = set(targets)
     for cue, mark in enumerate(read.marks):
@@ -41,7 +41,7 @@ def give_changes(read: Statement, targets: dict[int, Target]) -> None:
             target.change = Change.RESOLVED
 
 
-def _find_described_next(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
+def _find_described_next(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the finding of the next segment where adjectives are parted by commas ("stable, small effusion")."""
     segment = read.segments[read.number(cue)]
     place = first_after(read, segment, targets)
@@ -62,7 +62,7 @@ def _find_described_next(read: Statement, cue: int, targets: dict[int, Target]) 
     return [] if place is None else [place]
 
 
-def _find_listed_behind(read: Statement, cue: int, targets: dict[int, Target]) -> list[int]:
+def _find_listed_behind(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the devices of a list behind "removal of" or "placement of"; it goes on over commas and sides."""
     first = read.number(cue)
     governed: list[int] = []
@@ -98,7 +98,7 @@ def _change(governed: Sequence[Target], mark: Mark, change: Change) -> None:
                 target.presence = "no"
 
 
-def _note_contradictions(read: Statement, cue: int, governed: Sequence[Target]) -> None:
+def _note_contradictions(read: SentenceStatement, cue: int, governed: Sequence[Target]) -> None:
     """Leave out what one rule calls absent and another changed: it is listed with the reason and not used."""
     mark = read.marks[cue]
     for target in governed:
@@ -115,7 +115,7 @@ def _only_persists(target: Target) -> bool:
     return target.change is Change.STABLE and bool(said) and said[-1].startswith(("persist", "ongoing", "still"))
 
 
-def _exchange(read: Statement, targets: dict[int, Target]) -> None:
+def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Read "A has been replaced by B" and "B has replaced A"; of the same kind and side nothing is gone."""
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.EXCHANGED) or mark.has(Part.CHANGE) or mark.role == "plan":
@@ -139,7 +139,7 @@ def _exchange(read: Statement, targets: dict[int, Target]) -> None:
         _change(came, mark, Change.NEW)
 
 
-def _bounds(read: Statement, place: int) -> tuple[int, int]:
+def _bounds(read: SentenceStatement, place: int) -> tuple[int, int]:
     """Return where the stretch between semicolons begins and ends that a place stands in."""
     number = last = read.number(place)
     while number and read.segments[number].joint is not Joint.STOP:
@@ -153,7 +153,7 @@ def _names_other(behind: Sequence[Mark]) -> bool:
     return any("tracheostomy" in mark.text or mark.text in ("trach", "gastrostomy", "peg") for mark in behind)
 
 
-def give_levels(read: Statement, targets: dict[int, Target]) -> None:
+def give_levels(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Give each finding its degree: of the noun phrase that it stands in, else the one before."""
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.LEVEL) or _grades_change(read.marks, cue):
@@ -178,7 +178,7 @@ def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
     return False
 
 
-def _find_graded(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
+def _find_graded(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
     for place in range(cue + 1, segment.end):
         if place in targets:

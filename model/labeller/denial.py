@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from model.labeller.statement import LISTED, Joint, Segment, Statement
+from model.labeller.statement import LISTED, Joint, SentenceStatement, StatementSegment
 from model.labeller.text.parts import CUES, Mark, Part
 
 _PASSES_DENIAL = (
@@ -34,7 +34,7 @@ class Member:
     is_open: bool
 
 
-def find_denied(read: Statement, cue: int, targets: set[int], devices: set[int]) -> Iterator[Member]:
+def find_denied(read: SentenceStatement, cue: int, targets: set[int], devices: set[int]) -> Iterator[Member]:
     """Yield the findings that a denial before them governs."""
     first = read.number(cue)
     names_device: bool | None = None
@@ -59,7 +59,7 @@ def find_denied(read: Statement, cue: int, targets: set[int], devices: set[int])
 
 
 def _members(
-    read: Statement, start: int, end: int, targets: set[int], *, verbs_end: bool
+    read: SentenceStatement, start: int, end: int, targets: set[int], *, verbs_end: bool
 ) -> tuple[list[int], bool, bool]:
     """Return the findings of a segment that a denial reaches, whether it ends there, and whether they stay open."""
     members: list[int] = []
@@ -106,7 +106,7 @@ def _names_something(between: Sequence[Mark]) -> bool:
     )
 
 
-def _spreads(read: Statement, number: int, adjectives: Sequence[Mark]) -> bool:
+def _spreads(read: SentenceStatement, number: int, adjectives: Sequence[Mark]) -> bool:
     """Return whether "new" or "large" of the first member holds for the others: "no new consolidation or effusion"."""
     if any(mark.has(Part.CHANGE) or mark.text in ("further", "additional", "other") for mark in adjectives):
         return True
@@ -114,7 +114,9 @@ def _spreads(read: Statement, number: int, adjectives: Sequence[Mark]) -> bool:
     return following in (Joint.OR, Joint.AND)
 
 
-def _goes_on(read: Statement, number: int, targets: set[int], devices: set[int], *, names_device: bool | None) -> bool:
+def _goes_on(
+    read: SentenceStatement, number: int, targets: set[int], devices: set[int], *, names_device: bool | None
+) -> bool:
     """Return whether a segment is a further member of a denied list and not a statement of its own."""
     segment = read.segments[number]
     if segment.joint not in LISTED or opens_statement(read, segment, targets):
@@ -129,7 +131,7 @@ def _goes_on(read: Statement, number: int, targets: set[int], devices: set[int],
     return is_bare(read.of(segment))
 
 
-def opens_statement(read: Statement, segment: Segment, targets: set[int]) -> bool:
+def opens_statement(read: SentenceStatement, segment: StatementSegment, targets: set[int]) -> bool:
     """Return whether a segment says something of its own: by a cue, "the", "there is", or a verb that predicates."""
     seen_target = False
     is_or = segment.joint is Joint.OR
@@ -159,7 +161,7 @@ def _predicates(behind: Sequence[Mark]) -> bool:
     return any(mark.has(Part.CHANGE, Part.LEVEL, Part.SIDE, Part.PREDICATE) for mark in behind)
 
 
-def _or_follows(read: Statement, number: int, targets: set[int]) -> bool:
+def _or_follows(read: SentenceStatement, number: int, targets: set[int]) -> bool:
     """Return whether "or" before a later member says that the list goes on."""
     for later in range(number + 1, len(read.segments)):
         segment = read.segments[later]

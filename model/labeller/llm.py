@@ -35,7 +35,7 @@ Answer with one JSON object and nothing else:
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
 
 
-class _Item(BaseModel):
+class _LlmItem(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     finding: str
     presence: Stated
@@ -45,9 +45,9 @@ class _Item(BaseModel):
     sentence: str
 
 
-class _Answer(BaseModel):
+class _LlmAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    findings: tuple[_Item, ...]
+    findings: tuple[_LlmItem, ...]
 
 
 def version(model: TextModel) -> str:
@@ -77,18 +77,18 @@ def label_report(text: str, model: TextModel) -> list[Label]:
     return [_label(item, sections, version(model)) for item in said.findings]
 
 
-def _parse(answer: str) -> _Answer:
+def _parse(answer: str) -> _LlmAnswer:
     start, end = answer.find("{"), answer.rfind("}")
     try:
         value: Any = json.loads(answer[start : end + 1]) if 0 <= start < end else None
-        return _Answer.model_validate(value)
+        return _LlmAnswer.model_validate(value)
     except (ValueError, ValidationError) as error:
         raise LabellerError(
             f"the language model's answer is not the JSON that was asked for: {answer[:200]!r}"
         ) from error
 
 
-def _label(item: _Item, sections: dict[str, str], rule: str) -> Label:
+def _label(item: _LlmItem, sections: dict[str, str], rule: str) -> Label:
     """The checked label. Raises LabellerError naming what is foreign."""
     concept = ontology().findings.get(item.finding)
     if concept is None:

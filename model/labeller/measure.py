@@ -23,7 +23,7 @@ Labeller = Callable[[str], Sequence[Label]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class GoldReport:
     """One sentence and what it states."""
 
     sentence: str
@@ -69,9 +69,9 @@ class Measured:
     errors: tuple[str, ...] = field(default=(), repr=False)
 
 
-def read_cases(path: Path) -> list[Case]:
+def read_cases(path: Path) -> list[GoldReport]:
     """The sentences of a file. Raises LabellerError naming the line."""
-    cases: list[Case] = []
+    cases: list[GoldReport] = []
     sentence, gold, kind = "", [], ""
     for number, line in enumerate([*path.read_text("utf-8").splitlines(), ""], start=1):
         if line.startswith("#"):
@@ -83,7 +83,7 @@ def read_cases(path: Path) -> list[Case]:
                 gold.append(_label(line[4:].split(), f"{path.name}, line {number}"))
         elif not line.strip():
             if sentence:
-                cases.append(Case(sentence=sentence, gold=tuple(gold), kind=kind))
+                cases.append(GoldReport(sentence=sentence, gold=tuple(gold), kind=kind))
             sentence, gold = "", []
         elif sentence:
             raise LabellerError(f"{path.name}, line {number}: two sentences without an empty line between")
@@ -142,7 +142,7 @@ def _label(words: list[str], where: str) -> Label:
     )
 
 
-def measure(cases: Iterable[Case], labeller: Labeller) -> Measured:
+def measure(cases: Iterable[GoldReport], labeller: Labeller) -> Measured:
     """Label every sentence and compare. Side, level and change are compared where the finding's presence is right."""
     tables: dict[str, dict[str, Score]] = {
         name: defaultdict(Score) for name in ("finding", "presence", "change", "side", "level")

@@ -17,7 +17,7 @@ from model.labeller import scope
 from model.labeller.attributes import give_changes, give_levels
 from model.labeller.denial import find_denied
 from model.labeller.sides import give_sides
-from model.labeller.statement import Statement, statement
+from model.labeller.statement import SentenceStatement, statement
 from model.labeller.targets import Target, at, leave_out, targets_of
 from model.labeller.text.language import has_foreign_denial, is_english
 from model.labeller.text.parts import Part
@@ -65,7 +65,7 @@ class Reading:
     """A sentence read: its phrases, its findings with the rules that read them, and the labels that follow."""
 
     sentence: Sentence
-    statement: Statement
+    statement: SentenceStatement
     targets: tuple[Target, ...]
     labels: tuple[Label, ...]
 
@@ -148,7 +148,7 @@ def _join_labels(label: Label, later: Label) -> Label:
     return dataclasses.replace(label, level=level, change=change, rule=f"{label.rule}; {later.rule}")
 
 
-def _apply_unsaid(read: Statement, targets: dict[int, Target]) -> None:
+def _apply_unsaid(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Leave out what stands in a question, a plan or a history."""
     places = set(targets)
     for cue, mark in enumerate(read.marks):
@@ -158,7 +158,7 @@ def _apply_unsaid(read: Statement, targets: dict[int, Target]) -> None:
                 target.note("no statement", mark)
 
 
-def _apply_denials(read: Statement, targets: dict[int, Target]) -> None:
+def _apply_denials(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Apply "no", "without" and the like; of two denials before a finding the nearer one counts."""
     places, devices = set(targets), {place for place, target in targets.items() if target.is_device}
     for cue, mark in enumerate(read.marks):
@@ -177,7 +177,7 @@ def _apply_denials(read: Statement, targets: dict[int, Target]) -> None:
                 target.note("denial", mark)
 
 
-def _apply_known(read: Statement, targets: dict[int, Target]) -> None:
+def _apply_known(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Mark what is called known or previous: it counts only with what became of it."""
     places = set(targets)
     for cue, mark in enumerate(read.marks):
@@ -187,7 +187,7 @@ def _apply_known(read: Statement, targets: dict[int, Target]) -> None:
                 target.note("known before", mark)
 
 
-def _apply_doubt(read: Statement, targets: dict[int, Target]) -> None:
+def _apply_doubt(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Apply words of doubt, before or behind a finding. "No effusion is suspected" stays a denial."""
     places = set(targets)
     for cue, mark in enumerate(read.marks):
@@ -211,7 +211,7 @@ def _apply_doubt(read: Statement, targets: dict[int, Target]) -> None:
                     target.note("doubt", mark)
 
 
-def _stands_behind(read: Statement, cue: int, places: set[int]) -> bool:
+def _stands_behind(read: SentenceStatement, cue: int, places: set[int]) -> bool:
     """Return whether a word of doubt ends its segment, behind a finding of it."""
     segment = read.segments[read.number(cue)]
     return any(segment.start <= place < cue for place in places) and not any(
@@ -219,7 +219,7 @@ def _stands_behind(read: Statement, cue: int, places: set[int]) -> bool:
     )
 
 
-def _apply_cues_behind(read: Statement, targets: dict[int, Target]) -> None:
+def _apply_cues_behind(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Apply "is absent", "not seen", "is recommended": they stand behind what they govern."""
     places = set(targets)
     for cue, mark in enumerate(read.marks):
@@ -240,7 +240,7 @@ def _apply_cues_behind(read: Statement, targets: dict[int, Target]) -> None:
                     target.note("denial", mark)
 
 
-def _without_tips(read: Statement, cue: int, targets: dict[int, Target], governed: list[int]) -> list[int]:
+def _without_tips(read: SentenceStatement, cue: int, targets: dict[int, Target], governed: list[int]) -> list[int]:
     """Return the governed findings but devices of which only the tip is spoken of ("NG tube tip not seen")."""
     return [
         place
@@ -249,7 +249,7 @@ def _without_tips(read: Statement, cue: int, targets: dict[int, Target], governe
     ]
 
 
-def _denies_ahead(read: Statement, cue: int, places: set[int]) -> bool:
+def _denies_ahead(read: SentenceStatement, cue: int, places: set[int]) -> bool:
     """Return whether a word that may stand on either side ("negative") has its finding after it."""
     mark = read.marks[cue]
     segment = read.segments[read.number(cue)]

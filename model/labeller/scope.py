@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from model.labeller.denial import is_bare, opens_statement
-from model.labeller.statement import LISTED, Joint, Segment, Statement
+from model.labeller.statement import LISTED, Joint, SentenceStatement, StatementSegment
 from model.labeller.text.parts import CUES, Part
 
 
-def find_doubted(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
+def find_doubted(read: SentenceStatement, cue: int, targets: set[int]) -> Iterator[int]:
     """Yield the findings that a word of doubt before them governs: its segment's, and those listed with them."""
     first = read.number(cue)
     for number in range(first, len(read.segments)):
@@ -31,7 +31,7 @@ def find_doubted(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
                 return
 
 
-def _is_listed_with(read: Statement, segment: Segment, targets: set[int]) -> bool:
+def _is_listed_with(read: SentenceStatement, segment: StatementSegment, targets: set[int]) -> bool:
     if opens_statement(read, segment, targets):
         return False
     if segment.joint is Joint.OR:
@@ -40,7 +40,7 @@ def _is_listed_with(read: Statement, segment: Segment, targets: set[int]) -> boo
     return not any(mark.has(Part.CHANGE, Part.LEVEL, Part.VERB) for mark in within)
 
 
-def unsaid(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
+def unsaid(read: SentenceStatement, cue: int, targets: set[int]) -> Iterator[int]:
     """Yield the findings behind a question, plan or history: to a break, or to where a statement begins."""
     first = read.number(cue)
     is_past = read.marks[cue].text in ("status post", "history of")
@@ -59,7 +59,7 @@ def unsaid(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
         yield from (place for place in range(start, segment.end) if place in targets)
 
 
-def before(read: Statement, cue: int, targets: set[int], *, crosses: bool = True) -> list[int]:
+def before(read: SentenceStatement, cue: int, targets: set[int], *, crosses: bool = True) -> list[int]:
     """Return the findings that a cue after them governs: the nearest, and those listed with it.
 
     crosses: from a segment without a finding of its own to the one before it ("small effusion, unchanged").
@@ -88,7 +88,7 @@ def before(read: Statement, cue: int, targets: set[int], *, crosses: bool = True
     return governed
 
 
-def _nearest_group(read: Statement, segment: Segment, end: int, targets: set[int]) -> list[int]:
+def _nearest_group(read: SentenceStatement, segment: StatementSegment, end: int, targets: set[int]) -> list[int]:
     """Return the findings before `end` in a segment, back to the verb or cue before the nearest of them."""
     group: list[int] = []
     for place in range(min(end, segment.end) - 1, segment.start - 1, -1):
@@ -100,7 +100,7 @@ def _nearest_group(read: Statement, segment: Segment, end: int, targets: set[int
     return group
 
 
-def find_described(read: Statement, cue: int, targets: set[int]) -> list[int] | None:
+def find_described(read: SentenceStatement, cue: int, targets: set[int]) -> list[int] | None:
     """Return the findings that a word of change before them describes; [] where it describes one before it.
 
     None: it describes what is no finding ("improved aeration").
@@ -136,7 +136,7 @@ def find_described(read: Statement, cue: int, targets: set[int]) -> list[int] | 
     return governed
 
 
-def _follows_predicate(read: Statement, segment: Segment, cue: int, targets: set[int]) -> bool:
+def _follows_predicate(read: SentenceStatement, segment: StatementSegment, cue: int, targets: set[int]) -> bool:
     """Return whether a finding and a verb stand before the cue in its segment ("the effusion is unchanged with …")."""
     has_verb = False
     for place in range(cue - 1, segment.start - 1, -1):
@@ -148,14 +148,14 @@ def _follows_predicate(read: Statement, segment: Segment, cue: int, targets: set
     return False
 
 
-def _shares_change(read: Statement, segment: Segment, targets: set[int]) -> bool:
+def _shares_change(read: SentenceStatement, segment: StatementSegment, targets: set[int]) -> bool:
     within = read.of(segment)
     return not opens_statement(read, segment, targets) and not any(
         mark.has(Part.LEVEL, Part.CHANGE, Part.OPENER, Part.VERB, Part.SIDE) for mark in within
     )
 
 
-def known(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
+def known(read: SentenceStatement, cue: int, targets: set[int]) -> Iterator[int]:
     """Yield the findings that "known" or "previous" stands before; "known" holds for a bare list behind it too."""
     first = read.number(cue)
     for number in range(first, len(read.segments)):
@@ -171,7 +171,7 @@ def known(read: Statement, cue: int, targets: set[int]) -> Iterator[int]:
                 return
 
 
-def is_alone(read: Statement, cue: int) -> bool:
+def is_alone(read: SentenceStatement, cue: int) -> bool:
     """Return whether nothing but small words stands before a cue in its segment, so that it looks further back."""
     segment = read.segments[read.number(cue)]
     small = (Part.VERB, Part.FILLER, Part.PREPOSITION, Part.OPENER, Part.IGNORED, Part.PARTLY, Part.BREAK)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from model.labeller.statement import LISTED, Joint, Segment, Statement
+from model.labeller.statement import LISTED, Joint, SentenceStatement, StatementSegment
 from model.labeller.targets import Target
 from model.labeller.text.parts import Mark, Part
 
 _MEANS = ("in keeping with", "as")
 
 
-def give_sides(read: Statement, targets: dict[int, Target]) -> None:
+def give_sides(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Give each finding its sides; one without a side has that of the finding that it is joined to."""
     for cue, mark in enumerate(read.marks):
         if mark.has(Part.SIDE):
@@ -30,7 +30,7 @@ def give_sides(read: Statement, targets: dict[int, Target]) -> None:
             before.sides = list(target.sides)
 
 
-def _holds_for_both(read: Statement, before: Target, target: Target) -> bool:
+def _holds_for_both(read: SentenceStatement, before: Target, target: Target) -> bool:
     """Return whether the side of the second of two findings is that of the first, too."""
     are_doubted = target.presence == before.presence == "uncertain"
     if are_doubted and _are_alternatives(read.marks[before.place + 1 : target.place]):
@@ -38,7 +38,7 @@ def _holds_for_both(read: Statement, before: Target, target: Target) -> bool:
     return _is_pair_at_place(read, before.place, target)
 
 
-def _is_pair_at_place(read: Statement, place: int, target: Target) -> bool:
+def _is_pair_at_place(read: SentenceStatement, place: int, target: Target) -> bool:
     """Return whether a place behind two findings is that of both ("consolidation and effusion on the right")."""
     between = read.marks[place + 1 : target.place]
     side = next((mark for rule, mark in target.notes if rule == "side"), None)
@@ -48,7 +48,7 @@ def _is_pair_at_place(read: Statement, place: int, target: Target) -> bool:
     return side.start > read.marks[target.place].start and bool(behind) and behind[0] in ("on", "in", "at")
 
 
-def _give_leading_side(read: Statement, targets: dict[int, Target]) -> None:
+def _give_leading_side(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Give the side that a sentence opens with to all that it names ("on the left there is consolidation with …")."""
     if not read.marks or read.marks[0].text not in ("on", "in", "at"):
         return
@@ -63,11 +63,11 @@ def _give_leading_side(read: Statement, targets: dict[int, Target]) -> None:
             target.note("side", sides[0])
 
 
-def _is_exception(read: Statement, target: Target) -> bool:
+def _is_exception(read: SentenceStatement, target: Target) -> bool:
     return read.segments[read.number(target.place)].joint is Joint.EXCEPT
 
 
-def _find_sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | None:
+def _find_sided(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
     inside = [place for place in targets if segment.start <= place < segment.end]
     for place in range(cue + 1, segment.end):
@@ -90,7 +90,7 @@ def _find_sided(read: Statement, cue: int, targets: dict[int, Target]) -> int | 
     return after if after is not None else before
 
 
-def _is_second_of_device(read: Statement, cue: int, target: Target) -> bool:
+def _is_second_of_device(read: SentenceStatement, cue: int, target: Target) -> bool:
     """Return whether a device has its side already and this one is of where its tip lies."""
     between = read.marks[target.place : cue]
     return (
@@ -122,7 +122,7 @@ def _shares_side(between: Sequence[Mark]) -> bool:
     return any(mark.has(Part.AND, Part.OR) or mark.text == "/" for mark in between)
 
 
-def last_before(read: Statement, cue: int, segment: Segment, targets: dict[int, Target]) -> int | None:
+def last_before(read: SentenceStatement, cue: int, segment: StatementSegment, targets: dict[int, Target]) -> int | None:
     """Return the finding before a place in its segment, else in the segments before, up to a break."""
     earlier = [place for place in targets if segment.start <= place < cue]
     if earlier:
@@ -138,7 +138,7 @@ def last_before(read: Statement, cue: int, segment: Segment, targets: dict[int, 
     return None
 
 
-def first_after(read: Statement, segment: Segment, targets: dict[int, Target]) -> int | None:
+def first_after(read: SentenceStatement, segment: StatementSegment, targets: dict[int, Target]) -> int | None:
     """Return the finding of the next segment, where this one holds adjectives of it ("left upper and right lower")."""
     number = read.segments.index(segment)
     while number + 1 < len(read.segments) and read.segments[number + 1].joint in LISTED:

@@ -34,7 +34,7 @@ LISTED = (Joint.COMMA, Joint.AND, Joint.OR)
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class StatementSegment:
     """The marks from start to before end, and what stands before them."""
 
     start: int
@@ -43,13 +43,13 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class SentenceStatement:
     """The phrases of a sentence with their parts, and its segments."""
 
     marks: tuple[Mark, ...]
-    segments: tuple[Segment, ...]
+    segments: tuple[StatementSegment, ...]
 
-    def of(self, segment: Segment) -> Sequence[Mark]:
+    def of(self, segment: StatementSegment) -> Sequence[Mark]:
         """Return a segment's marks."""
         return self.marks[segment.start : segment.end]
 
@@ -58,12 +58,12 @@ class Statement:
         return next((n for n, segment in enumerate(self.segments) if place < segment.end), len(self.segments) - 1)
 
 
-def statement(sentence: str) -> Statement:
+def statement(sentence: str) -> SentenceStatement:
     """Return a sentence taken apart."""
     marks = _without_labels(_plain_brackets(marks_of(sentence)))
     marks = rewritten(marks)
     marks = _with_borrowed(marks)
-    return Statement(marks=tuple(marks), segments=tuple(_segments(marks)))
+    return SentenceStatement(marks=tuple(marks), segments=tuple(_segments(marks)))
 
 
 def _plain_brackets(marks: list[Mark]) -> list[Mark]:
@@ -200,15 +200,15 @@ def _heading(mark: Mark) -> Mark:
     return dataclasses.replace(mark, parts=parts, role="value before")
 
 
-def _segments(marks: Sequence[Mark]) -> list[Segment]:
-    found: list[Segment] = []
+def _segments(marks: Sequence[Mark]) -> list[StatementSegment]:
+    found: list[StatementSegment] = []
     start, joint = 0, Joint.START
     for place, mark in enumerate(marks):
         divides = _joint(mark)
         if divides is None:
             continue
         if place > start:
-            found.append(Segment(start, place, joint))
+            found.append(StatementSegment(start, place, joint))
             joint = divides
         else:
             joint = _stronger(joint, divides)
@@ -216,7 +216,7 @@ def _segments(marks: Sequence[Mark]) -> list[Segment]:
         if mark.has(Part.NEGATION_BEFORE) and divides is Joint.OR:
             start = place  # "nor" parts and denies
     if start < len(marks):
-        found.append(Segment(start, len(marks), joint))
+        found.append(StatementSegment(start, len(marks), joint))
     return found
 
 
@@ -283,7 +283,7 @@ def _names(mark: Mark) -> bool:
     return mark.has(Part.FINDING, Part.SUBJECT) or (mark.has(Part.PREDICATE) and not mark.has(Part.CHANGE))
 
 
-def _speaks(within: Sequence[Mark], segment: Segment) -> bool:
+def _speaks(within: Sequence[Mark], segment: StatementSegment) -> bool:
     """Return whether a segment without a finding says something of one."""
     has_side = any(mark.has(Part.SIDE) for mark in within)
     has_word = any(mark.has(Part.LEVEL, Part.CHANGE, Part.NEGATION_BEFORE, Part.NEGATION_AFTER) for mark in within)
@@ -299,14 +299,14 @@ def _leads(within: Sequence[Mark]) -> bool:
     return within[-1].has(Part.SIDE) or (within[-1].has(Part.LEVEL) and any(mark.has(Part.SIDE) for mark in within))
 
 
-def _target(marks: Sequence[Mark], segments: Sequence[Segment], number: int) -> Mark | None:
+def _target(marks: Sequence[Mark], segments: Sequence[StatementSegment], number: int) -> Mark | None:
     if number >= len(segments):
         return None
     within = marks[segments[number].start : segments[number].end]
     return next((mark for mark in within if mark.has(Part.FINDING)), None)
 
 
-def _last_target(marks: Sequence[Mark], segments: Sequence[Segment]) -> Mark | None:
+def _last_target(marks: Sequence[Mark], segments: Sequence[StatementSegment]) -> Mark | None:
     for segment in reversed(segments):
         for mark in reversed(marks[segment.start : segment.end]):
             if mark.has(Part.FINDING):

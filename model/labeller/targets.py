@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from model.labeller.statement import Joint, Statement
+from model.labeller.statement import Joint, SentenceStatement
 from model.labeller.text.parts import Mark, Named, Part
 from model.ontology import ontology
 from model.schema import Change
@@ -39,7 +39,7 @@ class Target:
         return bool(self.named.keys) and all(ontology().findings[key].kind == "device" for key in self.named.keys)
 
 
-def targets_of(read: Statement) -> dict[int, Target]:
+def targets_of(read: SentenceStatement) -> dict[int, Target]:
     """Return the findings of a statement by the place of their phrase, in order."""
     found: dict[int, Target] = {}
     for place, mark in enumerate(read.marks):
@@ -121,7 +121,7 @@ def at(targets: dict[int, Target], places: Iterable[int]) -> Iterator[Target]:
     return (targets[place] for place in places if place in targets)
 
 
-def leave_out(read: Statement, targets: dict[int, Target]) -> None:
+def leave_out(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Leave out what is only known from before, and a denial that an exception takes back."""
     for target in targets.values():
         if target.is_known and target.change is None and target.presence == "yes" and not _is_predicated(read, target):
@@ -147,7 +147,7 @@ def _is_said_by_side(target: Target, targets: dict[int, Target]) -> bool:
     )
 
 
-def _is_predicated(read: Statement, target: Target) -> bool:
+def _is_predicated(read: SentenceStatement, target: Target) -> bool:
     """Return whether a verb of the present says something of a finding ("the known mass is again seen")."""
     segment = read.segments[read.number(target.place)]
     behind: Sequence[Mark] = read.marks[target.place + 1 : segment.end]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from model.checkpoints.manifest import Manifest
-from model.engine.engine import ClosedAnswer, Engine, Job
+from model.engine.engine import ClosedAnswer, Engine, EngineJob
 from model.engine.vlm import Vlm
 from model.finding_states import NONE, likeliest
 from model.ontology import ontology
@@ -61,7 +61,10 @@ class Foresight:
     def readings(self, images: Sequence[DisplayImage]) -> tuple[Reading, ...]:
         """One reading for each image, each asked alone, together in one batch."""
         layout = self._vlm.layout(priors=0)
-        jobs = [Job(pictures=(self._vlm.picture(image),), layout=layout, questions=self._questions) for image in images]
+        jobs = [
+            EngineJob(pictures=(self._vlm.picture(image),), layout=layout, questions=self._questions)
+            for image in images
+        ]
         read = []
         for answers in self._engine.ask(jobs):
             shares = {key: self._calibrated(answer) for key, answer in answers.closed.items()}

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from dicom_node import notifications as notify
 from dicom_node.audit import messages as audit
 from dicom_node.audit import syslog
-from dicom_node.audit.messages import Event, EventType, Participant
+from dicom_node.audit.messages import AuditedEvent, EventType, Participant
 from dicom_node.audit.syslog import AuditError
 from dicom_node.config import LoggingSection
 from dicom_node.index.tables.core import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
@@ -103,7 +103,7 @@ def test_audit_messages_reach_the_collector_once_and_in_order(tmp_path: Path, tr
             for name in ("Müller", 'a" <b>&c'):
                 audit.record(
                     session,
-                    Event.USER_AUTHENTICATION,
+                    AuditedEvent.USER_AUTHENTICATION,
                     event_type=EventType.LOGIN,
                     now=START,
                     participants=(Participant(user_id=name, requestor=True, address="10.1.1.1"),),
@@ -146,7 +146,9 @@ def test_the_end_by_tls_is_said_and_not_only_made(tmp_path: Path) -> None:
         where = {"host": "127.0.0.1", "port": listener.getsockname()[1], "tls": {"ca": authority.certificate}}
         node = make_node(tmp_path, Clock(), audit=where)
         with node.database.write() as session:
-            audit.record(session, Event.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
+            audit.record(
+                session, AuditedEvent.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),)
+            )
         syslog.send_waiting(node)
         thread.join(10)
     assert ends == ["said"]
@@ -157,7 +159,7 @@ def test_the_end_by_tls_is_said_and_not_only_made(tmp_path: Path) -> None:
 def test_a_collector_that_is_down_loses_nothing(tmp_path: Path) -> None:
     node = make_node(tmp_path, Clock(), audit={"host": "127.0.0.1", "port": free_port(), "transport": "tcp"})
     with node.database.write() as session:
-        audit.record(session, Event.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
+        audit.record(session, AuditedEvent.APPLICATION_ACTIVITY, now=START, participants=(audit.this_node("LUMEN"),))
     with pytest.raises(AuditError):
         syslog.send_waiting(node)
     with node.database.read() as session:

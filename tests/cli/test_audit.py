@@ -26,16 +26,18 @@ def node(tmp_path: Path) -> NodeContext:
     study = messages.AboutStudy(study_instance_uid="1.2.3", patient_id="P-1", patient_name="Müller^Ann <&>")
     with node.database.write() as session:
         viewer = messages.Participant(user_id="dr.weiss", requestor=True)
-        messages.record(session, messages.Event.INSTANCES_ACCESSED, now=clock.now, participants=(viewer,), study=study)
+        messages.record(
+            session, messages.AuditedEvent.INSTANCES_ACCESSED, now=clock.now, participants=(viewer,), study=study
+        )
         clock.forward(hours=2)
         archive = messages.Participant(user_id="archive", ae_title="PACS", requestor=True, role="source")
         query = messages.AskedQuery(sop_class_uid="1.2", transfer_syntax_uid="1.3", identifier=b"x")
         messages.record(
             session,
-            messages.Event.QUERY,
+            messages.AuditedEvent.QUERY,
             now=clock.now,
             participants=(archive,),
-            outcome=messages.Outcome.MINOR_FAILURE,
+            outcome=messages.EventOutcome.MINOR_FAILURE,
             query=query,
         )
     (tmp_path / "config.toml").write_text('[database]\nurl = "sqlite:///index.db"\n', "utf-8")

@@ -12,7 +12,7 @@ from dicom_node.config import Settings, load_settings
 from dicom_node.config.reference import reference_page
 from dicom_node.config.template import section_class, template, unit_of
 from dicom_node.errors import ConfigurationError
-from dicom_node.runtime.supervisor import Role, serve
+from dicom_node.runtime.supervisor import ProcessRole, serve
 from tests.support.common import REPOSITORY
 
 STALE = "not current: run scripts/write_configuration.py"
@@ -127,7 +127,7 @@ def test_a_node_that_could_answer_no_study_does_not_start(tmp_path: Path, source
     """A Hub id without its commit, or a folder that is not there: said at the start, not by the first study."""
     settings = _load(tmp_path, f"[model]\nsource = '{source}'")
     with pytest.raises(ConfigurationError, match=rf"model\.source.*'{source}'.*model\.revision"):
-        serve(settings, Role.ALL)
+        serve(settings, ProcessRole.ALL)
     assert not (tmp_path / "data").exists()
 
 

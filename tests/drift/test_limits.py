@@ -21,7 +21,7 @@ from dicom_node.drift import weekly as weeks
 from dicom_node.drift.baselines import FIRST_WEEKS, VALIDATION, of_samples, of_validation, validation_sets
 from dicom_node.drift.limits import count_by_bin, judge_distribution, predictive_limits, share_of
 from dicom_node.drift.pixels import FIGURES, pixel_figures
-from dicom_node.drift.samples import WEEK, PairSample, output_distributions, start_of
+from dicom_node.drift.samples import WEEK, DriftSample, output_distributions, start_of
 from dicom_node.index.tables.core import Notice, Outcome, Result, Study
 from dicom_node.index.tables.models import DriftFigure, ModelServing, PairStatistics
 from model.checkpoints.registry import rewrite_manifest
@@ -125,11 +125,11 @@ def _finding(rng: random.Random, key: str, rate: float) -> dict[str, object]:
 
 def _pairs(
     week: int, n: int, seed: int, *, device: str = "1.2.3", rate: float = 0.2, bright: float = 0.5
-) -> list[PairSample]:
+) -> list[DriftSample]:
     rng = random.Random(f"{seed} {week}")
     start = start_of(MONDAY + week * WEEK)
     return [
-        PairSample(
+        DriftSample(
             at=start + dt.timedelta(minutes=number),
             device_uid=device,
             answered=rng.random() > 0.05,
@@ -144,7 +144,7 @@ def _pairs(
     ]
 
 
-def _alarms(now: Sequence[PairSample], before: Sequence[PairSample], *, output: bool) -> set[str]:
+def _alarms(now: Sequence[DriftSample], before: Sequence[DriftSample], *, output: bool) -> set[str]:
     verdicts = weeks.judge(now, of_samples(before, output=output), SECTION, output=output)
     return {name for name, verdict in verdicts.items() if verdict.alarm}
 
@@ -159,7 +159,7 @@ def test_weeks_of_one_distribution_raise_hardly_an_alarm_and_a_shifted_one_names
     assert {"rate of edema", "rate of pneumothorax"} <= _alarms(_pairs(31, 100, 1, rate=0.6), before, output=True)
 
 
-def _store(folder: Path, samples: Sequence[PairSample]) -> None:
+def _store(folder: Path, samples: Sequence[DriftSample]) -> None:
     with open_context(folder, migrate=False) as node, node.database.write() as session:
         study = Study(
             study_instance_uid=f"1.9.{samples[0].at:%Y%m%d}",

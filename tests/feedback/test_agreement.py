@@ -18,7 +18,7 @@ from dicom_node.feedback import agreement
 from dicom_node.feedback import consensus as opinions
 from dicom_node.feedback import record as feedback
 from dicom_node.feedback.consensus import Opinion
-from dicom_node.feedback.record import Aspect, Source, Word
+from dicom_node.feedback.record import Aspect, FeedbackWord, Source
 from dicom_node.index.tables.core import Instance, Result, Series, Study, Verdict
 from dicom_node.retrain.site_export import export_site
 from model.schema import Change
@@ -94,7 +94,7 @@ def say(
     with node.database.write() as session:
         study = session.scalars(select(Study).where(Study.study_instance_uid == STUDY)).one()
         (result,) = (one for one in study.results if one.is_current)
-        word = Word(
+        word = FeedbackWord(
             finding=of.get("finding", "pneumothorax"),
             aspect=Aspect(of.get("aspect", "presence")),
             verdict=verdict,

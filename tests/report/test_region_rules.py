@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dicom_node.report.region_rules import Film, RegionFault, fitting_region, half_of, with_fitting_regions
+from dicom_node.report.region_rules import RegionFault, RegionFilm, fitting_region, half_of, with_fitting_regions
 from dicom_node.report.render.text import as_text
 from model.checks.frontal_view import SIDE
 from model.checks.lung_fields import LungFields
@@ -26,10 +26,10 @@ def _lungs(shift: int = 0) -> LungFields:
     return LungFields(right=right, left=left, midline=(0.0, 32.0 + shift), confidence=0.99)
 
 
-def _film(shift: int = 0) -> Film:
+def _film(shift: int = 0) -> RegionFilm:
     geometry = SourceGeometry(rows=SIZE, columns=SIZE, top=0, left=0, height=SIZE, width=SIZE)
     image = DisplayImage(pixels=np.zeros((SIZE, SIZE), dtype=np.float32), geometry=geometry)
-    return Film(image=image, lungs=_lungs(shift))
+    return RegionFilm(image=image, lungs=_lungs(shift))
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Region:

@@ -31,15 +31,15 @@ from dicom_node.index.tables.core import (
 )
 from dicom_node.jobs import queue as jobs
 from dicom_node.retention import removal as retention
-from dicom_node.retention.candidates import Candidate
+from dicom_node.retention.candidates import RetentionCandidate
 from dicom_node.retention.removal import GIGABYTE, Usage, Why, plan
 from tests.support.delivery_node import START, Clock, make_node, make_result
 
 PACS = {"name": "pacs", "port": 1}
 
 
-def candidate(pk: int, *, days_old: float, needed: bool = False, size: int = 100) -> Candidate:
-    return Candidate(
+def candidate(pk: int, *, days_old: float, needed: bool = False, size: int = 100) -> RetentionCandidate:
+    return RetentionCandidate(
         study_pk=pk,
         study_instance_uid=f"1.2.{pk}",
         patient=("p", ""),
@@ -50,7 +50,7 @@ def candidate(pk: int, *, days_old: float, needed: bool = False, size: int = 100
     )
 
 
-def chosen(candidates: list[Candidate], usage: Usage, **settings: float) -> list[tuple[int, Why]]:
+def chosen(candidates: list[RetentionCandidate], usage: Usage, **settings: float) -> list[tuple[int, Why]]:
     removals = plan(candidates, usage, RetentionSection(**settings), START)
     return [(removal.candidate.study_pk, removal.why) for removal in removals]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dicom_node.index.tables.retrain import Promote
-from dicom_node.retrain.run import Outcome, RetrainOptions, run_retrain
+from dicom_node.retrain.run import RetrainOptions, RunOutcome, run_retrain
 from dicom_node.serving import promotion as models
 from model.checkpoints.manifest import read_manifest, rewrite_manifest
 from model.checkpoints.registry import resolve_source
@@ -52,7 +52,7 @@ def test_the_demonstration_model_recovers_from_a_bias(tmp_path: Path, monkeypatc
     hospital.report(studies)
     heard = site.Heard()
     outcome = run_retrain(hospital.node, RetrainOptions(who="soak", promote=Promote.AUTO), heard)
-    assert outcome is Outcome.PROMOTED, "\n".join(heard.lines)
+    assert outcome is RunOutcome.PROMOTED, "\n".join(heard.lines)
     made = read_manifest(hospital.node.models_dir / models.champion(hospital.node.models_dir))
     assert made.device_uid != biased.device_uid
     assert made.findings == findings

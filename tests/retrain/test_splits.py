@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.index.tables.retrain import RetrainSplit
-from dicom_node.retrain.splits import Shares, assign
+from dicom_node.retrain.splits import SplitShares, assign
 
-SHARES = Shares(frozen_patients=10, frozen=0.35, validate=0.2)
+SHARES = SplitShares(frozen_patients=10, frozen=0.35, validate=0.2)
 TRAINING_SIDE = {RetrainSplit.TRAIN, RetrainSplit.VALIDATE}
 
 

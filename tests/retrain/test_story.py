@@ -24,7 +24,7 @@ from dicom_node.index.tables.retrain import (
     RetrainSplit,
     RunState,
 )
-from dicom_node.retrain.run import Outcome, RetrainOptions, run_retrain
+from dicom_node.retrain.run import RetrainOptions, RunOutcome, run_retrain
 from dicom_node.retrain.types import RetrainError, folders_of
 from dicom_node.serving import promotion as models
 from dicom_node.serving.champion import ServingModels
@@ -83,7 +83,7 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
     made.node.database.close()
 
 
-def retrain(hospital: Hospital, promote: Promote = Promote.AUTO, **options: bool) -> tuple[Outcome, Heard]:
+def retrain(hospital: Hospital, promote: Promote = Promote.AUTO, **options: bool) -> tuple[RunOutcome, Heard]:
     heard = Heard()
     hospital.clock.forward(hours=12)
     asked = {"estimate": False} | options
@@ -114,7 +114,7 @@ def test_the_node_learns_from_its_hospital_and_never_gets_worse(hospital: Hospit
     studies = hospital.receive(range(40))
     hospital.answered_before(load_predictor(node.settings.model.source))
     outcome, heard = retrain(hospital)
-    assert outcome is Outcome.TOO_FEW
+    assert outcome is RunOutcome.TOO_FEW
     assert "20 patients with labels are needed" in heard.lines[-1]
     hospital.report(studies)
 
@@ -123,7 +123,7 @@ def test_the_node_learns_from_its_hospital_and_never_gets_worse(hospital: Hospit
         assert before.device_uid == biased
 
         outcome, heard = retrain(hospital, estimate=True)
-        assert outcome is Outcome.PROMOTED, "\n".join(heard.lines)
+        assert outcome is RunOutcome.PROMOTED, "\n".join(heard.lines)
         assert any("it will take about" in line and "measured" in line for line in heard.lines)
         assert any("labelled: 40 images of 40 patients" in line for line in heard.lines)
         run = _last_run(hospital)
@@ -139,11 +139,11 @@ def test_the_node_learns_from_its_hospital_and_never_gets_worse(hospital: Hospit
         assert after.device_uid == better.device_uid
         for document in documents(hospital, after).values():
             assert better.device_uid in str(document), "the report names the new device"
-        assert retrain(hospital)[0] is Outcome.NOTHING_NEW
+        assert retrain(hospital)[0] is RunOutcome.NOTHING_NEW
 
         _tell_lies(hospital, studies)
         outcome, heard = retrain(hospital)
-        assert outcome is Outcome.REFUSED, "\n".join(heard.lines)
+        assert outcome is RunOutcome.REFUSED, "\n".join(heard.lines)
         assert _last_run(hospital).state is RunState.REFUSED
         reason = _last_run(hospital).reason
         assert "worse" in reason or "no significant improvement" in reason

@@ -16,7 +16,7 @@ from dicom_node.analysis.stored_images import read_stored
 from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.context import NodeContext
 from dicom_node.feedback import record as feedback
-from dicom_node.feedback.record import Aspect, Source, Word
+from dicom_node.feedback.record import Aspect, FeedbackWord, Source
 from dicom_node.index.queries import instances_of_study, prior_candidates
 from dicom_node.index.tables.core import Job, JobKind, Result, Study, StudyState, Verdict
 from dicom_node.index.tables.models import ModelServing
@@ -152,16 +152,16 @@ class Hospital:
                         session, result, study, word, author=author, role="radiologist", source=source, now=self.clock()
                     )
 
-    def _words(self, pair: PhantomStudies, says: Value) -> list[Word]:
+    def _words(self, pair: PhantomStudies, says: Value) -> list[FeedbackWord]:
         words = []
         for key in self.findings:
             there = "present" if key in pair.current.findings else "absent"
             value = says(key, Aspect.PRESENCE, there)
-            words.append(Word(finding=key, aspect=Aspect.PRESENCE, verdict=Verdict.CORRECT, value=value))
+            words.append(FeedbackWord(finding=key, aspect=Aspect.PRESENCE, verdict=Verdict.CORRECT, value=value))
             change = pair.changes.get(key)
             if change is not None and change is not Change.NOT_COMPARABLE:
                 value = says(key, Aspect.CHANGE, change.value)
-                words.append(Word(finding=key, aspect=Aspect.CHANGE, verdict=Verdict.CORRECT, value=value))
+                words.append(FeedbackWord(finding=key, aspect=Aspect.CHANGE, verdict=Verdict.CORRECT, value=value))
         return words
 
     def results(self) -> dict[str, Result]:

@@ -15,8 +15,8 @@ from dicom_node.retrain.types import folders_of
 from model.checkpoints.manifest import sha256_of
 from tests.support.champions import untrained
 from tests.support.web_site import Site, running_site
-from training.gate.decision import Check, Decision
-from training.gate.report import About, body, card, page
+from training.gate.decision import Decision, GateCheck
+from training.gate.report import GateRun, body, card, page
 
 DECISION = Decision(
     passed=False,
@@ -25,7 +25,7 @@ DECISION = Decision(
     patients=40,
     questions=400,
     checks=(
-        Check(
+        GateCheck(
             name="share of right answers",
             passed=False,
             words="it is <b>no</b> better | really",
@@ -35,10 +35,10 @@ DECISION = Decision(
             low=-0.05,
             high=0.03,
         ),
-        Check(name="known pairs", passed=None, words="too few"),
+        GateCheck(name="known pairs", passed=None, words="too few"),
     ),
 )
-ABOUT = About(
+ABOUT = GateRun(
     run="20260301-220000",
     produced_at="2026-03-01T22:00:00+00:00",
     champion="a-1",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.engine.engine import Engine, Job, JobAnswers
+from model.engine.engine import Engine, EngineJob, JobAnswers
 from model.engine.vlm import NvilaVlm
 from model.questions.answers import YES_NO
 from model.questions.battery import (
@@ -23,7 +23,7 @@ from model.questions.battery import (
 )
 from model.questions.grammar import Tense, write_events
 from model.questions.prompts import Turn
-from training.arms.data import STUDY_FINDINGS, Shown, StudyPair, StudyPhantoms, oracle_row, oracle_text
+from training.arms.data import STUDY_FINDINGS, ArmPair, Shown, StudyPhantoms, oracle_row, oracle_text
 from training.instructions.turns import events_of_truth, lumen_turns
 
 EXPERT_SEED = 815
@@ -50,7 +50,7 @@ class AnswerSet(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ArmAnswer:
     """One answer. key: unique in its set. back: of a change, what was said of the pair in the other order."""
 
     set: AnswerSet
@@ -65,7 +65,7 @@ class Said:
         return asdict(self)
 
 
-def ask_all(vlm: NvilaVlm, phantoms: StudyPhantoms, *, expert: bool) -> list[Said]:
+def ask_all(vlm: NvilaVlm, phantoms: StudyPhantoms, *, expert: bool) -> list[ArmAnswer]:
     """Every question on every pair; expert: with its text before the question, as the arm was trained."""
     engine = Engine(vlm, max_new_tokens=MAX_NEW_TOKENS, pairs_at_once=PAIRS_AT_ONCE)
     shown = [_Asked(vlm, phantoms.pair(index), index, expert=expert) for index in range(phantoms.pairs)]
@@ -75,16 +75,16 @@ def ask_all(vlm: NvilaVlm, phantoms: StudyPhantoms, *, expert: bool) -> list[Sai
 class _Asked:
     """One pair with its jobs."""
 
-    def __init__(self, vlm: NvilaVlm, pair: StudyPair, index: int, *, expert: bool) -> None:
+    def __init__(self, vlm: NvilaVlm, pair: ArmPair, index: int, *, expert: bool) -> None:
         self.vlm, self.pair, self.index, self.expert = vlm, pair, index, expert
         self.events = events_of_truth(pair.truth)
 
-    def job(self, images: Sequence[Shown], questions: Sequence[Question]) -> Job:
+    def job(self, images: Sequence[Shown], questions: Sequence[Question]) -> EngineJob:
         """These images, the last one as the current."""
         text = oracle_text([self._row(image) for image in images]) if self.expert else None
         films = tuple(self.pair.films[0 if image == "prior" else 1] for image in images)
         layout = self.vlm.layout(priors=len(images) - 1, expert=text)
-        return Job(pictures=films, layout=layout, questions=tuple(questions))
+        return EngineJob(pictures=films, layout=layout, questions=tuple(questions))
 
     def _row(self, image: Shown) -> np.ndarray[Any, np.dtype[np.float64]]:
         rng = np.random.default_rng([EXPERT_SEED, self.index, int(image == "current")])
@@ -95,7 +95,7 @@ def _open(key: str, type: QuestionType, text: str) -> Question:
     return Question(key=key, type=type, text=text, image=None)
 
 
-def _single(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
+def _single(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """The current image alone: presence of each finding, whether anything is there, the list, the view."""
     presence = {key: lumen_question(QuestionType.PRESENCE, finding=key) for key in STUDY_FINDINGS}
     texts = {**presence, "any": lumen_question(QuestionType.ABNORMALITY, 2)}
@@ -114,16 +114,16 @@ def _single(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
             if question.text in truths:
                 kind = AnswerSet.CLOSED if question.allowed else AnswerSet.OPEN
                 key, truth = f"{asked.index}/{question.key}", truths[question.text]
-                yield Said(set=kind, key=key, pair=asked.index, truth=truth, said=_said(answer, question))
+                yield ArmAnswer(set=kind, key=key, pair=asked.index, truth=truth, said=_said(answer, question))
 
 
-def _lumen_truths(pair: StudyPair) -> dict[str, str]:
+def _lumen_truths(pair: ArmPair) -> dict[str, str]:
     """Published question → true answer, for the current image."""
     turns: list[Turn] = [turn for turn, _ in lumen_turns(pair.truth, of="current")]
     return {turn.question: turn.answer or "" for turn in turns}
 
 
-def _levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
+def _levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """Where each finding is and of what degree, asked where it is there."""
     for finding in STUDY_FINDINGS:
         questions = [
@@ -138,10 +138,10 @@ def _levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
                 if question.text in truths:
                     key, truth = f"{asked.index}/{question.key}", truths[question.text]
                     said = _said(answer, question)
-                    yield Said(set=AnswerSet.OPEN, key=key, pair=asked.index, truth=truth, said=said)
+                    yield ArmAnswer(set=AnswerSet.OPEN, key=key, pair=asked.index, truth=truth, said=said)
 
 
-def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
+def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """Both images: each finding's change, in both orders; what has changed, in both tenses."""
     changes = {key: closed_question(QuestionType.CHANGE, key) for key in STUDY_FINDINGS}
     difference = _open("difference", QuestionType.DIFFERENCE, DIFFERENCE_TEXT)
@@ -151,7 +151,7 @@ def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
     back = engine.ask([asked.job(("current", "prior"), list(changes.values())) for asked in shown])
     for asked, answer, turned in zip(shown, forth, back, strict=True):
         for key, question in changes.items():
-            yield Said(
+            yield ArmAnswer(
                 set=AnswerSet.CHANGE,
                 key=f"{asked.index}/{key}",
                 pair=asked.index,
@@ -166,7 +166,7 @@ def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
             yield from _sentence(asked, kind, tense, _said(answer, question))
 
 
-def _foretold(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
+def _foretold(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """The prior alone: what will have changed."""
     question = _open("prediction", QuestionType.PREDICTION, PREDICTION_TEXT)
     answers = engine.ask([asked.job(("prior",), [question]) for asked in shown])
@@ -174,10 +174,10 @@ def _foretold(engine: Engine, shown: Sequence[_Asked]) -> Iterator[Said]:
         yield from _sentence(asked, AnswerSet.PREDICTION, Tense.PREDICTION, _said(answer, question))
 
 
-def _sentence(asked: _Asked, kind: AnswerSet, tense: Tense, said: str) -> Iterator[Said]:
+def _sentence(asked: _Asked, kind: AnswerSet, tense: Tense, said: str) -> Iterator[ArmAnswer]:
     if asked.events is not None:
         truth = write_events(asked.events, tense)
-        yield Said(set=kind, key=str(asked.index), pair=asked.index, truth=truth, said=said)
+        yield ArmAnswer(set=kind, key=str(asked.index), pair=asked.index, truth=truth, said=said)
 
 
 def _said(answers: JobAnswers, question: Question) -> str:

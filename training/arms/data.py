@@ -22,7 +22,7 @@ from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_T
 from model.questions.grammar import Event, Tense, write_events
 from model.questions.prompts import PromptLayout, Turn
 from training.data.samples import Sample, Targets, augment
-from training.data.targets import Shown as ShownImages
+from training.data.targets import VisibleImages as ShownImages
 from training.data.targets import targets_of_truth
 from training.instructions.rewrite import RuleWriter, rewrite
 from training.instructions.turns import FlaggedTurn, events_of_truth, lumen_turns, make_closed_turns, prediction_turns
@@ -64,7 +64,7 @@ class ArmStream(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StudyPair:
+class ArmPair:
     """One pair as the study shows it. films: uint8 [2, side, side], prior first. marks: outlines or None."""
 
     pair: PhantomPair
@@ -92,14 +92,14 @@ class StudyPhantoms:
         """The number of pairs."""
         return self._cache.courses
 
-    def pair(self, index: int, *, swap: bool = False) -> StudyPair:
+    def pair(self, index: int, *, swap: bool = False) -> ArmPair:
         """One pair; swap: in the other order."""
         course, films, marks = self._cache.course(index)
         pair = course.pair()
         order = [1, 0] if swap else [0, 1]
         pair = pair.swapped() if swap else pair
         truth = truth_of_phantom(pair, f"phantom/{index}{'/swapped' if swap else ''}")
-        return StudyPair(
+        return ArmPair(
             pair=pair,
             truth=replace(truth, findings={key: truth.findings[key] for key in STUDY_FINDINGS}),
             films=average_down(films, self.side)[order],

@@ -21,7 +21,7 @@ import typer
 
 from model.engine.vlm import NvilaVlm, open_vlm
 from model.nvila import load_nvila
-from training.arms.ask import AnswerSet, Said, ask_all
+from training.arms.ask import AnswerSet, ArmAnswer, ask_all
 from training.arms.data import ArmSource, ArmStream, StudyPhantoms
 from training.arms.table import write_study
 from training.loop.nvila_learner import HEADS_FILE, new_model
@@ -141,11 +141,11 @@ def result_path(out: Path, arm: Arm, seed: int) -> Path:
     return out / f"{word}-{seed}.json"
 
 
-def read_result(path: Path) -> tuple[dict[str, Any], dict[str, list[Said]]]:
+def read_result(path: Path) -> tuple[dict[str, Any], dict[str, list[ArmAnswer]]]:
     """Read a run's files: about it, and its answers "without" and, where there are, "with" the expert's text."""
     values = json.loads(path.read_text("utf-8"))
     answers = {
-        how: [Said(**{**item, "set": AnswerSet(item["set"])}) for item in items]
+        how: [ArmAnswer(**{**item, "set": AnswerSet(item["set"])}) for item in items]
         for how, items in values.pop("answers").items()
     }
     return values, answers
@@ -186,7 +186,7 @@ def table_command(
     doc: Annotated[Path, typer.Option(help="document that gets the tables; its JSON is written beside it")],
 ) -> None:
     """Write the tables of the runs that are there."""
-    found: dict[str, list[tuple[dict[str, Any], dict[str, list[Said]]]]] = {}
+    found: dict[str, list[tuple[dict[str, Any], dict[str, list[ArmAnswer]]]]] = {}
     for arm in ARMS:
         paths = sorted(out.glob(f"{result_path(out, arm, 0).stem.removesuffix('-0')}-[0-9]*.json"))
         if paths:

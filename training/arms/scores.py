@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.questions.answers import CHANGE_ANSWERS
 from model.schema import INVERSE_CHANGE, Change
-from training.arms.ask import AnswerSet, Said
+from training.arms.ask import AnswerSet, ArmAnswer
 from training.metrics.answers import exact_matches, recalls
 from training.metrics.significance import Interval, compare
 from training.metrics.summed import Summed, event_figure, interval, mean_figure, text_figures
@@ -21,7 +21,7 @@ TOGETHER = (AnswerSet.DIFFERENCE, AnswerSet.PREDICTION)
 """The prognostic sentences that are also scored as one set, as the paper does."""
 
 
-def measure_run(said: Sequence[Said]) -> dict[str, Summed]:
+def measure_run(said: Sequence[ArmAnswer]) -> dict[str, Summed]:
     """Every figure of one run by name; a figure without an answer is left out."""
     of = {kind: [item for item in said if item.set is kind] for kind in AnswerSet}
     figures: dict[str, Summed] = {}
@@ -48,28 +48,28 @@ def measure_run(said: Sequence[Said]) -> dict[str, Summed]:
     return figures
 
 
-def _keys(items: Sequence[Said]) -> list[str]:
+def _keys(items: Sequence[ArmAnswer]) -> list[str]:
     return [f"{item.set.value}/{item.key}" for item in items]
 
 
-def _patients(items: Sequence[Said]) -> list[str]:
+def _patients(items: Sequence[ArmAnswer]) -> list[str]:
     """A held-out pair is one patient of its own."""
     return [str(item.pair) for item in items]
 
 
-def _truth(items: Sequence[Said]) -> list[str]:
+def _truth(items: Sequence[ArmAnswer]) -> list[str]:
     return [item.truth for item in items]
 
 
-def _said(items: Sequence[Said]) -> list[str]:
+def _said(items: Sequence[ArmAnswer]) -> list[str]:
     return [item.said for item in items]
 
 
-def _mean(items: Sequence[Said], scores: Sequence[float]) -> Summed:
+def _mean(items: Sequence[ArmAnswer], scores: Sequence[float]) -> Summed:
     return mean_figure(_keys(items), _patients(items), scores)
 
 
-def _changes(items: Sequence[Said]) -> Summed:
+def _changes(items: Sequence[ArmAnswer]) -> Summed:
     """Macro F1 over the changes that occur; each: right or wrong."""
     size = len(CHANGE_ANSWERS)
     sums = np.zeros((len(items), size * size))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.questions.grammar import NOTHING, Tense, write_events
-from training.arms.ask import AnswerSet, Said
+from training.arms.ask import AnswerSet, ArmAnswer
 from training.arms.scores import arm_figures, measure_run, p_values
 from training.metrics.baselines import majority_answers
 from training.metrics.significance import Interval
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 ZERO, DIAGNOSTIC, BASELINE = "zero-shot", "diagnostic only", "majority, nothing has changed"
 WITHOUT = ", asked without its text"
 """Ends the names of the extra rows of arms that learned with the expert's text."""
-Results = Mapping[str, Sequence[tuple[dict[str, Any], dict[str, list[Said]]]]]
+Results = Mapping[str, Sequence[tuple[dict[str, Any], dict[str, list[ArmAnswer]]]]]
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "One image; change; order": (
@@ -94,7 +94,7 @@ def study_rows(results: Results) -> dict[str, list[dict[str, Summed]]]:
     return rows | extra
 
 
-def _blind(said: Sequence[Said]) -> list[Said]:
+def _blind(said: Sequence[ArmAnswer]) -> list[ArmAnswer]:
     """The baseline that sees no image: each question's most frequent true answer of this very test (which flatters
     it), and that nothing has changed or will."""
     majority = majority_answers((f"{item.set}/{_question(item)}", item.truth) for item in said)
@@ -104,11 +104,11 @@ def _blind(said: Sequence[Said]) -> list[Said]:
         if item.set in (AnswerSet.DIFFERENCE, AnswerSet.PREDICTION, AnswerSet.PREDICTION_BOTH):
             tense = Tense.DIFFERENCE if item.set is AnswerSet.DIFFERENCE else Tense.PREDICTION
             answer = write_events([NOTHING], tense)
-        blind.append(Said(set=item.set, key=item.key, pair=item.pair, truth=item.truth, said=answer, back=answer))
+        blind.append(ArmAnswer(set=item.set, key=item.key, pair=item.pair, truth=item.truth, said=answer, back=answer))
     return blind
 
 
-def _question(item: Said) -> str:
+def _question(item: ArmAnswer) -> str:
     """The key without its pair."""
     return item.key.partition("/")[2]
 

@@ -17,7 +17,7 @@ from model.finding_states import FindingAnswers, JointWeights, believe, read_fin
 from model.predict import Predictor, finding_answers
 from model.questions.battery import Question, QuestionType
 from model.schema import Change, StudyPair
-from training.calibration.fit import Objective, choose_floor, choose_threshold, fit_joint, fit_temperature
+from training.calibration.fit import ThresholdObjective, choose_floor, choose_threshold, fit_joint, fit_temperature
 from training.calibration.validation import PairAnswers, ask_closed_questions, count_answers
 from training.records.record import Record
 from training.records.truth import FindingTruth, ImageTruth
@@ -27,7 +27,7 @@ FEWEST = 20
 certainty floor stays what it was."""
 FEWEST_STATES = 200
 """With fewer findings of known change the joint weights stay what the checkpoint's manifest says."""
-OBJECTIVE = Objective.F1
+OBJECTIVE = ThresholdObjective.F1
 """With one finding in five present, Youden's index calls present what is not there in nearly two of five cases."""
 SLACK = 0.05
 """Of the F1: with some thirty positives a finding, cuts of 0.1 and 0.6 were chosen by chance without it (measured)."""

@@ -25,7 +25,7 @@ JOINT_PENALTY = 1e-3
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
-class Objective(StrEnum):
+class ThresholdObjective(StrEnum):
     """The aim for which a threshold is chosen."""
 
     YOUDEN = "youden"
@@ -47,7 +47,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReliabilityBin:
+class CalibrationBin:
     """The answers whose confidence lies in [low, high), the last one closed: how sure they were, how often right."""
 
     low: float
@@ -175,7 +175,7 @@ def _evidence_table(
     return table, allowed, np.array([list(names).index(truth) for _, truth in samples], dtype=np.int64)
 
 
-def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> tuple[ReliabilityBin, ...]:
+def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> tuple[CalibrationBin, ...]:
     """The bins of equal width that are not empty; confidences in 0..1 of the answers given, correct: was it right."""
     sure, right = _pair(confidences, correct)
     if bins < 1:
@@ -186,7 +186,7 @@ def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_
         inside = place == number
         if inside.any():
             result.append(
-                ReliabilityBin(
+                CalibrationBin(
                     low=number / bins,
                     high=(number + 1) / bins,
                     count=int(inside.sum()),
@@ -205,7 +205,11 @@ def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins:
 
 
 def choose_threshold(
-    probabilities: ArrayLike, present: ArrayLike, objective: Objective = Objective.YOUDEN, *, slack: float = 0.0
+    probabilities: ArrayLike,
+    present: ArrayLike,
+    objective: ThresholdObjective = ThresholdObjective.YOUDEN,
+    *,
+    slack: float = 0.0,
 ) -> Threshold:
     """The cut that serves the objective best on a validation set; halfway between the two neighbouring probabilities.
 
@@ -283,8 +287,8 @@ def _at(values: NDArray[Any], truth: NDArray[np.bool_], cut: float, positives: i
     )
 
 
-def _worth(option: Threshold, objective: Objective) -> float:
-    if objective is Objective.YOUDEN:
+def _worth(option: Threshold, objective: ThresholdObjective) -> float:
+    if objective is ThresholdObjective.YOUDEN:
         return option.sensitivity + option.specificity - 1.0
     both = option.precision + option.sensitivity
     return 2.0 * option.precision * option.sensitivity / both if both else 0.0

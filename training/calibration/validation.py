@@ -19,7 +19,7 @@ import typer
 
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, write_text_atomically
 from model.checkpoints.validation_counts import ValidationSet, bin_counts, edges_of, pair_certainty, pair_change
-from model.engine.engine import ClosedAnswer, Job
+from model.engine.engine import ClosedAnswer, EngineJob
 from model.errors import ModelError
 from model.finding_states import JointWeights, read_finding
 from model.predict import Predictor, finding_answers, load_predictor
@@ -48,7 +48,7 @@ def ask_closed_questions(predictor: Predictor, pair: StudyPair) -> PairAnswers:
     return PairAnswers(closed=closed, with_prior=pair.prior is not None)
 
 
-def _keep_closed(job: Job) -> Job:
+def _keep_closed(job: EngineJob) -> EngineJob:
     return dataclasses.replace(job, questions=tuple(q for q in job.questions if q.allowed is not None))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.mixing import Schedule
+from training.data.mixing import MixSchedule
 from training.data.pools import Pool, SampleError
 from training.data.samples import Dropped, Sample
 from training.records.drops import DataError
@@ -37,10 +37,10 @@ class MixedSource:
     """The contents of the sets and what was left out of them, in lines."""
     taught: Mapping[str, int] = field(default_factory=dict)
     """The number of answers of the sets to each closed question (`training.instructions.coverage`)."""
-    schedule: Schedule = field(init=False)
+    schedule: MixSchedule = field(init=False)
 
     def __post_init__(self) -> None:
-        self.schedule = Schedule([pool.size for pool in self.pools], self.shares, seed=self.seed)
+        self.schedule = MixSchedule([pool.size for pool in self.pools], self.shares, seed=self.seed)
 
     @property
     def size(self) -> int:

@@ -26,7 +26,7 @@ def set_shares(sizes: Sequence[int], weights: Sequence[float], temperature: floa
     return [value / total for value in raised]
 
 
-class Schedule:
+class MixSchedule:
     """Place → (pool, item), the same on every rank and after every restart; no state but what the arguments give.
 
     Each block of places holds every pool so many times as its share says (at least once where it has one), in an order
@@ -67,8 +67,8 @@ class Schedule:
         return order.astype(np.int32)
 
 
-def _restore(sizes: tuple[int, ...], quota: tuple[int, ...], seed: int) -> Schedule:
-    return Schedule(sizes, [count / BLOCK for count in quota], seed=seed)
+def _restore(sizes: tuple[int, ...], quota: tuple[int, ...], seed: int) -> MixSchedule:
+    return MixSchedule(sizes, [count / BLOCK for count in quota], seed=seed)
 
 
 def quotas(shares: Sequence[float]) -> tuple[int, ...]:

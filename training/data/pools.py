@@ -16,7 +16,7 @@ from training.data.index import SetIndex
 from training.data.pictures import Pictures
 from training.data.record_rows import row_to_record
 from training.data.samples import Sample, augment
-from training.data.targets import Shown, targets_of_truth
+from training.data.targets import VisibleImages, targets_of_truth
 from training.instructions.streams import (
     Conversation,
     ExpertText,
@@ -151,10 +151,10 @@ class RecordPool:
         return record
 
 
-def _shown(conversation: Conversation, record: Record) -> Shown:
+def _shown(conversation: Conversation, record: Record) -> VisibleImages:
     if len(conversation.images) > 1:
-        return Shown.PAIR
-    return Shown.CURRENT if conversation.images[0] == record.current else Shown.PRIOR
+        return VisibleImages.PAIR
+    return VisibleImages.CURRENT if conversation.images[0] == record.current else VisibleImages.PRIOR
 
 
 def shown_pictures(

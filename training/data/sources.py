@@ -49,7 +49,7 @@ def source_of(recipe: Recipe, place: Place) -> MixedSource:
     findings = data.findings or union([each.findings for each in opened])
     if not recipe.heads.weight and not data.findings and not findings:
         findings = tuple(PHANTOM_FINDINGS)  # nothing is learned of them; the heads must have some number of outputs
-    shown = Shown(
+    shown = PoolPresentation(
         recipe=recipe,
         variation=Variation(
             swap=data.swap,
@@ -93,7 +93,7 @@ def sets_of(data: DataSection, cache: Path | None = None) -> tuple[SetSection, .
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shown:
+class PoolPresentation:
     """The presentation of items, common to all pools of a recipe."""
 
     recipe: Recipe
@@ -111,7 +111,7 @@ class OpenedSet(Protocol):
         """Ontology keys that some item knows anything of."""
         ...
 
-    def pools(self, shown: Shown) -> list[tuple[Pool, float]]:
+    def pools(self, shown: PoolPresentation) -> list[tuple[Pool, float]]:
         """Its pools, each with its share in it. Raises ModelError where no wanted stream can be taught."""
         ...
 
@@ -137,7 +137,7 @@ class RecordSet:
     def findings(self) -> tuple[str, ...]:
         return self.index.findings
 
-    def pools(self, shown: Shown) -> list[tuple[Pool, float]]:
+    def pools(self, shown: PoolPresentation) -> list[tuple[Pool, float]]:
         rules = self.section.long_answers in ("", RULES)
         answers = {} if rules else load_answers(Path(self.section.long_answers))
         made: list[tuple[Pool, float]] = [
@@ -179,7 +179,7 @@ class PreparedSet:
     turns: int
     findings: tuple[str, ...] = ()
 
-    def pools(self, shown: Shown) -> list[tuple[Pool, float]]:
+    def pools(self, shown: PoolPresentation) -> list[tuple[Pool, float]]:
         return [
             (
                 PreparedPool(

@@ -13,7 +13,7 @@ from training.phantom.scene import GRADE_RANGES
 from training.records.truth import ImageTruth, PairTruth
 
 
-class Shown(StrEnum):
+class VisibleImages(StrEnum):
     """The images of a record that a sequence shows."""
 
     PAIR = "pair"
@@ -32,7 +32,7 @@ def unknown_targets(findings: Sequence[str]) -> Targets:
     return Targets(present=present, left=left, right=right, severity=severity, change=change)
 
 
-def targets_of_truth(truth: PairTruth, findings: Sequence[str], shown: Shown) -> Targets:
+def targets_of_truth(truth: PairTruth, findings: Sequence[str], shown: VisibleImages) -> Targets:
     """Targets of the heads for the images shown: presence; side of what is present and has one; degree.
 
     A degree that is known by its grade alone is the middle of the grade's range in the phantom's severities; it is 0
@@ -43,13 +43,13 @@ def targets_of_truth(truth: PairTruth, findings: Sequence[str], shown: Shown) ->
         finding = truth.findings.get(key)
         if finding is None:
             continue
-        if shown is Shown.PAIR:
+        if shown is VisibleImages.PAIR:
             _fill(targets, 0, column, finding.prior)
             _fill(targets, 1, column, finding.current)
             if (answer := finding.change_answer) is not None:
                 targets.change[column] = CHANGE_ANSWERS.index(answer)
         else:
-            _fill(targets, 1, column, finding.current if shown is Shown.CURRENT else finding.prior)
+            _fill(targets, 1, column, finding.current if shown is VisibleImages.CURRENT else finding.prior)
     return targets
 
 

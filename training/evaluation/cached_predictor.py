@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from model.schema import ModelIdentity, Prediction, StudyPair
-from training.evaluation.evaluate import PairPredictor
+from training.evaluation.evaluate import EvaluatedPredictor
 
 _PREDICTION = TypeAdapter(Prediction)
 
@@ -27,7 +27,7 @@ class Remembered:
         self,
         path: Path,
         identity: ModelIdentity,
-        load: Callable[[], PairPredictor],
+        load: Callable[[], EvaluatedPredictor],
         *,
         between: Callable[[], None] = lambda: None,
     ) -> None:
@@ -35,7 +35,7 @@ class Remembered:
         self._identity = identity
         self._load = load
         self._between = between
-        self._predictor: PairPredictor | None = None
+        self._predictor: EvaluatedPredictor | None = None
         self._known = self._read()
 
     @property

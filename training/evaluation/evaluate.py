@@ -33,7 +33,7 @@ WORST_CASES = 12
 """The number of pairs in the report."""
 
 
-class PairPredictor(Protocol):
+class EvaluatedPredictor(Protocol):
     """The subject of an evaluation: anything that answers pairs, such as `model.predict.Predictor`."""
 
     @property
@@ -108,7 +108,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: PairPredictor,
+    predictor: EvaluatedPredictor,
     items: Iterable[tuple[Record, StudyPair]],
     report: DropReport,
     *,
@@ -171,7 +171,7 @@ def evaluate(
     )
 
 
-def _answer(predictor: PairPredictor, record: Record, pair: StudyPair, options: EvaluationOptions) -> Answered:
+def _answer(predictor: EvaluatedPredictor, record: Record, pair: StudyPair, options: EvaluationOptions) -> Answered:
     ask_more = options.consistency and pair.prior is not None
     return Answered(
         truth=record.truth,

@@ -44,7 +44,7 @@ class JudgeItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class JudgeVerdict:
     """A judge's word on one answer. score: 1..5, None where the judge gave none; then `reason` says what it gave."""
 
     key: str
@@ -62,7 +62,7 @@ class JudgeScores:
     mean: float
     scored: int
     unscored: int
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[JudgeVerdict, ...]
 
     def per_question(self) -> dict[str, float]:
         """Scores by key, for `significance.compare`."""
@@ -99,7 +99,7 @@ def judge(
     )
 
 
-def parse_verdict(key: str, answer: str) -> Verdict:
+def parse_verdict(key: str, answer: str) -> JudgeVerdict:
     """Read {"score": 1..5, "reason": …} from an answer, also inside a code fence or after a preamble."""
     for found in re.finditer(r"\{[^{}]*\}", answer):
         try:
@@ -108,5 +108,5 @@ def parse_verdict(key: str, answer: str) -> Verdict:
             continue
         score = value.get("score")
         if isinstance(score, int) and not isinstance(score, bool) and 1 <= score <= 5:
-            return Verdict(key=key, score=score, reason=str(value.get("reason", "")))
-    return Verdict(key=key, score=None, reason=f"not a verdict: {answer[:200]!r}")
+            return JudgeVerdict(key=key, score=score, reason=str(value.get("reason", "")))
+    return JudgeVerdict(key=key, score=None, reason=f"not a verdict: {answer[:200]!r}")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from model.schema import DisplayImage
 from training.evaluation.evaluate import Evaluation
-from training.evaluation.judge import JudgeScores, Verdict
+from training.evaluation.judge import JudgeScores, JudgeVerdict
 from training.evaluation.plots import reliability_plot, roc_plot
 from training.evaluation.texts import reference_sentence
 from training.metrics.significance import Interval
@@ -175,7 +175,7 @@ def _cases(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _hardest(judge: JudgeScores | None, count: int = 8) -> list[Verdict]:
+def _hardest(judge: JudgeScores | None, count: int = 8) -> list[JudgeVerdict]:
     """The answers that the judge liked least, with its reasons."""
     scored = [verdict for verdict in judge.verdicts if verdict.score is not None] if judge is not None else []
     return sorted(scored, key=lambda verdict: verdict.score or 0)[:count]

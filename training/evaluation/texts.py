@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from model.engine.engine import Job
+from model.engine.engine import EngineJob
 from model.predict import Predictor
 from model.questions.answers import YES_NO
 from model.questions.battery import Question, QuestionType, parse_question
@@ -204,7 +204,7 @@ def make_published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], 
             wanted = tuple(question for question in questions if question.needs_prior is of_pair)
             if wanted:
                 layout = predictor.vlm.layout(priors=len(shown) - 1, context=context)
-                jobs.append(Job(pictures=tuple(shown), layout=layout, questions=wanted))
+                jobs.append(EngineJob(pictures=tuple(shown), layout=layout, questions=wanted))
         said: dict[str, str] = {}
         for answers in predictor.engine.ask(jobs):
             said |= {key: answer.text for key, answer in answers.open.items()}

@@ -47,7 +47,7 @@ class PairSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
+class FilmBatch:
     """pairs: the first `pairs` films are priors, the next ones their current films, the rest stand alone."""
 
     rows: NDArray[np.int64]
@@ -108,7 +108,7 @@ def squares(films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(films.squares[rows]).float()[:, None] / 255.0
 
 
-def draw(films: FilmSet, alone: NDArray[np.float64], pairs: PairSet, size: int, rng: np.random.Generator) -> Batch:
+def draw(films: FilmSet, alone: NDArray[np.float64], pairs: PairSet, size: int, rng: np.random.Generator) -> FilmBatch:
     """A batch of `size` films, half of them in pairs; the films of a pair are mirrored alike, else moved apart."""
     count = size // 4
     chosen = rng.choice(len(pairs.rows), count, p=pairs.shares)
@@ -122,7 +122,7 @@ def draw(films: FilmSet, alone: NDArray[np.float64], pairs: PairSet, size: int, 
         if films.mask_rows[row] >= 0:
             masks[number] = torch.from_numpy(films.masks[films.mask_rows[row]].astype(np.float32))
     grey, masks = augment_films(squares(films, rows), masks, mirrored)
-    return Batch(
+    return FilmBatch(
         rows=rows,
         pairs=count,
         grey=grey.contiguous(memory_format=torch.channels_last),

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from model.experts.film_network import MARKED, SIDE, FilmNetwork
 from training.films.backbone import adapt_backbone, freeze_blocks, imagenet_state
-from training.films.batches import Batch, PairSet, draw, film_shares, pair_set, squares
+from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set, squares
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set
 from training.films.losses import AREA_SCALE, ChangeLoss, film_loss
@@ -123,7 +123,7 @@ def _features(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> 
     return torch.cat(found)
 
 
-def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: Batch) -> Tensor:
+def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmBatch) -> Tensor:
     outputs = network(batch.grey)
     mined, marked, areas = (torch.from_numpy(table[batch.rows]) for table in (films.mined, films.marked, films.areas))
     prior, current = outputs.amount[: batch.pairs], outputs.amount[batch.pairs : 2 * batch.pairs]

@@ -42,7 +42,7 @@ class GateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class GateCheck:
     """One condition. passed None: could not be judged, and why stands in `words`. limit: least allowed challenger."""
 
     name: str
@@ -66,7 +66,7 @@ class Decision:
     challenger: str
     patients: int
     questions: int
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -114,9 +114,9 @@ def decide(
     )
 
 
-def _enough(patients: int, settings: GateSettings) -> Check:
+def _enough(patients: int, settings: GateSettings) -> GateCheck:
     least = settings.least_patients
-    return Check(
+    return GateCheck(
         name="patients",
         passed=patients >= least,
         words=f"the frozen set has {patients} patients with labels; at least {least} are needed",
@@ -125,14 +125,14 @@ def _enough(patients: int, settings: GateSettings) -> Check:
     )
 
 
-def _main(result: Comparison, interval: Interval, settings: GateSettings) -> Check:
+def _main(result: Comparison, interval: Interval, settings: GateSettings) -> GateCheck:
     passed = bool(result.difference > 0 and result.p < settings.alpha and interval.low > 0)
     verdict = "better" if passed else "worse" if result.difference < 0 else "no significant improvement"
     words = (
         f"{MAIN}: {result.first:.3f} → {result.second:.3f} ({result.difference:+.3f}, 95 % {interval.low:+.3f} to "
         f"{interval.high:+.3f} by patients, Wilcoxon p = {result.p:.2g}): {verdict}"
     )
-    return Check(
+    return GateCheck(
         name=MAIN,
         passed=passed,
         words=words,
@@ -145,7 +145,7 @@ def _main(result: Comparison, interval: Interval, settings: GateSettings) -> Che
     )
 
 
-def _findings(table: PairedTable, intervals: Mapping[str, Interval], settings: GateSettings) -> list[Check]:
+def _findings(table: PairedTable, intervals: Mapping[str, Interval], settings: GateSettings) -> list[GateCheck]:
     rows = np.arange(len(table.patients), dtype=np.intp)
     # plain floats: a numpy bool is never `is False`
     first, second = table.scores(table.first, rows).tolist(), table.scores(table.second, rows).tolist()
@@ -157,26 +157,26 @@ def _findings(table: PairedTable, intervals: Mapping[str, Interval], settings: G
         )
         check = _not_below(name, first[number], second[number], settings.margin, cases, of=answers)
         if name == RARE and cases < FEWEST:
-            check = Check(name=name, passed=None, words=f"{name}: only {cases} cases, not judged", cases=cases)
+            check = GateCheck(name=name, passed=None, words=f"{name}: only {cases} cases, not judged", cases=cases)
         interval = intervals[name]
         checks.append(_with_interval(check, interval))
     return checks
 
 
-def _with_interval(check: Check, interval: Interval) -> Check:
+def _with_interval(check: GateCheck, interval: Interval) -> GateCheck:
     values = asdict(check) | {"low": _finite(interval.low), "high": _finite(interval.high)}
-    return Check(**values)
+    return GateCheck(**values)
 
 
-def _not_below(name: str, first: float, second: float, margin: float, cases: int = 0, *, of: str = "") -> Check:
+def _not_below(name: str, first: float, second: float, margin: float, cases: int = 0, *, of: str = "") -> GateCheck:
     """The challenger may be lower by the margin at most."""
     if not (math.isfinite(first) and math.isfinite(second)):
-        return Check(name=name, passed=None, words=f"{name}: not known on this set, not judged", cases=cases)
+        return GateCheck(name=name, passed=None, words=f"{name}: not known on this set, not judged", cases=cases)
     limit = first - margin
     passed = second >= limit - 1e-9
     judged = f" over {of}" if of else ""
     verdict = "holds" if passed else f"falls by more than {margin:.3g}"
-    return Check(
+    return GateCheck(
         name=name,
         passed=passed,
         words=f"{name}{judged}: {first:.3f} → {second:.3f}: {verdict}",
@@ -187,7 +187,7 @@ def _not_below(name: str, first: float, second: float, margin: float, cases: int
     )
 
 
-def _check_pooled_figures(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[Check]:
+def _check_pooled_figures(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[GateCheck]:
     """The figures that no threshold can flatter."""
     return [
         _not_below(label, _figure(champion, name), _figure(challenger, name), settings.margin)
@@ -195,7 +195,7 @@ def _check_pooled_figures(champion: SystemScores, challenger: SystemScores, sett
     ]
 
 
-def _calibration(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[Check]:
+def _calibration(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[GateCheck]:
     checks = []
     for name, label in (
         ("presence_ece", "calibration error of presence"),
@@ -203,13 +203,13 @@ def _calibration(champion: SystemScores, challenger: SystemScores, settings: Gat
     ):
         first, second = _figure(champion, name), _figure(challenger, name)
         if not (math.isfinite(first) and math.isfinite(second)):
-            checks.append(Check(name=label, passed=None, words=f"{label}: not known on this set, not judged"))
+            checks.append(GateCheck(name=label, passed=None, words=f"{label}: not known on this set, not judged"))
             continue
         limit = first + settings.calibration_margin
         passed = second <= limit + 1e-9
         verdict = "holds" if passed else f"rises by more than {settings.calibration_margin:.3g}"
         checks.append(
-            Check(
+            GateCheck(
                 name=label,
                 passed=passed,
                 words=f"{label}: {first:.3f} → {second:.3f}: {verdict}",
@@ -221,7 +221,7 @@ def _calibration(champion: SystemScores, challenger: SystemScores, settings: Gat
     return checks
 
 
-def _consistency(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[Check]:
+def _consistency(champion: SystemScores, challenger: SystemScores, settings: GateSettings) -> list[GateCheck]:
     checks = []
     for name, label in (
         ("swap_consistency", "other order gives the inverse change"),
@@ -235,16 +235,16 @@ def _consistency(champion: SystemScores, challenger: SystemScores, settings: Gat
     return checks
 
 
-def _known(known: KnownPairs) -> Check:
+def _known(known: KnownPairs) -> GateCheck:
     name = "known pairs"
     if known.counted < FEWEST_KNOWN:
         words = f"{name}: the champion gets {known.counted} of {known.asked} right, too few to judge by"
-        return Check(name=name, passed=None, words=words, cases=known.counted)
+        return GateCheck(name=name, passed=None, words=words, cases=known.counted)
     share = 1 - len(known.wrong) / known.counted
     passed = share >= KNOWN_SHARE
     shown = f" (wrong: {', '.join(known.wrong[:8])})" if known.wrong else ""
     words = f"{name}: {share:.3f} of {known.counted} known answers are still right{shown}"
-    return Check(
+    return GateCheck(
         name=name, passed=passed, words=words, champion=1.0, challenger=share, limit=KNOWN_SHARE, cases=known.counted
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from model.schema import Prediction, Presence, StudyPair
 from training.data.datasets import load_pair
-from training.evaluation.evaluate import PairPredictor
+from training.evaluation.evaluate import EvaluatedPredictor
 from training.gate.scores import KnownPairs
 from training.phantom.render import GRADED, sample_pair
 from training.phantom.sampling import PairOptions
@@ -52,8 +52,8 @@ def known_answers(pairs: int, *, first_seed: int = FIRST_SEED) -> Iterator[Known
 
 def ask_known(
     answers: Iterable[KnownAnswer],
-    champion: PairPredictor,
-    challenger: PairPredictor,
+    champion: EvaluatedPredictor,
+    challenger: EvaluatedPredictor,
     progress: Callable[[int], None] = lambda done: None,
 ) -> KnownPairs:
     """Ask both; what the champion was not asked to know, or gets wrong, does not count."""

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from training.evaluation.plots import reliability_plot
 from training.evaluation.report import figure
-from training.gate.decision import Check, Decision
+from training.gate.decision import Decision, GateCheck
 from training.metrics.classification import ReliabilityBin
 
 _WIDTH, _ROW, _LABEL = 620, 22, 300
@@ -20,7 +20,7 @@ _CURVE_WIDTH, _CURVE_HEIGHT = 460, 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class GateRun:
     """The context of the decision. All of it is plain text or numbers.
 
     champion, challenger: names for people. counts: of the snapshot (dicom_node.retrain). losses: (step, loss) of the
@@ -41,14 +41,14 @@ class About:
     reliability: Mapping[str, Sequence[ReliabilityBin]] | None = None
 
 
-def page(decision: Decision, about: About) -> str:
+def page(decision: Decision, about: GateRun) -> str:
     """The whole page; styles and plots are inside it."""
     return (
         _environment().get_template("decision.html").render(decision=decision, about=about, body=body(decision, about))
     )
 
 
-def body(decision: Decision, about: About) -> Markup:
+def body(decision: Decision, about: GateRun) -> Markup:
     """The page without its head, for a site that has one of its own; no styles and no scripts in it."""
     plots = [(name, reliability_plot(bins)) for name, bins in (about.reliability or {}).items() if bins]
     text = (
@@ -65,7 +65,7 @@ def body(decision: Decision, about: About) -> Markup:
     return Markup(text)  # rendered with autoescape
 
 
-def card(decision: Decision, about: About) -> str:
+def card(decision: Decision, about: GateRun) -> str:
     """The model card, Markdown."""
     environment = Environment(loader=PackageLoader("training", "templates"), autoescape=False, trim_blocks=True)
     environment.filters["figure"] = figure
@@ -86,7 +86,7 @@ def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def difference_plot(checks: Sequence[Check]) -> Markup:
+def difference_plot(checks: Sequence[GateCheck]) -> Markup:
     """Challenger − champion with 95 % intervals, one row each; the red line is what is allowed."""
     spread = [abs(v) for c in checks for v in (c.low, c.high) if v is not None and math.isfinite(v)]
     reach = max([0.1, *spread])

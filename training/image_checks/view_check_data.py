@@ -23,7 +23,7 @@ CANVAS = 112
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
+class ViewSample:
     """One picture with its labels; rotation and inverted are -1 where they mean nothing."""
 
     pixels: Grey
@@ -32,7 +32,7 @@ class Sample:
     inverted: int = -1
 
 
-def chest_sample(frontal: Grey, rng: np.random.Generator) -> Sample:
+def chest_sample(frontal: Grey, rng: np.random.Generator) -> ViewSample:
     """A frontal chest [H, W], moved, re-exposed, and half of the time turned or inverted."""
     pixels = expose_film(move_film(cut(frontal, rng), rng), rng)
     inverted = int(rng.random() < 0.25)
@@ -40,7 +40,7 @@ def chest_sample(frontal: Grey, rng: np.random.Generator) -> Sample:
     if inverted:
         pixels = 1.0 - pixels
     # np.rot90 turns anticlockwise
-    return Sample(pixels=np.rot90(pixels, -rotation).copy(), kind=0, rotation=rotation, inverted=inverted)
+    return ViewSample(pixels=np.rot90(pixels, -rotation).copy(), kind=0, rotation=rotation, inverted=inverted)
 
 
 def cut(frontal: Grey, rng: np.random.Generator) -> Grey:
@@ -54,7 +54,7 @@ def cut(frontal: Grey, rng: np.random.Generator) -> Grey:
     return frontal[:, :kept] if rng.random() < 0.5 else frontal[:, width - kept :]
 
 
-def other_sample(frontal: Grey, rng: np.random.Generator, families: tuple[str, ...] = ()) -> Sample:
+def other_sample(frontal: Grey, rng: np.random.Generator, families: tuple[str, ...] = ()) -> ViewSample:
     """A picture that is no frontal chest; `frontal` is only cut to pieces for it. families: names to choose from."""
     names = families or tuple(OTHER_FAMILIES)
     name = names[int(rng.integers(len(names)))]
@@ -63,15 +63,15 @@ def other_sample(frontal: Grey, rng: np.random.Generator, families: tuple[str, .
         pixels = np.rot90(expose_film(move_film(pixels, rng), rng), int(rng.integers(4)) if rng.random() < 0.5 else 0)
     if rng.random() < 0.3:
         pixels = 1.0 - pixels
-    return Sample(pixels=np.ascontiguousarray(pixels, dtype=np.float32), kind=2)
+    return ViewSample(pixels=np.ascontiguousarray(pixels, dtype=np.float32), kind=2)
 
 
-def lateral_sample(rng: np.random.Generator) -> Sample:
+def lateral_sample(rng: np.random.Generator) -> ViewSample:
     """A drawn lateral chest, facing either side."""
     pixels = expose_film(move_film(_lateral(rng), rng), rng)
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1].copy()
-    return Sample(pixels=pixels, kind=1)
+    return ViewSample(pixels=pixels, kind=1)
 
 
 def move_film(pixels: Grey, rng: np.random.Generator) -> Grey:

@@ -29,7 +29,7 @@ from model.images.display import from_grey, load_picture
 from training.image_checks.view_check_data import (
     CANVAS,
     Grey,
-    Sample,
+    ViewSample,
     chest_sample,
     expose_film,
     lateral_sample,
@@ -98,13 +98,15 @@ def reduce_picture(pixels: Grey) -> Grey:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
 
 
-def draw_pool(chests: Sequence[Grey], rng: np.random.Generator, count: int) -> list[Sample]:
+def draw_pool(chests: Sequence[Grey], rng: np.random.Generator, count: int) -> list[ViewSample]:
     """Drawn laterals (a quarter) and other things, made once because drawing costs more than a training step."""
     laterals = [lateral_sample(rng) for _ in range(count // 4)]
     return laterals + [other_sample(chests[i % len(chests)], rng, TRAINED) for i in range(count - len(laterals))]
 
 
-def batch_of(chests: Sequence[Grey], drawn: Sequence[Sample], rng: np.random.Generator, count: int) -> list[Sample]:
+def batch_of(
+    chests: Sequence[Grey], drawn: Sequence[ViewSample], rng: np.random.Generator, count: int
+) -> list[ViewSample]:
     """Six parts of chests, four of drawn things, which are moved and exposed anew."""
     samples = []
     for _ in range(count):
@@ -116,7 +118,7 @@ def batch_of(chests: Sequence[Grey], drawn: Sequence[Sample], rng: np.random.Gen
     return samples
 
 
-def loss_of(net: ViewNet, samples: Sequence[Sample]) -> Tensor:
+def loss_of(net: ViewNet, samples: Sequence[ViewSample]) -> Tensor:
     """Sum of the three cross-entropies; rotation and inversion only where they are labelled."""
     squares = torch.from_numpy(np.stack([view_input(s.pixels) for s in samples]))[:, None]
     kind, rotation, inverted = net(squares)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.phantom.scene import Acquisition, Patient
+from training.phantom.scene import Acquisition, PhantomPatient
 from training.phantom.texture import Plane, bump, clip01, lookup, smooth_noise, step, vessel_tree
 
 SIDES = ("right", "left")
@@ -53,7 +53,7 @@ class Chest:
     marks: dict[str, Plane] = field(default_factory=dict)
 
 
-def body_coordinates(rows: int, columns: int, film: Acquisition, patient: Patient) -> tuple[Plane, Plane, float]:
+def body_coordinates(rows: int, columns: int, film: Acquisition, patient: PhantomPatient) -> tuple[Plane, Plane, float]:
     """x and y of every pixel's centre in body coordinates, and the size of a pixel in them.
 
     The width of the film is two units whatever its height: a film that is wider than high shows less of the neck and
@@ -68,7 +68,7 @@ def body_coordinates(rows: int, columns: int, film: Acquisition, patient: Patien
     return x, y, 2 / columns
 
 
-def lung_field(side: str, x: Plane, y: Plane, patient: Patient, film: Acquisition, lift: float) -> LungField:
+def lung_field(side: str, x: Plane, y: Plane, patient: PhantomPatient, film: Acquisition, lift: float) -> LungField:
     """The field of one lung. A turned person shows one lung wider; `lift` raises the diaphragm (lost volume)."""
     sign = SIGN[side]
     outward = (x - np.float32(patient.scoliosis)) * np.float32(sign)
@@ -93,7 +93,7 @@ def lung_field(side: str, x: Plane, y: Plane, patient: Patient, film: Acquisitio
     )
 
 
-def torso(x: Plane, y: Plane, patient: Patient) -> Plane:
+def torso(x: Plane, y: Plane, patient: PhantomPatient) -> Plane:
     """Soft tissue of the trunk, neck and shoulders, and the breasts."""
     reach = np.abs(x)
     shoulder = step(y + np.float32(0.78), 0.28)
@@ -112,7 +112,7 @@ def torso(x: Plane, y: Plane, patient: Patient) -> Plane:
     return tissue
 
 
-def heart_plane(x: Plane, y: Plane, patient: Patient, film: Acquisition, size: float) -> Plane:
+def heart_plane(x: Plane, y: Plane, patient: PhantomPatient, film: Acquisition, size: float) -> Plane:
     """Thickness (0..1) of the heart; `size` is the cardiothoracic ratio."""
     turn = 0.05 * film.turn
     thorax = 2 * 0.66
@@ -132,7 +132,7 @@ def heart_plane(x: Plane, y: Plane, patient: Patient, film: Acquisition, size: f
     return drawn
 
 
-def mediastinum(chest: Chest, patient: Patient, film: Acquisition) -> None:
+def mediastinum(chest: Chest, patient: PhantomPatient, film: Acquisition) -> None:
     """Spine, great vessels, aortic knob and the dark column of the trachea."""
     x, y = chest.x, chest.y
     turn = np.float32(0.05 * film.turn)
@@ -158,7 +158,7 @@ def mediastinum(chest: Chest, patient: Patient, film: Acquisition) -> None:
     chest.density -= np.float32(0.20 * patient.gastric_air) * step(1 - gas, 0.5)
 
 
-def vessel_plane(chest: Chest, patient: Patient) -> None:
+def vessel_plane(chest: Chest, patient: PhantomPatient) -> None:
     """Vessels of both lungs from the hila outward, and the hila themselves."""
     for side in SIDES:
         tree = vessel_tree(patient.seed, SIDES.index(side))
@@ -173,7 +173,7 @@ def vessel_plane(chest: Chest, patient: Patient) -> None:
         chest.density += np.float32(0.10) * hilum * (1 + np.float32(0.25) * pattern)
 
 
-def bones(chest: Chest, patient: Patient, film: Acquisition, fracture: dict[str, tuple[float, float]]) -> None:
+def bones(chest: Chest, patient: PhantomPatient, film: Acquisition, fracture: dict[str, tuple[float, float]]) -> None:
     """Ribs, clavicles and shoulder blades; `fracture` gives outward and y of a break for a side."""
     for side in SIDES:
         lung = chest.lungs[side]
@@ -198,7 +198,7 @@ def _tube(distance: Plane, half: float) -> Plane:
     return wall * (np.float32(0.50) + np.float32(0.75) * relative * relative)
 
 
-def _ribs(chest: Chest, lung: LungField, patient: Patient, broken: tuple[float, float] | None) -> None:
+def _ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: tuple[float, float] | None) -> None:
     out, y = lung.outward, chest.y
     gap: Plane | None = None
     callus = np.zeros_like(out)
@@ -226,7 +226,7 @@ def _ribs(chest: Chest, lung: LungField, patient: Patient, broken: tuple[float, 
         chest.density += np.float32(weight * patient.rib_contrast) * band
 
 
-def grain(chest: Chest, patient: Patient) -> None:
+def grain(chest: Chest, patient: PhantomPatient) -> None:
     """Fine structure of the lungs and soft tissue that stays with the person."""
     rng = np.random.default_rng([patient.seed, 13])
     lungs = chest.lungs["left"].mask + chest.lungs["right"].mask

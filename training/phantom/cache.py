@@ -24,7 +24,7 @@ from model.errors import ModelError
 from model.images.square import fit_grey
 from training.phantom.course import ClinicalOptions, sample_course
 from training.phantom.render import PHANTOM_FINDINGS, PairOptions, composite, finding_marks, render, sample_pair
-from training.phantom.scene import UNGRADED, Patient, PhantomCourse, PhantomFilm
+from training.phantom.scene import UNGRADED, PhantomCourse, PhantomFilm, PhantomPatient
 from training.phantom.texture import Plane
 
 FORMAT = 2
@@ -86,13 +86,13 @@ class Shard:
         return mapped.reshape(-1, *mapped.shape[-3:])
 
 
-def film_pixels(patient: Patient, film: PhantomFilm, size: int, *, fine: bool = False) -> NDArray[np.uint8]:
+def film_pixels(patient: PhantomPatient, film: PhantomFilm, size: int, *, fine: bool = False) -> NDArray[np.uint8]:
     """One film as the model sees it, uint8 [size, size]."""
     rows, columns = film.acquisition.shape(size * 2 if fine else size)
     return fit_grey(render(patient, film.states, film.acquisition, rows, columns).pixels, size)
 
 
-def film_marks(patient: Patient, film: PhantomFilm) -> NDArray[np.uint8]:
+def film_marks(patient: PhantomPatient, film: PhantomFilm) -> NDArray[np.uint8]:
     """Opacity (0..255) of every finding on one film over the model's square: uint8 [findings, side, side]."""
     out = np.zeros((len(PHANTOM_FINDINGS), MARK_SIDE, MARK_SIDE), np.uint8)
     fine = 2 * MARK_SIDE

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.questions.answers import CHANGE_ANSWERS
 from model.schema import Change
-from training.phantom.chain import Matrix, Seen, filter_states, likelihood
+from training.phantom.chain import FilmObservation, Matrix, filter_states, likelihood
 from training.phantom.process import CADENCES, Group, groups
 
 
@@ -49,7 +49,7 @@ def answer_of_levels(before: int, after: int) -> str:
 
 
 def best_answers(
-    seen: Sequence[Seen], cadence: int, knowledge: Knowledge, *, states: Sequence[int] = ()
+    seen: Sequence[FilmObservation], cadence: int, knowledge: Knowledge, *, states: Sequence[int] = ()
 ) -> dict[str, dict[str, float]]:
     """Finding -> probability of each answer to "how will it change from the current to the next image?".
 
@@ -70,11 +70,11 @@ def best_answers(
     return answers
 
 
-def known(seen: Sequence[Seen], knowledge: Knowledge) -> list[Seen]:
+def known(seen: Sequence[FilmObservation], knowledge: Knowledge) -> list[FilmObservation]:
     """The part of each film's facts that a reader of this setting sees."""
     images, _, chart = knowledge.value.partition(" and ")
     shown = {"current": 1, "both": 2}.get(images, len(seen))
-    films = [Seen(levels=film.levels) for film in seen[-shown:]]
+    films = [FilmObservation(levels=film.levels) for film in seen[-shown:]]
     return [*films[:-1], seen[-1]] if chart else films
 
 
@@ -84,7 +84,7 @@ def _cadences(cadence: int, films: int, knowledge: Knowledge) -> Mapping[int, fl
     return CADENCES if films < 2 or alone else {cadence: 1.0}
 
 
-def _answers(group: Group, current: Seen, after: Matrix) -> dict[str, dict[str, float]]:
+def _answers(group: Group, current: FilmObservation, after: Matrix) -> dict[str, dict[str, float]]:
     answers = {}
     for key, levels in group.chain.levels.items():
         shares = dict.fromkeys(CHANGE_ANSWERS, 0.0)
@@ -94,6 +94,6 @@ def _answers(group: Group, current: Seen, after: Matrix) -> dict[str, dict[str, 
     return answers
 
 
-def can_explain(seen: Seen) -> bool:
+def can_explain(seen: FilmObservation) -> bool:
     """Tell whether the process can show this film at all."""
     return all(bool(likelihood(group.chain, seen).any()) for group in groups())

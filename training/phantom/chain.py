@@ -52,7 +52,7 @@ def _power(chain: Chain, steps: int) -> Matrix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class FilmObservation:
     """The known facts at one film. levels: finding -> degree. treatments: name -> given or not. flags: laboratory value
     -> place of its flag. What is missing from a mapping was not looked at."""
 
@@ -71,7 +71,7 @@ def stationary(chain: Chain) -> Matrix:
     return share
 
 
-def likelihood(chain: Chain, seen: Seen) -> Matrix:
+def likelihood(chain: Chain, seen: FilmObservation) -> Matrix:
     """Probability [S] of what was seen in each state."""
     weights = np.ones(chain.size)
     for key, levels in chain.levels.items():
@@ -86,7 +86,7 @@ def likelihood(chain: Chain, seen: Seen) -> Matrix:
     return weights
 
 
-def filter_states(chain: Chain, films: Sequence[Seen], steps: int, *, start: Matrix) -> Matrix:
+def filter_states(chain: Chain, films: Sequence[FilmObservation], steps: int, *, start: Matrix) -> Matrix:
     """The distribution [S] of the state at the last film, given what was seen at each; `steps` lie between two films.
 
     Raises ValueError where the chain cannot have produced what was seen.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from training.phantom.chain import Seen, sample_states
+from training.phantom.chain import FilmObservation, sample_states
 from training.phantom.process import CADENCES, FILMS, FLAGS, LAB_RANGES, MEASURED, groups
 from training.phantom.scene import (
     GRADE_RANGES,
@@ -41,7 +41,7 @@ class Story:
     each of the groups at each film, hidden from every reader."""
 
     cadence: int
-    seen: tuple[Seen, ...]
+    seen: tuple[FilmObservation, ...]
     states: tuple[tuple[int, ...], ...]
 
 
@@ -57,7 +57,7 @@ def sample_story(seed: int, options: ClinicalOptions | None = None) -> Story:
     return Story(cadence=cadence, states=states, seen=tuple(_seen(film, rng) for film in states))
 
 
-def _seen(states: tuple[int, ...], rng: Generator) -> Seen:
+def _seen(states: tuple[int, ...], rng: Generator) -> FilmObservation:
     levels: dict[str, int] = {}
     treatments: dict[str, bool] = {}
     flags: dict[str, int] = {}
@@ -67,7 +67,7 @@ def _seen(states: tuple[int, ...], rng: Generator) -> Seen:
         for name, shares in group.chain.flags.items():
             if rng.random() < MEASURED:
                 flags[name] = int(rng.choice(len(FLAGS), p=shares[state]))
-    return Seen(levels=levels, treatments=treatments, flags=flags)
+    return FilmObservation(levels=levels, treatments=treatments, flags=flags)
 
 
 def sample_course(seed: int, options: ClinicalOptions | None = None) -> PhantomCourse:

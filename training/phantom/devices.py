@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from training.phantom.anatomy import SIGN, Chest
-from training.phantom.scene import Acquisition, FindingState, Patient
+from training.phantom.scene import Acquisition, FindingState, PhantomPatient
 from training.phantom.texture import Plane, step
 
 
-def draw_devices(chest: Chest, states: Mapping[str, FindingState], film: Acquisition, patient: Patient) -> None:
+def draw_devices(chest: Chest, states: Mapping[str, FindingState], film: Acquisition, patient: PhantomPatient) -> None:
     """Draw the devices of the film and the nuisances (electrode leads) that mean nothing."""
     turn = 0.05 * film.turn
     if (tube := states.get("endotracheal_tube")) is not None:
@@ -76,7 +76,7 @@ def _central_line(chest: Chest, state: FindingState, turn: float) -> Plane:
     return _stroke(chest, [*entry, (cava + 0.01, -0.40), tip], 0.008, 0.26)
 
 
-def _feeding_tube(chest: Chest, state: FindingState, patient: Patient) -> Plane:
+def _feeding_tube(chest: Chest, state: FindingState, patient: PhantomPatient) -> Plane:
     rng = np.random.default_rng([state.seed, 53])
     bottom = patient.diaphragm
     course = [
@@ -109,7 +109,7 @@ def _chest_tube(chest: Chest, state: FindingState) -> Plane:
     return drawn
 
 
-def _pacemaker(chest: Chest, state: FindingState, patient: Patient) -> Plane:
+def _pacemaker(chest: Chest, state: FindingState, patient: PhantomPatient) -> Plane:
     rng = np.random.default_rng([state.seed, 55])
     sign = SIGN[str(state.side)]
     x0, y0 = sign * float(rng.uniform(0.50, 0.58)), float(rng.uniform(-0.50, -0.42))

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from model.schema import Change
-from training.phantom.render import Acquisition, FindingState, Patient, PhantomPair, render, sample_pair
+from training.phantom.render import Acquisition, FindingState, PhantomPair, PhantomPatient, render, sample_pair
 from training.phantom.texture import Plane, smooth_noise, step
 
 LONG_SIDE = 1536
@@ -128,7 +128,7 @@ def write_study_pair(
 
 
 def render_stored_pixels(
-    patient: Patient, states: Mapping[str, FindingState], film: Acquisition, long_side: int, subject: Subject
+    patient: PhantomPatient, states: Mapping[str, FindingState], film: Acquisition, long_side: int, subject: Subject
 ) -> NDArray[np.uint16]:
     """The stored grey values of one film."""
     rows, columns = film.shape(long_side)

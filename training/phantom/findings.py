@@ -11,14 +11,14 @@ import numpy as np
 from numpy.random import Generator
 
 from training.phantom.anatomy import HILUM_Y, SIDES, SIGN, Chest, LungField
-from training.phantom.scene import FindingState, Patient
+from training.phantom.scene import FindingState, PhantomPatient
 from training.phantom.texture import Plane, bump, clip01, smooth_noise, step
 
 ZONE_DEPTH = {"upper": 0.30, "middle": 0.56, "lower": 0.82}
 """Height of each zone in fractions of the lung, 0 apex."""
 
 
-def heart_ratio(patient: Patient, state: FindingState | None) -> float:
+def heart_ratio(patient: PhantomPatient, state: FindingState | None) -> float:
     """Cardiothoracic ratio: 0.40 to 0.46 is normal here, from 0.53 on it is cardiomegaly."""
     if state is None:
         return 0.395 + 0.06 * patient.heart

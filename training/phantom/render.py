@@ -32,8 +32,8 @@ from training.phantom.scene import (
     PHANTOM_FINDINGS,
     Acquisition,
     FindingState,
-    Patient,
     PhantomPair,
+    PhantomPatient,
     changes_between,
     sample_acquisition,
     sample_patient,
@@ -46,7 +46,7 @@ __all__ = [
     "Acquisition",
     "FindingState",
     "PairOptions",
-    "Patient",
+    "PhantomPatient",
     "PhantomPair",
     "Rendered",
     "changes_between",
@@ -88,7 +88,7 @@ class Rendered:
 
 
 def render(
-    patient: Patient,
+    patient: PhantomPatient,
     states: Mapping[str, FindingState],
     film: Acquisition,
     rows: int,
@@ -110,7 +110,9 @@ def render_pair(pair: PhantomPair, rows: int, columns: int, *, masks: bool = Fal
     return prior, render(pair.patient, pair.current, pair.current_film, rows, columns, masks=masks)
 
 
-def composite(background: Plane, patient: Patient, states: Mapping[str, FindingState], film: Acquisition) -> Plane:
+def composite(
+    background: Plane, patient: PhantomPatient, states: Mapping[str, FindingState], film: Acquisition
+) -> Plane:
     """A real film [H, W] in 0..1 with the phantom's findings laid over it; everything else of it stays.
 
     What a finding does to the phantom's attenuation (with it, less without it) is added to the film, scaled to the
@@ -125,14 +127,14 @@ def composite(background: Plane, patient: Patient, states: Mapping[str, FindingS
 
 
 def finding_marks(
-    patient: Patient, states: Mapping[str, FindingState], film: Acquisition, rows: int, columns: int
+    patient: PhantomPatient, states: Mapping[str, FindingState], film: Acquisition, rows: int, columns: int
 ) -> dict[str, Plane]:
     """Opacity 0..1 of each finding of a film, [rows, columns], without rendering the film: for a coarse raster."""
     return _chest(patient, states, film, rows, columns, anatomy=False).marks
 
 
 def _chest(
-    patient: Patient,
+    patient: PhantomPatient,
     states: Mapping[str, FindingState],
     film: Acquisition,
     rows: int,

@@ -67,7 +67,7 @@ class FindingState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
+class PhantomPatient:
     """Anatomy that both films of a pair share. Lengths are in half widths of the standard field (1 = field's edge)."""
 
     seed: int
@@ -138,7 +138,7 @@ class PhantomFilm:
 class PhantomCourse:
     """A person over two films or more, oldest first, with the exact truth."""
 
-    patient: Patient
+    patient: PhantomPatient
     films: tuple[PhantomFilm, ...]
 
     def pair(self, current: int = -1) -> PhantomPair:
@@ -161,7 +161,7 @@ class PhantomCourse:
 class PhantomPair:
     """A person twice, with the exact truth. findings: by ontology key; a key that is missing is absent."""
 
-    patient: Patient
+    patient: PhantomPatient
     prior: Mapping[str, FindingState]
     current: Mapping[str, FindingState]
     prior_film: Acquisition
@@ -214,10 +214,10 @@ def changes_between(before: Mapping[str, FindingState], after: Mapping[str, Find
     return {key: change for key, change in found.items() if change is not None}
 
 
-def sample_patient(seed: int) -> Patient:
+def sample_patient(seed: int) -> PhantomPatient:
     """A person from a seed."""
     rng = np.random.default_rng([seed, 1])
-    return Patient(
+    return PhantomPatient(
         seed=seed,
         width=float(rng.uniform(0.92, 1.08)),
         lung_top=float(rng.uniform(-0.80, -0.70)),

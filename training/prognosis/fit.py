@@ -18,7 +18,7 @@ from training.data.samples import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Case:
+class PrognosisCase:
     """The known facts, and what came: finding -> answer; a finding whose future is not known is missing."""
 
     known: Known
@@ -37,14 +37,14 @@ class FitOptions:
     seed: int = 0
 
 
-def vary_case(case: Case, rng: np.random.Generator) -> Case:
+def vary_case(case: PrognosisCase, rng: np.random.Generator) -> PrognosisCase:
     """The case as a reader with less would see it: 1, 2, or all images, with or without the chart."""
     most = (1, 2, len(case.known.readings))[int(rng.integers(3))]
     known = case.known.newest(most)
     return replace(case, known=known if rng.random() < 0.5 else replace(known, context=None))
 
 
-def arrays(cases: Sequence[Case], vocabulary: Vocabulary) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def arrays(cases: Sequence[PrognosisCase], vocabulary: Vocabulary) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """inputs [cases, findings, width] and answers [cases, findings], UNKNOWN where not known."""
     inputs = np.stack([inputs_of(case.known, vocabulary) for case in cases])
     answers = np.full(inputs.shape[:2], UNKNOWN, np.int64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.prognosis.inputs import Known
 from training.metrics.significance import compare
-from training.prognosis.fit import Case
+from training.prognosis.fit import PrognosisCase
 
 Shares = Mapping[str, Mapping[str, float]]
 """Finding -> probability of each answer."""
@@ -49,7 +49,7 @@ class SettingScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Table:
+class _MeasureTable:
     """One row for each answer: patient, finding, right, commonest right, best possible right, certainty, probability of
     what came."""
 
@@ -63,7 +63,7 @@ class _Table:
 
 
 def measure(
-    cases: Sequence[tuple[str, Case]],
+    cases: Sequence[tuple[str, PrognosisCase]],
     predict: Callable[[Known], Shares],
     settings: Sequence[str],
     commonest: Mapping[str, str],
@@ -83,7 +83,7 @@ def measure(
     return scores
 
 
-def commonest_answers(cases: Sequence[Case]) -> dict[str, str]:
+def commonest_answers(cases: Sequence[PrognosisCase]) -> dict[str, str]:
     """Finding -> the answer that came most often, of equal ones the alphabetically first."""
     counts: dict[str, Counter[str]] = {}
     for case in cases:
@@ -93,12 +93,12 @@ def commonest_answers(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def _table(
-    cases: Sequence[tuple[str, Case]],
+    cases: Sequence[tuple[str, PrognosisCase]],
     predict: Callable[[Known], Shares],
     setting: str,
     commonest: Mapping[str, str],
     best: Callable[[int, str], Shares] | None,
-) -> _Table:
+) -> _MeasureTable:
     patients = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in cases))}
     rows = []
     for number, (name, case) in enumerate(cases):
@@ -119,7 +119,7 @@ def _table(
                 )
             )
     columns = list(zip(*rows, strict=True))
-    return _Table(
+    return _MeasureTable(
         patients=np.array(columns[0]),
         keys=np.array(columns[1]),
         right=np.array(columns[2]),
@@ -135,7 +135,7 @@ def likeliest(shares: Mapping[str, float]) -> str:
     return max(shares, key=lambda answer: shares[answer])
 
 
-def _score(setting: str, table: _Table, resamples: int) -> tuple[SettingScore, NDArray[np.float64]]:
+def _score(setting: str, table: _MeasureTable, resamples: int) -> tuple[SettingScore, NDArray[np.float64]]:
     count = int(table.patients.max()) + 1
     totals = np.bincount(table.patients, minlength=count).astype(float)
     columns = [table.right, table.common, *([table.best] if table.best is not None else [])]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from model.prognosis.inputs import FLAGS, Known, Reading, Vocabulary
 from model.schema import PatientContext
 from training.phantom.ceiling import answer_of_levels
-from training.phantom.chain import Seen
+from training.phantom.chain import FilmObservation
 from training.phantom.course import Story, sample_story
 from training.phantom.process import LAB_TRENDS, groups
 from training.phantom.scene import PHANTOM_FINDINGS
-from training.prognosis.fit import Case
+from training.prognosis.fit import PrognosisCase
 
 Pools = Mapping[tuple[str, int], NDArray[np.float64]]
 """(finding, true degree) -> readings [n, 4] that a model gave for such films."""
@@ -31,7 +31,7 @@ def phantom_vocabulary() -> Vocabulary:
     return Vocabulary(findings=PHANTOM_FINDINGS, labs=tuple(LAB_TRENDS), treatments=tuple(names))
 
 
-def pools_of(readings: Sequence[Reading], films: Sequence[Seen]) -> Pools:
+def pools_of(readings: Sequence[Reading], films: Sequence[FilmObservation]) -> Pools:
     """The readings of films whose truth is known. Raises ValueError where a degree of a finding was never read."""
     found: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     for reading, seen in zip(readings, films, strict=True):
@@ -45,26 +45,26 @@ def pools_of(readings: Sequence[Reading], films: Sequence[Seen]) -> Pools:
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def draw_reading(seen: Seen, pools: Pools, rng: Generator) -> Reading:
+def draw_reading(seen: FilmObservation, pools: Pools, rng: Generator) -> Reading:
     """A reading of a film that shows this, each finding's drawn by itself."""
     rows = [pools[key, seen.levels[key]] for key in PHANTOM_FINDINGS]
     return np.stack([row[int(rng.integers(len(row)))] for row in rows])
 
 
-def exact_reading(seen: Seen) -> Reading:
+def exact_reading(seen: FilmObservation) -> Reading:
     """The reading of a reader without errors."""
     rows = np.zeros((len(PHANTOM_FINDINGS), 4))
     rows[np.arange(len(rows)), [seen.levels[key] for key in PHANTOM_FINDINGS]] = 1.0
     return rows
 
 
-def case_of(story: Story, readings: Sequence[Reading], current: int) -> Case:
+def case_of(story: Story, readings: Sequence[Reading], current: int) -> PrognosisCase:
     """The case in which the film with this number is current; readings: of all films of the story."""
     seen = story.seen[current]
     labs = {name: FLAGS[flag] for name, flag in seen.flags.items()}
     given = tuple(name for name, is_given in seen.treatments.items() if is_given)
     after = story.seen[current + 1]
-    return Case(
+    return PrognosisCase(
         known=Known(
             readings=tuple(readings[: current + 1]),
             days=tuple((current - number) * story.cadence for number in range(current)),
@@ -74,7 +74,7 @@ def case_of(story: Story, readings: Sequence[Reading], current: int) -> Case:
     )
 
 
-def simulate_cases(count: int, first_seed: int, pools: Pools, rng: Generator) -> list[Case]:
+def simulate_cases(count: int, first_seed: int, pools: Pools, rng: Generator) -> list[PrognosisCase]:
     """Every current film of so many courses, without rendering any."""
     cases = []
     for seed in range(first_seed, first_seed + count):
@@ -84,7 +84,7 @@ def simulate_cases(count: int, first_seed: int, pools: Pools, rng: Generator) ->
     return cases
 
 
-def exact_cases(count: int, first_seed: int) -> list[Case]:
+def exact_cases(count: int, first_seed: int) -> list[PrognosisCase]:
     """As `simulate_cases`, for a reader without errors."""
     cases = []
     for seed in range(first_seed, first_seed + count):

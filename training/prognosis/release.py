@@ -32,7 +32,7 @@ from model.prognosis.inputs import SETTINGS
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
-from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, vary_case
+from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
 from training.prognosis.measure import SettingScore, Shares, as_table, commonest_answers, measure
 from training.prognosis.phantoms import case_of, exact_cases, phantom_vocabulary, pools_of, simulate_cases
 from training.readers.phantom import COURSE, phantom_image
@@ -68,7 +68,7 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
     return found
 
 
-def cases_of(readings: Mapping[int, NDArray[np.float64]]) -> Iterator[tuple[int, Story, int, Case]]:
+def cases_of(readings: Mapping[int, NDArray[np.float64]]) -> Iterator[tuple[int, Story, int, PrognosisCase]]:
     """(seed, story, number of the current film, case) of every film but the first two and the last, so that all
     settings differ."""
     for seed, read in readings.items():

@@ -26,7 +26,7 @@ from model.prognosis.inputs import Known, Reading, Vocabulary
 from training.data.datasets import open_records, parse_spec
 from training.metrics.classification import auroc
 from training.phantom.ceiling import answer_of_levels
-from training.prognosis.fit import Case, FitOptions, arrays, fit_head, fit_temperature, vary_case
+from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
 from training.prognosis.measure import (
     SettingScore,
     Shares,
@@ -45,24 +45,24 @@ PRESENT_NEXT = ("new", "stable", "worsening", "improving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Film:
+class SeriesFilm:
     """One film of a series. labels: finding -> present."""
 
     image_id: str
     labels: Mapping[str, bool]
 
 
-def series_of(records: Iterable[Record]) -> dict[tuple[str, Split], list[Film]]:
+def series_of(records: Iterable[Record]) -> dict[tuple[str, Split], list[SeriesFilm]]:
     """(patient, split) -> films in order, each once."""
-    series: dict[tuple[str, Split], list[Film]] = defaultdict(list)
+    series: dict[tuple[str, Split], list[SeriesFilm]] = defaultdict(list)
     for record in records:
         labels = {key: t.current.present for key, t in record.truth.findings.items() if t.current is not None}
-        series[record.patient_id, record.split].append(Film(image_id=record.current.image_id, labels=labels))
+        series[record.patient_id, record.split].append(SeriesFilm(image_id=record.current.image_id, labels=labels))
     return dict(series)
 
 
 def readings_of(
-    films: Sequence[Film], findings: Sequence[str], read: Mapping[str, NDArray[np.float64]]
+    films: Sequence[SeriesFilm], findings: Sequence[str], read: Mapping[str, NDArray[np.float64]]
 ) -> list[Reading]:
     """A reading [findings, 4] of each film: by `read` (probabilities in the order of the findings), else its labels."""
     readings = []
@@ -76,13 +76,13 @@ def readings_of(
 
 
 def cases_of(
-    series: Mapping[tuple[str, Split], Sequence[Film]],
+    series: Mapping[tuple[str, Split], Sequence[SeriesFilm]],
     split: Split,
     findings: Sequence[str],
     read: Mapping[str, NDArray[np.float64]],
     *,
     least: int = 2,
-) -> list[tuple[str, Case]]:
+) -> list[tuple[str, PrognosisCase]]:
     """(patient, case) of every film with `least` films before the next one, the current one among them."""
     cases = []
     for (patient, own), films in series.items():
@@ -95,7 +95,7 @@ def cases_of(
                 key: answer_of_levels(int(now[key]), int(after[key])) for key in findings if key in now and key in after
             }
             known = Known(readings=tuple(readings[: current + 1]), days=(None,) * current)
-            cases.append((patient, Case(known=known, came=came)))
+            cases.append((patient, PrognosisCase(known=known, came=came)))
     return cases
 
 
@@ -116,7 +116,7 @@ class NextPresence:
 
 
 def next_presence(
-    cases: Sequence[tuple[str, Case]], setting: str, shares: Sequence[Shares], findings: Sequence[str]
+    cases: Sequence[tuple[str, PrognosisCase]], setting: str, shares: Sequence[Shares], findings: Sequence[str]
 ) -> NextPresence:
     """Score one setting from the shares that were given for each case."""
     names = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in cases))}
@@ -164,7 +164,7 @@ class SeriesFigures:
 
 
 def measure_series(
-    series: Mapping[tuple[str, Split], Sequence[Film]],
+    series: Mapping[tuple[str, Split], Sequence[SeriesFilm]],
     findings: Sequence[str],
     read: Mapping[str, NDArray[np.float64]],
     *,
@@ -195,7 +195,7 @@ def measure_series(
 
 
 def _rank_presence(
-    cases: Sequence[tuple[str, Case]], setting: str, head: PrognosisHead, findings: Sequence[str]
+    cases: Sequence[tuple[str, PrognosisCase]], setting: str, head: PrognosisHead, findings: Sequence[str]
 ) -> NextPresence:
     shares = [head.probabilities(in_setting(case.known, setting)) for _, case in cases]
     return next_presence(cases, setting, shares, findings)
@@ -208,7 +208,7 @@ def read_readings(path: Path, findings: Sequence[str]) -> dict[str, NDArray[np.f
         return dict(zip(file["ids"].tolist(), file["probabilities"][:, columns].astype(float), strict=True))
 
 
-def frequent_findings(series: Mapping[tuple[str, Split], Sequence[Film]], least: int = 20) -> tuple[str, ...]:
+def frequent_findings(series: Mapping[tuple[str, Split], Sequence[SeriesFilm]], least: int = 20) -> tuple[str, ...]:
     """Findings that are on at least `least` films of the training and of the test patients, in the set's order."""
     counts: dict[Split, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for (_, split), films in series.items():

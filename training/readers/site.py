@@ -26,7 +26,7 @@ from training.records.truth import FindingTruth, ImageTruth, PairTruth
 FORMAT, VERSION = "dicom-node-site", 1
 
 
-class Statement(BaseModel):
+class SiteStatement(BaseModel):
     """The node's statement about one finding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +38,7 @@ class Statement(BaseModel):
     level: str | None = None
 
 
-class Word(BaseModel):
+class SiteWord(BaseModel):
     """One person's (or report's) opinion of one statement; the columns of the node's feedback table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,8 +71,8 @@ class SiteImage(BaseModel):
     prior_path: str = ""
     prior_when: str = ""
     prior_view: str | None = None
-    said: tuple[Statement, ...] = ()
-    words: tuple[Word, ...] = ()
+    said: tuple[SiteStatement, ...] = ()
+    words: tuple[SiteWord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ def _record(image: SiteImage, current: str, prior: str, earlier: Mapping[str, bo
 
 def _settle(image: SiteImage, report: DropReport) -> _Settled:
     """One value for each (finding, aspect) that the newest words of all authors and sources agree on."""
-    newest: dict[tuple[str, str, str, str], Word] = {}
+    newest: dict[tuple[str, str, str, str], SiteWord] = {}
     for word in sorted(image.words, key=lambda word: word.at):
         if word.finding and word.finding not in ontology().findings:
             report.drop("feedback on a finding that is not in the ontology", f"{image.image}: {word.finding}")
@@ -200,7 +200,7 @@ def _settle(image: SiteImage, report: DropReport) -> _Settled:
     return _Settled(values={place: found.pop() for place, found in values.items() if len(found) == 1})
 
 
-def _value(word: Word) -> str | None:
+def _value(word: SiteWord) -> str | None:
     if word.verdict == "agree":
         return word.stated or None
     if word.verdict == "correct":
@@ -209,7 +209,7 @@ def _value(word: Word) -> str | None:
     return turned.get(word.stated) if word.aspect == "presence" else None
 
 
-def _all_statements(said: Sequence[Statement]) -> Iterator[tuple[tuple[str, str], str]]:
+def _all_statements(said: Sequence[SiteStatement]) -> Iterator[tuple[tuple[str, str], str]]:
     for statement in said:
         if statement.presence is not Presence.ABSTAINED and statement.finding in ontology().findings:
             yield (statement.finding, "presence"), statement.presence.value

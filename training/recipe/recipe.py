@@ -69,7 +69,7 @@ class RunSection(_Section):
     tensorboard: bool = Field(default=False, description="Write for TensorBoard as well (extra `train`).")
 
 
-class ModelSection(_Section):
+class RecipeModelSection(_Section):
     """What the run starts from."""
 
     start: str = Field(
@@ -167,7 +167,7 @@ class Recipe(_Section):
 
     run: RunSection
     optimiser: OptimiserSection
-    model: ModelSection = ModelSection()
+    model: RecipeModelSection = RecipeModelSection()
     architecture: ArchitectureSection = ArchitectureSection()
     data: DataSection = DataSection()
     heads: HeadsSection = HeadsSection()

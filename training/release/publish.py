@@ -36,7 +36,7 @@ from training.release.finish import figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class ReleaseFacts:
     """Description of a checkpoint. data: the training data in words, or the hash of a snapshot. licence: of the
     weights, which follow their base's. fewest: training answers below which nothing counts as taught."""
 
@@ -48,7 +48,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class ReleaseFigures:
     """One data set of `training.data.datasets` and the split of it to use, None for all. Where the run trained by
     patient, the split is the same patients' one: nobody who was trained on is measured on."""
 
@@ -69,10 +69,10 @@ def _unwatched(what: str, items: Iterable[Item], total: int | None) -> Iterable[
 def publish(
     run: Path,
     folder: Path,
-    about: About,
+    about: ReleaseFacts,
     *,
-    calibration: Measured | None,
-    tests: Sequence[Measured],
+    calibration: ReleaseFigures | None,
+    tests: Sequence[ReleaseFigures],
     device: str = "cpu",
     watch: Watch = _unwatched,
 ) -> Manifest:
@@ -128,21 +128,21 @@ def publish(
     return read_manifest(folder)
 
 
-def _items(measured: Measured, report: DropReport, salt: str) -> Iterator[Item]:
+def _items(measured: ReleaseFigures, report: DropReport, salt: str) -> Iterator[Item]:
     records = open_records(parse_spec(measured.data), report)
     if salt and measured.split is not None:
         records = patient_disjoint(records, salt=salt)
     return load_records(records, report, split=measured.split, limit=measured.limit)
 
 
-def _count(measured: Measured, salt: str) -> int | None:
+def _count(measured: ReleaseFigures, salt: str) -> int | None:
     """How many pairs there are; not known where patients are split by hash."""
     if salt and measured.split is not None:
         return measured.limit
     return record_count(parse_spec(measured.data), split=measured.split, limit=measured.limit)
 
 
-def _figures(folder: Path, test: Measured, device: str, salt: str, watch: Watch) -> dict[str, Any]:
+def _figures(folder: Path, test: ReleaseFigures, device: str, salt: str, watch: Watch) -> dict[str, Any]:
     report = DropReport()
     predictor = load_predictor(folder, device=device)
     pairs = watch(f"testing on {test.data}", _items(test, report, salt), _count(test, salt))

@@ -18,7 +18,7 @@ from training.records.drops import DropReport
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
     from training.instructions.streams import Stream
     from training.records.record import Record
-    from training.release.publish import Measured
+    from training.release.publish import ReleaseFigures
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +118,7 @@ def finish_command(
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
 ) -> None:
     """Make a finished run a checkpoint with a manifest: calibrated, measured, ready for `models promote`."""
-    from training.release.publish import About, publish
+    from training.release.publish import ReleaseFacts, publish
 
     with our_errors():
         no_bars_in_files()
@@ -126,7 +126,7 @@ def finish_command(
             manifest = publish(
                 run,
                 to,
-                About(name=name, version=version, licence=licence, data=data, fewest=fewest),
+                ReleaseFacts(name=name, version=version, licence=licence, data=data, fewest=fewest),
                 calibration=_judge_text(calibration, limit) if calibration else None,
                 tests=[_judge_text(item, limit) for item in test or []],
                 device=device,
@@ -135,11 +135,11 @@ def finish_command(
     console.print(f"{to}: {manifest.label}, {len(manifest.findings)} findings, Device UID {manifest.device_uid}")
 
 
-def _judge_text(text: str, limit: int | None) -> Measured:
-    from training.release.publish import Measured
+def _judge_text(text: str, limit: int | None) -> ReleaseFigures:
+    from training.release.publish import ReleaseFigures
 
     data, _, split = text.partition("@@")
-    return Measured(data=data, split=split_of(split) if split else None, limit=limit)
+    return ReleaseFigures(data=data, split=split_of(split) if split else None, limit=limit)
 
 
 def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Iterator[Record]:

@@ -15,7 +15,7 @@ from dicom_node.config import FeedbackSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import ReportError
 from dicom_node.feedback import record as feedback
-from dicom_node.feedback.record import Word
+from dicom_node.feedback.record import FeedbackWord
 from dicom_node.feedback.reports.compared_prior import is_of_pair
 from dicom_node.feedback.reports.corrections import settle_with_others
 from dicom_node.feedback.reports.judgements import words_of
@@ -152,7 +152,7 @@ def settle(session: Session, row: ReceivedReport, findings: Mapping[str, ReportF
 
 
 def _speak(
-    session: Session, row: ReceivedReport, result: Result, study: Study, words: list[Word], *, now: dt.datetime
+    session: Session, row: ReceivedReport, result: Result, study: Study, words: list[FeedbackWord], *, now: dt.datetime
 ) -> None:
     """The report's words as feedback on one result."""
     for word in words:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dicom_node.feedback.record import MAX_COMMENT, Aspect, Word, allowed_values
+from dicom_node.feedback.record import MAX_COMMENT, Aspect, FeedbackWord, allowed_values
 from dicom_node.index.tables.core import Verdict
 from model.labeller.report import ReportFinding, values_of_finding
 from model.questions.answers import side_of_place
 from model.questions.vocabulary import grade_of_level
 
 
-def words_of(findings: Mapping[str, ReportFinding], prediction: Mapping[str, Any], *, compared: bool) -> list[Word]:
+def words_of(
+    findings: Mapping[str, ReportFinding], prediction: Mapping[str, Any], *, compared: bool
+) -> list[FeedbackWord]:
     """One word for each thing that the report settles, in the order of the ontology.
 
     compared: the result has a prior; without one a change is no answer to anything. A finding that the node was not
@@ -22,7 +24,7 @@ def words_of(findings: Mapping[str, ReportFinding], prediction: Mapping[str, Any
     return [word for key, finding in findings.items() for word in _words(finding, said.get(key, {}), compared=compared)]
 
 
-def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -> Iterator[Word]:
+def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -> Iterator[FeedbackWord]:
     because = _because(finding)
     for name, value in values_of_finding(finding).items():
         aspect = Aspect(name)
@@ -30,7 +32,7 @@ def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -
             continue
         stated = str(said.get(name) or "")
         agrees = _agrees(aspect, stated, value)
-        yield Word(
+        yield FeedbackWord(
             finding=finding.finding,
             aspect=aspect,
             verdict=Verdict.AGREE if agrees else Verdict.CORRECT,

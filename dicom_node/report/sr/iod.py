@@ -34,7 +34,7 @@ NODE_VERSION = metadata.version("dicom-node")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class DocumentPlace:
     """Where a document of a kind stands: its modality, series number, instance number, and what it is in a word."""
 
     modality: str
@@ -44,10 +44,10 @@ class Place:
 
 
 PLACES = {
-    DocumentKind.MACHINE: Place(modality="SR", series_offset=1, instance_number=1, word="regions"),
-    DocumentKind.READING: Place(modality="SR", series_offset=0, instance_number=1, word="reading"),
-    DocumentKind.PDF: Place(modality="DOC", series_offset=2, instance_number=1, word="page"),
-    DocumentKind.CAPTURE: Place(modality="OT", series_offset=3, instance_number=1, word="pair"),
+    DocumentKind.MACHINE: DocumentPlace(modality="SR", series_offset=1, instance_number=1, word="regions"),
+    DocumentKind.READING: DocumentPlace(modality="SR", series_offset=0, instance_number=1, word="reading"),
+    DocumentKind.PDF: DocumentPlace(modality="DOC", series_offset=2, instance_number=1, word="page"),
+    DocumentKind.CAPTURE: DocumentPlace(modality="OT", series_offset=3, instance_number=1, word="pair"),
 }
 
 

@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes as dicom_codes
 from dicom_node.report import codes
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
-from dicom_node.report.wording.sections import Section, SectionKey, sections
+from dicom_node.report.wording.sections import ReportSection, SectionKey, sections
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _ITEM_NAMES = {SectionKey.IMPRESSIONS: "name.impression", SectionKey.FINDINGS: "name.finding"}
@@ -31,7 +31,7 @@ def reading_content(request: ReportRequest) -> Dataset:
     return report_content(request, sections(request))
 
 
-def report_content(request: ReportRequest, said: tuple[Section, ...]) -> Dataset:
+def report_content(request: ReportRequest, said: tuple[ReportSection, ...]) -> Dataset:
     """The same with given sections; the last rung of the ladder says only one sentence."""
     words = catalogue(request.language)
     root: Dataset = ContainerContentItem(
@@ -64,7 +64,7 @@ def _observer(request: ReportRequest) -> ObservationContext:
     return ObservationContext(observer_device_context=context)
 
 
-def _section(section: Section, words: Catalogue) -> ContainerContentItem:
+def _section(section: ReportSection, words: Catalogue) -> ContainerContentItem:
     """A heading in the report's language; viewers join neighbouring texts, so a sentence ends its line."""
     heading = codes.concept(f"heading.{section.key.value}", words.text(f"heading.{section.key.value}"))
     container = ContainerContentItem(name=heading, relationship_type=_CONTAINS)

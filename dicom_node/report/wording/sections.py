@@ -38,23 +38,23 @@ class SectionKey(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class ReportSection:
     """One heading and its sentences."""
 
     key: SectionKey
     sentences: tuple[str, ...]
 
 
-def sections(request: ReportRequest) -> tuple[Section, ...]:
+def sections(request: ReportRequest) -> tuple[ReportSection, ...]:
     """Every section that has something to say."""
     words = catalogue(request.language)
     everything = (
-        Section(key=SectionKey.IMPRESSIONS, sentences=impression_sentences(request, words)),
-        Section(key=SectionKey.FINDINGS, sentences=_findings(request, words)),
-        Section(key=SectionKey.COMPARISON, sentences=_comparison(request, words)),
-        Section(key=SectionKey.PROGNOSIS, sentences=_prognosis(request, words)),
-        Section(key=SectionKey.LIMITATIONS, sentences=_limitations(request, words)),
-        Section(key=SectionKey.ORIGIN, sentences=origin(request, words)),
+        ReportSection(key=SectionKey.IMPRESSIONS, sentences=impression_sentences(request, words)),
+        ReportSection(key=SectionKey.FINDINGS, sentences=_findings(request, words)),
+        ReportSection(key=SectionKey.COMPARISON, sentences=_comparison(request, words)),
+        ReportSection(key=SectionKey.PROGNOSIS, sentences=_prognosis(request, words)),
+        ReportSection(key=SectionKey.LIMITATIONS, sentences=_limitations(request, words)),
+        ReportSection(key=SectionKey.ORIGIN, sentences=origin(request, words)),
     )
     return tuple(section for section in everything if section.sentences)
 

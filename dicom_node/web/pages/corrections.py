@@ -55,7 +55,7 @@ def _keep_corrections(call: Call, fields: dict[str, str]) -> int:
     return max([keep_word(call, word, fields.get("result", "")) for word in words])
 
 
-def word_of(fields: dict[str, str]) -> feedback.Word:
+def word_of(fields: dict[str, str]) -> feedback.FeedbackWord:
     """A word out of a form or JSON object. Raises UsageError naming what is allowed."""
     if any(not _is_storable(value) for value in fields.values()):
         raise UsageError("a text holds characters that no text may hold")
@@ -66,7 +66,7 @@ def word_of(fields: dict[str, str]) -> feedback.Word:
         raise UsageError(
             f"{error}; aspect is one of {', '.join(feedback.Aspect)}, verdict one of {', '.join(Verdict)}"
         ) from error
-    return feedback.Word(
+    return feedback.FeedbackWord(
         finding=fields.get("finding", ""),
         aspect=aspect,
         verdict=verdict,
@@ -85,7 +85,7 @@ def row_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def keep_word(call: Call, word: feedback.Word, result_id: str) -> int:
+def keep_word(call: Call, word: feedback.FeedbackWord, result_id: str) -> int:
     """Write the word to a result of the path's study. Raises UsageError, HTTPException 404."""
     uid = str(call.request.path_params["study_instance_uid"])
     number = row_number(result_id)

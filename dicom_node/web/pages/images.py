@@ -35,7 +35,7 @@ KEPT = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shown:
+class ScreenImage:
     """One image as the page gets it. values: little-endian uint16, row by row. geometry: see model.schema."""
 
     rows: int
@@ -48,10 +48,10 @@ class _Cache:
     """The last images that were looked at; decoding one takes most of a second."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, Shown] = OrderedDict()
+        self._kept: OrderedDict[Path, ScreenImage] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: Path) -> Shown:
+    def get(self, path: Path) -> ScreenImage:
         with self._lock:
             if path in self._kept:
                 self._kept.move_to_end(path)
@@ -67,7 +67,7 @@ class _Cache:
 _cache = _Cache()
 
 
-def _decode(path: Path) -> Shown:
+def _decode(path: Path) -> ScreenImage:
     """Decode in the limited child process. Raises PixelError."""
     image = decode_in_child(path)
     pixels = image.pixels
@@ -77,7 +77,7 @@ def _decode(path: Path) -> Shown:
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     values = np.round(np.clip(pixels, 0.0, 1.0) * 65535).astype("<u2")
     geometry = image.geometry
-    return Shown(
+    return ScreenImage(
         rows=values.shape[0],
         columns=values.shape[1],
         values=values.tobytes(),
@@ -92,7 +92,7 @@ def _decode(path: Path) -> Shown:
     )
 
 
-def _shown(call: Call) -> Shown:
+def _shown(call: Call) -> ScreenImage:
     uid = str(call.request.path_params["sop_instance_uid"])
     if not is_uid(uid):
         raise HTTPException(404, "no such image")
@@ -106,7 +106,7 @@ def _shown(call: Call) -> Shown:
         session.expunge_all()  # the values outlive the session
     if row is None:
         raise HTTPException(404, "no such image; it may have been removed by retention")
-    audit_access(call, row.Study, audit.Event.INSTANCES_ACCESSED)
+    audit_access(call, row.Study, audit.AuditedEvent.INSTANCES_ACCESSED)
     try:
         return _cache.get(call.node.store.path(row.path))
     except PixelError as error:

@@ -60,14 +60,14 @@ def audit_log_in(call: Call, name: str, *, succeeded: bool, full_name: str = "")
     with call.node.database.write() as session:
         audit.record(
             session,
-            audit.Event.USER_AUTHENTICATION,
+            audit.AuditedEvent.USER_AUTHENTICATION,
             event_type=audit.EventType.LOGIN,
             now=call.node.clock(),
             participants=(
                 audit.Participant(user_id=name or "(none)", requestor=True, address=address_of(call), name=full_name),
                 audit.this_node(call.node.settings.node.ae_title),
             ),
-            outcome=audit.Outcome.SUCCESS if succeeded else audit.Outcome.SERIOUS_FAILURE,
+            outcome=audit.EventOutcome.SUCCESS if succeeded else audit.EventOutcome.SERIOUS_FAILURE,
             site=call.node.settings.audit.site,
         )
 

@@ -133,7 +133,7 @@ def load_page(call: Call) -> StudyPage:
     return page
 
 
-def audit_access(call: Call, row: Study, event: audit.Event = audit.Event.PATIENT_RECORD) -> None:
+def audit_access(call: Call, row: Study, event: audit.AuditedEvent = audit.AuditedEvent.PATIENT_RECORD) -> None:
     """Audit that somebody looked at a study's record or, with INSTANCES_ACCESSED, at an image of it."""
     with call.node.database.write() as session:
         audit.record(

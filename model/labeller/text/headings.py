@@ -73,7 +73,7 @@ def is_heading_of_findings(line: str) -> bool:
 
 
 @dataclass(slots=True)
-class Section:
+class TextSection:
     """The section that is being read."""
 
     name: str = ""

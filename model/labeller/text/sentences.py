@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.labeller.text.headings import Section, is_heading_of_findings, line_heading, next_inline_heading
+from model.labeller.text.headings import TextSection, is_heading_of_findings, line_heading, next_inline_heading
 from model.labeller.text.plain_text import plain_text
 
 MAX_CHARACTERS = 100_000
@@ -65,7 +65,7 @@ def sentences(text: str) -> list[Sentence]:
 
 
 def _sentences(text: str) -> Iterator[Sentence]:
-    section = Section()
+    section = TextSection()
     for start, end in _paragraphs(text):
         if not text[start:end].strip():
             section.note_empty_line()
@@ -81,7 +81,7 @@ def _sentences(text: str) -> Iterator[Sentence]:
         section.end_line()
 
 
-def _blocks_between_headings(text: str, start: int, end: int, section: Section) -> Iterator[tuple[int, int]]:
+def _blocks_between_headings(text: str, start: int, end: int, section: TextSection) -> Iterator[tuple[int, int]]:
     """Yield the stretches between headings that stand inside a line ("… known COPD. Report: The lungs are clear.")."""
     place = start
     while place < end:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine.engine import Engine, Job, JobAnswers, Strategy
+from model.engine.engine import Engine, EngineJob, JobAnswers, Strategy
 from model.engine.plan import ancestor_mask, battery_tokens, pack_plan
 from model.engine.vlm import NvilaVlm
 from model.nvila import Tiling
@@ -21,9 +21,9 @@ def vlm() -> NvilaVlm:
     return NvilaVlm(*tiny_nvila(), Tiling.NEVER)
 
 
-def job(vlm: NvilaVlm, *, priors: int = 1, seed: int = 0, expert: str | None = None) -> Job:
+def job(vlm: NvilaVlm, *, priors: int = 1, seed: int = 0, expert: str | None = None) -> EngineJob:
     questions = battery(FINDINGS, with_prior=priors > 0)
-    return Job(
+    return EngineJob(
         pictures=tuple(picture(seed + number) for number in range(priors + 1)),
         layout=vlm.layout(priors=priors, expert=expert),
         questions=questions,
@@ -56,7 +56,7 @@ def test_shared_prefix_equals_one_by_one(vlm: NvilaVlm, priors: int) -> None:
 def test_answers_depend_on_pictures_and_their_order(vlm: NvilaVlm) -> None:
     engine = Engine(vlm, max_new_tokens=1)
     first, other = job(vlm), job(vlm, seed=50)
-    swapped = Job(pictures=first.pictures[::-1], layout=first.layout, questions=first.questions)
+    swapped = EngineJob(pictures=first.pictures[::-1], layout=first.layout, questions=first.questions)
     answers = engine.ask([first, other, swapped])
     key = "change/edema"
     numbers = [answer.closed[key].log_probabilities for answer in answers]
@@ -76,7 +76,7 @@ def test_padded_prefixes_in_one_batch(vlm: NvilaVlm) -> None:
     """Prefixes of unequal length read in one padded batch score as each does alone."""
     engine = Engine(vlm)
     short, long = job(vlm), job(vlm, seed=30)
-    long = Job(
+    long = EngineJob(
         pictures=long.pictures, layout=vlm.layout(priors=1, context="patient: 67 years, F"), questions=long.questions
     )
     tokens = [battery_tokens(vlm, asked.layout, asked.questions) for asked in (short, long)]
@@ -121,7 +121,7 @@ def test_answers_of_unequal_length_share_their_beginning(vlm: NvilaVlm) -> None:
         text="how severe is edema in the current image?",
         allowed=("moderate", "moderate to severe", "mild", "mild to moderate"),
     )
-    asked = Job(pictures=(picture(1), picture(2)), layout=vlm.layout(priors=1), questions=(question,))
+    asked = EngineJob(pictures=(picture(1), picture(2)), layout=vlm.layout(priors=1), questions=(question,))
     engine = Engine(vlm)
     assert_same(engine.ask([asked])[0], engine.ask_plainly(asked))
     tokens = battery_tokens(vlm, asked.layout, asked.questions)

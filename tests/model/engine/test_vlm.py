@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from model.engine.engine import Engine, Job, Strategy
+from model.engine.engine import Engine, EngineJob, Strategy
 from model.engine.plan import battery_tokens
 from model.engine.vlm import AutoVlm, load_processor, open_vlm
 from model.errors import CheckpointError, InferenceError
@@ -36,8 +36,8 @@ def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return opened
 
 
-def job(vlm: AutoVlm, *, priors: int = 1) -> Job:
-    return Job(
+def job(vlm: AutoVlm, *, priors: int = 1) -> EngineJob:
+    return EngineJob(
         pictures=tuple(picture(number) for number in range(priors + 1)),
         layout=vlm.layout(priors=priors),
         questions=battery(FINDINGS[:2], with_prior=priors > 0),
@@ -65,7 +65,7 @@ def test_engine_equals_one_by_one(vlm: AutoVlm, priors: int) -> None:
 def test_order_of_the_images_counts(vlm: AutoVlm) -> None:
     engine = Engine(vlm, max_new_tokens=1)
     first = job(vlm)
-    second = Job(pictures=first.pictures[::-1], layout=first.layout, questions=first.questions)
+    second = EngineJob(pictures=first.pictures[::-1], layout=first.layout, questions=first.questions)
     left, right = (
         answers.closed["presence/pleural_effusion"].log_probabilities for answers in engine.ask([first, second])
     )
@@ -133,7 +133,7 @@ def test_an_architecture_whose_cache_cannot_be_repeated_falls_back_loudly(
 
 def check_fallback(vlm: AutoVlm, caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine(vlm, max_new_tokens=1)
-    asked = Job(
+    asked = EngineJob(
         pictures=(picture(1), picture(2)),
         layout=vlm.layout(priors=1),
         questions=battery(FINDINGS[:1], with_prior=True)[:3],
@@ -171,7 +171,7 @@ def test_a_prefix_of_another_length_is_checked_anew(tmp_path: Path) -> None:
 
 def test_images_are_encoded_once_for_closed_and_open_questions(vlm: AutoVlm) -> None:
     engine = Engine(vlm, max_new_tokens=3)
-    asked = Job(
+    asked = EngineJob(
         pictures=(picture(1), picture(2)),
         layout=vlm.layout(priors=1),
         questions=(*battery(FINDINGS[:1], with_prior=True), replace(difference_question(), key="again")),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.labeller.measure import (
-    Case,
+    GoldReport,
     is_same,
     polarity_errors,
     read_cases,
@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 KEPT_PARTS = ("development", "held_out", "hard", "fresh", "check", "build")
 
 
-def cases_of(*parts: str) -> list[Case]:
+def cases_of(*parts: str) -> list[GoldReport]:
     return [case for part in parts for case in read_cases(FOLDER / f"sentences_{part}.txt")]
 
 
@@ -45,13 +45,13 @@ def test_there_are_enough_sentences_and_reports() -> None:
     assert len(reports) >= 40
 
 
-def _pairs(number: int) -> list[tuple[Case, Case]]:
+def _pairs(number: int) -> list[tuple[GoldReport, GoldReport]]:
     """Sentences of the hand-read ones that speak of different findings."""
     rng = random.Random(number)
     cases = [
         case for case in cases_of(*KEPT_PARTS) if not case.sentence.startswith(("History", "Indication", "Clinical"))
     ]
-    pairs: list[tuple[Case, Case]] = []
+    pairs: list[tuple[GoldReport, GoldReport]] = []
     while len(pairs) < 100:
         one, other = rng.sample(cases, 2)
         keys = [{label.finding for label in label_report(case.sentence)} for case in (one, other)]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import model.remote.client
 from dicom_node.config import ModelSection
 from dicom_node.serving.model_process import load
-from model.engine.engine import Engine, Job
+from model.engine.engine import Engine, EngineJob
 from model.engine.vlm import NvilaVlm
 from model.errors import InferenceError
 from model.images.display import from_grey
@@ -51,10 +51,10 @@ def base_url(vlm: NvilaVlm, faults: Faults) -> Iterator[str]:
         yield url
 
 
-def _job(*, open_question: bool = False) -> Job:
+def _job(*, open_question: bool = False) -> EngineJob:
     questions = tuple(q for q in battery(FINDINGS, with_prior=True) if q.allowed is not None)
     extra = (difference_question(),) if open_question else ()
-    return Job(pictures=(picture(1), picture(2)), layout=PromptLayout(priors=1), questions=(*questions, *extra))
+    return EngineJob(pictures=(picture(1), picture(2)), layout=PromptLayout(priors=1), questions=(*questions, *extra))
 
 
 def test_prompt_scoring_gives_the_numbers_of_the_local_engine(vlm: NvilaVlm, base_url: str) -> None:
@@ -122,7 +122,7 @@ def test_one_request_for_each_question_where_first_tokens_differ(base_url: str, 
     with ServerClient(base_url) as client:
         engine = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS)
         question = closed_question(QuestionType.PRESENCE, "edema")
-        job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
+        job = EngineJob(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
         engine.ask([job])
         engine.ask([job])
     assert len(faults.seen) == 2, "the answers' tokens were asked for once, and are no chats"
@@ -137,7 +137,7 @@ def test_a_model_that_hardly_says_any_allowed_answer_states_nothing(base_url: st
     assert {finding.presence for finding in guarded.predict(pair).findings} == {Presence.ABSTAINED}
     with ServerClient(base_url) as client:
         question = closed_question(QuestionType.PRESENCE, "edema")
-        job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
+        job = EngineJob(pictures=(picture(1),), layout=PromptLayout(), questions=(question,))
         (free,) = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS, min_mass=0.0).ask([job])
         (held,) = RemoteEngine(client, MODEL_NAME, scoring=Scoring.TOKEN_IDS).ask([job])
     assert len(set(free.closed[question.key].log_probabilities)) == 2
@@ -332,7 +332,7 @@ def test_a_line_that_breaks_is_tried_again(vlm: NvilaVlm) -> None:
 @pytest.mark.parametrize("content", [b"null", b'"yes"', b'{"content": ["yes"]}', b'{"content": {"text": "yes"}}'])
 def test_an_open_answer_that_is_no_text(base_url: str, faults: Faults, content: bytes) -> None:
     faults.garbage = b'{"choices": [{"finish_reason": "stop", "message": %s}]}' % content
-    job = Job(pictures=(picture(1),), layout=PromptLayout(), questions=(difference_question(),))
+    job = EngineJob(pictures=(picture(1),), layout=PromptLayout(), questions=(difference_question(),))
     with ServerClient(base_url) as client:
         if content in (b"null", b'"yes"'):
             said = RemoteEngine(client, MODEL_NAME).ask([job])[0].open["difference"].text

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from model.questions.battery import DIFFERENCE_TEXT, LONG_TAG, PREDICTION_BOTH_TEXT, PREDICTION_TEXT, parse_question
 from training.arms import ask as arms_asking
 from training.arms import run as arms
-from training.arms.ask import AnswerSet, Said
+from training.arms.ask import AnswerSet, ArmAnswer
 from training.arms.data import (
     EXPERT_FLIPS,
     STUDY_FINDINGS,
@@ -163,8 +163,8 @@ def test_the_study_runs_goes_on_and_writes_its_tables(small: Path, tmp_path: Pat
 # --- figures ---
 
 
-def said(kind: AnswerSet, pair: int, truth: str, answer: str, back: str = "") -> Said:
-    return Said(set=kind, key=f"{pair}/x", pair=pair, truth=truth, said=answer, back=back)
+def said(kind: AnswerSet, pair: int, truth: str, answer: str, back: str = "") -> ArmAnswer:
+    return ArmAnswer(set=kind, key=f"{pair}/x", pair=pair, truth=truth, said=answer, back=back)
 
 
 def test_figures_of_a_small_test_by_hand() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints.manifest import rewrite_manifest
-from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
 from model.finding_states import STATES, JointWeights
 from model.images.display import from_grey
 from model.predict import Predictor, load_predictor
@@ -42,7 +42,7 @@ class TellingEngine(Engine):
         self._truths = iter(truths)
         self._rng = np.random.default_rng(seed)
 
-    def ask(self, jobs: list[Job]) -> list[JobAnswers]:  # type: ignore[override]
+    def ask(self, jobs: list[EngineJob]) -> list[JobAnswers]:  # type: ignore[override]
         answered = []
         for job in jobs:
             truth = next(self._truths)

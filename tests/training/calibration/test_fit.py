@@ -14,7 +14,7 @@ from model.finding_states import STATES, FindingAnswers, JointWeights, believe
 from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
 from training.calibration.fit import (
     JOINT_PENALTY,
-    Objective,
+    ThresholdObjective,
     apply_temperature,
     choose_floor,
     choose_threshold,
@@ -104,15 +104,15 @@ def test_a_clean_cut_is_found() -> None:
     found = choose_threshold([0.1, 0.2, 0.7, 0.9], [False, False, True, True])
     assert (found.sensitivity, found.specificity, found.positives) == (1.0, 1.0, 2)
     assert found.value == pytest.approx(0.45)
-    assert choose_threshold([0.2, 0.4, 0.6], [False, True, True], Objective.F1).value == pytest.approx(0.3)
+    assert choose_threshold([0.2, 0.4, 0.6], [False, True, True], ThresholdObjective.F1).value == pytest.approx(0.3)
 
 
 def test_cuts_that_are_nearly_as_good_yield_to_one_half() -> None:
     values = [0.1, 0.2, 0.45, 0.55, 0.7, 0.8, 0.9, 0.95]
     truth = [False, False, True, False, False, True, True, True]
-    assert choose_threshold(values, truth, Objective.F1).value == pytest.approx(0.75)  # F1 6/7
-    assert choose_threshold(values, truth, Objective.F1, slack=0.06).value == pytest.approx(0.325)  # F1 8/10
-    assert choose_threshold(values, truth, Objective.F1, slack=0.2).value == pytest.approx(0.5)  # F1 6/9
+    assert choose_threshold(values, truth, ThresholdObjective.F1).value == pytest.approx(0.75)  # F1 6/7
+    assert choose_threshold(values, truth, ThresholdObjective.F1, slack=0.06).value == pytest.approx(0.325)  # F1 8/10
+    assert choose_threshold(values, truth, ThresholdObjective.F1, slack=0.2).value == pytest.approx(0.5)  # F1 6/9
 
 
 @settings(deadline=None)

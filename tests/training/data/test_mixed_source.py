@@ -22,12 +22,12 @@ from training.data.data_log import REPORT, DataLog, read_dropped
 from training.data.index import SetSpec, set_index
 from training.data.jsonl import Rows, RowWriter
 from training.data.mixed_source import MixedSource
-from training.data.mixing import BLOCK, Schedule, quotas, set_shares
+from training.data.mixing import BLOCK, MixSchedule, quotas, set_shares
 from training.data.pictures import Pictures
 from training.data.record_rows import record_to_row, row_to_record
 from training.data.samples import UNKNOWN, Dropped, Sample
 from training.data.sources import Place, source_of
-from training.data.targets import Shown, targets_of_truth
+from training.data.targets import VisibleImages, targets_of_truth
 from training.instructions.streams import InstructionOptions, Stream
 from training.loop.train import TrainingStopped, train
 from training.readers.diffvqa import read_medical_diff_vqa
@@ -81,9 +81,9 @@ def test_quotas_fill_a_block_and_keep_the_shares(shares: list[float]) -> None:
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=4), st.integers(0, 99))
 def test_every_item_comes_once_before_any_comes_twice(sizes: list[int], seed: int) -> None:
-    schedule = Schedule(sizes, [1.0] * len(sizes), seed=seed)
+    schedule = MixSchedule(sizes, [1.0] * len(sizes), seed=seed)
     places = [schedule.place(number) for number in range(3 * BLOCK)]
-    assert places == [Schedule(sizes, [1.0] * len(sizes), seed=seed).place(number) for number in range(3 * BLOCK)]
+    assert places == [MixSchedule(sizes, [1.0] * len(sizes), seed=seed).place(number) for number in range(3 * BLOCK)]
     for pool, size in enumerate(sizes):
         items = [item for owner, item in places if owner == pool]
         for start in range(0, len(items) - size + 1, size):
@@ -249,7 +249,7 @@ def test_targets_say_what_is_known_and_nothing_else() -> None:
     }
     truth = PairTruth(pair_id="p", patient_id="q", findings=findings)
     names = ("edema", "pleural_effusion", "hernia")
-    pair = targets_of_truth(truth, names, Shown.PAIR)
+    pair = targets_of_truth(truth, names, VisibleImages.PAIR)
     assert pair.present[:, 0].tolist() == [1, 1]
     assert pair.severity[0, 0] < pair.severity[1, 0]
     assert (pair.left[1, 1], pair.right[1, 1]) == (1, 0)
@@ -257,7 +257,7 @@ def test_targets_say_what_is_known_and_nothing_else() -> None:
     assert pair.severity[0, 1] == 0
     assert pair.change.tolist() == [CHANGE_ANSWERS.index("worsening"), UNKNOWN, UNKNOWN]
     assert np.isnan(pair.present[:, 2]).all()
-    alone = targets_of_truth(truth, names, Shown.PRIOR)
+    alone = targets_of_truth(truth, names, VisibleImages.PRIOR)
     assert alone.present[1, :2].tolist() == [1, 0]
     assert np.isnan(alone.present[0]).all()
     assert (alone.change == UNKNOWN).all()

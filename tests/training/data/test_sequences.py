@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine.engine import Engine, Job
+from model.engine.engine import Engine, EngineJob
 from model.engine.vlm import NvilaVlm, open_vlm
 from model.questions.battery import battery
 from model.questions.prompts import PromptLayout, Turn
@@ -84,7 +84,7 @@ def test_three_images_train_and_the_engine_reads_them_the_same_way(root: Path, t
     questions = tuple(q for q in battery(FINDINGS, with_prior=True) if q.allowed is not None)
     pictures = tuple(picture(number) for number in (1, 2, 3))
     layout = vlm.layout(priors=2)
-    job = Job(pictures=pictures, layout=layout, questions=questions)
+    job = EngineJob(pictures=pictures, layout=layout, questions=questions)
     engine = Engine(vlm)
     (answers,) = engine.ask([job])
     plainly = engine.ask_plainly(job)

@@ -14,7 +14,7 @@ import pytest
 
 from model.questions.answers import CHANGE_ANSWERS
 from training.phantom.ceiling import Knowledge, answer_of_levels, best_answers, can_explain, known
-from training.phantom.chain import Chain, Seen, filter_states, sample_states, stationary
+from training.phantom.chain import Chain, FilmObservation, filter_states, sample_states, stationary
 from training.phantom.course import ClinicalOptions, Story, sample_course, sample_story
 from training.phantom.course_dicom import write_course
 from training.phantom.process import CADENCES, FILMS, TREATMENTS, groups
@@ -144,7 +144,9 @@ def test_the_filter_equals_counting_of_simulated_courses() -> None:
         states = sample_states(group.chain, 2, 3, rng, start=group.start)
         shown = tuple(int(levels[state]) for state in states)
         counts[shown] = counts.get(shown, 0) + 1
-    belief = filter_states(group.chain, [Seen(levels={key: 1}), Seen(levels={key: 1})], 2, start=group.start)
+    belief = filter_states(
+        group.chain, [FilmObservation(levels={key: 1}), FilmObservation(levels={key: 1})], 2, start=group.start
+    )
     stays = float((belief @ group.chain.across(2))[levels == 1].sum())
     seen = counts[1, 1, 1] / (counts[1, 1, 1] + counts[1, 1, 0])
     assert stays == pytest.approx(seen, abs=0.02)
@@ -170,7 +172,12 @@ def test_one_film_does_not_tell_the_days_to_the_next() -> None:
 def test_what_the_process_cannot_show_is_refused() -> None:
     chain = Chain(step=np.array([[1.0, 0.0], [0.0, 1.0]]), levels={"edema": np.array([0, 1])})
     with pytest.raises(ValueError, match="cannot lead to"):
-        filter_states(chain, [Seen(levels={"edema": 0}), Seen(levels={"edema": 1})], 1, start=np.array([0.5, 0.5]))
+        filter_states(
+            chain,
+            [FilmObservation(levels={"edema": 0}), FilmObservation(levels={"edema": 1})],
+            1,
+            start=np.array([0.5, 0.5]),
+        )
     with pytest.raises(ValueError, match="distributions"):
         Chain(step=np.array([[0.5, 0.6]]), levels={})
     assert stationary(Chain(step=np.array([[0.9, 0.1], [0.3, 0.7]]), levels={})) == pytest.approx([0.75, 0.25])

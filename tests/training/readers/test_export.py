@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.feedback.record import Aspect, Source, Word, record
+from dicom_node.feedback.record import Aspect, FeedbackWord, Source, record
 from dicom_node.index.tables.core import Result, Study, Verdict
 from dicom_node.retrain.site_export import KEY_NAME, export_site
 from model.schema import Change
@@ -18,7 +18,7 @@ from training.records.drops import DropReport
 from training.records.truth import FindingTruth, ImageTruth
 
 
-def say(site: Site, *words: Word, author: str = "radiologist") -> None:
+def say(site: Site, *words: FeedbackWord, author: str = "radiologist") -> None:
     with site.node.database.write() as session:
         result = session.query(Result).one()
         study = session.query(Study).filter_by(study_instance_uid=site.study_instance_uid).one()
@@ -43,10 +43,10 @@ def test_what_was_said_comes_back_as_truth_without_names(tmp_path: Path) -> None
         assert list(read_site(export, DropReport())) == []
         say(
             site,
-            Word(finding="pleural_effusion", aspect=Aspect.PRESENCE, verdict=Verdict.AGREE),
-            Word(finding="pleural_effusion", aspect=Aspect.CHANGE, verdict=Verdict.CORRECT, value="worsening"),
-            Word(finding="pleural_effusion", aspect=Aspect.LEVEL, verdict=Verdict.CORRECT, value="severe"),
-            Word(finding="cardiomegaly", aspect=Aspect.PRESENCE, verdict=Verdict.WRONG),
+            FeedbackWord(finding="pleural_effusion", aspect=Aspect.PRESENCE, verdict=Verdict.AGREE),
+            FeedbackWord(finding="pleural_effusion", aspect=Aspect.CHANGE, verdict=Verdict.CORRECT, value="worsening"),
+            FeedbackWord(finding="pleural_effusion", aspect=Aspect.LEVEL, verdict=Verdict.CORRECT, value="severe"),
+            FeedbackWord(finding="cardiomegaly", aspect=Aspect.PRESENCE, verdict=Verdict.WRONG),
         )
         assert export_site(site.node, export, report) == 1
         (found,) = read_site(export, DropReport())
@@ -75,7 +75,7 @@ def test_what_was_said_comes_back_as_truth_without_names(tmp_path: Path) -> None
 @pytest.mark.timeout(120)
 def test_agreeing_with_a_replaced_result_says_nothing_of_the_new_one(tmp_path: Path) -> None:
     with running_site(tmp_path / "node") as site:
-        say(site, Word(finding="", aspect=Aspect.RESULT, verdict=Verdict.AGREE))
+        say(site, FeedbackWord(finding="", aspect=Aspect.RESULT, verdict=Verdict.AGREE))
         export, report = tmp_path / "site.jsonl", DropReport()
         export_site(site.node, export, report)
         (found,) = read_site(export, DropReport())
@@ -97,7 +97,7 @@ def test_agreeing_with_a_replaced_result_says_nothing_of_the_new_one(tmp_path: P
 @pytest.mark.timeout(120)
 def test_a_film_that_is_gone_is_counted(tmp_path: Path) -> None:
     with running_site(tmp_path / "node") as site:
-        say(site, Word(finding="pleural_effusion", aspect=Aspect.PRESENCE, verdict=Verdict.AGREE))
+        say(site, FeedbackWord(finding="pleural_effusion", aspect=Aspect.PRESENCE, verdict=Verdict.AGREE))
         for path in list(site.node.store.iterate_paths()):
             site.node.store.delete(path)
         report = DropReport()
