@@ -12,8 +12,10 @@ from pathlib import Path
 from model.errors import PixelError
 from model.images.display import load_display_image
 from model.schema import MAX_IMAGES, DisplayImage, StudyPair
+from training.readers.chextemporal import GOLD, SILVER, read_chextemporal
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.hannover import read_hannover
+from training.readers.micxr import read_mi_cxr
 from training.readers.mimic import dicom_path, jpg_path, read_mimic_cxr_jpg
 from training.readers.mimic_dicom import read_mimic_cxr_dicom
 from training.readers.mscxrt import read_ms_cxr_t
@@ -27,7 +29,9 @@ from training.readers.phantom import (
     read_phantom_courses,
     read_phantom_pairs,
 )
+from training.readers.phantom_choices import CHOICES_SEED, read_phantom_choices
 from training.readers.site import read_site
+from training.records.choices import ChoiceItem
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
 
@@ -137,6 +141,10 @@ def _phantom(spec: DataSpec, report: DropReport) -> Iterator[Record]:
     yield from read(int(count), report, first_seed=int(seed) if seed else HELD_OUT_SEED)
 
 
+def _chextemporal(spec: DataSpec, report: DropReport, table: str) -> Iterator[Record]:
+    yield from read_chextemporal(Path(spec.source), Path(spec.images or ""), report, table=table)
+
+
 def _image_source(spec: DataSpec) -> Callable[[str, str, str], Path]:
     """MIMIC images of either set: the DICOM one is told by its record list."""
     root = Path(spec.images or "")
@@ -144,6 +152,45 @@ def _image_source(spec: DataSpec) -> Callable[[str, str, str], Path]:
         raise DataError(f"{root} holds no MIMIC-CXR images (no folder `files`)")
     is_dicom = any(root.glob("cxr-record-list.csv*"))
     return partial(dicom_path if is_dicom else jpg_path, root)
+
+
+CHOICE_SETS = ("phantom:COURSES[@FIRST_SEED]", "mi-cxr:FOLDER,IMAGES")
+
+
+def open_choices(text: str, report: DropReport) -> Iterator[ChoiceItem]:
+    """The questions of a set; raises DataError naming the sets that there are."""
+    kind, _, rest = text.partition(":")
+    if kind == "phantom" and rest:
+        courses, _, seed = rest.partition("@")
+        if courses.isdigit() and (seed or str(CHOICES_SEED)).isdigit():
+            return read_phantom_choices(int(courses), report, first_seed=int(seed) if seed else CHOICES_SEED)
+    if kind == "mi-cxr" and rest.count(",") == 1:
+        folder, images = rest.split(",")
+        return read_mi_cxr(Path(folder), Path(images), report)
+    raise DataError(f"{text!r} names no multiple-choice set; write one of: {', '.join(CHOICE_SETS)}")
+
+
+def load_choices(
+    text: str, report: DropReport, *, limit: int | None = None
+) -> Iterator[tuple[ChoiceItem, tuple[DisplayImage, ...]]]:
+    """Questions with the images of their visits, oldest first; those with an image that cannot be decoded are counted.
+
+    limit: at most this many questions.
+    """
+    before: tuple[tuple[str, ...], tuple[DisplayImage, ...]] = ((), ())
+    given = 0
+    for item in open_choices(text, report):
+        if limit is not None and given >= limit:
+            return
+        keys = tuple(image.key for image in item.images)
+        if keys != before[0]:
+            try:
+                before = keys, tuple(load_image(image) for image in item.images)
+            except PixelError as error:
+                report.drop(f"image cannot be decoded: {error}", item.item_id)
+                continue
+        given += 1
+        yield item, before[1]
 
 
 _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
@@ -158,9 +205,11 @@ _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
     "mimic-dicom": lambda spec, report: read_mimic_cxr_dicom(Path(spec.images or ""), report, tables=Path(spec.source)),
     "diff-vqa": lambda spec, report: read_medical_diff_vqa(Path(spec.source), _image_source(spec), report),
     "ms-cxr-t": lambda spec, report: read_ms_cxr_t(Path(spec.source), _image_source(spec), report),
+    "chextemporal": lambda spec, report: _chextemporal(spec, report, GOLD),
+    "chextemporal-silver": lambda spec, report: _chextemporal(spec, report, SILVER),
     "site": lambda spec, report: read_site(Path(spec.source), report),
 }
-_WITH_IMAGES = frozenset({"mimic-dicom", "diff-vqa", "ms-cxr-t"})
+_WITH_IMAGES = frozenset({"mimic-dicom", "diff-vqa", "ms-cxr-t", "chextemporal", "chextemporal-silver"})
 _USAGE = {
     "phantom": "phantom:COUNT[@FIRST_SEED]",
     "phantom-course": "phantom-course:COUNT[@FIRST_SEED]",
@@ -173,5 +222,7 @@ _USAGE = {
     "mimic-dicom": "mimic-dicom:TABLES,IMAGES",
     "diff-vqa": "diff-vqa:FOLDER,IMAGES",
     "ms-cxr-t": "ms-cxr-t:FOLDER,IMAGES",
+    "chextemporal": "chextemporal:FOLDER,IMAGES",
+    "chextemporal-silver": "chextemporal-silver:FOLDER,IMAGES",
     "site": "site:FILE",
 }

@@ -12,7 +12,10 @@ from typing import Protocol
 
 from model.schema import ModelIdentity, Prediction, StudyPair
 from training.evaluation.cases import Case, case_of, keep_asked, per_question_of, worst_of
+from training.evaluation.choices import ChoiceScores
 from training.evaluation.consistency import score_consistency
+from training.evaluation.forecasts import Foretold, can_foretell, foretell, score_forecasts
+from training.evaluation.inversion import score_inversion
 from training.evaluation.texts import (
     ProgressionScores,
     PublishedScores,
@@ -23,6 +26,7 @@ from training.evaluation.texts import (
 )
 from training.metrics.baselines import MajorityFindings, majority_findings
 from training.metrics.classification import ReliabilityBin, auroc, reliability, roc_curve
+from training.metrics.forecasts import SettingScore
 from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
 from training.metrics.significance import Interval
 from training.records.drops import DropReport
@@ -54,7 +58,8 @@ PublishedAsker = Callable[[Record, StudyPair], Sequence[str]]
 class EvaluationOptions:
     """consistency: ask each pair in both orders and each image twice (three times the work). resamples: bootstrap.
 
-    prognosis: show the prior alone and compare what is foretold with what came.
+    prognosis: of records whose future is known, predict the next image from one, two and all images and with the
+    chart; of other pairs, show the prior alone and compare what is foretold with what came.
     """
 
     consistency: bool = True
@@ -99,6 +104,12 @@ class Evaluation:
     """The cases asked, without the images."""
     prognosis: PrognosisScores | None = None
     """The prediction of the current image from the prior alone; None where it was not asked."""
+    forecasts: tuple[SettingScore, ...] = ()
+    """Predictions of the next image by what was known; empty where no record has a known future."""
+    inversion: dict[str, Interval] = field(default_factory=dict)
+    """The pair and its reversal against the truth; see `score_inversion`."""
+    choices: ChoiceScores | None = None
+    """The multiple-choice test over five visits, a set of its own; None where it was not asked."""
     consistency: dict[str, Interval] = field(default_factory=dict)
     """Agreement of the model with itself over all its findings; see `score_consistency`."""
     per_question: dict[str, float] = field(default_factory=dict)
@@ -126,13 +137,15 @@ def evaluate(
     said_published: list[tuple[Record, Sequence[str]]] = []
     cases: list[Case] = []
     records: list[Record] = []
-    seconds, foretold = 0.0, list[tuple[PairTruth, Prediction]]()
+    seconds, foretold, courses = 0.0, list[tuple[PairTruth, Prediction]](), list[Foretold]()
     for record, pair in items:
         answer = _answer(predictor, record, pair, options)
         seconds += answer.said.seconds.get("total", 0.0)
         answered.append(answer)
         records.append(record)
-        if options.prognosis and pair.prior is not None:
+        if options.prognosis and can_foretell(record):
+            courses.append(foretell(predictor, record, pair))
+        elif options.prognosis and pair.prior is not None and record.future is None and not record.earlier:
             alone = StudyPair(current=pair.prior, context=pair.context)
             foretold.append((record.truth, predictor.predict(alone)))
         if ask is not None and record.asked:
@@ -165,6 +178,8 @@ def evaluate(
         sentences=tuple(answer.said.difference_text for answer in answered),
         records=tuple(records),
         prognosis=score_prognosis(foretold) if foretold else None,
+        forecasts=score_forecasts(courses, resamples=options.resamples),
+        inversion=score_inversion(answered, resamples=options.resamples),
         consistency=score_consistency(answered, resamples=options.resamples),
         per_question=per_question_of(labelled),
         unasked=unasked,

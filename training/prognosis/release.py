@@ -29,11 +29,12 @@ from model.predict import Predictor, load_predictor
 from model.prognosis.foresight import Foresight
 from model.prognosis.head import FILE, PrognosisHead, read_head
 from model.prognosis.inputs import SETTINGS
+from training.metrics.forecasts import SettingScore, Shares, as_table
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
 from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
-from training.prognosis.measure import SettingScore, Shares, as_table, commonest_answers, measure
+from training.prognosis.measure import commonest_answers, measure
 from training.prognosis.phantoms import case_of, exact_cases, phantom_vocabulary, pools_of, simulate_cases
 from training.readers.phantom import COURSE, phantom_image
 

@@ -25,16 +25,10 @@ from model.prognosis.head import PrognosisHead
 from model.prognosis.inputs import Known, Reading, Vocabulary
 from training.data.datasets import open_records, parse_spec
 from training.metrics.classification import auroc
+from training.metrics.forecasts import SettingScore, Shares, as_table
 from training.phantom.ceiling import answer_of_levels
 from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
-from training.prognosis.measure import (
-    SettingScore,
-    Shares,
-    as_table,
-    commonest_answers,
-    in_setting,
-    measure,
-)
+from training.prognosis.measure import commonest_answers, in_setting, measure
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,9 @@ from model.errors import ModelError
 from training.records.drops import DataError, DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
+    from model.predict import Predictor
     from model.remote.text_model import TextModel
+    from training.evaluation.choices import ChoiceScores
     from training.evaluation.evaluate import Evaluation
     from training.evaluation.judge import JudgeScores
     from training.metrics.baselines import MajorityFindings
@@ -59,7 +62,10 @@ def evaluate_command(
     limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
-    prognosis: Annotated[bool, typer.Option(help="Show the prior alone and compare what is foretold.")] = False,
+    prognosis: Annotated[bool, typer.Option(help="Predict the next image and compare with what came.")] = False,
+    choices: Annotated[
+        str, typer.Option(help='Five-visit multiple choice too: "phantom:COURSES" or "mi-cxr:FOLDER,IMAGES".')
+    ] = "",
     lumen: Annotated[bool, typer.Option(help="Ask LUMEN's questions on one image where the set has none.")] = False,
     majority: Annotated[str, typer.Option(help="Data set whose train split the majority baseline learns from.")] = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
@@ -68,6 +74,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from model.predict import load_predictor
+    from model.schema import MAX_IMAGES
     from training.data.datasets import load_records, open_records, parse_spec, record_count
     from training.evaluation.evaluate import EvaluationOptions, evaluate
     from training.evaluation.report import write_report
@@ -78,7 +85,8 @@ def evaluate_command(
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
-        items = load_records(open_records(spec, report), report, split=split_of(split), limit=limit)
+        most = MAX_IMAGES if prognosis else 2
+        items = load_records(open_records(spec, report), report, split=split_of(split), limit=limit, most=most)
         with Progress() as progress:
             progress.begin("evaluating")
             total = record_count(spec, split=split_of(split), limit=limit)
@@ -96,6 +104,8 @@ def evaluate_command(
             )
         if not result.records:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
+        if choices:
+            result = replace(result, choices=_choose(predictor, choices, report))
         verdicts = _judge_sentences(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
@@ -103,6 +113,20 @@ def evaluate_command(
     for line in report.lines():
         console.print(line)
     console.print(f"{page}\n{values}")
+
+
+def _choose(predictor: Predictor, choices: str, report: DropReport) -> ChoiceScores | None:
+    """The multiple-choice test of a set named as `--choices` has it. Raises DataError."""
+    from training.data.datasets import load_choices
+    from training.evaluation.choices import answer_choices
+
+    with Progress() as progress:
+        progress.begin("multiple choice")
+        return answer_choices(
+            predictor,
+            load_choices(choices, report),
+            progress=lambda done: progress.step("multiple choice", done, None),
+        )
 
 
 def preview(
