@@ -60,7 +60,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "training.train_run",
         "Make a checkpoint from data sets: preview, prepare, train, finish (docs/training.md).",
     ),
-    "models": ("training.models", "List, promote and roll back checkpoints."),
+    "models": ("training.models", "List, promote, roll back and calibrate checkpoints."),
     "ask": ("ask", "Answer a question on one study out of its current result, or say why it cannot be answered."),
     "feedback": ("feedback", "Import and summarise what radiologists say about the node's results."),
 }

@@ -268,6 +268,12 @@ def _refuse_unsafe(folder: Path, name: str) -> None:
         raise CheckpointError(f"{folder}: {name} is code; a checkpoint holds none")
 
 
+def refuse_unsafe_files(folder: Path) -> None:
+    """Raise CheckpointError where the folder holds code, pickles, or links that lead out of it."""
+    for name, _ in _files_of(folder):
+        _refuse_unsafe(folder, name)
+
+
 def _hash_files(folder: Path) -> dict[str, FileEntry]:
     entries = {}
     for name, path in _files_of(folder):

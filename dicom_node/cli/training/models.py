@@ -1,4 +1,4 @@
-"""`models list | show | promote | rollback | shadow | disagreements`: which checkpoint answers, and the way back."""
+"""The `models` commands: which checkpoint answers, how it is read, and the way back."""
 
 from __future__ import annotations
 
@@ -164,11 +164,14 @@ def _said(difference: dict[str, Any], who: str) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the `models` commands."""
-    group = typer.Typer(name="models", help="List, promote and roll back checkpoints.", no_args_is_help=True)
+    from dicom_node.cli.training.calibrate import calibrate_command
+
+    group = typer.Typer(name="models", help="List, promote, roll back and calibrate checkpoints.", no_args_is_help=True)
     group.command("list")(list_command)
     group.command("show")(show_command)
     group.command("promote")(promote_command)
     group.command("rollback")(rollback_command)
     group.command("shadow")(shadow_command)
     group.command("disagreements")(disagreements_command)
+    group.command("calibrate")(calibrate_command)
     app.add_typer(group)

@@ -1,0 +1,75 @@
+"""`models calibrate`: thresholds, temperatures and a certainty floor for a checkpoint that has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
+from dicom_node.cli.progress import Progress
+from dicom_node.cli.training.train import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
+from training.records.drops import DropReport
+
+
+def calibrate_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of a checkpoint, with or without a manifest.")
+    ],
+    data: DataOption,
+    findings: Annotated[
+        str,
+        typer.Option(help="What a checkpoint without a manifest may be asked, comma-separated; else [model] findings."),
+    ] = "",
+    split: SplitOption = "all",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs.")] = None,
+    device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how a checkpoint's answers are to be read, and write it into its manifest.
+
+    Until then a foreign checkpoint states presence alone, and reports open with "uncalibrated model". The data must be
+    none that it was trained on, and none that it will be judged by.
+    """
+    from training.calibration.folder import calibrate_folder
+    from training.data.datasets import parse_spec, record_count
+
+    named = tuple(name.strip() for name in findings.split(",") if name.strip())
+    if not named and not (folder / "manifest.json").is_file():
+        named = tuple(settings_from(config).model.findings)
+    report = DropReport()
+    with our_errors():
+        no_bars_in_files()
+        with Progress() as progress:
+            progress.begin("calibrating")
+            total = record_count(parse_spec(data), split=split_of(split), limit=limit)
+            made = calibrate_folder(
+                folder,
+                data,
+                report,
+                findings=named,
+                split=split_of(split),
+                limit=limit,
+                device=device,
+                progress=lambda done: progress.step("calibrating", done, total),
+            )
+    manifest = made.manifest
+    if as_json:
+        values = manifest.model_dump(
+            mode="json", include={"name", "version", "device_uid", "thresholds", "calibration", "certainty_floor"}
+        )
+        print_json(values | {"pairs": made.pairs, "answers": manifest.calibrated_on, "defaulted": list(made.defaulted)})
+        return
+    for line in report.lines():
+        console.print(line)
+    console.print(
+        f"{manifest.name} {manifest.version}: calibrated on {manifest.calibrated_on} answers of {made.pairs} pairs"
+    )
+    for finding in manifest.findings:
+        note = "  (too few cases: not measured)" if finding in made.defaulted else ""
+        console.print(f"  {finding:28} seen from {manifest.thresholds.get(finding, 0.5):.2f}{note}")
+    changes = "" if made.accuracy is None else f"; {made.accuracy:.0%} of the changes stated there are right"
+    console.print(f"  {'certainty floor':28} {manifest.certainty_floor:.2f}{changes}")
+    console.print(f"written: {folder / 'manifest.json'} (Device UID {manifest.device_uid})")
