@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.priors import CandidateVerdict
+from dicom_node.priors.decision import StoredDecision, stored_decisions
 from dicom_node.priors.explain import as_values, explain_choice
 from model.images.sandbox import decode_in_child
 
@@ -18,15 +20,22 @@ LookOption = Annotated[bool, typer.Option("--look", help="Also decode every imag
 def explain(
     study_uid: StudyArgument, config: ConfigOption = None, look: LookOption = False, as_json: JsonOption = False
 ) -> None:
-    """Say which images of a study are analysed and which earlier image each is compared with, and why.
+    """Say what the analysis decided on a study's prior, then how the choice would be made now, and why.
 
-    By the headers alone, or with --look also by the pixels: no chest film, the same film sent again, a broken file.
+    Now by the headers alone, or with --look also by the pixels: no chest film, the same film sent again, a broken file.
     """
     with open_node(config) as node:
         current, choices, notes = explain_choice(study_uid, node, decode=decode_in_child if look else None)
+        with node.database.read() as session:
+            decided = stored_decisions(session, study_uid)
     if as_json:
-        print_json(as_values(current, choices, notes))
+        print_json({"decided": [asdict(one) for one in decided]} | as_values(current, choices, notes))
         return
+    for decision in decided:
+        _print_decision(decision)
+    console.print(
+        f"As it would be chosen now, by {'headers and pixels' if look else 'the headers alone'}:", style="bold"
+    )
     console.print(current.sentence)
     for judged in current.judged:
         console.print(f"  {'analysed' if judged in current.chosen else 'not analysed'}: {judged.suitability.sentence}")
@@ -40,6 +49,21 @@ def explain(
         print_rows(("rank", "taken", "view"), [_row(verdict) for verdict in choice.verdicts])
     for note in notes:
         console.print(note)
+
+
+def _print_decision(decision: StoredDecision) -> None:
+    """The stored decision: what the report says, whatever would be chosen now."""
+    made = f"Decided by the analysis on {decision.decided_at:%Y-%m-%d %H:%M} UTC, by headers and pixels:"
+    console.print(f"{made}\nimage {decision.sop_instance_uid or '(none)'}", style="bold")
+    if decision.prior_sop_instance_uid:
+        console.print(f"  compared with the image of {decision.prior_date or 'an unknown date'}")
+        console.print(f"  prior image {decision.prior_sop_instance_uid}")
+        console.print(f"  prior study {decision.prior_study_instance_uid}")
+    else:
+        console.print("  compared with no earlier image")
+    for reason in decision.reasons:
+        console.print(f"  {reason}")
+    console.print()
 
 
 def _row(verdict: CandidateVerdict) -> Row:

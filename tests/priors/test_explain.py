@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pydicom
 import typer
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from dicom_node.cli import priors
+from dicom_node.index.tables.core import Outcome, Result, Study
 from tests.support.archives import CURRENT_FILM, FILMS, fetching_node, receive, uid
 from training.phantom.dicom import write_study_pair
 
@@ -47,6 +49,38 @@ def test_every_candidate_with_its_reason(tmp_path: Path) -> None:
     status, _, error = run(tmp_path, "1.2.3")
     assert status != 0
     assert "no study 1.2.3" in str(error)
+
+
+def test_the_stored_decision_stands_first_with_the_priors_own_uid_and_date(tmp_path: Path) -> None:
+    """What the report was compared with, although another prior would be chosen now."""
+    with fetching_node(tmp_path, []) as node:
+        for data_set in FILMS[:2]:
+            receive(node, data_set)
+        used = FILMS[0]
+        with node.database.write() as session:
+            study = session.scalars(select(Study).where(Study.study_instance_uid == uid("current"))).one()
+            session.add(
+                Result(
+                    study_pk=study.id,
+                    revision=1,
+                    generation=1,
+                    sop_instance_uid=str(CURRENT_FILM.SOPInstanceUID),
+                    outcome=Outcome.COMPARED,
+                    prior_sop_instance_uid=str(used.SOPInstanceUID),
+                    prior_study_instance_uid=str(used.StudyInstanceUID),
+                    prior_reasons=["The one that was there then."],
+                    prediction={"prior": {"date": "2024-01-05T08:10:00"}},
+                    created_at=node.clock(),
+                )
+            )
+    status, out, _ = run(tmp_path, uid("current"))
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("Decided by the analysis on ")
+    for words in (f"prior image {used.SOPInstanceUID}", "image of 2024-01-05 08:10", "The one that was there then."):
+        assert any(words in line for line in lines[: lines.index("As it would be chosen now, by the headers alone:")])
+    _, out, _ = run(tmp_path, uid("current"), "--json")
+    assert json.loads(out)["decided"][0]["prior_sop_instance_uid"] == used.SOPInstanceUID
 
 
 def test_a_look_at_the_pixels_tells_what_no_header_does(tmp_path: Path) -> None:
