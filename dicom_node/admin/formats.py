@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from typing import Any
 
 
 def moment(value: dt.datetime | None) -> str:
@@ -28,6 +30,21 @@ def percent(value: float | None) -> str:
     if value is None:
         return ""
     return "< 1 %" if value < 0.01 else "> 99 %" if value > 0.99 else f"{100 * value:.0f} %"
+
+
+def presence_percent(finding: Mapping[str, Any]) -> str:
+    """The probability of a finding of result.json for people; "" where it would contradict the word (rule 2)."""
+    value, seen = finding.get("probability"), finding.get("seen")
+    if value is None or seen == "no statement" or not finding.get("calibrated", True):
+        return ""
+    is_contrary = seen is not None and (value >= 0.5) is not (seen == "seen")
+    return "" if is_contrary else percent(value)
+
+
+def change_percent(finding: Mapping[str, Any]) -> str:
+    """The probability of the stated change; "" where none is stated."""
+    is_stated = finding.get("change") not in (None, "not comparable") and finding.get("calibrated", True)
+    return percent(finding.get("change_probability")) if is_stated else ""
 
 
 LABELS = {

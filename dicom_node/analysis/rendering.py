@@ -6,6 +6,7 @@ the folder when retention removes the study.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
 import threading
@@ -17,7 +18,7 @@ from sqlalchemy import select
 from dicom_node.analysis.outputs import SHOWN_FILE
 from dicom_node.context import NodeContext
 from dicom_node.errors import StorageError
-from dicom_node.index.tables.core import Document, Instance
+from dicom_node.index.tables.core import Document, Instance, Result
 from dicom_node.logs import get_logger
 from dicom_node.report.render.html import page_of_shown
 from dicom_node.report.render.pair_picture import RENDERING, pair_jpeg
@@ -37,6 +38,7 @@ class StoredReport:
     folder: Path
     shown: ShownReport
     digest: str
+    produced_at: dt.datetime
 
 
 def load_report(node: NodeContext, result_id: int) -> StoredReport | None:
@@ -45,9 +47,15 @@ def load_report(node: NodeContext, result_id: int) -> StoredReport | None:
     Raises StorageError where the file is there and cannot be read.
     """
     with node.database.read() as session:
-        path = session.scalar(select(Document.path).where(Document.result_pk == result_id).order_by(Document.id))
-    if path is None:
+        row = session.execute(
+            select(Document.path, Result.created_at)
+            .join(Result, Document.result_pk == Result.id)
+            .where(Result.id == result_id)
+            .order_by(Document.id)
+        ).first()
+    if row is None:
         return None
+    path, produced_at = row
     folder = node.documents_dir / Path(path).parent
     try:
         content = (folder / SHOWN_FILE).read_bytes()
@@ -58,7 +66,7 @@ def load_report(node: NodeContext, result_id: int) -> StoredReport | None:
     except ValueError as error:
         raise StorageError(f"{folder / SHOWN_FILE}: this is no kept report ({error})") from error
     digest = hashlib.sha256(content + RENDERING.encode()).hexdigest()[:16]
-    return StoredReport(folder=folder, shown=shown, digest=digest)
+    return StoredReport(folder=folder, shown=shown, digest=digest, produced_at=produced_at)
 
 
 def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
@@ -79,6 +87,14 @@ def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
 def page_of(node: NodeContext, stored: StoredReport) -> str:
     """The report as one HTML page, the same as `dicom-node analyze` writes."""
     return page_of_shown(stored.shown, picture_of(node, stored))
+
+
+def pdf_of(node: NodeContext, stored: StoredReport) -> bytes:
+    """The report as PDF pages, made anew each time: it is asked for seldom, and fonts differ between machines."""
+    from dicom_node.report.render.pdf import pdf_of_shown  # fpdf2 and its fonts
+
+    prior, current = _image(node, stored.shown.prior), _image(node, stored.shown.current)
+    return pdf_of_shown(stored.shown, prior=prior, current=current, produced_at=stored.produced_at)
 
 
 def text_of(stored: StoredReport) -> str:

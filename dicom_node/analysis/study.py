@@ -21,6 +21,7 @@ from dicom_node.logs import get_logger
 from dicom_node.priors import patient_of, select_current
 from dicom_node.priors.identity import canonical, names_nobody
 from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
+from dicom_node.report.exposure import moment
 from dicom_node.report.region_rules import films_of, with_fitting_regions
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
 from dicom_node.report.rules import EarlierStatement
@@ -78,7 +79,7 @@ def analyse_study(
     requests = [
         _request_with_answer(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared
     ]
-    requests = [replace(request, frontal_images=len(requests)) for request in requests]
+    requests = _numbered(requests)
     return requests or [_request_of_refusal(images, choice, setting, looked)]
 
 
@@ -133,6 +134,17 @@ class _Prepared:
             images = [replace(image, acquired=None) for image in images]
         prior = images[-2] if self.prior_seen is not None else None
         return StudyPair(current=images[-1], prior=prior, earlier=tuple(images[: len(self.earlier_seen)]))
+
+
+def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
+    """Each request with its image's number among the study's frontal images, in the order in which they were taken."""
+    late = dt.datetime.max  # noqa: DTZ901 - DICOM local time; an image without a time counts last
+    by_time = sorted(range(len(requests)), key=lambda place: moment(requests[place].current) or late)
+    numbers = {place: number for number, place in enumerate(by_time, start=1)}
+    return [
+        replace(request, frontal_images=len(requests), frontal_number=numbers[place])
+        for place, request in enumerate(requests)
+    ]
 
 
 def _prepare(

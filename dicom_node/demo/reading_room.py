@@ -19,7 +19,7 @@ from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.config import Settings
 from dicom_node.priors import policy_of
 from dicom_node.report.label_positions import LabelBox, label_boxes
-from dicom_node.report.region_rules import Film, half_of, region_side
+from dicom_node.report.region_rules import RegionFilm, half_of, region_side
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import EarlierStatement, Rank, Seen, Statement, side_of
 from dicom_node.report.sr.groups import sources
@@ -28,7 +28,7 @@ from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import drawn_statements, statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, languages
 from dicom_node.report.wording.phrases import region_label
-from dicom_node.report.wording.sections import Section, SectionKey, sections
+from dicom_node.report.wording.sections import ReportSection, SectionKey, sections
 from dicom_node.serving.model_process import PairPredictor, load
 from model.checks.lung_fields import find_lungs
 from model.errors import PixelError
@@ -183,8 +183,8 @@ def _count_sides(reading: Reading, request: ReportRequest) -> None:
 
 
 @cache
-def _film(image: DisplayImage) -> Film:
-    return Film(image=image, lungs=find_lungs(image))
+def _film(image: DisplayImage) -> RegionFilm:
+    return RegionFilm(image=image, lungs=find_lungs(image))
 
 
 def _count_labels(reading: Reading, request: ReportRequest) -> None:
@@ -227,6 +227,6 @@ def _denies(sentence: str, words: Catalogue) -> bool:
     return sentence.startswith(tuple(text.rstrip(". ") for text in opening)) or any(text in sentence for text in after)
 
 
-def sections_in(request: ReportRequest, language: str) -> tuple[Section, ...]:
+def sections_in(request: ReportRequest, language: str) -> tuple[ReportSection, ...]:
     """The sections of the report in another language."""
     return sections(replace(request, language=language))

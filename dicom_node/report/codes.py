@@ -13,7 +13,7 @@ from model.ontology import Code, ontology
 from model.schema import AbstainReason, Change, Presence
 
 PRIVATE_SCHEME_UID = derive_uid("dicom-node", "coding scheme", PRIVATE_SCHEME)
-_MEANING_LIMIT = 64  # Code Meaning is LO, PS3.5 section 6.2
+_MEANING_LIMIT, _VALUE_LIMIT = 64, 16  # Code Meaning is LO, Code Value SH, PS3.5 section 6.2
 
 
 def concept_of(code: Code, meaning: str | None = None) -> CodedConcept:
@@ -72,6 +72,11 @@ def place_codes(location: str | None) -> tuple[CodedConcept | None, CodedConcept
     sides = [concepts[f"side.{word}"] for word in words if f"side.{word}" in concepts]
     places = [concepts[f"place.{word}"] for word in words if f"place.{word}" in concepts]
     return (concept_of(sides[0]) if len(sides) == 1 else None, concept_of(places[0]) if len(places) == 1 else None)
+
+
+def label_unit(word: str) -> CodedConcept:
+    """The word of a region's label where a number has its unit (docs/adr/0017); at most 16 characters, as SH."""
+    return _make_concept(word[:_VALUE_LIMIT], PRIVATE_SCHEME, ontology().concepts["value.label_only"].meaning)
 
 
 def coding_scheme_identification() -> Dataset:

@@ -15,8 +15,6 @@ CHARACTER, LINE, PADDING = 8.6, 24.0, 8.0
 """Width of a character, height of a line and what a box adds to its text, in pixels of the screen (OHIF 3.13)."""
 OFFSET = (25.0, 25.0)
 """The shift of a text in OHIF 3.13 to the right of and below its coordinates, in pixels of the screen."""
-NUMBER = ": 99.00 %"
-"""The number that OHIF 3.13 writes behind a label: it draws no coordinates without one."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -58,7 +56,7 @@ def label_boxes(labels: Sequence[tuple[str, Points]], columns: int, rows: int) -
 def _preferred_box(text: str, outline: Points, columns: int, rows: int) -> LabelBox:
     """Beside the outline, on the side of the image's centre; moved inside the image."""
     scale = columns / USUAL_WIDTH
-    width, height = min((CHARACTER * len(text + NUMBER) + PADDING) * scale, float(columns)), LINE * scale
+    width, height = min((CHARACTER * len(text) + PADDING) * scale, float(columns)), LINE * scale
     xs, ys = [x for x, _ in outline], [y for _, y in outline]
     is_in_right_half = min(xs) + max(xs) > columns
     left = min(xs) - width if is_in_right_half else max(xs)

@@ -1,7 +1,9 @@
 """Rule 4 of `report.rules`: a region must agree with its sentence. Pure: outlines and lungs in, what may be drawn out.
 
-4a. It lies within the thorax: at least `MIN_INSIDE` of it, by the lungs that were found on the film itself.
-4b. It lies on the side that the sentence says, by the midline between the lungs: at least `MIN_ON_SIDE` of it.
+4a. It lies within the thorax: at least `MIN_INSIDE` of it, by the lungs that were found on the film itself. A tube or
+    line may lie where it comes from and goes to as well (`DEVICE_REACH`): the tip of a feeding tube is no lung's.
+4b. It lies on the side that the sentence says, by the midline between the lungs: at least `MIN_ON_SIDE` of it. The side
+    of a tube or line is where it enters, and its tip may cross the midline: only a chest tube is held to its side.
 4c. It is not larger than its finding can be (`MAX_SHARE` of both lungs' area).
 4d. What is drawn is clipped to the lungs or the heart where that is the finding's site.
 What breaks a rule is not drawn, and Limitations says so; so is every region where the lungs were not found.
@@ -44,6 +46,16 @@ MAX_SHARE: Mapping[str, float] = {
 """Finding → largest area of a region as a share of both lungs' area (these include the heart)."""
 USUAL_MAX_SHARE = 0.6
 """Of what is not named above: one lung, and a little more."""
+DEVICE_REACH: Mapping[str, frozenset[str]] = {
+    "endotracheal_tube": frozenset({"above"}),
+    "feeding_tube": frozenset({"above", "below"}),
+    "central_line": frozenset({"above", "beside"}),
+    "pacemaker": frozenset({"above", "beside"}),
+    "chest_tube": frozenset({"beside"}),
+}
+"""Device → where it may lie beside the thorax: over it towards the neck, under it in the abdomen, beside it."""
+KEEPS_SIDE = frozenset({"chest_tube"})
+"""Devices whose tip lies on the side that they are named by."""
 _MARGINS: Mapping[str, float] = {"lung": 0.015, "pleura": 0.03}
 _THORAX_MARGIN = 0.05
 """Shares of the square by which lungs and thorax are widened: outlines are coarse, and ribs lie outside the lungs."""
@@ -112,9 +124,11 @@ def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region
     lungs = film.lungs
     outline = _raster_of(region.points, film.image)
     area = float(outline.sum())
-    if area == 0 or float((outline & _thorax(lungs)).sum()) < MIN_INSIDE * area:
+    reach = _thorax(lungs)
+    reach = reach if finding.key not in DEVICE_REACH else reach | _around(reach, DEVICE_REACH[finding.key])
+    if area == 0 or float((outline & reach).sum()) < MIN_INSIDE * area:
         return RegionFault.OUTSIDE
-    side = side_of(finding.location)
+    side = region_side(finding)
     half = _half(lungs, side)
     if float((outline & half).sum()) < MIN_ON_SIDE * area:
         return RegionFault.WRONG_SIDE
@@ -128,6 +142,11 @@ def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region
     if clipped.sum() == area:
         return region
     return replace(region, points=_polygon(clipped, film.image))
+
+
+def region_side(finding: Finding) -> str | None:
+    """The side that the finding's regions must lie on; None where its sentence names none, or not that of the tip."""
+    return side_of(finding.location) if finding.key not in DEVICE_REACH or finding.key in KEEPS_SIDE else None
 
 
 def half_of(lungs: LungFields, image: DisplayImage, points: Sequence[tuple[float, float]]) -> float:
@@ -183,6 +202,20 @@ def _thorax(lungs: LungFields) -> Mask:
     plane = Image.new("1", (RASTER, RASTER))
     ImageDraw.Draw(plane).polygon([(float(column), float(row)) for row, column in corners], fill=1)
     return _widen(np.asarray(plane, dtype=bool), _THORAX_MARGIN)
+
+
+def _around(thorax: Mask, where: frozenset[str]) -> Mask:
+    """The fields over, under and beside the thorax that are named."""
+    rows, columns = np.flatnonzero(thorax.any(axis=1)), np.flatnonzero(thorax.any(axis=0))
+    field = np.zeros_like(thorax)
+    if "above" in where:
+        field[: rows[0] + 1, columns[0] : columns[-1] + 1] = True
+        field[: rows[len(rows) // 2], columns[len(columns) // 4] : columns[3 * len(columns) // 4]] = True
+    if "below" in where:
+        field[rows[len(rows) // 2] :, columns[0] : columns[-1] + 1] = True
+    if "beside" in where:
+        field[: rows[-1] + 1, :] = True
+    return field
 
 
 def _site_field(lungs: LungFields, site: str) -> Mask:

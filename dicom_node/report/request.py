@@ -52,7 +52,7 @@ class ReportRequest:
     newer_prior: why an image newer than the prior was not compared with, "" where there is none.
     earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
     dropped_regions: regions of the model's answer that are not drawn because they broke a rule.
-    frontal_images: of the current study; each has a result, and documents, of its own.
+    frontal_images, frontal_number: of the current study; each has a result, and documents, of its own; counted by time.
     patient_key: (patient ID, issuer) as the site keeps them; ("", "") where the ID does not name one person.
     revision, generation: of the study and of the administrator's reprocessing; they enter the UIDs.
     """
@@ -70,6 +70,7 @@ class ReportRequest:
     predecessors: tuple[PredecessorDocument, ...] = ()
     language: str = "en"
     frontal_images: int = 1
+    frontal_number: int = 1
     earlier_images: tuple[SourceImage, ...] = ()
     cautions: tuple[str, ...] = ()
     newer_prior: str = ""

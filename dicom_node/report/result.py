@@ -74,7 +74,8 @@ def statement_values(statement: Statement) -> dict[str, Any]:
     """One statement as result.json has it: the finding as it is stated, with the model's own answer beside it.
 
     `seen`: seen, possible, not seen or no statement. `doubt`: why no change is stated, null where one is or none is
-    asked for. `rank`: the group of the impression that it stands in, "none" where in no one.
+    asked for. `rank`: the group of the impression that it stands in, "none" where in no one. `calibrated`: false where
+    nobody has measured what the probabilities are worth, so that no number is shown.
     """
     answer = finding_values(statement.finding)
     change = statement.coded_change
@@ -84,6 +85,7 @@ def statement_values(statement: Statement) -> dict[str, Any]:
         "seen": statement.seen.value,
         "doubt": statement.doubt.value if statement.doubt is not None else None,
         "rank": statement.rank.name.lower(),
+        "calibrated": statement.is_calibrated,
         "answer": {key: answer[key] for key in ("presence", "change", "change_probability")},
     }
 

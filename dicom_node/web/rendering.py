@@ -9,7 +9,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from dicom_node.admin.formats import clock, day, label, moment, percent, person_name, span
+from dicom_node.admin.formats import (
+    change_percent,
+    clock,
+    day,
+    label,
+    moment,
+    percent,
+    person_name,
+    presence_percent,
+    span,
+)
 from dicom_node.web.authentication import csrf_token
 
 
@@ -22,9 +32,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        moment=moment, day=day, name=person_name, percent=percent, span=span, label=label, clock=clock
-    )
+    filters = (moment, day, percent, presence_percent, change_percent, span, label, clock)
+    environment.filters.update({one.__name__: one for one in filters} | {"name": person_name})
     return environment
 
 

@@ -55,6 +55,12 @@ PATIENTS_RIGHT, PATIENTS_LEFT = _box(100, 200, 220, 300), _box(400, 200, 520, 30
         ("cardiomegaly", None, _box(250, 300, 480, 500), None),
         ("cardiomegaly", None, _box(90, 110, 200, 200), RegionFault.OUTSIDE),
         ("chest_tube", "left", PATIENTS_RIGHT, RegionFault.WRONG_SIDE),
+        ("chest_tube", "left", _box(570, 250, 630, 350), None),
+        ("endotracheal_tube", None, _box(300, 5, 340, 90), None),
+        ("feeding_tube", None, _box(340, 530, 420, 630), None),
+        ("endotracheal_tube", None, _box(340, 550, 420, 630), RegionFault.OUTSIDE),
+        ("central_line", "left", _box(260, 150, 310, 330), None),
+        ("pleural_effusion", "left", _box(340, 560, 420, 635), RegionFault.OUTSIDE),
     ],
 )
 def test_a_region_agrees_with_its_sentence_or_is_not_drawn(

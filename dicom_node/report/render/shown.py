@@ -18,7 +18,7 @@ from dicom_node.report.sr.iod import NODE_VERSION
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import drawn_statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
-from dicom_node.report.wording.dates import date_text, prior_date
+from dicom_node.report.wording.dates import current_date, prior_date
 from dicom_node.report.wording.phrases import label
 from dicom_node.report.wording.sections import impressions, sections
 from model.schema import Change, ImageRole, Region, SourceGeometry
@@ -29,7 +29,7 @@ SHOWN_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownFact:
-    """One line of the report's head. key: "current", "prior", "patient" or "id"."""
+    """One line of the report's head. key: "current", "prior", "patient", "id" or "accession"."""
 
     key: str
     name: str
@@ -125,7 +125,7 @@ def shown_report(request: ReportRequest) -> ShownReport:
             for s in sections(request)
         ),
         prior=_prior(request, words),
-        current=_panel(request.current, f"{words.text('title.current')}: {date_text(request.current, words)}", words),
+        current=_panel(request.current, f"{words.text('title.current')}: {current_date(request, words)}", words),
         outlines=_outlines(request, words),
         captions=_captions(request, words),
     )
@@ -140,10 +140,11 @@ def wording_digest(language: str) -> str:
 def _facts(request: ReportRequest, words: Catalogue) -> tuple[ShownFact, ...]:
     patient = clean_header(request.current.header).elements
     values = {
-        "current": date_text(request.current, words),
-        "prior": date_text(request.prior, words) if request.prior is not None else "",
+        "current": current_date(request, words),
+        "prior": prior_date(request, words) if request.prior is not None else "",
         "patient": name_text(str(patient.PatientName)),
         "id": str(patient.PatientID),
+        "accession": str(patient.AccessionNumber),
     }
     return tuple(
         ShownFact(key=key, name=words.text(f"title.{key}"), value=value) for key, value in values.items() if value

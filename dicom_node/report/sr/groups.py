@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -32,7 +31,7 @@ from dicom_node.report.sr.regions import image_position, image_region, stored_si
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
 from dicom_node.report.statements import drawn_statements, has_answer, statements, tracked_side
 from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.phrases import label
+from dicom_node.report.wording.phrases import RegionLabel, region_label
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
 
 Group: TypeAlias = ContentSequence
@@ -129,31 +128,37 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
         for one, regions in drawn
         for number, region in enumerate(regions, start=1)
     ]
-    labelled = [(one, regions[0]) for one, regions in drawn if regions and _probability(one, role) is not None]
-    texts = [(_region_label(one, role), region.points) for one, region in labelled]
+    labelled = [(one, regions[0]) for one, regions in drawn if regions]
+    texts = [region_label(one, role, catalogue("en")) for one, _ in labelled]
     columns, rows = stored_size(source)
-    boxes = label_boxes(texts, columns, rows) if columns and rows else []
+    wanted = [(text.line, region.points) for text, (_, region) in zip(texts, labelled, strict=True)]
+    boxes = label_boxes(wanted, columns, rows) if columns and rows else []
     labels = [
         _label_group(request, one, (role, source), text, box)
-        for (one, _), (text, _), box in zip(labelled, texts, boxes, strict=False)
+        for (one, _), text, box in zip(labelled, texts, boxes, strict=False)
     ]
     return [*labels, *groups]
 
 
 def _label_group(
-    request: ReportRequest, statement: Statement, image: tuple[ImageRole, SourceImage], text: str, box: LabelBox
+    request: ReportRequest, statement: Statement, image: tuple[ImageRole, SourceImage], text: RegionLabel, box: LabelBox
 ) -> Group:
-    """The label of a region: a number whose name is the label, because OHIF writes nothing else beside coordinates.
+    """The label of a region: a number that is none, because OHIF writes nothing else beside coordinates (ADR 0017).
 
     Its region is a circle of half a pixel where the label begins; OHIF would put it to the right of what it
     names, where one label covers another or leaves the image.
     """
     role, source = image
-    probability = _probability(statement, role)
-    number = _percent(codes.concept("name.label", text), 0.5 if probability is None else probability)
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=image_position(source, *box.anchor),
-        measurements=[number],
+        measurements=[
+            Measurement(
+                name=codes.concept("name.label", text.name),
+                value=0,
+                unit=codes.label_unit(text.word),
+                qualifier=codes.concept("value.not_measured"),
+            )
+        ],
         **_common_items(request, statement.finding, role, f"{role.value} image label"),
     )
 
@@ -167,18 +172,6 @@ def _common_items(request: ReportRequest, finding: Finding, role: ImageRole, wha
         "finding_type": codes.concept_of(concept.code),
         "algorithm_id": _algorithm(request),
     }
-
-
-def _region_label(statement: Statement, role: ImageRole) -> str:
-    """ "new pneumothorax L"; on the prior what was there, without a change."""
-    words = catalogue("en")
-    text = label(statement if role is ImageRole.CURRENT else replace(statement, change=None), words)
-    return text.replace(": ", " ", 1)  # the viewer itself sets a colon behind it
-
-
-def _probability(statement: Statement, role: ImageRole) -> float | None:
-    finding = statement.finding
-    return finding.probability if role is ImageRole.CURRENT else finding.prior_probability
 
 
 def _no_result_group(request: ReportRequest) -> Group:

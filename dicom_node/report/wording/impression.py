@@ -1,7 +1,7 @@
 """The impression: what a radiologist reads first, at most about five sentences in the order of `report.rules` rule 3.
 
 1. doubts about the patient's identity, or why there is no result
-2. that the model is a demonstration or not calibrated
+2. that the model is a demonstration or not calibrated; which of several images of the study this is
 3. what is critical; new; larger or worse; seen (without a prior); smaller or better; no longer seen; not comparable
 4. what is otherwise unchanged, and that nothing else is seen
 5. why there is no comparison, or why a newer image was not compared with
@@ -15,9 +15,9 @@ from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import MOVED, Doubt, Rank, Seen, Statement, in_order
 from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import Catalogue, sentence
-from dicom_node.report.wording.dates import prior_date
+from dicom_node.report.wording.dates import film_date, prior_date, said_of
 from dicom_node.report.wording.phrases import change_word, name_of, phrase, size_form
-from dicom_node.report.wording.reasons import in_language
+from dicom_node.report.wording.reasons import names_attributes
 
 _GROUPS = (
     Rank.CRITICAL,
@@ -34,11 +34,11 @@ _GROUPS = (
 
 def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     """The sentences that the report opens with."""
-    cautions = [full_sentence(in_language(caution, words)) for caution in request.cautions]
+    cautions = [full_sentence(said_of(request, caution, words)) for caution in request.cautions]
     if not has_answer(request):
-        return (*cautions, *no_result_sentences(request, words), *_marks(request, words))
+        return (*cautions, *no_result_sentences(request, words), *_marks(request, words), *_number(request, words))
     ordered = in_order(statements(request))
-    lines = [*cautions, *_marks(request, words)]
+    lines = [*cautions, *_marks(request, words), *_number(request, words)]
     groups = {rank: [one for one in ordered if one.rank is rank] for rank in Rank}
     date = prior_date(request, words)
     lines += [_group_sentence(rank, groups[rank], date, words) for rank in _GROUPS if groups[rank]]
@@ -53,13 +53,12 @@ def no_result_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, 
     """That there is no answer and why: the coded reason in this language, then its detail, else the free sentence."""
     prediction = request.prediction
     if prediction is None or prediction.abstained is None:
-        free = in_language(request.reason.strip(), words).rstrip(".")
+        free = said_of(request, request.reason.strip(), words).rstrip(".")
         reason, detail = free[:1].lower() + free[1:] or words.text("reason.other"), ""
     else:
-        reason, detail = (
-            words.text(f"reason.{prediction.abstained.name.lower()}"),
-            in_language(prediction.abstained_detail, words),
-        )
+        reason = words.text(f"reason.{prediction.abstained.name.lower()}")
+        detail = said_of(request, prediction.abstained_detail, words)
+        detail = "" if names_attributes(detail) else detail  # it stands under Limitations
     first = words.text("no_result.impression", reason=reason)
     return (first, full_sentence(detail)) if detail else (first,)
 
@@ -84,6 +83,14 @@ def _marks(request: ReportRequest, words: Catalogue) -> list[str]:
     if request.prediction is not None and request.prediction.is_unfamiliar:
         lines.append(words.text("impression.unfamiliar"))
     return lines
+
+
+def _number(request: ReportRequest, words: Catalogue) -> list[str]:
+    """Which of several frontal images of the study this report is about."""
+    if request.frontal_images < 2:
+        return []
+    values = {"number": request.frontal_number, "count": request.frontal_images}
+    return [words.text("impression.one_of", date=film_date(request, request.current, words), **values)]
 
 
 def _group_sentence(rank: Rank, group: Sequence[Statement], date: str, words: Catalogue) -> str:
@@ -139,10 +146,10 @@ def _comparison_notes(request: ReportRequest, words: Catalogue) -> list[str]:
     """Why nothing is said about change, and why a newer image was not compared with."""
     lines = []
     if request.prior is None:
-        reason = full_sentence(in_language(request.reason, words)) if request.reason.strip() else ""
+        reason = full_sentence(said_of(request, request.reason, words)) if request.reason.strip() else ""
         lines.append(reason or words.text("impression.no_prior"))
     elif not is_compared(request):
         lines.append(words.text("impression.uncalibrated_change"))
     if request.newer_prior.strip():
-        lines.append(full_sentence(in_language(request.newer_prior, words)))
+        lines.append(full_sentence(said_of(request, request.newer_prior, words)))
     return lines

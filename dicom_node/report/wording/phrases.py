@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dicom_node.report.concepts import finding_concept
 from dicom_node.report.rules import Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import ontology
-from model.schema import Change, Finding
+from model.schema import Change, Finding, ImageRole
 
 MEASURED_BY_SIZE = frozenset({"pleural_effusion", "pneumothorax", "lung_nodule", "lung_mass", "hematoma", "hernia"})
 """Findings that radiologists call small or large where the vocabulary's grades are mild and severe."""
@@ -23,11 +24,12 @@ def name_of(key: str, words: Catalogue) -> str:
 
 def phrase(finding: Finding, words: Catalogue) -> str:
     """ "moderate left pleural effusion": degree and place only where the result states them."""
-    name = name_of(finding.key, words)
+    is_plural = side_of(finding.location) == "bilateral" and f"plural.{finding.key}" in words.messages
+    name = words.text(f"plural.{finding.key}") if is_plural else name_of(finding.key, words)
     location = (finding.location or "").lower().split()
     if finding.key.startswith("lung_") and [word for word in location if word not in _SIDES] == ["lung"]:
         location.remove("lung")  # a lung opacity of the left lung is a left lung opacity
-    level, place = _degree(finding, words), place_text(location, words)
+    level, place = _degree(finding, words, is_plural=is_plural), place_text(location, words)
     if place.endswith(f" {name.split()[0]}"):
         place = place.removesuffix(name.split()[0]).rstrip()  # "upper lung" and "lung nodule"
     form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
@@ -57,23 +59,48 @@ def size_form(keys: Sequence[str]) -> str:
     return "mixed" if len(is_sized) == 2 else "size" if is_sized == {True} else "degree"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionLabel:
+    """The label of a region in a viewer: "pneumothorax L" and "new"."""
+
+    name: str
+    word: str
+
+    @property
+    def line(self) -> str:
+        """As OHIF 3.13 writes it."""
+        return f"{self.name}:  {self.word}"
+
+
+def region_label(statement: Statement, role: ImageRole, words: Catalogue) -> RegionLabel:
+    """Name and change of a region; on the prior image what was seen there."""
+    change = statement.coded_change if role is ImageRole.CURRENT else None
+    key = statement.finding.key
+    word = change_word(key, change, words) if change is not None else words.text("mark.seen")
+    return RegionLabel(name=_short_name(statement.finding, words), word=word)
+
+
 def label(statement: Statement, words: Catalogue) -> str:
     """The short label of a region: "new: pneumothorax L" (`report.rules` rule 7)."""
-    finding = statement.finding
-    name = name_of(finding.key, words)
-    side = side_of(finding.location)
-    text = f"{name} {words.text(f'side_letter.{side}')}" if side else name
+    finding, text = statement.finding, _short_name(statement.finding, words)
     return f"{change_word(finding.key, statement.change, words)}: {text}" if statement.change is not None else text
 
 
-def _degree(finding: Finding, words: Catalogue) -> str:
-    """The degree as an adjective, with the ending that the finding's gender asks for."""
+def _short_name(finding: Finding, words: Catalogue) -> str:
+    """ "pneumothorax L"."""
+    name, side = name_of(finding.key, words), side_of(finding.location)
+    return f"{name} {words.text(f'side_letter.{side}')}" if side else name
+
+
+def _degree(finding: Finding, words: Catalogue, *, is_plural: bool) -> str:
+    """The degree as an adjective, with the ending that the finding's gender and number ask for."""
     if not finding.level:
         return ""
     is_sized = finding.key in MEASURED_BY_SIZE and f"size.{finding.level}" in words.messages
     adjective = words.word("size" if is_sized else "level", finding.level)
     gender = next((one for one in ("masculine", "feminine") if finding.key in words.text(f"grammar.{one}").split()), "")
-    ending, between = words.text(f"grammar.ending_{gender or 'neuter'}"), words.text("grammar.range")
+    form = "plural" if is_plural else gender or "neuter"
+    ending, between = words.text(f"grammar.ending_{form}"), words.text("grammar.range")
     return between.join(part if part.endswith("-") else part + ending for part in adjective.split(between))
 
 

@@ -1,7 +1,9 @@
-"""The analysis' own English sentences in the report's language.
+"""The analysis' own English sentences in the report's language, without the names of DICOM attributes.
 
-Rules and index speak English. A sentence is recognised by the English catalogue's template (section [reason_text]) and
-said by the same template of the report's language, what fills its places likewise; one without a template stays.
+Rules and index speak English and name the attributes that they decided on. A sentence is recognised by the English
+catalogue's template (section [reason_text]) and said by the same template of the report's language, or by the one of
+[reason_plain], which names no attribute; what fills its places likewise; one without a template stays. The names stand
+under Limitations (`header_statements`).
 """
 
 from __future__ import annotations
@@ -9,10 +11,17 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from pydicom.datadict import tag_for_keyword
+
 from dicom_node.report.wording.catalogue import DEFAULT_LANGUAGE, Catalogue, catalogue
 
 _SECTION = "reason_text."
-_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?: (\d{2}:\d{2}))?")
+_PLAIN_SECTION = "reason_plain."
+STAMP = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})(?: (\d{2}:\d{2}))?\b")
+"""A date in the analysis' sentences, with its time of day where that is known."""
+_SAYS = re.compile(r"(?P<element>[A-Z]\w+) says (?P<what>'[^']*'|[^;]+)")
+_STATED = re.compile(r"\b([A-Z]\w+) (?:says )?('[^']*'|[^;.)]+)")
+_CAMEL_CASE = re.compile(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]*)+\b")
 _LIST = re.compile(r", | and (?!issuer)")
 _SENTENCES = re.compile(r"\. (?=Image |The image )")
 _OUTSIDE_BRACKETS = re.compile(r"; (?![^(]*\))")
@@ -20,21 +29,47 @@ _OUTSIDE_BRACKETS = re.compile(r"; (?![^(]*\))")
 
 def in_language(text: str, words: Catalogue) -> str:
     """The sentence, or the clause, in the language of `words`."""
-    if words.language == DEFAULT_LANGUAGE or not text:
+    if not text:
         return text
     if len(sentences := _SENTENCES.split(text.removesuffix("."))) > 1:
         return ". ".join(in_language(one, words) for one in sentences) + "."
     for key, pattern in _patterns():
         if found := pattern.fullmatch(text):
             places = {name: in_language(value, words) for name, value in found.groupdict().items()}
-            return words.text(key, **places)
-    if date := _DATE.fullmatch(text):
+            plain = key.replace(_SECTION, _PLAIN_SECTION, 1)
+            return words.text(plain if plain in words.messages else key, **places)
+    if date := STAMP.fullmatch(text):
         return _date(date, words)
-    if len(clauses := _OUTSIDE_BRACKETS.split(text)) > 1:
-        return "; ".join(in_language(one, words) for one in clauses)
+    clauses = _OUTSIDE_BRACKETS.split(text)
+    if len(clauses) > 1 or _SAYS.fullmatch(text):
+        return "; ".join(_clauses(clauses, words))
     listed = _LIST.split(text)
     said = [in_language(one, words) for one in listed] if len(listed) > 1 else listed
     return words.join(said) if all(now != was for now, was in zip(said, listed, strict=True)) else text
+
+
+def names_attributes(text: str) -> bool:
+    """Whether the text names a DICOM attribute by its keyword."""
+    return any(tag_for_keyword(word) is not None for word in _CAMEL_CASE.findall(text))
+
+
+def header_statements(text: str) -> list[str]:
+    """What the analysis' sentence says of the header, "BodyPartExamined KNEE" each, in its order."""
+    stated = [(name, value) for name, value in _STATED.findall(text) if names_attributes(name)]
+    return list(dict.fromkeys(f"{name} {value.strip()}" for name, value in stated))
+
+
+def _clauses(clauses: list[str], words: Catalogue) -> list[str]:
+    """Each clause in this language; all that elements of the header say is one clause."""
+    stated = [found["what"] for clause in clauses if (found := _SAYS.fullmatch(clause))]
+    said: list[str] = []
+    for clause in clauses:
+        if not _SAYS.fullmatch(clause):
+            said.append(in_language(clause, words))
+        elif stated:
+            said.append(words.text(f"{_PLAIN_SECTION}says", what=words.join(list(dict.fromkeys(stated)))))
+            stated = []
+    return said
 
 
 _PLAIN = "[^;]+"

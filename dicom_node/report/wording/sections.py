@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dicom_node.report.patient import clean_header, whole_number
+from dicom_node.report.patient import clean_header
 from dicom_node.report.region_rules import RegionFault
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.wording.dates import full_date, is_child
+from dicom_node.report.wording.dates import film_date, is_child, prior_date, said_of
 from dicom_node.report.wording.findings import finding_sentences
 from dicom_node.report.wording.impression import full_sentence, impression_sentences
 from dicom_node.report.wording.phrases import name_of
-from dicom_node.report.wording.reasons import in_language
+from dicom_node.report.wording.reasons import header_statements, names_attributes
 
 
 class SectionKey(StrEnum):
@@ -85,20 +85,22 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
-    reasons = [full_sentence(in_language(reason, words)) for reason in request.prior_reasons if reason.strip()]
+    reasons = [full_sentence(said_of(request, reason, words)) for reason in request.prior_reasons if reason.strip()]
     if request.prior is None or not has_answer(request):
         if request.reason.strip() and has_answer(request):
-            reasons.insert(0, full_sentence(in_language(request.reason, words)))
-        return tuple(dict.fromkeys((words.text("comparison.without"), *reasons)))
+            reasons.insert(0, full_sentence(said_of(request, request.reason, words)))
+        says_so = any(reason.startswith("No comparison:") for reason in (request.reason, *request.prior_reasons))
+        opening = () if says_so and has_answer(request) else (words.text("comparison.without"),)
+        return tuple(dict.fromkeys((*opening, *reasons)))
     if not is_compared(request):
         return (words.text("comparison.without"), words.text("impression.uncalibrated_change"), *reasons)
-    dates = {"current": full_date(request.current, words), "date": full_date(request.prior, words)}
+    dates = {"current": film_date(request, request.current, words), "date": prior_date(request, words)}
     return (words.text("comparison.with", **dates), *also_seen(request, words), *reasons)
 
 
 def also_seen(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     """Which images beside the pair the answer rests on; nothing where it was the pair alone."""
-    dates = [full_date(image, words) for image in request.earlier_images]
+    dates = [film_date(request, image, words) for image in request.earlier_images]
     if not dates or not has_answer(request):
         return ()
     key = "comparison.also_one" if len(dates) == 1 else "comparison.also"
@@ -129,14 +131,23 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
             lines.append(words.text("limitations.probability"))
         lines.append(words.text("limitations.one_view"))
         lines += _about_the_images(request, words)
-        methods = sorted({region.method for one in drawn_statements(request) for region in one.finding.regions})
-        if methods:
-            lines.append(words.text("limitations.regions", method=words.join(methods)))
+        if any(one.finding.regions for one in drawn_statements(request)):
+            lines.append(words.text("limitations.regions"))
         lines += _dropped_regions(request, words)
+    else:
+        lines += _about_the_refusal(request, words)
     faults = clean_header(request.current.header).faults
     if faults:
         lines.append(words.text("limitations.header", elements=", ".join(faults)))
     return tuple(lines)
+
+
+def _about_the_refusal(request: ReportRequest, words: Catalogue) -> list[str]:
+    """The elements of the header that the refusal rests on, by name: the impression has it in words."""
+    detail = (request.prediction.abstained_detail if request.prediction is not None else "") or request.reason
+    if stated := header_statements(detail):
+        return [words.text("limitations.header_states", elements="; ".join(stated))]
+    return [full_sentence(detail)] if names_attributes(detail) else []
 
 
 def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
@@ -157,10 +168,7 @@ def _about_the_images(request: ReportRequest, words: Catalogue) -> list[str]:
     """Facts about these very images that a reader must know before believing the statements on them."""
     lines = []
     if request.frontal_images > 1:
-        number = whole_number(request.current.header, "InstanceNumber") or "–"
-        date = full_date(request.current, words)
-        count = request.frontal_images
-        lines.append(words.text("limitations.several", count=count, number=number, date=date))
+        lines.append(words.text("limitations.several", count=request.frontal_images))
     if has_other_projection(request):
         now, then = (
             source.image.view if source and source.image else "" for source in (request.current, request.prior)

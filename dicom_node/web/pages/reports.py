@@ -1,4 +1,4 @@
-"""A stored report as one page and its pair picture, made when somebody asks; each look is audited."""
+"""A stored report as one page, as a PDF and its pair picture, made when somebody asks; each look is audited."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def pair(call: Call) -> Response:
     return Response(picture_of(call.node, _find_report(call)), media_type="image/jpeg")
 
 
+def pdf(call: Call) -> Response:
+    """The report as PDF pages, with the patient's name in the browser's file name left out."""
+    from dicom_node.analysis.rendering import pdf_of
+
+    stored = _find_report(call)
+    name = f"report-{call.request.path_params['result_id']}.pdf"
+    return Response(
+        pdf_of(call.node, stored),
+        media_type="application/pdf",
+        headers={"Content-Disposition": f'inline; filename="{name}"'},
+    )
+
+
 def _find_report(call: Call) -> StoredReport:
     from dicom_node.analysis.rendering import load_report
 
@@ -61,4 +74,5 @@ def _find_report(call: Call) -> StoredReport:
 RULES = (
     Rule(path="/results/{result_id}/report.html", view=report),
     Rule(path="/results/{result_id}/pair.jpg", view=pair),
+    Rule(path="/results/{result_id}/report.pdf", view=pdf),
 )

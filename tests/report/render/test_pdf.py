@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dicom_node.report.documents import build_documents
-from dicom_node.report.patient import clean_header, name_text
+from dicom_node.report.patient import name_text
 from dicom_node.report.render import fonts
 from dicom_node.report.render.pdf import pdf_bytes
 from dicom_node.report.request import DocumentKind, ReportRequest
@@ -44,7 +44,7 @@ def text_of(content: bytes, folder: Path) -> str:
 
 
 def page(request: ReportRequest) -> bytes:
-    return pdf_bytes(request, clean_header(request.current.header))
+    return pdf_bytes(request)
 
 
 @pytest.mark.parametrize("script", NAMES)

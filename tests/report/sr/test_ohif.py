@@ -92,7 +92,7 @@ def _open_text(page: Page) -> None:
     for sentence in (
         "Worse since 1 March 2026: severe pulmonary edema.",
         "Otherwise unchanged: cardiomegaly. No other finding that was asked for is seen.",
-        "The chest radiograph of 10 March 2026, 08:15 was compared with that of 1 March 2026, 08:15.",
+        "The chest radiograph of 10 March 2026 was compared with that of 1 March 2026.",
         "The model is a demonstration, not for clinical use.",
     ):
         assert sentence in [line.strip() for line in body.splitlines()], sentence
@@ -111,5 +111,5 @@ def _open_measurements(page: Page) -> None:
     wait_until(lambda: _colours(page)[1] > 200, seconds=30, what="a region drawn in the measurement viewport")
     lit, _ = _colours(page)
     assert lit > 0.3, f"only {lit:.0%} of the viewport is not black"
-    expect(page.locator("svg text, svg tspan").filter(has_text="worse pulmonary edema: 93.00 %").first).to_be_attached()
+    expect(page.locator("svg text, svg tspan").filter(has_text="pulmonary edema:  worse").first).to_be_attached()
     page.screenshot(path=ARTEFACTS / "measurement.png")

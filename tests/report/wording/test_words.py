@@ -107,7 +107,7 @@ def test_german_is_coded_as_german() -> None:
             "right lower lobe consolidation",
             "Konsolidierung im Unterlappen rechts",
         ),
-        ("atelectasis", "left base", "mild", "mild left base atelectasis", "leichtgradige Atelektase basal links"),
+        ("atelectasis", "left base", "mild", "mild left basal atelectasis", "leichtgradige Atelektase basal links"),
         ("lung_opacity", "left lung", "", "left lung opacity", "Lungenverschattung links"),
         ("fracture", "right rib", "", "right rib fracture", "Fraktur einer Rippe rechts"),
         ("edema", "", "severe", "severe pulmonary edema", "hochgradiges Lungenödem"),
