@@ -14,6 +14,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.database import utc_now as utc_now
 
 if TYPE_CHECKING:
+    from dicom_node.storage.documents import DocumentStore
     from dicom_node.storage.instance_store import InstanceStore
 
 
@@ -34,6 +35,13 @@ class NodeContext:
         """SQLite has no clock of its own and takes the node's; a PostgreSQL server goes by its own."""
         if self.database.is_sqlite:
             self.database.clock = self.clock
+
+    @property
+    def documents(self) -> DocumentStore:
+        """The DICOM objects that we make, until retention removes them; `Document.path` is a name in it."""
+        from dicom_node.storage.opening import open_documents
+
+        return open_documents(self.settings)
 
     @property
     def documents_dir(self) -> Path:

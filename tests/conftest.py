@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.databases import database, postgres_template, sqlite_template  # noqa: F401 - fixtures
+from tests.support.databases import (  # noqa: F401 - fixtures
+    database,
+    each_index,
+    each_index_of_module,
+    postgres_template,
+    sqlite_template,
+)
 from tests.support.log_watch import LogWatch, leaks
+from tests.support.object_store import s3_server  # noqa: F401 - a fixture
 from tests.support.postgres import postgres_server  # noqa: F401 - a fixture
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 from dicom_node.config import Settings
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.logs import get_logger
-from dicom_node.storage.instance_store import fsync_folder
+from dicom_node.storage.spool import fsync_folder
 
 log = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of
-from dicom_node.errors import AnalysisError
+from dicom_node.errors import AnalysisError, StorageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyState
 from dicom_node.jobs import queue as jobs
@@ -36,6 +36,7 @@ from dicom_node.report.stored import earlier_statements
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor
+from dicom_node.storage.instance_store import StoreUnavailableError
 from dicom_node.studies.received_reports import result_came
 from model.errors import PixelError
 from model.images.sandbox import decode_in_child
@@ -119,10 +120,13 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
     """
     found = []
     for row in rows:
-        path = node.store.path(row.path)
+        path = Path(row.path)
         try:
+            path = node.store.path(row.path)
             found.append(read_stored(path))
-        except PixelError as error:
+        except StoreUnavailableError as error:
+            raise AnalysisError(f"a stored file cannot be read: {error}") from error
+        except (PixelError, StorageError) as error:
             if isinstance(error.__cause__, OSError) and not last_try:
                 raise AnalysisError(f"a stored file cannot be read: {error.__cause__.strerror}") from error
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
@@ -210,7 +214,7 @@ def _write(request: ReportRequest, node: NodeContext) -> Finished:
     documents = build_documents(request, kinds=_kinds(node))
     name = hashlib.sha256("\x1f".join(d.sop_instance_uid for d in documents).encode()).hexdigest()[:32]
     relative = Path(name[:2]) / name
-    digests = write_result(node.documents_dir / relative, request, documents)
+    digests = write_result(node.documents, relative.as_posix(), request, documents)
     return Finished(request=request, documents=documents, folder=relative, digests=digests)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,30 +13,24 @@ from dicom_node.report.render.shown import shown_report
 from dicom_node.report.render.text import as_text
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
 from dicom_node.report.result import result_json
-from dicom_node.storage.instance_store import fsync_folder
+from dicom_node.storage.documents import DocumentStore, FolderDocuments
 
 SHOWN_FILE = "report.json"
 """The words and outlines of the result as they were when it was made (`dicom_node.report.render.shown`)."""
 
 
 def write_result(
-    folder: Path, request: ReportRequest, documents: Sequence[BuiltDocument]
+    store: DocumentStore, folder: str, request: ReportRequest, documents: Sequence[BuiltDocument]
 ) -> Mapping[DocumentKind, str]:
     """Write what the node keeps of a result: `machine.dcm`, `reading.dcm`, … and `report.json`.
 
     Returns the SHA-256 of each document. Every file is on the disk when this returns. Running it twice with one request
     writes the same files. Pages and pictures are made from these when somebody asks (`dicom_node.analysis.rendering`).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    digests = {}
-    for document in documents:
-        content = part10_bytes(document.dataset)
-        digests[document.kind] = hashlib.sha256(content).hexdigest()
-        _write_durably(folder / f"{document.kind}.dcm", content)
-    _write_durably(folder / SHOWN_FILE, shown_report(request).to_json())
-    fsync_folder(folder)
-    fsync_folder(folder.parent)
-    return digests
+    files = {document.kind: part10_bytes(document.dataset) for document in documents}
+    written = {f"{kind}.dcm": content for kind, content in files.items()}
+    store.write(folder, {**written, SHOWN_FILE: shown_report(request).to_json()})
+    return {kind: hashlib.sha256(content).hexdigest() for kind, content in files.items()}
 
 
 def write_outputs(folder: Path, request: ReportRequest) -> str:
@@ -48,7 +41,7 @@ def write_outputs(folder: Path, request: ReportRequest) -> str:
     from dicom_node.report.render.html import page_of_shown  # a node's analysis draws nothing and needs no pillow
     from dicom_node.report.render.pair_picture import pair_jpeg
 
-    write_result(folder, request, build_documents(request))
+    write_result(FolderDocuments(folder.parent), folder.name, request, build_documents(request))
     shown, text = shown_report(request), as_text(request)
     prior = request.prior.image if request.prior is not None else None
     jpeg = pair_jpeg(shown, prior=prior, current=request.current.image)
@@ -58,13 +51,3 @@ def write_outputs(folder: Path, request: ReportRequest) -> str:
         (folder / "pair.jpg").write_bytes(jpeg)
     (folder / "result.json").write_text(json.dumps(result_json(request), ensure_ascii=False, indent=2), "utf-8")
     return text
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """temp → write → fsync → rename; the caller syncs the folder."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +31,9 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReport:
-    """A result's report as it was when the result was made. folder: where its documents lie; digest: of its values."""
+    """A result's report as it was when the result was made. folder: its documents' name; digest: of its values."""
 
-    folder: Path
+    folder: str
     shown: ShownReport
     digest: str
     produced_at: dt.datetime
@@ -56,31 +54,31 @@ def load_report(node: NodeContext, result_id: int) -> StoredReport | None:
     if row is None:
         return None
     path, produced_at = row
-    folder = node.documents_dir / Path(path).parent
+    folder = Path(path).parent.as_posix()
     try:
-        content = (folder / SHOWN_FILE).read_bytes()
+        content = node.documents.read(f"{folder}/{SHOWN_FILE}")
     except FileNotFoundError:
         return None
     try:
         shown = shown_from_json(content)
     except ValueError as error:
-        raise StorageError(f"{folder / SHOWN_FILE}: this is no kept report ({error})") from error
+        raise StorageError(f"{folder}/{SHOWN_FILE}: this is no kept report ({error})") from error
     digest = hashlib.sha256(content + RENDERING.encode()).hexdigest()[:16]
     return StoredReport(folder=folder, shown=shown, digest=digest, produced_at=produced_at)
 
 
 def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
     """The pair picture as JPEG. An image that is no longer stored, or no longer the same, is a field that says so."""
-    kept = stored.folder / f"pair-{stored.digest}.jpg"
+    kept = f"{stored.folder}/pair-{stored.digest}.jpg"
     try:
-        return kept.read_bytes()
+        return node.documents.read(kept)
     except FileNotFoundError:
         pass
     prior, current = _image(node, stored.shown.prior), _image(node, stored.shown.current)
     jpeg = pair_jpeg(stored.shown, prior=prior, current=current)
     wanted = (stored.shown.prior, stored.shown.current)
     if all(image is not None or not shown.sha256 for image, shown in zip((prior, current), wanted, strict=True)):
-        _keep(kept, jpeg)
+        _keep(node, kept, jpeg)
     return jpeg
 
 
@@ -112,17 +110,15 @@ def _image(node: NodeContext, shown: ShownImage) -> DisplayImage | None:
         return None
     try:
         image = decode_in_child(node.store.path(path))
-    except PixelError as error:
+    except (PixelError, StorageError) as error:
         log.warning("an image of a report cannot be shown", error=str(error))
         return None
     return image if image.sha256 == shown.sha256 and image.geometry == shown.geometry else None
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _keep(node: NodeContext, name: str, content: bytes) -> None:
     """Put the file there whole or not at all. It may be lost with the machine: it can be made again."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:  # retention may remove the folder just now, and a full disk must not hide a picture
+        node.documents.keep(name, content)
+    except (OSError, StorageError) as error:  # retention may remove the folder, and a full disk must not hide a picture
         log.warning("picture not kept", error=str(error))

@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "config": ("configuration", "Check the configuration file."),
     "audit": ("audit", "Show who did what to whose data."),
+    "store": ("store", "Move instances and documents into an object store."),
     "db": ("database", "Show or upgrade the schema of the index."),
     "priors": ("priors", "Show which earlier image a study is compared with, and why."),
     "report": ("report", "Show Structured Reports."),

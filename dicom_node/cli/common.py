@@ -21,7 +21,7 @@ from dicom_node.index import schema
 from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.logs import configure
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.opening import open_store
 
 ConfigOption = Annotated[
     Path | None,
@@ -50,7 +50,7 @@ def open_node(config: Path | None, *, need_schema: bool = True) -> Iterator[Node
             if database.is_sqlite:
                 schema.upgrade(database)
             schema.require_current(database)
-        store = InstanceStore(settings.node.data_dir / "instances")
+        store = open_store(settings)
         yield NodeContext(settings=settings, database=database, store=store, clock=clock_of(database))
     finally:
         database.close()

@@ -10,6 +10,7 @@ from dicom_node.config.oidc import OidcSection
 from dicom_node.config.peers import DeliverySection, Destination, PriorsSection, QueryPeer, Retrieve, TlsClient, Verify
 from dicom_node.config.receive import WANTED_CLASSES, AccessSection, Hl7Section, ReceivePeer, ReceiveSection, TlsSection
 from dicom_node.config.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, config_path, load_settings
+from dicom_node.config.storage import StorageSection
 from dicom_node.config.types import Section
 from dicom_node.config.upkeep import (
     VIEWER_PLACES,
@@ -49,6 +50,7 @@ __all__ = [
     "Role",
     "Section",
     "Settings",
+    "StorageSection",
     "TlsClient",
     "TlsSection",
     "VIEWER_PLACES",

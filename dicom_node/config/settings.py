@@ -14,6 +14,7 @@ from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSe
 from dicom_node.config.oidc import OidcSection
 from dicom_node.config.peers import DeliverySection, Destination, PriorsSection, QueryPeer
 from dicom_node.config.receive import AccessSection, Hl7Section, ReceiveSection, TlsSection
+from dicom_node.config.storage import StorageSection
 from dicom_node.config.types import Section, refuse_duplicates
 from dicom_node.config.upkeep import AuditSection, NotifySection, RetentionSection, WebSection
 from dicom_node.errors import ConfigurationError
@@ -32,6 +33,7 @@ class Settings(Section):
 
     node: NodeSection = NodeSection()
     database: DatabaseSection = DatabaseSection()
+    storage: StorageSection = StorageSection()
     destinations: tuple[Destination, ...] = Field(
         default=(),
         examples=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from io import BytesIO
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -14,7 +15,7 @@ from dicom_node.config import Destination
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer, transitions
 from dicom_node.deliver.queue import predecessor_is_on_its_way, sent_uid
-from dicom_node.errors import DeliveryError
+from dicom_node.errors import DeliveryError, StorageError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Result, Study
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
@@ -107,8 +108,8 @@ def give_up_as_superseded(session: Session, job: ClaimedJob, delivery: Delivery,
 def read_document(task: Task) -> Dataset:
     """The document from the disk. Raises DeliveryError, permanent where the file is gone or damaged."""
     try:
-        return dcmread(task.node.documents_dir / task.path)
+        return dcmread(BytesIO(task.node.documents.read(task.path)))
     except (FileNotFoundError, InvalidDicomError) as error:
         raise DeliveryError(f"the document's file cannot be read: {error}", permanent=True) from error
-    except OSError as error:
+    except (OSError, StorageError) as error:
         raise DeliveryError(f"the document's file cannot be read: {error}") from error

@@ -26,7 +26,7 @@ from dicom_node.demo.ports import accepts, free_port
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState, Result, Study, StudyState
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.opening import open_store
 
 AE_TITLE = "LUMEN"
 START_SECONDS = 900.0
@@ -104,7 +104,7 @@ def _send_and_collect(
         if accepted == 0:
             raise NodeError(f"the node took none of the studies; its log is {log}")
         settings = load_settings(config)
-        database, store = Database(settings.database.url), InstanceStore(settings.node.data_dir / "instances")
+        database, store = Database(settings.database.url), open_store(settings)
         node = NodeContext(settings=settings, database=database, store=store)
         try:
             _wait(lambda: _is_finished(database, accepted), FINISH_SECONDS, "reports and their proof", log)

@@ -98,7 +98,7 @@ def enqueue(
 
 
 def claim(
-    session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta = LEASE
+    session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta | None = None
 ) -> ClaimedJob | None:
     """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread.
 
@@ -121,7 +121,7 @@ def claim(
             state=JobState.RUNNING,
             attempts=Job.attempts + 1,
             lease_owner=owner,
-            lease_until=database_time(session, lease),
+            lease_until=database_time(session, lease or LEASE),
         )
         .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
         .execution_options(synchronize_session=False)
@@ -129,9 +129,9 @@ def claim(
     return None if row is None else ClaimedJob(**row._mapping, lease_owner=owner)
 
 
-def heartbeat(session: Session, job: ClaimedJob, *, lease: dt.timedelta = LEASE) -> None:
+def heartbeat(session: Session, job: ClaimedJob, *, lease: dt.timedelta | None = None) -> None:
     """Renew the lease. Raises LeaseLostError where the job is no longer this worker's."""
-    _change(session, job, lease_until=database_time(session, lease))
+    _change(session, job, lease_until=database_time(session, lease or LEASE))
 
 
 def complete(session: Session, job: ClaimedJob) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from dicom_node.context import NodeContext
+from dicom_node.errors import StorageError
 from dicom_node.index.tables.core import Instance, JobKind
 from dicom_node.index.tables.models import ModelServing
 from dicom_node.system.process_identity import ProcessIdentity, this_process
@@ -55,7 +56,11 @@ def machine_fault(node: NodeContext) -> str:
     """Return the first thing that is wrong with this machine's folders, or "". Raises IndexUnavailableError."""
     return (
         _store_fault(node)
-        or _writing_fault(node.documents_dir, "the documents' folder")
+        or (
+            _writing_fault(node.documents_dir, "the documents' folder")
+            if node.settings.storage.kind == "folder"
+            else ""
+        )
         or _writing_fault(Path(tempfile.gettempdir()), "the folder for temporary files")
     )
 
@@ -82,8 +87,13 @@ def _store_fault(node: NodeContext) -> str:
     with node.database.read() as session:
         newest = select(Instance.path).order_by(Instance.id.desc()).limit(NEWEST_LOOKED_AT)
         paths = list(session.scalars(newest))
-    if paths and not any(node.store.has(path) for path in paths):
-        return f"none of the {len(paths)} newest instances is in the store {node.store.root}: is it mounted here?"
+    try:
+        if paths and not any(node.store.has(path) for path in paths):
+            return (
+                f"none of the {len(paths)} newest instances is in the store {node.store.place()}: is it mounted here?"
+            )
+    except StorageError as error:
+        return str(error)
     return ""
 
 

@@ -12,7 +12,7 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.logs import configure, get_logger
 from dicom_node.receive.receiver import run_receiver
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import stop_on_signals
 
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         if database.is_sqlite:
             schema.upgrade(database)
         schema.require_current(database)
-        store = InstanceStore(settings.node.data_dir / "instances")
+        store = open_store(settings)
         run_receiver(settings, database, store, stop=stop)
         database.close()
     except ConfigurationError as error:

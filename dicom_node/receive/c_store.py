@@ -34,7 +34,13 @@ from dicom_node.receive.upper_layer.dimse import (
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
-from dicom_node.storage.instance_store import FullError, IncomingFile, InstanceStore, StoredFile
+from dicom_node.storage.instance_store import (
+    FullError,
+    IncomingFile,
+    InstanceStore,
+    StoredFile,
+    StoreUnavailableError,
+)
 from dicom_node.studies.expected_retrieval import source_of_retrieval
 from dicom_node.studies.register import (
     PRIOR,
@@ -150,7 +156,7 @@ class InstanceUpload:
 
     def _fail(self, error: StorageError) -> None:
         log.error("instance not stored", why=str(error))
-        self.failure = statuses.OUT_OF_SPACE if isinstance(error, FullError) else statuses.STORE_FAILED
+        self.failure = _failure_of(error)
         if self._file is not None:
             self._file.discard()
             self._file = None
@@ -201,7 +207,7 @@ def _store_and_index(service: StoreService, request: Request, upload: InstanceUp
     try:
         header = upload.whole_header(service.store, stored)
     except (StorageError, OSError) as error:
-        service.store.delete(stored.path)
+        _drop(service, stored.path)
         log.error("instance cannot be read again", why=str(error))
         return statuses.STORE_FAILED
     found = _defect(upload, header, request.caller.rule)
@@ -211,9 +217,28 @@ def _store_and_index(service: StoreService, request: Request, upload: InstanceUp
         return _register(service, request, upload, stored, header)
     except IndexUnavailableError as error:
         # The peer will send it again; a file without a row would be re-indexed at the next start without its asking.
-        service.store.delete(stored.path)
+        _drop(service, stored.path)
         log.error("instance not indexed", why=str(error))
         return statuses.INDEX_FAILED
+    except StorageError as error:
+        # Whether a row was committed or not, an instance that is sent again comes out the same.
+        log.error("instance not stored", why=str(error))
+        return _failure_of(error)
+
+
+def _drop(service: StoreService, path: str) -> None:
+    """Remove a file that is not needed. Where the store does not answer, recovery finds it later."""
+    try:
+        service.store.delete(path)
+    except (StorageError, OSError) as error:
+        log.error("a file that is not needed was left in the store", path=path, why=str(error))
+
+
+def _failure_of(error: StorageError) -> Failure:
+    """The status for the peer. An object store that is away takes the instance later: A700H, like a full disk."""
+    if isinstance(error, StoreUnavailableError):
+        return statuses.STORE_AWAY
+    return statuses.OUT_OF_SPACE if isinstance(error, FullError) else statuses.STORE_FAILED
 
 
 def _defect(
@@ -262,7 +287,7 @@ def _register(
 
     registration = service.index.run(register)
     if registration is None:
-        service.store.delete(stored.path)
+        _drop(service, stored.path)
         log.warning("loop guard: our own document came back", calling=request.caller.calling_ae_title)
         # We do hold it: a failure would only make the sender try for ever.
         return None
@@ -279,7 +304,7 @@ def _settle(
     if registration.outcome is Registered.NEW:
         return None
     if registration.outcome is Registered.REPLACED:
-        service.store.delete(registration.replaced)
+        _drop(service, registration.replaced)
         return None
     if registration.outcome is Registered.DUPLICATE:
         if registration.path != stored.path and not heals(
@@ -290,7 +315,7 @@ def _settle(
             sop_instance_uid=upload.sop_instance_uid,
             transfer_syntax_uid=upload.transfer_syntax_uid,
         ):
-            service.store.delete(stored.path)
+            _drop(service, stored.path)
         return None
     if registration.outcome is Registered.CONFLICT:
         reason, failure = QuarantineReason.CONFLICT, statuses.CONFLICT
@@ -333,10 +358,10 @@ def _quarantine(
             )
         )
     except IndexUnavailableError:
-        service.store.delete(moved.path)
+        _drop(service, moved.path)
         raise
     if not is_first:
-        service.store.delete(moved.path)
+        _drop(service, moved.path)
     log.error("instance quarantined", reason=reason, detail=detail, calling=request.caller.calling_ae_title)
     return failure
 

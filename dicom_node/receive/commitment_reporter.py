@@ -18,7 +18,7 @@ from dicom_node.index.tables.core import CommitmentRequest, CommitmentState
 from dicom_node.logs import get_logger
 from dicom_node.receive.storage_commitment import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
 from dicom_node.receive.upper_layer.access_rules import Rules
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.instance_store import InstanceStore, StoreUnavailableError
 
 log = get_logger(__name__)
 accept_odd_associate_acs()
@@ -111,10 +111,12 @@ class CommitmentReporter:
 
     def _report(self, row: CommitmentRequest, host: str, port: int) -> str:
         """Send one report as the SCP on an association that we open (PS3.4 section J.3.3); "" or what failed."""
-        with self._database.read() as session:
-            event_type, information = event_information(
-                row.transaction_uid, verdict(session, self._store, row.referenced_sops)
-            )
+        try:
+            with self._database.read() as session:
+                found = verdict(session, self._store, row.referenced_sops)
+        except StoreUnavailableError as error:
+            return str(error)
+        event_type, information = event_information(row.transaction_uid, found)
         ae = AE(ae_title=self._rules.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = NETWORK_SECONDS
         ae.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)

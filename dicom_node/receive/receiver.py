@@ -159,7 +159,10 @@ class Receiver:
         """Recover what an earlier life left, listen, and return. Raises ConfigurationError, NodeError."""
         tls = self._settings.tls
         context = server_context(tls) if tls is not None else None
-        recover(self._database, self._store, clock=self._clock)
+        if self._store.recovers_at_start:
+            recover(self._database, self._store, clock=self._clock)
+        else:
+            self._store.remove_orphans()
         plain, encrypted = listeners_of(self._settings)
         self.port = plain.getsockname()[1]
         listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]

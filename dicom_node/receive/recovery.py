@@ -24,7 +24,6 @@ from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile, hash_stored_file
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
 from dicom_node.studies.reopen import heals, quarantine_instance
-from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
 
@@ -53,12 +52,8 @@ class Recovered:
 
 def recover(database: Database, store: InstanceStore, *, clock: Callable[[], dt.datetime]) -> Recovered:
     """Bring store and index together. Safe beside running receivers; of several that start at once one does it."""
-    store.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock.try_acquire(store.root / "recovery.lock")
-    if lock is None:
-        return Recovered()
-    with lock:
-        return _recover(database, store, clock)
+    with store.recovery() as is_ours:
+        return _recover(database, store, clock) if is_ours else Recovered()
 
 
 def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.datetime]) -> Recovered:
@@ -207,7 +202,7 @@ def _instance_of_file(meta: FileMeta, stored: StoredFile, head: bytes) -> Receiv
 
 def _still_missing(database: Database, store: InstanceStore, paths: list[str]) -> tuple[str, ...]:
     """SOPInstanceUIDs of rows whose file is really gone (a retention run may have removed both meanwhile)."""
-    gone = iter([path for path in paths if not store.path(path).exists()])
+    gone = iter([path for path in paths if not store.has(path)])
     missing: list[str] = []
     while batch := list(islice(gone, 500)):
         with database.read() as session:

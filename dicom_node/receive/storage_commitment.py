@@ -37,7 +37,7 @@ from dicom_node.receive.upper_layer.dimse import (
 )
 from dicom_node.receive.upper_layer.negotiation import COMMITMENT
 from dicom_node.receive.upper_layer.statuses import SUCCESS
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.instance_store import InstanceStore, StoreUnavailableError
 
 log = get_logger(__name__)
 
@@ -101,7 +101,7 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     try:
         with service.database.write() as session:
             row_id = _note(session, transaction_uid, calling, references, service.clock())
-            is_complete = not verdict(session, service.store, references).failed
+        is_complete = _is_complete(service, references)
     except IndexUnavailableError as error:
         log.error("commitment request not noted", why=str(error))
         yield response(command, context_id, statuses.PROCESSING_FAILURE, "The index does not answer")
@@ -109,6 +109,15 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     wait = PROMPT_SECONDS if is_complete else IN_FLIGHT_SECONDS
     request.send_later(lambda: _report_here(service, request, row_id), wait)
     yield response(command, context_id, SUCCESS)
+
+
+def _is_complete(service: CommitmentService, references: Sequence[Sequence[str]]) -> bool:
+    """Return whether all that was asked about is held; outside of the transaction, since a store may take its time."""
+    try:
+        with service.database.read() as session:
+            return not verdict(session, service.store, references).failed
+    except StoreUnavailableError:
+        return False
 
 
 def handle_event_response(service: CommitmentService, request: Request) -> Iterator[Message]:
@@ -158,7 +167,10 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
 
 
 def verdict(session: Session, store: InstanceStore, references: Sequence[Sequence[str]]) -> CommitmentVerdict:
-    """Check each object: its row, its SOP class, and that its file is there."""
+    """Check each object: its row, its SOP class, and that its file is there.
+
+    Raises StoreUnavailableError: an object store that does not answer is no proof that an object is lost.
+    """
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
     for sop_class_uid, sop_instance_uid in references:
@@ -234,9 +246,11 @@ def _report_here(service: CommitmentService, request: Request, row_id: int) -> M
         row = session.get(CommitmentRequest, row_id)
         if row is None or row.state is not CommitmentState.PENDING:
             return None
-        event_type, information = event_information(
-            row.transaction_uid, verdict(session, service.store, row.referenced_sops)
-        )
+        try:
+            found = verdict(session, service.store, row.referenced_sops)
+        except StoreUnavailableError:
+            return None  # the reporter tries later
+        event_type, information = event_information(row.transaction_uid, found)
     message_id = row_id % 65_535 + 1
     request.outstanding[message_id] = row_id
     return Message(
@@ -254,7 +268,9 @@ def _report_here(service: CommitmentService, request: Request, row_id: int) -> M
 
 def _has_file(store: InstanceStore, path: str) -> bool:
     try:
-        return store.path(path).is_file()
+        return store.has(path)
+    except StoreUnavailableError:
+        raise
     except StorageError:
         return False
 

@@ -9,7 +9,6 @@ Removed are the images, the documents' files and the image rows; the study, its 
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -125,8 +124,8 @@ def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:
         instances, documents = paths
         for path in instances:
             node.store.delete(path)
-        for folder in {node.documents_dir / Path(path).parent for path in documents if Path(path).parent != Path()}:
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in {Path(path).parent.as_posix() for path in documents if Path(path).parent != Path()}:
+            node.documents.remove(folder)
         gone += 1
     if gone:
         log.info("studies removed", count=gone, reasons=",".join(sorted({r.why.value for r in removals})))

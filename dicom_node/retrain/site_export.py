@@ -20,7 +20,7 @@ from dicom_node.errors import StorageError
 from dicom_node.feedback import consensus as opinions
 from dicom_node.feedback.record import Aspect
 from dicom_node.index.tables.core import Feedback, Instance, Result, Study, Verdict
-from dicom_node.storage.instance_store import fsync_folder
+from dicom_node.storage.spool import fsync_folder
 
 FORMAT, VERSION = "dicom-node-site", 1
 """The format that docs/site-export.md describes; the reader in `training` refuses any other."""

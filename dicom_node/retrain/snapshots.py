@@ -25,7 +25,7 @@ from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
 from dicom_node.retrain.site_export import FORMAT, VERSION
 from dicom_node.retrain.types import MANIFEST_FILE, SPLIT_FILES, Contents, Film, Item, RetrainError, folders_of
-from dicom_node.storage.instance_store import fsync_folder
+from dicom_node.storage.spool import fsync_folder
 
 log = get_logger(__name__)
 

@@ -46,6 +46,7 @@ from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.instance_count import CountAgreement
+from dicom_node.receive.recovery import recover
 from dicom_node.retention import removal as retention
 from dicom_node.serving.promotion import catch_up as journal_models
 from dicom_node.studies import completion
@@ -251,6 +252,12 @@ def _job_states(session: Session, keys: Mapping[str, Delivery]) -> dict[str, Job
     return found
 
 
+def compare_store_and_index(node: NodeContext) -> None:
+    """Recover an object store, whose listing is long: the leader, once a day. A folder's receivers do it themselves."""
+    if not node.store.recovers_at_start:
+        recover(node.database, node.store, clock=node.clock)
+
+
 def forget_old_jobs(node: NodeContext) -> None:
     """Finished jobs of last week are only weight."""
     with node.database.write() as session:
@@ -281,6 +288,7 @@ TICKS = (
     Tick(name="retention", seconds=3600, action=retention.run),
     Tick(name="drift", seconds=600, action=WeeklyLook()),
     Tick(name="jobs", seconds=3600, action=forget_old_jobs),
+    Tick(name="store", seconds=3600, action=compare_store_and_index),
 )
 
 

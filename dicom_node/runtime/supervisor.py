@@ -24,7 +24,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
 from dicom_node.serving.promotion import candidates
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
 from dicom_node.system.file_lock import FileLock
 from dicom_node.system.pulse import Pulse
@@ -103,7 +103,7 @@ def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
     return NodeContext(
         settings=settings,
         database=database,
-        store=InstanceStore(settings.node.data_dir / "instances"),
+        store=open_store(settings),
         clock=clock_of(database),
         stop=stop,
     )
@@ -146,9 +146,11 @@ def _reload_settings(settings: Settings, reload: Callable[[], Settings]) -> Sett
     except ConfigurationError as error:
         log.error("configuration not reloaded: the old one stays in force", error=str(error))
         return settings
-    fixed = (fresh.node.data_dir, fresh.database) == (settings.node.data_dir, settings.database)
-    if not fixed:
-        log.error("node.data_dir and [database] cannot be changed while the node runs: the old settings stay in force")
+    fixed = (fresh.node.data_dir, fresh.database, fresh.storage)
+    if fixed != (settings.node.data_dir, settings.database, settings.storage):
+        log.error(
+            "node.data_dir, [database] and [storage] cannot be changed while the node runs: the old ones stay in force"
+        )
         return settings
     log.info("configuration reloaded")
     return fresh

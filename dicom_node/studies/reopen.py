@@ -107,7 +107,7 @@ def heals(
     store: InstanceStore, run: Run, *, lost: str, stored: StoredFile, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bool:
     """Replace a missing stored file by this duplicate; False if the file is still there."""
-    if store.path(lost).is_file():
+    if store.has(lost):
         return False
     is_adopted = run(
         lambda session: _adopt(

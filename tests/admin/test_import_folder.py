@@ -16,7 +16,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, Study
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from training.phantom.dicom import write_study_pair
 
 
@@ -25,7 +25,7 @@ def node(tmp_path: Path) -> Iterator[NodeContext]:
     database = Database(f"sqlite:///{tmp_path}/node/index.db")
     schema.upgrade(database)
     settings = Settings(node=NodeSection(data_dir=tmp_path / "node"))
-    yield NodeContext(settings=settings, database=database, store=InstanceStore(tmp_path / "node" / "instances"))
+    yield NodeContext(settings=settings, database=database, store=FolderStore(tmp_path / "node" / "instances"))
     database.close()
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,13 @@ from sqlalchemy import event, select, update
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, WorkerLane
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Worker
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.process_identity import machine
 from tests.support.common import wait_until
 
@@ -31,12 +30,9 @@ NONCE = "00112233445566aa"
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[NodeContext]:
-    database = Database(f"sqlite:///{tmp_path}/index.db")
-    schema.upgrade(database)
+def node(database: Database, tmp_path: Path) -> NodeContext:
     settings = Settings(node=NodeSection(data_dir=tmp_path))
-    yield NodeContext(settings=settings, database=database, store=InstanceStore(tmp_path / "instances"))
-    database.close()
+    return NodeContext(settings=settings, database=database, store=FolderStore(tmp_path / "instances"))
 
 
 def _enqueue(node: NodeContext, key: str, *, max_attempts: int = 3) -> None:
@@ -145,7 +141,7 @@ def shared(database: Database, tmp_path: Path) -> Callable[[], NodeContext]:
         return NodeContext(
             settings=Settings(node=NodeSection(data_dir=tmp_path)),
             database=Database(database.url),
-            store=InstanceStore(tmp_path / "instances"),
+            store=FolderStore(tmp_path / "instances"),
         )
 
     return make

@@ -24,7 +24,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def node(tmp_path_factory: pytest.TempPathFactory, each_index_of_module: str) -> Iterator[RunningNode]:
     with running_node(tmp_path_factory.mktemp("node")) as running:
         yield running
 

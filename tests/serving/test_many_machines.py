@@ -23,7 +23,7 @@ from dicom_node.serving import promotion as models
 from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
 from dicom_node.serving.status import serving_lines
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.leader_election import Leadership
 from dicom_node.web.metrics.models import families
 from tests.support.checkpoints import paper_checkpoint
@@ -42,7 +42,7 @@ def machines(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[tuple[
         retrain=RetrainSection(schedule="01:00-05:00", timezone="UTC"),
     )
     nodes = [
-        NodeContext(settings=settings, database=Database(url), store=InstanceStore(tmp_path), clock=lambda: NOW)
+        NodeContext(settings=settings, database=Database(url), store=FolderStore(tmp_path), clock=lambda: NOW)
         for _ in range(2)
     ]
     schema.upgrade(nodes[0].database)

@@ -13,7 +13,7 @@ from dicom_node.config import ModelSection, NodeSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from model.checkpoints.manifest import MANIFEST_NAME
 from model.checkpoints.registry import Manifest, read_manifest, write_manifest
 
@@ -53,6 +53,6 @@ def open_context(folder: Path, *, migrate: bool = True, **model: object) -> Iter
     section = ModelSection.model_validate(model)
     settings = Settings(node=NodeSection(data_dir=folder), model=section)
     try:
-        yield NodeContext(settings=settings, database=database, store=InstanceStore(folder / "instances"))
+        yield NodeContext(settings=settings, database=database, store=FolderStore(folder / "instances"))
     finally:
         database.close()

@@ -17,7 +17,7 @@ from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs.worker import Handler, Worker
 from dicom_node.runtime import scheduler as sweeps
 from dicom_node.runtime.scheduler import Sweeper
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.child_process import stop_on_signals
 
 
@@ -29,7 +29,7 @@ def main(config: Path, *, analyse: bool) -> None:
     node = NodeContext(
         settings=settings,
         database=Database(settings.database.url),
-        store=InstanceStore(settings.node.data_dir / "instances"),
+        store=FolderStore(settings.node.data_dir / "instances"),
         stop=stop,
     )
     names = {"rescue", "reconcile"} | ({"completion"} if analyse else set())

@@ -22,7 +22,8 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Outcome, Result, Study
 from dicom_node.jobs import queue as jobs
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
+from tests.support.databases import index_url
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -44,17 +45,18 @@ class Clock:
 
 
 def make_node(folder: Path, clock: Clock, *destinations: dict[str, Any], **sections: Any) -> NodeContext:
-    """A node on a SQLite file in `folder` with these destinations; short time-outs."""
+    """A node with these destinations whose index belongs to `folder`; short time-outs, and one clock for all of it."""
     values: dict[str, Any] = {
         "node": {"data_dir": folder / "data"},
-        "database": {"url": f"sqlite:///{folder / 'index.db'}"},
+        "database": {"url": index_url(folder)},
         "destinations": destinations,
         "delivery": {"connect_seconds": 5, "response_seconds": 10},
     }
     settings = Settings(**{**values, **sections})
     database = Database(settings.database.url)
+    database.clock = clock
     schema.upgrade(database)
-    store = InstanceStore(settings.node.data_dir / "instances")
+    store = FolderStore(settings.node.data_dir / "instances")
     return NodeContext(settings=settings, database=database, store=store, clock=clock)
 
 

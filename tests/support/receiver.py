@@ -20,6 +20,8 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, Quarantine
 from dicom_node.receive import Receiver
 from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.opening import instances_dir, open_store
+from tests.support.databases import index_url
 
 CR = str(ComputedRadiographyImageStorage)
 
@@ -55,14 +57,15 @@ class RunningNode:
 
     def files(self) -> list[Path]:
         """Everything in the store's folders but its lock files."""
-        return [path for path in self.store.root.rglob("*") if path.is_file() and path.suffix in (".dcm", ".part")]
+        root = instances_dir(self.settings)
+        return [path for path in root.rglob("*") if path.is_file() and path.suffix in (".dcm", ".part")]
 
 
 def settings_for(folder: Path, **sections: Mapping[str, Any]) -> Settings:
     """Settings of a node on loopback, ephemeral ports; `sections` override keys of a table."""
     node = {"host": "127.0.0.1", "port": 0, "data_dir": folder, **sections.pop("node", {})}
     receive = {"min_free_mib": 0, **sections.pop("receive", {})}
-    return Settings(node=node, database={"url": f"sqlite:///{folder}/index.db"}, receive=receive, **sections)
+    return Settings(node=node, database={"url": index_url(folder)}, receive=receive, **sections)
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def running_node(folder: Path, **sections: Mapping[str, Any]) -> Iterator[Runnin
     settings = settings_for(folder, **sections)
     database = Database(settings.database.url)
     schema.upgrade(database)
-    store = InstanceStore(folder / "instances")
+    store = open_store(settings)
     receiver = Receiver(settings, database, store)
     receiver.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -90,7 +91,11 @@ class ReceiverProcess:
 
 @contextmanager
 def receiver_process(
-    folder: Path, *, receive: Mapping[str, object] | None = None, tls: Mapping[str, object] | None = None
+    folder: Path,
+    *,
+    receive: Mapping[str, object] | None = None,
+    tls: Mapping[str, object] | None = None,
+    storage: Mapping[str, object] | None = None,
 ) -> Iterator[ReceiverProcess]:
     """A running receiver process; killed at the end if it still runs."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +106,8 @@ def receiver_process(
     if tls is not None:
         tls_port = free_port()
         lines += ["[tls]", f"port = {tls_port}", *(f'{key} = "{value}"' for key, value in tls.items())]
+    if storage is not None:
+        lines += ["[storage]", *(f"{key} = {json.dumps(value, default=str)}" for key, value in storage.items())]
     (folder / "config.toml").write_text("\n".join(lines) + "\n", "utf-8")
     running = ReceiverProcess(folder=folder, port=port, tls_port=tls_port)
     running.start()

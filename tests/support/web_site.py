@@ -126,7 +126,7 @@ def add_result(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Datas
     request = report_request(node, prior, current)
     documents = build_documents(request)
     folder = Path("00") / hashlib.sha256(documents[0].sop_instance_uid.encode()).hexdigest()[:32]
-    digests = write_result(node.documents_dir / folder, request, documents)
+    digests = write_result(node.documents, str(folder), request, documents)
     with node.database.write() as session:
         study = session.query(Study).filter_by(study_instance_uid=str(current.StudyInstanceUID)).one()
         result = Result(

@@ -15,6 +15,7 @@ from rich.table import Table
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
 from dicom_node.cli.doctor import machine_checks
 from dicom_node.cli.doctor.machine_checks import Check, Grade
+from dicom_node.cli.doctor.storage_check import object_store
 from dicom_node.config import Destination, QueryPeer, Settings, Verify
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import NodeError, UsageError
@@ -109,6 +110,8 @@ def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     yield from _run_check("disk speed", lambda: machine_checks.disk_speed(settings.node.data_dir))
     yield from _run_check("disk space", lambda: machine_checks.free_disk(settings))
     yield from _run_check("index", lambda: _index(settings))
+    if settings.storage.kind == "s3":
+        yield from _run_check("object store", lambda: object_store(settings))
     yield from _ports(settings)
     yield from machine_checks.files(settings)
     if settings.tls is not None:

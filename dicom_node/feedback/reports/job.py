@@ -75,7 +75,7 @@ def _read(node: NodeContext, report: ReceivedReport) -> dict[str, Any]:
         path = session.scalar(select(Instance.path).where(Instance.sop_instance_uid == report.source_key))
     if report.text and report.looks:  # read before; retention may have removed the object since
         return {"text": report.text, "reason": ""}
-    if path is None or not node.store.path(path).is_file():
+    if path is None or not node.store.has(path):
         raise ReportError("the report's object is not in the store")
     # highdicom and pydicom's reader are loaded in the worker only
     from dicom_node.feedback.reports.sr_text import read_sr

@@ -26,6 +26,7 @@ class Failure:
 
 
 OUT_OF_SPACE: Final = Failure(status=0xA700, comment="Out of resources: disk")
+STORE_AWAY: Final = Failure(status=0xA700, comment="Out of resources: the object store does not answer")
 STORE_FAILED: Final = Failure(status=0xA701, comment="Out of resources: the instance store failed")
 INDEX_FAILED: Final = Failure(status=0xA702, comment="Out of resources: the index does not answer")
 CLASS_MISMATCH: Final = Failure(status=0xA900, comment="SOP class is not that of the presentation context")

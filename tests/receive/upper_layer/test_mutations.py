@@ -149,7 +149,7 @@ def _check(running: Running, data: bytes) -> None:
     new_rows = node.count(Instance) - rows
     assert new_rows <= _successes(heard), "it stored what it did not acknowledge"
     assert len(node.files()) - held == new_rows + len(node.quarantined()) - kept_apart, "a file that belongs to no row"
-    assert not list(node.store.root.rglob("*.part"))
+    assert not list(node.settings.node.data_dir.rglob("*.part"))
 
 
 @settings(

@@ -1,0 +1,161 @@
+"""Instances in a folder of this machine, or of a file system that several machines share.
+
+A file is whole or not there: temp → write → fsync → rename → fsync of the folder. Layout under the root:
+
+    incoming/                      unfinished files (`dicom_node.storage.spool`)
+    files/<xx>/<name>.dcm          stored
+    quarantine/<xx>/<name>.dcm     set apart
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from dicom_node.dicom.part10 import FileMeta
+from dicom_node.storage.instance_store import (
+    FILES,
+    IncomingFile,
+    InstanceStore,
+    StoredFile,
+    as_storage_error,
+    final_name,
+    is_own_name,
+    quarantine_name,
+    require_own_name,
+)
+from dicom_node.storage.spool import Spool, SpooledFile, free_bytes_at, fsync_folder, make_folder
+from dicom_node.system.file_lock import FileLock
+
+INCOMING: Final = "incoming"
+
+
+class FolderStore(InstanceStore):
+    """One folder of instances; safe for several processes at once. Cheap to make: folders appear when first needed."""
+
+    settle_time = dt.timedelta(0)
+    recovers_at_start = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._spool = Spool(root / INCOMING)
+        self._has_shards = False
+        self._guard = threading.Lock()
+
+    def begin(self, meta: FileMeta) -> IncomingFile:
+        """Start a new file whose data set arrives in pieces. Raises StorageError (FullError where no space is left)."""
+        try:
+            self._make_shards()
+            return _FolderFile(self.root, self._spool.new_path(), meta)
+        except OSError as error:
+            raise as_storage_error(error) from error
+
+    def path(self, relative: str) -> Path:
+        """Where a stored file lies. Raises StorageError for a name that is not one of ours."""
+        return self.root / require_own_name(relative)
+
+    def has(self, relative: str) -> bool:
+        """Return whether the file of this name is here."""
+        return self.path(relative).is_file()
+
+    def delete(self, relative: str) -> None:
+        """Remove a file; one that is already gone is no error, so that a delete may run twice."""
+        path = self.path(relative)
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            fsync_folder(path.parent)
+
+    def quarantine(self, relative: str) -> str:
+        """Move a stored file out of the index's sight; returns its new name."""
+        source, moved = self.path(relative), quarantine_name(relative)
+        target = self.root / moved
+        try:
+            make_folder(target.parent)
+            source.rename(target)
+            fsync_folder(target.parent)
+            fsync_folder(source.parent)
+        except OSError as error:
+            raise as_storage_error(error) from error
+        return moved
+
+    def iterate_paths(self) -> Iterator[str]:
+        """The names of all stored files, in the order of their text."""
+        folder = self.root / FILES
+        if not folder.is_dir():
+            return
+        for shard in sorted(entry.name for entry in os.scandir(folder)):
+            names = sorted(f"{FILES}/{shard}/{entry.name}" for entry in os.scandir(folder / shard))
+            yield from (name for name in names if is_own_name(name))
+
+    def remove_orphans(self) -> int:
+        """Delete what processes that are gone left half-written; returns how many files that were."""
+        return self._spool.remove_orphans()
+
+    @contextmanager
+    def recovery(self) -> Iterator[bool]:
+        """Of several receivers that start at once on this folder one recovers."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock.try_acquire(self.root / "recovery.lock")
+        if lock is None:
+            yield False
+            return
+        with lock:
+            yield True
+
+    def free_bytes(self) -> int:
+        """The number of bytes that an unprivileged process may still write on the store's disk."""
+        return free_bytes_at(self.root)
+
+    def probe(self) -> None:
+        """Raise StorageError where the folder cannot be written."""
+        try:
+            self._spool.own_folder()
+        except OSError as error:
+            raise as_storage_error(error) from error
+
+    def place(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def close(self) -> None:
+        """Give this process's folder of unfinished files back."""
+        self._spool.close()
+
+    def _make_shards(self) -> None:
+        """All shards at once, with one fsync of their folder, not one at the first file in each."""
+        with self._guard:
+            if self._has_shards:
+                return
+            make_folder(self.root / FILES)
+            for shard in range(256):
+                (self.root / FILES / f"{shard:02x}").mkdir(exist_ok=True)
+            fsync_folder(self.root / FILES)
+            self._has_shards = True
+
+
+class _FolderFile(SpooledFile):
+    """A file on its way into a folder."""
+
+    def __init__(self, root: Path, temporary: Path, meta: FileMeta) -> None:
+        super().__init__(temporary, meta)
+        self._root = root
+
+    def commit(self) -> StoredFile:
+        """Make the file durable under its final name. Raises StorageError; then nothing of it stays."""
+        relative = final_name(self._temporary.stem)
+        target = self._root / relative
+        try:
+            self._close(durably=True)
+            make_folder(target.parent)
+            self._temporary.rename(target)
+            fsync_folder(target.parent)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            self.discard()
+            raise as_storage_error(error) from error
+        return StoredFile(path=relative, sha256=self._hash.hexdigest(), size_bytes=self.size_bytes)
