@@ -34,36 +34,38 @@ ANCHORS = {
 """Of highdicom, hi-ml-multimodal, procrastinate, pynetdicom, starlette and nanochat."""
 
 VERBS_TEXT = """
-abandon abort accept acquire add adjust advance aggregate align allow analyse analyze announce answer append
-apply archive ask assemble assert assign associate attach audit balance batch begin believe bind block boil
-bring build cache calculate calibrate call can cancel carry cast catch centre change check choose claim
-classify clean clear clip close collapse collate collect combine commit compare compile complete compose
-compress compute configure confirm connect consider consume contains continue convert copy correct count cover
-create crop cut cycle deal decide decline decode decrease dedupe defer define delete deliver demote derive
-describe deserialize detach detect determine digest disable discard dispatch display distribute divide do does
-download drain draw drop dump embed emit enable encode encrypt end enforce enqueue ensure enter erase escape
-establish estimate evaluate evict examine exclude execute exit expand expect expire explain export extend
-extract fail feed fetch fill filter find finish fit fix flag flatten flip flush fold follow forget fork format
-forward free freeze fsync gate gather generate get give go grade group guard halt handle has hash have hide
-hold identify ignore import include increase increment index infer inherit init initialize inject insert
-inspect install interpolate interpret intersect invert invoke is issue iterate join judge keep kill label
-launch leave lengthen limit link list listen load localise lock log look lower maintain make map mark mask
-match measure merge migrate mix monitor move multiply must name narrow need needs negotiate normalise
-normalize note notify observe obtain offer omit on open order overlay pack pad paint parse pass patch pause
-perform permits pick place plan play plot poll pool populate post predict prefer prepare preprocess prevent
-print probe process promote proves provide prune publish pull purge push put query queue quote raise ramp
-randomise rank reach read rebuild receive recognise recommend reconnect record recover redirect reduce refill
-refresh refuse refuses register reject release reload remember remove rename render renew reopen repair repeat
-replace reply report reprocess request require rescale rescue resend reserve reset resize resolve respond
-restart restore restrict resume retain retrain retrieve retry return reuse reveal reverse revert review
-rewrite roll rotate round route run sample save scale scan schedule score screen search see seek select send
-separate serialise serialize serve set settle shade shall share shift shorten should show shuffle shut sign
-simplify skip sleep slice smooth snap solve sort spawn speak split squeeze stack stamp stand start state step
-stop store stow stream strip submit subscribe substitute subtract suggest sum summarise summarize supersede
-supervise supports swap sweep switch synchronise take tally teach tell terminate test throw tick tie time
-tokenize touch trace track train transcode transform translate transpose traverse trim truncate try turn undo
-unify unlink unload unlock unpack unregister unsubscribe update upgrade upload upsert use validate verify
-visit wait walk want wants warm warn was wash watch weigh widen withdraw work wrap write yield zero
+abandon abort accept acquire adapt add adjust advance aggregate align allow analyse analyze announce answer
+append apply archive ask assemble assert assign associate attach audit augment balance batch begin believe
+bind block blur boil bring build cache calculate calibrate call can cancel carry cast catch centre change
+check choose claim classify clean clear clip close collapse collate collect combine commit compare compile
+complete compose composite compress compute configure confirm connect consider consume contains continue
+convert copy correct count cover create crop cut cycle deal decide decline decode decrease dedupe defer define
+delete deliver demote derive describe deserialize detach detect determine digest disable discard dispatch
+display distribute divide do does double download drain draw drop dump embed emit enable encapsulate encode
+encrypt end enforce enqueue ensure enter erase escape establish estimate evaluate evict examine exchange
+exclude execute exit expand expect expire explain export expose extend extract fail feed fetch fill filter
+find finish fit fix flag flatten flip flush fold follow forget fork format forward free freeze fsync gate
+gather generate get give go grade group grow guard halt handle has hash have hide hold identify ignore import
+include increase increment index infer inherit init initialize inject insert inspect install interpolate
+interpret interrupt intersect invert invoke is issue iterate join judge keep kill label launch leave lengthen
+limit link list listen load localise lock log look lower mail maintain make map mark mask match measure mend
+merge migrate mix monitor move multiply must name narrow need needs negotiate normalise normalize note notify
+observe obtain offer omit on open order overlay pack pad paint parse pass patch pause perform permits pick
+place plan play plot poll pool populate post postpone predict prefer prepare preprocess prevent print probe
+process promote proves provide prune publish pull purge push put query queue quote raise ramp randomise rank
+reach read rebuild receive recognise recommend reconcile reconnect record recover redirect reduce refill
+refresh refund refuse refuses register rehearse reject release reload remember remove rename render renew
+reopen repair repeat replace reply report reprocess request require rescale reschedule rescue resend reserve
+reset resize resolve respond restart restore restrict resume retain retrain retrieve retry return reuse reveal
+reverse revert review revive rewrite roll rotate round route run sample save scale scan schedule score screen
+search see seek select send separate serialise serialize serve set settle shade shall share shift shorten
+should show shuffle shut sign simplify simulate skip sleep slice smooth snap solve sort spawn speak spend
+split squeeze stack stamp stand start state step stop store stow stream strip submit subscribe substitute
+subtract suggest sum summarise summarize supersede supervise supports swap sweep switch synchronise take tally
+teach tell terminate test throw tick tie time tokenise tokenize touch trace track train transcode transform
+translate transpose traverse trim truncate try turn undo unify unlink unload unlock unpack unregister
+unsubscribe update upgrade upload upsert use validate vary verify visit wait walk want wants warm warn was
+wash watch weigh widen withdraw work wrap write yield zero
 """
 VERBS = frozenset(VERBS_TEXT.split())
 PREDICATES = frozenset({"is", "has", "can", "should", "must"})
@@ -140,7 +142,7 @@ def measure_function(node: ast.FunctionDef | ast.AsyncFunctionDef, place: str, m
 
 
 def is_constant(node: ast.stmt) -> Any:
-    """Whether a statement is a bare constant, as a docstring is."""
+    """Tell whether a statement is a bare constant, as a docstring is."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 

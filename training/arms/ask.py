@@ -69,7 +69,12 @@ def ask_all(vlm: NvilaVlm, phantoms: StudyPhantoms, *, expert: bool) -> list[Arm
     """Every question on every pair; expert: with its text before the question, as the arm was trained."""
     engine = Engine(vlm, max_new_tokens=MAX_NEW_TOKENS, pairs_at_once=PAIRS_AT_ONCE)
     shown = [_Asked(vlm, phantoms.pair(index), index, expert=expert) for index in range(phantoms.pairs)]
-    return [*_single(engine, shown), *_levels(engine, shown), *_pairs(engine, shown), *_foretold(engine, shown)]
+    return [
+        *_ask_single(engine, shown),
+        *_ask_levels(engine, shown),
+        *_ask_pairs(engine, shown),
+        *_ask_future(engine, shown),
+    ]
 
 
 class _Asked:
@@ -95,7 +100,7 @@ def _open(key: str, type: QuestionType, text: str) -> Question:
     return Question(key=key, type=type, text=text, image=None)
 
 
-def _single(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
+def _ask_single(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """The current image alone: presence of each finding, whether anything is there, the list, the view."""
     presence = {key: lumen_question(QuestionType.PRESENCE, finding=key) for key in STUDY_FINDINGS}
     texts = {**presence, "any": lumen_question(QuestionType.ABNORMALITY, 2)}
@@ -123,7 +128,7 @@ def _lumen_truths(pair: ArmPair) -> dict[str, str]:
     return {turn.question: turn.answer or "" for turn in turns}
 
 
-def _levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
+def _ask_levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """Where each finding is and of what degree, asked where it is there."""
     for finding in STUDY_FINDINGS:
         questions = [
@@ -141,7 +146,7 @@ def _levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
                     yield ArmAnswer(set=AnswerSet.OPEN, key=key, pair=asked.index, truth=truth, said=said)
 
 
-def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
+def _ask_pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """Both images: each finding's change, in both orders; what has changed, in both tenses."""
     changes = {key: closed_question(QuestionType.CHANGE, key) for key in STUDY_FINDINGS}
     difference = _open("difference", QuestionType.DIFFERENCE, DIFFERENCE_TEXT)
@@ -163,18 +168,18 @@ def _pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
             (AnswerSet.DIFFERENCE, difference, Tense.DIFFERENCE),
             (AnswerSet.PREDICTION_BOTH, foretold, Tense.PREDICTION),
         ):
-            yield from _sentence(asked, kind, tense, _said(answer, question))
+            yield from _ask_sentence(asked, kind, tense, _said(answer, question))
 
 
-def _foretold(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
+def _ask_future(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     """The prior alone: what will have changed."""
     question = _open("prediction", QuestionType.PREDICTION, PREDICTION_TEXT)
     answers = engine.ask([asked.job(("prior",), [question]) for asked in shown])
     for asked, answer in zip(shown, answers, strict=True):
-        yield from _sentence(asked, AnswerSet.PREDICTION, Tense.PREDICTION, _said(answer, question))
+        yield from _ask_sentence(asked, AnswerSet.PREDICTION, Tense.PREDICTION, _said(answer, question))
 
 
-def _sentence(asked: _Asked, kind: AnswerSet, tense: Tense, said: str) -> Iterator[ArmAnswer]:
+def _ask_sentence(asked: _Asked, kind: AnswerSet, tense: Tense, said: str) -> Iterator[ArmAnswer]:
     if asked.events is not None:
         truth = write_events(asked.events, tense)
         yield ArmAnswer(set=kind, key=str(asked.index), pair=asked.index, truth=truth, said=said)

@@ -197,23 +197,23 @@ def turns_of(
     if stream is ArmStream.DIAGNOSTIC:
         return [], lumen_turns(truth, of="current") + make_closed_turns(truth, alone="current")
     if stream is ArmStream.PREDICTION:
-        foretold = [] if events is None else [_written(PREDICTION_TEXT, events, Tense.PREDICTION)]
+        foretold = [] if events is None else [_write_turn(PREDICTION_TEXT, events, Tense.PREDICTION)]
         return foretold, prediction_turns(truth)
     if events is None:
         return [], make_closed_turns(truth)
-    wanted = [_written(DIFFERENCE_TEXT, events, Tense.DIFFERENCE)]
+    wanted = [_write_turn(DIFFERENCE_TEXT, events, Tense.DIFFERENCE)]
     if ArmStream.PREDICTION in streams:
-        wanted.append(_written(PREDICTION_BOTH_TEXT, events, Tense.PREDICTION))
-    if ArmStream.LONG in streams and (answer := long_answer(events, rng)) is not None:
+        wanted.append(_write_turn(PREDICTION_BOTH_TEXT, events, Tense.PREDICTION))
+    if ArmStream.LONG in streams and (answer := write_long_answer(events, rng)) is not None:
         wanted.append(Turn(question=f"{LONG_TAG}{DIFFERENCE_TEXT}", answer=answer))
     return wanted, make_closed_turns(truth)
 
 
-def _written(question: str, events: tuple[Event, ...], tense: Tense) -> Turn:
+def _write_turn(question: str, events: tuple[Event, ...], tense: Tense) -> Turn:
     return Turn(question=question, answer=write_events(events, tense))
 
 
-def long_answer(events: tuple[Event, ...], rng: Generator) -> str | None:
+def write_long_answer(events: tuple[Event, ...], rng: Generator) -> str | None:
     """A report-style sentence by the rules, in one of four manners; None where it could not be read back."""
     writer = RuleWriter(int(rng.integers(4)))
     return rewrite([("", write_events(events))], writer, DropReport()).get("")

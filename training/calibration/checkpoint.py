@@ -91,7 +91,7 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
         pairs.append(ask_closed_questions(predictor, pair))
         for answer in pairs[-1].closed.values():
             _note(answer, record, scores, truths)
-        samples.extend(_samples(pairs[-1].closed, record, pair.prior is not None))
+        samples.extend(_collect_samples(pairs[-1].closed, record, pair.prior is not None))
     temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
     states = _states(samples, temperatures)
     before = predictor.manifest
@@ -143,7 +143,7 @@ def _note(
     truths[question.type.value].append(question.allowed.index(truth))
 
 
-def _samples(closed: Mapping[str, ClosedAnswer], record: Record, with_prior: bool) -> Iterable[_Sample]:
+def _collect_samples(closed: Mapping[str, ClosedAnswer], record: Record, with_prior: bool) -> Iterable[_Sample]:
     grouped: dict[str, dict[str, ClosedAnswer]] = defaultdict(dict)
     for key, answer in closed.items():
         if answer.question.finding is not None:

@@ -82,7 +82,7 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate. Raises ValueError for a sequence longer than `max_length`: nothing is cut off silently."""
-        tiled = [self._tiles(sample) for sample in samples]
+        tiled = [self._cut_tiles(sample) for sample in samples]
         parts: dict[str, Any] = self.processor.image_inputs(tiled)
         if any(sample.features for sample in samples):
             del parts["pixel_values"]
@@ -98,7 +98,7 @@ class Collator:
             parts |= pad_rows(rows, self.processor.tokenizer.pad_token_id)
         return Batch(**parts, dropped=tuple(drop for sample in samples for drop in sample.dropped))
 
-    def _tiles(self, sample: Sample) -> list[TiledImage]:
+    def _cut_tiles(self, sample: Sample) -> list[TiledImage]:
         """The tiles of a sample's images; where it brings features, empty ones that only tell their number."""
         if not sample.features:
             return self.processor.tile(sample.images, Tiling(self.processor.tiling))

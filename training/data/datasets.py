@@ -24,7 +24,7 @@ from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.readers.phantom import (
     HELD_OUT_SEED,
     is_phantom,
-    phantom_image,
+    load_phantom_image,
     read_phantom_cache,
     read_phantom_courses,
     read_phantom_pairs,
@@ -67,7 +67,7 @@ def open_records(spec: DataSpec, report: DropReport) -> Iterator[Record]:
 
 def load_image(image: ImageRef) -> DisplayImage:
     """The display image of a record's image: a file, or a phantom. Raises PixelError."""
-    return phantom_image(image.key) if is_phantom(image.key) else load_display_image(Path(image.key))
+    return load_phantom_image(image.key) if is_phantom(image.key) else load_display_image(Path(image.key))
 
 
 def load_pair(record: Record, *, most: int = 2) -> StudyPair:
@@ -133,7 +133,7 @@ def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | Non
     return sum(1 for _ in islice(wanted, limit))
 
 
-def _phantom(spec: DataSpec, report: DropReport) -> Iterator[Record]:
+def _read_phantoms(spec: DataSpec, report: DropReport) -> Iterator[Record]:
     count, at, seed = spec.source.partition("@")
     if not count.isdigit() or (at and not seed.isdigit()):
         raise DataError(f"{spec}: write {_USAGE[spec.kind]}")
@@ -194,8 +194,8 @@ def load_choices(
 
 
 _KINDS: dict[str, Callable[[DataSpec, DropReport], Iterator[Record]]] = {
-    "phantom": _phantom,
-    "phantom-course": _phantom,
+    "phantom": _read_phantoms,
+    "phantom-course": _read_phantoms,
     "phantom-cache": lambda spec, report: read_phantom_cache(Path(spec.source), report),
     "nih": lambda spec, report: read_nih(Path(spec.source), report),
     "nih-series": lambda spec, report: read_nih_series(Path(spec.source), report),

@@ -24,7 +24,7 @@ from training.data.record_rows import record_to_row
 from training.instructions.coverage import note_taught
 from training.instructions.rewrite import load_answers
 from training.instructions.streams import InstructionOptions, Stream, conversations
-from training.readers.splits import patient_disjoint
+from training.readers.splits import keep_patients_apart
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 
@@ -135,7 +135,7 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     taught: dict[Stream, Counter[str]] = {stream: Counter() for stream in Stream}
     rng = np.random.default_rng(0)  # which turns are possible is asked here, not which are chosen
     with RowWriter(folder / ROWS) as writer:
-        for record in _records(spec, report):
+        for record in _read_records(spec, report):
             found = list(conversations(record, everything, rng, made, long_answers=answers))
             mask = sum({1 << STREAMS.index(conversation.stream) for conversation in found})
             for conversation in found:
@@ -168,12 +168,12 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     partial.replace(folder / ABOUT)
 
 
-def _records(spec: SetSpec, report: DropReport) -> Iterator[Record]:
+def _read_records(spec: SetSpec, report: DropReport) -> Iterator[Record]:
     """The records of the wanted split, each id once; what is left out on purpose is noted, not dropped."""
     named = parse_spec(spec.data)
     records = open_records(named, report)
     if spec.salt:
-        records = patient_disjoint(records, salt=spec.salt)
+        records = keep_patients_apart(records, salt=spec.salt)
     seen: set[int] = set()  # hashes: eight bytes and the set's own, not the text of 300,000 ids
     kept = 0
     for record in records:

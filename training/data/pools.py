@@ -99,16 +99,16 @@ class RecordPool:
         stored = self.record(item)
         record = self._vary(stored, rng) if self.stream is Stream.DIFFERENCE else stored
         # A varied record may have nothing to ask, and thinning out may leave nothing: then it is shown as it is.
-        made = self._conversations(record, rng, self.options.keep_negatives)
+        made = self._make_conversations(record, rng, self.options.keep_negatives)
         if not made:
-            record, made = stored, self._conversations(stored, rng, 1.0)
+            record, made = stored, self._make_conversations(stored, rng, 1.0)
         if not made:
             raise SampleError("nothing to ask", stored.record_id)
         chosen = made[int(rng.integers(len(made)))]
         pictures: tuple[NDArray[np.uint8], ...] = ()
         marks = None
         if self.features is None:
-            pictures, marks = shown_pictures(chosen.images, self.pictures, self.variation, rng)
+            pictures, marks = show_pictures(chosen.images, self.pictures, self.variation, rng)
         targets = None
         if self.variation.findings:
             targets = targets_of_truth(record.truth, self.variation.findings, _shown(chosen, record))
@@ -119,10 +119,10 @@ class RecordPool:
             turns=chosen.turns if self.variation.turns else (),
             targets=targets,
             conversation=self.variation.conversation,
-            features=self._features(chosen.images),
+            features=self._load_features(chosen.images),
         )
 
-    def _features(self, images: Sequence[ImageRef]) -> tuple[NDArray[np.float16], ...]:
+    def _load_features(self, images: Sequence[ImageRef]) -> tuple[NDArray[np.float16], ...]:
         if self.features is None:
             return ()
         found = []
@@ -133,7 +133,7 @@ class RecordPool:
                 raise SampleError(str(error), image.image_id) from error
         return tuple(found)
 
-    def _conversations(self, record: Record, rng: Generator, keep_negatives: float) -> list[Conversation]:
+    def _make_conversations(self, record: Record, rng: Generator, keep_negatives: float) -> list[Conversation]:
         options = replace(self.options, streams=frozenset({self.stream}), keep_negatives=keep_negatives)
         return list(
             conversations(record, options, rng, DropReport(), expert=self.expert, long_answers=self.long_answers)
@@ -157,7 +157,7 @@ def _shown(conversation: Conversation, record: Record) -> VisibleImages:
     return VisibleImages.CURRENT if conversation.images[0] == record.current else VisibleImages.PRIOR
 
 
-def shown_pictures(
+def show_pictures(
     images: Sequence[ImageRef], pictures: Pictures, variation: Variation, rng: Generator
 ) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.uint8] | None]:
     """The pictures of a sequence in order, each varied by itself, and where the findings lie on the last two.

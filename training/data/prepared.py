@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.questions.prompts import PromptLayout, Turn, render_question
 from training.data.jsonl import Rows, RowWriter
 from training.data.pictures import Pictures
-from training.data.pools import Variation, shown_pictures
+from training.data.pools import Variation, show_pictures
 from training.data.samples import Sample
 from training.data.targets import unknown_targets
 from training.instructions.coverage import note_taught
@@ -221,7 +221,7 @@ class PreparedPool:
         turns = tuple(Turn(question=turn.question, answer=turn.answer) for turn in line.turns)
         chosen = sorted(rng.permutation(len(turns))[: self.turns])
         findings = self.variation.findings
-        pictures, _ = shown_pictures(images, self.pictures, self.variation, rng)
+        pictures, _ = show_pictures(images, self.pictures, self.variation, rng)
         return Sample(
             images=pictures,
             layout=PromptLayout(priors=len(images) - 1, expert=line.expert, context=line.context),

@@ -154,14 +154,14 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         consistency=[(CONSISTENCY[name], found) for name, found in evaluation.consistency.items()],
         reliability_plots=reliability_plots,
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
-        cases=_cases(evaluation),
+        cases=_describe_cases(evaluation),
         hardest=_hardest(judge),
         dropped=evaluation.report.lines(),
         seconds_per_pair=evaluation.seconds_per_pair,
     )
 
 
-def _cases(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _describe_cases(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The worst cases with their images and, where the pair has both, the true and the said difference sentence."""
     sentences = {
         record.record_id: (reference_sentence(record), said)

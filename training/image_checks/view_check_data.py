@@ -96,7 +96,7 @@ def expose_film(pixels: Grey, rng: np.random.Generator) -> Grey:
     out = np.clip((out - low) / (high - low), 0, 1)
     if rng.random() < 0.3:
         picture = Image.fromarray((out * 255).astype(np.uint8))
-        _letters(picture, rng)
+        _draw_letters(picture, rng)
         out = np.asarray(picture, dtype=np.float32) / 255
     if rng.random() < 0.3:
         out = blur_film(out, float(rng.uniform(0.5, 2.0)))
@@ -108,7 +108,7 @@ def blur_film(pixels: NDArray[Any], sigma: float) -> Grey:
     return np.asarray(gaussian_filter(pixels, sigma), dtype=np.float32)
 
 
-def _letters(picture: Image.Image, rng: np.random.Generator) -> None:
+def _draw_letters(picture: Image.Image, rng: np.random.Generator) -> None:
     draw = ImageDraw.Draw(picture)
     text = "".join(rng.choice(list("LRAPORTBE1234567890 "), int(rng.integers(1, 9))))
     draw.text(

@@ -42,13 +42,13 @@ def ratio(part: float, whole: float) -> float:
 
 def accuracy(truth: Sequence[str], said: Sequence[str]) -> float:
     """Share of equal entries."""
-    _same_length(truth, said)
+    _check_same_length(truth, said)
     return ratio(sum(t == s for t, s in zip(truth, said, strict=True)), len(truth))
 
 
 def class_scores(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -> tuple[ClassScore, ...]:
     """Precision, recall and F1 = 2·TP / (2·TP + FP + FN) of each of `labels`; other answers count as misses."""
-    _same_length(truth, said)
+    _check_same_length(truth, said)
     true, answered = np.asarray(truth, dtype=object), np.asarray(said, dtype=object)
     scores = []
     for label in labels:
@@ -84,7 +84,7 @@ def macro_accuracy(truth: Sequence[str], said: Sequence[str], labels: Sequence[s
 
 def confusion(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Counts [true, said], with one further column for answers that are none of `labels`."""
-    _same_length(truth, said)
+    _check_same_length(truth, said)
     place = {label: number for number, label in enumerate(labels)}
     table = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
     for true, answer in zip(truth, said, strict=True):
@@ -160,6 +160,6 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bin
     return ratio(sum(part.count * abs(part.accuracy - part.confidence) for part in found), total)
 
 
-def _same_length(truth: Sequence[str], said: Sequence[str]) -> None:
+def _check_same_length(truth: Sequence[str], said: Sequence[str]) -> None:
     if len(truth) != len(said):
         raise ValueError(f"{len(truth)} truths and {len(said)} answers")

@@ -132,7 +132,7 @@ def heart_plane(x: Plane, y: Plane, patient: PhantomPatient, film: Acquisition, 
     return drawn
 
 
-def mediastinum(chest: Chest, patient: PhantomPatient, film: Acquisition) -> None:
+def draw_mediastinum(chest: Chest, patient: PhantomPatient, film: Acquisition) -> None:
     """Spine, great vessels, aortic knob and the dark column of the trachea."""
     x, y = chest.x, chest.y
     turn = np.float32(0.05 * film.turn)
@@ -158,7 +158,7 @@ def mediastinum(chest: Chest, patient: PhantomPatient, film: Acquisition) -> Non
     chest.density -= np.float32(0.20 * patient.gastric_air) * step(1 - gas, 0.5)
 
 
-def vessel_plane(chest: Chest, patient: PhantomPatient) -> None:
+def draw_vessels(chest: Chest, patient: PhantomPatient) -> None:
     """Vessels of both lungs from the hila outward, and the hila themselves."""
     for side in SIDES:
         tree = vessel_tree(patient.seed, SIDES.index(side))
@@ -173,11 +173,13 @@ def vessel_plane(chest: Chest, patient: PhantomPatient) -> None:
         chest.density += np.float32(0.10) * hilum * (1 + np.float32(0.25) * pattern)
 
 
-def bones(chest: Chest, patient: PhantomPatient, film: Acquisition, fracture: dict[str, tuple[float, float]]) -> None:
+def draw_bones(
+    chest: Chest, patient: PhantomPatient, film: Acquisition, fracture: dict[str, tuple[float, float]]
+) -> None:
     """Ribs, clavicles and shoulder blades; `fracture` gives outward and y of a break for a side."""
     for side in SIDES:
         lung = chest.lungs[side]
-        _ribs(chest, lung, patient, fracture.get(side))
+        _draw_ribs(chest, lung, patient, fracture.get(side))
         out = lung.outward
         shift = np.float32(0.03 * film.turn * SIGN[side])
         line = chest.y + np.float32(0.60) + np.float32(0.20) * (out - 0.05) - np.float32(0.10) * np.sin(out * 6) + shift
@@ -198,7 +200,7 @@ def _tube(distance: Plane, half: float) -> Plane:
     return wall * (np.float32(0.50) + np.float32(0.75) * relative * relative)
 
 
-def _ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: tuple[float, float] | None) -> None:
+def _draw_ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: tuple[float, float] | None) -> None:
     out, y = lung.outward, chest.y
     gap: Plane | None = None
     callus = np.zeros_like(out)
@@ -226,7 +228,7 @@ def _ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: tuple[
         chest.density += np.float32(weight * patient.rib_contrast) * band
 
 
-def grain(chest: Chest, patient: PhantomPatient) -> None:
+def draw_grain(chest: Chest, patient: PhantomPatient) -> None:
     """Fine structure of the lungs and soft tissue that stays with the person."""
     rng = np.random.default_rng([patient.seed, 13])
     lungs = chest.lungs["left"].mask + chest.lungs["right"].mask

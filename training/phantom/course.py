@@ -54,10 +54,10 @@ def sample_story(seed: int, options: ClinicalOptions | None = None) -> Story:
     cadence = int(rng.choice(list(CADENCES), p=list(CADENCES.values())))
     courses = [sample_states(group.chain, cadence, count, rng, start=group.start) for group in groups()]
     states = tuple(zip(*courses, strict=True))
-    return Story(cadence=cadence, states=states, seen=tuple(_seen(film, rng) for film in states))
+    return Story(cadence=cadence, states=states, seen=tuple(_observe(film, rng) for film in states))
 
 
-def _seen(states: tuple[int, ...], rng: Generator) -> FilmObservation:
+def _observe(states: tuple[int, ...], rng: Generator) -> FilmObservation:
     levels: dict[str, int] = {}
     treatments: dict[str, bool] = {}
     flags: dict[str, int] = {}
@@ -75,7 +75,7 @@ def sample_course(seed: int, options: ClinicalOptions | None = None) -> PhantomC
     options = options or ClinicalOptions()
     story = sample_story(seed, options)
     rng = np.random.default_rng([seed, 42])
-    places = _places(rng)
+    places = _draw_places(rng)
     depths = {key: float(rng.random()) for key in places}
     films = []
     for number, seen in enumerate(story.seen):
@@ -119,7 +119,7 @@ def _state(place: FindingState, level: int, depth: float, rng: Generator) -> Fin
     return replace(place, severity=float(np.clip(severity, low, high)))
 
 
-def _places(rng: Generator) -> dict[str, FindingState]:
+def _draw_places(rng: Generator) -> dict[str, FindingState]:
     """Side, zone and shape of every finding for the whole course, so that none ever hides another.
 
     Air and fluid in the pleura, with their tube, lie on one side; what lies in the lung lies on the other one, the

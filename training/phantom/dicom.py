@@ -133,14 +133,14 @@ def render_stored_pixels(
     """The stored grey values of one film."""
     rows, columns = film.shape(long_side)
     if subject is Subject.NO_CHEST:
-        shown = _forearm(np.random.default_rng([film.seed, 71]), rows, columns)
+        shown = _draw_forearm(np.random.default_rng([film.seed, 71]), rows, columns)
     else:
         shown = render(patient, states, film, rows, columns).pixels
     stored = np.rint(shown * (_STORED_HIGH - _STORED_LOW) + _STORED_LOW)
     return stored.astype(np.uint16)
 
 
-def _forearm(rng: np.random.Generator, rows: int, columns: int) -> Plane:
+def _draw_forearm(rng: np.random.Generator, rows: int, columns: int) -> Plane:
     """Two long bones in soft tissue on a dark ground."""
     x = np.linspace(-1, 1, columns, dtype=np.float32)[None, :] + np.zeros((rows, 1), np.float32)
     y = np.linspace(-1, 1, rows, dtype=np.float32)[:, None] + np.zeros((1, columns), np.float32)
@@ -185,11 +185,11 @@ def film_dataset(
     dx = storage is Storage.DX
     dataset.SOPClassUID = DigitalXRayImageStorageForPresentation if dx else ComputedRadiographyImageStorage
     dataset.SOPInstanceUID = _uid(seed, role, "instance", subject, storage, *pixels.shape)
-    _patient_and_study(dataset, seed, role, when, subject)
-    _series_and_equipment(dataset, seed, role, storage, view, subject)
-    _image(dataset, pixels, when)
+    _set_patient_and_study(dataset, seed, role, when, subject)
+    _set_series_and_equipment(dataset, seed, role, storage, view, subject)
+    _set_image(dataset, pixels, when)
     if dx:
-        _digital_x_ray(dataset, view, subject)
+        _set_digital_x_ray(dataset, view, subject)
     dataset.PixelData = pixels.astype("<u2").tobytes()
     dataset["PixelData"].VR = "OW"
     dataset.file_meta = FileMetaDataset()
@@ -200,7 +200,7 @@ def film_dataset(
     return dataset
 
 
-def _patient_and_study(dataset: Dataset, seed: int, role: str, when: dt.datetime, subject: Subject) -> None:
+def _set_patient_and_study(dataset: Dataset, seed: int, role: str, when: dt.datetime, subject: Subject) -> None:
     rng = np.random.default_rng([seed, 8])
     dataset.PatientName = f"Phantom^Number {seed}"
     dataset.PatientID = _patient_id(seed)
@@ -219,7 +219,7 @@ def _patient_and_study(dataset: Dataset, seed: int, role: str, when: dt.datetime
     dataset.StudyDescription = "Synthetic forearm" if subject is Subject.NO_CHEST else "Synthetic chest radiograph"
 
 
-def _series_and_equipment(
+def _set_series_and_equipment(
     dataset: Dataset, seed: int, role: str, storage: Storage, view: str, subject: Subject
 ) -> None:
     dataset.Modality = storage.value
@@ -240,7 +240,7 @@ def _series_and_equipment(
     dataset.DeviceSerialNumber = "0"
 
 
-def _image(dataset: Dataset, pixels: NDArray[np.uint16], when: dt.datetime) -> None:
+def _set_image(dataset: Dataset, pixels: NDArray[np.uint16], when: dt.datetime) -> None:
     dataset.InstanceNumber = "1"
     # Posterior-anterior films are shown as if the reader faced the person: columns run to the person's left, rows down.
     dataset.PatientOrientation = ["L", "F"]
@@ -258,7 +258,7 @@ def _image(dataset: Dataset, pixels: NDArray[np.uint16], when: dt.datetime) -> N
     dataset.WindowWidth = str(_STORED_HIGH - _STORED_LOW)
 
 
-def _digital_x_ray(dataset: Dataset, view: str, subject: Subject) -> None:
+def _set_digital_x_ray(dataset: Dataset, view: str, subject: Subject) -> None:
     """Add the elements that a DX image must have beside a CR one (PS3.3 section A.26)."""
     dataset.PresentationIntentType = "FOR PRESENTATION"
     dataset.ImageLaterality = "L" if subject is Subject.NO_CHEST else "U"

@@ -57,7 +57,7 @@ def _within(lung: LungField, rng: Generator, zone: str, margin: float) -> tuple[
     return float(rng.uniform(0.26 + margin, 0.50 - margin)), ZONE_DEPTH[zone] + float(rng.uniform(-0.06, 0.06))
 
 
-def _edema(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_edema(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     lung, q = chest.lungs[side], np.float32(state.severity)
     dx = lung.outward - np.float32(0.17)
     dy = (chest.y - np.float32(HILUM_Y + 0.10)) * np.float32(0.75)
@@ -74,7 +74,7 @@ def _edema(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plan
     return opacity
 
 
-def _consolidation(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_consolidation(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     lung, q = chest.lungs[side], state.severity
     outward, depth = _within(lung, rng, state.zone or "lower", 0.04)
     size = 0.13 + 0.20 * q
@@ -89,7 +89,7 @@ def _consolidation(chest: Chest, side: str, state: FindingState, rng: Generator)
     return opacity
 
 
-def _atelectasis(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_atelectasis(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     """Plates above a raised diaphragm; a wedge of collapse where severe."""
     lung, q = chest.lungs[side], state.severity
     total: Plane = np.zeros_like(chest.x)
@@ -109,7 +109,7 @@ def _atelectasis(chest: Chest, side: str, state: FindingState, rng: Generator) -
     return total
 
 
-def _nodule(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_nodule(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     lung, q = chest.lungs[side], state.severity
     outward, depth = _within(lung, rng, state.zone or "upper", 0.0)
     radius = 0.036 + 0.062 * q
@@ -122,7 +122,7 @@ def _nodule(chest: Chest, side: str, state: FindingState, rng: Generator) -> Pla
     return edge
 
 
-def _pneumothorax(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_pneumothorax(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     """Air between the chest wall and a retracted lung: no vessels beyond the fine pleural line."""
     lung, q = chest.lungs[side], state.severity
     gap = np.float32(0.055 + 0.26 * q) * (np.float32(1.25) - np.float32(0.55) * np.clip(lung.depth, 0, 1))
@@ -138,7 +138,7 @@ def _pneumothorax(chest: Chest, side: str, state: FindingState, rng: Generator) 
     return zone
 
 
-def _effusion(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
+def _draw_effusion(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     """Fluid with a meniscus that climbs the lateral wall; it hides the diaphragm and the costophrenic angle."""
     lung, q = chest.lungs[side], state.severity
     level = 0.60 - (0.03 + 0.62 * q)
@@ -153,10 +153,10 @@ def _effusion(chest: Chest, side: str, state: FindingState, rng: Generator) -> P
 
 
 _DRAW: Mapping[str, Callable[[Chest, str, FindingState, Generator], Plane]] = {
-    "edema": _edema,
-    "consolidation": _consolidation,
-    "atelectasis": _atelectasis,
-    "lung_nodule": _nodule,
-    "pneumothorax": _pneumothorax,
-    "pleural_effusion": _effusion,
+    "edema": _draw_edema,
+    "consolidation": _draw_consolidation,
+    "atelectasis": _draw_atelectasis,
+    "lung_nodule": _draw_nodule,
+    "pneumothorax": _draw_pneumothorax,
+    "pleural_effusion": _draw_effusion,
 }

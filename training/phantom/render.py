@@ -16,13 +16,13 @@ from training.phantom.anatomy import (
     SIDES,
     Chest,
     body_coordinates,
-    bones,
-    grain,
+    draw_bones,
+    draw_grain,
+    draw_mediastinum,
+    draw_vessels,
     heart_plane,
     lung_field,
-    mediastinum,
     torso,
-    vessel_plane,
 )
 from training.phantom.devices import draw_devices
 from training.phantom.findings import draw_findings, fracture_place, heart_ratio, lost_volume
@@ -97,8 +97,8 @@ def render(
     masks: bool = False,
 ) -> Rendered:
     """Render one film of `rows` by `columns` pixels; with `masks`, also where each finding lies."""
-    chest = _chest(patient, states, film, rows, columns)
-    attenuation = _attenuation(chest)
+    chest = _make_chest(patient, states, film, rows, columns)
+    attenuation = _sum_attenuation(chest)
     pixels = _expose(attenuation, chest, film)
     drawn = {key: plane > MARK_FLOOR for key, plane in chest.marks.items()} if masks else {}
     return Rendered(pixels=pixels, masks=drawn)
@@ -119,8 +119,8 @@ def composite(
     contrast of the film. The film's own findings are not known to the phantom and are no part of the truth.
     """
     rows, columns = background.shape
-    with_it = _attenuation(_chest(patient, states, film, rows, columns))
-    without = _attenuation(_chest(patient, {}, film, rows, columns))
+    with_it = _sum_attenuation(_make_chest(patient, states, film, rows, columns))
+    without = _sum_attenuation(_make_chest(patient, {}, film, rows, columns))
     low, high = np.quantile(background, [0.02, 0.98])
     scale = np.float32(max(0.25, float(high - low)) * 1.15)
     return clip01(background + scale * (with_it - without))
@@ -130,10 +130,10 @@ def finding_marks(
     patient: PhantomPatient, states: Mapping[str, FindingState], film: Acquisition, rows: int, columns: int
 ) -> dict[str, Plane]:
     """Opacity 0..1 of each finding of a film, [rows, columns], without rendering the film: for a coarse raster."""
-    return _chest(patient, states, film, rows, columns, anatomy=False).marks
+    return _make_chest(patient, states, film, rows, columns, anatomy=False).marks
 
 
-def _chest(
+def _make_chest(
     patient: PhantomPatient,
     states: Mapping[str, FindingState],
     film: Acquisition,
@@ -157,10 +157,10 @@ def _chest(
     )
     broken = fracture_place(states.get("fracture"))
     if anatomy:
-        mediastinum(chest, patient, film)
-        vessel_plane(chest, patient)
-        grain(chest, patient)
-        bones(chest, patient, film, broken)
+        draw_mediastinum(chest, patient, film)
+        draw_vessels(chest, patient)
+        draw_grain(chest, patient)
+        draw_bones(chest, patient, film, broken)
     for side, (outward, height) in broken.items():
         lung = lungs[side]
         chest.marks["fracture"] = bump(lung.outward - np.float32(outward), 0.08) * bump(y - np.float32(height), 0.26)
@@ -171,7 +171,7 @@ def _chest(
     return chest
 
 
-def _attenuation(chest: Chest) -> Plane:
+def _sum_attenuation(chest: Chest) -> Plane:
     """Everything that lies in the beam, about 0 (air) to 1 (bone over soft tissue)."""
     behind_heart = 1 - np.float32(0.90) * step(chest.heart - np.float32(0.30), 0.60)
     lungs = np.zeros_like(chest.x)
@@ -197,7 +197,7 @@ def _expose(attenuation: Plane, chest: Chest, film: Acquisition) -> Plane:
     plane = clip01((plane - np.float32(0.08)) * np.float32(1 / 0.84))
     plane = np.power(plane, np.float32(film.gamma))
     if film.marker:
-        _marker(plane, rng)
+        _draw_marker(plane, rng)
     if film.collimation > 0:
         edge = int(film.collimation * plane.shape[1] / 2)
         if edge:
@@ -209,7 +209,7 @@ def _expose(attenuation: Plane, chest: Chest, film: Acquisition) -> Plane:
 _LETTER = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1]], np.float32)
 
 
-def _marker(plane: Plane, rng: np.random.Generator) -> None:
+def _draw_marker(plane: Plane, rng: np.random.Generator) -> None:
     """The lead letter L beside the patient's left shoulder."""
     scale = max(1, round(plane.shape[1] / 90))
     letter = _LETTER.repeat(scale, 0).repeat(scale, 1)

@@ -57,7 +57,7 @@ def sample_pair(
     prior: dict[str, FindingState] = {}
     current: dict[str, FindingState] = {}
     for key, change in wanted.items():
-        before, after = _states(rng, key, change)
+        before, after = _draw_states(rng, key, change)
         if before is not None:
             prior[key] = before
         if after is not None:
@@ -91,12 +91,12 @@ def _draw_changes(rng: Generator, share: float) -> dict[str, Change]:
     return drawn
 
 
-def _severity(rng: Generator, grade: str) -> float:
+def _draw_severity(rng: Generator, grade: str) -> float:
     low, high = GRADE_RANGES[grade]
     return float(rng.uniform(low, high))
 
 
-def _states(rng: Generator, key: str, change: Change) -> tuple[FindingState | None, FindingState | None]:
+def _draw_states(rng: Generator, key: str, change: Change) -> tuple[FindingState | None, FindingState | None]:
     """The finding on the prior and on the current film such that `change` is the truth."""
     side: str | None = None
     if key in LATERAL:
@@ -109,11 +109,11 @@ def _states(rng: Generator, key: str, change: Change) -> tuple[FindingState | No
         return (None if change is Change.NEW else base), (None if change is Change.RESOLVED else base)
     if change in (Change.WORSENING, Change.IMPROVING):
         low, high = sorted(rng.choice(3, size=2, replace=False).tolist())
-        less = replace(base, severity=_severity(rng, GRADES[low]))
-        more = replace(base, severity=_severity(rng, GRADES[high]))
+        less = replace(base, severity=_draw_severity(rng, GRADES[low]))
+        more = replace(base, severity=_draw_severity(rng, GRADES[high]))
         return (less, more) if change is Change.WORSENING else (more, less)
     grade = GRADES[int(rng.integers(3))]
-    state = replace(base, severity=_severity(rng, grade))
+    state = replace(base, severity=_draw_severity(rng, grade))
     if change is Change.NEW:
         return None, state
     if change is Change.RESOLVED:

@@ -44,7 +44,9 @@ def vary_case(case: PrognosisCase, rng: np.random.Generator) -> PrognosisCase:
     return replace(case, known=known if rng.random() < 0.5 else replace(known, context=None))
 
 
-def arrays(cases: Sequence[PrognosisCase], vocabulary: Vocabulary) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def make_arrays(
+    cases: Sequence[PrognosisCase], vocabulary: Vocabulary
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """inputs [cases, findings, width] and answers [cases, findings], UNKNOWN where not known."""
     inputs = np.stack([inputs_of(case.known, vocabulary) for case in cases])
     answers = np.full(inputs.shape[:2], UNKNOWN, np.int64)
@@ -58,7 +60,7 @@ def arrays(cases: Sequence[PrognosisCase], vocabulary: Vocabulary) -> tuple[NDAr
 def fit_head(
     inputs: NDArray[np.float32], answers: NDArray[np.int64], vocabulary: Vocabulary, options: FitOptions | None = None
 ) -> PrognosisHead:
-    """Train on arrays as `arrays` gives them; the same arguments give the same head."""
+    """Train on arrays as `make_arrays` gives them; the same arguments give the same head."""
     options = options or FitOptions()
     generator = torch.Generator().manual_seed(options.seed)
     findings, width, count = inputs.shape[1], inputs.shape[2], len(CHANGE_ANSWERS)

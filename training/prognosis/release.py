@@ -33,10 +33,10 @@ from training.metrics.forecasts import SettingScore, Shares, as_table
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
-from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
+from training.prognosis.fit import FitOptions, PrognosisCase, fit_head, fit_temperature, make_arrays, vary_case
 from training.prognosis.measure import commonest_answers, measure
 from training.prognosis.phantoms import case_of, exact_cases, phantom_vocabulary, pools_of, simulate_cases
-from training.readers.phantom import COURSE, phantom_image
+from training.readers.phantom import COURSE, load_phantom_image
 
 READ_SEED, CALIBRATION_SEED, TEST_SEED = 3_000_600, 3_000_700, 9_100_000
 SIMULATED_SEED = 4_000_000
@@ -60,7 +60,7 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
         path = folder / f"{seed}.npy"
         if not path.is_file():
             films = len(sample_story(seed).seen)
-            images = [phantom_image(f"{COURSE}{seed}/{number}") for number in range(films)]
+            images = [load_phantom_image(f"{COURSE}{seed}/{number}") for number in range(films)]
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 np.save(file, np.stack(foresight.readings(images)))
@@ -91,9 +91,9 @@ def learn_head(
     pools = pools_of([film for films in read.values() for film in films], seen)
     cases = simulate_cases(courses, SIMULATED_SEED, pools, rng)
     vocabulary = phantom_vocabulary()
-    head = fit_head(*arrays([vary_case(case, rng) for case in cases], vocabulary), vocabulary, options)
+    head = fit_head(*make_arrays([vary_case(case, rng) for case in cases], vocabulary), vocabulary, options)
     shown = [vary_case(case, rng) for _, _, _, case in cases_of(calibration) for _ in range(4)]
-    return fit_temperature(head, *arrays(shown, vocabulary)), commonest_answers(cases)
+    return fit_temperature(head, *make_arrays(shown, vocabulary)), commonest_answers(cases)
 
 
 def _head_in(folder: Path) -> PrognosisHead:

@@ -27,7 +27,7 @@ from training.data.datasets import open_records, parse_spec
 from training.metrics.classification import auroc
 from training.metrics.forecasts import SettingScore, Shares, as_table
 from training.phantom.ceiling import answer_of_levels
-from training.prognosis.fit import FitOptions, PrognosisCase, arrays, fit_head, fit_temperature, vary_case
+from training.prognosis.fit import FitOptions, PrognosisCase, fit_head, fit_temperature, make_arrays, vary_case
 from training.prognosis.measure import commonest_answers, in_setting, measure
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
@@ -55,7 +55,7 @@ def series_of(records: Iterable[Record]) -> dict[tuple[str, Split], list[SeriesF
     return dict(series)
 
 
-def readings_of(
+def read_films(
     films: Sequence[SeriesFilm], findings: Sequence[str], read: Mapping[str, NDArray[np.float64]]
 ) -> list[Reading]:
     """A reading [findings, 4] of each film: by `read` (probabilities in the order of the findings), else its labels."""
@@ -82,7 +82,7 @@ def cases_of(
     for (patient, own), films in series.items():
         if own is not split or len(films) <= least:
             continue
-        readings = readings_of(films, findings, read)
+        readings = read_films(films, findings, read)
         for current in range(least - 1, len(films) - 1):
             now, after = films[current].labels, films[current + 1].labels
             came = {
@@ -109,7 +109,7 @@ class NextPresence:
     by_finding: Mapping[str, float]
 
 
-def next_presence(
+def score_next_presence(
     cases: Sequence[tuple[str, PrognosisCase]], setting: str, shares: Sequence[Shares], findings: Sequence[str]
 ) -> NextPresence:
     """Score one setting from the shares that were given for each case."""
@@ -172,14 +172,18 @@ def measure_series(
     last = set(names[len(names) * 4 // 5 :])
     rng = np.random.default_rng(0)
     fitted = [vary_case(case, rng) for name, case in learnt if name not in last for _ in range(3)]
-    head = fit_head(*arrays(fitted, vocabulary), vocabulary, options or FitOptions(steps=1500, decay=3e-2, hidden=16))
-    head = fit_temperature(head, *arrays([vary_case(case, rng) for name, case in learnt if name in last], vocabulary))
+    head = fit_head(
+        *make_arrays(fitted, vocabulary), vocabulary, options or FitOptions(steps=1500, decay=3e-2, hidden=16)
+    )
+    head = fit_temperature(
+        head, *make_arrays([vary_case(case, rng) for name, case in learnt if name in last], vocabulary)
+    )
     cases = cases_of(series, test, findings, read, least=3)
     commonest = commonest_answers([case for _, case in learnt])
     now = measure(cases, lambda known: as_now(known, findings), ("current",), commonest, resamples=RESAMPLES)
     scores = measure(cases, head.probabilities, SETTINGS, commonest, resamples=RESAMPLES)
     ranks = [_rank_presence(cases, setting, head, findings) for setting in SETTINGS]
-    still = next_presence(cases, "as now", [as_now(case.known, findings) for _, case in cases], findings)
+    still = score_next_presence(cases, "as now", [as_now(case.known, findings) for _, case in cases], findings)
     return SeriesFigures(
         cases=len(cases),
         patients=len({name for name, _ in cases}),
@@ -192,7 +196,7 @@ def _rank_presence(
     cases: Sequence[tuple[str, PrognosisCase]], setting: str, head: PrognosisHead, findings: Sequence[str]
 ) -> NextPresence:
     shares = [head.probabilities(in_setting(case.known, setting)) for _, case in cases]
-    return next_presence(cases, setting, shares, findings)
+    return score_next_presence(cases, setting, shares, findings)
 
 
 def read_readings(path: Path, findings: Sequence[str]) -> dict[str, NDArray[np.float64]]:

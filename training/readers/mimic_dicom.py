@@ -35,7 +35,7 @@ def read_mimic_cxr_dicom(root: Path, report: DropReport, *, tables: Path | None 
     """
     splits = read_splits(tables, report) if tables is not None else {}
     known = read_chexpert(tables, report) if tables is not None else {}
-    for subject_id, images in one_per_study(_headers(root, report), report).items():
+    for subject_id, images in one_per_study(_read_headers(root, report), report).items():
         split = splits.get(subject_id, Split.TRAIN)
         if splits and subject_id not in splits:
             report.drop("subject without a split", subject_id)
@@ -63,7 +63,7 @@ def read_study_list(root: Path, report: DropReport) -> Iterator[tuple[str, str]]
         yield subject_id, study_id
 
 
-def _headers(root: Path, report: DropReport) -> Iterator[MimicImage]:
+def _read_headers(root: Path, report: DropReport) -> Iterator[MimicImage]:
     """Frontal images of the record list with what their headers say; pixels are not read."""
     seen: set[str] = set()
     columns = ("subject_id", "study_id", "dicom_id", "path")
@@ -79,12 +79,12 @@ def _headers(root: Path, report: DropReport) -> Iterator[MimicImage]:
         if root / path != expected:
             report.drop("record list: path is not where the layout says", dicom_id)
             continue
-        image = _header(expected, subject_id, study_id, dicom_id, report)
+        image = _read_header(expected, subject_id, study_id, dicom_id, report)
         if image is not None:
             yield image
 
 
-def _header(path: Path, subject_id: str, study_id: str, dicom_id: str, report: DropReport) -> MimicImage | None:
+def _read_header(path: Path, subject_id: str, study_id: str, dicom_id: str, report: DropReport) -> MimicImage | None:
     if not path.is_file():
         report.drop("image file missing", dicom_id)
         return None

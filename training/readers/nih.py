@@ -31,8 +31,8 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
     columns = ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender")
     series: dict[str, list[LabelledImage]] = defaultdict(list)
     splits: dict[str, Split] = {}
-    official, files, seen = _official_splits(root), image_files(root), set[str]()
-    for row in read_rows(_table(root), (*columns, "View Position"), report, optional=("split",)):
+    official, files, seen = _read_official_splits(root), find_image_files(root), set[str]()
+    for row in read_rows(_read_table(root), (*columns, "View Position"), report, optional=("split",)):
         name, labels, follow_up, patient, age, sex, position, split_word = row
         known, view = _known(labels, name, report), frontal_view(position)
         path = files.get(Path(name).stem)
@@ -63,7 +63,7 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
         yield from series_records(patient, images, splits[patient], report, set_name="nih")
 
 
-def _table(root: Path) -> Path:
+def _read_table(root: Path) -> Path:
     for name in TABLES:
         if (root / name).is_file():
             return root / name
@@ -86,7 +86,7 @@ def age_of(text: str) -> int | None:
     return int(digits) if digits.isdigit() and int(digits) <= 120 else None
 
 
-def image_files(root: Path) -> dict[str, Path]:
+def find_image_files(root: Path) -> dict[str, Path]:
     """Image stem → file, over every folder that the publisher and the shared parts use."""
     folders = [root / "images", root / "images_64", *sorted(root.glob("images_*/images"))]
     return {
@@ -98,7 +98,7 @@ def image_files(root: Path) -> dict[str, Path]:
     }
 
 
-def _official_splits(root: Path) -> dict[str, Split]:
+def _read_official_splits(root: Path) -> dict[str, Split]:
     result: dict[str, Split] = {}
     for name, split in ((TRAIN_LIST, Split.TRAIN), (TEST_LIST, Split.TEST)):
         path = root / name

@@ -17,7 +17,7 @@ from model.ontology import ontology
 from model.schema import Change, PatientContext
 from training.readers.labels import frontal_view
 from training.readers.mimic import SPLIT_WORDS
-from training.readers.nih import age_of, image_files, read_nih
+from training.readers.nih import age_of, find_image_files, read_nih
 from training.readers.tables import find_table, read_rows
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
@@ -73,8 +73,8 @@ def read_nih_marks(root: Path, report: DropReport, *, check_images: bool = True)
 
     Films that lie in the folder `nih` beside this one are read there; without it they are dropped and counted.
     """
-    films = _films(root, report, check_images=check_images)
-    changes = _changes(root, report)
+    films = _read_films(root, report, check_images=check_images)
+    changes = _read_changes(root, report)
     paired = set[str]()
     for (prior, current), known in changes.items():
         if prior not in films or current not in films:
@@ -117,18 +117,18 @@ def _alone(film: _Film) -> Record:
     return Record(truth=truth, current=film.image, context=film.context, split=film.split)
 
 
-def _films(root: Path, report: DropReport, *, check_images: bool) -> dict[str, _Film]:
+def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[str, _Film]:
     """Name → film, of those that were read."""
     sides: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, word, side in read_rows(find_table(root, "boxes.csv"), ("image", "finding", "side"), report):
         if word in MARKS and side:
             sides[name][MARKS[word]].add(side)
-    about = _table(root, report)
-    files = image_files(root)
+    about = _read_table(root, report)
+    files = find_image_files(root)
     other = root.parent / _OTHER_FOLDER
     if other.is_dir():
-        about = _table(other, report) | about
-        files = image_files(other) | files
+        about = _read_table(other, report) | about
+        files = find_image_files(other) | files
     films: dict[str, _Film] = {}
     for name, split, words in read_rows(find_table(root, "read.csv"), ("image", "split", "findings"), report):
         marked = [word for word in words.split("|") if word]
@@ -150,7 +150,7 @@ def _films(root: Path, report: DropReport, *, check_images: bool) -> dict[str, _
     return films
 
 
-def _table(root: Path, report: DropReport) -> dict[str, tuple[str, str | None, PatientContext]]:
+def _read_table(root: Path, report: DropReport) -> dict[str, tuple[str, str | None, PatientContext]]:
     """Name → patient, view and context, of the films' own table."""
     columns = ("Image Index", "Patient ID", "Patient Age", "Patient Gender", "View Position")
     return {
@@ -159,7 +159,7 @@ def _table(root: Path, report: DropReport) -> dict[str, tuple[str, str | None, P
     }
 
 
-def _changes(root: Path, report: DropReport) -> dict[tuple[str, str], dict[str, Change]]:
+def _read_changes(root: Path, report: DropReport) -> dict[tuple[str, str], dict[str, Change]]:
     """(prior, current) → ontology key → change; empty where both films show nothing."""
     changes: dict[tuple[str, str], dict[str, Change]] = defaultdict(dict)
     columns = ("prior", "current", "finding", "change")

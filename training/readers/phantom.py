@@ -73,12 +73,12 @@ def read_phantom_cache(folder: Path, report: DropReport) -> Iterator[Record]:
             course = shard.course(index)
             keys = [f"{CACHED}{shard.path}#{place + number}" for number in range(count)]
             place += count
-            for record in _shard_records(shard, index, course, keys):
+            for record in _read_shard(shard, index, course, keys):
                 report.keep()
                 yield record
 
 
-def _shard_records(shard: Shard, index: int, course: PhantomCourse, keys: Sequence[str]) -> Iterator[Record]:
+def _read_shard(shard: Shard, index: int, course: PhantomCourse, keys: Sequence[str]) -> Iterator[Record]:
     name = f"{CACHED}{shard.path.stem}/{index}"
     if isinstance(shard.options, ClinicalOptions):
         yield from course_records(course, name, keys, Split.TRAIN)
@@ -139,7 +139,7 @@ def is_phantom(key: str) -> bool:
     return key.startswith((PAIR, COURSE, CACHED))
 
 
-def phantom_image(key: str) -> DisplayImage:
+def load_phantom_image(key: str) -> DisplayImage:
     """The display image of a phantom's key. Raises PixelError where a cache no longer holds it."""
     if key.startswith(CACHED):
         return from_grey(read_picture(key).astype(np.float32) / 255)

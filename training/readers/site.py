@@ -83,7 +83,7 @@ class _Settled:
 
 
 def read_site(export: Path, report: DropReport, *, check_images: bool = True) -> Iterator[Record]:
-    """Records of the node's own studies, all TRAIN (split them by `splits.patient_disjoint`).
+    """Records of the node's own studies, all TRAIN (split them by `splits.keep_patients_apart`).
 
     Only what radiologists said becomes truth: "agree" confirms the statement, "correct" replaces it, "wrong" on a
     presence turns it over and on anything else leaves it unknown. Where two sources disagree, neither is used and the
@@ -93,7 +93,7 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
     """
     seen: set[str] = set()
     labelled = _read_labelled_images(export)
-    for image in _lines(export, report):
+    for image in _read_lines(export, report):
         if image.image in seen:
             report.drop("duplicate image", image.image)
             continue
@@ -113,7 +113,7 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
         yield record
 
 
-def _lines(export: Path, report: DropReport) -> Iterator[SiteImage]:
+def _read_lines(export: Path, report: DropReport) -> Iterator[SiteImage]:
     if not export.is_file():
         raise DataError(f"{export} is missing")
     with export.open("r", encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def _read_labelled_images(export: Path) -> dict[str, dict[str, bool]]:
     """Image → finding → present, of every image by its own words; what is wrong is counted in the reading proper."""
     found: dict[str, dict[str, bool]] = {}
     unsaid = DropReport()
-    for image in _lines(export, unsaid):
+    for image in _read_lines(export, unsaid):
         if image.image not in found and image.words:
             settled = _settle(image, unsaid)
             truths = {key: _finding(key, settled, has_prior=bool(image.prior_image)) for key in ontology().findings}

@@ -32,7 +32,7 @@ def patient_split(patient_id: str, salt: str, shares: Shares) -> Split:
     return Split.VALIDATE if place < shares.test + shares.validate else Split.TRAIN
 
 
-def patient_disjoint(records: Iterable[Record], *, salt: str, shares: Shares | None = None) -> Iterator[Record]:
+def keep_patients_apart(records: Iterable[Record], *, salt: str, shares: Shares | None = None) -> Iterator[Record]:
     """The records with every patient in one split; fixtures stay fixtures."""
     for record in records:
         if record.split is Split.FIXTURE:
@@ -66,7 +66,7 @@ class LeakageReport:
         return lines
 
 
-def leakage(records: Iterable[Record]) -> LeakageReport:
+def find_leakage(records: Iterable[Record]) -> LeakageReport:
     """Look for patients and images in more than one split; one pass, some 100 bytes for each id."""
     counts: dict[Split, int] = defaultdict(int)
     patients: dict[str, frozenset[Split]] = {}
@@ -90,8 +90,8 @@ def leakage(records: Iterable[Record]) -> LeakageReport:
 
 
 def require_no_leakage(records: Iterable[Record]) -> LeakageReport:
-    """`leakage`, raising DataError where something leaks: a metric on such a split would be a lie."""
-    report = leakage(records)
+    """`find_leakage`, raising DataError where something leaks: a metric on such a split would be a lie."""
+    report = find_leakage(records)
     if not report.clean:
         raise DataError("the splits leak:\n" + "\n".join(report.lines()))
     return report

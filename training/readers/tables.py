@@ -36,7 +36,7 @@ def read_rows(
     """
     try:
         with _open(path) as file:
-            yield from _rows(file, path, columns, optional, report)
+            yield from _read_rows(file, path, columns, optional, report)
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path.name} is cut off or damaged: {error}") from error
     except gzip.BadGzipFile as error:
@@ -55,7 +55,7 @@ def _open(path: Path) -> TextIO:
     return path.open("r", encoding="utf-8-sig", newline="")
 
 
-def _rows(
+def _read_rows(
     file: TextIO, path: Path, columns: Sequence[str], optional: Sequence[str], report: DropReport
 ) -> Iterator[list[str]]:
     reader = csv.reader(file, strict=True)

@@ -17,7 +17,7 @@ from training.data.datasets import load_records, open_records, parse_spec
 from training.recipe.public import public_recipe
 from training.records.drops import DropReport
 from training.records.record import Record
-from training.release.finish import pointing, write_weights
+from training.release.finish import read_pointing, write_weights
 
 FEWEST = 40
 """With fewer answers of all types together the champion's temperatures and thresholds stay."""
@@ -66,7 +66,7 @@ def finish_challenger(
     write_manifest(draft, **(kept | own))
     _calibrate(draft, before, calibration, experts, between)
     if before.localisation and before.demonstration and pointing_pairs:
-        rewrite_manifest(draft, localisation=pointing(draft, pointing_pairs))
+        rewrite_manifest(draft, localisation=read_pointing(draft, pointing_pairs))
     draft.rename(folder)
     return read_manifest(folder)
 

@@ -51,7 +51,7 @@ def write_weights(trained: Path, folder: Path) -> int:
     return parameters
 
 
-def pointing(folder: Path, pairs: int = POINTING_PAIRS) -> dict[str, float]:
+def read_pointing(folder: Path, pairs: int = POINTING_PAIRS) -> dict[str, float]:
     """The value for `Manifest.localisation`: which findings the checkpoint may localise, by the pointing game."""
     vlm = open_vlm(folder)
     localiser = Localiser(vlm, head=read_outline_head(folder, PHANTOM_FINDINGS), measured={})
@@ -107,7 +107,7 @@ def finish(
     )
     report = DropReport()
     fitted = calibrate(load_predictor(folder), load_records(open_records(parse_spec(calibration), report), report))
-    rewrite_manifest(folder, **fitted.manifest_values(), localisation=pointing(folder))
+    rewrite_manifest(folder, **fitted.manifest_values(), localisation=read_pointing(folder))
     measured = {name: figures(measure(folder, name, consistency=consistency)) for name in tests}
     return rewrite_manifest(folder, metrics=measured)
 

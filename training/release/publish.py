@@ -27,7 +27,7 @@ from training.data.data_log import REPORT
 from training.data.datasets import load_records, open_records, parse_spec, record_count
 from training.evaluation.evaluate import EvaluationOptions, evaluate
 from training.instructions.coverage import FEWEST, findings_taught, types_taught
-from training.readers.splits import patient_disjoint
+from training.readers.splits import keep_patients_apart
 from training.recipe.public import public_recipe, start_identity
 from training.recipe.recipe import Recipe
 from training.records.drops import DataError, DropReport
@@ -119,19 +119,19 @@ def publish(
     )
     if calibration is not None:
         report = DropReport()
-        pairs = watch("calibrating", _items(calibration, report, salt), _count(calibration, salt))
+        pairs = watch("calibrating", _iterate_items(calibration, report, salt), _count(calibration, salt))
         fitted = calibrate(load_predictor(draft, device=device), pairs)
         rewrite_manifest(draft, **fitted.manifest_values())
-    measured = {test.data: _figures(draft, test, device, salt, watch) for test in tests}
+    measured = {test.data: _measure_figures(draft, test, device, salt, watch) for test in tests}
     rewrite_manifest(draft, metrics=measured)
     draft.rename(folder)
     return read_manifest(folder)
 
 
-def _items(measured: ReleaseFigures, report: DropReport, salt: str) -> Iterator[Item]:
+def _iterate_items(measured: ReleaseFigures, report: DropReport, salt: str) -> Iterator[Item]:
     records = open_records(parse_spec(measured.data), report)
     if salt and measured.split is not None:
-        records = patient_disjoint(records, salt=salt)
+        records = keep_patients_apart(records, salt=salt)
     return load_records(records, report, split=measured.split, limit=measured.limit)
 
 
@@ -142,10 +142,10 @@ def _count(measured: ReleaseFigures, salt: str) -> int | None:
     return record_count(parse_spec(measured.data), split=measured.split, limit=measured.limit)
 
 
-def _figures(folder: Path, test: ReleaseFigures, device: str, salt: str, watch: Watch) -> dict[str, Any]:
+def _measure_figures(folder: Path, test: ReleaseFigures, device: str, salt: str, watch: Watch) -> dict[str, Any]:
     report = DropReport()
     predictor = load_predictor(folder, device=device)
-    pairs = watch(f"testing on {test.data}", _items(test, report, salt), _count(test, salt))
+    pairs = watch(f"testing on {test.data}", _iterate_items(test, report, salt), _count(test, salt))
     result = evaluate(predictor, pairs, report, data=test.data, options=EvaluationOptions())
     return figures(result) | {"split": test.split.value if test.split else "all", "dropped": report.total_dropped}
 

@@ -212,13 +212,13 @@ def leakage_command(
 ) -> None:
     """Say what a data set holds, what was dropped and why, and what stands in more than one split."""
     from training.data.datasets import open_records, parse_spec
-    from training.readers.splits import leakage, patient_disjoint
+    from training.readers.splits import find_leakage, keep_patients_apart
 
     with our_errors():
         report = DropReport()
         with Progress() as progress:
             records = progress.watch("reading", open_records(parse_spec(data), report))
-            found = leakage(patient_disjoint(records, salt=salt) if by_patient else records)
+            found = find_leakage(keep_patients_apart(records, salt=salt) if by_patient else records)
     for line in (*report.lines(), *found.lines()):
         console.print(line)
     if not found.clean:

@@ -144,12 +144,12 @@ def _judge_text(text: str, limit: int | None) -> ReleaseFigures:
 
 def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Iterator[Record]:
     from training.data.datasets import open_records, parse_spec
-    from training.readers.splits import patient_disjoint
+    from training.readers.splits import keep_patients_apart
 
     wanted, spec = split_of(split), parse_spec(data)
     records = open_records(spec, report)
     if by_patient:
-        records = patient_disjoint(records, salt="dicom-node")
+        records = keep_patients_apart(records, salt="dicom-node")
     return (record for record in records if wanted is None or record.split is wanted or spec.kind == "phantom")
 
 

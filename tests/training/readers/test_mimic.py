@@ -28,7 +28,7 @@ from training.readers.diffvqa import Reversed, read_diseases, read_medical_diff_
 from training.readers.mimic import NEGBIO, dicom_path, jpg_path, read_mimic_cxr_jpg, study_moment
 from training.readers.mimic_dicom import read_mimic_cxr_dicom, read_study_list, report_path
 from training.readers.mscxrt import FINDINGS, TABLE, read_ms_cxr_t
-from training.readers.splits import leakage
+from training.readers.splits import find_leakage
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 
@@ -64,7 +64,7 @@ def test_every_frontal_image_gets_one_record_with_the_study_before_it(jpg_root: 
             assert (before.subject, before.order) == (study.subject, study.order - 1)
             assert record.prior.when < record.current.when
             assert len(record.earlier) == study.order - 2
-    assert leakage(records).clean
+    assert find_leakage(records).clean
     assert Counter(r.split for r in records)[Split.TRAIN] > 0
 
 
@@ -192,7 +192,7 @@ def test_every_question_is_given_once_with_its_own_image(tmp_path: Path) -> None
 def test_the_published_split_by_row_leaks_and_is_said_to(tmp_path: Path) -> None:
     studies = mimic_studies(30)
     records = read_vqa(vqa_folder(tmp_path, studies, vqa_questions(studies)), DropReport())
-    found = leakage(records)
+    found = find_leakage(records)
     assert not found.clean
     assert len(found.patients) > 5
 

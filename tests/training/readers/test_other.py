@@ -20,7 +20,7 @@ from tests.support.published import write_csv
 from training.readers.hannover import read_hannover
 from training.readers.nih import read_nih
 from training.readers.site import read_site
-from training.readers.splits import Shares, leakage, patient_disjoint, patient_split, require_no_leakage
+from training.readers.splits import Shares, find_leakage, keep_patients_apart, patient_split, require_no_leakage
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
 from training.records.truth import FindingTruth, ImageTruth, PairTruth
@@ -289,17 +289,17 @@ def record_of(patient: str, image: str, split: Split) -> Record:
 def test_no_patient_is_in_two_splits(rows: list[tuple[int, Split]], salt: str, validate: float, test: float) -> None:
     records = [record_of(f"p{patient}", f"i{number}", split) for number, (patient, split) in enumerate(rows)]
     loose = [r for r in records if r.split is not Split.FIXTURE]
-    disjoint = list(patient_disjoint(loose, salt=salt, shares=Shares(validate=validate, test=test)))
-    assert leakage(disjoint).clean
+    disjoint = list(keep_patients_apart(loose, salt=salt, shares=Shares(validate=validate, test=test)))
+    assert find_leakage(disjoint).clean
     assert [r.current for r in disjoint] == [r.current for r in loose]
-    fixtures = [r for r in patient_disjoint(records, salt=salt) if r.split is Split.FIXTURE]
+    fixtures = [r for r in keep_patients_apart(records, salt=salt) if r.split is Split.FIXTURE]
     assert [r.current for r in fixtures] == [r.current for r in records if r.split is Split.FIXTURE]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.sampled_from(list(Split))), max_size=40))
 def test_the_leakage_report_names_exactly_what_leaks(rows: list[tuple[int, int, Split]]) -> None:
     records = [record_of(f"p{patient}", f"i{image}", split) for patient, image, split in rows]
-    found = leakage(records)
+    found = find_leakage(records)
     for ids, name in ((found.patients, "patient_id"), (found.images, "image")):
         places: dict[str, set[Split]] = {}
         for record in records:

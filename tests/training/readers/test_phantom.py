@@ -14,7 +14,7 @@ from training.data.record_rows import record_to_row, row_to_record
 from training.instructions.streams import InstructionOptions, Stream, conversations
 from training.phantom.cache import fill
 from training.phantom.course import ClinicalOptions, sample_course
-from training.readers.phantom import phantom_image, read_phantom_courses
+from training.readers.phantom import load_phantom_image, read_phantom_courses
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, swapped
 
@@ -100,6 +100,6 @@ def test_a_cache_gives_the_records_of_its_seeds(tmp_path: Path, records: list[Re
         (len(study.images) - 1 - n) * (study.days[-1] or 0) for n in range(len(study.images) - 1)
     )
     with pytest.raises(PixelError, match="not number"):
-        phantom_image(f"phantom-cache/{next(tmp_path.glob('*.npy'))}#9999")
+        load_phantom_image(f"phantom-cache/{next(tmp_path.glob('*.npy'))}#9999")
     with pytest.raises(DataError, match="no phantoms"):
         next(open_records(parse_spec(f"phantom-cache:{tmp_path / 'none'}"), DropReport()))
