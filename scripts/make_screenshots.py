@@ -36,6 +36,7 @@ PATIENTS: Mapping[int, Mapping[str, Change]] = {
     9_200_003: {"edema": Change.IMPROVING},
 }
 """Seeds beyond those of training, and the change to be shown."""
+LONG_SIDE = 1024
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 QUALITY = 82
 WIDEST = 1280
@@ -52,7 +53,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="screenshots-") as work:
         folder = Path(work)
         studies = {
-            seed: write_study_pair(folder / "studies" / str(seed), seed, wanted=wanted)
+            seed: write_study_pair(folder / "studies" / str(seed), seed, wanted=wanted, long_side=LONG_SIDE)
             for seed, wanted in PATIENTS.items()
         }
         shown = [studies[seed].current.study_instance_uid for seed in PATIENTS]

@@ -20,6 +20,7 @@ from dicom_node.config import Settings
 from dicom_node.demo.reading_room import COUNTS, read_patients
 from training.phantom.dicom import write_study_pair
 
+LONG_SIDE = 1024
 FIRST_SEED = 9_100_000
 """Beyond the seeds of training, validation and test."""
 
@@ -35,7 +36,7 @@ def main(
         folders = [studies] if studies is not None else []
         for number in range(phantoms):
             folders.append(Path(work) / f"phantom-{number}")
-            write_study_pair(folders[-1], FIRST_SEED + number)
+            write_study_pair(folders[-1], FIRST_SEED + number, long_side=LONG_SIDE)
         reading = read_patients(folders, Settings(), say=lambda line: print(line, file=sys.stderr))
         if viewer is not None:
             from dicom_node.demo.viewer_labels import count_in_viewer  # Playwright, which is for tests alone

@@ -21,7 +21,7 @@ SEED = 9_100_000
 
 
 def test_reports_on_held_out_phantoms_raise_no_objection(tmp_path: Path) -> None:
-    write_study_pair(tmp_path, SEED, wanted={"pleural_effusion": Change.NEW})
+    write_study_pair(tmp_path, SEED, wanted={"pleural_effusion": Change.NEW}, long_side=512)
     reading = read_patients([tmp_path], Settings(), say=lambda _line: None)
     assert reading.results == {"compared": 1, "findings only": 1}
     assert reading.changes > 0

@@ -16,6 +16,7 @@ from dicom_node.report.wording.catalogue import Catalogue, sentence
 from dicom_node.report.wording.dates import prior_date
 from dicom_node.report.wording.impression import doubt_text
 from dicom_node.report.wording.phrases import change_word, name_of, phrase
+from model.schema import Change
 
 
 def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -49,8 +50,9 @@ def _line(statement: Statement, date: str, words: Catalogue) -> str:
         change = change_word(finding.key, statement.change, words)
         key = "gone" if statement.rank is Rank.GONE else "seen_change"
         return words.text(f"finding_line.{key}", change=change, **values)
-    if statement.possible_change is not None:
-        change = change_word(finding.key, statement.possible_change, words)
+    possible = statement.possible_change
+    if possible is not None and possible is not Change.STABLE:  # "possibly unchanged" would be read as unchanged
+        change = change_word(finding.key, possible, words)
         return words.text(f"finding_line.{word}_possibly", change=change, **values)
     if statement.doubt is not None and statement.doubt is not Doubt.UNCALIBRATED:
         return words.text(f"finding_line.{word}_doubt", reason=doubt_text(statement.doubt, words), **values)

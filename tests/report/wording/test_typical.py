@@ -5,6 +5,7 @@ After an intended change: `REGENERATE_GOLDEN=1 pytest tests/report/wording/test_
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,15 @@ from pathlib import Path
 import pytest
 
 from dicom_node.report.render.text import as_text
+from dicom_node.report.rules import EarlierStatement, Seen
+from dicom_node.report.statements import statements
 from dicom_node.report.wording.catalogue import languages
 from dicom_node.report.wording.reasons import names_attributes
+from model.schema import Change, Presence
+from tests.support.report_cases import finding, prediction, request
 from tests.support.typical_results import typical
 
+UNCHANGED = {"en": ("unchanged", "No change since"), "de": ("unverändert", "Keine Veränderung seit")}
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -39,7 +45,19 @@ def test_attributes_of_the_header_are_named_under_limitations_alone(language: st
         assert not names_attributes(text.split(heading)[0]), name
 
 
-def test_an_abstained_change_is_never_called_unchanged() -> None:
-    text = _texts("en")["uncertain, and other projection"]
-    assert "nchanged" not in text
-    assert "No change" not in text
+@pytest.mark.parametrize("earlier", [None, Seen.SEEN, Seen.POSSIBLE, Seen.NOT_SEEN])
+@pytest.mark.parametrize("probability", [0.93, 0.4, 0.04])
+def test_a_change_that_is_not_stated_is_never_called_unchanged(earlier: Seen | None, probability: float) -> None:
+    """Every change at every belief, in both languages: "unchanged" and "no change" are for what is stated so."""
+    presence = Presence.PRESENT if probability >= 0.5 else Presence.ABSENT
+    before = None if earlier is None else {"edema": EarlierStatement(seen=earlier)}
+    for change, belief in itertools.product(Change, (0.2, 0.45, 0.9)):
+        said = finding("edema", change, presence=presence, probability=probability, change_probability=belief)
+        one = request(prediction(said), earlier=before)
+        stated = next(statement for statement in statements(one) if statement.finding.key == "edema")
+        is_open = stated.doubt is not None or stated.possible_change is not None or stated.seen is Seen.POSSIBLE
+        for language, words in UNCHANGED.items():
+            text = as_text(replace(one, language=language))
+            assert (words[0] in text.lower()) is (stated.change is Change.STABLE), (change, belief)
+            if is_open or stated.change is not None:
+                assert words[1] not in text, (change, belief)
