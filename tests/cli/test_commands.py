@@ -17,7 +17,7 @@ from dicom_node.cli import daily, feedback, quarantine
 from dicom_node.cli.doctor import command as doctor
 from dicom_node.cli.training import drift, models
 from dicom_node.context import NodeContext
-from dicom_node.errors import DeliveryError, UsageError
+from dicom_node.errors import DeliveryError, NodeError, UsageError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobKind, JobState, Study
 from tests.support.certificates import Authority
 from tests.support.common import REPOSITORY, free_port
@@ -148,6 +148,20 @@ def test_a_dead_delivery_can_be_ended_for_good(config: Path, node: NodeContext) 
     assert all(row.last_error.endswith("that archive is gone") for row in deliveries(node))
     assert json.loads(run(config, "retry", "--all", "--json"))["revived"] == []
     run(config, "status")
+
+
+def test_a_study_is_sent_again_and_analysed_again(config: Path, node: NodeContext) -> None:
+    with node.database.read() as session:
+        study = session.scalars(select(Study)).one()
+        uid = study.study_instance_uid
+    assert "2" in run(config, "resend", uid)
+    run(config, "reprocess", uid)
+    with node.database.read() as session:
+        kinds = session.scalars(select(Job.kind).where(Job.state == JobState.READY)).all()
+    assert JobKind.ANALYSE in kinds
+    for command in ("resend", "reprocess"):
+        done = CliRunner().invoke(app, [command, "1.2.3.4", "--config", str(config)])
+        assert isinstance(done.exception, UsageError | NodeError), command
 
 
 def test_purge_shows_before_it_does(config: Path, node: NodeContext) -> None:

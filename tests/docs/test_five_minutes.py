@@ -1,0 +1,56 @@
+"""docs/tutorials/train-in-five-minutes.md as it stands, each command in its order, with fewer pairs and steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from dicom_node.config import load_settings
+from dicom_node.serving.promotion import candidates
+from model.checkpoints.manifest import read_manifest
+from tests.docs.commands import blocks_of
+from tests.support.common import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "tutorials" / "train-in-five-minutes.md"
+SMALLER = {"--pairs": "16", "--calibration": "phantom:3@8000000", "--test": "phantom:2", "--data": "phantom:2"}
+
+
+def smaller(words: list[str], recipe: Path) -> list[str]:
+    """The same command on less: fewer pairs, a recipe with fewer steps, and no lower bound on what was taught."""
+    words = [SMALLER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    words = [str(recipe) if word == "training/recipes/tiny.toml" else word for word in words]
+    return [*words, "--fewest", "1"] if "finish" in words else words
+
+
+def test_each_command_of_the_page_does_what_the_page_says(tmp_path: Path) -> None:
+    recipe = tmp_path / "few-steps.toml"
+    text = (REPOSITORY / "training" / "recipes" / "tiny.toml").read_text("utf-8")
+    recipe.write_text(re.sub(r"steps = \d+", "steps = 4", text, count=1), "utf-8")
+    environment: dict[str, str] = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    for block in blocks_of(PAGE):
+        if block.marker != "tested":
+            continue
+        for line in block.commands:
+            words = shlex.split(line)
+            if words[0] == "export":
+                name, _, value = words[1].partition("=")
+                environment[name] = value
+                continue
+            if words[0] == "dicom-node":
+                words = [sys.executable, "-m", "dicom_node", *words[1:]]
+            elif words[0] == "python":
+                words = [sys.executable, *words[1:]]
+            done = subprocess.run(
+                smaller(words, recipe), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (line, done.stderr[-2000:])
+    assert (tmp_path / "tiny" / "evaluation" / "evaluation.html").exists()
+    settings = load_settings(tmp_path / "tiny" / "config.toml")
+    answering = candidates(settings, settings.node.data_dir / "models")[0]
+    assert answering.folder == "tiny-1"
+    manifest = read_manifest(Path(answering.source))
+    assert (manifest.name, manifest.version) == ("tiny", "1")
+    assert manifest.findings
