@@ -18,7 +18,9 @@ class StorageSection(Section):
     )
     bucket: str = Field(default="", description="name of the bucket")
     endpoint: WebAddress | None = Field(
-        default=None, description="address of the service; none: Amazon S3 of the region"
+        default=None,
+        description="address of the service; none: Amazon S3 of the region",
+        examples=["https://s3.example"],
     )
     region: str = Field(default="us-east-1", min_length=1, description="region of the bucket")
     prefix: str = Field(default="", description="what all keys of this node begin with")

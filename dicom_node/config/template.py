@@ -63,7 +63,9 @@ def summary(section: type[BaseModel]) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML."""
+    """A value as TOML. Raises TypeError for None, which TOML has not: such a key needs an example in its class."""
+    if value is None:
+        raise TypeError("a key without a default needs an example")
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {toml_value(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list | tuple):
