@@ -9,7 +9,7 @@ install_axe() {
     npm install --no-audit --no-fund --no-save --prefix "$here/.tools" "axe-core@$axe" >/dev/null 2>&1 \
         || echo "could not install axe-core" >&2
 }
-packages="dcmtk dicom3tools orthanc orthanc-dicomweb libpixelmed-java default-jdk-headless chromium postgresql fonts-dejavu-core fonts-droid-fallback fonts-nanum poppler-utils npm"
+packages="dcmtk dicom3tools orthanc orthanc-dicomweb libpixelmed-java default-jdk-headless chromium postgresql fonts-dejavu-core fonts-droid-fallback fonts-nanum poppler-utils npm libfaketime"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

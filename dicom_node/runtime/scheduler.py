@@ -48,6 +48,7 @@ from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.instance_count import CountAgreement
 from dicom_node.receive.recovery import recover
 from dicom_node.retention import removal as retention
+from dicom_node.runtime.steady_interval import SteadyInterval
 from dicom_node.serving.promotion import catch_up as journal_models
 from dicom_node.studies import completion
 from dicom_node.studies.received_reports import look_again as look_at_reports_again
@@ -107,7 +108,7 @@ class Sweeper:
         now = dt.datetime.now(dt.UTC)
         for tick in self._ticks:
             self._scheduler.add_job(
-                self._run, "interval", seconds=tick.seconds, args=(tick,), id=tick.name, next_run_time=now
+                self._run, SteadyInterval(tick.seconds), args=(tick,), id=tick.name, next_run_time=now
             )
         self._scheduler.start()
         note_activity(self._node, audit.EventType.APPLICATION_START)
@@ -139,7 +140,7 @@ class Sweeper:
             except NodeError as error:
                 log.error("rows not mended after the clock was set back", error=str(error))
         for tick in self._ticks:
-            self._scheduler.reschedule_job(tick.name, trigger="interval", seconds=tick.seconds)
+            self._scheduler.reschedule_job(tick.name, trigger=SteadyInterval(tick.seconds))
             self._scheduler.modify_job(tick.name, next_run_time=dt.datetime.now(dt.UTC))
 
 

@@ -125,6 +125,8 @@ class WebArchive:
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else "unknown"
             raise self._error(f"answered {what} with HTTP status {status}") from error
+        except requests.exceptions.InvalidJSONError as error:
+            raise self._error(f"gave an answer to {what} that is no JSON") from error
         except requests.RequestException as error:
             raise self._error(f"cannot be reached by {what}: {type(error).__name__}") from error
         except NodeError:

@@ -207,3 +207,26 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     image = load_display_image(written(dataset, tmp_path / "film.dcm"))
     assert np.array_equal(image.pixels, display_image(dataset).pixels)
     assert image.pixels.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("elements", "rows"),
+    [
+        ({"PixelAspectRatio": [2, 1]}, 120),
+        ({"ImagerPixelSpacing": ["0.4", "0.2"]}, 120),
+        ({"PixelSpacing": ["0.2", "0.2"], "PixelAspectRatio": [2, 1]}, 60),
+        ({"PixelAspectRatio": [100, 1]}, 60),
+        ({"PixelAspectRatio": [0, 1]}, 60),
+        ({}, 60),
+    ],
+    ids=["ratio", "spacing", "spacing goes before ratio", "impossible", "zero", "nothing said"],
+)
+def test_film_with_pixels_that_are_not_square_is_shown_in_its_aspect(elements: dict[str, Any], rows: int) -> None:
+    """A digitised film with half its rows: a chest squeezed to half its height has another heart-to-thorax ratio."""
+    values = np.linspace(0, 4000, 60 * 80).astype("u2").reshape(60, 80)
+    dataset = image_dataset(values, stored=12)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    shown = display_image(dataset, crop=False)
+    assert shown.pixels.shape == (rows, 80)
+    assert (shown.geometry.rows, shown.geometry.columns) == (60, 80), "places are told in the stored pixels"
