@@ -27,8 +27,13 @@ class StorageSection(Section):
     credentials_file: Path | None = Field(
         default=None,
         description="file like ~/.aws/credentials; none: AWS_ACCESS_KEY_ID and so on, or the machine's role",
+        examples=["s3.credentials"],
     )
-    ca: Path | None = Field(default=None, description="certificate of a private authority that signs the service's")
+    ca: Path | None = Field(
+        default=None,
+        description="certificate of a private authority that signs the service's",
+        examples=["s3-ca.crt"],
+    )
     cache_gigabytes: float = Field(
         default=20.0,
         gt=0,
