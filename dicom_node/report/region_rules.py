@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from dicom_node.report.dropped_regions import DroppedRegion, RegionFault
 from dicom_node.report.rules import side_of
 from model.checks.frontal_view import SIDE
 from model.checks.lung_fields import LungFields, find_lungs
@@ -61,25 +61,6 @@ _THORAX_MARGIN = 0.05
 """Shares of the square by which lungs and thorax are widened: outlines are coarse, and ribs lie outside the lungs."""
 _HEART_COLUMNS, _HEART_ROWS = (-0.25, 0.5), (0.3, 1.05)
 """Of the thorax' width from the midline, and of the lungs' height: where a heart of any size lies."""
-
-
-class RegionFault(StrEnum):
-    """Why a region is not drawn."""
-
-    OUTSIDE = "outside"
-    """Not where the finding can be."""
-    WRONG_SIDE = "wrong side"
-    TOO_LARGE = "too large"
-    LUNGS_NOT_FOUND = "lungs not found"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DroppedRegion:
-    """A region that broke a rule: of which finding, on which image, and which rule."""
-
-    finding: str
-    role: ImageRole
-    fault: RegionFault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

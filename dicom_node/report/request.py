@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from dicom_node.index.tables.core import DocumentKind as DocumentKind
 from dicom_node.index.tables.core import Outcome
-from dicom_node.report.region_rules import DroppedRegion
+from dicom_node.report.dropped_regions import DroppedRegion
 from dicom_node.report.rules import EarlierStatement
 from model.schema import DisplayImage, ModelIdentity, Prediction
 

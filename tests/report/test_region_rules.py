@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dicom_node.report.region_rules import RegionFault, RegionFilm, fitting_region, half_of, with_fitting_regions
+from dicom_node.report.dropped_regions import RegionFault
+from dicom_node.report.region_rules import RegionFilm, fitting_region, half_of, with_fitting_regions
 from dicom_node.report.render.text import as_text
 from model.checks.frontal_view import SIDE
 from model.checks.lung_fields import LungFields

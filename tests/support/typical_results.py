@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dicom_node.index.tables.core import Outcome
-from dicom_node.report.region_rules import DroppedRegion, RegionFault
+from dicom_node.report.dropped_regions import DroppedRegion, RegionFault
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import EarlierStatement, Seen
 from model.schema import AbstainReason, Change, ImageRole, Prediction

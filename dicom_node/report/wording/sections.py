@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dicom_node.report.dropped_regions import RegionFault
 from dicom_node.report.patient import clean_header
-from dicom_node.report.region_rules import RegionFault
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
