@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
+.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +51,10 @@ bench-retrain: $(VENV)/.installed-dev
 bench-index: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_index.py
 
+# make bench-scale   studies per minute with 1, 2 and 4 workers and a model of fixed time; the queue's cost per job
+bench-scale: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_scale.py
+
 # make bench-train   samples for each second, memory and where the time goes in the training loop
 bench-train: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_train.py --write
@@ -93,6 +97,6 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train study-arms train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

@@ -29,6 +29,8 @@ from tests.support.delivery_node import (
 )
 from tests.support.faulty_pacs import STORAGE, Fault, Pacs, Report, cutting_wire, running
 
+pytestmark = pytest.mark.usefixtures("each_index")
+
 
 def to(port: int, **more: Any) -> dict[str, Any]:
     return {"name": "pacs", "ae_title": "FAULTY", "host": "127.0.0.1", "port": port, **more}

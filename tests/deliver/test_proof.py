@@ -34,6 +34,8 @@ from tests.support.delivery_node import (
 )
 from tests.support.faulty_pacs import Fault, Pacs, running
 
+pytestmark = pytest.mark.usefixtures("each_index")
+
 WARNINGS = [0x0001, 0x0107, 0x0116, 0xB000, 0xB006, 0xB007, 0xB0FF]
 PASSING = [0x0110, 0x0213, 0xA700, 0xA7F1]
 REFUSALS = [0x0106, 0x0124, 0xA900, 0xC000, 0xC123]

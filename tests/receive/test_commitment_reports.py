@@ -19,6 +19,8 @@ from tests.deliver.test_proof import report_on
 from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result, run_due
 from tests.support.faulty_pacs import Fault, Pacs, running
 
+pytestmark = pytest.mark.usefixtures("each_index")
+
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 
 

@@ -17,6 +17,8 @@ from dicom_node.receive.group_commit import IndexWriter
 from tests.support.delivery_node import Clock, make_node, make_result
 from tests.support.postgres import running_postgres
 
+pytestmark = pytest.mark.usefixtures("each_index")
+
 
 def test_a_deadlock_between_two_receivers_is_tried_again(tmp_path: Path) -> None:
     with running_postgres() as server:

@@ -19,6 +19,8 @@ from tests.support.chain import encoded, rejection
 from tests.support.receiver import CR, RunningNode, radiograph, running_node, send
 from tests.support.scripted_peer import EXPLICIT, Peer
 
+pytestmark = pytest.mark.usefixtures("each_index")
+
 ARCHIVE = QueryPeer(name="archive", ae_title="ARCHIVE", host="127.0.0.1")
 ARCHIVE_AT = "127.0.0.1"
 STRANGER_AT = "127.66.6.6"

@@ -1,0 +1,160 @@
+"""Members of a group are killed, stopped and cut off, and each study ends with exactly one current report."""
+
+from __future__ import annotations
+
+import functools
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE
+from sqlalchemy import func, select
+
+from dicom_node.index.database import Database
+from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState, Result, Study, StudyState
+from tests.support.common import wait_until
+from tests.support.group import Group, running_group, studies
+from tests.support.object_store import S3Server
+from tests.support.orthanc import running_orthanc
+from tests.support.postgres import PostgresServer
+
+SEED = 20261129
+LEASE_SECONDS = 4.0
+
+
+def send_until_taken(group: Group, film: Dataset, dice: random.Random) -> int:
+    """Send as a modality does: again after any failure, to any receiver; returns how often."""
+    for times in range(1, 200):
+        ae = AE(ae_title="MODALITY")
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = 15
+        ae.add_requested_context(film.SOPClassUID, film.file_meta.TransferSyntaxUID)
+        association = ae.associate("127.0.0.1", dice.choice(group.receivers).port, ae_title="LUMEN")
+        if association.is_established:
+            answer = association.send_c_store(film)
+            association.release()
+            if answer.get("Status") == 0:
+                return times
+        time.sleep(0.2)  # a modality's pause between two tries
+    pytest.fail("a study was never taken")
+
+
+def is_finished(database: Database, count: int) -> bool:
+    """Return whether every study has its confirmed reports."""
+    with database.read() as session:
+        complete = session.scalar(select(func.count()).select_from(Study).where(Study.state != StudyState.OPEN))
+        open_jobs = session.scalar(
+            select(func.count()).select_from(Job).where(Job.state.in_([JobState.READY, JobState.RUNNING]))
+        )
+        confirmed = session.scalar(
+            select(func.count()).select_from(Delivery).where(Delivery.state == DeliveryState.CONFIRMED)
+        )
+    return complete == count and open_jobs == 0 and (confirmed or 0) >= count
+
+
+def check(database: Database, uids: Sequence[str]) -> list[float]:
+    """Each study has exactly one current result, nothing is dead; returns seconds from the last film to the proof."""
+    with database.read() as session:
+        assert not session.scalars(select(Job.key).where(Job.state == JobState.DEAD)).all()
+        current = Counter(session.scalars(select(Study.study_instance_uid).join(Result).where(Result.is_current)))
+        assert current == Counter(uids), "exactly one current result for each study"
+        assert {row.state for row in session.scalars(select(Delivery))} <= {
+            DeliveryState.CONFIRMED,
+            DeliveryState.SUPERSEDED,
+        }
+        rows = session.execute(
+            select(Study.last_instance_at, func.max(Delivery.confirmed_at))
+            .join(Result, Result.study_pk == Study.id)
+            .join(Result.documents)
+            .join(Delivery)
+            .where(Result.is_current)
+            .group_by(Study.id, Study.last_instance_at)
+        ).all()
+    return [(confirmed - last).total_seconds() for last, confirmed in rows]
+
+
+def go_through(
+    folder: Path,
+    postgres: PostgresServer,
+    database_url: str,
+    s3: S3Server,
+    count: int,
+    *,
+    seconds: float,
+    pause: float,
+    times: int | None,
+) -> dict[str, float]:
+    """Send `count` studies through a group under misfortune; returns the table of times."""
+    dice = random.Random(SEED)
+    films = studies(folder / "films", count)
+    database = Database(database_url)
+    began = time.monotonic()
+    with (
+        running_orthanc(folder / "orthanc", dicomweb=False) as orthanc,
+        running_group(
+            folder / "group",
+            database=database_url,
+            database_port=postgres.port,
+            storage=s3.new_bucket(folder),
+            destination=orthanc.dicom_port,
+            lease_seconds=LEASE_SECONDS,
+        ) as group,
+    ):
+        ended = threading.Event()
+        harm = functools.partial(group.harm, random.Random(SEED), ended, pause=pause, times=times)
+        trouble = threading.Thread(target=harm)
+        trouble.start()
+        try:
+            sends = [send_until_taken(group, film, dice) for film in films]
+            taken = time.monotonic() - began
+            if times is not None:
+                trouble.join()
+            wait_until(lambda: is_finished(database, count), seconds=seconds, what=f"all reports\n{_tails(folder)}")
+        finally:
+            ended.set()
+            trouble.join()
+        done = time.monotonic() - began
+        times = sorted(check(database, [film.StudyInstanceUID for film in films]))
+        held = [len(orthanc.instances(Modality="SR", StudyInstanceUID=film.StudyInstanceUID)) for film in films]
+        assert held == [2] * count, "the machine's and the reading report of each study, once each"
+        assert min(group.events.values()) > 0, f"not everything happened: {group.events}"
+    database.close()
+    return {
+        "studies": count,
+        "sends": sum(sends),
+        **group.events,
+        "seconds until all were taken": taken,
+        "seconds until all were proven": done,
+        "median seconds of a study": statistics.median(times),
+        "longest seconds of a study": times[-1],
+    }
+
+
+def _tails(folder: Path) -> str:
+    return "\n".join(
+        f"{log.name}: …{log.read_text('utf-8', 'replace')[-1500:]}" for log in (folder / "group").glob("*.log")
+    )
+
+
+@pytest.mark.timeout(300)
+def test_each_study_has_one_current_report_whatever_happens_to_the_members(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_template: str, s3_server: S3Server
+) -> None:
+    url = postgres_server.new_database(template=postgres_template)
+    table = go_through(tmp_path, postgres_server, url, s3_server, 8, seconds=200, pause=2.0, times=4)
+    print("\n".join(f"{name}: {value:.1f}" for name, value in table.items()))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_500_studies_go_through_a_group_under_misfortune(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_template: str, s3_server: S3Server
+) -> None:
+    url = postgres_server.new_database(template=postgres_template)
+    table = go_through(tmp_path, postgres_server, url, s3_server, 500, seconds=6000, pause=4.0, times=None)
+    print("\n".join(f"{name}: {value:.1f}" for name, value in table.items()))

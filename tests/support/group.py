@@ -1,0 +1,161 @@
+"""A hospital group on one machine: receivers and workers as processes over one PostgreSQL and one bucket.
+
+Every process talks to the database through a wire of its own, which can be cut. Two workers share a host name where
+the kernel allows a name of one's own (containers repeat names).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from dicom_node.config import StorageSection
+from tests.support.common import REPOSITORY, free_port, listening, wait_until
+from tests.support.tcp_proxy import TcpProxy, Wire, tcp_proxy
+from training.phantom.dicom import write_study_pair
+
+KINDS = ("worker killed", "worker cut off", "receiver killed", "worker stopped")
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One process that is started again whenever it ends."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    wire: TcpProxy
+    port: int = 0
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
+            )
+
+    def signal(self, number: int) -> None:
+        """To the process and what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> None:
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Receivers and workers, and how often what happened to them."""
+
+    receivers: list[Member]
+    workers: list[Member]
+    lease_seconds: float
+    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+
+    @property
+    def members(self) -> list[Member]:
+        return [*self.receivers, *self.workers]
+
+    def harm(self, dice: random.Random, ended: threading.Event, *, pause: float, times: int | None) -> None:
+        """Every `pause` seconds or so something happens, each kind in turn: `times` in all, or until `ended`."""
+        for number in itertools.count():
+            if number == times or ended.wait(dice.uniform(0.5, 1.5) * pause):
+                return
+            what = KINDS[number % len(KINDS)]
+            self.events[what] += 1
+            self._do(what, dice, ended)
+
+    def _do(self, what: str, dice: random.Random, ended: threading.Event) -> None:
+        member = dice.choice(self.receivers if what == "receiver killed" else self.workers)
+        if what.endswith("killed"):
+            member.end()
+            member.start()
+        elif what == "worker stopped":
+            member.signal(signal.SIGSTOP)
+            ended.wait(1.5 * self.lease_seconds)
+            member.signal(signal.SIGCONT)
+        else:
+            member.wire.state = Wire.CUT
+            ended.wait(1.5 * self.lease_seconds)
+            member.wire.state = Wire.WHOLE
+            member.wire.drop()
+
+
+def _config(folder: Path, database: str, storage: StorageSection, port: int, destination: int) -> Path:
+    """The configuration of one member; each has a data folder of its own, as machines have."""
+    lines = [f'[node]\nhost = "127.0.0.1"\nport = {port}\ndata_dir = "data"', f'[database]\nurl = "{database}"']
+    lines.append("[storage]")
+    given = storage.model_dump(exclude_none=True).items()
+    lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in given]
+    lines.append("[receive]\nmin_free_mib = 0\n[completion]\nquiet_seconds = 2")
+    pacs = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "verify": "find"}
+    lines += ["[[destinations]]", *(f'{key} = "{value}"' for key, value in pacs.items()), f"port = {destination}"]
+    folder.mkdir(parents=True)
+    path = folder / "config.toml"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _named(host: str, command: list[str]) -> list[str]:
+    """The command in a machine of this name, where that can be had."""
+    allowed = shutil.which("unshare") and os.geteuid() == 0
+    return ["unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh", *command] if allowed else command
+
+
+@contextmanager
+def running_group(
+    folder: Path, *, database: str, database_port: int, storage: StorageSection, destination: int, lease_seconds: float
+) -> Iterator[Group]:
+    """Two receivers and three workers, "worker" twice among their host names."""
+    with ExitStack() as stack:
+        receivers, workers = [], []
+        for name in ("receiver-1", "receiver-2", "worker-1", "worker-2", "worker-3"):
+            wire = stack.enter_context(tcp_proxy(database_port))
+            port = free_port()
+            url = database.replace(f":{database_port}/", f":{wire.port}/")
+            config = str(_config(folder / name, url, storage, port, destination))
+            if name.startswith("receiver"):
+                command = [sys.executable, "-m", "dicom_node.receive", config]
+                receivers.append(Member(name=name, command=command, log=folder / f"{name}.log", wire=wire, port=port))
+            else:
+                work = [sys.executable, "-m", "tests.support.chaos_worker", config, str(lease_seconds), "0.05"]
+                command = _named("worker" if name != "worker-3" else "other", work)
+                workers.append(Member(name=name, command=command, log=folder / f"{name}.log", wire=wire))
+        group = Group(receivers=receivers, workers=workers, lease_seconds=lease_seconds)
+        for member in group.members:
+            member.start()
+            stack.callback(member.end)
+        wait_until(lambda: all(listening(one.port) for one in receivers), seconds=120, what="the receivers to listen")
+        yield group
+
+
+def studies(folder: Path, count: int) -> list[Dataset]:
+    """Films of as many people, of few pictures."""
+    pictures = [pydicom.dcmread(write_study_pair(folder / str(n), n, long_side=512).current.files[0]) for n in range(2)]
+    made = []
+    for number in range(count):
+        film = copy.deepcopy(pictures[number % len(pictures)])
+        film.PatientID = film.PatientName = f"P{number}"
+        film.StudyInstanceUID, film.SeriesInstanceUID, film.SOPInstanceUID = (generate_uid() for _ in range(3))
+        film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
+        made.append(film)
+    return made
