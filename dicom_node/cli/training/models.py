@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, errors, open_node, print_json, print_rows
+from dicom_node.errors import UsageError
 from dicom_node.serving import promotion as models
 from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
@@ -162,6 +164,28 @@ def _said(difference: dict[str, Any], who: str) -> str:
     return f"{difference[who]}" + (f" ({probability:.2f})" if probability is not None else "")
 
 
+def export_command(
+    name: NameArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a copy of a checkpoint that vLLM loads (docs/serving.md)."""
+    from model.checkpoints.vllm_export import export_for_vllm
+    from model.errors import CheckpointError
+
+    with open_node(config) as node:
+        source = folder_of(node.models_dir, name)
+        try:
+            changed = export_for_vllm(source, folder)
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
+    if as_json:
+        print_json({"folder": str(folder), "renamed": changed})
+    else:
+        console.print(f"{folder}: {len(changed)} weights have another name there; next: vllm serve {folder}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the `models` commands."""
     from dicom_node.cli.training.calibrate import calibrate_command
@@ -172,6 +196,7 @@ def register(app: typer.Typer) -> None:
     group.command("promote")(promote_command)
     group.command("rollback")(rollback_command)
     group.command("shadow")(shadow_command)
+    group.command("export")(export_command)
     group.command("disagreements")(disagreements_command)
     group.command("calibrate")(calibrate_command)
     app.add_typer(group)
