@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from dicom_node.config import NodeSection, Settings
+from dicom_node.config import LoggingSection, NodeSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
@@ -29,6 +29,7 @@ from dicom_node.index.tables.core import Job, JobKind, JobState, Result
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Worker
+from dicom_node.logs import configure
 from dicom_node.storage.folder_store import FolderStore
 from tests.support.archives import receive
 from tests.support.common import wait_until
@@ -117,6 +118,7 @@ def main() -> None:
         f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}, "
         f"load {os.getloadavg()[0]:.1f}"
     )
+    configure(LoggingSection(level="warning"))
     with running_postgres(durable=True) as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"\n| {EMPTY_JOBS} jobs that do nothing | CPU ms a job | wall ms a job |\n|---|---|---|")

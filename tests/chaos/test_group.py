@@ -75,7 +75,7 @@ def check(database: Database, uids: Sequence[str]) -> list[float]:
             .where(Result.is_current)
             .group_by(Study.id, Study.last_instance_at)
         ).all()
-    return [(confirmed - last).total_seconds() for last, confirmed in rows]
+    return [(confirmed - last).total_seconds() for last, confirmed in rows if last is not None]
 
 
 def go_through(
@@ -119,7 +119,7 @@ def go_through(
             ended.set()
             trouble.join()
         done = time.monotonic() - began
-        times = sorted(check(database, [film.StudyInstanceUID for film in films]))
+        spent = sorted(check(database, [film.StudyInstanceUID for film in films]))
         held = [len(orthanc.instances(Modality="SR", StudyInstanceUID=film.StudyInstanceUID)) for film in films]
         assert held == [2] * count, "the machine's and the reading report of each study, once each"
         assert min(group.events.values()) > 0, f"not everything happened: {group.events}"
@@ -130,8 +130,8 @@ def go_through(
         **group.events,
         "seconds until all were taken": taken,
         "seconds until all were proven": done,
-        "median seconds of a study": statistics.median(times),
-        "longest seconds of a study": times[-1],
+        "median seconds of a study": statistics.median(spent),
+        "longest seconds of a study": spent[-1],
     }
 
 
