@@ -38,6 +38,7 @@ test: $(VENV)/.installed-dev
 bench-model: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_study.py
+	$(BIN)/python benchmarks/bench_courses.py
 
 # make bench-receive   the receiver beside DCMTK storescp and Orthanc, in one run
 bench-receive: $(VENV)/.installed-dev

@@ -22,6 +22,9 @@ from model.experts.expert import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
 from model.images.display import from_grey
 from model.ontology import ontology
 from model.predict import Predictor, load_predictor
+from model.prognosis.foresight import Foresight
+from model.prognosis.head import PrognosisHead
+from model.prognosis.inputs import Vocabulary
 from model.schema import DisplayImage, Presence, StudyPair
 from tests.model.checkpoints.test_registry import NOW
 from tests.support.tiny_nvila import FINDINGS, save_tiny
@@ -185,6 +188,23 @@ def test_an_expert_speaks_to_whom_was_trained_with_it(tmp_path: Path, folder: Pa
     assert heard.model.device_uid == told.identity.device_uid
     with pytest.raises(CheckpointError, match="no expert"):
         load_predictor(taught, experts=tmp_path / "nothing")
+
+
+def test_dropping_the_expert_changes_no_reading_that_the_prognosis_rests_on(
+    tmp_path: Path, folder: Path, expert_folder: Path
+) -> None:
+    taught = tmp_path / "taught"
+    shutil.copytree(folder, taught)
+    rewrite_manifest(taught, expert=True)
+    pair, read = StudyPair(current=image(1), prior=image(2)), []
+    blind = PrognosisHead(vocabulary=Vocabulary(findings=FINDINGS), weights={})
+    for experts in (None, expert_folder):
+        predictor = load_predictor(taught, experts=experts)
+        assert (predictor.expert is None) == (experts is None)
+        foresight = Foresight(predictor.vlm, predictor.engine, blind, stated={}, calibrated=predictor.calibrate_answer)
+        read.append(foresight.known(pair).readings)
+    for without, told in zip(*read, strict=True):
+        assert np.array_equal(without, told)
 
 
 def test_regions_are_sought_under_the_prompt_that_was_answered(
