@@ -1,4 +1,4 @@
-"""Percentages on the pages obey rule 2 of the reports: none that contradicts its word, none without calibration."""
+"""Numbers and words on the pages: rule 2 of the reports, and corrections that fit their finding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from typing import Any
 import pytest
 
 from dicom_node.admin.formats import change_percent, presence_percent
+from dicom_node.web.pages.corrections import fitting_words
+
+
+def test_words_of_a_correction_fit_the_finding_and_are_sorted() -> None:
+    effusion = fitting_words({"key": "pleural_effusion", "change": "new"})
+    assert list(effusion) == ["presence", "change", "location", "level"]
+    assert effusion["location"] == sorted(effusion["location"])
+    assert not {"rib", "retrocardiac"} & set(effusion["location"])
+    assert {"severe", "small"} <= set(effusion["level"])
+    assert not {"increasing", "mildly"} & set(effusion["level"])
+    assert "level" not in fitting_words({"key": "chest_tube", "change": None})
+    assert fitting_words({"key": "chest_tube"})["location"] == ["bilateral", "left", "right"]
+    assert list(fitting_words({"key": "cardiomegaly"})) == ["presence", "level"]
 
 
 @pytest.mark.parametrize(

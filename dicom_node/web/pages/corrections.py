@@ -18,16 +18,26 @@ _FORM = (feedback.Aspect.PRESENCE, feedback.Aspect.CHANGE, feedback.Aspect.LOCAT
 """The fields of the correction form, in this order."""
 
 
+_SIDES = ("bilateral", "left", "right")
+_UNFIT = {"lung": {"pericardial", "pleural", "rib"}, "pleura": {"lobe", "pericardial", "retrocardiac", "rib"}}
+"""Site of a finding → words for places that it cannot have."""
+_NO_DEGREES = frozenset({"decreasing", "increasing", "mildly", "minimally", "moderately"})
+"""Words of the vocabulary that say a change or go with a verb."""
+
+
 def fitting_words(finding: dict[str, Any]) -> dict[str, list[str]]:
     """Aspect → the words that a correction of this finding may use, sorted; no change where nothing was compared."""
     words = {aspect.value: list(feedback.allowed_values(aspect)) for aspect in _FORM}
     concept = ontology().findings.get(finding["key"])
     is_device = concept is not None and concept.kind is FindingKind.DEVICE
+    site = concept.site if concept is not None else ""
     if finding.get("change") is None:
         del words["change"]
-    if is_device:
-        del words["level"]  # a tube has no degree
-    words["location"] = sorted(words["location"])
+    places = set(words["location"]) - _UNFIT.get(site, set())
+    words["location"] = sorted(_SIDES if is_device else places)
+    words["level"] = sorted(set(words.get("level", ())) - _NO_DEGREES)
+    if is_device or site == "heart":
+        del words["level" if is_device else "location"]  # a tube has no degree, a heart no place
     return words
 
 
