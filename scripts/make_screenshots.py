@@ -37,7 +37,7 @@ PATIENTS: Mapping[int, Mapping[str, Change]] = {
 }
 """Seeds beyond those of training, and the change to be shown."""
 LONG_SIDE = 1024
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+DESK, PHONE = {"width": 1280, "height": 1100}, {"width": 360, "height": 740}
 QUALITY = 82
 WIDEST = 1280
 _PAGES = re.compile(r"pages:\s+(\S+)\s+user (\S+), password (\S+)")
@@ -109,6 +109,8 @@ def _shoot_pages(browser: Browser, base: str, user: str, password: str, study: s
     _save(page.screenshot(), out / "worklist.webp")
     page.goto(f"{base}/studies/{study}")
     page.wait_for_load_state("networkidle")
+    page.get_by_label("Regions").check()
+    page.locator("#viewer").scroll_into_view_if_needed()
     _save(page.screenshot(), out / "study.webp")
     link = page.get_by_role("link", name="Report as a page")
     report = base + str(link.get_attribute("href"))

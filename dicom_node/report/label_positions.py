@@ -1,4 +1,4 @@
-"""Where the label of a region stands on its image (rule 7 of `report.rules`): towards the centre, inside, apart.
+"""Where the label of a region stands on its image (rule 7 of `report.rules`): beside it, inside, apart.
 
 Viewers draw labels in screen pixels, so positions are found for the smallest usual viewport; in a larger one the boxes
 only shrink away from each other.
@@ -54,13 +54,16 @@ def label_boxes(labels: Sequence[tuple[str, Points]], columns: int, rows: int) -
 
 
 def _preferred_box(text: str, outline: Points, columns: int, rows: int) -> LabelBox:
-    """Beside the outline, on the side of the image's centre; moved inside the image."""
+    """Above the outline, or below it where there is no room, in its own half: a label over the other lung misleads.
+
+    In an outline that is as high as the image it stands inside, at the top.
+    """
     scale = columns / USUAL_WIDTH
     width, height = min((CHARACTER * len(text) + PADDING) * scale, float(columns)), LINE * scale
     xs, ys = [x for x, _ in outline], [y for _, y in outline]
-    is_in_right_half = min(xs) + max(xs) > columns
-    left = min(xs) - width if is_in_right_half else max(xs)
-    top = (min(ys) + max(ys) - height) / 2
+    left = (min(xs) + max(xs) - width) / 2
+    above, below = min(ys) - height, max(ys)
+    top = above if above >= 0 else below if below + height <= rows else min(ys)
     left, top = min(max(left, 0.0), columns - width), min(max(top, 0.0), rows - height)
     return LabelBox(left=left, top=top, width=width, height=height, scale=scale)
 

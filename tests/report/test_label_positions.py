@@ -1,7 +1,8 @@
-"""Labels of regions stand inside the image, on the side of its centre, and none covers another."""
+"""Labels of regions stand inside the image, over or under what they name, and none covers another."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,9 +28,28 @@ def test_labels_are_inside_and_apart(labels: list[tuple[str, tuple[tuple[float, 
         assert not any(box.overlaps(other) for other in boxes[:number])
 
 
-def test_a_label_stands_on_the_side_of_the_centre() -> None:
-    left_lung = ((400.0, 300.0), (480.0, 300.0), (480.0, 400.0), (400.0, 300.0))
-    right_lung = ((20.0, 300.0), (100.0, 300.0), (100.0, 400.0), (20.0, 300.0))
-    first, second = label_boxes([("tube", left_lung), ("tube", right_lung)], COLUMNS, ROWS)
-    assert first.left + first.width <= 400 + 1e-6
-    assert second.left >= 100
+@pytest.mark.parametrize(
+    ("top", "bottom", "expected"), [(300.0, 400.0, "above"), (5.0, 400.0, "below"), (5.0, 595.0, "inside")]
+)
+def test_a_label_stands_over_or_under_its_region_in_the_same_half(top: float, bottom: float, expected: str) -> None:
+    left_lung = ((320.0, top), (460.0, top), (460.0, bottom), (320.0, top))
+    (box,) = label_boxes([("pneumothorax L:  new", left_lung)], COLUMNS, ROWS)
+    assert box.left + box.width / 2 > COLUMNS / 2
+    assert box.left < 460 < COLUMNS
+    if expected == "above":
+        assert box.top + box.height <= top + 1e-6
+    elif expected == "below":
+        assert box.top >= bottom
+    else:
+        assert top <= box.top < top + 1e-6
+
+
+def test_wide_labels_of_both_lungs_stay_apart() -> None:
+    lungs = [
+        ((20.0, 300.0), (200.0, 300.0), (200.0, 500.0), (20.0, 300.0)),
+        ((300.0, 300.0), (480.0, 300.0), (480.0, 500.0), (300.0, 300.0)),
+    ]
+    first, second = label_boxes(
+        [("right basal consolidation: worse", lungs[0]), ("consolidation L:  new", lungs[1])], COLUMNS, ROWS
+    )
+    assert not first.overlaps(second)
