@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import exists, func, or_, select
+from sqlalchemy import case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.index.clock import database_time
@@ -48,11 +48,10 @@ def seconds_to_next(session: Session, kinds: Collection[JobKind], *, within: dt.
     """Return in how many seconds the next job of these kinds is due (0: now), or None where none is due `within`."""
     now = database_time(session)
     waiting = Job.kind.in_(list(kinds)) & (Job.state == JobState.READY)
-    due = select(Job.id).where(waiting, Job.run_at <= now).limit(1)
-    if session.scalar(due) is not None:
-        return 0.0
-    soon = select(func.min(Job.run_at), now).where(waiting, Job.run_at <= database_time(session, within))
-    run_at, present = session.execute(soon).one()
+    is_due = exists().where(waiting, Job.run_at <= now)
+    soon = select(func.min(Job.run_at)).where(waiting, Job.run_at <= database_time(session, within)).scalar_subquery()
+    # One round trip. CASE looks for the soonest, which reads all that are due by then, only where none is due now.
+    run_at, present = session.execute(select(case((is_due, now), else_=soon), now)).one()
     return None if run_at is None else max(0.0, (run_at - present).total_seconds())
 
 
