@@ -21,10 +21,10 @@ from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR
 from model.film_reader import FilmReader, PairView, is_person, open_film_reader
-from model.finding_states import NONE, FindingAnswers, JointWeights, likeliest, read_finding, says_something
+from model.finding_states import FindingAnswers, JointWeights, read_finding, says_something
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
-from model.prognosis.foresight import Foresight, open_foresight
+from model.prognosis.foresight import Foresight, items_of_answers, open_foresight, without_contradictions
 from model.questions.battery import Question, QuestionType, battery
 from model.questions.prompts import PromptLayout, context_text
 from model.schema import (
@@ -89,8 +89,7 @@ class Predictor:
         """The checkpoint that answers; a prognosis head looks at every image, whatever the language model takes."""
         if self.foresight is None:
             return self._identity
-        knows_chart = bool(self.foresight.head.vocabulary.labs or self.foresight.head.vocabulary.treatments)
-        return replace(self._identity, images=MAX_IMAGES, context=self._identity.context or knows_chart)
+        return replace(self._identity, images=MAX_IMAGES, context=self._identity.context or self.foresight.knows_chart)
 
     def predict(self, pair: StudyPair) -> Prediction:
         """Answer one pair. Raises InferenceError where the model fails."""
@@ -203,16 +202,21 @@ class Predictor:
         else:
             findings = tuple(self._finding(key, calibrated, pair) for key in self.findings)
         difference = answers.open.get(QuestionType.DIFFERENCE.value)
+        course, is_read = self._course(pair, view), not is_person(view)
+        foreseen = course if self.foresight is not None else None
+        takes_context = (is_read and self.manifest.context) or (foreseen is not None and self.identity.context)
         return Prediction(
             findings=findings,
             model=self.identity,
-            prognosis=self._foretold(pair, calibrated, view),
+            prognosis=without_contradictions(self._foretold(course, calibrated), findings),
             difference_text=difference.text if difference is not None else None,
             unfamiliarity=view.unfamiliarity if view is not None else None,
             unfamiliarity_limit=FAMILIAR if view is not None else None,
             unstated=unstated,
-            images_seen=min(len(pair.images), 2 if is_person(view) else self.identity.images),
-            context_seen=self.identity.context and pair.context is not None and not is_person(view),
+            images_seen=max(
+                min(len(pair.images), self.manifest.images if is_read else 2), len(foreseen.images) if foreseen else 0
+            ),
+            context_seen=pair.context is not None and takes_context,
             seconds={**answers.seconds, "total": seconds},
             certainty_floor=self.manifest.certainty_floor,
             is_calibrated=self.manifest.calibrated_on > 0,
@@ -235,32 +239,25 @@ class Predictor:
             return replace(found, change=Change.NOT_COMPARABLE)
         return found
 
-    def _foretold(
-        self, pair: StudyPair, calibrated: Mapping[str, Mapping[str, float]], view: PairView | None
-    ) -> tuple[PrognosisItem, ...]:
-        """What may be said of the next image. A head's figures hold for the kinds of images that they were measured
-        on: nothing is said of others, nor where nobody can tell the kind."""
+    def _course(self, pair: StudyPair, view: PairView | None) -> StudyPair | None:
+        """The part of a study that the next image may be predicted from, None where nothing may be said of it.
+
+        A head's figures hold for the kinds of images that they were measured on: nothing is said of others, nor where
+        nobody can tell the kind. Nothing is said of films of people by what was learned from phantoms.
+        """
         evidence = self.manifest.prognosis_evidence
         if self.foresight is None or evidence is None:
-            if is_person(view):
-                return ()
-            return self._prognosis(calibrated) if self.foresight is None else self.foresight.items(pair)
-        measured = (
-            self.films.course(pair, view, evidence.kinds) if self.films is not None and view is not None else None
-        )
-        return self.foresight.items(measured) if measured is not None else ()
+            return None if is_person(view) else pair
+        return self.films.course(pair, view, evidence.kinds) if self.films is not None and view is not None else None
 
-    def _prognosis(self, calibrated: Mapping[str, Mapping[str, float]]) -> tuple[PrognosisItem, ...]:
-        """Every finding whose likeliest future is a change or a staying; what is and stays absent is not said."""
-        items = []
-        for key in self.findings:
-            shares = calibrated.get(f"{QuestionType.PREDICTION.value}/{key}")
-            if shares is None:
-                continue
-            best = likeliest(shares)
-            if best is not None and best != NONE and shares[best] >= self.manifest.certainty_floor:
-                items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
-        return tuple(items)
+    def _foretold(
+        self, course: StudyPair | None, calibrated: Mapping[str, Mapping[str, float]]
+    ) -> tuple[PrognosisItem, ...]:
+        if course is None:
+            return ()
+        if self.foresight is not None:
+            return self.foresight.items(course)
+        return items_of_answers(calibrated, self.findings, self.manifest.certainty_floor)
 
 
 def finding_answers(key: str, calibrated: Mapping[str, Mapping[str, float]]) -> FindingAnswers | None:

@@ -15,7 +15,7 @@ from model.ontology import ontology
 from model.prognosis.head import PrognosisHead, read_head
 from model.prognosis.inputs import Known, Reading, reading_of, setting_of
 from model.questions.battery import Question, QuestionType, closed_question
-from model.schema import MAX_IMAGES, Change, DisplayImage, PrognosisItem, StudyPair
+from model.schema import MAX_IMAGES, Change, DisplayImage, Finding, Presence, PrognosisItem, StudyPair
 
 
 class Foresight:
@@ -39,6 +39,11 @@ class Foresight:
         self._vlm, self._engine, self._calibrated, self._floor = vlm, engine, calibrated, floor
         self._stated = {setting: frozenset(keys) for setting, keys in stated.items()}
         self._questions = reading_questions(head.vocabulary.findings)
+
+    @property
+    def knows_chart(self) -> bool:
+        """Whether the head learned what laboratory values or treatments mean."""
+        return bool(self.head.vocabulary.labs or self.head.vocabulary.treatments)
 
     def items(self, study: StudyPair) -> tuple[PrognosisItem, ...]:
         """The statements allowed on the next image; a finding that is and stays absent is not stated."""
@@ -92,6 +97,27 @@ def open_foresight(
         calibrated=calibrated,
         floor=manifest.certainty_floor,
     )
+
+
+def items_of_answers(
+    calibrated: Mapping[str, Mapping[str, float]], findings: Sequence[str], floor: float
+) -> tuple[PrognosisItem, ...]:
+    """The same from a language model's own answers to prediction questions; what is and stays absent is not said."""
+    items = []
+    for key in findings:
+        shares = calibrated.get(f"{QuestionType.PREDICTION.value}/{key}")
+        best = likeliest(shares) if shares is not None else None
+        if shares is not None and best is not None and best != NONE and shares[best] >= floor:
+            items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
+    return tuple(items)
+
+
+def without_contradictions(items: Sequence[PrognosisItem], findings: Sequence[Finding]) -> tuple[PrognosisItem, ...]:
+    """Leave out what contradicts the statements on the current image: only what is absent can be new, only what is
+    present can stay, change or go; nothing is said of a finding that is abstained from."""
+    presence = {finding.key: finding.presence for finding in findings}
+    fits = {True: Presence.ABSENT, False: Presence.PRESENT}
+    return tuple(item for item in items if presence.get(item.key) is fits[item.change is Change.NEW])
 
 
 def reading_questions(findings: Sequence[str]) -> tuple[Question, ...]:

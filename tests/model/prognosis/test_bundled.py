@@ -15,7 +15,7 @@ from model.images.display import from_grey
 from model.predict import Predictor, load_predictor
 from model.prognosis.foresight import Foresight
 from model.prognosis.inputs import SETTINGS, Known, setting_of
-from model.schema import PatientContext, PrognosisItem, StudyPair
+from model.schema import Change, PatientContext, Presence, PrognosisItem, StudyPair
 from tests.support.common import shared
 from training.data.datasets import load_pair
 from training.phantom.course import sample_course
@@ -78,10 +78,15 @@ def test_one_two_and_all_images_with_and_without_a_chart_are_settings_of_their_o
             known = foresight_of(predictor).known(study)
             shares = head.probabilities(known)
             made[setting_of(known)] = shares
-            items = said(predictor, study)
+            prediction = predictor.predict(study)
+            items = prediction.prognosis
             assert items
+            assert prediction.images_seen == len(study.images)
+            assert prediction.context_seen == (context is not None)
             for item in items:
                 assert item.probability == pytest.approx(shares[item.key][item.change.value], abs=1e-6)
+                is_absent = prediction.finding(item.key).presence is Presence.ABSENT
+                assert (item.change is Change.NEW) == is_absent, "no contradiction to what is stated now"
     assert set(made) == set(SETTINGS)
     assert len({str(shares) for shares in made.values()}) == len(SETTINGS)
 

@@ -15,10 +15,11 @@ from model.engine.engine import Engine
 from model.errors import CheckpointError
 from model.ontology import ontology
 from model.predict import load_predictor
+from model.prognosis.foresight import without_contradictions
 from model.prognosis.head import FILE, PrognosisHead, read_head
 from model.prognosis.inputs import SETTINGS, Known, Vocabulary, flag_of, inputs_of, reading_of, setting_of
 from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
-from model.schema import PatientContext, StudyPair
+from model.schema import Change, Finding, PatientContext, Presence, PrognosisItem, StudyPair
 from tests.model.test_study import image, study
 from tests.support.tiny_nvila import FINDINGS, save_tiny
 
@@ -133,6 +134,24 @@ def _with_head(folder: Path, stated: dict[str, tuple[str, ...]], *, prognosis: b
     values = {name: getattr(old, name) for name in Manifest.model_fields if name not in ("device_uid", "files")}
     write_manifest(folder, **values | {"prognosis": prognosis, "prognosis_findings": stated})
     return folder
+
+
+def test_what_contradicts_the_present_is_not_foretold() -> None:
+    def found(key: str, presence: Presence) -> Finding:
+        return Finding(key=key, presence=presence, probability=0.5)
+
+    findings = [
+        found("edema", Presence.PRESENT),
+        found("fracture", Presence.ABSENT),
+        found("pneumothorax", Presence.ABSTAINED),
+    ]
+    items = [
+        PrognosisItem(key=key, change=change, probability=0.9)
+        for key in ("edema", "fracture", "pneumothorax", "cardiomegaly")
+        for change in (Change.NEW, Change.STABLE, Change.RESOLVED)
+    ]
+    kept = {(item.key, item.change) for item in without_contradictions(items, findings)}
+    assert kept == {("edema", Change.STABLE), ("edema", Change.RESOLVED), ("fracture", Change.NEW)}
 
 
 def evidence(setting: str) -> PrognosisEvidence:
