@@ -19,5 +19,9 @@ class InferenceError(ModelError):
     """The model could not answer a pair: out of memory, time-out, broken remote server."""
 
 
+class RefusedRequestError(InferenceError):
+    """A server refuses this one request for good, such as one that is too long; others may be answered."""
+
+
 class LabellerError(ModelError):
     """A report could not be labelled, or a file of labelled sentences is malformed."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from model.errors import InferenceError
+from model.errors import InferenceError, RefusedRequestError
 
 DEFAULT_CONNECTIONS = 32
 """Requests in flight. A server that batches is as fast with 32 as with one; more would wait in its own queue, and its
@@ -28,6 +28,8 @@ CONNECT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 """Answers after which the same request may succeed."""
+_ITS_OWN_FAULT = frozenset({400, 413, 422})
+"""Answers that are about the request, not about the server or who asks."""
 _KEPT_HEADERS = ("content-type", "retry-after")
 
 
@@ -136,7 +138,8 @@ class ServerClient:
                     return self._decode(response)
                 reason = f"status {response.status_code}: {response.text[:200]}"
                 if response.status_code not in _BUSY:
-                    raise InferenceError(f"{self.base_url}: the server refused: {reason}")
+                    kind = RefusedRequestError if response.status_code in _ITS_OWN_FAULT else InferenceError
+                    raise kind(f"{self.base_url}: the server refused: {reason}")
                 pause = max(pause, _retry_after(response))
             # jitter, so that many workers do not come back in the same instant
             pause *= random.uniform(0.8, 1.2)

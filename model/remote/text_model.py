@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from model.errors import InferenceError
+from model.errors import InferenceError, RefusedRequestError
 from model.remote.client import ServerClient
 
 
@@ -54,7 +54,7 @@ def _content(answer: dict[str, Any]) -> str:
     except (KeyError, IndexError, TypeError) as error:
         raise InferenceError("the server's answer holds no message") from error
     if not isinstance(content, str):
-        raise InferenceError("the server's message is no text")
+        raise RefusedRequestError("the server's message is no text")
     return content
 
 

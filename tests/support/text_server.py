@@ -17,13 +17,16 @@ from tests.support.common import free_port, wait_until
 
 
 @contextmanager
-def text_server(answer: Callable[[str], str], seen: list[dict[str, Any]]) -> Iterator[str]:
-    """Serve on a loopback port; `answer` makes the reply from the prompt, `seen` collects the request bodies."""
+def text_server(answer: Callable[[str], str | int], seen: list[dict[str, Any]]) -> Iterator[str]:
+    """Serve on a loopback port; `answer` makes the reply, or the HTTP status of a refusal, from the prompt; `seen`
+    collects the request bodies."""
 
     async def chat(request: Request) -> Response:
         body = await request.json()
         seen.append(body)
         reply = answer(body["messages"][-1]["content"])
+        if isinstance(reply, int):
+            return JSONResponse({"error": {"message": "refused"}}, reply)
         return JSONResponse(
             {"choices": [{"message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}]}
         )

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from model.errors import InferenceError, RefusedRequestError
 from model.ontology import ontology
 from model.questions.grammar import NOTHING, Event, EventKind, level_readings, parse_events
 from model.questions.vocabulary import finding_name, finding_wordings, join_words
@@ -26,6 +28,8 @@ from training.records.drops import DataError, DropReport
 MAX_TOKENS = 120
 MAX_WORDS = 80
 """Longer answers are no one or two sentences."""
+MAX_FAILURES = 3
+"""A writer that fails this often in a row, and not by refusing the request, is gone."""
 
 PROMPT = """\
 Rewrite the statement as one or two sentences of a radiology report that compares a current chest radiograph with the
@@ -178,47 +182,77 @@ def _is_negated(clause: str, kind: EventKind) -> bool:
     return _NEGATION.search(_WORDS[kind].sub(" ", clause)) is not None
 
 
-def rewrite(
-    sources: Iterable[tuple[str, str]],
-    writer: Writer,
-    report: DropReport,
-    *,
-    batch: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What became of one difference answer: an accepted text, or why there is none."""
+
+    record_id: str
+    text: str = ""
+    fault: str = ""
+
+
+def rewrite(sources: Iterable[tuple[str, str]], writer: Writer, report: DropReport) -> dict[str, str]:
     """(record id, difference answer) → {record id: accepted long answer}. Everything not accepted is counted.
 
     Raises InferenceError where the writer's server fails for good.
     """
     accepted: dict[str, str] = {}
-    waiting: list[tuple[str, str, tuple[Event, ...]]] = []
-    done = 0
-
-    def flush() -> None:
-        nonlocal done
-        texts = writer.write([events for _, _, events in waiting], [source for _, source, _ in waiting])
-        for (record_id, _, events), text in zip(waiting, texts, strict=True):
-            reason = _fault(text, events)
-            if reason is None:
-                accepted[record_id] = " ".join(text.split())
-                report.keep()
-            else:
-                report.drop(reason, record_id)
-        done += len(waiting)
-        waiting.clear()
-        progress(done)
-
-    for record_id, source in sources:
-        parsed = parse_events(source)
-        if not parsed.complete:
-            report.drop("long answer: the source does not parse", record_id)
-            continue
-        waiting.append((record_id, source, parsed.events))
-        if len(waiting) >= batch:
-            flush()
-    if waiting:
-        flush()
+    for one in chain.from_iterable(rewritten(sources, writer)):
+        count(one, report)
+        if not one.fault:
+            accepted[one.record_id] = one.text
     return accepted
+
+
+def rewritten(
+    sources: Iterable[tuple[str, str]], writer: Writer, *, batch: int = 64
+) -> Iterator[tuple[Rewritten, ...]]:
+    """What became of each (record id, difference answer), batch by batch.
+
+    Raises InferenceError where the writer's server fails for good; the batches before are given by then.
+    """
+    remaining = iter(sources)
+    while taken := list(islice(remaining, batch)):
+        parsed = [(record_id, source, parse_events(source)) for record_id, source in taken]
+        asked = [(record_id, source, found.events) for record_id, source, found in parsed if found.complete]
+        yield (
+            *(
+                Rewritten(record_id=record_id, fault="long answer: the source does not parse")
+                for record_id, _, found in parsed
+                if not found.complete
+            ),
+            *_written(asked, writer),
+        )
+
+
+def count(one: Rewritten, report: DropReport) -> None:
+    """Count an answer as kept or dropped."""
+    if one.fault:
+        report.drop(one.fault, one.record_id)
+    else:
+        report.keep()
+
+
+def _written(asked: Sequence[tuple[str, str, tuple[Event, ...]]], writer: Writer) -> Iterator[Rewritten]:
+    """Have a batch written; where it fails each alone, so that one answer that cannot be had costs no other."""
+    try:
+        texts: list[str | None] = list(writer.write([e for _, _, e in asked], [source for _, source, _ in asked]))
+    except InferenceError:
+        texts, failures = [], 0
+        for _, source, events in asked:
+            try:
+                texts += writer.write([events], [source])
+                failures = 0
+            except InferenceError as error:
+                failures += not isinstance(error, RefusedRequestError)
+                if failures >= MAX_FAILURES:
+                    raise
+                texts.append(None)
+    for (record_id, _, events), text in zip(asked, texts, strict=True):
+        fault = "long answer: the writer gave none" if text is None else _fault(text, events)
+        yield Rewritten(
+            record_id=record_id, text="" if fault or not text else " ".join(text.split()), fault=fault or ""
+        )
 
 
 def _fault(text: str, events: tuple[Event, ...]) -> str | None:

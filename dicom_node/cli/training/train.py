@@ -45,6 +45,8 @@ group = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    from dicom_node.cli.training.rewrite import rewrite_command  # uses the options of this module
+
     app.command("evaluate")(evaluate_command)
     group.command("preview")(preview)
     group.command("rewrite")(rewrite_command)
@@ -59,6 +61,8 @@ def evaluate_command(
     out: Annotated[Path, typer.Option(help="Folder for evaluation.html and evaluation.json.")],
     model: Annotated[str, typer.Option(help='Checkpoint: "demo", a folder, or a Hub id.')] = "demo",
     split: SplitOption = "all",
+    by_patient: Annotated[bool, typer.Option(help="Split by patient as training did, not as published.")] = False,
+    seen_patients: Annotated[bool, typer.Option(help="Measure on patients that it was trained on, too.")] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
@@ -77,26 +81,39 @@ def evaluate_command(
     from model.schema import MAX_IMAGES
     from training.data.datasets import load_records, open_records, parse_spec, record_count
     from training.evaluation.evaluate import EvaluationOptions, evaluate
+    from training.evaluation.held_out import require_held_out, salt_of
     from training.evaluation.report import write_report
     from training.evaluation.texts import make_published_asker, with_lumen_questions
+    from training.readers.splits import patient_disjoint
 
     with our_errors():
         no_bars_in_files()
         report = DropReport()
         spec = parse_spec(data)
         predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
-        most = MAX_IMAGES if prognosis else 2
-        items = load_records(open_records(spec, report), report, split=split_of(split), limit=limit, most=most)
+        require_held_out(
+            lambda: open_records(spec, DropReport()),
+            predictor.manifest.recipe,
+            report,
+            kind=spec.kind,
+            split=split_of(split),
+            by_patient=by_patient,
+            seen_patients=seen_patients,
+        )
+        records = open_records(spec, report)
+        if by_patient:
+            records = patient_disjoint(records, salt=salt_of(predictor.manifest.recipe, spec.kind))
+        items = load_records(records, report, split=split_of(split), limit=limit, most=MAX_IMAGES if prognosis else 2)
         with Progress() as progress:
             progress.begin("evaluating")
-            total = record_count(spec, split=split_of(split), limit=limit)
+            total = limit if by_patient else record_count(spec, split=split_of(split), limit=limit)
             result = evaluate(
                 predictor,
                 ((with_lumen_questions(record, predictor.findings), pair) for record, pair in items)
                 if lumen
                 else items,
                 report,
-                data=f"{spec}, split {split}",
+                data=f"{spec}, split {split}{' by patient' if by_patient else ''}",
                 options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
                 baseline=_learnt_majority(majority),
                 ask=make_published_asker(predictor),
@@ -170,39 +187,6 @@ def preview(
     console.print(f"{shown} samples in {out}")
 
 
-def rewrite_command(
-    data: DataOption,
-    out: Annotated[Path, typer.Option(help="JSON file for the accepted answers.")],
-    server: ServerOption = "",
-    text_model: TextModelOption = "",
-    limit: Annotated[int | None, typer.Option(help="At most so many answers.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the rule-based writer.")] = 0,
-) -> None:
-    """Rewrite difference answers into report-style sentences by a text model or by rules; keep what stays true."""
-    from itertools import islice
-
-    from training.data.datasets import open_records, parse_spec
-    from training.evaluation.texts import reference_sentence
-    from training.instructions.rewrite import ModelWriter, RuleWriter, rewrite, save_answers
-
-    with our_errors():
-        report = DropReport()
-        records = open_records(parse_spec(data), DropReport())
-        sources = (
-            (record.record_id, sentence) for record in records if (sentence := reference_sentence(record)) is not None
-        )
-        model = _text_model(server, text_model)
-        writer = ModelWriter(model) if model is not None else RuleWriter(seed)
-        with Progress() as progress:
-            progress.begin("rewriting", limit)
-            answers = rewrite(
-                islice(sources, limit), writer, report, progress=lambda done: progress.step("rewriting", done, limit)
-            )
-        save_answers(out, answers, writer=writer.name, report=report)
-    for line in report.lines():
-        console.print(line)
-
-
 def leakage_command(
     data: DataOption,
     by_patient: Annotated[
@@ -274,7 +258,7 @@ def _judge_sentences(result: Evaluation, server: str, name: str) -> JudgeScores 
     from training.evaluation.judge import JudgeItem, judge
     from training.evaluation.texts import reference_sentence
 
-    model = _text_model(server, name)
+    model = text_model_of(server, name)
     if model is None:
         return None
     judged = [
@@ -285,7 +269,7 @@ def _judge_sentences(result: Evaluation, server: str, name: str) -> JudgeScores 
     return judge(judged, model)
 
 
-def _text_model(server: str, name: str) -> TextModel | None:
+def text_model_of(server: str, name: str) -> TextModel | None:
     """The text model that was named: on a server, or local; None where none was."""
     from model.remote.client import ServerClient
     from model.remote.text_model import LocalText, ServerText

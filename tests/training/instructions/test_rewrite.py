@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.errors import InferenceError
 from model.questions.grammar import NOTHING, Event, EventKind, canonical, write_events
 from model.remote.client import ServerClient
 from model.remote.text_model import ServerText
@@ -19,6 +20,7 @@ from tests.support.published import random_events
 from tests.support.text_server import text_server
 from training.data.preview import write_preview
 from training.instructions.rewrite import ModelWriter, RuleWriter, load_answers, read_back, rewrite, save_answers
+from training.instructions.rewrite_journal import journal_of, rewrite_into
 from training.instructions.streams import InstructionOptions, Stream
 from training.readers.phantom import read_phantom_pairs
 from training.records.drops import DataError, DropReport
@@ -36,6 +38,7 @@ def test_the_rule_writer_is_always_read_back(seed: int, style: int) -> None:
 
 
 EDEMA_NEW = Event(kind=EventKind.NEW, finding="edema")
+GONE = Event(kind=EventKind.RESOLVED, finding="pneumothorax")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,50 @@ def test_a_models_answers_are_kept_only_when_they_say_the_same(tmp_path: Path) -
     path.write_text("{")
     with pytest.raises(DataError, match="holds no long answers"):
         load_answers(path)
+
+
+NEW_EDEMA = write_events([EDEMA_NEW])
+
+
+def test_writer_that_refuses_one_answer_costs_that_answer_only() -> None:
+    """A server that finds one request too long, or filters its answer, has not failed."""
+    sources = [*((f"r{n}", NEW_EDEMA) for n in range(5)), ("long", write_events([GONE]))]
+    report, seen = DropReport(), list[dict[str, Any]]()
+    with (
+        text_server(lambda prompt: 400 if "missing" in prompt else "New edema.", seen) as url,
+        ServerClient(url) as client,
+    ):
+        accepted = rewrite(sources, ModelWriter(ServerText(client, "writer-1")), report)
+    assert accepted == {f"r{n}": "New edema." for n in range(5)}
+    assert report.dropped == Counter({"long answer: the writer gave none": 1})
+
+
+def test_cut_run_goes_on_where_it_was_and_asks_nothing_twice(tmp_path: Path) -> None:
+    out, seen = tmp_path / "long.json", list[dict[str, Any]]()
+    sources = [(f"r{n}", NEW_EDEMA) for n in range(150)]
+    gone_after = 100
+
+    def answer(_: str) -> str | int:
+        return "New edema." if len(seen) <= gone_after else 401
+
+    with text_server(answer, seen) as url, ServerClient(url, connections=4) as client:
+        writer = ModelWriter(ServerText(client, "writer-1"))
+        with pytest.raises(InferenceError, match="status 401"):
+            rewrite_into(out, sources, writer, DropReport())
+        assert not out.exists()
+        with journal_of(out).open("a") as file:
+            file.write('{"id": "r1')  # as a power cut leaves it
+        with pytest.raises(DataError, match=r"begun by writer-1 .* name another --out, or remove it"):
+            rewrite_into(out, sources, RuleWriter(), DropReport())
+        gone_after, before = 10_000, len(seen)
+        report = DropReport()
+        rewrite_into(out, sources, writer, report)
+    assert len(seen) - before == 150 - 64, "the first batch was whole"
+    assert load_answers(out) == {f"r{n}": "New edema." for n in range(150)}
+    assert report.kept == 150
+    assert not journal_of(out).exists()
+    with pytest.raises(DataError, match="is there already"):
+        rewrite_into(out, sources, RuleWriter(), DropReport())
 
 
 def test_the_sample_page_shows_images_questions_and_what_the_loss_sees(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Long answers on their way: kept batch by batch in a file beside the final one, from which a cut run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from training.instructions.rewrite import Rewritten, Writer, count, rewritten, save_answers
+from training.records.drops import DataError, DropReport
+
+
+def rewrite_into(
+    out: Path,
+    sources: Iterable[tuple[str, str]],
+    writer: Writer,
+    report: DropReport,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Rewrite `sources` into the file `out` (`training.instructions.rewrite.save_answers`).
+
+    What a run before this one had answered is taken from its journal and not asked again.
+
+    Raises
+    ------
+    DataError
+        Where `out` is there already, or another writer began it.
+    InferenceError
+        Where the writer fails for good; what it had answered is kept.
+    """
+    if out.exists():
+        raise DataError(f"{out} is there already; name another file, or remove it to begin anew")
+    journal = journal_of(out)
+    done = {one.record_id: one for one in _read(journal, writer.name)}
+    for one in done.values():
+        count(one, report)
+    progress(len(done))
+    left = ((record_id, source) for record_id, source in sources if record_id not in done)
+    with journal.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            _append(file.fileno(), [json.dumps({"writer": writer.name})])
+        for batch in rewritten(left, writer):
+            lines = [json.dumps({"id": one.record_id, "text": one.text, "fault": one.fault}) for one in batch]
+            _append(file.fileno(), lines)
+            for one in batch:
+                count(one, report)
+                done[one.record_id] = one
+            progress(len(done))
+    accepted = {one.record_id: one.text for one in done.values() if not one.fault}
+    save_answers(out, accepted, writer=writer.name, report=report)
+    journal.unlink()
+
+
+def journal_of(out: Path) -> Path:
+    """The file that a cut run leaves beside `out`."""
+    return out.with_name(f"{out.name}.journal")
+
+
+def _append(descriptor: int, lines: list[str]) -> None:
+    os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
+    os.fsync(descriptor)
+
+
+def _read(journal: Path, writer: str) -> list[Rewritten]:
+    """What the journal holds; a last line that was cut off is cut away. Raises DataError for another writer's."""
+    if not journal.exists():
+        return []
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        head, *rows = [json.loads(line) for line in whole.splitlines()] or [{"writer": writer}]
+        begun_by = head["writer"]
+        found = [Rewritten(record_id=row["id"], text=row["text"], fault=row["fault"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{journal} is damaged; remove it to begin anew") from error
+    if begun_by != writer:
+        raise DataError(f"{journal} was begun by {begun_by}, not by {writer}; name another --out, or remove it")
+    if len(whole) < len(content):
+        os.truncate(journal, len(whole))
+    return found
