@@ -37,8 +37,12 @@ def _stored(site: Site) -> StoredReport:
     return stored
 
 
-def _pictures(stored: StoredReport) -> list[Path]:
-    return list(stored.folder.glob("pair-*.jpg"))
+def _folder(site: Site, stored: StoredReport) -> Path:
+    return site.node.documents_dir / stored.folder
+
+
+def _pictures(site: Site, stored: StoredReport) -> list[Path]:
+    return list(_folder(site, stored).glob("pair-*.jpg"))
 
 
 @pytest.mark.parametrize("name", kinds())
@@ -52,7 +56,7 @@ def test_page_made_when_asked_for_is_the_page_of_the_analysis(site: Site, tmp_pa
     request = report_request(site.node, *(pydicom.dcmread(study.files[0]) for study in (pair.prior, pair.current)))
     write_outputs(tmp_path / "out", request)
     stored = _stored(site)
-    kept = replace(stored, folder=tmp_path / "out", shown=shown_from_json((tmp_path / "out" / SHOWN_FILE).read_bytes()))
+    kept = replace(stored, folder="elsewhere", shown=shown_from_json((tmp_path / "out" / SHOWN_FILE).read_bytes()))
     assert page_of(site.node, kept) == (tmp_path / "out" / "report.html").read_text("utf-8")
     assert picture_of(site.node, kept) == (tmp_path / "out" / "pair.jpg").read_bytes()
     assert text_of(kept) == (tmp_path / "out" / "report.txt").read_text("utf-8")
@@ -60,21 +64,21 @@ def test_page_made_when_asked_for_is_the_page_of_the_analysis(site: Site, tmp_pa
 
 def test_analysis_writes_no_picture_and_the_first_look_keeps_one(site: Site) -> None:
     stored = _stored(site)
-    assert {path.name for path in stored.folder.iterdir()} == {"machine.dcm", "reading.dcm", SHOWN_FILE}
+    assert {path.name for path in _folder(site, stored).iterdir()} == {"machine.dcm", "reading.dcm", SHOWN_FILE}
     first = picture_of(site.node, stored)
-    assert [path.read_bytes() for path in _pictures(stored)] == [first]
+    assert [path.read_bytes() for path in _pictures(site, stored)] == [first]
     assert picture_of(site.node, stored) == first
 
 
 def test_picture_without_its_prior_says_so_and_is_not_kept(site: Site) -> None:
     stored = _stored(site)
     whole = picture_of(site.node, stored)
-    for path in _pictures(stored):
+    for path in _pictures(site, stored):
         path.unlink()
     with site.node.database.write() as session:
         session.execute(delete(Instance).where(Instance.sop_instance_uid == site.prior_sop))
     assert picture_of(site.node, stored) != whole
-    assert not _pictures(stored), "when the image is stored again, the picture is whole again"
+    assert not _pictures(site, stored), "when the image is stored again, the picture is whole again"
 
 
 def test_report_of_an_earlier_version_still_says_its_own_words(site: Site) -> None:
@@ -89,10 +93,10 @@ def test_damaged_report_is_named_and_a_missing_one_is_none(site: Site) -> None:
     stored = _stored(site)
     with site.node.database.read() as session:
         result_id = session.scalars(select(Result.id)).one()
-    (stored.folder / SHOWN_FILE).write_bytes(b"{}")
+    (_folder(site, stored) / SHOWN_FILE).write_bytes(b"{}")
     with pytest.raises(StorageError, match="no kept report"):
         load_report(site.node, result_id)
-    (stored.folder / SHOWN_FILE).unlink()
+    (_folder(site, stored) / SHOWN_FILE).unlink()
     assert load_report(site.node, result_id) is None
 
 
