@@ -138,6 +138,8 @@ def release(
 
     Raises CheckpointError.
     """
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already; a checkpoint is never overwritten")
     old = read_manifest(checkpoint)
     draft = folder.with_name(f"{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
