@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -38,7 +39,11 @@ def test_the_page_routes_a_study_and_brings_its_reports_back(tmp_path: Path) -> 
     rule = tmp_path / "route-to-lumen.lua"
     rule.write_text(snippet("orthanc rule"), "utf-8")
     node = new_node(tmp_path / "node")
-    options = {"modalities": {"LUMEN": ("127.0.0.1", node.port)}, "dicomweb": False, "LuaScripts": [str(rule)]}
+    options: dict[str, Any] = {
+        "modalities": {"LUMEN": ("127.0.0.1", node.port)},
+        "dicomweb": False,
+        "LuaScripts": [str(rule)],
+    }
     with running_orthanc(tmp_path / "orthanc", **options) as orthanc:
         configured(node, orthanc.dicom_port)
         made = write_study_pair(tmp_path / "films", 5, long_side=384)

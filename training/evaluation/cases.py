@@ -20,7 +20,7 @@ class Case:
     current: DisplayImage
     prior: DisplayImage | None
     rows: tuple[tuple[str, str, str], ...]
-    """(finding, truth, said) where they differ, worst first."""
+    """(finding, truth, said and the probability that the truth was given) where they differ, worst first."""
 
 
 def keep_asked(answered: Sequence[Answered]) -> tuple[list[Answered], tuple[str, ...]]:
@@ -68,7 +68,7 @@ def case_of(answer: Answered, pair: StudyPair) -> Case:
             loss = -math.log(max(given, 1e-6))
             losses.append(loss)
             if true != stated:
-                wrong.append((loss, (f"{key} {aspect}", true, stated)))
+                wrong.append((loss, (f"{key} {aspect}", true, f"{stated} (gave the truth {given:.2f})")))
     return Case(
         record_id=answer.truth.pair_id,
         loss=math.fsum(losses) / len(losses) if losses else 0.0,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from model.schema import ModelIdentity, Prediction, StudyPair
+from training.evaluation.breakdown import Subgroup, change_confusion, subgroup_scores
 from training.evaluation.cases import Case, case_of, keep_asked, per_question_of, worst_of
 from training.evaluation.choices import ChoiceScores
 from training.evaluation.consistency import score_consistency
@@ -71,10 +72,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """An ROC curve of one finding."""
+    """An ROC curve of one finding. positives, negatives: images with and without it by the truth."""
 
     finding: str
     auroc: float
+    positives: int
+    negatives: int
     false_rate: tuple[float, ...]
     true_rate: tuple[float, ...]
 
@@ -114,6 +117,9 @@ class Evaluation:
     """Agreement of the model with itself over all its findings; see `score_consistency`."""
     per_question: dict[str, float] = field(default_factory=dict)
     """"pair/finding/aspect" → 1 or 0: what a paired test compares; findings that are not asked are 0 here."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Counts [true change, stated change]; see `change_confusion`."""
+    subgroups: tuple[Subgroup, ...] = ()
     unasked: tuple[str, ...] = ()
     """Labelled findings that the model is never asked about; they stand in no other figure."""
 
@@ -182,6 +188,8 @@ def evaluate(
         inversion=score_inversion(answered, resamples=options.resamples),
         consistency=score_consistency(answered, resamples=options.resamples),
         per_question=per_question_of(labelled),
+        confusion=change_confusion(scored),
+        subgroups=subgroup_scores(records, scored, resamples=options.resamples),
         unasked=unasked,
     )
 
@@ -246,6 +254,8 @@ def _curves(answered: Sequence[Answered]) -> tuple[Curve, ...]:
                 Curve(
                     finding=key,
                     auroc=auroc(present, probability),
+                    positives=sum(present),
+                    negatives=len(present) - sum(present),
                     false_rate=tuple(false_rate.tolist()),
                     true_rate=tuple(true_rate.tolist()),
                 )

@@ -10,6 +10,8 @@ from markupsafe import Markup
 from training.evaluation.evaluate import Curve
 from training.metrics.classification import ReliabilityBin
 
+MIN_BIN_ANSWERS = 10
+"""A bin with fewer answers is not drawn: its share says nothing."""
 SIDE, LEFT, BOTTOM, TOP = 170, 34, 34, 8
 """Pixels: side of the plotted square, and the room around it for the scales."""
 _BLUE, _GREY, _LINE = "#0969da", "#57606a", "#d0d7de"
@@ -54,17 +56,21 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 
 def reliability_plot(bins: Sequence[ReliabilityBin]) -> Markup:
-    """Mean confidence against share right; the dot's area grows with the count, bars below show it as a share."""
+    """Mean confidence against share right with its 95 % interval, for bins of enough answers; bars show every bin's
+    share of the answers, and the dot's area grows with the count."""
+    every, bins = bins, [part for part in bins if part.count >= MIN_BIN_ANSWERS]
     most = max((part.count for part in bins), default=1)
-    total = sum(part.count for part in bins) or 1
+    total = sum(part.count for part in every) or 1
     bars = "".join(
         f'<rect x="{LEFT + part.low * SIDE:.1f}" y="{TOP + SIDE - part.count / total * SIDE:.1f}" '
         f'width="{(part.high - part.low) * SIDE - 0.5:.1f}" height="{part.count / total * SIDE:.1f}" fill="#ddf4ff"/>'
-        for part in bins
+        for part in every
     )
     dots = []
     for part in bins:
         x, y = _place(part.confidence, part.accuracy).split(",")
+        (_, low), (_, high) = (_place(0, end).split(",") for end in part.spread)
+        dots.append(f'<line x1="{x}" y1="{low}" x2="{x}" y2="{high}" stroke="{_BLUE}" stroke-width="1"/>')
         dots.append(f'<circle cx="{x}" cy="{y}" r="{2 + 4 * math.sqrt(part.count / most):.1f}" fill="{_BLUE}"/>')
     line = _line([(part.confidence, part.accuracy) for part in bins])
     return _svg(bars + _frame("confidence", "share right") + line + "".join(dots), "reliability diagram")

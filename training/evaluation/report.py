@@ -14,10 +14,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from model.ontology import ontology
+from model.questions.answers import CHANGE_ANSWERS
 from model.schema import DisplayImage
+from training.evaluation.breakdown import MIN_SUBGROUP_PATIENTS
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.judge import JudgeScores, JudgeVerdict
-from training.evaluation.plots import reliability_plot, roc_plot
+from training.evaluation.plots import MIN_BIN_ANSWERS, reliability_plot, roc_plot
 from training.evaluation.texts import reference_sentence
 from training.metrics.significance import Interval
 
@@ -79,6 +82,8 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
             "presence": [asdict(part) for part in evaluation.presence_reliability],
             "change": [asdict(part) for part in evaluation.change_reliability],
         },
+        "change_confusion": [list(row) for row in evaluation.confusion],
+        "subgroups": [asdict(group) for group in evaluation.subgroups],
         "roc": [asdict(curve) for curve in evaluation.curves],
         "worst": [{"record": c.record_id, "loss": c.loss, "differences": c.rows} for c in evaluation.worst],
         "seconds_per_pair": evaluation.seconds_per_pair,
@@ -126,6 +131,7 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
     )
     environment.filters["figure"] = figure
     environment.filters["spread"] = spread
+    environment.filters["readable"] = readable
     curves = sorted(evaluation.curves, key=lambda curve: curve.auroc)
     reliability_plots = [
         (name, reliability_plot(bins))
@@ -151,6 +157,12 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         judge=judge,
         labels=LABELS,
         unasked=evaluation.unasked,
+        confusion=list(zip(CHANGE_ANSWERS, evaluation.confusion, strict=bool(evaluation.confusion))),
+        changes=CHANGE_ANSWERS,
+        subgroups=evaluation.subgroups,
+        min_subgroup=MIN_SUBGROUP_PATIENTS,
+        min_bin=MIN_BIN_ANSWERS,
+        synthetic=evaluation.data.startswith("phantom"),
         consistency=[(CONSISTENCY[name], found) for name, found in evaluation.consistency.items()],
         reliability_plots=reliability_plots,
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
@@ -185,6 +197,13 @@ def _hardest(judge: JudgeScores | None, count: int = 8) -> list[JudgeVerdict]:
     """The answers that the judge liked least, with its reasons."""
     scored = [verdict for verdict in judge.verdicts if verdict.score is not None] if judge is not None else []
     return sorted(scored, key=lambda verdict: verdict.score or 0)[:count]
+
+
+def readable(text: str) -> str:
+    """The text with a finding's name in the place of its key: "pleural_effusion change" → "pleural effusion change"."""
+    key, space, rest = text.partition(" ")
+    concept = ontology().findings.get(key)
+    return f"{concept.name}{space}{rest}" if concept is not None else text
 
 
 def figure(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from model.engine.engine import EngineJob
 from model.predict import Predictor
@@ -53,6 +53,8 @@ class PublishedScores:
     """type → (questions, exact match, recall)."""
     per_answer: dict[str, dict[str, float]]
     """Figure → "record/number of the question" → score."""
+    open_texts: dict[str, Interval] = field(default_factory=dict)
+    """BLEU-4 and ROUGE-L of the open answers, as LUMEN reports them; empty where there is none."""
 
 
 def reference_sentence(record: Record) -> str | None:
@@ -145,6 +147,7 @@ def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resampl
         "open recall": figure(recall, False),
         "open exact": figure(exact, False),
     }
+    open_rows = [row for row, is_yes_no in zip(rows, closed, strict=True) if not is_yes_no]
     with_interval = {name: interval([found], resamples=resamples) for name, found in figures.items()}
     return PublishedScores(
         closed_accuracy=with_interval["closed accuracy"],
@@ -152,7 +155,17 @@ def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resampl
         open_exact=with_interval["open exact"],
         by_type=by_type,
         per_answer={name: dict(found.each) for name, found in figures.items()},
+        open_texts=_open_texts(open_rows, resamples),
     )
+
+
+def _open_texts(rows: Sequence[tuple[str, str, Asked, str]], resamples: int) -> dict[str, Interval]:
+    """BLEU-4 and ROUGE-L of (key, patient, question, answer) rows."""
+    if not rows:
+        return {}
+    keys, patients, asked, said = zip(*rows, strict=True)
+    figures = text_figures(keys, patients, [item.answer for item in asked], said)
+    return {name: interval([figures[name]], resamples=resamples) for name in ("BLEU-4", "ROUGE-L")}
 
 
 def is_closed(item: Asked) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,21 @@ class ReliabilityBin:
     confidence: float
     accuracy: float
     count: int
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """95 % interval of the share that was right (Wilson 1927); answers are taken as independent."""
+        return wilson(self.accuracy * self.count, self.count)
+
+
+def wilson(hits: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share; (NaN, NaN) without data."""
+    if not count:
+        return float("nan"), float("nan")
+    share = hits / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def ratio(part: float, whole: float) -> float:

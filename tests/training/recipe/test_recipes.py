@@ -90,7 +90,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "VQA": str(root),
         "MIMIC": str(root),
         "LONG": str(folder / "long.json"),
-        "EXPERT": str(folder / "expert.csv"),
+        "EXPERT_TABLE": str(folder / "expert.csv"),
         "NVILA-8B": str(folder / "nvila"),
         "MEDGEMMA": str(gemma3(folder / "medgemma")),
         "SNAPSHOT": str(folder / "site"),
