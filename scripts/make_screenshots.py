@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PATIENTS: Mapping[int, Mapping[str, Change]] = {
     9_200_001: {"pleural_effusion": Change.NEW},
     9_200_002: {"pneumothorax": Change.NEW, "endotracheal_tube": Change.STABLE},
-    9_200_003: {"edema": Change.IMPROVING},
+    9_200_004: {"edema": Change.IMPROVING},
 }
 """Seeds beyond those of training, and the change to be shown."""
 LONG_SIDE = 1024
