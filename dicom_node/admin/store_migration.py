@@ -31,7 +31,7 @@ log = get_logger(__name__)
 _BATCH = 500
 
 
-class Copied(StrEnum):
+class MigratedInstances(StrEnum):
     """The end of one file."""
 
     NEW = "copied"
@@ -44,7 +44,7 @@ class Copied(StrEnum):
 class Migrated:
     """The outcome of a run."""
 
-    counts: dict[Copied, int] = field(default_factory=lambda: dict.fromkeys(Copied, 0))
+    counts: dict[MigratedInstances, int] = field(default_factory=lambda: dict.fromkeys(MigratedInstances, 0))
     bytes: int = 0
     removed: int = 0
     """Objects of an earlier run whose instance retention has removed since."""
@@ -84,14 +84,14 @@ def migrate(node: NodeContext, names: list[str], result: Migrated) -> Iterator[s
             copied, size = _copy(node, bucket, name, digests.get(name))
             result.counts[copied] += 1
             result.bytes += size
-            if copied is Copied.DAMAGED:
+            if copied is MigratedInstances.DAMAGED:
                 result.damaged.append(name)
             yield name
     if node.settings.storage.kind == "folder":
         result.removed = _remove_what_is_gone(node, bucket)
 
 
-def _copy(node: NodeContext, bucket: Bucket, name: str, of_row: str | None) -> tuple[Copied, int]:
+def _copy(node: NodeContext, bucket: Bucket, name: str, of_row: str | None) -> tuple[MigratedInstances, int]:
     if name.startswith(f"{DOCUMENTS}/"):
         return _copy_document(bucket, name, documents_dir(node.settings) / name.removeprefix(f"{DOCUMENTS}/"))
     path = instances_dir(node.settings) / name
@@ -100,27 +100,27 @@ def _copy(node: NodeContext, bucket: Bucket, name: str, of_row: str | None) -> t
             _meta, stored, _head = hash_stored_file(stream, name)
         size = path.stat().st_size
         if of_row not in (None, stored.sha256):
-            return Copied.DAMAGED, 0
+            return MigratedInstances.DAMAGED, 0
         there = bucket.look(name)
         if there is not None and (there.size, there.attributes.get(SHA256)) == (size, stored.sha256):
-            return Copied.THERE, 0
+            return MigratedInstances.THERE, 0
         put_instance(bucket, path, name, stored.sha256)
     except FileNotFoundError:
-        return Copied.GONE, 0
-    return Copied.NEW, size
+        return MigratedInstances.GONE, 0
+    return MigratedInstances.NEW, size
 
 
-def _copy_document(bucket: Bucket, name: str, path: Path) -> tuple[Copied, int]:
+def _copy_document(bucket: Bucket, name: str, path: Path) -> tuple[MigratedInstances, int]:
     """Copy a document; one that was written again after a crash goes over the older copy."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return Copied.GONE, 0
+        return MigratedInstances.GONE, 0
     there = bucket.read(name)
     if there is not None and there[0] == content:
-        return Copied.THERE, 0
+        return MigratedInstances.THERE, 0
     bucket.put(name, content)
-    return Copied.NEW, len(content)
+    return MigratedInstances.NEW, len(content)
 
 
 def _digests(node: NodeContext, names: list[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ _STUDY_OBJECT, _PATIENT_OBJECT = ("2", "3"), ("1", "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """What is looked for; an empty value takes everything. Texts are found anywhere, whatever their case.
+    """The filter of audit events; an empty value takes everything. Texts are found anywhere, whatever their case.
 
     since, until: aware, the second one excluded. event: DCM code value of event or event type.
     """

@@ -49,7 +49,7 @@ def _named_files(value: Any, key: str) -> Iterator[tuple[str, Path]]:
 
 
 def _notes(settings: Settings) -> Iterator[str]:
-    """What is allowed and probably not meant."""
+    """Settings that are allowed and probably not meant."""
     if not settings.destinations:
         yield "no [[destinations]]: results are kept and sent nowhere"
     if not settings.query:

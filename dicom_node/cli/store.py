@@ -15,7 +15,7 @@ def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Copy the folder's instances and documents into the bucket of [storage] while the node runs; only what is new."""
     from rich.progress import track
 
-    from dicom_node.admin.store_migration import Copied, Migrated, files_to_copy
+    from dicom_node.admin.store_migration import Migrated, MigratedInstances, files_to_copy
     from dicom_node.admin.store_migration import migrate as copy_all
 
     result = Migrated()
@@ -38,8 +38,8 @@ def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             console.print(f"  damaged: {name}")
         if is_folder:
             console.print('next: set storage.kind = "s3", restart the node, and run this once more')
-    if result.counts[Copied.DAMAGED]:
-        raise NodeError(f"{result.counts[Copied.DAMAGED]} files were not copied and need a look")
+    if result.counts[MigratedInstances.DAMAGED]:
+        raise NodeError(f"{result.counts[MigratedInstances.DAMAGED]} files were not copied and need a look")
 
 
 def register(app: typer.Typer) -> None:

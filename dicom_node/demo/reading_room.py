@@ -1,4 +1,4 @@
-"""What a radiologist would object to in the node's reports, counted over whole patients: `scripts/reading_room.py`.
+"""Objections of a radiologist to the node's reports, counted over whole patients: `scripts/reading_room.py`.
 
 Each patient's studies are analysed in their order in time by the node's own story, with what the earlier results said.
 Every count is made from the finished statements, words and outlines, by rules of its own, and must be 0.
@@ -49,7 +49,7 @@ _PERCENT = re.compile(r"\((?:[^()]*\s)?(\d+)\s?%[^()]*\)")
 
 
 @dataclass(slots=True, kw_only=True)
-class Reading:
+class RoomReading:
     """Everything that was counted: results by outcome, objections by kind, and one line for each."""
 
     results: Counter[str] = field(default_factory=Counter)
@@ -67,12 +67,12 @@ class Reading:
         self.lines.append(f"{kind}: {what} (image {header_uid(request.current, 'SOPInstanceUID')})")
 
 
-def read_patients(folders: Sequence[Path], settings: Settings, say: Callable[[str], None] = print) -> Reading:
+def read_patients(folders: Sequence[Path], settings: Settings, say: Callable[[str], None] = print) -> RoomReading:
     """Analyse every study below the folders, patient by patient in order of time, and count.
 
     Raises CheckpointError where the model cannot be loaded.
     """
-    reading, predictor = Reading(), load(settings.model)
+    reading, predictor = RoomReading(), load(settings.model)
     objects = [stored for folder in folders for stored in _stored(folder)]
     reading.files = {stored.facts.sop_instance_uid: stored.path for stored in objects}
     by_patient: dict[str, list[StoredImage]] = {}
@@ -84,7 +84,7 @@ def read_patients(folders: Sequence[Path], settings: Settings, say: Callable[[st
     return reading
 
 
-def count(reading: Reading, requests: Iterable[ReportRequest], said: Mapping[str, Sequence[Statement]]) -> None:
+def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping[str, Sequence[Statement]]) -> None:
     """Count what there is to object to in results. said: the statements on earlier images, by SOP Instance UID."""
     for request in requests:
         reading.requests.append(request)
@@ -109,7 +109,7 @@ def _stored(folder: Path) -> Iterator[StoredImage]:
 
 
 def _read_patient(
-    images: Sequence[StoredImage], predictor: PairPredictor, settings: Settings, reading: Reading
+    images: Sequence[StoredImage], predictor: PairPredictor, settings: Settings, reading: RoomReading
 ) -> None:
     studies: dict[str, list[StoredImage]] = {}
     for image in images:
@@ -138,7 +138,7 @@ def _read_patient(
         said |= {header_uid(request.current, "SOPInstanceUID"): statements(request) for request in requests}
 
 
-def _count_beliefs(reading: Reading, request: ReportRequest, stated: Sequence[Statement]) -> None:
+def _count_beliefs(reading: RoomReading, request: ReportRequest, stated: Sequence[Statement]) -> None:
     for one in stated:
         finding = one.finding
         if one.rank is Rank.NONE or not one.is_calibrated:
@@ -149,7 +149,7 @@ def _count_beliefs(reading: Reading, request: ReportRequest, stated: Sequence[St
 
 
 def _count_contradictions(
-    reading: Reading, request: ReportRequest, stated: Sequence[Statement], said: Mapping[str, Sequence[Statement]]
+    reading: RoomReading, request: ReportRequest, stated: Sequence[Statement], said: Mapping[str, Sequence[Statement]]
 ) -> None:
     uid = header_uid(request.prior, "SOPInstanceUID") if request.prior is not None else ""
     before = {one.finding.key: one for one in said.get(uid, ())}
@@ -166,7 +166,7 @@ def _count_contradictions(
             reading.object_to("contradictions with the prior's report", request, what)
 
 
-def _count_sides(reading: Reading, request: ReportRequest) -> None:
+def _count_sides(reading: RoomReading, request: ReportRequest) -> None:
     images = {ImageRole.CURRENT: request.current, ImageRole.PRIOR: request.prior}
     films = {role: _film(source.image) for role, source in images.items() if source is not None and source.image}
     for one in drawn_statements(request):
@@ -187,7 +187,7 @@ def _film(image: DisplayImage) -> RegionFilm:
     return RegionFilm(image=image, lungs=find_lungs(image))
 
 
-def _count_labels(reading: Reading, request: ReportRequest) -> None:
+def _count_labels(reading: RoomReading, request: ReportRequest) -> None:
     """Labels as `report.label_positions` sets them for a viewer; what OHIF draws is counted in the browser."""
     for role, source in sources(request):
         columns, rows = stored_size(source)
@@ -205,7 +205,7 @@ def _is_cut(box: LabelBox, columns: int, rows: int) -> bool:
     return not (inside and box.left + box.width <= columns + slack and box.top + box.height <= rows + slack)
 
 
-def _count_words(reading: Reading, request: ReportRequest) -> None:
+def _count_words(reading: RoomReading, request: ReportRequest) -> None:
     """Each percentage of the Findings against the word of its line, in every language; none in the impression."""
     for language in languages():
         words = catalogue(language)
@@ -221,7 +221,7 @@ def _count_words(reading: Reading, request: ReportRequest) -> None:
 
 
 def _denies(sentence: str, words: Catalogue) -> bool:
-    """Whether the line says that its findings are not seen, no longer seen or only possible."""
+    """Tell whether the line says that its findings are not seen, no longer seen or only possible."""
     opening = [words.text(f"finding_line.{key}", findings="") for key in ("not_seen", "possible")]
     after = [f": {opening[0].rstrip(': .').lower()}", f": {words.text('mark.resolved')}"]
     return sentence.startswith(tuple(text.rstrip(". ") for text in opening)) or any(text in sentence for text in after)

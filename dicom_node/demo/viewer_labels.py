@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.demo.reading_room import Reading
+from dicom_node.demo.reading_room import RoomReading
 from dicom_node.demo.viewer import ViewerMissingError, running_dicomweb, running_viewer, upload
 from dicom_node.dicom.write import part10_bytes
 from dicom_node.report.documents import build_documents
@@ -53,12 +53,12 @@ class ScreenBox:
     bottom: float
 
     def overlaps(self, other: ScreenBox) -> bool:
-        """Whether the two cover a common place."""
+        """Tell whether the two cover a common place."""
         across = self.left < other.right - SLACK and other.left < self.right - SLACK
         return across and self.top < other.bottom - SLACK and other.top < self.bottom - SLACK
 
 
-def count_in_viewer(reading: Reading, pages: Path, folder: Path, *, shots: Path | None = None) -> None:
+def count_in_viewer(reading: RoomReading, pages: Path, folder: Path, *, shots: Path | None = None) -> None:
     """Open each result with regions in OHIF and count labels that are cut, overlap, are missing or stand twice.
 
     Raises ViewerMissingError where Orthanc or Chromium is not installed.
@@ -118,7 +118,7 @@ def label_boxes_on(page: Page, labels: Sequence[str]) -> tuple[list[ScreenBox], 
 
 
 def complaints(boxes: Sequence[ScreenBox], pane: ScreenBox, labels: Sequence[str]) -> list[str]:
-    """What is wrong with the labels on the screen, one sentence each."""
+    """The faults of the labels on the screen, one sentence each."""
     said = [f"{label!r} is not drawn" for label in labels if _joined(label) not in {_joined(box.text) for box in boxes}]
     for place, box in enumerate(boxes):
         inside = box.left >= pane.left - SLACK and box.right <= pane.right + SLACK

@@ -1,4 +1,4 @@
-"""What the analysis decided on the prior, as it is kept with the study's current results."""
+"""The analysis' decision on the prior, as it is kept with the study's current results."""
 
 from __future__ import annotations
 

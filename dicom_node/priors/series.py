@@ -1,4 +1,4 @@
-"""Which images before the prior are shown as well: the chosen prior's own prior, and so on. Pure.
+"""Earlier images shown beside the prior: the chosen prior's own prior, and so on. Pure.
 
 Each of them is admitted as a prior of the current image, by all rules of `choose`, and chosen as the prior of the image
 behind it by the same rules. So no two are of one study or one exposure, and their order in time is proven.

@@ -30,7 +30,7 @@ CHUNK_BYTES: Final = 1 << 20
 _OWN_NAME = re.compile(rf"(?:{FILES}|{QUARANTINE})/[0-9a-f]{{2}}/[0-9a-f]{{32}}\.dcm")
 
 FULL_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when nothing more fits."""
+"""The errors of the system when nothing more fits."""
 
 
 class FullError(StorageError):
@@ -112,7 +112,7 @@ class InstanceStore(Protocol):
         """Keep others from recovering meanwhile; False where somebody else does, or did a short time ago."""
 
     def free_bytes(self) -> int:
-        """What an unprivileged process may still write on the disk that takes incoming files."""
+        """The bytes an unprivileged process may still write on the disk that takes incoming files."""
 
     def probe(self) -> None:
         """Raise StorageError where nothing can be stored just now."""
@@ -162,7 +162,7 @@ class InstanceStore(Protocol):
             return stream.read()
 
     def meta(self, relative: str) -> FileMeta:
-        """What the header of a stored file says. Raises StorageError where it is missing or damaged."""
+        """The header of a stored file. Raises StorageError where it is missing or damaged."""
         with self.open(relative) as stream:
             return read_meta(stream)
 

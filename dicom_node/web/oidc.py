@@ -56,7 +56,7 @@ class LogInError(NodeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogInAttempt:
-    """What binds the provider's answer to the browser that asked."""
+    """The values that bind the provider's answer to the browser that asked."""
 
     state: str = field(default_factory=secrets.token_urlsafe)
     nonce: str = field(default_factory=secrets.token_urlsafe)

@@ -1,4 +1,4 @@
-"""What a checkpoint's prognosis was measured on, and how good it was there: what allows it, and on which images."""
+"""Evidence for a checkpoint's prognosis: the images it was measured on, how good it was there, and what that allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two dates, two degrees or two sizes in one sentence say of a change."""
+"""Changes stated by two dates, two degrees or two sizes in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which side belongs to which finding of a statement."""
+"""Assignment of sides to the findings of a statement."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config import Settings
-from dicom_node.demo.reading_room import Reading, count, read_patients
+from dicom_node.demo.reading_room import RoomReading, count, read_patients
 from dicom_node.demo.viewer_labels import ScreenBox, complaints
 from dicom_node.report.rules import Seen, Statement
 from model.images.display import load_display_image
@@ -28,8 +28,8 @@ def test_reports_on_held_out_phantoms_raise_no_objection(tmp_path: Path) -> None
     assert not reading.objections, reading.lines
 
 
-def _counted(said: Prediction, earlier: dict[str, tuple[Statement, ...]] | None = None) -> Reading:
-    reading = Reading()
+def _counted(said: Prediction, earlier: dict[str, tuple[Statement, ...]] | None = None) -> RoomReading:
+    reading = RoomReading()
     count(reading, [request(said)], earlier or {})
     return reading
 
@@ -51,7 +51,7 @@ def test_a_region_on_the_wrong_side_is_counted(tmp_path: Path) -> None:
     )
     said = prediction(finding("pleural_effusion", Change.NEW, location="left", regions=(region,)))
     film = replace(request(said), current=replace(CURRENT, image=image))
-    reading = Reading()
+    reading = RoomReading()
     count(reading, [film], {})
     assert reading.objections["regions on the wrong side"] == 1
 

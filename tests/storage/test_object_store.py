@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from dicom_node.admin.store_migration import Copied, Migrated, files_to_copy, migrate
+from dicom_node.admin.store_migration import Migrated, MigratedInstances, files_to_copy, migrate
 from dicom_node.cli.doctor.machine_checks import Grade
 from dicom_node.cli.doctor.storage_check import object_store
 from dicom_node.config import NodeSection, Settings, StorageSection
@@ -228,7 +228,7 @@ def test_a_folder_moves_into_a_bucket_while_the_node_runs(node: NodeContext, sec
     second = Migrated()
     list(migrate(node, files_to_copy(node), second))
     assert second.damaged == [damaged.path]
-    assert second.counts[Copied.NEW] + second.counts[Copied.THERE] == 3
+    assert second.counts[MigratedInstances.NEW] + second.counts[MigratedInstances.THERE] == 3
     take(node, late := radiograph())  # received between the last copy and the switch
     moved = settings_at(node.settings.node.data_dir, section)
     switched = NodeContext(settings=moved, database=node.database, store=open_store(moved))
@@ -241,7 +241,7 @@ def test_a_folder_moves_into_a_bucket_while_the_node_runs(node: NodeContext, sec
     assert switched.documents.read("ab/result/reading.dcm") == b"document"
     third = Migrated()
     list(migrate(switched, files_to_copy(switched), third))
-    assert third.counts[Copied.NEW] == 1
+    assert third.counts[MigratedInstances.NEW] == 1
     keys = {key for key, _time in Bucket(section).list("files")}
     assert keys == set(rows.values()) - {damaged.path}, "what retention removed is not in the bucket"
 

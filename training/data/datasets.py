@@ -127,7 +127,7 @@ def load_records(
 
 
 def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | None = None) -> int:
-    """How many records `load_records` gives where every image can be decoded; reads the set's tables once more."""
+    """Count the records of `load_records` if every image can be decoded; reads the set's tables once more."""
     records = open_records(spec, DropReport())
     wanted = (r for r in records if (r.split is split if split is not None else r.split is not Split.FIXTURE))
     return sum(1 for _ in islice(wanted, limit))

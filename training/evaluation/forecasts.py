@@ -22,7 +22,7 @@ SETTINGS = (Knowledge.CURRENT, Knowledge.BOTH, Knowledge.ALL, Knowledge.CHART)
 LEAST_IMAGES = 3
 """Of a study, so that one, two and all images differ."""
 _COURSE = "phantom-course/"
-"""How the ids of records of phantom courses begin, before seed and number of the film."""
+"""The start of the ids of phantom courses' records, before seed and number of the film."""
 
 
 class StudyPredictor(Protocol):
@@ -35,14 +35,14 @@ class StudyPredictor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Foretold:
-    """What was predicted of one record in each setting."""
+    """The predictions on one record in each setting."""
 
     record: Record
     said: Mapping[Knowledge, Prediction]
 
 
 def can_foretell(record: Record) -> bool:
-    """Whether a record is used: its future is known, and it has LEAST_IMAGES images."""
+    """Tell whether a record is used: its future is known, and it has LEAST_IMAGES images."""
     return record.future is not None and len(record.images) >= LEAST_IMAGES
 
 

@@ -1,4 +1,4 @@
-"""What a model reads over five visits, and how well an option of a multiple-choice question fits it.
+"""A model's reading of five visits, and the fit of an option of a multiple-choice question to it.
 
 Options that speak of presence ("T2 → T3", "T1, T5", "There is no …") are sets of the 32 courses that a finding can have
 over five visits; their score is the belief in these. Options that speak of changes ("T1 to T2 worsening; …") are scored
@@ -80,7 +80,7 @@ def best_letter(item: ChoiceItem, reading: VisitReading) -> str | None:
 
 
 def option_score(item: ChoiceItem, text: str, reading: VisitReading) -> float | None:
-    """How likely an option is by the reading; None where it is not understood."""
+    """The likelihood of an option by the reading; None where it is not understood."""
     text, key = text.strip().rstrip("."), item.findings[0]
     if item.kind == "order":
         return _order_score(text, item, reading)
@@ -93,7 +93,7 @@ def option_score(item: ChoiceItem, text: str, reading: VisitReading) -> float | 
 
 
 def course_belief(course: Course, presence: Sequence[float]) -> float:
-    """How likely a course is, each visit taken by itself."""
+    """The likelihood of a course, each visit taken by itself."""
     belief = 1.0
     for there, probability in zip(course, presence, strict=True):
         belief *= probability if there else 1.0 - probability
@@ -145,7 +145,7 @@ def _sequence(course: Course, appears: bool) -> tuple[int, int] | None:
 
 
 def _order_score(text: str, item: ChoiceItem, reading: VisitReading) -> float | None:
-    """How likely three findings first appear in this order."""
+    """The likelihood that three findings first appear in this order."""
     names = {_plain(key): key for key in item.findings}
     keys = [names.get(part.strip()) for part in text.split(", then ")]
     if None in keys or len(keys) != len(names):

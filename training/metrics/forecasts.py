@@ -55,7 +55,7 @@ class SettingScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Table:
+class _ForecastTable:
     """The rows as columns."""
 
     patients: NDArray[np.int64]
@@ -79,10 +79,10 @@ def score_settings(rows: Mapping[str, Sequence[ForecastRow]], *, resamples: int 
     return scores
 
 
-def _table(rows: Sequence[ForecastRow]) -> _Table:
+def _table(rows: Sequence[ForecastRow]) -> _ForecastTable:
     patients = {name: number for number, name in enumerate(dict.fromkeys(row.patient for row in rows))}
     is_known = all(row.best is not None for row in rows)
-    return _Table(
+    return _ForecastTable(
         patients=np.array([patients[row.patient] for row in rows]),
         keys=np.array([row.key for row in rows]),
         right=np.array([row.right for row in rows]),
@@ -136,7 +136,7 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _error_of_sure(table: _Table) -> float:
+def _error_of_sure(table: _ForecastTable) -> float:
     """The calibration error of the rows that have a certainty; 0 where none has."""
     sure = ~np.isnan(table.certainty)
     return calibration_error(table.certainty[sure], table.right[sure]) if sure.any() else 0.0

@@ -1,4 +1,4 @@
-"""What a checkpoint's film classifier reads on each film of whole series, for `training.prognosis.series --readings`.
+"""Readings of a checkpoint's film classifier on each film of whole series, for `training.prognosis.series --readings`.
 
     python -m training.prognosis.film_readings CHECKPOINT --series FOLDER --out readings.npz
 

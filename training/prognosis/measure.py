@@ -1,4 +1,4 @@
-"""How good predictions of the next image are: by setting, against the commonest answer and the ceiling, by patient."""
+"""Quality of predictions of the next image: by setting, against the commonest answer and the ceiling, by patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.prognosis.fit import PrognosisCase
 
 
 def in_setting(known: Known, setting: str) -> Known:
-    """What a reader of this setting (`model.prognosis.inputs.SETTINGS`) knows of it."""
+    """The part that a reader of this setting (`model.prognosis.inputs.SETTINGS`) knows of it."""
     images, _, chart = setting.partition(" and ")
     shown = known.newest({"current": 1, "both": 2}.get(images, len(known.readings)))
     return shown if chart else replace(shown, context=None)

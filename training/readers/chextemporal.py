@@ -110,7 +110,7 @@ def _note(row: Mapping[str, str], table: str, pairs: dict[_Pair, _Labels], repor
 
 
 def _truth(key: str, change: Change) -> FindingTruth:
-    """What a progression says of the two images: a new finding was absent, a resolved one is."""
+    """The states of the two images by a progression: a new finding was absent, a resolved one is."""
     return FindingTruth(
         key=key,
         current=ImageTruth(present=change is not Change.RESOLVED),

@@ -34,7 +34,7 @@ class SetSection(BaseModel):
 
 
 class DataSection(BaseModel):
-    """What is learned from, in what mix, and how a sample is shown. All kinds go the same way."""
+    """The data to learn from, its mix, and the way a sample is shown. All kinds go the same way."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -44,7 +44,7 @@ class _Section(BaseModel):
 
 
 class RunSection(_Section):
-    """How long a run is, and what learns in it."""
+    """The length of a run, and the weights that learn in it."""
 
     objective: Objective = Field(
         default=Objective.INSTRUCTIONS,
@@ -70,7 +70,7 @@ class RunSection(_Section):
 
 
 class RecipeModelSection(_Section):
-    """What the run starts from."""
+    """The start of the run."""
 
     start: str = Field(
         default="new",
@@ -114,7 +114,7 @@ class ArchitectureSection(_Section):
 
 
 class OptimiserSection(_Section):
-    """How the weights are updated. A step takes batch · accumulation · processes samples."""
+    """The updates of the weights. A step takes batch · accumulation · processes samples."""
 
     kind: Literal["adamw", "muon"] = Field(
         default="adamw",

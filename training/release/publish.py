@@ -136,7 +136,7 @@ def _iterate_items(measured: ReleaseFigures, report: DropReport, salt: str) -> I
 
 
 def _count(measured: ReleaseFigures, salt: str) -> int | None:
-    """How many pairs there are; not known where patients are split by hash."""
+    """The number of pairs; not known where patients are split by hash."""
     if salt and measured.split is not None:
         return measured.limit
     return record_count(parse_spec(measured.data), split=measured.split, limit=measured.limit)

@@ -53,7 +53,8 @@ def said_of(request: ReportRequest, text: str, words: Catalogue) -> str:
 
 
 def is_child(source: SourceImage) -> bool:
-    """Whether the patient was younger than 18 years when the image was taken; False where the header does not tell."""
+    """Tell whether the patient was younger than 18 years when the image was taken; False where the header does not
+    tell."""
     born, exposure = da(text_of(source.header, "PatientBirthDate")), taken(source)
     if not born or exposure is None:
         return False

@@ -86,7 +86,7 @@ def _marks(request: ReportRequest, words: Catalogue) -> list[str]:
 
 
 def _number(request: ReportRequest, words: Catalogue) -> list[str]:
-    """Which of several frontal images of the study this report is about."""
+    """The one of several frontal images of the study that this report is about."""
     if request.frontal_images < 2:
         return []
     values = {"number": request.frontal_number, "count": request.frontal_images}

@@ -49,12 +49,12 @@ def in_language(text: str, words: Catalogue) -> str:
 
 
 def names_attributes(text: str) -> bool:
-    """Whether the text names a DICOM attribute by its keyword."""
+    """Tell whether the text names a DICOM attribute by its keyword."""
     return any(tag_for_keyword(word) is not None for word in _CAMEL_CASE.findall(text))
 
 
 def header_statements(text: str) -> list[str]:
-    """What the analysis' sentence says of the header, "BodyPartExamined KNEE" each, in its order."""
+    """The header's elements in the analysis' sentence, "BodyPartExamined KNEE" each, in its order."""
     stated = [(name, value) for name, value in _STATED.findall(text) if names_attributes(name)]
     return list(dict.fromkeys(f"{name} {value.strip()}" for name, value in stated))
 

@@ -99,7 +99,7 @@ def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def also_seen(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
-    """Which images beside the pair the answer rests on; nothing where it was the pair alone."""
+    """The images beside the pair that the answer rests on; nothing where it was the pair alone."""
     dates = [film_date(request, image, words) for image in request.earlier_images]
     if not dates or not has_answer(request):
         return ()
