@@ -161,9 +161,12 @@ class Doorkeeper:
             self._ended.end(session_id, float(session.get("until", 0.0)))
 
     def failure_keys(self, address: str, name: str) -> tuple[str, ...]:
-        """Whose failures count together. Behind a proxy all have one address and must not lock each other out."""
-        by_name = f"name:{name}"
-        return (by_name,) if within(address, self._settings.trusted_proxies) else (f"address:{address}", by_name)
+        """Whose failures count together."""
+        return (*self.address_keys(address), f"name:{name}")
+
+    def address_keys(self, address: str) -> tuple[str, ...]:
+        """The address; nothing behind a proxy, where all have one and must not lock each other out."""
+        return () if within(address, self._settings.trusted_proxies) else (f"address:{address}",)
 
     def must_pause(self, keys: Sequence[str]) -> bool:
         """Tell whether one of these (address, name) failed too often just now."""

@@ -180,7 +180,12 @@ def test_a_session_ends_with_log_out_and_a_forged_one_never_begins(site: Site) -
 
 def test_after_the_log_in_one_never_lands_elsewhere(site: Site) -> None:
     with site.client() as client:
-        for wanted in ("https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example"):
+        for wanted in (
+            "https://elsewhere.example/",
+            "//elsewhere.example",
+            "/\\elsewhere.example",
+            "/\t/elsewhere.example",
+        ):
             data = {"name": "viewer", "password": PASSWORD, "csrf": token(client), "wanted": wanted}
             assert client.post("/login", data=data).headers["location"] == "/"
             client.cookies.clear()

@@ -257,8 +257,27 @@ def test_provider_that_cannot_be_reached_or_is_another_is_said(tmp_path: Path) -
         )
 
 
-def test_wanted_page_is_one_of_this_node(door: Door, client: httpx.Client) -> None:
-    arrived = door.come_back(client, door.at_provider(client, "//evil.example/"))
+def test_failed_log_ins_of_one_address_are_paused_and_strangers_write_no_audit(tmp_path: Path) -> None:
+    with running_provider() as provider:
+        provider.client.redirect_uri = f"{PUBLIC_URL}login/oidc/callback"
+        table = {"issuer": provider.issuer, "client_id": CLIENT, "public_url": PUBLIC_URL, "viewers": ("everybody",)}
+        far = {"trusted_proxies": ("10.0.0.1/32",)}
+        with running_site(tmp_path, with_study=False, oidc=table, web_settings=far) as site, site.client() as client:
+            door = Door(site=site, provider=provider)
+            for _ in range(8):
+                assert client.get("/login/oidc/callback", params={"state": "x"}).status_code == 401
+            statuses = [
+                door.come_back(client, door.at_provider(client), error="access_denied").status_code for _ in range(6)
+            ]
+            assert statuses == [401] * 5 + [429]
+            with site.node.database.read() as session:
+                rows = session.scalars(select(AuditEvent).where(AuditEvent.event_id == "110114")).all()
+            assert len(rows) == 5
+
+
+@pytest.mark.parametrize("wanted", ["//evil.example/", "/\t/evil.example/", "https://evil.example/"])
+def test_wanted_page_is_one_of_this_node(door: Door, client: httpx.Client, wanted: str) -> None:
+    arrived = door.come_back(client, door.at_provider(client, wanted))
     assert 'content="0; url=/"' in arrived.text
 
 

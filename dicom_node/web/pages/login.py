@@ -40,7 +40,9 @@ def log_in(call: Call) -> Response:
 
 def local_path(path: str) -> str:
     """Only a path of ours is a place to go to after the log-in."""
-    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
+    # Browsers drop tabs and line feeds of an address, and read a backslash as a slash: "/\t/elsewhere" leads elsewhere.
+    is_local = path.startswith("/") and not path.startswith("//") and path.isprintable() and "\\" not in path
+    return path if is_local else "/"
 
 
 def log_out(call: Call) -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.web.oidc import ATTEMPT_SECONDS, LogInAttempt, LogInError, OidcProvider
 from dicom_node.web.pages.login import audit_log_in, local_path
 from dicom_node.web.rendering import render
-from dicom_node.web.routing import Call, Rule
+from dicom_node.web.routing import Call, Rule, address_of
 
 COOKIE = "dicom_node_attempt"
 """The session's cookie is SameSite=Strict, so it does not come along when the provider sends the browser back."""
@@ -31,15 +31,24 @@ def go_to_provider(call: Call) -> Response:
 
 def come_back(call: Call) -> Response:
     """Exchange the provider's answer for a session."""
+    keys = call.doorkeeper.address_keys(address_of(call))  # a name is known only in the end
     with _place(call) as provider:
         try:
             attempt = provider.unseal(call.request.cookies.get(COOKIE, ""))
+        except (
+            LogInError
+        ) as error:  # nobody has tried anything: no row of the audit for each such request of a stranger
+            return _refuse(call, provider, error)
+        if call.doorkeeper.must_pause(keys):
+            text = "too many log-ins failed; try again in a minute"
+            return render(call.request, "message.html", status=429, title="429", text=text)
+        try:
             identity = provider.identify(attempt, call.request.query_params)
         except LogInError as error:
+            call.doorkeeper.note(keys, failed=True)
             audit_log_in(call, "", succeeded=False)
-            refused = render(call.request, "login.html", status=401, wanted="/", error=str(error))
-            _keep(refused, provider, "", 0)
-            return refused
+            return _refuse(call, provider, error)
+    call.doorkeeper.note(keys, failed=False)
     audit_log_in(call, identity.name, succeeded=True, full_name=f"{identity.subject} at {provider.settings.issuer}")
     call.request.session.clear()
     call.request.session.update(call.doorkeeper.log_in_by(provider, identity))
@@ -60,6 +69,12 @@ def _place(call: Call) -> Iterator[OidcProvider]:
         yield call.doorkeeper.oidc
     finally:
         call.doorkeeper.waiting.release()
+
+
+def _refuse(call: Call, provider: OidcProvider, error: LogInError) -> Response:
+    refused = render(call.request, "login.html", status=401, wanted="/", error=str(error))
+    _keep(refused, provider, "", 0)
+    return refused
 
 
 def _keep(answer: Response, provider: OidcProvider, value: str, seconds: int) -> None:
