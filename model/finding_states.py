@@ -104,11 +104,13 @@ def believe(answers: FindingAnswers, weights: JointWeights, *, with_prior: bool)
     """Rules 1 and 2 without the threshold."""
     if not with_prior or (answers.prior_presence is None and answers.change is None):
         return Belief(presence=answers.presence, prior_presence=answers.prior_presence if with_prior else None)
+    # Weighted sums of logs are a log-linear pool (a product of experts): an answer that excludes a state pulls it down
+    # whatever the others say, and `_TINY` bounds how far.
     scores = {
         name: weights.bias.get(name, 0.0) + sum(getattr(weights, answer) * value for answer, value in terms.items())
         for name, terms in evidence(answers).items()
     }
-    best = max(scores.values())
+    best = max(scores.values())  # subtracted, so that exp neither overflows nor gives zeros only
     powers = {name: math.exp(score - best) for name, score in scores.items()}
     total = sum(powers.values())
     states = {name: power / total for name, power in powers.items()}
@@ -185,6 +187,7 @@ def _change(belief: Belief, answers: FindingAnswers, present: bool, floor: float
     """Rules 3 and 4: the change and its probability."""
     if belief.states is None:
         return None, None
+    # Only states that fit the stated presence: a report must not say "absent" and "larger" of one finding.
     fitting = {name: share for name, share in belief.states.items() if STATES[name][1] == present}
     best = likeliest(fitting)
     if best == NONE:

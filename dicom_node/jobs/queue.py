@@ -104,7 +104,9 @@ def claim(
 
     The order is that of ix_job_next: for one kind one index entry is read, however long the queue is.
     """
+    # One kind as an equality: behind = the index is read in order, behind IN its rows are sorted.
     of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
+    # Due times are the database's: the clocks of two machines differ, and neither may start a job early.
     candidate = (
         select(Job.id)
         .where(of_kind, Job.state == JobState.READY, Job.run_at <= database_time(session))
@@ -114,6 +116,8 @@ def claim(
     if session.get_bind().dialect.name == "postgresql":
         # Rows that another claimer is just taking are passed over instead of waited for.
         candidate = candidate.with_for_update(skip_locked=True)
+    # Choice and change are one statement, and the state is asked again where the row changes: if it has changed hands
+    # in between, no row comes back and the lane looks again. Two owners of one job would send a document twice.
     row = session.execute(
         update(Job)
         .where(Job.id == candidate.scalar_subquery(), Job.state == JobState.READY)

@@ -75,5 +75,7 @@ class IndexWriter:
             for item in batch:
                 self._write([item])
             return
+        # Not before the transaction's end: a caller that is told earlier would answer Success for a row that a failed
+        # commit takes back.
         for item, result in zip(batch, results, strict=True):
             item.result, item.succeeded = result, True

@@ -87,6 +87,8 @@ class _Trie:
         last = -1
         for token in entry.suffix:
             last = self._behind(last, token)
+        # An answer is scored by the logits of the token before each of its own: siblings share that place, so one
+        # forward pass gives the first token of every allowed answer.
         for answer, tokens in enumerate(entry.answers):
             before = last
             for depth, token in enumerate(tokens):
@@ -156,6 +158,7 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
     longest = max(len(trie.ids) for trie in tries)
     ids = torch.zeros(len(tries), longest, dtype=torch.long)
     offsets = torch.full((len(tries), longest), -1)
+    # Padding sees itself alone, for a softmax over nothing is NaN; no token of the row sees the padding.
     mask = torch.eye(longest, dtype=torch.bool).repeat(len(tries), 1, 1)
     starts = [sum(len(entry.answers) for entry in questions[:number]) for number in range(len(questions))]
     wanted: list[tuple[int, int, int, int]] = []
@@ -163,6 +166,8 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         used = len(trie.ids)
         ids[row, :used] = torch.tensor(trie.ids)
         offsets[row, :used] = torch.tensor(trie.offsets)
+        # Branches of the trie lie side by side in the row. The mask and the offsets (the depth in the trie, not the
+        # place in the row) let each question see the prefix and itself, as if it were asked alone.
         mask[row, :used, :used] = ancestor_mask(trie.parents)
         wanted += [(row, place, token, starts[number] + answer) for place, token, number, answer in trie.wanted]
     columns = torch.tensor(wanted).unbind(1)

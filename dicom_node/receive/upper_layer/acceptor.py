@@ -127,6 +127,8 @@ class ConnectionAcceptor:
             return  # it has ended already
 
     def _turn(self) -> None:
+        # One thread serves every connection that has not asked for an association yet, and never blocks on one: a peer
+        # that drips its request costs the others nothing. Only a whole request is worth a thread of its own.
         for key, _ in self._selector.select(self._until_next_deadline()):
             if isinstance(key.data, _Pending):
                 if key.data in self._waiting:  # an accept of the same turn may have put it out
@@ -146,6 +148,7 @@ class ConnectionAcceptor:
         return max(0.0, min(pending.deadline for pending in self._waiting) - time.monotonic())
 
     def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        # Bounded, so that a flood of new connections cannot keep those already waiting from being read.
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 connection, address = listener.accept()
@@ -171,6 +174,7 @@ class ConnectionAcceptor:
             # The oldest of this address goes: a peer that has hung before must not lock itself out.
             self._close(next(pending for pending in self._waiting if pending.address == address))
         elif len(self._waiting) >= self._limits.max_waiting:
+            # Full: the address that holds most places pays, so that one flood cannot evict the others.
             busiest = self._by_address.most_common(1)[0][0]
             self._close(next(pending for pending in self._waiting if pending.address == busiest))
         connection.setblocking(False)
@@ -199,6 +203,8 @@ class ConnectionAcceptor:
         """Go on with a pending whose socket is ready."""
         try:
             if pending.stage is _Stage.HANDSHAKE:
+                # The request may come in the same record as the end of the handshake. It then lies decrypted in the
+                # TLS layer, where select does not see it: go on to read it in this turn.
                 self._shake_hands(pending)
             if pending.stage is _Stage.REQUEST:
                 self._read_request(pending)
@@ -225,6 +231,7 @@ class ConnectionAcceptor:
         self._wait_for(pending, selectors.EVENT_READ)
 
     def _read_request(self, pending: _Pending) -> None:
+        # Never a byte more than the request: what follows belongs to the association's own reader.
         while (missing := pending.missing) > 0:
             data = pending.connection.recv(min(missing, _RECV_BYTES))
             if not data:
