@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from dicom_node.config import Settings
 from dicom_node.errors import NodeError, UsageError
+from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.storage.spool import fsync_folder
 
@@ -31,6 +32,10 @@ DUMP: Final = "index.dump"
 FOLDERS: Final = ("instances/files", "instances/quarantine", "documents", "models")
 SECRETS: Final = ("web-secret",)
 _PAGES_AT_ONCE: Final = 1000
+_OTHERS: Final = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND backend_type = 'client backend'"
+)
 Watch = Callable[[str, Iterable[Path], int], Iterable[Path]]
 """Gives files on and shows how far it is: (stage in words, files, how many)."""
 
@@ -83,7 +88,7 @@ def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch 
         if is_sqlite:
             _replace_sqlite(saved, _sqlite_file(settings), now)
         else:
-            _postgresql("pg_restore", settings, ["--clean", "--if-exists", "--no-owner", str(saved)])
+            _replace_postgresql(saved, settings, data / f"index.before-{now:%Y%m%dT%H%M%S}.dump")
     except (OSError, sqlite3.Error) as error:
         raise NodeError(f"the restore is not complete: {error}; run the command again, it goes on") from error
     return copied
@@ -118,6 +123,26 @@ def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
         if old.exists():
             old.rename(target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}{suffix}"))
     _durable(part, target)
+
+
+def _replace_postgresql(saved: Path, settings: Settings, aside: Path) -> None:
+    """Set what is there aside and bring the saved index back in one transaction: a kill leaves the one or the other."""
+    _require_alone(settings)
+    _postgresql("pg_dump", settings, ["--format=custom", f"--file={aside}"])
+    options = ["--clean", "--if-exists", "--no-owner", "--single-transaction"]
+    _postgresql("pg_restore", settings, [*options, str(saved)])
+
+
+def _require_alone(settings: Settings) -> None:
+    """Raise UsageError while somebody else is connected to the database: another node would write into both."""
+    database = Database(settings.database.url)
+    try:
+        with database.connection() as connection:
+            others = connection.scalar(text(_OTHERS))
+    finally:
+        database.close()
+    if others:
+        raise UsageError(f"{others} connections to the index are open; stop all nodes and tools that use it first")
 
 
 def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:

@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from dicom_node.dicom.read import read_data_set
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.receive.upper_layer.association import Request
-from dicom_node.receive.upper_layer.sinks import MemorySink
+from dicom_node.receive.upper_layer.sinks import MAX_MEMORY_BYTES, MemorySink
 
 
 class UnreadableError(Exception):
@@ -21,6 +21,8 @@ def decode_data_set(request: Request) -> Dataset:
     """The data set of a request, without what cannot be read of it. Raises UnreadableError."""
     if not isinstance(request.data, MemorySink):
         raise UnreadableError("the request has no data set")
+    if request.data.is_cut:
+        raise UnreadableError(f"above {MAX_MEMORY_BYTES} bytes")
     try:
         return read_data_set(bytes(request.data.data), request.context.transfer_syntax)
     except UnreadableObjectError as error:

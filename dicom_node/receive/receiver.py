@@ -32,7 +32,7 @@ from dicom_node.receive.upper_layer.association import Association, Caller, Data
 from dicom_node.receive.upper_layer.dimse import Command, CommandField
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext, ae_titles, negotiate
 from dicom_node.receive.upper_layer.pdu import PeerStream, ProtocolError, abort, reject
-from dicom_node.receive.upper_layer.sinks import MemorySink
+from dicom_node.receive.upper_layer.sinks import MAX_PASSED_OVER_BYTES, MemorySink
 from dicom_node.receive.upper_layer.tls import server_context
 from dicom_node.receive.upper_layer.transfers import TransferBook
 from dicom_node.storage.instance_store import InstanceStore
@@ -97,7 +97,8 @@ class _NodeServices:
     def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
         if command.field == CommandField.C_STORE_RQ:
             return self._storing.upload(command, context)
-        return MemorySink()
+        is_commitment = command.field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ)
+        return MemorySink(max_bytes=MAX_PASSED_OVER_BYTES) if is_commitment else MemorySink()
 
     def ended(self, caller: Caller, transfers: TransferBook) -> None:
         self._audit.association_ended(caller, transfers)

@@ -56,6 +56,7 @@ PROMPT_SECONDS: Final = 0.5
 IN_FLIGHT_SECONDS: Final = 20.0
 """An object that is missing when commitment is asked for may still be on its way on another association."""
 _MAX_REFERENCES: Final = 20_000
+_ROWS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     try:
         transaction_uid, references = _read_request(decode_data_set(request))
     except UnreadableError as error:
+        log.warning("commitment request refused", why=str(error), calling=request.caller.calling_ae_title)
         yield response(command, context_id, statuses.INVALID_ARGUMENT, str(error))
         return
     calling = request.caller.calling_ae_title[:16]
@@ -173,10 +175,14 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
     """
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
+    wanted = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
+    rows = {}
+    for start in range(0, len(references), _ROWS_AT_ONCE):
+        uids = [uid for _, uid in references[start : start + _ROWS_AT_ONCE]]
+        found = session.execute(wanted.where(Instance.sop_instance_uid.in_(uids)))
+        rows |= {row.sop_instance_uid: row for row in found}
     for sop_class_uid, sop_instance_uid in references:
-        row = session.execute(
-            select(Instance.sop_class_uid, Instance.path).where(Instance.sop_instance_uid == sop_instance_uid)
-        ).one_or_none()
+        row = rows.get(sop_instance_uid)
         if row is None or not _has_file(store, row.path):
             failed.append((sop_class_uid, sop_instance_uid, NO_SUCH_OBJECT))
         elif row.sop_class_uid != sop_class_uid:
