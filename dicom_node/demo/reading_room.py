@@ -88,7 +88,7 @@ def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping
     """Count what there is to object to in results. said: the statements on earlier images, by SOP Instance UID."""
     for request in requests:
         reading.requests.append(request)
-        reading.results[request.outcome.value] += 1
+        reading.results[_outcome(request)] += 1
         stated = statements(request)
         reading.changes += sum(one.change is not None for one in stated)
         _count_beliefs(reading, request, stated)
@@ -96,6 +96,12 @@ def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping
         _count_sides(reading, request)
         _count_labels(reading, request)
         _count_words(reading, request)
+
+
+def _outcome(request: ReportRequest) -> str:
+    """How the analysis ended, with the reason where it gave no answer."""
+    abstained = request.prediction.abstained if request.prediction is not None else None
+    return request.outcome.value if abstained is None else f"{request.outcome.value} ({abstained.value})"
 
 
 def _stored(folder: Path) -> Iterator[StoredImage]:

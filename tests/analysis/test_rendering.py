@@ -111,6 +111,8 @@ def test_report_page_needs_a_log_in_and_is_audited_and_lets_no_script_run(site: 
         assert "script-src" not in page.headers["content-security-policy"]
         assert "sandbox" in page.headers["content-security-policy"]
         assert page.headers["x-frame-options"] == "DENY"
+        pdf = viewer.get(f"/results/{result_id}/report.pdf")
+        assert (pdf.headers["content-type"], pdf.content[:5]) == ("application/pdf", b"%PDF-")
         picture = viewer.get(f"/results/{result_id}/pair.jpg")
         assert picture.headers["content-type"] == "image/jpeg"
         assert picture.content.startswith(b"\xff\xd8")

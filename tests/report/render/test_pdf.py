@@ -19,6 +19,7 @@ from dicom_node.report.request import DocumentKind, ReportRequest
 from tests.support import report_cases as cases
 from tests.support.common import program
 from tests.support.report_cases import CURRENT, kinds
+from tests.support.typical_results import typical
 
 NAMES = {
     "Greek": ("Παπαδόπουλος^Γιώργος", "Παπαδόπουλος, Γιώργος"),
@@ -72,6 +73,24 @@ def test_without_any_font_file_latin_is_shown_and_the_rest_is_said(
     text = text_of(page(named("Иванов^Иван")), tmp_path)
     assert "10 characters cannot be shown" in text
     assert "??????, ????" in text
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("name", ["edema worse, effusions larger", "uncertain, and other projection", "first film"])
+def test_a_typical_result_stands_on_one_page(tmp_path: Path, name: str, language: str) -> None:
+    text = text_of(page(dataclasses.replace(typical()[name], language=language)), tmp_path)
+    assert text.count("\f") == 1
+    assert text.count("Example, Erika") == 1
+    assert {"en": "Page 1 of 1", "de": "Seite 1 von 1"}[language] in text
+
+
+def test_each_page_of_a_long_report_bears_the_patient_and_its_number(tmp_path: Path) -> None:
+    long = dataclasses.replace(kinds()["worse"], prior_reasons=tuple(f"Reason number {n}" for n in range(90)))
+    pages = text_of(page(long), tmp_path).split("\f")[:-1]
+    assert len(pages) > 1
+    for number, text in enumerate(pages, start=1):
+        assert "Example, Erika T-0001" in " ".join(text.split())
+        assert f"Page {number} of {len(pages)}" in text
 
 
 def test_the_same_request_makes_the_same_object_twice() -> None:
