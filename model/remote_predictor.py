@@ -7,7 +7,6 @@ caches. How questions are asked and scored: `model.remote_engine`.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.checkpoints.foreign import FOREIGN_TYPES
 from model.checkpoints.manifest import CheckpointKind, Manifest
+from model.derived_uids import uid_of_digest
 from model.engine.engine import Engine, EngineJob
 from model.engine.vlm import Vlm
 from model.errors import InferenceError
@@ -128,7 +128,7 @@ def _manifest_of(base_url: str, name: str, findings: Sequence[str]) -> Manifest:
         files={},
         findings=tuple(findings),
         question_types=FOREIGN_TYPES,
-        device_uid=f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}",
+        device_uid=uid_of_digest(digest),
         base=f"{name} on {base_url}",
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
+
+from model.derived_uids import uid_of_digest
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
 MAX_LENGTH = 64
@@ -19,7 +20,7 @@ def is_uid(value: str) -> bool:
 def derive_uid(*parts: str) -> str:
     """A UID under 2.25 (PS3.5 section B.2) that depends on `parts` and on nothing else."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    return uid_of_digest(digest)
 
 
 IMPLEMENTATION_CLASS_UID = derive_uid("dicom-node", "implementation class")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.checkpoints.manifest import CheckpointKind, Manifest, sha256_of
+from model.derived_uids import uid_of_digest
 from model.questions.battery import QuestionType
 
 FOREIGN_TYPES = tuple(
@@ -32,7 +32,7 @@ def device_uid_of(manifest: Manifest, expert: str | None) -> str:
     if expert is None:
         return manifest.device_uid
     digest = hashlib.sha256(f"{manifest.device_uid} {expert}".encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    return uid_of_digest(digest)
 
 
 def foreign_manifest(
@@ -51,6 +51,6 @@ def foreign_manifest(
         files={},
         findings=tuple(findings),
         question_types=FOREIGN_TYPES,
-        device_uid=f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}",
+        device_uid=uid_of_digest(digest),
         base=str(source),
     )

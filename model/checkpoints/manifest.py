@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model.checkpoints.prognosis_evidence import PrognosisEvidence
 from model.checkpoints.validation_counts import ValidationSet
+from model.derived_uids import uid_of_digest
 from model.errors import CheckpointError
 from model.film_rules import FilmReading
 from model.finding_states import JointWeights
@@ -242,7 +242,7 @@ def _device_uid(content: Mapping[str, Any]) -> str:
     content = {key: value for key, value in content.items() if key not in ("device_uid", "validation")}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    return uid_of_digest(digest)
 
 
 def _files_of(folder: Path) -> list[tuple[str, Path]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +20,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
+from model.derived_uids import uid_of_digest
 from model.schema import Change
 from training.phantom.render import Acquisition, FindingState, PhantomPair, PhantomPatient, render, sample_pair
 from training.phantom.texture import Plane, smooth_noise, step
@@ -161,7 +161,7 @@ def _patient_id(seed: int) -> str:
 def _uid(*parts: object) -> str:
     """A UID under 2.25 (PS3.5 section B.2) that depends on `parts` alone."""
     digest = hashlib.sha256("\x1f".join(["dicom-node phantom", *map(str, parts)]).encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+    return uid_of_digest(digest)
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
