@@ -89,10 +89,17 @@ def plan(
 
 
 def usage_of(node: NodeContext, session: Session) -> Usage:
-    """Total and free bytes of the disk, and the bytes of its images."""
+    """Total and free bytes of the disk that holds the images, and their bytes; a bucket has no disk that runs full."""
+    images = int(session.scalar(select(func.coalesce(func.sum(Instance.size_bytes), 0))) or 0)
+    if _is_in_bucket(node):
+        return Usage(total=0, free=0, images=images)
     disk = disk_usage(node)
-    images = session.scalar(select(func.coalesce(func.sum(Instance.size_bytes), 0))) or 0
-    return Usage(total=disk.total, free=disk.free, images=int(images))
+    return Usage(total=disk.total, free=disk.free, images=images)
+
+
+def _is_in_bucket(node: NodeContext) -> bool:
+    """Return whether images lie in a bucket, so that removing them frees nothing on this machine's disk."""
+    return node.settings.storage.kind == "s3"
 
 
 def plan_now(node: NodeContext) -> list[Removal]:
@@ -182,5 +189,5 @@ def guard_disk(node: NodeContext) -> None:
     with node.database.write() as session:
         text = f"the disk of the data folder has {usage.free_percent:.1f} % free"
         raise_notice(session, key=f"disk:{now:%Y-%m-%d}", kind="disk", text=text, now=now)
-    if usage.free_percent < settings.emergency_free_percent:
+    if usage.free_percent < settings.emergency_free_percent and not _is_in_bucket(node):
         carry_out(node, plan_now(node)[:BATCH])

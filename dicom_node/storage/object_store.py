@@ -129,10 +129,8 @@ class ObjectStore(InstanceStore):
     def probe(self) -> None:
         """Write an object, have a second write to its key refused, and delete it. Raises StorageError."""
         key = f"probe/{secrets.token_hex(8)}"
-        try:
-            is_new, is_again = self.bucket.put_new(key, b"probe", {}), self.bucket.put_new(key, b"again", {})
-        finally:
-            self.bucket.delete(key)
+        is_new, is_again = self.bucket.put_new(key, b"probe", {}), self.bucket.put_new(key, b"again", {})
+        self.bucket.delete(key)
         if not is_new or is_again:
             raise StorageError(
                 f"{self.place()} overwrites an object although If-None-Match forbids it: two receivers could replace"

@@ -23,6 +23,8 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance
 from dicom_node.receive.recovery import recover
 from dicom_node.receive.storage_commitment import verdict
+from dicom_node.retention import removal
+from dicom_node.retention.disk import Usage
 from dicom_node.storage import object_store as object_store_module
 from dicom_node.storage.bucket import Bucket
 from dicom_node.storage.file_cache import FileCache
@@ -300,3 +302,21 @@ def test_an_outage_is_no_proof_of_loss_in_storage_commitment(
         with pytest.raises(StoreUnavailableError):
             verdict(session, store, asked)
     database.close()
+
+
+def test_a_full_disk_of_a_machine_removes_nothing_from_the_bucket(
+    node: NodeContext, section: StorageSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Usage(total=100, free=0, images=0)
+    monkeypatch.setattr(removal, "disk_usage", lambda _node: full)
+    plans = []
+    monkeypatch.setattr(removal, "carry_out", lambda _node, removals: plans.append(list(removals)))
+    moved = settings_at(node.settings.node.data_dir, section)
+    in_bucket = NodeContext(settings=moved, database=node.database, store=open_store(moved))
+    with node.database.read() as session:
+        assert removal.usage_of(node, session).free_percent == 0
+        assert removal.usage_of(in_bucket, session).free_percent == 100
+    removal.guard_disk(in_bucket)
+    assert plans == []
+    removal.guard_disk(node)
+    assert len(plans) == 1, "a folder on that disk is cleared"
