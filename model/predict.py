@@ -24,7 +24,7 @@ from model.film_reader import FilmReader, PairView, is_person, open_film_reader
 from model.finding_states import FindingAnswers, JointWeights, read_finding, says_something
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
-from model.prognosis.foresight import Foresight, items_of_answers, open_foresight, without_contradictions
+from model.prognosis.foresight import Foresight, items_of_answers, open_foresight, within_gap, without_contradictions
 from model.questions.battery import Question, QuestionType, battery
 from model.questions.prompts import PromptLayout, context_text
 from model.schema import (
@@ -248,7 +248,10 @@ class Predictor:
         evidence = self.manifest.prognosis_evidence
         if self.foresight is None or evidence is None:
             return None if is_person(view) else pair
-        return self.films.course(pair, view, evidence.kinds) if self.films is not None and view is not None else None
+        if self.films is None or view is None:
+            return None
+        course = self.films.course(pair, view, evidence.kinds)
+        return within_gap(course, evidence.longest_gap) if course is not None else None
 
     def _foretold(
         self, course: StudyPair | None, calibrated: Mapping[str, Mapping[str, float]]

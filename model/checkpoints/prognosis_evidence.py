@@ -30,10 +30,13 @@ class SettingFigures(BaseModel):
 
 class PrognosisEvidence(BaseModel):
     """data: what was measured on, in words. kinds: of images (`model.experts.film_classifier.FilmKind`) that these data
-    are; the next image of others is not predicted. settings: setting → its figures."""
+    are; the next image of others is not predicted. longest_gap: most days between two successive images that were
+    measured; what is older than a longer gap, or one of unknown length, is not read (None: no limit). settings: setting
+    → its figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str
     kinds: tuple[str, ...]
+    longest_gap: int | None = Field(default=None, ge=0)
     settings: Mapping[str, SettingFigures]

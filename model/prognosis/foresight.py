@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,20 @@ def items_of_answers(
         if shares is not None and best is not None and best != NONE and shares[best] >= floor:
             items.append(PrognosisItem(key=key, change=Change(best), probability=shares[best]))
     return tuple(items)
+
+
+def within_gap(study: StudyPair, longest: int | None) -> StudyPair:
+    """The newest images of a study of which none is more than `longest` days older than the one after it; a gap of
+    unknown length ends the course as well. longest: None for no limit."""
+    if longest is None:
+        return study
+    ages = [0, *study.days[::-1]]
+    readable = 1
+    for newer, older in pairwise(ages):
+        if newer is None or older is None or older - newer > longest:
+            break
+        readable += 1
+    return study.newest(readable)
 
 
 def without_contradictions(items: Sequence[PrognosisItem], findings: Sequence[Finding]) -> tuple[PrognosisItem, ...]:

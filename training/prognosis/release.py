@@ -32,6 +32,7 @@ from model.prognosis.inputs import SETTINGS
 from training.metrics.forecasts import SettingScore, Shares, as_table
 from training.phantom.ceiling import Knowledge, best_answers
 from training.phantom.course import Story, sample_story
+from training.phantom.process import CADENCES
 from training.phantom.scene import PHANTOM_FINDINGS
 from training.prognosis.fit import FitOptions, PrognosisCase, fit_head, fit_temperature, make_arrays, vary_case
 from training.prognosis.measure import commonest_answers, measure
@@ -149,6 +150,7 @@ def release(
     evidence = PrognosisEvidence(
         data=data,
         kinds=(FilmKind.PHANTOM.value,),
+        longest_gap=max(CADENCES),
         settings={score.setting: setting_figures(score) for score in scores},
     )
     by_finding = {score.setting: _rounded(score.by_finding) for score in scores}

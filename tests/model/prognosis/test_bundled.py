@@ -165,6 +165,22 @@ def test_a_course_begins_after_an_image_that_is_like_none_of_training(predictor:
     assert course.images == three.images
 
 
+def test_an_image_behind_a_longer_or_unknown_gap_than_was_measured_is_not_read(
+    predictor: Predictor, three: StudyPair
+) -> None:
+    pair = three.newest(2)
+    assert pair.prior is not None
+    assert pair.prior.acquired is not None
+    alone = said(predictor, three.newest(1))
+    for acquired in (pair.prior.acquired - dt.timedelta(days=16), None):
+        apart = predictor.predict(replace(pair, prior=replace(pair.prior, acquired=acquired)))
+        assert {item.key: item.probability for item in apart.prognosis}.items() <= {
+            item.key: pytest.approx(item.probability, abs=1e-5) for item in alone
+        }.items()
+        assert apart.prognosis
+    assert said(predictor, pair) != alone
+
+
 def test_nothing_is_predicted_of_films_of_people_nor_of_a_course_that_holds_one(
     predictor: Predictor, three: StudyPair
 ) -> None:

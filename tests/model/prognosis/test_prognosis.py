@@ -15,7 +15,7 @@ from model.engine.engine import Engine
 from model.errors import CheckpointError
 from model.ontology import ontology
 from model.predict import load_predictor
-from model.prognosis.foresight import without_contradictions
+from model.prognosis.foresight import within_gap, without_contradictions
 from model.prognosis.head import FILE, PrognosisHead, read_head
 from model.prognosis.inputs import SETTINGS, Known, Vocabulary, flag_of, inputs_of, reading_of, setting_of
 from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
@@ -134,6 +134,25 @@ def _with_head(folder: Path, stated: dict[str, tuple[str, ...]], *, prognosis: b
     values = {name: getattr(old, name) for name in Manifest.model_fields if name not in ("device_uid", "files")}
     write_manifest(folder, **values | {"prognosis": prognosis, "prognosis_findings": stated})
     return folder
+
+
+@pytest.mark.parametrize(
+    ("days", "longest", "kept"),
+    [
+        ([0, 2, 3, 4], None, 4),
+        ([0, 2, 3, 4], 2, 4),
+        ([0, 3, 4, 5], 2, 3),
+        ([0, 1, 9, 10], 2, 2),
+        ([0, 1, 2, 30], 2, 1),
+        ([0, None, 3, 4], 2, 2),
+        ([0, 1, 2, None], 2, 1),
+        ([5], 2, 1),
+        ([4, 4], 0, 2),
+    ],
+)
+def test_a_course_ends_at_a_gap_that_was_not_measured(days: list[int | None], longest: int | None, kept: int) -> None:
+    whole = study(days)
+    assert within_gap(whole, longest).images == whole.images[len(days) - kept :]
 
 
 def test_what_contradicts_the_present_is_not_foretold() -> None:

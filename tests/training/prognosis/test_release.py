@@ -72,6 +72,7 @@ def test_a_release_is_a_copy_with_head_evidence_and_another_device(tmp_path: Pat
     assert made.prognosis
     assert made.prognosis_evidence is not None
     assert made.prognosis_evidence.kinds == ("phantom",)
+    assert made.prognosis_evidence.longest_gap == 2
     figures = made.prognosis_evidence.settings["both"]
     assert (figures.accuracy, figures.ceiling, figures.calibration_error) == ((0.8, 0.78, 0.82), 0.85, 0.0123)
     assert set(made.files) == {*old.files, FILE}
