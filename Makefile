@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	scripts/install_test_tools.sh
 	$(MAKE) lint
-	$(BIN)/pytest -n 2 --dist loadfile --durations=10 -m 'not soak'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
 
 # make bench-model   the question battery by the engine, one at a time, and the floor
 bench-model: $(VENV)/.installed-dev
