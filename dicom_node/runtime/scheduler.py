@@ -1,7 +1,7 @@
 """Ticks: what must happen again and again. APScheduler only ticks; every state is a row, so a lost tick loses nothing.
 
 A tick that comes late runs once, not as often as it was missed; one that still runs is not started again. On PostgreSQL
-one sweeper of all machines leads, by a session-level advisory lock that dies with its connection.
+one sweeper of all machines leads (`dicom_node.system.leader_election`).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from dicom_node.receive.recovery import recover
 from dicom_node.retention import removal as retention
 from dicom_node.runtime.steady_interval import SteadyInterval
 from dicom_node.serving.promotion import catch_up as journal_models
+from dicom_node.serving.shared_pointer import follow_group
 from dicom_node.studies import completion
 from dicom_node.studies.received_reports import look_again as look_at_reports_again
 from dicom_node.system.leader_election import Leadership
@@ -284,6 +285,7 @@ TICKS = (
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
     Tick(name="audit", seconds=5, action=syslog.send_waiting),
+    Tick(name="champion", seconds=5, action=follow_group, leader_only=False),
     Tick(name="models", seconds=5, action=journal_models),
     Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
     Tick(name="retention", seconds=3600, action=retention.run),

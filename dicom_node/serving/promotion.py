@@ -21,6 +21,7 @@ from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
+from dicom_node.serving.shared_pointer import changing_pointer
 from model.checkpoints import registry
 from model.checkpoints.registry import ChampionPointer, Manifest, Promotion
 from model.errors import CheckpointError
@@ -79,7 +80,8 @@ def promote(node: NodeContext, name: str, *, who: str, reason: str = "") -> Mani
     """
     _refuse_remote(node.settings)
     try:
-        manifest = registry.promote(node.models_dir, name, at=node.clock(), who=who, reason=reason)
+        with changing_pointer(node):
+            manifest = registry.promote(node.models_dir, name, at=node.clock(), who=who, reason=reason)
     except (CheckpointError, OSError) as error:
         raise ModelsError(str(error)) from error
     _journal_now(node)
@@ -93,7 +95,8 @@ def rollback(node: NodeContext, *, who: str, reason: str = "") -> Manifest | Non
     """
     _refuse_remote(node.settings)
     try:
-        manifest = registry.rollback(node.models_dir, at=node.clock(), who=who, reason=reason)
+        with changing_pointer(node):
+            manifest = registry.rollback(node.models_dir, at=node.clock(), who=who, reason=reason)
     except (CheckpointError, OSError) as error:
         raise ModelsError(str(error)) from error
     _journal_now(node)
