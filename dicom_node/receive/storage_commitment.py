@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pydicom import Dataset
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver.commitment import read_report, record_commitment_report
@@ -176,7 +176,7 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
     wanted = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
-    rows = {}
+    rows: dict[str, Row[tuple[str, str, str]]] = {}
     for start in range(0, len(references), _ROWS_AT_ONCE):
         uids = [uid for _, uid in references[start : start + _ROWS_AT_ONCE]]
         found = session.execute(wanted.where(Instance.sop_instance_uid.in_(uids)))

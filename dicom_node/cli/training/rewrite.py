@@ -38,14 +38,14 @@ def rewrite_command(
     from training.evaluation.texts import reference_sentence
     from training.instructions.rewrite import ModelWriter, RuleWriter
     from training.instructions.rewrite_journal import rewrite_into
-    from training.readers.splits import patient_disjoint
+    from training.readers.splits import keep_patients_apart
 
     with our_errors():
         report, chosen = DropReport(), split_of(split)
         spec = parse_spec(data)
         records = open_records(spec, DropReport())
         if by_patient:
-            records = patient_disjoint(records, salt="dicom-node")
+            records = keep_patients_apart(records, salt="dicom-node")
         sources = (
             (record.record_id, sentence)
             for record in records

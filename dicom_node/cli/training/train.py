@@ -84,7 +84,7 @@ def evaluate_command(
     from training.evaluation.held_out import require_held_out, salt_of
     from training.evaluation.report import write_report
     from training.evaluation.texts import make_published_asker, with_lumen_questions
-    from training.readers.splits import patient_disjoint
+    from training.readers.splits import keep_patients_apart
 
     with our_errors():
         no_bars_in_files()
@@ -102,7 +102,7 @@ def evaluate_command(
         )
         records = open_records(spec, report)
         if by_patient:
-            records = patient_disjoint(records, salt=salt_of(predictor.manifest.recipe, spec.kind))
+            records = keep_patients_apart(records, salt=salt_of(predictor.manifest.recipe, spec.kind))
         items = load_records(records, report, split=split_of(split), limit=limit, most=MAX_IMAGES if prognosis else 2)
         with Progress() as progress:
             progress.begin("evaluating")
