@@ -11,7 +11,7 @@ from tests.support.common import REPOSITORY
 
 
 @pytest.mark.parametrize(
-    "script", ["make_conformance_statement.py", "make_command_reference.py", "make_recipe_reference.py"]
+    "script", ["make_conformance_statement.py", "make_command_reference.py", "make_recipe_reference.py", "make_model_card.py"]
 )
 def test_a_generated_document_is_current(script: str) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), "--check"]

@@ -12,6 +12,7 @@ from tests.support.common import REPOSITORY
 DOCUMENTS = [
     REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "docs/architecture.md",
+    REPOSITORY / "docs/invariants.md",
     *sorted((REPOSITORY / "docs/howto").glob("*.md")),
 ]
 PATH = re.compile(r"`((?:dicom_node|model|training|migrations|tests|scripts|docs)/[\w./*-]+)(?:::(\w+))?`")
