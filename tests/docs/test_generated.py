@@ -10,9 +10,10 @@ import pytest
 from tests.support.common import REPOSITORY
 
 
-@pytest.mark.parametrize(
-    "script", ["make_conformance_statement.py", "make_command_reference.py", "make_recipe_reference.py", "make_model_card.py"]
-)
+SCRIPTS = ["conformance_statement", "command_reference", "recipe_reference", "model_card"]
+
+
+@pytest.mark.parametrize("script", [f"make_{name}.py" for name in SCRIPTS])
 def test_a_generated_document_is_current(script: str) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
