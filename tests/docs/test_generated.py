@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.common import REPOSITORY
 
-
 SCRIPTS = ["conformance_statement", "command_reference", "recipe_reference", "model_card"]
 
 
