@@ -10,7 +10,7 @@ import pytest
 from tests.support.records import write_mimic_with_questions
 from training.data.datasets import open_records, parse_spec
 from training.evaluation.held_out import count_seen, require_held_out, salt_of
-from training.readers.splits import patient_disjoint
+from training.readers.splits import keep_patients_apart
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 
@@ -40,7 +40,7 @@ def ask(spec: str, taught: dict[str, Any] | str, **options: Any) -> DropReport:
 def test_published_split_of_a_set_that_training_split_by_patient_is_refused(vqa: str) -> None:
     """The published split of Medical-Diff-VQA is by question: its test patients were trained on."""
     taught = recipe(by_patient=True, salt="site")
-    trained_on = {r.patient_id for r in patient_disjoint(records(vqa), salt="site") if r.split is Split.TRAIN}
+    trained_on = {r.patient_id for r in keep_patients_apart(records(vqa), salt="site") if r.split is Split.TRAIN}
     asked = [r for r in records(vqa) if r.split is Split.TEST]
     seen = sum(r.patient_id in trained_on for r in asked)
     assert 0 < seen < len(asked)
