@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def test_the_manifests_fit_each_other() -> None:
         assert container["envFrom"] == [{"secretRef": {"name": "dicom-node"}}]
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         assert _is_a_command(container["command"])
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    check = str(Path(sys.executable).with_name("check-jsonschema"))
+    command = [check, "--builtin-schema", "vendor.compose-spec", str(GROUP / "compose.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_compose_file_hangs_together() -> None:
