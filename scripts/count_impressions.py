@@ -121,10 +121,15 @@ def main(
     """Ask, judge, print."""
     predictor, report, count = load_predictor(model), DropReport(), Count()
     records = load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit)
-    for number, (record, pair) in enumerate(records, start=1):
-        judge(record, predictor.predict(pair), count)
-        if number % 25 == 0:
-            print(f"{number} films", file=sys.stderr)
+    number = 0
+    try:
+        for number, (record, pair) in enumerate(records, start=1):
+            judge(record, predictor.predict(pair), count)
+            if number % 25 == 0:
+                print(f"{number} films", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("cut short: what follows is counted so far", file=sys.stderr)
+    print(f"{number} films and pairs, {predictor.identity.name} {predictor.identity.version}")
     print("\n".join(lines(count)))
 
 
