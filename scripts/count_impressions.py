@@ -44,7 +44,10 @@ class Count:
 def judge(record: Record, said: Prediction, count: Count) -> None:
     """Compare the impression of one film or pair with what the radiologists marked."""
     circumstances = Circumstances(
-        has_prior=record.prior is not None, is_calibrated=said.is_calibrated, certainty_floor=said.certainty_floor
+        has_prior=record.prior is not None,
+        is_calibrated=said.is_calibrated,
+        certainty_floor=said.certainty_floor,
+        omitted=frozenset(said.unstated),
     )
     stated = statements_of(said, circumstances)
     verdicts = [verdict for one in stated for verdict in _verdicts(one, record)]

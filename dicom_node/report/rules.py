@@ -4,7 +4,8 @@ patient.
 1. Say what is believed. A finding is *seen* from its own threshold and at least `MIN_BELIEF`; between `possible_from`
    and that it is *possible*, stands under Findings and is neither outlined nor tagged; below it is *not seen*. A change
    is stated from `MIN_BELIEF` of its belief (and the certainty floor); below it is "possibly new" at the most. What an
-   uncalibrated model says is presence alone: no change, no percent.
+   uncalibrated model says is presence alone: no change, no percent. A finding that the checkpoint may not state on
+   films of this kind (`Prediction.unstated`) gets no statement, not even that it is not seen.
 2. Words, not decimals: `Seen` and the words of a change are the same in every document. A percentage stands under
    Findings only, and none that contradicts its word.
 3. Order: critical, new, larger or worse, smaller or better, no longer seen, not comparable, unchanged (`Rank`).
@@ -99,6 +100,8 @@ class Circumstances:
     interval: dt.timedelta | None = None
     has_other_projection: bool = False
     earlier: Mapping[str, EarlierStatement] | None = None
+    omitted: frozenset[str] = frozenset()
+    """Findings on which nothing may be said of this image: no figure on films of its kind allows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,8 @@ class Statement:
     possible_change: Change | None = None
     doubt: Doubt | None = None
     is_calibrated: bool = True
+    is_omitted: bool = False
+    """Nothing may be said of the finding on this image, not even that it is not seen."""
 
     @property
     def rank(self) -> Rank:
@@ -165,6 +170,8 @@ def statements_of(prediction: Prediction, circumstances: Circumstances) -> tuple
 
 def statement_of(finding: Finding, circumstances: Circumstances) -> Statement:
     """Rules 1 and 5 on one finding."""
+    if finding.key in circumstances.omitted:
+        return Statement(finding=finding, seen=Seen.UNDECIDED, is_omitted=True)
     seen = seen_of(finding, circumstances)
     calibrated = circumstances.is_calibrated
     if not circumstances.has_prior:

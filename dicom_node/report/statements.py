@@ -46,6 +46,7 @@ def circumstances(request: ReportRequest) -> Circumstances:
         interval=_longest_interval(request.current, request.prior),
         has_other_projection=has_other_projection(request),
         earlier=request.earlier,
+        omitted=frozenset(prediction.unstated) if prediction is not None else frozenset(),
     )
 
 

@@ -246,7 +246,7 @@ def _certainty(statement: Statement) -> list[Measurement]:
     None of an uncalibrated model's numbers.
     """
     finding, presence = statement.finding, statement.presence
-    if not statement.is_calibrated:
+    if not statement.is_calibrated or statement.is_omitted:
         return []
     certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
     items = [_percent(codes.concept("name.certainty"), certainty[presence])] if presence in certainty else []

@@ -24,6 +24,7 @@ def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ..
     ordered = in_order(statements(request))
     date = prior_date(request, words)
     lines = [_line(one, date, words) for one in ordered if _has_line(one)]
+    omitted = [name_of(one.finding.key, words) for one in ordered if one.is_omitted]
     possible = [one for one in ordered if one.seen is Seen.POSSIBLE]
     if possible:
         items = [f"{name_of(one.finding.key, words)}{_percent(one, words)}" for one in possible]
@@ -31,11 +32,15 @@ def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ..
     not_seen = [one for one in ordered if one.seen is Seen.NOT_SEEN and not _has_line(one)]
     if not_seen:
         lines.append(_not_seen(not_seen, words))
+    if omitted:
+        lines.append(words.text("finding_line.omitted", findings=words.join(omitted)))
     return tuple(lines)
 
 
 def _has_line(statement: Statement) -> bool:
     """Tell whether the finding deserves a sentence of its own."""
+    if statement.is_omitted:
+        return False
     is_moved = statement.rank in (Rank.GONE, Rank.VANISHED) or statement.possible_change is not None
     return statement.seen in (Seen.SEEN, Seen.UNDECIDED) or (statement.seen is Seen.NOT_SEEN and is_moved)
 

@@ -138,7 +138,8 @@ def _rest(request: ReportRequest, ordered: Sequence[Statement], date: str, words
         parts.append(words.text("impression.no_change", date=date))
     possible = "_possible" if any(one.seen is Seen.POSSIBLE for one in ordered) else ""
     key = "no_other" if has_seen or any(one.rank is Rank.GONE for one in ordered) else "none"
-    parts.append(words.text(f"impression.{key}{possible}", count=len(ordered)))
+    if count := sum(not one.is_omitted for one in ordered):
+        parts.append(words.text(f"impression.{key}{possible}", count=count))
     return " ".join(parts)
 
 

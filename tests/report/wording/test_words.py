@@ -22,7 +22,7 @@ from dicom_node.report.sr.iod import content_items
 from dicom_node.report.wording.catalogue import catalogue, languages
 from dicom_node.report.wording.phrases import phrase
 from dicom_node.report.wording.sections import SectionKey, sections
-from model.schema import Change
+from model.schema import Change, Presence
 from tests.support import report_cases as cases
 from tests.support.report_cases import BATTERY, absent, finding, kinds, prediction, request
 
@@ -61,6 +61,24 @@ def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
     possible = dataclasses.replace(absent("pneumothorax"), probability=0.4)
     assert _impressions(request(prediction(possible)))[1:] == (
         "None of the 6 findings asked for is seen; what is possible stands under Findings.",
+    )
+
+
+def test_a_finding_that_may_not_be_stated_is_not_called_not_seen() -> None:
+    """On films of people the bundled checkpoint may not state the heart's size: 0.01 is no "not seen" then."""
+    unsaid = dataclasses.replace(absent("cardiomegaly"), presence=Presence.ABSTAINED, probability=0.01)
+    said = request(prediction(unsaid, unstated=("cardiomegaly",)))
+    lines = [sentence for section in sections(said)[:2] for sentence in section.sentences]
+    named = [line for line in lines if "cardiomegaly" in line]
+    assert named == [
+        "No statement on: cardiomegaly.",
+        "No statement on cardiomegaly: no figure that was measured on films of this kind allows one.",
+    ]
+    assert "None of the 5 findings asked for is seen." in lines
+    stated = {finding["key"]: finding for finding in result_json(said)["findings"]}
+    assert (stated["cardiomegaly"]["presence"], stated["cardiomegaly"]["seen"]) == ("abstained", "no statement")
+    assert "Probability" not in str(
+        next(group for group in content_items(build_documents(said)[1].dataset) if "cardiomegaly" in str(group)[:900])
     )
 
 
