@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
+from dicom_node.cli.progress import Progress
 from dicom_node.errors import NodeError
 
 store_app = typer.Typer(help="Move instances and documents into an object store.", no_args_is_help=True)
@@ -13,17 +14,14 @@ store_app = typer.Typer(help="Move instances and documents into an object store.
 @store_app.command()
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Copy the folder's instances and documents into the bucket of [storage] while the node runs; only what is new."""
-    from rich.progress import track
-
     from dicom_node.admin.store_migration import Migrated, MigratedInstances, files_to_copy
     from dicom_node.admin.store_migration import migrate as copy_all
 
     result = Migrated()
-    with open_node(config) as node:
+    with open_node(config) as node, Progress() as progress:
         names = files_to_copy(node)
         copying = copy_all(node, names, result)
-        shows = console.is_terminal and not as_json
-        for _name in track(copying, "copying", total=len(names), console=console) if shows else copying:
+        for _name in progress.watch("copying", copying, len(names)):
             pass
         is_folder = node.settings.storage.kind == "folder"
     if as_json:

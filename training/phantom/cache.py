@@ -11,7 +11,8 @@ which is written last: readers may look while others write.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -125,8 +126,9 @@ def write_shard(
     size: int,
     options: Options | None = None,
     backgrounds: Sequence[tuple[str, tuple[Plane, Plane]]] = (),
+    note: Callable[[], None] = lambda: None,
 ) -> Shard:
-    """Render one shard; with `backgrounds`, each pair over one of them in turn."""
+    """Render one shard; with `backgrounds`, each pair over one of them in turn. note: called after each course."""
     options = options or PairOptions()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npy"
@@ -143,6 +145,7 @@ def write_shard(
             else:
                 pixels[place] = film_pixels(course.patient, film, size, fine=fine)
             place += 1
+        note()
     pixels.flush()
     about = {
         "format": FORMAT,
@@ -229,16 +232,41 @@ def fill(
     shard_pairs: int = 500,
     prefix: str = "pairs",
     options: Options | None = None,
+    note: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write shards until `pairs` pairs (or courses, by `options`) are there; finished shards are left alone."""
+    """Write shards until `pairs` pairs (or courses, by `options`) are there; finished shards are left alone.
+
+    note: called after each course that is rendered.
+    """
     for number, start in enumerate(range(0, pairs, shard_pairs)):
         name = f"{prefix}-{first_seed}-{number:04d}"
         count = min(shard_pairs, pairs - start)
         if not (folder / f"{name}.json").exists():
-            write_shard(folder, name, first_seed=first_seed + start, courses=count, size=size, options=options)
+            seed = first_seed + start
+            write_shard(folder, name, first_seed=seed, courses=count, size=size, options=options, note=note)
         shard = read_shard(folder / f"{name}.json")
         if shard.marks() is None:
             write_marks(shard)
+
+
+LINE_SECONDS = 10.0
+"""Between two lines on how far the rendering is."""
+
+
+class _Countdown:
+    """Prints how many are rendered and the time left: after the first, then a line every ten seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total, self.spoken = 0, total, 0.0
+        self.started = time.perf_counter()
+
+    def __call__(self) -> None:
+        self.done += 1
+        now = time.perf_counter()
+        if self.done == 1 or now - self.spoken >= LINE_SECONDS:
+            self.spoken = now
+            left = (now - self.started) / self.done * (self.total - self.done)
+            print(f"rendering {self.done} of {self.total}, {left:.0f} s left", flush=True)
 
 
 def main(
@@ -250,12 +278,18 @@ def main(
 ) -> None:
     """Render phantom pairs or courses into FOLDER."""
     if courses:
-        options = ClinicalOptions()
         fill(
-            folder, pairs=courses, first_seed=first_seed, size=size, shard_pairs=100, prefix="courses", options=options
+            folder,
+            pairs=courses,
+            first_seed=first_seed,
+            size=size,
+            shard_pairs=100,
+            prefix="courses",
+            options=ClinicalOptions(),
+            note=_Countdown(courses),
         )
     else:
-        fill(folder, pairs=pairs, first_seed=first_seed, size=size)
+        fill(folder, pairs=pairs, first_seed=first_seed, size=size, note=_Countdown(pairs))
 
 
 if __name__ == "__main__":
