@@ -179,16 +179,17 @@ def _lanes(node: NodeContext) -> list[WorkerLane]:
 def test_a_lane_survives_whatever_its_index_raises(node: NodeContext) -> None:
     worker = Worker(node, {JobKind.DELIVER: _done})
     hidden = {"table": False}
+    broken = threading.Event()
 
     @event.listens_for(node.database.engine, "before_cursor_execute")
     def _break_job_statements(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if hidden["table"] and "job" in statement:
+            broken.set()
             raise RuntimeError("a defect below the queue")
 
     worker.start()
     hidden["table"] = True
-    woken = threading.Event()
-    woken.wait(0.5)
+    assert broken.wait(60), "an idle lane asks for jobs every few seconds"
     hidden["table"] = False
     _enqueue(node, "after")
     wait_until(lambda: _job(node, "after").state is JobState.DONE, seconds=30, what="the job after the trouble")

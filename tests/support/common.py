@@ -55,6 +55,23 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 60.0, what: 
         time.sleep(0.02)  # the one polling interval of the suite: a condition is awaited, not a time
 
 
+def slowness() -> float:
+    """How many times longer a piece of work takes now than on an idle machine, 1.0 or more.
+
+    The load of the last minute per processor, or the wall time of a tenth of a second of work, whichever is larger.
+    """
+    began, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < 0.1:
+        pass
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1), (time.monotonic() - began) / 0.1)
+
+
+def assert_within(seconds: float, *, since: float) -> None:
+    """Check that at most `seconds` have passed since a monotonic time; a busy machine is allowed for."""
+    passed = time.monotonic() - since
+    assert passed < seconds or passed < seconds * slowness(), f"took {passed:.1f} s"
+
+
 def listening(port: int, host: str = "127.0.0.1") -> bool:
     """Whether somebody accepts connections there."""
     with socket.socket() as probe:

@@ -134,7 +134,7 @@ def test_what_is_not_taken_is_said_why(tmp_path: Path, message: str | bytes, cod
 
 
 def test_unframed_oversize_and_slow_peers_are_cut_off(tmp_path: Path) -> None:
-    with listening(tmp_path, max_message_kib=4, message_seconds=0.3, idle_seconds=0.3) as (node, _clock, port):
+    with listening(tmp_path / "wrong", max_message_kib=4) as (node, _clock, port):
         with MllpPeer(port) as peer:
             peer.send(b"GET / HTTP/1.1\r\n\r\n", framed=False)
             assert peer.answer() == ""
@@ -142,6 +142,8 @@ def test_unframed_oversize_and_slow_peers_are_cut_off(tmp_path: Path) -> None:
             peer.send(b"\x0b" + b"x" * 20_000, framed=False)
             assert "MSA|AR|" in peer.answer()
             assert peer.answer() == ""
+        assert not reports(node)
+    with listening(tmp_path / "slow", message_seconds=0.3, idle_seconds=0.3) as (node, _clock, port):
         with MllpPeer(port) as peer:
             peer.send(b"\x0bMSH|^~\\&|", framed=False)  # and no more
             assert peer.answer() == ""

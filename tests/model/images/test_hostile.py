@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -24,7 +25,7 @@ from model.images.codestream import codestream_size
 from model.images.display import display_image, load_display_image
 from model.images.read import stored_frame
 from model.images.sandbox import decode_in_child
-from tests.support.common import shared
+from tests.support.common import shared, wait_until
 from tests.support.rendering import image_dataset, written
 
 
@@ -269,13 +270,27 @@ def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert _child_pid() != before
 
 
+def _kill_once_it_reads(pid: int, pipe: Path) -> None:
+    """Crash the child when it has opened the named pipe: only then does a writer's open succeed without waiting."""
+    writers: list[int] = []
+
+    def is_being_read() -> bool:
+        with contextlib.suppress(OSError):
+            writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    wait_until(is_being_read, what="the child to open the file")
+    os.kill(pid, signal.SIGSEGV)
+    os.close(writers[0])
+
+
 def test_a_decoder_that_crashes_is_replaced(tmp_path: Path) -> None:
     good = written(image_dataset(_values(), stored=12), tmp_path / "good.dcm")
     decode_in_child(good)
     hang = tmp_path / "hang.dcm"
     os.mkfifo(hang)
     pid = _child_pid()
-    killer = threading.Timer(0.3, os.kill, (pid, signal.SIGSEGV))
+    killer = threading.Thread(target=_kill_once_it_reads, args=(pid, hang))
     killer.start()
     with pytest.raises(PixelError, match="signal 11"):
         decode_in_child(hang, timeout_seconds=20)

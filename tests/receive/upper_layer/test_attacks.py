@@ -16,7 +16,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from tests.support.authority import Pair, authority, client_context, issued
-from tests.support.common import wait_until
+from tests.support.common import assert_within, slowness, wait_until
 from tests.support.receiver import CR
 from tests.support.receiver_process import ReceiverProcess, receiver_process
 from tests.support.scripted_peer import (
@@ -91,7 +91,8 @@ def assert_good_peer_is_served(receiver: ReceiverProcess, tls: ssl.SSLContext | 
             assert peer.echo().status == 0
             durations.append(time.monotonic() - began)
             peer.release()
-    assert min(durations) < ECHO_SECONDS, durations
+    fastest = min(durations)
+    assert fastest < ECHO_SECONDS or fastest < ECHO_SECONDS * slowness(), durations
 
 
 @contextlib.contextmanager
@@ -134,7 +135,7 @@ def test_a_request_that_drips(receiver: ReceiverProcess) -> None:
                 stranger.send(bytes([byte]))
                 if stranger_is_cut(stranger):
                     break
-        assert time.monotonic() - began < 10
+        assert_within(10, since=began)
         assert stranger.is_closed()
     assert_good_peer_is_served(receiver)
 
@@ -160,7 +161,7 @@ def test_a_data_set_that_drips(receiver: ReceiverProcess) -> None:
         with contextlib.suppress(OSError):
             while time.monotonic() - began < 15 and not stranger_is_cut(stranger):
                 stranger.send(p_data(1, 0, b"\0" * 8))
-        assert time.monotonic() - began < 10
+        assert_within(10, since=began)
         assert_good_peer_is_served(receiver)
 
 
