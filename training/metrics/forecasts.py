@@ -37,7 +37,7 @@ class SettingScore:
 
     accuracy, common, ceiling: shares of right answers of the model, of always the commonest answer of each finding, and
     of the best possible reader of this setting (None where nobody can know it). skill: (accuracy - common) / (ceiling -
-    common). ece: calibration error of the likeliest answers that have a
+    common), None where the ceiling is not above it. ece: calibration error of the likeliest answers that have a
     certainty. log_loss: mean over answers, None where not every one has a probability. by_finding: accuracy, common,
     ceiling. p: paired test (Wilcoxon, by patient) against the setting before it.
     """
@@ -109,8 +109,9 @@ def _score(setting: str, rows: Sequence[ForecastRow], resamples: int) -> tuple[S
     accuracies = [values[drawn].sum(1) / totals[drawn].sum(1) for values in sums]
     whole = [float(values.sum() / totals.sum()) for values in sums]
     skill = None
-    if table.best is not None:
-        spread = (accuracies[0] - accuracies[1]) / (accuracies[2] - accuracies[1])
+    if table.best is not None and whole[2] > whole[1]:  # else nothing can be foretold that is not the commonest
+        room = accuracies[2] - accuracies[1]
+        spread = (accuracies[0] - accuracies[1])[room > 0] / room[room > 0]
         skill = ((whole[0] - whole[1]) / (whole[2] - whole[1]), *_interval(spread))
     by_finding: dict[str, tuple[float, float, float | None]] = {}
     for key in dict.fromkeys(table.keys.tolist()):
@@ -132,6 +133,8 @@ def _score(setting: str, rows: Sequence[ForecastRow], resamples: int) -> tuple[S
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    if not len(values):
+        return float("nan"), float("nan")
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 

@@ -23,7 +23,7 @@ from training.evaluation.forecasts import SETTINGS, best_of, study_in_setting
 from training.evaluation.inversion import score_inversion
 from training.evaluation.report import as_html, as_json
 from training.evaluation.visits import COURSES, VisitReading, best_letter, change_shares, courses_of
-from training.metrics.forecasts import likeliest
+from training.metrics.forecasts import ForecastRow, as_table, likeliest, score_settings
 from training.metrics.pairs import Answered
 from training.phantom.ceiling import answer_of_levels
 from training.phantom.course import sample_story
@@ -119,6 +119,24 @@ def test_a_model_that_foretells_nothing_has_no_skill() -> None:
     silent = Silent()
     result = evaluate(silent, silent.items(course_records()), DropReport(), data="courses", options=QUICK)
     assert all(score.skill is not None and score.skill[0] <= 0.0 for score in result.forecasts)
+
+
+def test_where_the_ceiling_is_the_commonest_answer_there_is_no_skill() -> None:
+    rows = [
+        ForecastRow(patient=name, key="edema", right=True, common=True, best=True, certainty=None, came=None)
+        for name in ("a", "b", "b")
+    ]
+    (score,) = score_settings({"both": rows}, resamples=20)
+    assert score.skill is None
+    assert score.accuracy[0] == score.ceiling == score.common == 1.0
+    assert "| both | 1.000" in as_table([score])[-1]
+    mixed = [
+        *rows,
+        ForecastRow(patient="c", key="edema", right=False, common=False, best=True, certainty=0.5, came=0.2),
+    ]
+    (score,) = score_settings({"both": mixed}, resamples=200)
+    assert score.skill is not None
+    assert score.skill[0] == 0.0, "draws without the third patient leave no room and do not count"
 
 
 def test_each_setting_shows_what_it_names_and_no_more() -> None:
