@@ -72,10 +72,11 @@ def film_shares(films: FilmSet) -> NDArray[np.float64]:
 def pair_set(films: FilmSet, pairs: Mapping[tuple[int, int], Record]) -> PairSet:
     """The training pairs; what radiologists read replaces what reports mention of the same pair."""
     rows, directions, weights, shares = [], [], [], []
+    is_training, read = films.is_training, films.is_read
     for (prior, current), record in pairs.items():
-        if not films.is_training[current]:
+        if not is_training[current]:
             continue
-        is_read = bool(films.is_read[prior] and films.is_read[current])
+        is_read = bool(read[prior] and read[current])
         known = {word_of(key): DIRECTIONS[t.change] for key, t in record.truth.findings.items() if t.change is not None}
         direction = np.full(len(GRADED), SAME, np.int64)
         weight = np.full(len(GRADED), MARKED_NOTHING_WEIGHT if is_read else MINED_SAME_WEIGHT, np.float32)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ class FilmSet:
             return cls(**{field.name: kept[field.name] for field in fields(cls)})
 
 
+@cache
 def is_validation_patient(patient: str) -> bool:
     """By a hash of the patient's number alone, so the same in every set and run. patient: "nih/1336"."""
     number = int(patient.rpartition("/")[2])

@@ -78,11 +78,11 @@ def samples_of(
         )
         for place, row in enumerate(rows)
     }
-    both = []
+    both, read = [], films.is_read
     for (prior, current), record in pairs.items():
         if prior in single and current in single:
             truth = record.truth.findings.get(key)
-            is_read = films.is_read[prior] and films.is_read[current]
+            is_read = read[prior] and read[current]
             change = truth.change_answer if truth is not None and is_read else None
             both.append((prior, current, PairSample(prior=single[prior], current=single[current], change=change)))
     return single, both
