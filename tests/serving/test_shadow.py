@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
@@ -137,8 +140,8 @@ def test_one_that_does_not_load_costs_a_row_and_a_notice_and_no_result(site: Sit
 
 
 def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
-    """Its time is up before it can answer: one that answers in no time does not exist."""
-    with running_site(tmp_path, model={"timeout_seconds": 0.001}) as site:
+    """It answers once, is then stopped by a signal, and is given up when the time for the same pair is over."""
+    with running_site(tmp_path, model={"timeout_seconds": 120, "shadow_nice": 0}) as site:
         from tests.support.checkpoints import tiny_checkpoint
 
         tiny_checkpoint(site.node.models_dir / "challenger", seed=1)
@@ -146,6 +149,15 @@ def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
         assert _enqueued(site.node)
         model = ShadowModel(site.node)
         model.handle(_claim(site.node), site.node)
+        (child,) = (child for child in multiprocessing.active_children() if child.name == "model")
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        assert model._process is not None
+        model._process._section = site.node.settings.model.model_copy(update={"timeout_seconds": 1.0})
+        with site.node.database.write() as session:
+            session.execute(update(Job).where(Job.kind == JobKind.SHADOW).values(state=JobState.READY))
+        model.handle(_claim(site.node), site.node)
         model.close()
+        assert not child.is_alive()
         with site.node.database.read() as session:
             assert "was stopped" in session.scalars(select(ShadowResult)).one().error
