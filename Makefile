@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale study-arms train-demo
+.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -56,6 +56,10 @@ bench-index: $(VENV)/.installed-dev
 bench-scale: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_scale.py
 
+# make bench-ask   a closed question to a study, from its words to the kept answer
+bench-ask: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_ask.py
+
 # make bench-train   samples for each second, memory and where the time goes in the training loop
 bench-train: $(VENV)/.installed-dev
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_train.py --write
@@ -98,6 +102,6 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale study-arms train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

@@ -89,7 +89,8 @@ class Predictor:
         """The checkpoint that answers; a prognosis head looks at every image, whatever the language model takes."""
         if self.foresight is None:
             return self._identity
-        return replace(self._identity, images=MAX_IMAGES, context=self._identity.context or self.foresight.knows_chart)
+        vocabulary = self.foresight.head.vocabulary
+        return replace(self._identity, images=MAX_IMAGES, chart=(*vocabulary.labs, *vocabulary.treatments))
 
     def predict(self, pair: StudyPair) -> Prediction:
         """Answer one pair. Raises InferenceError where the model fails."""
@@ -204,7 +205,7 @@ class Predictor:
         difference = answers.open.get(QuestionType.DIFFERENCE.value)
         course, is_read = self._course(pair, view), not is_person(view)
         foreseen = course if self.foresight is not None else None
-        takes_context = (is_read and self.manifest.context) or (foreseen is not None and self.identity.context)
+        takes_context = (is_read and self.manifest.context) or (foreseen is not None and bool(self.identity.chart))
         return Prediction(
             findings=findings,
             model=self.identity,

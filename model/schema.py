@@ -241,8 +241,8 @@ class PrognosisItem:
 class ModelIdentity:
     """The checkpoint that answered. A retrained model gets a new device_uid (IHE AIR 1.2).
 
-    images: most images of one study that it makes use of. context: it learned what laboratory values and
-    treatments mean.
+    images: most images of one study that it makes use of. context: whether its prompts held
+    the chart in training. chart: laboratory values and treatments that its prognosis head learned.
     """
 
     name: str
@@ -253,6 +253,7 @@ class ModelIdentity:
     licence: str = ""
     images: int = 2
     context: bool = False
+    chart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.admin.formats import label
 from dicom_node.admin.listings import URGENCY, DeliveryLine, DeliveryRow, delivery_line, delivery_rows
+from dicom_node.admin.patient_course import CourseRow, patient_course
 from dicom_node.index.tables.core import Instance, Result, Series, Study
 
 MAX_FILMS = 40
@@ -54,6 +55,8 @@ class StudyPage:
     findings: tuple[dict[str, Any], ...] = field(default=())
     films: tuple[StudyFilm, ...] = ()
     """Every stored image of the patient, the newest first."""
+    course: tuple[CourseRow, ...] = ()
+    """The patient's findings over the studies that the result's checkpoint has read."""
     prior_reading: tuple[str, ...] = ()
     """The opening lines of the prior's own current result; empty where it has none."""
 
@@ -89,6 +92,7 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         deliveries=tuple(delivery_line(delivery, document) for delivery, document, _ in rows),
         findings=_most_urgent_first(result.prediction.get("findings", ())) if result is not None else (),
         films=_films(session, study),
+        course=patient_course(session, study, result.device_uid if result is not None else ""),
         prior_reading=_prior_reading(session, result.prior_sop_instance_uid if result is not None else ""),
     )
     session.expunge_all()  # the values outlive the session

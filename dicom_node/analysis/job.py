@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, select
+from pydicom import Dataset
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.analysis.chart import KnownChart, known_chart
+from dicom_node.analysis.earlier_results import EarlierResults
+from dicom_node.analysis.later_studies import report_next_anew
 from dicom_node.analysis.outputs import write_result
+from dicom_node.analysis.predecessors import predecessors_of, replacing_all
 from dicom_node.analysis.stored_images import StoredImage, damaged_image, read_stored
 from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.context import NodeContext
@@ -31,8 +36,6 @@ from dicom_node.priors.search_notes import search_notes
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
 from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.report.result import result_json
-from dicom_node.report.rules import EarlierStatement
-from dicom_node.report.stored import earlier_statements
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor
@@ -84,15 +87,16 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
         with node.database.write() as session:
             jobs.complete(session, job)
         return
+    earlier_results = EarlierResults(node)
     with models.lease() as predictor:
-        setting = _setting(node, study, produced_at, predictor)
+        setting = _setting(node, study, produced_at, predictor, earlier_results)
         last_try = job.attempts >= MODEL_TRIES
         setting = replace(setting, revision=revision, generation=generation, last_try=last_try)
         images, earlier = (_read(some, node, last_try=last_try) for some in (rows, candidates))
         requests = analyse_study(images, earlier, setting)
-    requests = _replacing_all(requests, node, study)
+    requests = replacing_all(requests, node, study)
     finished = [_write(request, node) for request in requests]
-    _commit(job, node, study.id, finished)
+    _commit(job, node, study.id, finished, earlier_results)
 
 
 def _candidates(session: Session, study: Study, node: NodeContext) -> list[Instance]:
@@ -140,14 +144,16 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
     ]
 
 
-def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predictor: PairPredictor) -> Setting:
+def _setting(
+    node: NodeContext, study: Study, produced_at: dt.datetime, predictor: PairPredictor, earlier: EarlierResults
+) -> Setting:
     def predecessors(sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
         with node.database.read() as session:
-            return _predecessors(session, study, sop_instance_uid)
+            return predecessors_of(session, study, sop_instance_uid)
 
-    def earlier(sop_instance_uid: str, device_uid: str) -> Mapping[str, EarlierStatement] | None:
+    def chart(header: Dataset) -> KnownChart | None:
         with node.database.read() as session:
-            return _earlier_reading(session, sop_instance_uid, device_uid)
+            return known_chart(session, header, node.settings.chart, policy_of(node.settings))
 
     with node.database.read() as session:
         comparison_notes = search_notes(session, study)
@@ -159,53 +165,9 @@ def _setting(node: NodeContext, study: Study, produced_at: dt.datetime, predicto
         produced_at=produced_at,
         language=node.settings.node.language,
         predecessors=predecessors,
-        earlier=earlier,
+        readings=earlier.read,
+        chart=chart,
         reads_unfamiliar=node.settings.model.unfamiliar == "warn",
-    )
-
-
-def _earlier_reading(session: Session, sop_instance_uid: str, device_uid: str) -> Mapping[str, EarlierStatement] | None:
-    """The findings in the current result on this image, if the same checkpoint made it."""
-    values = session.scalars(
-        select(Result.prediction)
-        .where(Result.sop_instance_uid == sop_instance_uid, Result.device_uid == device_uid, Result.is_current)
-        .order_by(Result.id.desc())
-    ).first()
-    return earlier_statements(values) if values is not None else None
-
-
-def _predecessors(session: Session, study: Study, sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
-    return _documents(session, study, Result.sop_instance_uid == sop_instance_uid)
-
-
-def _replacing_all(requests: Sequence[ReportRequest], node: NodeContext, study: Study) -> list[ReportRequest]:
-    """Let the first new result also replace the results of images that the study no longer reports.
-
-    Else a report such as "no frontal image yet" would stand beside the one that came after it, as current as that.
-    """
-    spoken = {str(request.current.header.get("SOPInstanceUID", "") or "") for request in requests}
-    with node.database.read() as session:
-        left = _documents(session, study, Result.sop_instance_uid.not_in(spoken))
-    first, *others = requests
-    return [replace(first, predecessors=(*first.predecessors, *left)), *others]
-
-
-def _documents(session: Session, study: Study, which: ColumnElement[bool]) -> tuple[PredecessorDocument, ...]:
-    rows = session.scalars(
-        select(Document)
-        .join(Result, Result.id == Document.result_pk)
-        .where(Result.study_pk == study.id, Result.is_current, which)
-        .order_by(Document.id)
-    )
-    return tuple(
-        PredecessorDocument(
-            kind=DocumentKind(row.kind),
-            study_instance_uid=study.study_instance_uid,
-            series_instance_uid=row.series_instance_uid,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-        )
-        for row in rows
     )
 
 
@@ -224,20 +186,32 @@ def _kinds(node: NodeContext) -> tuple[DocumentKind, ...]:
     return tuple(kind for kind in DocumentKind if kind in asked | set(STANDARD_KINDS))
 
 
-def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished]) -> None:
+def _commit(
+    job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequence[Finished], earlier: EarlierResults
+) -> None:
     """Results, documents, deliveries, the study's state and the end of the job: all or nothing."""
     now = node.clock()
     statistics = [statistics_of(one.request, now=now) for one in finished]
     with node.database.write() as session:
+        if earlier.have_changed(session):
+            log.info("a result on an earlier film came during the analysis; it is done once more")
+            jobs.postpone(session, job)
+            return
         jobs.complete(session, job)
         study = session.get_one(Study, study_pk)
         if study.revision != int(job.payload["revision"]):
             log.info("a late image came during the analysis; its own job follows")
             return
-        superseded = _supersede(session, study_pk)
+        if _is_overtaken(session, study, int(job.payload.get("generation", 1))):
+            log.info("a newer analysis of this revision was faster; this one is left")
+            return
+        before = _supersede(session, study_pk)
+        superseded = {row.sop_instance_uid: row.id for row in before}
+        after = []
         for one, seen in zip(finished, statistics, strict=True):
             result = _result_row(study_pk, one.request, superseded, now=now)
             session.add(result)
+            after.append(result)
             session.flush()
             rows = [_document_row(result, document, one) for document in one.documents]
             session.add_all(rows)
@@ -250,15 +224,22 @@ def _commit(job: ClaimedJob, node: NodeContext, study_pk: int, finished: Sequenc
             log.info("result stored", outcome=one.request.outcome, documents=len(rows), deliveries=made)
         study.state = StudyState.ANALYSED
         result_came(session, study.study_instance_uid, now=now)
+        report_next_anew(session, job, study, before=before, after=after, settings=node.settings.priors, now=now)
 
 
-def _supersede(session: Session, study_pk: int) -> dict[str, int]:
-    """Take the mark of being current from what the study had; returns image UID → result."""
+def _is_overtaken(session: Session, study: Study, generation: int) -> bool:
+    """Whether an analysis that was asked for later is stored already: it knew more than this one."""
+    newer = (Result.study_pk == study.id, Result.revision == study.revision, Result.generation > generation)
+    return session.scalar(select(Result.id).where(*newer).limit(1)) is not None
+
+
+def _supersede(session: Session, study_pk: int) -> Sequence[Result]:
+    """Take the mark of being current from what the study had; returns these results."""
     current = session.scalars(select(Result).where(Result.study_pk == study_pk, Result.is_current)).all()
     for row in current:
         row.is_current = False
     session.flush()
-    return {row.sop_instance_uid: row.id for row in current}
+    return current
 
 
 def _result_row(study_pk: int, request: ReportRequest, superseded: dict[str, int], *, now: dt.datetime) -> Result:

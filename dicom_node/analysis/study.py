@@ -6,13 +6,15 @@ Files and values in, report requests out: the node's job (`analyse_job`) and `di
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
 from dicom_node.analysis.cautions import identity_cautions, newer_image_note
+from dicom_node.analysis.chart import KnownChart
 from dicom_node.analysis.earlier_images import ChosenImages, ImageChooser
+from dicom_node.analysis.earlier_results import EarlierReadings, Readings, with_course
 from dicom_node.analysis.stored_images import Decode, LookedImages, StoredImage, checked
 from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.errors import AnalysisError
@@ -24,7 +26,6 @@ from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
 from dicom_node.report.exposure import moment
 from dicom_node.report.region_rules import films_of, with_fitting_regions
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
-from dicom_node.report.rules import EarlierStatement
 from dicom_node.serving.model_process import PairPredictor, ask_together
 from model.errors import InferenceError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
@@ -53,7 +54,9 @@ class Setting:
     """An image unlike those of training gets its findings with a warning; else it is not analysed."""
     comparison_notes: tuple[str, ...] = ()
     """Further notes on the search for a prior: a fetch that failed, an archive that did not answer."""
-    earlier: Callable[[str, str], Mapping[str, EarlierStatement] | None] = lambda _uid, _device_uid: None
+    chart: Callable[[Dataset], KnownChart | None] = lambda _header: None
+    """Header of the analysed image → what was known of the patient then; asked where the checkpoint learned it."""
+    readings: Readings = lambda _uids, _device_uid: EarlierReadings()
     """(SOP Instance UID of the prior, Device UID of the checkpoint) → what its own result said; None without one."""
 
 
@@ -117,6 +120,7 @@ class _Prepared:
     chosen: ChosenImages
     prior_seen: DisplayImage | None
     earlier_seen: tuple[DisplayImage, ...] = ()
+    chart: KnownChart | None = None
 
     @property
     def choice(self) -> PriorChoice:
@@ -133,7 +137,9 @@ class _Prepared:
         if times != sorted(times):  # clocks of two time zones: the order is proven, the days between are not
             images = [replace(image, acquired=None) for image in images]
         prior = images[-2] if self.prior_seen is not None else None
-        return StudyPair(current=images[-1], prior=prior, earlier=tuple(images[: len(self.earlier_seen)]))
+        earlier = tuple(images[: len(self.earlier_seen)])
+        context = self.chart.context if self.chart is not None else None
+        return StudyPair(current=images[-1], prior=prior, earlier=earlier, context=context)
 
 
 def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
@@ -164,7 +170,17 @@ def _prepare(
         chosen=chosen,
         prior_seen=prior_seen,
         earlier_seen=tuple(looked.images[image.path] for image in chosen.earlier),
+        chart=_chart(current.header, setting),
     )
+
+
+def _chart(header: Dataset, setting: Setting) -> KnownChart | None:
+    """The part of the chart that the checkpoint learned to use; not looked up for one that learned none."""
+    identity = setting.predictor.identity
+    if not identity.context and not identity.chart:
+        return None
+    chart = setting.chart(header)
+    return chart if chart is None or identity.context else chart.limited(identity.chart)
 
 
 def _request_with_answer(item: _Prepared, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
@@ -191,14 +207,15 @@ def _request_with_answer(item: _Prepared, answer: Prediction | InferenceError, s
         prior_reasons=(*item.choice.reasons, *setting.comparison_notes),
         prediction=answer,
     )
-    return replace(
+    request = replace(
         request,
         earlier_images=_earlier_images(item, answer.images_seen),
+        chart=item.chart.facts if item.chart is not None and answer.context_seen else (),
         cautions=identity_cautions(item.choice),
         dropped_regions=dropped,
         newer_prior=newer_image_note(item.choice),
-        earlier=setting.earlier(prior.facts.sop_instance_uid, answer.model.device_uid) if prior is not None else None,
     )
+    return with_course(request, item.choice, setting.readings)
 
 
 def _earlier_images(item: _Prepared, images_seen: int) -> tuple[SourceImage, ...]:

@@ -138,6 +138,7 @@ def record(
     event_type: EventType | None = None,
     outcome: EventOutcome = EventOutcome.SUCCESS,
     study: AboutStudy | None = None,
+    patient_id: str = "",
     query: AskedQuery | None = None,
     audit_log: str = "",
     alert: str = "",
@@ -147,9 +148,9 @@ def record(
 ) -> None:
     """Keep one message, in the caller's transaction.
 
-    audit_log: URI of the audit log that was read. alert: what a Security Alert is about, in plain words; about_node:
-    its node. action: where the event's own action code does not fit ("R" for instances that were held already, PS3.15
-    table A.5.3.7-1).
+    audit_log: URI of the audit log that was read. patient_id: the patient, where it is about no study. alert: what a
+    Security Alert is about, in plain words; about_node: its node. action: where the event's own action code does not
+    fit ("R" for instances that were held already, PS3.15 table A.5.3.7-1).
     """
     root = ET.Element("AuditMessage")
     identification = ET.SubElement(
@@ -170,6 +171,8 @@ def record(
     ET.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
     if study is not None:
         _study(root, study)
+    elif patient_id:
+        _patient(root, patient_id, "")
     if query is not None:
         _query(root, query)
     if audit_log:
@@ -241,16 +244,20 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
         ET.SubElement(description, "Accession", Number=study.accession_number)
     for sop_class, count in study.sop_classes:
         ET.SubElement(description, "SOPClass", UID=sop_class, NumberOfInstances=str(count))
+    _patient(root, study.patient_id or "unknown", study.patient_name)
+
+
+def _patient(root: ET.Element, patient_id: str, name: str) -> None:
     patient = ET.SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=study.patient_id or "unknown",
+        ParticipantObjectID=patient_id,
         ParticipantObjectTypeCode="1",
         ParticipantObjectTypeCodeRole="1",
     )
     type_code = {"csd-code": "2", "codeSystemName": "RFC-3881", "originalText": "Patient Number"}
     ET.SubElement(patient, "ParticipantObjectIDTypeCode", type_code)
-    ET.SubElement(patient, "ParticipantObjectName").text = study.patient_name
+    ET.SubElement(patient, "ParticipantObjectName").text = name
 
 
 def _query(root: ET.Element, query: AskedQuery) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from dicom_node.admin import listings as reading
 from dicom_node.admin.formats import day, moment, person_name
 from dicom_node.admin.job_listings import job_lines
+from dicom_node.chart import store as chart
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
@@ -39,6 +40,9 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         console.print(table)
         disk = values["disk"]
         console.print(f"disk    {disk['free_percent']:.1f} % free of {disk['total_bytes'] / 10**9:.0f} GB")
+        for part in values["chart_not_understood"]:
+            code = f"{part['code'] or 'none'} ({part['system'] or 'no system'})"
+            console.print(f"chart    {part['kind']} not understood: {code}, {part['times']} times", markup=False)
         for trouble in values["troubles"]:
             console.print(f"trouble  {trouble}", style="red")
     if values["troubles"]:
@@ -56,6 +60,10 @@ def _status(node: NodeContext) -> dict[str, Any]:
         for line in reading.delivery_counts(session):
             deliveries[f"{line[0]} {line[1].value}"] = line[2]
         serving = serving_lines(session, node.clock())
+        unknown = [
+            {"kind": row.kind, "code": row.code, "system": row.system, "times": row.times}
+            for row in chart.unknown_parts(session, limit=10)
+        ]
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
@@ -68,6 +76,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         "jobs": depth,
         "deliveries": deliveries,
         "disk": {"total_bytes": usage.total, "free_bytes": usage.free, "free_percent": usage.free_percent},
+        "chart_not_understood": unknown,
         "troubles": troubles,
     }
 

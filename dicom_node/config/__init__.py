@@ -4,6 +4,7 @@ The template of `dicom-node init`, config.example.toml and the reference page ar
 (`scripts/write_configuration.py`).
 """
 
+from dicom_node.config.chart import ChartSection
 from dicom_node.config.models import DEMO, DriftSection, FeedbackSection, ModelSection, RetrainSection
 from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSection, NodeSection
 from dicom_node.config.oidc import OidcSection
@@ -26,6 +27,7 @@ __all__ = [
     "AccessSection",
     "AuditSection",
     "CONFIG_VARIABLE",
+    "ChartSection",
     "CompletionSection",
     "DEFAULT_CONFIG",
     "DEMO",

@@ -145,6 +145,11 @@ class PriorsSection(Section):
         description="earlier images shown to a checkpoint that takes more than two; 1: the prior alone",
         json_schema_extra={"unit": "images"},
     )
+    later_days: float = Field(
+        default=7.0,
+        ge=0,
+        description="when an older study comes late, later ones that came within this time are reported anew; 0: none",
+    )
     allow_changed_family_name: bool = Field(
         default=False, description="accept another family name if ID, birth date and given name agree"
     )

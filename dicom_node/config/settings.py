@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dicom_node.config.chart import ChartSection
 from dicom_node.config.models import DEMO, DriftSection, FeedbackSection, ModelSection, RetrainSection
 from dicom_node.config.node import CompletionSection, DatabaseSection, LoggingSection, NodeSection
 from dicom_node.config.oidc import OidcSection
@@ -85,6 +86,7 @@ class Settings(Section):
     logging: LoggingSection = LoggingSection()
     feedback: FeedbackSection = FeedbackSection()
     hl7: Hl7Section = Hl7Section()
+    chart: ChartSection = ChartSection()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Settings:

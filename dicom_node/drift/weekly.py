@@ -25,6 +25,7 @@ from dicom_node.drift.baselines import (
     validation_sets,
 )
 from dicom_node.drift.limits import DriftVerdict, judge_distribution, judge_share, share_of
+from dicom_node.drift.prognosis import CAME_TRUE, STATED, judge_prognoses, judged_prognoses
 from dicom_node.drift.samples import (
     WEEK,
     DriftSample,
@@ -81,9 +82,34 @@ def run(node: NodeContext) -> None:
     with node.database.read() as session:
         known = validation_sets(session, node.settings, node.models_dir) if settings.baseline == VALIDATION else {}
         found = list(verdicts(session, settings, now, known))
+        foretold = list(prognosis_verdicts(session, settings, now))
     for one in found:
         with node.database.write() as session:
             keep(session, one, now)
+    for one in foretold:
+        with node.database.write() as session:
+            keep(session, one, now, what="prognosis")
+
+
+def prognosis_verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iterator[WeekVerdicts]:
+    """What came of the prognoses that the studies of the closed weeks judge, where that has no rows yet."""
+    this_week = week_of(now)
+    known = {
+        (row.week, row.device_uid)
+        for row in session.execute(
+            select(DriftFigure.week, DriftFigure.device_uid).where(DriftFigure.figure.startswith(CAME_TRUE)).distinct()
+        )
+    }
+    for back in range(LOOK_BACK_WEEKS, 0, -1):
+        week = this_week - back * WEEK
+        judged = judged_prognoses(session, since=start_of(week), until=start_of(week + WEEK))
+        for device_uid, prognoses in sorted(judged.items()):
+            if (week, device_uid) in known:
+                continue
+            figures = judge_prognoses(prognoses, min_items=settings.min_pairs, false_alarms=settings.false_alarms)
+            if figures:
+                sources = dict.fromkeys(figures, STATED)
+                yield WeekVerdicts(week=week, device_uid=device_uid, figures=figures, sources=sources)
 
 
 def verdicts(
@@ -99,7 +125,9 @@ def verdicts(
         return
     known = {
         (row.week, row.device_uid)
-        for row in session.execute(select(DriftFigure.week, DriftFigure.device_uid).distinct())
+        for row in session.execute(
+            select(DriftFigure.week, DriftFigure.device_uid).where(~DriftFigure.figure.startswith(CAME_TRUE)).distinct()
+        )
     }
     samples = load_samples(session, since=start_of(week_of(first)), until=start_of(this_week))
     weeks = by_week(samples)
@@ -193,8 +221,8 @@ def _agreement(
     }
 
 
-def keep(session: Session, one: WeekVerdicts, now: dt.datetime) -> None:
-    """Rows of one week, and one notice that names all of its alarms."""
+def keep(session: Session, one: WeekVerdicts, now: dt.datetime, *, what: str = "drift") -> None:
+    """Rows of one week, and one notice that names all of its alarms. what: "drift" or "prognosis"."""
     for name, verdict in one.figures.items():
         session.add(
             DriftFigure(
@@ -216,11 +244,11 @@ def keep(session: Session, one: WeekVerdicts, now: dt.datetime) -> None:
         for name, verdict in one.figures.items()
         if verdict.alarm
     ]
-    what = f"answers of {one.device_uid}" if one.device_uid else "images"
-    log.info("week judged", week=str(one.week), what=what, figures=len(one.figures), alarms=len(alarms))
+    where = f"answers of {one.device_uid}" if one.device_uid else "images"
+    log.info("week judged", week=str(one.week), what=where, figures=len(one.figures), alarms=len(alarms))
     if alarms:
-        text = f"drift in the week of {one.week}, {what}: {'; '.join(alarms)}"
-        raise_notice(session, key=f"drift:{one.week}:{one.device_uid}", kind="drift", text=text, now=now)
+        text = f"{what} in the week of {one.week}, {where}: {'; '.join(alarms)}"
+        raise_notice(session, key=f"{what}:{one.week}:{one.device_uid}", kind="drift", text=text, now=now)
 
 
 def latest(session: Session, weeks: int = 1) -> list[DriftFigure]:

@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from dicom_node.index.tables.core import DocumentKind as DocumentKind
 from dicom_node.index.tables.core import Outcome
+from dicom_node.report.chart_facts import ChartFact
 from dicom_node.report.dropped_regions import DroppedRegion
 from dicom_node.report.rules import EarlierStatement
 from model.schema import DisplayImage, ModelIdentity, Prediction
@@ -38,6 +39,18 @@ class PredecessorDocument:
     sop_instance_uid: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoursePoint:
+    """An earlier film of the patient that the same checkpoint has read.
+
+    taken: local date and time. statements: finding → what its current result says.
+    """
+
+    sop_instance_uid: str
+    taken: dt.datetime
+    statements: Mapping[str, EarlierStatement]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReportRequest:
     """Everything that a result's documents say.
@@ -51,6 +64,8 @@ class ReportRequest:
     cautions: what must be read before anything else, such as a doubt about the patient's identity.
     newer_prior: why an image newer than the prior was not compared with, "" where there is none.
     earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
+    course: what the same checkpoint said of earlier films, oldest first. course_left_out: films that another has read.
+    chart: what the answer rests on beside the images.
     dropped_regions: regions of the model's answer that are not drawn because they broke a rule.
     frontal_images, frontal_number: of the current study; each has a result, and documents, of its own; counted by time.
     patient_key: (patient ID, issuer) as the site keeps them; ("", "") where the ID does not name one person.
@@ -75,6 +90,9 @@ class ReportRequest:
     cautions: tuple[str, ...] = ()
     newer_prior: str = ""
     earlier: Mapping[str, EarlierStatement] | None = None
+    course: tuple[CoursePoint, ...] = ()
+    course_left_out: int = 0
+    chart: tuple[ChartFact, ...] = ()
     dropped_regions: tuple[DroppedRegion, ...] = ()
     patient_key: tuple[str, str] = ("", "")
 

@@ -79,10 +79,11 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierStatement:
-    """The statement of the prior image's own result on a finding, by the same checkpoint. location: words, or None."""
+    """The statement of the prior image's own result on a finding, by the same checkpoint. location, level: words."""
 
     seen: Seen
     location: str | None = None
+    level: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

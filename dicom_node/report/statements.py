@@ -60,9 +60,9 @@ def tracked_side(request: ReportRequest, finding: Finding) -> str:
     """The side under which a finding is followed: its own; of one that names none, such as one that is gone, the last
     side that an earlier reading named; "" where there was none."""
     side = side_of(finding.location)
-    if side is None and request.earlier is not None and finding.key in request.earlier:
-        side = side_of(request.earlier[finding.key].location)
-    return side or ""
+    readings = [request.earlier or {}, *(point.statements for point in reversed(request.course))]
+    earlier = (side_of(said[finding.key].location) for said in readings if finding.key in said)
+    return side or next((one for one in earlier if one is not None), "")
 
 
 def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.timedelta | None:

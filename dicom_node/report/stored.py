@@ -23,7 +23,9 @@ def earlier_statements(values: Mapping[str, Any]) -> dict[str, EarlierStatement]
     statements = {}
     for finding in values.get("findings") or []:
         seen = finding.get("seen") or _seen_before(str(finding["presence"]), float(finding["probability"]))
-        statements[str(finding["key"])] = EarlierStatement(seen=Seen(seen), location=finding.get("location"))
+        statements[str(finding["key"])] = EarlierStatement(
+            seen=Seen(seen), location=finding.get("location"), level=finding.get("level")
+        )
     return statements or None
 
 

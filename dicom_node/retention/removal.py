@@ -18,6 +18,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
+from dicom_node.chart import store as chart
 from dicom_node.config import RetentionSection
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Document, Instance, Result, Series, Study
@@ -118,6 +119,7 @@ def run(node: NodeContext) -> None:
         now, settings = node.clock(), node.settings.retention
         audit.forget(session, before=now - dt.timedelta(days=settings.audit_days))
         shadow.forget(session, before=now - dt.timedelta(days=settings.shadow_days))
+        chart.forget(session, before=now - dt.timedelta(days=node.settings.chart.keep_days))
 
 
 def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:

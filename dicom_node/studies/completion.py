@@ -72,11 +72,12 @@ def _close(
         update(Study)
         .where(locked)
         .values(state=StudyState.COMPLETE, completed_at=now, completed_by=by)
-        .returning(Study.study_instance_uid, Study.revision, Study.purpose)
+        .returning(Study.study_instance_uid, Study.revision, Study.purpose, Study.study_date, Study.study_time)
         .execution_options(synchronize_session=False)
     ).all()
-    for uid, revision, purpose in rows:
+    # Of studies that close together the older come first: a later one's report rests on what is said of them.
+    for uid, revision, purpose, _, _ in sorted(rows, key=lambda row: (row.study_date, row.study_time, row[0])):
         if purpose not in NEVER_ANALYSED:
             payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
             jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload)
-    return [uid for uid, _, _ in rows]
+    return [row.study_instance_uid for row in rows]

@@ -41,11 +41,6 @@ class Foresight:
         self._stated = {setting: frozenset(keys) for setting, keys in stated.items()}
         self._questions = reading_questions(head.vocabulary.findings)
 
-    @property
-    def knows_chart(self) -> bool:
-        """Whether the head learned what laboratory values or treatments mean."""
-        return bool(self.head.vocabulary.labs or self.head.vocabulary.treatments)
-
     def items(self, study: StudyPair) -> tuple[PrognosisItem, ...]:
         """The statements allowed on the next image; a finding that is and stays absent is not stated."""
         if not any(self._stated.values()):

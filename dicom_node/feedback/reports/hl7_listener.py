@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import threading
 from ipaddress import ip_address
+from typing import Any
 
+from sqlalchemy.orm import Session
+
+from dicom_node.audit import messages as audit
+from dicom_node.chart.messages import ORDERS, ChartMessage, chart_message, is_for_chart, sender_of
+from dicom_node.chart.store import keep
+from dicom_node.chart.vocabulary import chart_vocabulary
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, IndexUnavailableError
-from dicom_node.feedback.reports.hl7_message import Hl7Error, acknowledgement, envelope, reports_of
+from dicom_node.feedback.reports.hl7_message import Hl7Error, acknowledgement, envelope, refuse_unfit, reports_of
 from dicom_node.feedback.reports.job import text_hash
+from dicom_node.hl7.syntax import segments
 from dicom_node.index.tables.reports import ReportKind, new_report
 from dicom_node.logs import get_logger
 from dicom_node.studies import received_reports as queue
@@ -146,9 +155,9 @@ class Hl7Listener:
         """Make rows of a message; its acknowledgement. AA only after the commit."""
         now = self._node.clock()
         try:
-            found = reports_of(data, charset=self._settings.charset)
+            chart, found = self._read(data)
             with self._node.database.write() as session:
-                new = 0
+                new = self._keep_chart(session, chart, now) if chart is not None else 0
                 for values in found:
                     key, digest = values.pop("source_key"), text_hash(values["text"])
                     row = new_report(ReportKind.HL7, key, now=now, **values, text_sha256=digest)
@@ -162,8 +171,29 @@ class Hl7Listener:
         except Exception as error:  # noqa: BLE001 (foreign bytes: without an answer the sender's queue stands still)
             log.error("HL7 message not taken: a fault of this node", address=address, why=type(error).__name__)
             return self._refusal(data, f"this node failed on the message: {type(error).__name__}", "AR")
-        log.info("HL7 message taken", address=address, reports=len(found), new=new)
+        items = len(chart.items) if chart is not None else 0
+        log.info("HL7 message taken", address=address, reports=len(found), chart=items, new=new)
         return acknowledgement(envelope(data), "AA", "", now=now)
+
+    def _read(self, data: bytes) -> tuple[ChartMessage | None, list[dict[str, Any]]]:
+        """What a message holds for the chart, and its reports. Raises Hl7Error where it holds neither."""
+        read, settings = segments(data, charset=self._settings.charset), self._node.settings.chart
+        chart = None
+        if is_for_chart(read) and sender_of(read[0]) in settings.senders:
+            refuse_unfit(read)
+            chart = chart_message(read, chart_vocabulary(settings))
+        elif ORDERS.match(read[0].raw(9)):
+            raise Hl7Error("orders are taken only from the senders that [chart] senders names", code="AR")
+        try:
+            return chart, reports_of(data, charset=self._settings.charset)
+        except Hl7Error:
+            if chart is None:
+                raise
+            return chart, []  # results in numbers, or orders, and no report
+
+    def _keep_chart(self, session: Session, chart: ChartMessage, now: dt.datetime) -> int:
+        node = audit.this_node(self._node.settings.node.ae_title, requestor=False)
+        return keep(session, chart, now=now, audited=node, site=self._node.settings.audit.site)
 
     def _refusal(self, data: bytes, text: str, code: str) -> bytes:
         return acknowledgement(envelope(data), code, text, now=self._node.clock())

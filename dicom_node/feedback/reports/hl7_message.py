@@ -16,7 +16,7 @@ from typing import Any
 
 from dicom_node.dicom.uids import is_uid
 from dicom_node.feedback.reports.corrections import CANCELLED
-from dicom_node.feedback.reports.hl7_syntax import Hl7Error, Segment, header_fields, segments
+from dicom_node.hl7.syntax import Hl7Error, Segment, header_fields, segments
 from model.labeller.text.plain_text import plain_text
 from model.labeller.text.word_list import word_list
 
@@ -40,6 +40,8 @@ class Envelope:
     control_id: str = ""
     processing_id: str = "P"
     version: str = "2.5.1"
+    trigger: str = "R01"
+    """The event of the message (MSH-9.2), which its acknowledgement names too."""
 
 
 def envelope(data: bytes) -> Envelope:
@@ -54,6 +56,7 @@ def envelope(data: bytes) -> Envelope:
         control_id=_flat(fields[10]),
         processing_id=_flat(fields[11])[:1] or "P",
         version=_flat(fields[12])[:8] or "2.5.1",
+        trigger=_trigger(fields[9]),
     )
 
 
@@ -63,11 +66,16 @@ def acknowledgement(header: Envelope, code: str, text: str, *, now: dt.datetime)
     mine = hashlib.sha256(f"{header.control_id}{moment}{code}".encode()).hexdigest()[:20]
     msh = "|".join(
         (
-            *("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", "ACK^R01^ACK", mine),
+            *("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", f"ACK^{header.trigger}^ACK", mine),
             *(header.processing_id, header.version),
         )
     )
     return f"{msh}\rMSA|{code}|{header.control_id}|{_flat(text)[:80]}\r".encode("ascii", "replace")
+
+
+def _trigger(kind: str) -> str:
+    found = re.match(r"[A-Z]{3}\W([A-Z]\d\d)\b", kind)
+    return found[1] if found else "R01"
 
 
 def _flat(text: str) -> str:
@@ -85,10 +93,7 @@ def reports_of(data: bytes, *, charset: str) -> list[dict[str, Any]]:
     if not re.match(r"ORU\b", kind):
         shown = f" {kind}" if re.fullmatch(r"[A-Z]{3}(\W[A-Z0-9]{3}){0,1}(\W[A-Z0-9_]{3,7})?", kind) else ""
         raise Hl7Error(f"message type{shown} of MSH-9 is not taken, only ORU^R01", code="AR")
-    if msh.raw(11)[:1] not in ("", "P"):
-        raise Hl7Error(f"processing id {msh.raw(11)[:1]} is for trials; P is taken", code="AR")
-    if sum(segment.name == "MSH" for segment in found) > 1:
-        raise Hl7Error("two messages stand in one frame; send each in a frame of its own")
+    refuse_unfit(found)
     groups = list(_groups(found))
     if not groups:
         raise Hl7Error("a PID and an OBR segment are needed; segments end by CR")
@@ -98,6 +103,15 @@ def reports_of(data: bytes, *, charset: str) -> list[dict[str, Any]]:
     if not with_words:
         raise Hl7Error("there is no text in an OBX segment of type TX, FT, ST or ED")
     return with_words  # of several orders that share one report, the one that holds it
+
+
+def refuse_unfit(found: Sequence[Segment]) -> None:
+    """Raise Hl7Error for a message of a trial, and for two in one frame."""
+    processing = found[0].raw(11)[:1]
+    if processing not in ("", "P"):
+        raise Hl7Error(f"processing id {processing} is for trials; P is taken", code="AR")
+    if sum(segment.name == "MSH" for segment in found) > 1:
+        raise Hl7Error("two messages stand in one frame; send each in a frame of its own")
 
 
 @dataclass(slots=True, kw_only=True)

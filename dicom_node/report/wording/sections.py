@@ -13,6 +13,8 @@ from dicom_node.report.patient import clean_header
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
+from dicom_node.report.wording.chart import considered
+from dicom_node.report.wording.course import course_sentences
 from dicom_node.report.wording.dates import film_date, is_child, prior_date, said_of
 from dicom_node.report.wording.findings import finding_sentences
 from dicom_node.report.wording.impression import full_sentence, impression_sentences
@@ -27,6 +29,8 @@ class SectionKey(StrEnum):
     """The main points, most important first."""
     FINDINGS = "findings"
     """Every finding asked for."""
+    COURSE = "course"
+    """When a finding was first seen, most marked and gone, over the patient's films."""
     COMPARISON = "comparison"
     """The prior, or the reason why there is none."""
     PROGNOSIS = "prognosis"
@@ -51,6 +55,7 @@ def sections(request: ReportRequest) -> tuple[ReportSection, ...]:
     everything = (
         ReportSection(key=SectionKey.IMPRESSIONS, sentences=impression_sentences(request, words)),
         ReportSection(key=SectionKey.FINDINGS, sentences=_findings(request, words)),
+        ReportSection(key=SectionKey.COURSE, sentences=course_sentences(request, words)),
         ReportSection(key=SectionKey.COMPARISON, sentences=_comparison(request, words)),
         ReportSection(key=SectionKey.PROGNOSIS, sentences=_prognosis(request, words)),
         ReportSection(key=SectionKey.LIMITATIONS, sentences=_limitations(request, words)),
@@ -85,6 +90,10 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+    return (*_compared(request, words), *considered(request, words))
+
+
+def _compared(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     reasons = [full_sentence(said_of(request, reason, words)) for reason in request.prior_reasons if reason.strip()]
     if request.prior is None or not has_answer(request):
         if request.reason.strip() and has_answer(request):

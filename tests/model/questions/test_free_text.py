@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,18 @@ def test_what_was_not_taught_is_refused_in_words(text: str, word: str | None) ->
         understand(text, FINDINGS, has_prior=True)
     if word is not None:
         assert word in str(refusal.value).lower()
+
+
+OUT_OF_SCOPE = Path(__file__).with_name("out_of_scope.txt").read_text("utf-8").splitlines()
+"""Questions in several languages, and texts that are none: other findings, numbers, causes, advice, the future."""
+
+
+def test_two_hundred_questions_out_of_scope_are_refused() -> None:
+    assert len(set(OUT_OF_SCOPE)) == len(OUT_OF_SCOPE) >= 200
+    taught = (*FINDINGS, "central_line", "chest_tube")
+    for text in OUT_OF_SCOPE:
+        with pytest.raises(NotTaughtError, match=r"\w"):
+            print(text, understand(text, taught, has_prior=True))
 
 
 @pytest.mark.parametrize("text", ["Has the effusion grown?", "What has changed?", "Was there edema on the prior film?"])

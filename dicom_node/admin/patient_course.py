@@ -1,0 +1,75 @@
+"""One line for each finding over a patient's films: what the current results of one checkpoint say, oldest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.index.tables.core import Result, Study
+
+MAX_STUDIES = 12
+"""Of a patient, the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoursePlace:
+    """The word of one study on a finding. seen: as in result.json, "" where it says nothing."""
+
+    study_instance_uid: str
+    study_date: str
+    seen: str
+    level: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourseRow:
+    """A finding that was seen on at least one film, with its place in each study, oldest first."""
+
+    name: str
+    places: tuple[CoursePlace, ...]
+
+
+def patient_course(session: Session, study: Study, device_uid: str) -> tuple[CourseRow, ...]:
+    """The findings of a patient's studies by one checkpoint; none for fewer than two studies or without an ID.
+
+    Of several images of a study the result that was stored first counts, as it does in the work list.
+    """
+    if not study.patient_id or not device_uid:
+        return ()
+    rows = session.execute(
+        select(Study, Result.prediction)
+        .join(Result, Result.study_pk == Study.id)
+        .where(
+            Study.patient_id == study.patient_id,
+            Study.issuer_of_patient_id == study.issuer_of_patient_id,
+            Result.is_current,
+            Result.device_uid == device_uid,
+        )
+        .order_by(Study.study_date.desc(), Study.study_time.desc(), Study.id.desc(), Result.id)
+    ).all()
+    newest: dict[int, tuple[Study, dict[str, dict[str, object]]]] = {}
+    for of, prediction in rows:
+        findings = prediction.get("findings") or []
+        if findings and (of.id in newest or len(newest) < MAX_STUDIES):
+            newest.setdefault(of.id, (of, {str(one["key"]): one for one in findings}))
+    films = list(newest.values())[::-1]
+    if len(films) < 2:
+        return ()
+    keys = dict.fromkeys(key for _, said in films for key, one in said.items() if one.get("seen") == "seen")
+    names = {key: str(said[key]["name"]) for _, said in films for key in keys if key in said}
+    return tuple(
+        CourseRow(name=names[key], places=tuple(_place(of, said.get(key, {})) for of, said in films)) for key in keys
+    )
+
+
+def _place(study: Study, said: dict[str, object]) -> CoursePlace:
+    return CoursePlace(
+        study_instance_uid=study.study_instance_uid,
+        study_date=study.study_date,
+        seen=str(said.get("seen") or ""),
+        level=str(said.get("level") or ""),
+        change=str(said.get("change") or ""),
+    )

@@ -1,0 +1,1 @@
+"""HL7 v2: the encoding rules that every reader of its messages uses."""
