@@ -21,6 +21,8 @@ STAMP = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})(?: (\d{2}:\d{2}))?\b")
 """A date in the analysis' sentences, with its time of day where that is known."""
 _SAYS = re.compile(r"(?P<element>[A-Z]\w+) says (?P<what>'[^']*'|[^;]+)")
 _STATED = re.compile(r"\b([A-Z]\w+) (?:says )?('[^']*'|[^;.)]+)")
+_IN_BRACKETS = re.compile(r" \([A-Z][a-z]+(?:[A-Z][a-z]+){2,}\)")
+"""An attribute that is named in brackets as the source, such as "(AcquisitionDeviceProcessingDescription)"."""
 _CAMEL_CASE = re.compile(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]*)+\b")
 _LIST = re.compile(r", | and (?!issuer)")
 _SENTENCES = re.compile(r"\. (?=Image |The image )")
@@ -29,6 +31,7 @@ _OUTSIDE_BRACKETS = re.compile(r"; (?![^(]*\))")
 
 def in_language(text: str, words: Catalogue) -> str:
     """The sentence, or the clause, in the language of `words`."""
+    text = _IN_BRACKETS.sub("", text)
     if not text:
         return text
     if len(sentences := _SENTENCES.split(text.removesuffix("."))) > 1:

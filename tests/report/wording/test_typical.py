@@ -17,9 +17,9 @@ from dicom_node.report.rules import EarlierStatement, Seen
 from dicom_node.report.statements import statements
 from dicom_node.report.wording.catalogue import languages
 from dicom_node.report.wording.reasons import names_attributes
-from model.schema import Change, Presence
+from model.schema import AbstainReason, Change, Presence
 from tests.support.report_cases import finding, prediction, request
-from tests.support.typical_results import typical
+from tests.support.typical_results import not_analysed, typical
 
 UNCHANGED = {"en": ("unchanged", "No change since"), "de": ("unverändert", "Keine Veränderung seit")}
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -43,6 +43,14 @@ def test_attributes_of_the_header_are_named_under_limitations_alone(language: st
     for name, text in _texts(language).items():
         heading = {"en": "LIMITATIONS", "de": "EINSCHRÄNKUNGEN"}[language]
         assert not names_attributes(text.split(heading)[0]), name
+
+
+def test_the_source_of_a_refusal_is_named_under_limitations() -> None:
+    detail = "Image 2: it is not of a person: canine (AcquisitionDeviceProcessingDescription)."
+    text = as_text(not_analysed(AbstainReason.NOT_CHEST, detail))
+    opening, limitations = text.split("LIMITATIONS")
+    assert "it is not of a person: canine." in " ".join(opening.split())
+    assert "AcquisitionDeviceProcessingDescription" in limitations
 
 
 @pytest.mark.parametrize("earlier", [None, Seen.SEEN, Seen.POSSIBLE, Seen.NOT_SEEN])
