@@ -1,8 +1,7 @@
 """EfficientNet-Lite0 in plain torch (Tan and Le 2019, arXiv 1905.11946; "lite" has no squeeze and no swish).
 
-One grey channel, without ImageNet's last convolution, and no normalisation layers: their statistics were adapted to
-radiographs and folded into the convolutions before fine-tuning (`training.films.backbone`), which leaves fewer
-parameters and a third less work.
+One grey channel, and no normalisation layers: those of training (`training.films.backbone`) are folded into the
+convolutions, which leaves fewer parameters and a third less work.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+"""Of the last convolution, whose means ImageNet's classifier was fed with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,13 @@ class InvertedBottleneck(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pyramid:
-    """Feature maps [N, channels, side, side] at an eighth, a sixteenth and a thirty-second of the image's side."""
+    """Feature maps [N, channels, side, side] at an eighth, a sixteenth and a thirty-second of the image's side; last:
+    the last convolution's, at a thirty-second."""
 
     eighth: Tensor
     sixteenth: Tensor
     thirty_second: Tensor
+    last: Tensor
 
 
 class EfficientNetLite0(nn.Module):
@@ -106,6 +109,7 @@ class EfficientNetLite0(nn.Module):
                 channels = stage.channels
             self._ends.append(len(blocks) - 1)
         self.blocks = nn.ModuleList(blocks)
+        self.last = nn.Conv2d(channels, LAST_CHANNELS, 1)
 
     def forward(self, images: Tensor) -> Pyramid:
         hidden = functional.relu6(self.stem((images * 255.0 - 127.0) / 128.0))
@@ -114,4 +118,5 @@ class EfficientNetLite0(nn.Module):
             hidden = block(hidden)
             if number in self._ends:
                 kept[self._ends.index(number)] = hidden
-        return Pyramid(eighth=kept[EIGHTH], sixteenth=kept[SIXTEENTH], thirty_second=hidden)
+        last = functional.relu6(self.last(hidden))
+        return Pyramid(eighth=kept[EIGHTH], sixteenth=kept[SIXTEENTH], thirty_second=hidden, last=last)

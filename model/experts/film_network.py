@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.experts.efficientnet import LATERAL_CHANNELS, EfficientNetLite0
+from model.experts.efficientnet import LAST_CHANNELS, LATERAL_CHANNELS, EfficientNetLite0
 
 SIDE = 128
 """Pixels of the square that the network is shown."""
@@ -53,13 +53,16 @@ GRADED = (*MARKED, "edema", "cardiomegaly")
 """The findings with an output of their amount."""
 _WIDTH = 128
 FEATURES = sum(LATERAL_CHANNELS[:2]) + _WIDTH
+JOINED = _WIDTH + LAST_CHANNELS
+"""Values that the heads are given: maxima of the fine map, for what is small, and means of the last one, for the
+heart and what is spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilmOutputs:
     """mined [N, MINED], marked [N, MARKED]: logits. amount [N, GRADED]: about four times the root of the share of the
     film that radiologists outlined. maps [N, MARKED, GRID, GRID]: logits. features [N, FEATURES]: means and maxima
-    of the maps inside, to tell kinds of film.
+    of the maps inside, to tell kinds of film. joined [N, JOINED]: what the heads were given.
     """
 
     mined: Tensor
@@ -67,6 +70,7 @@ class FilmOutputs:
     amount: Tensor
     maps: Tensor
     features: Tensor
+    joined: Tensor
 
 
 class FilmNetwork(nn.Module):
@@ -85,9 +89,9 @@ class FilmNetwork(nn.Module):
         )
         self.map = nn.Conv2d(_WIDTH, len(MARKED), 1)
         self.dropout = nn.Dropout(dropout)
-        self.mined = nn.Linear(_WIDTH, len(MINED))
-        self.marked = nn.Linear(_WIDTH, len(MARKED))
-        self.amount = nn.Linear(_WIDTH, len(GRADED))
+        self.mined = nn.Linear(JOINED, len(MINED))
+        self.marked = nn.Linear(JOINED, len(MARKED))
+        self.amount = nn.Linear(JOINED, len(GRADED))
         self.map_weight = nn.Parameter(torch.zeros(len(MARKED)))
 
     def forward(self, images: Tensor) -> FilmOutputs:
@@ -98,7 +102,8 @@ class FilmNetwork(nn.Module):
         maps = self.map(fine)
         highest_inside = fine.amax(dim=(2, 3))
         means = [level.mean(dim=(2, 3)) for level in (pyramid.eighth, pyramid.sixteenth)]
-        joined = self.dropout(highest_inside)
+        whole = torch.cat([highest_inside, pyramid.last.mean(dim=(2, 3))], dim=1)
+        joined = self.dropout(whole)
         # A soft maximum: a finding is there where any cell shows it (Pinheiro and Collobert 2015).
         highest = torch.logsumexp(maps.flatten(2) * 2.0, dim=-1) / 2.0 - math.log(4.0)
         return FilmOutputs(
@@ -107,6 +112,7 @@ class FilmNetwork(nn.Module):
             amount=self.amount(joined),
             maps=maps,
             features=torch.cat([*means, highest_inside], dim=1),
+            joined=whole,
         )
 
 

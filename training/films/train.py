@@ -1,11 +1,14 @@
 """Train the film classifier: python -m training.films.train OUT --series ../shared/data/nih_series [--seed 1]
 
 The heads learn first, on frozen features; then the network as a whole, with a running average of its weights, which is
-what is kept. Writes OUT/film-SEED.safetensors; a run that is started again when the file is there does nothing.
+kept where it was best on the validation films. Writes OUT/film-SEED.safetensors; started again when the file is there
+it does nothing, and after an interruption it goes on from OUT/film-SEED.pt.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import time
 from itertools import chain
@@ -20,64 +23,171 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.experts.film_network import MARKED, SIDE, FilmNetwork
-from training.films.backbone import adapt_backbone, freeze_blocks, imagenet_state
+from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
+from training.films.backbone import first_blocks, fold_norms, imagenet_state, adapt_backbone, set_training
 from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set, squares
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set
 from training.films.losses import AREA_SCALE, ChangeLoss, film_loss
+from training.films.outputs import BATCH, outputs_of
 from training.loop.allocator import keep_freed_memory
+from training.metrics.classification import auroc
 from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.records.drops import DropReport
 
-STEPS, FILMS_A_STEP = 950, 32
+STEPS, FILMS_A_STEP = 900, 32
 RATE, HEAD_RATE, DECAY = 4e-4, 1e-3, 0.05
+LATE_BLOCKS, LATE_SHARE = 11, 0.5
+"""From this block on the rate is this share of the others': the deepest stages learn labels by heart first."""
 WARM_UP = 40
 LEAST_RATE = 0.03
 """Share of the rate that the cosine ends at."""
-FROZEN_BLOCKS = 3
+FROZEN_BLOCKS = 5
 DROPOUT, DROPPED = 0.3, 0.15
 AVERAGE = 0.99
 """Of the running average of the weights, for each step."""
 MAX_NORM = 2.0
 ADAPTING_BATCHES = 25
 PROBE_STEPS, PROBE_RATE, PROBE_DECAY, PROBE_SCALE = 250, 3e-3, 0.3, 0.1
+CHECK_EVERY = 180
+"""Steps between two looks at the validation films; the best average of them is kept, as the last need not be it."""
 
 
-def train_film_network(films: FilmSet, pairs: PairSet, *, seed: int, steps: int = STEPS) -> FilmNetwork:
-    """The averaged network after `steps` steps."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    alone = film_shares(films)
-    network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
-    shown = (draw(films, alone, pairs, FILMS_A_STEP, rng).grey for _ in range(ADAPTING_BATCHES))
-    network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED)
-    freeze_blocks(network.body, FROZEN_BLOCKS)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    probe_heads(network, films)
-    change = ChangeLoss()
-    optimizer = _optimizer(network, change)
-    average = {name: value.clone() for name, value in network.state_dict().items()}
-    started = time.perf_counter()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["full"] * _rate(step, steps)
-        loss = _loss(network, change, films, draw(films, alone, pairs, FILMS_A_STEP, rng))
-        optimizer.zero_grad()
+class FilmTraining:
+    """One network in training: what is needed to go on after an interruption, and the best average so far."""
+
+    def __init__(self, films: FilmSet, pairs: PairSet, *, seed: int) -> None:
+        torch.manual_seed(seed)
+        self._films, self._pairs = films, pairs
+        self._rng = np.random.default_rng(seed)
+        self._alone = film_shares(films)
+        self.network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
+        shown = (self._draw().grey for _ in range(ADAPTING_BATCHES))
+        self.network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED)
+        self._frozen = first_blocks(self.network.body, FROZEN_BLOCKS)
+        set_training(self.network, self._frozen)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._change = ChangeLoss()
+        self._optimizer = _optimizer(self.network, self._change)
+        self.step = 0
+        self._average: dict[str, Tensor] = {}
+        self._best: dict[str, Tensor] = {}
+        self._worth = -math.inf
+
+    def start(self) -> None:
+        """Fit the heads on frozen features."""
+        probe_heads(self.network, self._films)
+        set_training(self.network, self._frozen)
+        self._average = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def advance(self, steps: int) -> float:
+        """Take one of `steps` steps; the loss."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["full"] * _rate(self.step, steps)
+        loss = _loss(self.network, self._change, self._films, self._draw())
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)
-        optimizer.step()
-        _mix(average, network, min(AVERAGE, (step + 2) / (step + 11)))
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1}: loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s", flush=True)
-    network.load_state_dict(average)
-    return network.eval()
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
+        self._optimizer.step()
+        _mix(self._average, self.network, min(AVERAGE, (self.step + 2) / (self.step + 11)))
+        self.step += 1
+        return float(loss.detach())
+
+    def check(self) -> dict[str, float]:
+        """Measure the average on the validation films, and keep it where it is the best so far."""
+        found = validation_figures(self.averaged(), self._films)
+        if found["worth"] > self._worth:
+            self._worth = found["worth"]
+            self._best = {name: value.clone() for name, value in self._average.items()}
+        return found
+
+    def averaged(self) -> FilmNetwork:
+        """The running average, for serving."""
+        return self._served(self._average)
+
+    def best(self) -> FilmNetwork:
+        """The average that was best on the validation films, for serving."""
+        return self._served(self._best or self._average)
+
+    def save(self, path: Path) -> None:
+        """Keep everything that going on needs."""
+        kept = {
+            "network": self.network.state_dict(),
+            "change": self._change.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average,
+            "best": self._best,
+            "worth": self._worth,
+            "step": self.step,
+            "torch": torch.get_rng_state(),
+            "numpy": json.dumps(self._rng.bit_generator.state),
+        }
+        draft = path.with_suffix(".part")
+        torch.save(kept, draft)
+        draft.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` kept."""
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(kept["network"])
+        self._change.load_state_dict(kept["change"])
+        self._optimizer.load_state_dict(kept["optimizer"])
+        self._average, self._best, self._worth = kept["average"], kept["best"], kept["worth"]
+        self.step = kept["step"]
+        torch.set_rng_state(kept["torch"])
+        self._rng.bit_generator.state = json.loads(kept["numpy"])
+
+    def _draw(self) -> FilmBatch:
+        return draw(self._films, self._alone, self._pairs, FILMS_A_STEP, self._rng)
+
+    def _served(self, state: dict[str, Tensor]) -> FilmNetwork:
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(state)
+        fold_norms(network.eval().body)
+        return network
+
+
+def train_film_network(training: FilmTraining, kept: Path, *, steps: int) -> FilmNetwork:
+    """The network after `steps` steps whose average was best on the validation films; kept: file to go on from."""
+    if kept.is_file():
+        training.load(kept)
+    else:
+        training.start()
+    started, first = time.perf_counter(), training.step
+    while training.step < steps:
+        loss = training.advance(steps)
+        if training.step % 10 == 0:
+            a_step = (time.perf_counter() - started) / (training.step - first)
+            print(f"step {training.step}: loss {loss:.3f}, {a_step:.2f} s a step", flush=True)
+        if training.step % CHECK_EVERY == 0 or training.step == steps:
+            figures = ", ".join(f"{name} {value:.3f}" for name, value in training.check().items())
+            print(f"step {training.step}: validation {figures}", flush=True)
+            training.save(kept)
+    return training.best()
+
+
+def validation_figures(network: FilmNetwork, films: FilmSet) -> dict[str, float]:
+    """AUROC of each finding on the larger validation films by either kind of label; worth: what chooses."""
+    rows = np.flatnonzero(films.is_validation & (films.pixels >= SIDE))
+    table = outputs_of([network], films.squares[rows])
+    found = {}
+    for names, tells, labels in (
+        (MINED[:6], table.mined, films.mined[rows]),
+        (MARKED[:4], table.marked, films.marked[rows]),
+    ):
+        for place, name in enumerate(names):
+            known = labels[:, place] != UNKNOWN
+            found[name] = auroc((labels[known, place] > 0).tolist(), tells[known, place].tolist())
+    mined = float(np.mean([found[name] for name in MINED[:6]]))
+    # Few validation films show a pneumothorax or an atelectasis that radiologists marked: they do not choose.
+    marked = (found["pleural_effusion"] + found["consolidation"]) / 2.0
+    return {"worth": mined + marked / 2.0, "mined": mined} | found
 
 
 def probe_heads(network: FilmNetwork, films: FilmSet) -> None:
     """Fit the heads on the frozen features of the larger training films: logistic regression, in place."""
     rows = np.flatnonzero(films.is_training & (films.pixels >= SIDE))
-    features = _features(network, films, rows)[:, -network.mined.in_features :]
+    features = _joined(network, films, rows)
     mean, spread = features.mean(0), features.std(0) + 0.05
     normal = (features - mean) / spread
     heads = (network.mined, network.marked, network.amount)
@@ -116,11 +226,11 @@ def _probe_loss(given: list[Tensor], mined: Tensor, marked: Tensor, areas: Tenso
 
 
 @torch.no_grad()
-def _features(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
+def _joined(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
     network.eval()
-    found = [network(squares(films, rows[start : start + 64])).features for start in range(0, len(rows), 64)]
-    network.train()
-    return torch.cat(found)
+    return torch.cat(
+        [network(squares(films, rows[start : start + BATCH])).joined for start in range(0, len(rows), BATCH)]
+    )
 
 
 def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmBatch) -> Tensor:
@@ -132,14 +242,19 @@ def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmB
 
 
 def _optimizer(network: FilmNetwork, change: ChangeLoss) -> torch.optim.Optimizer:
-    body = [parameter for parameter in network.body.parameters() if parameter.requires_grad]
-    inside = {id(parameter) for parameter in network.body.parameters()}
-    heads = [parameter for parameter in network.parameters() if id(parameter) not in inside]
-    groups = [
-        {"params": body, "lr": RATE, "full": RATE},
-        {"params": [*heads, *change.parameters()], "lr": HEAD_RATE, "full": HEAD_RATE},
-    ]
-    return torch.optim.AdamW(groups, weight_decay=DECAY)
+    """Groups by rate, and without weight decay for norms and biases."""
+    late = {
+        id(part) for block in (*network.body.blocks[LATE_BLOCKS:], network.body.last) for part in block.parameters()
+    }
+    body = {id(part) for part in network.body.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part in chain(network.parameters(), change.parameters()):
+        if part.requires_grad:
+            rate = RATE * LATE_SHARE if id(part) in late else RATE if id(part) in body else HEAD_RATE
+            groups.setdefault((rate, DECAY if part.ndim > 1 else 0.0), []).append(part)
+    return torch.optim.AdamW(
+        [{"params": parts, "lr": rate, "full": rate, "weight_decay": decay} for (rate, decay), parts in groups.items()]
+    )
 
 
 def _rate(step: int, steps: int) -> float:
@@ -174,7 +289,8 @@ def main(
     films = open_film_set(series, out / "films.npz")
     report = DropReport()
     pairs = film_pairs(films, chain(read_nih_series(series, report), read_nih_marks(series, report)))
-    network = train_film_network(films, pair_set(films, pairs), seed=seed, steps=steps)
+    training = FilmTraining(films, pair_set(films, pairs), seed=seed)
+    network = train_film_network(training, out / f"film-{seed}.pt", steps=steps)
     draft = target.with_suffix(".part")
     save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, draft)
     draft.replace(target)
