@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CheckpointError
-from model.experts.film_classifier import FAMILIAR, FilmClassifier, FilmKind, FilmView, load_film_classifier
+from model.experts.film_classifier import FilmClassifier, FilmKind, FilmView, TowerFeatures, load_film_classifier
 from model.experts.film_network import SIDE
 from model.film_rules import FilmReading, read_film_finding
 from model.localise.outline import outlines
@@ -120,9 +120,14 @@ def is_person(view: PairView | None) -> bool:
     return view is not None and view.shows_person
 
 
-def open_film_reader(folder: Path, reading: FilmReading | None) -> FilmReader | None:
-    """The film classifier of a checkpoint with its manifest's rules; None where it has none. Raises CheckpointError."""
-    classifier = load_film_classifier(folder)
+def open_film_reader(
+    folder: Path, reading: FilmReading | None, tower: TowerFeatures | None = None
+) -> FilmReader | None:
+    """The film classifier of a checkpoint with its manifest's rules; None where it has none. Raises CheckpointError.
+
+    tower: of the checkpoint's language model, as for `load_film_classifier`.
+    """
+    classifier = load_film_classifier(folder, tower)
     if (classifier is None) != (reading is None):
         raise CheckpointError(f"{folder}: a film classifier and its rules in the manifest belong together")
     return FilmReader(classifier, reading) if classifier is not None and reading is not None else None

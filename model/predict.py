@@ -15,8 +15,8 @@ import torch
 from model.checkpoints.foreign import device_uid_of, foreign_manifest
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
-from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
-from model.engine.vlm import Vlm, local_folder, open_vlm
+from model.engine.engine import ClosedAnswer, Engine, Job, JobAnswers
+from model.engine.vlm import NvilaVlm, Vlm, local_folder, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR
@@ -311,7 +311,7 @@ def load_predictor(
         head = read_outline_head(folder, manifest.findings)
         localiser = Localiser(vlm, head=head, measured=manifest.localisation)
         expert = load_expert(experts) if experts is not None and manifest.expert else None
-        films = open_film_reader(folder, manifest.films)
+        films = open_film_reader(folder, manifest.films, vlm.tower_features if isinstance(vlm, NvilaVlm) else None)
         predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert, films=films)
         predictor.foresight = open_foresight(folder, manifest, vlm, predictor.engine, predictor.calibrate_answer)
         return predictor

@@ -157,6 +157,14 @@ class NvilaVlm(Vlm):
     def continuation(self, layout: PromptLayout, question: str, answer: str) -> str:
         return render_answer(answer)
 
+    @torch.inference_mode()
+    def tower_features(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Means and maxima over the patches of the vision tower's features of untiled square pictures [N, 2 C]."""
+        tiled = self.processor.tile(list(pictures), Tiling.NEVER)
+        pixels = self.processor.image_inputs([tiled])["pixel_values"].to(self.device)
+        hidden = self.model.vision_features(pixels).float()
+        return torch.cat([hidden.mean(dim=1), hidden.amax(dim=1)], dim=1).cpu()
+
     def _process(self, text: str, images: list[Image.Image]) -> Any:
         return self.processor(text=text, images=images or None, tiling=self.tiling)
 

@@ -2,14 +2,15 @@
 
 Two files beside the checkpoint's weights: `films.json` (which outputs) and `films.safetensors` (half precision; one set
 of weights for each member, and the statistics of the features). Outputs are averaged over the members and over the
-film and its mirror image. How the outputs become
-findings stands in the manifest (`model.film_rules`).
+film and its mirror image; where the file holds heads on the language model's vision tower
+(`model.experts.tower_heads`), these are blended in. How the outputs become findings stands in the manifest
+(`model.film_rules`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork
+from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork, grow_heads
+from model.experts.tower_heads import TowerHeads
 from model.film_rules import FilmScores
 from model.images.square import fit
 from model.ontology import ontology
@@ -38,6 +40,10 @@ PHANTOM_REACH = 1.2
 nearer than 1.38, and few phantoms lie further."""
 _BILATERAL_SHARE = 0.3
 """Of the map's weight on the lighter side from which a finding is called bilateral."""
+
+
+TowerFeatures = Callable[[Sequence[NDArray[np.uint8]]], Tensor]
+"""Square pictures → what the language model's vision tower has for each [N, F] (`NvilaVlm.tower_features`)."""
 
 
 class FilmKind(StrEnum):
@@ -102,11 +108,18 @@ def kinds_of(distances: Tensor) -> Tensor:
 
 
 class FilmClassifier:
-    """The loaded networks. Not for several threads at once."""
+    """The loaded networks. Not for several threads at once. heads, tower: go together."""
 
-    def __init__(self, members: Sequence[FilmNetwork], domains: Domains) -> None:
+    def __init__(
+        self,
+        members: Sequence[FilmNetwork],
+        domains: Domains,
+        heads: TowerHeads | None = None,
+        tower: TowerFeatures | None = None,
+    ) -> None:
         self._members = [member.eval() for member in members]
         self._domains = domains
+        self._heads, self._tower = heads, tower
 
     @torch.inference_mode()
     def look(self, images: Sequence[DisplayImage]) -> list[FilmView]:
@@ -120,6 +133,9 @@ class FilmClassifier:
     def look_at_squares(self, squares: Tensor) -> list[FilmView]:
         """As `look`, of grey squares [N, 1, SIDE, SIDE] in 0..1."""
         mined, marked, amounts, maps, features = (value.float() for value in average_outputs(self._members, squares))
+        if self._heads is not None and self._tower is not None:
+            pictures = (squares[:, 0] * 255.0).round().byte().numpy()
+            mined, marked = self._heads.blend(mined, marked, self._tower(list(pictures)))
         distances = self._domains.distances(features)
         kinds = kinds_of(distances)
         views = []
@@ -171,8 +187,11 @@ def has_film_classifier(folder: Path) -> bool:
     return (folder / CONFIGURATION).is_file()
 
 
-def load_film_classifier(folder: Path) -> FilmClassifier | None:
-    """The classifier of a checkpoint folder, None where it has none. Raises CheckpointError naming what is wrong."""
+def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> FilmClassifier | None:
+    """The classifier of a checkpoint folder, None where it has none. Raises CheckpointError naming what is wrong.
+
+    tower: of the checkpoint's language model; a classifier with heads on it needs it.
+    """
     if not has_film_classifier(folder):
         return None
     try:
@@ -184,19 +203,25 @@ def load_film_classifier(folder: Path) -> FilmClassifier | None:
         raise CheckpointError(f"{folder}: no film classifier: {error}") from error
     if architecture != ARCHITECTURE or count < 1:
         raise CheckpointError(f"{folder}: {count} film classifiers of {architecture!r}; known: {ARCHITECTURE!r}")
-    members = []
-    for number in range(count):
-        start = f"{number}."
-        state = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        network = FilmNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        try:
-            network.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder}: the film classifier's weights do not fit: {error}") from error
-        if missing := sorted(set(network.state_dict()) - set(state) - _find_counters(network)):
-            raise CheckpointError(f"{folder}: the film classifier lacks {missing[0]}")
-        members.append(network)
-    return FilmClassifier(members, domains)
+    heads = TowerHeads.from_tensors(tensors)
+    if heads is not None and tower is None:
+        raise CheckpointError(f"{folder}: the film classifier has heads on a vision tower that the model does not have")
+    members = [_load_member(folder, number, tensors) for number in range(count)]
+    return FilmClassifier(members, domains, heads, tower)
+
+
+def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> FilmNetwork:
+    start = f"{number}."
+    own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    state = grow_heads(own)
+    network = FilmNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the film classifier's weights do not fit: {error}") from error
+    if missing := sorted(set(network.state_dict()) - set(state) - _find_counters(network)):
+        raise CheckpointError(f"{folder}: the film classifier lacks {missing[0]}")
+    return network
 
 
 def _find_counters(network: FilmNetwork) -> set[str]:

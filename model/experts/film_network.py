@@ -7,6 +7,7 @@ disagree; a shared backbone lets each profit from the other (docs/demonstration-
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +115,19 @@ class FilmNetwork(nn.Module):
             features=torch.cat([*means, highest_inside], dim=1),
             joined=whole,
         )
+
+
+def grow_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network from before the heads saw the last map's means: these get no weight."""
+    if "body.last.weight" in state or "mined.weight" not in state:
+        return dict(state)
+    grown = dict(state)
+    grown["body.last.weight"] = torch.zeros(LAST_CHANNELS, LATERAL_CHANNELS[-1], 1, 1)
+    grown["body.last.bias"] = torch.zeros(LAST_CHANNELS)
+    for head in ("mined", "marked", "amount"):
+        weight = state[f"{head}.weight"]
+        grown[f"{head}.weight"] = functional.pad(weight, (0, JOINED - weight.shape[1]))
+    return grown
 
 
 def _double(maps: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""The start of the film classifier, ImageNet weights of EfficientNet-Lite0 with normalisation layers adapted to radiographs,
-and the folding of these layers into the convolutions at the end."""
+"""The start of the film classifier: ImageNet weights of EfficientNet-Lite0, its normalisation adapted to radiographs.
+
+At the end the normalisation layers are folded into the convolutions.
+"""
 
 from __future__ import annotations
 

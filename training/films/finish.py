@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTICS, WEIGHTS, Domains
-from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
+from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
 from model.film_rules import Figure, FilmReading, FilmRule, believe_films
 from model.images.display import from_grey
 from model.images.square import fit
@@ -59,7 +59,8 @@ MIN_HIT_SHARE, MIN_BOXES = 0.5, 12
 def read_member(path: Path) -> FilmNetwork:
     """A trained network of `training.films.train`."""
     network = FilmNetwork()
-    network.load_state_dict({name: value.float() for name, value in load_file(path).items()}, strict=False)
+    state = {name: value.float() for name, value in load_file(path).items()}
+    network.load_state_dict(grow_heads(state), strict=False)
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

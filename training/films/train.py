@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
-from training.films.backbone import first_blocks, fold_norms, imagenet_state, adapt_backbone, set_training
+from training.films.backbone import adapt_backbone, first_blocks, fold_norms, imagenet_state, set_training
 from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set, squares
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set

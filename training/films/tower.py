@@ -1,0 +1,135 @@
+"""Logistic heads on the vision tower of the checkpoint's own language model (`model.experts.tower_heads`).
+
+Only the heads are fitted, on the larger training films; how much each counts beside the networks is chosen on
+validation films by AUROC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from model.experts.film_classifier import TowerFeatures
+from model.experts.film_network import MARKED, MINED
+from model.experts.tower_heads import OUTPUTS, TowerHeads
+from training.films.film_set import UNKNOWN, FilmSet
+from training.films.outputs import FilmOutputTable
+from training.metrics.classification import auroc
+
+BATCH = 32
+PENALTIES = (0.003, 0.01, 0.03, 0.1)
+"""Of the squared weights on features of unit variance; the one with the least loss on validation films is taken."""
+ROUNDS = 60
+SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
+FEWEST = 12
+"""With fewer positives on validation films a label's share is the one that most others take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TowerTable:
+    """Features [N, F] of the films in `rows` of a `FilmSet`."""
+
+    rows: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+    def of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Features of these rows. Raises KeyError for one that is not there."""
+        places = {int(row): place for place, row in enumerate(self.rows)}
+        return self.features[[places[int(row)] for row in rows]]
+
+    def save(self, path: Path) -> None:
+        """Keep it; features are computed once for a tower."""
+        np.savez(path, rows=self.rows, features=self.features.astype(np.float16))
+
+    @classmethod
+    def load(cls, path: Path) -> TowerTable:
+        """Load what `save` kept."""
+        with np.load(path) as kept:
+            return cls(rows=kept["rows"], features=kept["features"].astype(np.float32))
+
+
+def tower_table(films: FilmSet, rows: NDArray[np.int64], tower: TowerFeatures) -> TowerTable:
+    """Ask the tower about these films."""
+    parts = [tower(list(films.squares[rows[start : start + BATCH]])) for start in range(0, len(rows), BATCH)]
+    return TowerTable(rows=rows, features=torch.cat(parts).numpy())
+
+
+def fit_tower_heads(films: FilmSet, table: TowerTable, networks: FilmOutputTable) -> TowerHeads:
+    """Heads fitted on the table's training films; shares by the networks' outputs for the validation films."""
+    learned = table.rows[films.is_training[table.rows]]
+    held = np.flatnonzero(films.is_validation)
+    features, seen = torch.from_numpy(table.of(learned)), torch.from_numpy(table.of(held))
+    mean, spread = features.mean(0), features.std(0) + 1e-3
+    inside, outside = (features - mean) / spread, (seen - mean) / spread
+    truth, truth_held = _labels(films, learned), _labels(films, held)
+    fitted = [_logistic(inside, truth, penalty) for penalty in PENALTIES]
+    weight, bias = min(fitted, key=lambda found: float(_loss(outside @ found[0].T + found[1], truth_held)))
+    weight = weight / spread
+    bias = bias - weight @ mean
+    share = _shares(seen @ weight.T + bias, networks, truth_held)
+    return TowerHeads(weight=weight, bias=bias, share=share)
+
+
+def blend_outputs(networks: FilmOutputTable, heads: TowerHeads, features: NDArray[np.float32]) -> FilmOutputTable:
+    """The networks' outputs with the heads' opinion in both kinds of logits, as serving blends them."""
+    mined, marked = heads.blend(
+        torch.from_numpy(networks.mined), torch.from_numpy(networks.marked), torch.from_numpy(features)
+    )
+    return FilmOutputTable(
+        mined=mined.numpy(),
+        marked=marked.numpy(),
+        amounts=networks.amounts,
+        maps=networks.maps,
+        features=networks.features,
+    )
+
+
+def _labels(films: FilmSet, rows: NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(np.concatenate([films.mined[rows], films.marked[rows]], axis=1))
+
+
+def _loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the labels of each one's mean log-loss where it is known."""
+    known = (truth != UNKNOWN).float()
+    losses = functional.binary_cross_entropy_with_logits(logits, truth.clamp(min=0.0), reduction="none")
+    return ((losses * known).sum(0) / known.sum(0).clamp(min=1.0)).mean()
+
+
+def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weight [OUTPUTS, F] and bias of least loss with a penalty on the squared weights."""
+    weight = torch.zeros(OUTPUTS, features.shape[1], requires_grad=True)
+    bias = torch.full((OUTPUTS,), -2.0, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = _loss(features @ weight.T + bias, truth) + penalty * weight.square().sum() / OUTPUTS
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
+
+
+def _shares(tower: Tensor, networks: FilmOutputTable, truth: Tensor) -> Tensor:
+    """By label the share of the tower's logits, both scaled alike, that ranks the validation films best."""
+    own = torch.from_numpy(np.concatenate([networks.mined, networks.marked], axis=1))
+    chosen = [_share(own[:, place], tower[:, place], truth[:, place]) for place in range(len(MINED) + len(MARKED))]
+    known = [share for share in chosen if share is not None]
+    usual = float(np.median(known)) if known else 0.0
+    return torch.tensor([usual if share is None else share for share in chosen])
+
+
+def _share(own: Tensor, other: Tensor, truth: Tensor) -> float | None:
+    known = truth != UNKNOWN
+    labels: Sequence[bool] = (truth[known] > 0).tolist()
+    if min(sum(labels), len(labels) - sum(labels)) < FEWEST:
+        return None
+    return max(SHARES, key=lambda share: auroc(labels, torch.lerp(own[known], other[known], share).tolist()))
