@@ -33,16 +33,28 @@ def imagenet_state() -> Mapping[str, Tensor]:
     return state
 
 
-def adapt_backbone(state: Mapping[str, Tensor], batches: Iterable[Tensor], *, dropped: float) -> EfficientNetLite0:
+def adapt_backbone(
+    state: Mapping[str, Tensor],
+    batches: Iterable[Tensor],
+    *,
+    dropped: float,
+    trained: Mapping[str, Tensor] | None = None,
+) -> EfficientNetLite0:
     """The backbone to train: each convolution followed by the published normalisation, its statistics taken from films.
 
     Without normalisation the deepest stage died in fine-tuning: all its outputs were below 0 for every film.
     batches: grey images [N, 1, H, W] in 0..1; the statistics are means over them. dropped: as `EfficientNetLite0`.
+    trained: folded weights of a trained backbone by their names in it; they stand in the place of ImageNet's, without
+    normalisation, in the convolutions that they name.
     """
     network = EfficientNetLite0(dropped)
+    network.load_state_dict(trained or {}, strict=False)
+    known = {id(network.get_submodule(name.rpartition(".")[0])) for name in trained or {}}
     norms = []
     with torch.no_grad():
         for (owner, name, layer), (convolution, norm) in zip(list(_layers(network)), _names(network), strict=True):
+            if id(layer) in known:
+                continue
             weight = state[f"{convolution}.weight"]
             if weight.shape[1] != layer.weight.shape[1]:
                 weight = weight.sum(dim=1, keepdim=True)  # ImageNet's three channels are equal in a grey image
@@ -64,6 +76,8 @@ def fold_norms(network: EfficientNetLite0) -> EfficientNetLite0:
     """Fold every normalisation layer into its convolution, in place; gives the network back, for serving."""
     with torch.no_grad():
         for owner, name, layer in list(_layers(network)):
+            if getattr(owner, name) is layer:
+                continue
             norm = getattr(owner, name)[1]
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             layer.weight.mul_(scale[:, None, None, None])

@@ -4,13 +4,14 @@ python -m training.films.evaluate demo --series ../shared/data/nih_series --out 
 
 Presence against radiologists and against labels mined from reports, side by side; where findings are, against
 radiologists' boxes; change on pairs of which radiologists read both films, beside "nothing has changed" and the
-commonest answer; the order of the pair, the same film twice, calibration, subgroups, and how unlike the films are.
+commonest answer; the order of the pair, the same film twice, calibration, subgroups, and how unlike the films are;
+the agreement of the two kinds of label, the labelled studies of the folder `studies` beside, and with --language-model
+what the checkpoint said without a film classifier.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,24 +21,27 @@ import torch
 import typer
 
 from model.predict import Predictor, load_predictor
-from model.schema import Change, Finding, StudyPair
+from model.schema import StudyPair
 from training.data.datasets import load_records
 from training.evaluation.consistency import score_consistency
+from training.films.beside import agreement_tables, ask_language_model, ask_studies, mined_truths
+from training.films.figures import (
+    CHANGING,
+    RESAMPLES,
+    SIX,
+    auroc_interval,
+    change_figures,
+    has_both_classes,
+    presence_figures,
+    statements,
+    subgroups,
+)
 from training.films.pointing import pointing_figures
-from training.metrics.classification import auroc, class_scores, expected_calibration_error, macro_f1
-from training.metrics.pairs import Answered, change_said
-from training.metrics.significance import Interval, bootstrap_one_by_patient
+from training.metrics.pairs import Answered
+from training.metrics.significance import Interval
 from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.records.drops import DropReport
 from training.records.record import Record, Split
-
-SIX = ("pleural_effusion", "pneumothorax", "atelectasis", "consolidation", "edema", "cardiomegaly")
-CHANGING = ("pleural_effusion", "consolidation", "pneumothorax", "atelectasis")
-FIVE = ("new", "worsening", "stable", "improving", "resolved")
-WORSE, BETTER = frozenset({"new", "worsening"}), frozenset({"resolved", "improving"})
-RESAMPLES = 500
-OLD = 60
-"""Years; the border of the two age bands."""
 
 
 def ask(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]], *, twice: bool = False) -> list[Answered]:
@@ -57,172 +61,35 @@ def ask(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]], *, twic
     return answered
 
 
-def presence_figures(answered: Sequence[Answered], keys: Sequence[str]) -> dict[str, Interval]:
-    """AUROC of each finding, "macro" over all that have both classes, and "ece" of the probabilities."""
-    rows = [(item.truth.patient_id, finding, item) for item in answered for finding in item.said.findings]
-    found: dict[str, Interval] = {}
-    for key in keys:
-        table = _presence_table(answered, key)
-        if _has_both(table):
-            found[key] = _auroc(table)
-    named = [_presence_table(answered, key) for key in found]
-    if named:
-        found["macro"] = _macro(named)
-    truths = [
-        (patient, max(f.probability, 1.0 - f.probability), (f.probability >= 0.5) == truth.current.present)
-        for patient, f, item in rows
-        if f.key in keys and (truth := item.truth.findings.get(f.key)) is not None and truth.current is not None
-    ]
-    found["ece"] = bootstrap_one_by_patient(
-        [patient for patient, *_ in truths],
-        lambda chosen: expected_calibration_error(
-            [truths[place][1] for place in chosen], [truths[place][2] for place in chosen]
-        ),
-        resamples=RESAMPLES // 5,
-    )
-    return found
-
-
-def change_figures(answered: Sequence[Answered], keys: Sequence[str] = CHANGING) -> dict[str, Any]:
-    """Macro F1 over the five states for the model and two baselines; AUROC of worse against better by finding."""
-    rows = [
-        (item.truth.patient_id, truth.change_answer, change_said(said), key)
-        for item in answered
-        for key, truth in item.truth.findings.items()
-        if key in keys and truth.change_answer is not None and (said := _finding(item, key)) is not None
-    ]
-    patients = [patient for patient, *_ in rows]
-    commonest = "none"  # most findings are on neither film
-    baselines = {"model": [said for *_, said, _ in rows], "majority": [commonest] * len(rows)}
-    baselines["nothing has changed"] = [
-        "stable" if truth not in ("none", "new") else "none" for _, truth, *_ in rows
-    ]  # told which findings the prior shows
-    found: dict[str, Any] = {"answers": len(rows), "pairs": sum(item.truth.has_prior for item in answered)}
-    truths = [truth for _, truth, *_ in rows]
-    for name, stated in baselines.items():
-        found[name] = _macro_f1(patients, truths, stated)
-    scores = class_scores(truths, baselines["model"], FIVE)
-    found["by state"] = {score.label: round(score.f1, 3) for score in scores}
-    worse = {key: _worse_table(answered, [key]) for key in keys}
-    worse["all"] = [row for table in worse.values() for row in table]
-    found["worse against better"] = {key: _auroc(table) for key, table in worse.items() if _has_both(table)}
-    return found
-
-
-def _macro_f1(patients: Sequence[str], truths: Sequence[str], said: Sequence[str]) -> Interval:
-    return bootstrap_one_by_patient(
-        patients,
-        lambda chosen: macro_f1(
-            class_scores([truths[place] for place in chosen], [said[place] for place in chosen], FIVE)
-        ),
-        resamples=RESAMPLES,
-    )
-
-
-def statements(answered: Sequence[Answered]) -> dict[str, int]:
-    """Stated presences: hits, false ones, and present findings that were not stated, over the checkpoint's findings."""
-    counts = {"hit": 0, "false": 0, "missed": 0, "not asked": 0}
-    for item in answered:
-        for finding in item.said.findings:
-            truth = item.truth.findings.get(finding.key)
-            if truth is None or truth.current is None:
-                continue
-            stated = finding.presence.value == "present"
-            if finding.key in item.said.unstated:
-                counts["not asked"] += truth.current.present
-            elif truth.current.present:
-                counts["hit" if stated else "missed"] += 1
-            else:
-                counts["false"] += stated
-    return counts
-
-
-def subgroups(answered: Sequence[Answered], records: Sequence[Record], keys: Sequence[str]) -> dict[str, Interval]:
-    """Macro AUROC by sex, age band and view."""
-    groups: dict[str, list[Answered]] = {}
-    for item, record in zip(answered, records, strict=True):
-        context = record.context
-        age, sex = (context.age_years, context.sex) if context is not None else (None, None)
-        names = [f"view {item.truth.view}", f"sex {sex}"]
-        if age is not None:
-            names.append(f"age {'from' if age >= OLD else 'below'} {OLD}")
-        for name in names:
-            groups.setdefault(name, []).append(item)
-    tables = {
-        name: [table for table in (_presence_table(some, key) for key in keys) if _has_both(table)]
-        for name, some in sorted(groups.items())
+def agreement_figures(marked: Sequence[Record], series: Path) -> dict[str, Any]:
+    """AUROC of either kind of label as a reader for the other, on the films that radiologists read."""
+    reports, radiologists = agreement_tables(marked, mined_truths(series), CHANGING)
+    return {
+        "reports read for radiologists": {
+            key: auroc_interval(table) for key, table in reports.items() if has_both_classes(table)
+        },
+        "radiologists read for reports": {
+            key: auroc_interval(table) for key, table in radiologists.items() if has_both_classes(table)
+        },
     }
-    return {name: _macro(some) for name, some in tables.items() if some}
 
 
-def _has_both(table: Sequence[tuple[str, bool, float]]) -> bool:
-    return 0 < sum(truth for _, truth, _ in table) < len(table)
+def language_model_figures(predictor: Predictor, marked: Sequence[tuple[Record, StudyPair]]) -> dict[str, Any]:
+    """The checkpoint's answers without its film classifier, which are those of version 2, on films that were read."""
+    answered = ask_language_model(predictor, marked)
+    return {
+        "films": len(answered),
+        "presence, radiologists": presence_figures(answered, CHANGING),
+        "change": change_figures(answered),
+        "statements, radiologists": statements(answered),
+    }
 
 
-def _presence_table(answered: Sequence[Answered], key: str) -> list[tuple[str, bool, float]]:
-    return [
-        (item.truth.patient_id, truth.current.present, said.probability)
-        for item in answered
-        if (truth := item.truth.findings.get(key)) is not None
-        and truth.current is not None
-        and (said := _finding(item, key)) is not None
-    ]
-
-
-def _worse_table(answered: Sequence[Answered], keys: Sequence[str]) -> list[tuple[str, bool, float]]:
-    return [
-        (item.truth.patient_id, truth.change_answer in WORSE, worse_score(said))
-        for item in answered
-        for key in keys
-        if (truth := item.truth.findings.get(key)) is not None
-        and truth.change_answer in WORSE | BETTER
-        and (said := _finding(item, key)) is not None
-    ]
-
-
-def worse_score(said: Finding) -> float:
-    """The score of worse against better, from what a prediction holds: log-odds now less log-odds before, and the
-    stated degree."""
-    if said.prior_probability is None:
-        return 0.0
-    moved = _log_odds(said.probability) - _log_odds(said.prior_probability)
-    degree = {Change.WORSENING: 1.0, Change.IMPROVING: -1.0}.get(said.change, 0.0) if said.change is not None else 0.0
-    return moved + degree * (said.change_probability or 0.0)
-
-
-def _log_odds(probability: float) -> float:
-    clipped = min(max(probability, 1e-6), 1.0 - 1e-6)
-    return math.log(clipped / (1.0 - clipped))
-
-
-def _finding(item: Answered, key: str) -> Finding | None:
-    return next((finding for finding in item.said.findings if finding.key == key), None)
-
-
-def _auroc(table: Sequence[tuple[str, bool, float]]) -> Interval:
-    truths, scores = [truth for _, truth, _ in table], [score for *_, score in table]
-    return bootstrap_one_by_patient(
-        [patient for patient, *_ in table],
-        lambda chosen: auroc([truths[place] for place in chosen], [scores[place] for place in chosen]),
-        resamples=RESAMPLES,
-    )
-
-
-def _macro(tables: Sequence[Sequence[tuple[str, bool, float]]]) -> Interval:
-    """Mean AUROC of several findings; a resample in which one lacks a class does not count."""
-    rows = [(patient, number, truth, score) for number, table in enumerate(tables) for patient, truth, score in table]
-    kinds = np.array([number for _, number, *_ in rows])
-    truths, scores = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
-
-    def mean(chosen: np.ndarray[Any, np.dtype[np.intp]]) -> float:
-        parts = [chosen[kinds[chosen] == number] for number in range(len(tables))]
-        return float(np.mean([auroc(truths[part].tolist(), scores[part].tolist()) for part in parts]))
-
-    return bootstrap_one_by_patient([patient for patient, *_ in rows], mean, resamples=RESAMPLES)
-
-
-def evaluate_films(predictor: Predictor, series: Path, *, limit: int | None = None) -> dict[str, Any]:
-    """Every figure on the dev patients; limit: at most so many records of each kind."""
+def evaluate_films(
+    predictor: Predictor, series: Path, *, limit: int | None = None, language_model: int = 0
+) -> dict[str, Any]:
+    """Every figure on the dev patients; limit: at most so many records of each kind. language_model: ask it, too, about
+    so many of the films that were read."""
     report = DropReport()
     marked = list(load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
     by_marks = ask(predictor, marked, twice=True)
@@ -234,6 +101,8 @@ def evaluate_films(predictor: Predictor, series: Path, *, limit: int | None = No
             yield item
 
     by_reports = ask(predictor, iterate_pairs())
+    studies = series.parent / "studies"
+    by_studies = ask_studies(predictor, studies) if studies.is_dir() else []
     unlike = [item.said.unfamiliarity for item in by_reports if item.said.unfamiliarity is not None]
     return {
         "model": f"{predictor.identity.name} {predictor.identity.version} {predictor.identity.device_uid}",
@@ -246,6 +115,9 @@ def evaluate_films(predictor: Predictor, series: Path, *, limit: int | None = No
         "statements, radiologists": statements(by_marks),
         "statements, reports": statements(by_reports),
         "pointing": pointing_figures(predictor, marked, series),
+        "agreement of the labels": agreement_figures([record for record, _ in marked], series),
+        "language model alone": language_model_figures(predictor, marked[:language_model]) if language_model else None,
+        "labelled studies": {"films": len(by_studies), **statements(by_studies)},
         "unlike the training films": float(np.mean([value > 1.0 for value in unlike])) if unlike else None,
     }
 
@@ -264,11 +136,14 @@ def main(
     series: Annotated[Path, typer.Option(help="folder nih_series")],
     out: Annotated[Path, typer.Option(help="folder for films.json")],
     limit: Annotated[int | None, typer.Option(help="at most so many films of each kind")] = None,
+    language_model: Annotated[
+        int, typer.Option(help="ask the language model alone, as version 2 read, about so many films; slow")
+    ] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
 ) -> None:
     """Measure and write films.json."""
     torch.set_num_threads(threads)
-    found = plain(evaluate_films(load_predictor(checkpoint), series, limit=limit))
+    found = plain(evaluate_films(load_predictor(checkpoint), series, limit=limit, language_model=language_model))
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (out / "films.json").write_text(text + "\n", "utf-8")

@@ -19,15 +19,18 @@ from safetensors.torch import load_file, save_file
 from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTICS, WEIGHTS, Domains
 from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
+from model.experts.tower_heads import TowerHeads
 from model.film_rules import Figure, FilmReading, FilmRule, believe_films
 from model.images.display import from_grey
 from model.images.square import fit
 from model.ontology import ontology
+from model.predict import load_predictor
 from training.evaluation.pointing_game import Pointing
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
 from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
 from training.films.outputs import FilmOutputTable, domains_of, outputs_of, word_of
+from training.films.tower import TowerTable, blend_outputs, fit_tower_heads, tower_table
 from training.phantom.render import render_pair, sample_pair
 from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.records.drops import DropReport
@@ -163,33 +166,47 @@ def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
     return np.stack(squares)
 
 
-def write_classifier(folder: Path, members: Sequence[FilmNetwork], domains: Domains) -> None:
+def write_classifier(
+    folder: Path, members: Sequence[FilmNetwork], domains: Domains, heads: TowerHeads | None = None
+) -> None:
     """Write the two files of `model.experts.film_classifier` beside a checkpoint's weights, in half precision."""
     tensors = {f"domain.{name}": getattr(domains, name).float().contiguous() for name in STATISTICS}
     for number, member in enumerate(members):
         for name, value in member.state_dict().items():
             if not name.endswith("num_batches_tracked"):
                 tensors[f"{number}.{name}"] = value.half().contiguous()
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors | (heads.tensors() if heads is not None else {}), folder / WEIGHTS)
     configuration = {"architecture": ARCHITECTURE, "members": len(members)}
     (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1) + "\n", "utf-8")
 
 
 def finish_films(
-    folder: Path, weights: Sequence[Path], films: FilmSet, pairs: Iterable[Record], version: str
+    folder: Path,
+    weights: Sequence[Path],
+    films: FilmSet,
+    pairs: Iterable[Record],
+    version: str,
+    tower: TowerTable | None = None,
 ) -> Manifest:
-    """Add the classifier to a finished checkpoint; its own reading of phantoms, its counts and figures stay."""
+    """Add the classifier to a finished checkpoint; its own reading of phantoms, its counts and figures stay.
+
+    tower: features of the checkpoint's vision tower for the larger training films and all validation films; heads on
+    it are then fitted and blended in.
+    """
     before = read_manifest(folder)
     members = [read_member(path) for path in weights]
     rows = np.flatnonzero(films.is_validation)
     table = outputs_of(members, films.squares[rows])
+    heads = fit_tower_heads(films, tower, table) if tower is not None else None
+    if heads is not None and tower is not None:
+        table = blend_outputs(table, heads, tower.of(rows))
     rules = fit_reading(films, rows, table, film_pairs(films, pairs))
     learned = np.flatnonzero(films.is_training & (films.pixels >= SIDE))[::10]
     people = outputs_of(members[:1], films.squares[learned]).features
     held = table.features[films.pixels[rows] >= SIDE]
     phantoms = outputs_of(members[:1], phantom_squares(PHANTOM_FILMS, PHANTOM_SEED)).features
     third = len(phantoms) // 3
-    write_classifier(folder, members, domains_of([people, phantoms[third:]], [held, phantoms[:third]]))
+    write_classifier(folder, members, domains_of([people, phantoms[third:]], [held, phantoms[:third]]), heads)
     counted = {
         "patients": len(set(films.patients[films.is_training].tolist())),
         "films": int(films.is_training.sum()),
@@ -197,6 +214,7 @@ def finish_films(
     }
     reading = FilmReading(findings=rules, learned_on=LEARNED_ON.format(**counted), backbone=BACKBONE)
     parameters = sum(parameter.numel() for member in members for parameter in member.parameters())
+    parameters += heads.weight.numel() + heads.bias.numel() if heads is not None else 0
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in ("files", "device_uid")}
     changed = {
         "films": reading,
@@ -219,19 +237,35 @@ def open_film_set(series: Path, cache: Path | None) -> FilmSet:
     return films
 
 
+def open_tower_table(checkpoint: Path, films: FilmSet, cache: Path | None) -> TowerTable | None:
+    """The features of the checkpoint's vision tower, kept in the file `cache`; None for a model without such a tower."""
+    if cache is not None and cache.is_file():
+        return TowerTable.load(cache)
+    tower = getattr(load_predictor(str(checkpoint)).vlm, "tower_features", None)
+    if tower is None:
+        return None
+    rows = np.flatnonzero(films.is_validation | (films.is_training & (films.pixels >= SIDE)))
+    table = tower_table(films, rows, tower)
+    if cache is not None:
+        table.save(cache)
+    return table
+
+
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="folder of a finished checkpoint; gets the classifier")],
     weights: Annotated[list[Path], typer.Option(help="trained networks; several are averaged")],
     series: Annotated[Path, typer.Option(help="folder nih_series; the folder nih beside it is read too")],
     version: Annotated[str, typer.Option(help="version of the checkpoint")],
     cache: Annotated[Path | None, typer.Option(help="file that keeps the decoded films (.npz)")] = None,
+    tower: Annotated[Path | None, typer.Option(help="file that keeps the vision tower's features (.npz)")] = None,
 ) -> None:
     """Fit, measure and write."""
     torch.set_num_threads(2)
     films = open_film_set(series, cache)
     report = DropReport()
     pairs = [*read_nih_series(series, report), *read_nih_marks(series, report)]
-    manifest = finish_films(checkpoint, weights, films, pairs, version)
+    features = open_tower_table(checkpoint, films, tower)
+    manifest = finish_films(checkpoint, weights, films, pairs, version, features)
     assert manifest.films is not None
     for key, rule in manifest.films.findings.items():
         print(key, rule.model_dump_json(exclude_defaults=True))

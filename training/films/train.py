@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -18,18 +19,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork
+from model.experts.efficientnet import LAST_CHANNELS
+from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
 from training.films.backbone import adapt_backbone, first_blocks, fold_norms, imagenet_state, set_training
-from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set, squares
+from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set
-from training.films.losses import AREA_SCALE, ChangeLoss, film_loss
-from training.films.outputs import BATCH, outputs_of
+from training.films.losses import ChangeLoss, film_loss
+from training.films.outputs import outputs_of
+from training.films.probe import probe_heads
 from training.loop.allocator import keep_freed_memory
 from training.metrics.classification import auroc
 from training.readers.nih_series import read_nih_marks, read_nih_series
@@ -48,35 +49,41 @@ AVERAGE = 0.99
 """Of the running average of the weights, for each step."""
 MAX_NORM = 2.0
 ADAPTING_BATCHES = 25
-PROBE_STEPS, PROBE_RATE, PROBE_DECAY, PROBE_SCALE = 250, 3e-3, 0.3, 0.1
-CHECK_EVERY = 180
+CHECK_EVERY = 100
 """Steps between two looks at the validation films; the best average of them is kept, as the last need not be it."""
 
 
 class FilmTraining:
     """One network in training: what is needed to go on after an interruption, and the best average so far."""
 
-    def __init__(self, films: FilmSet, pairs: PairSet, *, seed: int) -> None:
+    def __init__(
+        self, films: FilmSet, pairs: PairSet, *, seed: int, trained: Mapping[str, Tensor] | None = None
+    ) -> None:
         torch.manual_seed(seed)
         self._films, self._pairs = films, pairs
         self._rng = np.random.default_rng(seed)
         self._alone = film_shares(films)
         self.network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
         shown = (self._draw().grey for _ in range(ADAPTING_BATCHES))
-        self.network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED)
+        self._starts_trained = trained is not None
+        kept = _kept_body(trained) if trained is not None else None
+        self.network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED, trained=kept)
+        if trained is not None:
+            _take_over(self.network, trained, self._draw().grey)
         self._frozen = first_blocks(self.network.body, FROZEN_BLOCKS)
         set_training(self.network, self._frozen)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._change = ChangeLoss()
-        self._optimizer = _optimizer(self.network, self._change)
+        self._optimizer = _optimizer(self.network, self._change, goes_on=self._starts_trained)
         self.step = 0
         self._average: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
         self._worth = -math.inf
 
     def start(self) -> None:
-        """Fit the heads on frozen features."""
-        probe_heads(self.network, self._films)
+        """Fit the heads on frozen features, except those of a trained network."""
+        if not self._starts_trained:
+            probe_heads(self.network, self._films)
         set_training(self.network, self._frozen)
         self._average = {name: value.clone() for name, value in self.network.state_dict().items()}
 
@@ -147,6 +154,28 @@ class FilmTraining:
         return network
 
 
+def _kept_body(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The stages of a trained network that go on learning; the deepest ones begin anew from ImageNet."""
+    body = {name.removeprefix("body."): value for name, value in trained.items() if name.startswith("body.")}
+    early = ("stem.", *(f"blocks.{number}." for number in range(LATE_BLOCKS)))
+    return {name: value for name, value in body.items() if name.startswith(early)}
+
+
+def _take_over(network: FilmNetwork, trained: Mapping[str, Tensor], grey: Tensor) -> None:
+    """Give the network a trained one's heads and pyramid; the new deepest stages count for nothing yet, and the mean of
+    what the old ones gave for some films stands in their place."""
+    before = FilmNetwork().eval()
+    before.load_state_dict(grow_heads(trained), strict=False)
+    rest = {name: value for name, value in grow_heads(trained).items() if not name.startswith("body.")}
+    network.load_state_dict(rest, strict=False)
+    with torch.no_grad():
+        coarse = before.lateral[2](before.body(grey).thirty_second).mean(dim=(0, 2, 3))
+        network.lateral[2].weight.zero_()
+        network.lateral[2].bias.copy_(coarse)
+        for head in (network.mined, network.marked, network.amount):
+            head.weight[:, -LAST_CHANNELS:].zero_()
+
+
 def train_film_network(training: FilmTraining, kept: Path, *, steps: int) -> FilmNetwork:
     """The network after `steps` steps whose average was best on the validation films; kept: file to go on from."""
     if kept.is_file():
@@ -184,55 +213,6 @@ def validation_figures(network: FilmNetwork, films: FilmSet) -> dict[str, float]
     return {"worth": mined + marked / 2.0, "mined": mined} | found
 
 
-def probe_heads(network: FilmNetwork, films: FilmSet) -> None:
-    """Fit the heads on the frozen features of the larger training films: logistic regression, in place."""
-    rows = np.flatnonzero(films.is_training & (films.pixels >= SIDE))
-    features = _joined(network, films, rows)
-    mean, spread = features.mean(0), features.std(0) + 0.05
-    normal = (features - mean) / spread
-    heads = (network.mined, network.marked, network.amount)
-    weights = [torch.zeros(head.out_features, features.shape[1], requires_grad=True) for head in heads]
-    biases = [torch.zeros(head.out_features, requires_grad=True) for head in heads]
-    optimizer = torch.optim.AdamW([*weights, *biases], lr=PROBE_RATE, weight_decay=PROBE_DECAY)
-    mined, marked = torch.from_numpy(films.mined[rows]), torch.from_numpy(films.marked[rows])
-    areas = torch.from_numpy(films.areas[rows])
-    for _ in range(PROBE_STEPS):
-        given = [normal @ weight.T * PROBE_SCALE + bias for weight, bias in zip(weights, biases, strict=True)]
-        loss = _probe_loss(given, mined, marked, areas)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    with torch.no_grad():
-        for head, weight, bias in zip(heads, weights, biases, strict=True):
-            scaled = weight * PROBE_SCALE / spread
-            head.weight.copy_(scaled)
-            head.bias.copy_(bias - scaled @ mean)
-        assert network.map.bias is not None
-        network.map.bias.fill_(-3.0)
-
-
-def _probe_loss(given: list[Tensor], mined: Tensor, marked: Tensor, areas: Tensor) -> Tensor:
-    read = (marked[:, :1] != UNKNOWN).float()
-    present, readers = marked.clamp(min=0.0), read.sum()
-    by_marks = functional.binary_cross_entropy_with_logits(given[1], present * 0.94 + 0.02, reduction="none")
-    by_areas = functional.smooth_l1_loss(
-        given[2][:, : len(MARKED)], areas.sqrt() * AREA_SCALE, reduction="none", beta=0.2
-    )
-    return (
-        functional.binary_cross_entropy_with_logits(given[0], mined.clamp(min=0.0) * 0.9 + 0.01)
-        + (by_marks * read).sum() / readers / len(MARKED)
-        + (by_areas * read).sum() / readers / len(MARKED)
-    )
-
-
-@torch.no_grad()
-def _joined(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
-    network.eval()
-    return torch.cat(
-        [network(squares(films, rows[start : start + BATCH])).joined for start in range(0, len(rows), BATCH)]
-    )
-
-
 def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmBatch) -> Tensor:
     outputs = network(batch.grey)
     mined, marked, areas = (torch.from_numpy(table[batch.rows]) for table in (films.mined, films.marked, films.areas))
@@ -241,8 +221,11 @@ def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmB
     return film_loss(outputs, mined, marked, areas, batch.masks) + changes
 
 
-def _optimizer(network: FilmNetwork, change: ChangeLoss) -> torch.optim.Optimizer:
-    """Groups by rate, and without weight decay for norms and biases."""
+def _optimizer(network: FilmNetwork, change: ChangeLoss, *, goes_on: bool) -> torch.optim.Optimizer:
+    """Groups by rate, and without weight decay for norms and biases. goes_on: early stages and heads are trained."""
+    early_rate, late_rate, head_rate = (
+        (RATE / 2.0, RATE, HEAD_RATE / 2.0) if goes_on else (RATE, RATE * LATE_SHARE, HEAD_RATE)
+    )
     late = {
         id(part) for block in (*network.body.blocks[LATE_BLOCKS:], network.body.last) for part in block.parameters()
     }
@@ -250,7 +233,7 @@ def _optimizer(network: FilmNetwork, change: ChangeLoss) -> torch.optim.Optimize
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part in chain(network.parameters(), change.parameters()):
         if part.requires_grad:
-            rate = RATE * LATE_SHARE if id(part) in late else RATE if id(part) in body else HEAD_RATE
+            rate = late_rate if id(part) in late else early_rate if id(part) in body else head_rate
             groups.setdefault((rate, DECAY if part.ndim > 1 else 0.0), []).append(part)
     return torch.optim.AdamW(
         [{"params": parts, "lr": rate, "full": rate, "weight_decay": decay} for (rate, decay), parts in groups.items()]
@@ -277,6 +260,9 @@ def main(
     seed: Annotated[int, typer.Option(help="of the draws; networks of several seeds may be averaged")] = 0,
     steps: Annotated[int, typer.Option(help="training steps")] = STEPS,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
+    start: Annotated[
+        Path | None, typer.Option(help="trained network to go on from; its deepest stages begin anew")
+    ] = None,
 ) -> None:
     """Train one network."""
     target = out / f"film-{seed}.safetensors"
@@ -289,7 +275,8 @@ def main(
     films = open_film_set(series, out / "films.npz")
     report = DropReport()
     pairs = film_pairs(films, chain(read_nih_series(series, report), read_nih_marks(series, report)))
-    training = FilmTraining(films, pair_set(films, pairs), seed=seed)
+    trained = {name: value.float() for name, value in load_file(start).items()} if start is not None else None
+    training = FilmTraining(films, pair_set(films, pairs), seed=seed, trained=trained)
     network = train_film_network(training, out / f"film-{seed}.pt", steps=steps)
     draft = target.with_suffix(".part")
     save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, draft)
