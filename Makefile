@@ -21,8 +21,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
+# two films of a person beside the synthetic pair, where they are at hand
+PEOPLE ?= ../shared/data/studies/HAN-2d1f1ee8
 demo: $(VENV)/.installed
-	$(BIN)/dicom-node demo --out demo-out
+	$(BIN)/dicom-node demo --out demo-out $(if $(wildcard $(PEOPLE)),--beside $(PEOPLE))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -54,6 +54,9 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option("--seed", help="Which synthetic patient.")] = 7,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", help="Folder of DICOM files to send after these, such as a real pair.")
+    ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave node, pages and PACS running until Ctrl-C, and print their links.")
     ] = False,
@@ -75,6 +78,7 @@ def demo(
         model=_optional_settings(config).model,
         say=console.print,
         keep=Keep(viewer=viewer) if keep else None,
+        beside=beside,
     )
 
 

@@ -56,17 +56,25 @@ class Keep:
 
 
 def run_demo(
-    *, studies: Path | None, out: Path, seed: int, model: ModelSection, say: Say, keep: Keep | None = None
+    *,
+    studies: Path | None,
+    out: Path,
+    seed: int,
+    model: ModelSection,
+    say: Say,
+    keep: Keep | None = None,
+    beside: Path | None = None,
 ) -> None:
     """Send the studies as a PACS would, wait for the reports to come back, and leave them in `out`.
 
-    keep: node, pages and PACS then run on until Ctrl-C. Raises NodeError where the node does not finish, UsageError
-    where `studies` holds no DICOM file.
+    keep: node, pages and PACS then run on until Ctrl-C. beside: folder of DICOM files that are sent after the studies.
+    Raises NodeError where the node does not finish, UsageError where a folder holds no DICOM file.
     """
     started = time.monotonic()
+    more = _given_studies(beside, "--beside", say) if beside is not None else []
     with tempfile.TemporaryDirectory(prefix="dicom-node-demo-") as work:
         folder = Path(work)
-        to_send = _studies(studies, folder, seed, say)
+        to_send = [*_studies(studies, folder, seed, say), *more]
         pacs = DemoPacs(folder / "pacs")
         pacs.start()
         try:
@@ -143,10 +151,14 @@ def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_Stu
         target = folder / "studies"
         write_study_pair(target, seed)
         say(f"made two synthetic chest studies of one synthetic patient (seed {seed})")
-        return _sort_studies(target, say)
-    if not given.exists():
-        raise UsageError(f"--studies {given}: no such folder")
-    return _sort_studies(given, say)
+        return _sorted_studies(target, say)
+    return _given_studies(given, "--studies", say)
+
+
+def _given_studies(folder: Path, option: str, say: Say) -> list[_StudyFiles]:
+    if not folder.exists():
+        raise UsageError(f"{option} {folder}: no such folder")
+    return _sorted_studies(folder, say)
 
 
 def _sort_studies(folder: Path, say: Say) -> list[_StudyFiles]:

@@ -100,6 +100,7 @@ def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -
     ("arguments", "words"),
     [
         (("init", "nowhere/config.toml"), "nowhere: no such folder"),
+        (("demo", "--beside", "nowhere"), "--beside nowhere: no such folder"),
         (("init", "."), ". is a folder; name the file to write, such as config.toml"),
         (("status",), "config.toml: no such file; make one with `dicom-node init`"),
     ],

@@ -238,7 +238,7 @@ def open_film_set(series: Path, cache: Path | None) -> FilmSet:
 
 
 def open_tower_table(checkpoint: Path, films: FilmSet, cache: Path | None) -> TowerTable | None:
-    """The features of the checkpoint's vision tower, kept in the file `cache`; None for a model without such a tower."""
+    """The features of the checkpoint's vision tower, kept in the file `cache`; None for a model without one."""
     if cache is not None and cache.is_file():
         return TowerTable.load(cache)
     tower = getattr(load_predictor(str(checkpoint)).vlm, "tower_features", None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
+from model.experts.efficientnet import LAST_CHANNELS
 from model.experts.expert import load_expert
 from model.experts.film_classifier import (
     CONFIGURATION,
@@ -21,7 +24,8 @@ from model.experts.film_classifier import (
     load_film_classifier,
     side_of,
 )
-from model.experts.film_network import FEATURES, GRID, MINED, SIDE, FilmNetwork
+from model.experts.film_network import FEATURES, GRID, JOINED, MINED, SIDE, FilmNetwork, grow_heads
+from model.experts.tower_heads import OUTPUTS, TowerHeads
 from model.images.display import from_grey
 from training.films.finish import write_classifier
 from training.films.outputs import domains_of
@@ -101,6 +105,65 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / CONFIGURATION).write_text("{}", "utf-8")
     with pytest.raises(CheckpointError, match="no film classifier"):
         load_film_classifier(tmp_path)
+
+
+def test_weights_from_before_the_whole_image_counted_give_what_they_gave() -> None:
+    network = _network(6)
+    with torch.no_grad():
+        for head in (network.mined, network.marked, network.amount):
+            head.weight[:, -LAST_CHANNELS:].zero_()
+    state = network.state_dict()
+    old = {name: value for name, value in state.items() if not name.startswith("body.last")}
+    for head in ("mined", "marked", "amount"):
+        old[f"{head}.weight"] = state[f"{head}.weight"][:, : JOINED - LAST_CHANNELS]
+    again = FilmNetwork().eval()
+    again.load_state_dict(grow_heads(old))
+    grey = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.allclose(again(grey).mined, network(grey).mined, atol=1e-5)
+    assert grow_heads(state).keys() == state.keys()
+
+
+def test_heads_on_the_vision_tower_are_blended_in(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    heads = TowerHeads(
+        weight=torch.randn(OUTPUTS, 3, generator=generator),
+        bias=torch.randn(OUTPUTS, generator=generator),
+        share=torch.linspace(0.0, 1.0, OUTPUTS),
+    )
+    write_classifier(tmp_path, [_network(1)], _domains(), heads)
+    shown: list[int] = []
+
+    def tower(pictures: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        shown.extend(int(picture.max()) for picture in pictures)
+        return torch.ones(len(pictures), 3)
+
+    classifier = load_film_classifier(tmp_path, tower)
+    assert classifier is not None
+    grey = torch.rand(2, 1, SIDE, SIDE, generator=generator)
+    view = classifier.look_at_squares(grey)[1]
+    with torch.inference_mode():
+        alone = torch.stack([_network(1)(image).mined for image in (grey[1:], grey[1:].flip(-1))]).mean(0)[0]
+    tell = heads.weight.sum(1) + heads.bias
+    assert view.mined["Effusion"] == pytest.approx(float(alone[0]), abs=0.02)
+    last = float(torch.lerp(alone[-1], tell[len(MINED) - 1], heads.share[len(MINED) - 1]))
+    assert view.mined[MINED[-1]] == pytest.approx(last, abs=0.02)
+    assert list(view.marked.values())[-1] == pytest.approx(float(tell[-1]), abs=1e-4)
+    assert min(shown) > 250
+
+
+def test_heads_without_their_tower_are_refused(tmp_path: Path) -> None:
+    heads = TowerHeads(weight=torch.zeros(OUTPUTS, 3), bias=torch.zeros(OUTPUTS), share=torch.zeros(OUTPUTS))
+    write_classifier(tmp_path, [_network(1)], _domains(), heads)
+    with pytest.raises(CheckpointError, match="vision tower that the model does not have"):
+        load_film_classifier(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    save_file({name: value for name, value in tensors.items() if name != "tower.bias"}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="not whole"):
+        load_film_classifier(tmp_path, lambda pictures: torch.zeros(len(pictures), 3))
+    save_file(tensors | {"tower.bias": torch.zeros(4)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=f"4 outputs instead of {OUTPUTS}"):
+        load_film_classifier(tmp_path, lambda pictures: torch.zeros(len(pictures), 3))
 
 
 def test_side_is_the_patients() -> None:
