@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import CheckpointError
-from model.experts.film_classifier import FilmClassifier, FilmKind, FilmView, TowerFeatures, load_film_classifier
+from model.experts.film_classifier import (
+    FAMILIAR,
+    FilmClassifier,
+    FilmKind,
+    FilmView,
+    TowerFeatures,
+    load_film_classifier,
+)
 from model.experts.film_network import SIDE
 from model.film_rules import FilmReading, read_film_finding
 from model.localise.outline import outlines

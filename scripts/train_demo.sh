@@ -41,9 +41,8 @@ if test -d "$SERIES"; then # the film classifier, which reads films of people; t
     done
     $python -m training.films.finish "$OUT/foreseeing" --weights "$OUT/people/film-0.safetensors" \
         --weights "$OUT/people/film-1.safetensors" --series "$SERIES" --cache "$OUT/people/films.npz" \
-        --tower "$OUT/people/tower.npz" \
-        --version "${VERSION:-3}"
-    $python -m training.films.evaluate "$OUT/checkpoint" --series "$SERIES" --out "$OUT/people"
+        --tower "$OUT/people/tower.npz" --version "${VERSION:-4}"
+    $python -m training.films.evaluate "$OUT/foreseeing" --series "$SERIES" --out "$OUT/people"
 else
     echo "$SERIES is not there: the checkpoint reads films of people as it reads phantoms, which is of no use"
 fi

@@ -151,14 +151,14 @@ def _studies(given: Path | None, folder: Path, seed: int, say: Say) -> list[_Stu
         target = folder / "studies"
         write_study_pair(target, seed)
         say(f"made two synthetic chest studies of one synthetic patient (seed {seed})")
-        return _sorted_studies(target, say)
+        return _sort_studies(target, say)
     return _given_studies(given, "--studies", say)
 
 
 def _given_studies(folder: Path, option: str, say: Say) -> list[_StudyFiles]:
     if not folder.exists():
         raise UsageError(f"{option} {folder}: no such folder")
-    return _sorted_studies(folder, say)
+    return _sort_studies(folder, say)
 
 
 def _sort_studies(folder: Path, say: Say) -> list[_StudyFiles]:
