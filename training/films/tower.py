@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.experts.film_classifier import TowerFeatures
-from model.experts.film_network import MARKED, MINED
+from model.experts.film_network import MINED
 from model.experts.tower_heads import OUTPUTS, TowerHeads
 from training.films.film_set import UNKNOWN, FilmSet
 from training.films.outputs import FilmOutputTable
 from training.metrics.classification import auroc
 
 BATCH = 32
-PENALTIES = (0.003, 0.01, 0.03, 0.1)
+PENALTIES = (0.03, 0.1, 0.3, 1.0)
 """Of the squared weights on features of unit variance; the one with the least loss on validation films is taken."""
 ROUNDS = 60
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 FEWEST = 12
-"""With fewer positives on validation films a label's share is the one that most others take."""
+"""With fewer positives on validation films a label's own share is not sought."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,17 +119,24 @@ def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, 
 
 
 def _shares(tower: Tensor, networks: FilmOutputTable, truth: Tensor) -> Tensor:
-    """By label the share of the tower's logits, both scaled alike, that ranks the validation films best."""
+    """By label the share of the tower's logits. Half way between what ranks the validation films best for the label and
+    what does so for all labels of its kind: few of them show it. A label of too few takes the common share."""
     own = torch.from_numpy(np.concatenate([networks.mined, networks.marked], axis=1))
-    chosen = [_share(own[:, place], tower[:, place], truth[:, place]) for place in range(len(MINED) + len(MARKED))]
-    known = [share for share in chosen if share is not None]
-    usual = float(np.median(known)) if known else 0.0
-    return torch.tensor([usual if share is None else share for share in chosen])
+    shares = []
+    for places in (range(len(MINED)), range(len(MINED), OUTPUTS)):
+        curves = {place: _curve(own[:, place], tower[:, place], truth[:, place]) for place in places}
+        known = [curve for curve in curves.values() if curve is not None]
+        common = SHARES[int(np.mean(known, axis=0).argmax())] if known else 0.0
+        for curve in curves.values():
+            best = SHARES[int(np.argmax(curve))] if curve is not None else common
+            shares.append((best + common) / 2.0)
+    return torch.tensor(shares)
 
 
-def _share(own: Tensor, other: Tensor, truth: Tensor) -> float | None:
+def _curve(own: Tensor, other: Tensor, truth: Tensor) -> list[float] | None:
+    """AUROC at each of SHARES; None with too few positives or negatives."""
     known = truth != UNKNOWN
     labels: Sequence[bool] = (truth[known] > 0).tolist()
     if min(sum(labels), len(labels) - sum(labels)) < FEWEST:
         return None
-    return max(SHARES, key=lambda share: auroc(labels, torch.lerp(own[known], other[known], share).tolist()))
+    return [auroc(labels, torch.lerp(own[known], other[known], share).tolist()) for share in SHARES]

@@ -1,0 +1,54 @@
+"""Statistics that tell films of people from phantoms and from what is neither, by the first member's features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from model.experts.film_classifier import STATISTICS, WEIGHTS, Domains
+from model.experts.film_network import SIDE, FilmNetwork, grow_heads
+from model.images.display import from_grey
+from model.images.square import fit
+from training.films.film_set import FilmSet
+from training.films.outputs import domains_of, outputs_of
+from training.phantom.render import render_pair, sample_pair
+
+PHANTOM_SEED, PHANTOM_FILMS, PHANTOM_SIDE = 8_500_000, 240, 320
+"""Phantom films for the statistics of their kind; a third is held back for its limit."""
+
+
+def kept_domains(folder: Path, first: FilmNetwork) -> Domains | None:
+    """The statistics of the classifier that the checkpoint has, if this network is its first member, whose features
+    they are of: what counts as a phantom, a person or neither then stays as it was. None otherwise."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    tensors = load_file(folder / WEIGHTS)
+    own = {name.removeprefix("0."): value.float() for name, value in tensors.items() if name.startswith("0.")}
+    state = first.state_dict()
+    for name, value in grow_heads(own).items():
+        if not torch.equal(state[name].half().float(), value):
+            return None
+    return Domains(**{name: tensors[f"domain.{name}"] for name in STATISTICS})
+
+
+def film_domains(films: FilmSet, first: FilmNetwork) -> Domains:
+    """Statistics of the first member's features for films of people and for phantoms."""
+    learned = np.flatnonzero(films.is_training & (films.pixels >= SIDE))[::10]
+    held = np.flatnonzero(films.is_validation & (films.pixels >= SIDE))
+    people, kept_back = (outputs_of([first], films.squares[rows]).features for rows in (learned, held))
+    phantoms = outputs_of([first], phantom_squares(PHANTOM_FILMS, PHANTOM_SEED)).features
+    third = len(phantoms) // 3
+    return domains_of([people, phantoms[third:]], [kept_back, phantoms[:third]])
+
+
+def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
+    """Current and prior films of phantom pairs, as the classifier sees them."""
+    squares = []
+    for seed in range(first_seed, first_seed + count // 2):
+        for film in render_pair(sample_pair(seed), PHANTOM_SIDE, PHANTOM_SIDE):
+            squares.append(fit(from_grey(film.pixels), SIDE))
+    return np.stack(squares)
