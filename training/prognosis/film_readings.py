@@ -19,10 +19,10 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from model.checkpoints.manifest import read_manifest
 from model.errors import CheckpointError, ModelError
-from model.experts.film_classifier import FilmClassifier, load_film_classifier
+from model.experts.film_classifier import FilmClassifier
 from model.film_rules import FilmRule, film_log_odds
+from model.predict import load_predictor
 from training.films.finish import open_film_set
 from training.records.record import Split
 
@@ -53,17 +53,16 @@ def main(
 ) -> None:
     """Read the films and write their probabilities."""
     try:
-        manifest = read_manifest(checkpoint)
-        classifier = load_film_classifier(checkpoint)
-        if classifier is None or manifest.films is None:
+        reader = load_predictor(checkpoint).films
+        if reader is None:
             raise CheckpointError(f"{checkpoint}: has no film classifier; see python -m training.films.finish")
         films = open_film_set(series, cache)
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     rows = np.flatnonzero(films.is_validation | (films.splits == Split.VALIDATE.value))
-    rules = manifest.films.findings
-    read = list(film_probabilities(classifier, rules, films.squares[rows]))
+    rules = reader.reading.findings
+    read = list(film_probabilities(reader.classifier, rules, films.squares[rows]))
     save_readings(out, films.names[rows].tolist(), list(rules), read)
     print(f"{out}: {len(read)} films, {len(rules)} findings")
 
