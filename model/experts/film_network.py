@@ -124,9 +124,9 @@ def grow_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     grown = dict(state)
     grown["body.last.weight"] = torch.zeros(LAST_CHANNELS, LATERAL_CHANNELS[-1], 1, 1)
     grown["body.last.bias"] = torch.zeros(LAST_CHANNELS)
-    for head in ("mined", "marked", "amount"):
-        weight = state[f"{head}.weight"]
-        grown[f"{head}.weight"] = functional.pad(weight, (0, JOINED - weight.shape[1]))
+    for name in ("mined.weight", "marked.weight", "amount.weight"):
+        if name in state:
+            grown[name] = functional.pad(state[name], (0, JOINED - state[name].shape[1]))
     return grown
 
 

@@ -39,7 +39,7 @@ class TowerTable:
     rows: NDArray[np.int64]
     features: NDArray[np.float32]
 
-    def of(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of these rows. Raises KeyError for one that is not there."""
         places = {int(row): place for place, row in enumerate(self.rows)}
         return self.features[[places[int(row)] for row in rows]]
@@ -91,7 +91,7 @@ def blend_outputs(networks: FilmOutputTable, heads: TowerHeads, features: NDArra
     )
 
 
-def _labels(films: FilmSet, rows: NDArray[np.integer]) -> Tensor:
+def _labels(films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.concatenate([films.mined[rows], films.marked[rows]], axis=1))
 
 
@@ -108,11 +108,11 @@ def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, 
     bias = torch.full((OUTPUTS,), -2.0, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = _loss(features @ weight.T + bias, truth) + penalty * weight.square().sum() / OUTPUTS
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        return float(loss)
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()

@@ -168,10 +168,12 @@ def _take_over(network: FilmNetwork, trained: Mapping[str, Tensor], grey: Tensor
     before.load_state_dict(grow_heads(trained), strict=False)
     rest = {name: value for name, value in grow_heads(trained).items() if not name.startswith("body.")}
     network.load_state_dict(rest, strict=False)
+    deepest = network.lateral[2]
+    assert isinstance(deepest, nn.Conv2d)
+    assert deepest.bias is not None
     with torch.no_grad():
-        coarse = before.lateral[2](before.body(grey).thirty_second).mean(dim=(0, 2, 3))
-        network.lateral[2].weight.zero_()
-        network.lateral[2].bias.copy_(coarse)
+        deepest.weight.zero_()
+        deepest.bias.copy_(before.lateral[2](before.body(grey).thirty_second).mean(dim=(0, 2, 3)))
         for head in (network.mined, network.marked, network.amount):
             head.weight[:, -LAST_CHANNELS:].zero_()
 
