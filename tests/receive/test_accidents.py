@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from dicom_node.receive.identifiers import encoded_data_set
+from dicom_node.receive.identifiers import encode_data_set
 from tests.support.receiver import CR, RunningNode, radiograph, running_node, send
 from tests.support.scripted_peer import EXPLICIT, Peer
 
@@ -63,7 +63,7 @@ def test_connection_cut_at_any_byte_loses_nothing_that_was_acknowledged(tmp_path
                 Peer(port, seconds=10) as peer,
             ):
                 peer.associate([(CR, [EXPLICIT])])
-                if peer.store(1, CR, film.SOPInstanceUID, encoded_data_set(film, EXPLICIT)).status == 0:
+                if peer.store(1, CR, film.SOPInstanceUID, encode_data_set(film, EXPLICIT)).status == 0:
                     acknowledged.add(film.SOPInstanceUID)
         held = {row.sop_instance_uid for row in node.instances()}
         assert acknowledged <= held
