@@ -111,5 +111,5 @@ def _open_measurements(page: Page) -> None:
     wait_until(lambda: _colours(page)[1] > 200, seconds=30, what="a region drawn in the measurement viewport")
     lit, _ = _colours(page)
     assert lit > 0.3, f"only {lit:.0%} of the viewport is not black"
-    expect(page.locator("svg text, svg tspan").filter(has_text="pulmonary edema:  worse").first).to_be_attached()
+    expect(page.locator("svg text, svg tspan").filter(has_text="pulmonary edema: worse").first).to_be_attached()
     page.screenshot(path=ARTEFACTS / "measurement.png")
