@@ -25,7 +25,7 @@ from model.labeller.measure import (
 from model.labeller.rules import label_report, version
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "model" / "labeller"
-PARTS = ("development", "held_out", "hard", "fresh", "check", "build", "opened_once", "second", "third")
+PARTS = ("development", "held_out", "hard", "fresh", "check", "build", "opened_once", "second", "third", "last")
 REPORT_PARTS = ("check", "build", "opened_once")
 Z_95 = 1.959964
 

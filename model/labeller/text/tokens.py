@@ -10,11 +10,12 @@ from model.labeller.text.word_list import word_list
 
 _TOKEN = re.compile(
     r"[+-]ve\b|[a-z0-9]+(?:[.'’/][a-z0-9]+)*\.?(?<=\bw/)|[a-z0-9]+(?:[.'’/][a-z0-9]+)*|\.{2,}|[…,;:()?=&+<>|]|[—–]|(?<=\s)-{1,2}(?=\s)"
-    r"|(?<=\s)/(?=\s)|(?<![a-z0-9/])w/",
+    r"|(?<=\s)/(?=\s)|(?<![a-z0-9/])w/|\#(?!\d)",
     re.IGNORECASE,
 )
 _SIDES = {"R": "right", "L": "left"}
 _SIGNS = {
+    "#": ("fracture",),
     "…": (":",),
     ">": ("greater", "than"),
     "<": ("less", "than"),

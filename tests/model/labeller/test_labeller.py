@@ -48,6 +48,7 @@ IMPRESSION:
         ("opened_once", 0.99, 0.99, 0.97, 0.97),
         ("second", 0.99, 0.98, 1.0, 0.97),
         ("third", 1.0, 0.99, 1.0, 1.0),
+        ("last", 0.98, 0.99, 1.0, 0.95),
     ],
 )
 def test_figures_do_not_fall(
