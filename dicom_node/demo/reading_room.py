@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from dicom_node.analysis.earlier_results import EarlierReadings
 from dicom_node.analysis.stored_images import StoredImage, read_stored
 from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.config import Settings
@@ -122,17 +123,15 @@ def _read_patient(
         studies.setdefault(image.facts.study_instance_uid, []).append(image)
     said: dict[str, tuple[Statement, ...]] = {}
 
-    def earlier(uid: str, _device_uid: str) -> Mapping[str, EarlierStatement] | None:
-        return {
-            one.finding.key: EarlierStatement(seen=one.seen, location=one.finding.location) for one in said.get(uid, ())
-        } or None
+    def readings(uids: Sequence[str], _device_uid: str) -> EarlierReadings:
+        return EarlierReadings(statements={uid: _as_stored(said[uid]) for uid in uids if said.get(uid)})
 
     setting = Setting(
         predictor=predictor,
         decode=cache(load_display_image),
         policy=policy_of(settings),
         produced_at=dt.datetime.now(dt.UTC),
-        earlier=earlier,
+        readings=readings,
         reads_unfamiliar=settings.model.unfamiliar == "warn",
     )
     late = dt.datetime.max  # noqa: DTZ901 - DICOM local time
@@ -142,6 +141,10 @@ def _read_patient(
         requests = analyse_study(study, others, setting)
         count(reading, requests, said)
         said |= {header_uid(request.current, "SOPInstanceUID"): statements(request) for request in requests}
+
+
+def _as_stored(stated: Sequence[Statement]) -> dict[str, EarlierStatement]:
+    return {one.finding.key: EarlierStatement(seen=one.seen, location=one.finding.location) for one in stated}
 
 
 def _count_beliefs(reading: RoomReading, request: ReportRequest, stated: Sequence[Statement]) -> None:

@@ -214,7 +214,8 @@ def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> Fi
     start = f"{number}."
     own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
     state = grow_heads(own)
-    network = FilmNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = FilmNetwork()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:
