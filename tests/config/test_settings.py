@@ -45,7 +45,7 @@ def test_a_key_is_described_and_a_number_has_its_unit(name: str, key: str, field
         assert unit_of(key, field), f'{name}: name the unit by the key, or by json_schema_extra={{"unit": "…"}}'
     lines = template().splitlines()
     assert name.split(".")[0] in ("destinations", "query", "web", "receive") or any(
-        re.match(rf"(# )?{key} = ", line) for line in lines
+        re.match(rf"(# )?{key} = ", line) or line.removeprefix("# ") == f"[[{name}]]" for line in lines
     )
 
 

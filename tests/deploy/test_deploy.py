@@ -167,7 +167,8 @@ def test_the_container_file_says_what_is_there_and_runs_as_no_root() -> None:
     stages = [index for index, (word, _) in enumerate(instructions()) if word == "FROM"]
     last = instructions()[stages[-1] :]
     (user,) = [text for word, text in last if word == "USER"]
-    assert any(f"useradd --system --uid {UID}" in text and text.endswith(user) for word, text in last if word == "RUN")
+    made = re.compile(rf"useradd --system --uid {UID} [^&;|]*\b{re.escape(user)}(?:\s|$)")
+    assert any(made.search(text) for word, text in last if word == "RUN")
     assert [json.loads(text) for word, text in last if word == "CMD"] == [["dicom-node", "serve"]]
     python = [text for word, text in instructions() if word == "FROM"]
     assert all(":3.11" in text for text in python), "the Python that the constraints are for"
