@@ -25,7 +25,7 @@ def completions(words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "some"),
     [
-        ("dicom-node st", {"status", "studies"}),
+        ("dicom-node st", {"status", "store", "studies"}),
         ("dicom-node models pro", {"promote"}),
         ("dicom-node echo --c", {"--config"}),
     ],

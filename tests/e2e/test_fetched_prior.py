@@ -35,7 +35,8 @@ class Archives:
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archives]:
     folder = tmp_path_factory.mktemp("archives")
     pairs = {way: write_study_pair(folder / way, seed) for way, seed in SEEDS.items()}
-    node = new_node(folder / "node")
+    # archives are followed here; whether a film is like those of training is asked elsewhere
+    node = new_node(folder / "node", extra='[model]\nunfamiliar = "warn"\n')
     modalities = {"LUMEN": ("127.0.0.1", node.port)}
     old_films = [pydicom.dcmread(path) for path in pairs["get"].prior.files]
     with (

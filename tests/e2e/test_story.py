@@ -59,7 +59,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    node = new_node(folder / "node")
+    # priors are followed here; whether a film is like those of training is asked elsewhere
+    node = new_node(folder / "node", extra='[model]\nunfamiliar = "warn"\n')
     with running_orthanc(folder / "orthanc", modalities={"LUMEN": ("127.0.0.1", node.port)}) as orthanc:
         with node.config.open("a") as config:
             config.write(destination("pacs", orthanc.ae_title, orthanc.dicom_port, "commitment"))

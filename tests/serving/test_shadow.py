@@ -147,9 +147,11 @@ def test_one_that_hangs_is_cut_off(tmp_path: Path) -> None:
         tiny_checkpoint(site.node.models_dir / "challenger", seed=1)
         shadow.choose(site.node, "challenger", who="ada")
         assert _enqueued(site.node)
+        before = {child.pid for child in multiprocessing.active_children()}
         model = ShadowModel(site.node)
         model.handle(_claim(site.node), site.node)
-        (child,) = (child for child in multiprocessing.active_children() if child.name == "model")
+        children = [child for child in multiprocessing.active_children() if child.pid not in before]
+        (child,) = (child for child in children if child.name == "model")
         assert child.pid is not None
         os.kill(child.pid, signal.SIGSTOP)
         assert model._process is not None

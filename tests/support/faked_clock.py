@@ -17,7 +17,7 @@ from dicom_node.index.database import Database, utc_now
 from dicom_node.index.tables.core import StudyState
 from dicom_node.logs import configure
 from dicom_node.runtime.scheduler import Sweeper, Tick, complete_studies
-from dicom_node.storage.instance_store import InstanceStore
+from dicom_node.storage.folder_store import FolderStore
 from tests.support.index import arrive, received, study
 
 QUIET_SECONDS = 3.0
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     configure(settings.logging)
     database = Database(settings.database.url)
     schema.upgrade(database)
-    node = NodeContext(settings=settings, database=database, store=InstanceStore(folder / "instances"), clock=utc_now)
+    node = NodeContext(settings=settings, database=database, store=FolderStore(folder / "instances"), clock=utc_now)
     sweeper = Sweeper(node, (Tick(name="complete", seconds=0.5, action=complete_studies),))
     sweeper.start()
     pause = threading.Event()

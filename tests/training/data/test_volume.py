@@ -20,7 +20,7 @@ import numpy as np
 from training.data.datasets import DataSpec
 from training.data import datasets
 from training.instructions.streams import InstructionOptions, Stream
-from training.data.mixing import Schedule
+from training.data.mixing import MixSchedule
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path
 from training.data.index import SetSpec, set_index
@@ -36,7 +36,7 @@ options = InstructionOptions(streams=frozenset(Stream), lumen=False)
 index = set_index(SetSpec(data=f"diff-vqa:{folder},{folder}", split=None), options, work, fresh=True)
 built = time.monotonic() - begin
 sizes = [len(index.members[stream]) for stream in Stream if len(index.members[stream])]
-schedule = Schedule(sizes, [1.0] * len(sizes), seed=0)
+schedule = MixSchedule(sizes, [1.0] * len(sizes), seed=0)
 begin = time.monotonic()
 step = max(1, len(index.rows) // 2000)
 asked = sum(len(row_to_record(index.rows[number]).asked) for number in range(0, len(index.rows), step))

@@ -194,7 +194,7 @@ def test_every_recipe_loads_and_opens_with_its_command(path: Path) -> None:
         pytest.skip("no recipe of the training loop")
     load_recipe(path)
     first = path.read_text("utf-8").splitlines()[0]
-    assert re.match(r"# .*training\.train .*" + re.escape(path.name), first), first
+    assert re.match(r"# .*(?:training\.train|dicom-node train run) .*" + re.escape(path.name), first), first
 
 
 @pytest.mark.parametrize(

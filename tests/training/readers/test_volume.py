@@ -23,7 +23,7 @@ from training.records.drops import DropReport
 from training.instructions.streams import InstructionOptions, Stream, conversations
 from training.readers.diffvqa import read_medical_diff_vqa
 from training.readers.mimic import jpg_path
-from training.readers.splits import leakage
+from training.readers.splits import find_leakage
 import numpy as np
 
 folder, report, asked, pairs, made = Path(sys.argv[1]), DropReport(), 0, 0, DropReport()
@@ -40,7 +40,7 @@ def counted():
                 pass
         yield record
 
-leaks = leakage(counted())
+leaks = find_leakage(counted())
 peak = own_peak_bytes()
 print(json.dumps({"asked": asked, "pairs": pairs, "dropped": report.total_dropped, "conversations": made.kept,
                   "peak": peak, "seconds": time.monotonic() - begin, "leaking patients": len(leaks.patients)}))
