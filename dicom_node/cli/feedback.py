@@ -24,16 +24,7 @@ def import_feedback(
     as_json: JsonOption = False,
 ) -> None:
     """Take a table of radiologists' words. Exit 1 where a row was rejected; the others are taken."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{file}: a table has at most {MAX_BYTES >> 20} MiB")
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
+    text = _read_text(file, "a table")
     with open_node(config) as node, node.database.write() as session:
         made = import_table(session, text, now=node.clock())
     if as_json:
@@ -114,16 +105,7 @@ def read_report_file(
     """Show how a report's text is read, phrase by phrase: which rule read which characters. Nothing is stored."""
     from dicom_node.feedback.reading import reading_lines, reading_page
 
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{file}: a report has at most {MAX_BYTES >> 20} MiB")
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: not UTF-8 at byte {error.start}; convert it first, e.g. with iconv") from error
-    except OSError as error:
-        raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
+    text = _read_text(file, "a report", hint="; convert it first, e.g. with iconv")
     shown = reading_page(text) if as_html else "\n".join(reading_lines(text)) + "\n"
     if out is None:
         typer.echo(shown, nl=False)
@@ -177,3 +159,17 @@ def register(app: typer.Typer) -> None:
     group.command("read")(read_report_file)
     group.command("agreement")(show_agreement)
     app.add_typer(group, name="feedback")
+
+
+def _read_text(file: Path, what: str, *, hint: str = "") -> str:
+    """Return a file's text. what: names it where it is too long; hint: follows where it is not UTF-8."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{file}: {what} has at most {MAX_BYTES >> 20} MiB")
+        return file.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 at byte {error.start}{hint}") from error
+    except OSError as error:
+        raise NodeError(f"{file}: cannot be read: {error.strerror}") from error
