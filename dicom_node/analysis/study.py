@@ -69,21 +69,35 @@ def analyse_study(
     Raises AnalysisError where there is no model to ask, or it failed and this is not the last try; all else ends in a
     request.
     """
+    study = prepare_study(images, earlier, setting)
+    return finish_study(study, ask_together(setting.predictor, study.pairs), setting)
+
+
+def prepare_study(images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting) -> PreparedStudy:
+    """Decode the images and choose their priors: all of an analysis that needs no model, only its identity."""
     if not images:
         raise ValueError("a study without a single object cannot be analysed")
     looked = LookedImages()
     images, earlier = without_withdrawn(images, earlier)
     images = [checked(image, setting.decode, looked) for image in images]
-    setting = replace(setting, comparison_notes=(*setting.comparison_notes, *_left_out(images)))
+    notes = (*setting.comparison_notes, *_left_out(images))
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
-    prepared = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
-    answers = iter(ask_together(setting.predictor, [item.pair for item in prepared if isinstance(item, _Prepared)]))
+    parts = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
+    parts = parts or [_request_of_refusal(images, choice, setting, looked)]
+    return PreparedStudy(parts=tuple(parts), comparison_notes=notes)
+
+
+def finish_study(
+    study: PreparedStudy, answers: Sequence[Prediction | InferenceError], setting: Setting
+) -> list[ReportRequest]:
+    """Make the requests of a prepared study. answers: one for each of `study.pairs`. Raises as `analyse_study`."""
+    setting = replace(setting, comparison_notes=study.comparison_notes)
+    said = iter(answers)
     requests = [
-        _request_with_answer(item, next(answers), setting) if isinstance(item, _Prepared) else item for item in prepared
+        _request_with_answer(part, next(said), setting) if isinstance(part, _Prepared) else part for part in study.parts
     ]
-    requests = _numbered(requests)
-    return requests or [_request_of_refusal(images, choice, setting, looked)]
+    return _numbered(requests)
 
 
 def without_withdrawn(
@@ -140,6 +154,22 @@ class _Prepared:
         earlier = tuple(images[: len(self.earlier_seen)])
         context = self.chart.context if self.chart is not None else None
         return StudyPair(current=images[-1], prior=prior, earlier=earlier, context=context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedStudy:
+    """A study whose images are decoded and whose priors are chosen; it only lacks the model's answers.
+
+    parts: for each analysed image the model's input, or the finished request that says why there is none; never empty.
+    """
+
+    parts: tuple[_Prepared | ReportRequest, ...]
+    comparison_notes: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> list[StudyPair]:
+        """The questions to the model, in the order in which `finish_study` wants their answers."""
+        return [part.pair for part in self.parts if isinstance(part, _Prepared)]
 
 
 def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
