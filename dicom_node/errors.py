@@ -39,6 +39,10 @@ class RetrieveError(NodeError):
     """A prior could not be fetched from another node; the message says what failed and at which peer."""
 
 
+class ArchiveUnreachableError(RetrieveError):
+    """No connection to the archive came about: the fault is of no single study."""
+
+
 class DeliveryError(NodeError):
     """A destination did not take a document. `permanent` says that a retry cannot help.
 

@@ -41,11 +41,28 @@ class RemoteSeries:
     instances: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyListing:
+    """The studies that a peer listed. cut: why they may not be all that match, "" where the peer said that they are."""
+
+    studies: tuple[RemoteStudy, ...]
+    cut: str = ""
+
+
 class Archive(Protocol):
     """A node that can be asked and fetched from. Every method raises RetrieveError saying what failed."""
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
         """The studies that it lists for a patient ID and a DICOM date range; it may list others' too."""
+
+    def list_studies(self, dates: str, times: str) -> StudyListing:
+        """List everybody's studies in a DICOM date range and time range ("": any time).
+
+        An answer that the peer limits is no error. A peer that ignores a key lists studies outside of it.
+        """
+
+    def study(self, study_instance_uid: str) -> RemoteStudy | None:
+        """One study by its UID; None where the peer lists no such study."""
 
     def series(self, study_instance_uid: str) -> list[RemoteSeries]:
         """The series of a study; empty where it answers no such query."""

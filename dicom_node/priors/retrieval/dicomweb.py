@@ -17,8 +17,8 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.read import guess_transfer_syntax
-from dicom_node.errors import NodeError, RetrieveError, StorageError, UnreadableObjectError
-from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
+from dicom_node.errors import ArchiveUnreachableError, NodeError, RetrieveError, StorageError, UnreadableObjectError
+from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
 
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -45,15 +45,27 @@ class WebArchive:
     sink: Sink
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
-        filters = {"PatientID": patient_id, "StudyDate": dates}
+        found = self._search({"PatientID": patient_id, "StudyDate": dates})
+        if len(found) >= MOST_RESPONSES:
+            raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
+        return [study for study in found if study.patient.key.patient_id == patient_id]
+
+    def list_studies(self, dates: str, times: str) -> StudyListing:
+        filters = {"StudyDate": dates} | ({"StudyTime": times} if times else {})
+        found = self._search(filters)
+        cut = f"lists {MOST_RESPONSES} or more matches" if len(found) >= MOST_RESPONSES else ""
+        return StudyListing(studies=tuple(found), cut=cut)
+
+    def study(self, study_instance_uid: str) -> RemoteStudy | None:
+        found = self._search({"StudyInstanceUID": study_instance_uid})
+        return next((study for study in found if study.study_instance_uid == study_instance_uid), None)
+
+    def _search(self, filters: dict[str, str]) -> list[RemoteStudy]:
         with self._map_errors("QIDO-RS"):
             answers = self._client(self.query_seconds).search_for_studies(
                 fields=list(_STUDY_FIELDS), search_filters=filters, limit=MOST_RESPONSES
             )
-            found = [remote_study(data_set) for data_set in data_sets_of_json(answers)]
-        if len(found) >= MOST_RESPONSES:
-            raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
-        return [study for study in found if study.patient.key.patient_id == patient_id]
+            return [remote_study(data_set) for data_set in data_sets_of_json(answers)]
 
     def series(self, study_instance_uid: str) -> list[RemoteSeries]:
         with self._map_errors("QIDO-RS"):
@@ -127,6 +139,10 @@ class WebArchive:
             raise self._error(f"answered {what} with HTTP status {status}") from error
         except requests.exceptions.InvalidJSONError as error:
             raise self._error(f"gave an answer to {what} that is no JSON") from error
+        except requests.ConnectionError as error:
+            raise ArchiveUnreachableError(
+                f"the archive {self.peer.name!r} cannot be reached by {what}: {type(error).__name__}"
+            ) from error
         except requests.RequestException as error:
             raise self._error(f"cannot be reached by {what}: {type(error).__name__}") from error
         except NodeError:

@@ -28,28 +28,24 @@ from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.deliver.peer import tls_context
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.read import convert_values
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.errors import DeliveryError, RetrieveError, UnreadableObjectError
-from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, remote_series, remote_study
+from dicom_node.errors import ArchiveUnreachableError, DeliveryError, RetrieveError
+from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
+from dicom_node.priors.retrieval.identifiers import (
+    STUDY_KEYS,
+    is_answer_about,
+    literal_patient_id,
+    query_identifier,
+    readable_identifiers,
+    status_words,
+)
 from dicom_node.priors.suitability import CAPTURES, RADIOGRAPHS
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 MOVE = StudyRootQueryRetrieveInformationModelMove
 GET = StudyRootQueryRetrieveInformationModelGet
-SUCCESS, WARNING, CANCELLED = 0x0000, 0xB000, 0xFE00
+SUCCESS, WARNING, CANCELLED, OUT_OF_RESOURCES = 0x0000, 0xB000, 0xFE00, 0xA700
 PENDING = frozenset({0xFF00, 0xFF01})
-MEANINGS = {
-    0xA701: "out of resources, cannot count the matches",
-    0xA702: "out of resources, cannot perform sub-operations",
-    0xA801: "it does not know our AE title as a move destination",
-    0xA900: "the identifier does not match the SOP class",
-    0x0110: "processing failure",
-    0x0122: "SOP class not supported",
-    0x0124: "not authorised",
-    0x0211: "unrecognised operation",
-}
-"""PS3.4 tables C.4-1 to C.4-3 and PS3.7 annex C."""
 MOST_RESPONSES = 1000
 """A peer that lists more ignores the patient ID: the query is cancelled."""
 CONNECT_SECONDS = 10.0
@@ -80,28 +76,20 @@ class DimseArchive:
     sink: Sink
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
-        query = _identifier(
-            "STUDY",
-            PatientID=_literal(patient_id),
-            StudyDate=dates,
-            **dict.fromkeys(
-                (
-                    "IssuerOfPatientID",
-                    "PatientName",
-                    "PatientBirthDate",
-                    "PatientSex",
-                    "StudyInstanceUID",
-                    "StudyTime",
-                    "StudyDescription",
-                    "ModalitiesInStudy",
-                    "NumberOfStudyRelatedInstances",
-                ),
-                "",
-            ),
-        )
+        query = query_identifier("STUDY", STUDY_KEYS, PatientID=literal_patient_id(patient_id), StudyDate=dates)
         # A peer may ignore keys that it does not index: only what names the very ID is this patient's.
         found = [remote_study(item) for item in self._find(query)]
         return [study for study in found if study.patient.key.patient_id == patient_id]
+
+    def list_studies(self, dates: str, times: str) -> StudyListing:
+        query = query_identifier("STUDY", STUDY_KEYS, StudyDate=dates, StudyTime=times)
+        found, cut = self._matches(query)
+        return StudyListing(studies=tuple(remote_study(item) for item in found), cut=cut)
+
+    def study(self, study_instance_uid: str) -> RemoteStudy | None:
+        query = query_identifier("STUDY", STUDY_KEYS, StudyInstanceUID=study_instance_uid)
+        listed = (remote_study(item) for item in self._find(query))
+        return next((study for study in listed if study.study_instance_uid == study_instance_uid), None)
 
     def series(self, study_instance_uid: str) -> list[RemoteSeries]:
         keys = (
@@ -111,22 +99,22 @@ class DimseArchive:
             "SeriesDescription",
             "NumberOfSeriesRelatedInstances",
         )
-        query = _identifier("SERIES", StudyInstanceUID=study_instance_uid, **dict.fromkeys(keys, ""))
-        answers = [item for item in self._find(query) if _of(item, study_instance_uid)]
+        query = query_identifier("SERIES", keys, StudyInstanceUID=study_instance_uid)
+        answers = [item for item in self._find(query) if is_answer_about(item, study_instance_uid)]
         counted = [remote_series(item) for item in answers if item.get("SeriesInstanceUID")]
         return [s if s.instances is not None else self._count_series_instances(study_instance_uid, s) for s in counted]
 
     def count(self, study_instance_uid: str) -> int | None:
-        query = _identifier("STUDY", StudyInstanceUID=study_instance_uid, NumberOfStudyRelatedInstances="")
+        query = query_identifier("STUDY", StudyInstanceUID=study_instance_uid, NumberOfStudyRelatedInstances="")
         for item in self._find(query):
-            if _of(item, study_instance_uid) and (counted := remote_study(item).instances) is not None:
+            if is_answer_about(item, study_instance_uid) and (counted := remote_study(item).instances) is not None:
                 return counted
         series = self.series(study_instance_uid)
         counts = [s.instances for s in series]
         return sum(c for c in counts if c is not None) if series and None not in counts else None
 
     def retrieve(self, study_instance_uid: str, series_instance_uid: str) -> None:
-        query = _identifier("SERIES" if series_instance_uid else "STUDY", StudyInstanceUID=study_instance_uid)
+        query = query_identifier("SERIES" if series_instance_uid else "STUDY", StudyInstanceUID=study_instance_uid)
         if series_instance_uid:
             query.SeriesInstanceUID = series_instance_uid
         if self.peer.retrieve is Retrieve.GET:
@@ -139,7 +127,7 @@ class DimseArchive:
 
     def _count_series_instances(self, study_instance_uid: str, series: RemoteSeries) -> RemoteSeries:
         """The series with its instances counted at IMAGE level, for peers without NumberOfSeriesRelatedInstances."""
-        query = _identifier(
+        query = query_identifier(
             "IMAGE",
             StudyInstanceUID=study_instance_uid,
             SeriesInstanceUID=series.series_instance_uid,
@@ -159,22 +147,32 @@ class DimseArchive:
         )
 
     def _find(self, query: Dataset) -> list[Dataset]:
-        """All matches. Raises RetrieveError; a peer that lists without end is cancelled and is an error."""
+        """All matches. Raises RetrieveError, also where the peer lists without end or limits its answer."""
+        found, cut = self._matches(query)
+        if cut:
+            raise self._error(cut)
+        return found
+
+    def _matches(self, query: Dataset) -> tuple[list[Dataset], str]:
+        """The matches, and why they may not be all: a query of MOST_RESPONSES answers is cancelled, and a peer may
+        answer that it is out of resources (PS3.4 section C.4.1.1.4), as Orthanc does at its LimitFindResults."""
         found: list[Dataset] = []
         with self._open_association([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
             for answer, identifier in self._responses(association.send_c_find(query, FIND, msg_id=_MESSAGE_ID)):
                 status = self._status(answer, "C-FIND")
                 if status in PENDING:
                     if identifier is not None:
-                        found += _readable(identifier)
+                        found += readable_identifiers(identifier)
                     if len(found) == MOST_RESPONSES:
                         association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
                 elif status == SUCCESS and len(found) < MOST_RESPONSES:
-                    return found
+                    return found, ""
                 elif status in (SUCCESS, CANCELLED):
-                    raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
+                    return found, f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys"
+                elif status & 0xFF00 == OUT_OF_RESOURCES:
+                    return found, f"answered C-FIND with status {status_words(status)}"
                 else:
-                    raise self._error(f"answered C-FIND with status {_words(status)}")
+                    raise self._error(f"answered C-FIND with status {status_words(status)}")
         raise self._error("ended the query without a final answer")
 
     def _watch_retrieval(self, responses: Iterable[tuple[Dataset, Dataset | None]], what: str) -> None:
@@ -186,8 +184,10 @@ class DimseArchive:
             if status == SUCCESS and not failed:
                 return
             if status in (SUCCESS, WARNING):
-                raise self._error(f"could not send {failed or 'some'} of the images ({what} status {_words(status)})")
-            raise self._error(f"answered {what} with status {_words(status)}")
+                raise self._error(
+                    f"could not send {failed or 'some'} of the images ({what} status {status_words(status)})"
+                )
+            raise self._error(f"answered {what} with status {status_words(status)}")
         raise self._error(f"ended the {what} without a final answer")
 
     def _responses(
@@ -226,7 +226,9 @@ class DimseArchive:
             tls_args=tls,
         )
         if not association.is_established:
-            raise self._error("cannot be reached or refused the association")
+            raise ArchiveUnreachableError(
+                f"the archive {self.peer.name!r} cannot be reached or refused the association"
+            )
         if contexts[0].abstract_syntax not in {c.abstract_syntax for c in association.accepted_contexts}:
             association.release()
             raise self._error("does not offer the query or retrieve service")
@@ -281,35 +283,3 @@ class DimseArchive:
 
     def _error(self, what: str) -> RetrieveError:
         return RetrieveError(f"the archive {self.peer.name!r} {what}")
-
-
-def _identifier(level: str, **values: str) -> Dataset:
-    query = Dataset()
-    query.SpecificCharacterSet = "ISO_IR 192"
-    query.QueryRetrieveLevel = level
-    for keyword, value in values.items():
-        setattr(query, keyword, value)
-    return query
-
-
-def _readable(identifier: Dataset) -> list[Dataset]:
-    """The identifier without what cannot be read of it; nothing where it is no data set at all."""
-    try:
-        return [convert_values(identifier)]
-    except UnreadableObjectError:
-        return []
-
-
-def _literal(patient_id: str) -> str:
-    """An ID with characters that mean something in a query (PS3.4 section C.2.2.2.4) is asked with "?" for each."""
-    return "".join("?" if character in "*\\" else character for character in patient_id)
-
-
-def _of(identifier: Dataset, study_instance_uid: str) -> bool:
-    """Tell whether an answer is about this study; one that does not repeat the key asked for is taken at its word."""
-    return str(identifier.get("StudyInstanceUID", "") or study_instance_uid) == study_instance_uid
-
-
-def _words(status: int) -> str:
-    meaning = MEANINGS.get(status, "")
-    return f"{status:04X}H{f' ({meaning})' if meaning else ''}"

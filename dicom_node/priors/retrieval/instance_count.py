@@ -12,7 +12,7 @@ from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import count_instances
 from dicom_node.index.tables.core import Study, StudyPurpose, StudyState
 from dicom_node.logs import get_logger
-from dicom_node.priors.retrieval.job import open_archive
+from dicom_node.priors.retrieval.fetch import open_archive
 from dicom_node.studies.completion import close_counted
 
 log = get_logger(__name__)

@@ -8,70 +8,37 @@ stands in the report; it never stops the analysis.
 from __future__ import annotations
 
 import datetime as dt
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from dicom_node.config import QueryPeer, Retrieve
+from dicom_node.config import QueryPeer
 from dicom_node.context import NodeContext
-from dicom_node.dicom.header import read_header
-from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.read import read_object
-from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError, UnreadableObjectError
+from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables.core import (
-    ExpectedRetrieval,
-    Instance,
-    PriorSearch,
-    QuarantineReason,
-    SearchOutcome,
-    Series,
-    Study,
-)
+from dicom_node.index.tables.core import PriorSearch, SearchOutcome, Study
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.choose import choose_prior
-from dicom_node.priors.current import select_current
-from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of_row
+from dicom_node.priors.facts import facts_of_rows, patient_of_row
 from dicom_node.priors.identity import linked_ids
 from dicom_node.priors.policy import policy_of
 from dicom_node.priors.retrieval import prefetch
-from dicom_node.priors.retrieval.archive import (
-    Archive,
-    RemoteSeries,
-    RemoteStudy,
-    count_instances_of,
-    date_range,
-    select_series,
-    select_studies,
-)
-from dicom_node.priors.retrieval.dicomweb import WebArchive
-from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
+from dicom_node.priors.retrieval.archive import RemoteStudy, date_range, select_studies
+from dicom_node.priors.retrieval.fetch import fetch_study, holds_frontal_chest, open_archive
 from dicom_node.priors.types import ImageFacts, PriorPolicy
-from dicom_node.storage.instance_store import StoredFile
-from dicom_node.studies.register import PRIOR, ReceivedInstance, Registered, Registration, register_instance
-from dicom_node.studies.reopen import heals, quarantine_instance
+from dicom_node.studies.register import PRIOR
 
 log = get_logger(__name__)
 
-_T = TypeVar("_T")
 TRIES = 3
 """So often is a failed search tried again at once (with the queue's back-off), while the analysis still waits."""
-SETTLE_SECONDS = 5.0
-"""Some archives say success before the last image is through: so long without a new one, and it will not come."""
-LATE_SECONDS = 120.0
-"""So long after a C-MOVE its images are still known for what they are."""
-POLL_SECONDS = 0.1
 STUDIES_LOOKED_INTO = 4
 """For each study that may be fetched so many are asked for their series."""
 MOST_IDS = 4
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +67,9 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
     """Do one FETCH job and end it. Raises RetrieveError where a peer failed and trying again soon may help."""
     uid = str(job.payload["study_instance_uid"])
     attempt = int(job.payload.get("attempt", 1))
-    policy = policy_of(node.settings)
-    with bound(job=job.key), node.database.read() as session:
-        study = study_by_uid(session, uid)
-        have = _have(session, study, policy) if study is not None and study.study_date else None
-    searches = [] if have is None else [search(peer, have, policy, node) for peer in node.settings.query]
+    with bound(job=job.key):
+        searches = search_everywhere(uid, node)
     failed = [s for s in searches if s.outcome is SearchOutcome.FAILED]
-    for s in searches:
-        log.info("priors searched", peer=s.peer, outcome=s.outcome, found=s.found, fetched=len(s.fetched))
-    with node.database.write() as session:
-        _record(session, uid, searches, node.clock())
     if failed and job.attempts < TRIES and not node.stop.is_set():
         raise RetrieveError("; ".join(s.detail for s in failed))
     with node.database.write() as session:
@@ -120,6 +80,20 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
             prefetch.report_anew_if_late(session, study, node.settings, now=now)
         if study is not None and failed:
             _try_later(session, uid, attempt, node, now)
+
+
+def search_everywhere(study_instance_uid: str, node: NodeContext) -> list[Search]:
+    """Ask every query peer for priors of a held study, fetch them, and keep the answers beside the study."""
+    policy = policy_of(node.settings)
+    with node.database.read() as session:
+        study = study_by_uid(session, study_instance_uid)
+        have = _have(session, study, policy) if study is not None and study.study_date else None
+    searches = [] if have is None else [search(peer, have, policy, node) for peer in node.settings.query]
+    for s in searches:
+        log.info("priors searched", peer=s.peer, outcome=s.outcome, found=s.found, fetched=len(s.fetched))
+    with node.database.write() as session:
+        _record(session, study_instance_uid, searches, node.clock())
+    return searches
 
 
 def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) -> Search:
@@ -139,9 +113,9 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
         if useful + len(failures) >= limit or node.stop.is_set():
             break
         try:
-            if _fetch(study, archive, peer, node):
+            if fetch_study(study, archive, peer, node):
                 fetched.append(study.study_instance_uid)
-                useful += _is_useful(study.study_instance_uid, policy, node)
+                useful += holds_frontal_chest(study.study_instance_uid, policy, node)
         except RetrieveError as error:
             failures.append(_sentence(str(error)))
     said = [*failures, *wanted.passed_over]
@@ -154,27 +128,6 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
         said.append(f"The archive {peer.name!r} lists no earlier chest radiograph of this patient that is not here.")
     return Search(
         peer=peer.name, outcome=outcome, detail=" ".join(said), found=len(wanted.studies), fetched=tuple(fetched)
-    )
-
-
-def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
-    """The peer behind its protocol."""
-    priors = node.settings.priors
-    if peer.retrieve is Retrieve.DICOMWEB:
-        return WebArchive(
-            peer=peer,
-            query_seconds=priors.query_seconds,
-            retrieve_seconds=priors.retrieve_seconds,
-            stop=node.stop,
-            sink=_sink(peer, node),
-        )
-    return DimseArchive(
-        peer=peer,
-        own_ae_title=node.settings.node.ae_title,
-        query_seconds=priors.query_seconds,
-        retrieve_seconds=priors.retrieve_seconds,
-        stop=node.stop,
-        sink=_sink(peer, node),
     )
 
 
@@ -201,180 +154,6 @@ def _have(session: Session, study: Study, policy: PriorPolicy) -> Have:
         held=frozenset(row.series.study.study_instance_uid for row in candidates if row.series.study.purpose != PRIOR),
         newer_than=(best.study_date, best.study_time) if best is not None else ("", ""),
     )
-
-
-def _fetch(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeContext) -> bool:
-    """Bring one study; False where it holds nothing that we want. Raises RetrieveError where not all of it came."""
-    uid = study.study_instance_uid
-    try:
-        listed = archive.series(uid)
-    except RetrieveError as error:
-        # A peer may answer queries at STUDY level only: then the whole study is fetched.
-        log.info("series are not listed", peer=peer.name, why=str(error))
-        listed = []
-    series = select_series(listed, study)
-    if listed and not series:
-        return False
-    expected = count_instances_of(series) if series else study.instances
-    if expected is not None and expected > node.settings.priors.fetch_instances:
-        raise RetrieveError(f"an earlier study has {expected} images, more than fetch_instances allows")
-    if expected is not None and _count_arrived(node, uid, series) >= expected:
-        return False
-    _expect(peer, uid, node, expected=True)
-    try:
-        _retrieve(uid, series, expected, archive, peer, node)
-    finally:
-        _expect(peer, uid, node, expected=False)
-    return True
-
-
-def _retrieve(
-    uid: str, series: Sequence[RemoteSeries], expected: int | None, archive: Archive, peer: QueryPeer, node: NodeContext
-) -> None:
-    """Retrieve and count. What counts is what arrived: an error of a peer that sent everything is none."""
-    failure: RetrieveError | None = None
-    for series_uid in [s.series_instance_uid for s in series] or [""]:
-        try:
-            archive.retrieve(uid, series_uid)
-        except RetrieveError as error:
-            failure = error
-            break
-    arrived = _wait_for_images(node, uid, series, expected or 1, patient=failure is None)
-    if arrived < (expected or 1):
-        said = str(failure) if failure else f"the archive {peer.name!r} said success"
-        raise RetrieveError(f"{said}; {arrived} of {expected if expected is not None else 'the'} images arrived")
-    if failure is not None and expected is None:
-        raise failure
-
-
-def _wait_for_images(
-    node: NodeContext, uid: str, series: Sequence[RemoteSeries], expected: int, *, patient: bool
-) -> int:
-    """Wait until all images are here or no more come; returns the number that are here."""
-    arrived = _count_arrived(node, uid, series)
-    quiet_until = time.monotonic() + (SETTLE_SECONDS if patient else 1.0)
-    while arrived < expected and time.monotonic() < quiet_until and not node.stop.wait(POLL_SECONDS):
-        now_here = _count_arrived(node, uid, series)
-        if now_here > arrived:
-            arrived, quiet_until = now_here, time.monotonic() + SETTLE_SECONDS
-    return arrived
-
-
-def _count_arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int:
-    wanted = Study.study_instance_uid == uid
-    if series:
-        wanted &= Series.series_instance_uid.in_([s.series_instance_uid for s in series])
-    counted = select(func.count(Instance.id)).select_from(Instance).join(Instance.series).join(Series.study)
-    with node.database.read() as session:
-        return session.scalar(counted.where(wanted)) or 0
-
-
-def _is_useful(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
-    """Tell whether a fetched study holds a film to compare with. One that does not uses up no place: see fetch_studies.
-
-    Many archives keep neither body part nor view in their index, so that only the image itself tells.
-    """
-    with node.database.read() as session:
-        study = study_by_uid(session, uid)
-        rows = instances_of_study(session, study.id) if study is not None else []
-    facts = []
-    for row in rows:
-        try:
-            header = read_object(node.store.path(row.path))
-        except (OSError, UnreadableObjectError, StorageError) as error:
-            log.error("fetched image cannot be read", instance_pk=row.id, why=str(error))
-            continue
-        facts.append(facts_of(header, has_pixels=row.rows is not None))
-    return bool(select_current(facts, policy).chosen)
-
-
-def _expect(peer: QueryPeer, uid: str, node: NodeContext, *, expected: bool) -> None:
-    """Mark what this node asks a peer for by C-MOVE: only such objects, from that peer, are comparison material.
-
-    An image may arrive a little after the peer has said that all are sent, so the mark outlives the request; not so
-    where the image itself does not say whose request it answers, because the next one may be routed.
-    """
-    if peer.retrieve is not Retrieve.MOVE:
-        return
-    now = node.clock()
-    seconds = 4 * node.settings.priors.retrieve_seconds if expected else LATE_SECONDS
-    with node.database.write() as session:
-        gone = (ExpectedRetrieval.study_instance_uid == uid) | (ExpectedRetrieval.until < now)
-        session.execute(delete(ExpectedRetrieval).where(gone))
-        if expected or peer.names_originator:
-            until = now + dt.timedelta(seconds=seconds)
-            session.add(ExpectedRetrieval(study_instance_uid=uid, calling_ae_title=peer.ae_title, until=until))
-
-
-def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
-    """Store and index images that come by C-GET or WADO-RS as those that come by C-STORE, marked as a prior."""
-
-    def take(data_set: bytes, meta: FileMeta) -> int:
-        header = read_header(data_set, meta.transfer_syntax_uid)
-        uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
-        if not all(map(is_uid, uids)) or header.sop_instance_uid != meta.sop_instance_uid:
-            return CANNOT_UNDERSTAND
-        try:
-            stored = node.store.put(data_set, meta)
-            received = ReceivedInstance(
-                stored=stored,
-                header=header,
-                sop_class_uid=meta.sop_class_uid,
-                sop_instance_uid=meta.sop_instance_uid,
-                transfer_syntax_uid=meta.transfer_syntax_uid,
-                calling_ae_title=peer.ae_title,
-                purpose=PRIOR,
-            )
-            with node.database.write() as session:
-                registration = register_instance(session, received, now=node.clock())
-            _keep_or_drop(peer, node, received, registration, stored)
-        except (StorageError, IndexUnavailableError) as error:
-            log.error("fetched image not stored", why=str(error))
-            return OUT_OF_RESOURCES
-        return SUCCESS if registration.outcome in (Registered.NEW, Registered.DUPLICATE) else CANNOT_UNDERSTAND
-
-    return take
-
-
-def _keep_or_drop(
-    peer: QueryPeer, node: NodeContext, received: ReceivedInstance, registration: Registration, stored: StoredFile
-) -> None:
-    """Keep the file as the row's own, in place of a lost one or set apart as evidence, or delete a superfluous one."""
-    if registration.path == stored.path:
-        return
-    if registration.disputes:
-        moved = replace(stored, path=node.store.quarantine(stored.path))
-        with node.database.write() as session:
-            is_first = quarantine_instance(
-                session,
-                reason=QuarantineReason.CONFLICT,
-                detail=registration.detail,
-                stored=moved,
-                sop_class_uid=received.sop_class_uid,
-                sop_instance_uid=received.sop_instance_uid,
-                calling_ae_title=peer.ae_title[:16],
-                address=peer.host,
-                now=node.clock(),
-                disputes=registration.disputes,
-            )
-        log.error("fetched image quarantined", detail=registration.detail, peer=peer.name)
-        if not is_first:
-            node.store.delete(moved.path)
-        return
-
-    def run(work: Callable[[Session], _T]) -> _T:
-        with node.database.write() as session:
-            return work(session)
-
-    if registration.outcome is not Registered.DUPLICATE or not heals(
-        node.store,
-        run,
-        lost=registration.path,
-        stored=stored,
-        sop_instance_uid=received.sop_instance_uid,
-        transfer_syntax_uid=received.transfer_syntax_uid,
-    ):
-        node.store.delete(stored.path)
 
 
 def _record(session: Session, uid: str, searches: Sequence[Search], now: dt.datetime) -> None:

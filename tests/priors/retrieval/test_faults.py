@@ -19,6 +19,7 @@ from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.core import ExpectedRetrieval, Job, JobKind, JobState
 from dicom_node.jobs import queue as jobs
+from dicom_node.priors.retrieval import fetch as arrival
 from dicom_node.priors.retrieval import job as fetch
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
@@ -79,7 +80,7 @@ def fetched(folder: Path, peer: FaultyPeer, *, seconds: float = 20, **changes: A
     ],
 )
 def test_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, outcome: str, said: str) -> None:
-    monkeypatch.setattr(fetch, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(arrival, "SETTLE_SECONDS", 0.5)
     films = [*MARCH, film("somebody", "20240301", PatientID="P12")]
     with faulty_peer(films, fault, node_port=free_port()) as peer:
         node = fetched(tmp_path, peer)
@@ -93,7 +94,7 @@ def test_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, ou
 
 
 def test_get_against_a_lying_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(arrival, "SETTLE_SECONDS", 0.5)
     with faulty_peer(MARCH, Fault.MOVE_SHORT, node_port=0) as peer:
         node = fetched(tmp_path, peer, retrieve=Retrieve.GET)
     assert "1 of 2 images arrived" in searches(node)[0].detail
@@ -192,7 +193,7 @@ def test_a_peer_that_does_not_name_the_originator(tmp_path: Path) -> None:
         assert send(running, FILMS[0], calling="SHY") == [0]  # type: ignore[arg-type]
         assert send(running, FILMS[1], calling="SHY") == [0]  # type: ignore[arg-type]
         assert held(node) == {"january": ("routed", 1), "march": ("prior", 1)}
-        fetch._expect(peer, uid("march"), node, expected=False)
+        arrival.expect_retrieval(peer, uid("march"), node, expected=False)
         assert send(running, FILMS[1], calling="SHY") == [0]  # type: ignore[arg-type]
         assert held(node)["march"] == ("routed", 1)
 
