@@ -99,8 +99,8 @@ def fill(database: Database, first: int, last: int) -> None:
     with database.write() as session:
         session.execute(text("ANALYZE"))
         if not database.is_sqlite:
-            for table in ("study", "series", "instance"):
-                session.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {last * KEY_SPACE})"))
+            for name in ("study", "series", "instance"):
+                session.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {last * KEY_SPACE})"))
 
 
 def look_up(database: Database, studies: int, rng: random.Random) -> Callable[[], object]:

@@ -251,7 +251,7 @@ def site(folder: Path, source: str, at_once: int) -> Iterator[tuple[Node, Pacs]]
 
 
 def make_films(folder: Path) -> list[pydicom.Dataset]:
-    films = []
+    films: list[pydicom.Dataset] = []
     for seed in range(FILMS):
         pair = write_study_pair(folder / str(seed), seed, long_side=LONG_SIDE)
         films += [pydicom.dcmread(study.files[0]) for study in (pair.prior, pair.current)]

@@ -149,7 +149,8 @@ def is_constant(node: ast.stmt) -> Any:
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Every docstring and the strings under constants and fields, with their lines."""
     for node in ast.walk(tree):
-        for statement in getattr(node, "body", None) if isinstance(getattr(node, "body", None), list) else ():
+        body = getattr(node, "body", ())
+        for statement in body if isinstance(body, list) else ():
             value = statement.value.value if is_constant(statement) else None
             if isinstance(value, str) and value.strip():
                 yield value.strip(), statement.lineno

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
+from email.message import Message
 from importlib import metadata
+from typing import cast
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -45,7 +47,7 @@ def closure(extras: tuple[str, ...] = ()) -> dict[str, metadata.Distribution]:
 
 def licence_of(distribution: metadata.Distribution) -> str:
     """What a distribution says of its licence: SPDX expression, else classifiers, else the first line of the text."""
-    said = distribution.metadata
+    said = cast(Message, distribution.metadata)  # the class behind the protocol, which lacks `get`
     expression = said.get("License-Expression")
     if expression:
         return str(expression)

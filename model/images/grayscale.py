@@ -53,7 +53,7 @@ class Window:
     width: float
     function: VoiFunction
 
-    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """float32 in 0..1 of the same shape."""
         if self.function is VoiFunction.SIGMOID:
             exponent = np.clip(-4.0 * (values - self.centre) / self.width, -80.0, 80.0)

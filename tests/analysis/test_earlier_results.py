@@ -14,6 +14,7 @@ from dicom_node.analysis.earlier_results import EarlierResults, with_course
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Outcome, Result, Study
 from dicom_node.priors import ImageFacts, choose_prior
+from dicom_node.report.request import SourceImage
 from dicom_node.report.rules import Seen
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.course import course_sentences
@@ -72,7 +73,7 @@ def test_a_report_is_told_the_course_by_its_own_checkpoint(node: NodeContext) ->
     _store(node, stranger, "seen", "severe")  # a lateral film is admitted by no rule
     choice = choose_prior(CURRENT, [*films, other, stranger])
     said = cases.prediction(cases.finding(EFFUSION, Change.IMPROVING, location="left", level="mild"))
-    prior = cases.SourceImage(header=cases.header("prior", "20260308"), image=cases.image(2))
+    prior = SourceImage(header=cases.header("prior", "20260308"), image=cases.image(2))
     request = with_course(cases.request(said, prior=prior), choice, EarlierResults(node).read)
     assert [point.taken.day for point in request.course] == [1, 3, 8]
     assert request.earlier is not None

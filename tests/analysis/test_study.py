@@ -94,6 +94,7 @@ def test_both_films_in_one_batch(checkpoint: Path, films: list[StoredImage]) -> 
     uids = {str(request.current.header.SOPInstanceUID) for request in requests}
     assert uids == {film.facts.sop_instance_uid for film in films}
     for request in requests:
+        assert request.prediction is not None
         alone = model.predict(StudyPair(current=request.current.image))  # type: ignore[arg-type]
         for mine, theirs in zip(request.prediction.findings, alone.findings, strict=True):
             assert mine.probability == pytest.approx(theirs.probability, abs=1e-4)
@@ -106,7 +107,9 @@ def test_a_film_that_cannot_be_answered_costs_the_other_nothing(checkpoint: Path
     assert model.asked == [2, 1, 1]
     ended = {str(request.current.header.SOPInstanceUID): request for request in requests}
     assert ended[bad].outcome is Outcome.NOT_ANALYSED
-    assert ended[bad].prediction.abstained is AbstainReason.MODEL_FAILED
+    refused = ended[bad].prediction
+    assert refused is not None
+    assert refused.abstained is AbstainReason.MODEL_FAILED
     assert ended[films[0].facts.sop_instance_uid].outcome is Outcome.FINDINGS_ONLY
     with pytest.raises(AnalysisError, match="does not like this film"):
         analyse_study(films, [], _setting(model, last_try=False))

@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import structlog
@@ -30,6 +31,7 @@ from dicom_node.index.tables.core import AuditEvent, Job, JobState, Notice, Quar
 from dicom_node.logs import bound, configure, get_logger
 from dicom_node.notifications import NotifyError
 from dicom_node.retention import removal as retention
+from dicom_node.retention.disk import disk_usage
 from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.reopen import quarantine_instance
 from tests.support.certificates import Authority
@@ -320,7 +322,7 @@ def test_quarantine_a_full_disk_and_a_new_model_are_told_once_each(tmp_path: Pat
         make_result(node, study_uid="1.2.77")
         with node.database.write() as session:
             session.execute(update(Result).where(Result.id == 2).values(device_uid="1.2.9", model_version="2"))
-        disk_is_full = retention.disk_usage(node).free_percent < 50
+        disk_is_full = disk_usage(node).free_percent < 50
         for _ in range(2):
             retention.guard_disk(node)
             notify.run(node)
@@ -390,7 +392,9 @@ def test_an_error_of_others_is_logged_with_its_place_and_without_its_words(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_line_is_one_line_with_its_ids_and_without_what_names_a_patient(log_stream: io.StringIO, form: str) -> None:
+def test_a_line_is_one_line_with_its_ids_and_without_what_names_a_patient(
+    log_stream: io.StringIO, form: Literal["text", "json"]
+) -> None:
     configure(LoggingSection(level="info", format=form), stream=log_stream)
     log = get_logger("dicom_node.test")
     with bound(job="deliver:1"):

@@ -75,7 +75,8 @@ def check(database: Database, uids: Sequence[str]) -> list[float]:
             .where(Result.is_current)
             .group_by(Study.id, Study.last_instance_at)
         ).all()
-    return [(confirmed - last).total_seconds() for last, confirmed in rows if last is not None]
+    assert all(last and confirmed for last, confirmed in rows), "each study has its films and the proof of its report"
+    return [(confirmed - last).total_seconds() for last, confirmed in rows if last and confirmed]
 
 
 def go_through(

@@ -24,7 +24,7 @@ KEYS = [
 ]
 
 
-def _load(tmp_path: Path, text: str):
+def _load(tmp_path: Path, text: str) -> Settings:
     path = tmp_path / "config.toml"
     path.write_text(text, "utf-8")
     return load_settings(path)

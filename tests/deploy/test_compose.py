@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dicom_node.config import load_settings
+from dicom_node.config import Destination, QueryPeer, load_settings
 from tests.docs.test_first_routing import snippet
 from tests.support.common import REPOSITORY
 
@@ -53,7 +53,8 @@ def test_node_and_orthanc_know_each_other() -> None:
     node = load_settings(FOLDER / "node.toml")
     orthanc = json.loads((FOLDER / "orthanc.json").read_text("utf-8"))
     assert orthanc["DicomModalities"]["LUMEN"] == [node.node.ae_title, "node", node.node.port]
-    for peer in (*node.destinations, *node.query):
+    peers: tuple[Destination | QueryPeer, ...] = (*node.destinations, *node.query)
+    for peer in peers:
         assert (peer.ae_title, peer.host, peer.port) == (orthanc["DicomAet"], "orthanc", orthanc["DicomPort"])
     assert {"node", "orthanc"} <= set(services())
 

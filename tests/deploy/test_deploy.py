@@ -51,7 +51,7 @@ def test_systemd_finds_nothing_wrong_in_the_unit(tmp_path: Path) -> None:
     copy.write_text(UNIT.read_text("utf-8").replace("/opt/dicom-node/bin/dicom-node", "/bin/true"), "utf-8")
     done = subprocess.run([analyse, "verify", "--man=no", copy], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    command = [analyse, "security", "--offline=true", "--no-pager", copy]
+    command = [analyse, "security", "--offline=true", "--no-pager", str(copy)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     found = re.search(r"exposure level for \S+: ([\d.]+)", said)
     assert found is not None, said
@@ -125,9 +125,9 @@ def test_the_units_command_works_as_an_ordinary_user_with_nothing_to_write_but_i
         assert process.poll() is None, installed.said[-4000:]
         assert echoscu(installed.port) == 0
         for pid in descendants(process.pid):
-            status = Path(f"/proc/{pid}/status").read_text("utf-8")
-            assert re.search(rf"^Uid:\s+{UID}\s+{UID}\s+{UID}\s", status, re.M), status
-            assert re.search(r"^CapEff:\s+0+$", status, re.M), status
+            ids = Path(f"/proc/{pid}/status").read_text("utf-8")
+            assert re.search(rf"^Uid:\s+{UID}\s+{UID}\s+{UID}\s", ids, re.M), ids
+            assert re.search(r"^CapEff:\s+0+$", ids, re.M), ids
         storescu(write_study_pair(tmp_path, 5, long_side=384).current.files, installed.port)
         wait_until(lambda: "result stored" in installed.said, seconds=180, what="a result")
         answer = httpx.get(f"http://127.0.0.1:{installed.web_port}/health/ready", trust_env=False, timeout=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 import zlib
@@ -96,7 +97,8 @@ def _film() -> bytes:
 
 def _use(data_set: Dataset) -> None:
     """Look at everything, as the analysis does."""
-    data_set.walk(lambda _, element: str(element.value))
+    for element in data_set.iterall():
+        str(element.value)
     facts_of(data_set)
     withdrawn_by([data_set])
     str(data_set)
@@ -213,7 +215,7 @@ def test_utf8_name_reads_alike_in_index_and_reader(declared: bytes) -> None:
     name = "Müller^Jörg".encode()
     data = _element(8, 5, b"CS", declared) if declared else b""
     data += _element(0x10, 0x10, b"PN", name + b" " * (len(name) % 2))
-    parsed = read_dataset(DicomBytesIO(data), is_implicit_VR=False, is_little_endian=True)
+    parsed = read_dataset(io.BytesIO(data), is_implicit_VR=False, is_little_endian=True)
     for value in (read_data_set(data, EXPLICIT).PatientName, convert_values(parsed).PatientName):
         assert str(value).strip() == read_header(data, EXPLICIT).patient_name == "Müller^Jörg"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.dicom.write import part10_bytes
 from dicom_node.report.documents import build_documents
@@ -29,8 +29,9 @@ def _by_pydicom(dataset: Dataset) -> bytes:
 
 def _with_meta(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3", "1.2.3.4"
-    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.3")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
     return dataset
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import csv
 import datetime as dt
+import functools
 import io
 import subprocess
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Site:
 
     def reports(self, study_instance_uid: str) -> dict[str, Dataset]:
         """The SR documents of a study that Orthanc holds, by kind."""
-        found = {}
+        found: dict[str, Dataset] = {}
         for item in self.orthanc.instances(StudyInstanceUID=study_instance_uid, Modality="SR"):
             dataset = pydicom.dcmread(io.BytesIO(self.orthanc.file(item["ID"])))
             title = dataset.ConceptNameCodeSequence[0].CodeValue
@@ -99,6 +100,18 @@ def orthanc_of(site: Site, study_instance_uid: str, modality: str) -> list[objec
     return site.orthanc.instances(StudyInstanceUID=study_instance_uid, Modality=modality)
 
 
+def _is_alone(site: Site, study: str, modality: str) -> bool:
+    return len(orthanc_of(site, study, modality)) == 1
+
+
+def _has_reports(site: Site, study: str, count: int) -> bool:
+    return len(site.reports(study)) == count
+
+
+def _has_reading(site: Site, study: str) -> bool:
+    return "reading" in site.reports(study)
+
+
 def test_echo(site: Site) -> None:
     assert echoscu(site.node.port) == 0
 
@@ -128,9 +141,7 @@ def test_a_phantom_pair_is_compared(site: Site, tmp_path: Path) -> None:
         assert finding["change"] in allowed
     assert any(finding["change"] is not None for finding in second.prediction["findings"])
     for modality in ("DOC", "OT"):  # the PDF and the capture that this destination asks for
-        wait_until(
-            lambda modality=modality: len(orthanc_of(site, uids[1], modality)) == 1, what=f"the {modality} document"
-        )
+        wait_until(functools.partial(_is_alone, site, uids[1], modality), what=f"the {modality} document")
     for finding in first.prediction["findings"]:
         assert finding["change"] is None, "without a prior there is no change"
 
@@ -155,7 +166,7 @@ def test_real_patients_are_compared_with_their_own_priors(site: Site) -> None:
     assert chosen == expected
     for row in rows:
         uid = row["study_instance_uid"]
-        wait_until(lambda uid=uid: len(site.reports(uid)) == 2, what="both documents at the archive")
+        wait_until(functools.partial(_has_reports, site, uid, 2), what="both documents at the archive")
         text = _texts(site.reports(uid)["reading"])
         if not expected[uid]:
             assert "No comparison" in text
@@ -186,13 +197,13 @@ def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -
     whole = pydicom.dcmread(image)
     rows = int(whole.Rows)
     noise = np.random.default_rng(0).integers(0, 1 << int(whole.BitsStored), whole.pixel_array.shape, np.uint16)
-    noise = noise.astype(whole.pixel_array.dtype).tobytes()
+    noisy = noise.astype(whole.pixel_array.dtype).tobytes()
     hand = write_study_pair(tmp_path / "hand", 13, current_subject=Subject.NO_CHEST).current
     lateral = write_study_pair(tmp_path / "lateral", 14, current_subject=Subject.LATERAL).current
     cases = {
         "no chest": (hand.files[0], hand.study_instance_uid),
         "lateral": (lateral.files[0], lateral.study_instance_uid),
-        "noise that its header calls a chest": _variant(image, tmp_path / "n.dcm", PixelData=noise, **_CHEST),
+        "noise that its header calls a chest": _variant(image, tmp_path / "n.dcm", PixelData=noisy, **_CHEST),
         "unreadable": _variant(image, tmp_path / "c.dcm", Rows=rows * 7),
     }
     storescu([path for path, _ in cases.values()], site.node.port)
@@ -202,7 +213,7 @@ def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -
         result = site.results()[uid]
         assert result.outcome is Outcome.NOT_ANALYSED, name
         assert len(result.reason) > 10, name
-        wait_until(lambda uid=uid: "reading" in site.reports(uid), what=f"the report of {name}")
+        wait_until(functools.partial(_has_reading, site, uid), what=f"the report of {name}")
         assert result.reason.split(".")[0] in _texts(site.reports(uid)["reading"]), name
 
 

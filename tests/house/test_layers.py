@@ -86,7 +86,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             assert node.level == 0, f"{path}:{node.lineno}: write the whole name of what is imported"
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from ((node.lineno, word.value) for word in node.args[:1] if is_text(word))
+            yield from ((node.lineno, str(word.value)) for word in node.args[:1] if is_text(word))
 
 
 def arrows(root: Path, plan: Plan) -> Iterator[Arrow]:

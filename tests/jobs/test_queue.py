@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Job, JobKind, JobState
@@ -114,7 +115,7 @@ def test_a_late_change_of_a_lost_lease_is_refused_although_its_owner_has_the_job
         assert jobs.rescue(session) == ["a"]
     second = take(database, "worker:7:analyse-0", now=NOW + 61 * SECOND)
     assert (first.attempts, second.attempts, second.lease_owner) == (1, 2, first.lease_owner)
-    late = {
+    late: Callable[[Session], object] = {
         "complete": lambda session: jobs.complete(session, first),
         "heartbeat": lambda session: jobs.heartbeat(session, first),
         "fail": lambda session: jobs.fail(session, first, "late"),

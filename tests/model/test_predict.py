@@ -156,7 +156,7 @@ def expert_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def small(labels: int) -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(56), nn.Flatten(), nn.Linear(16, labels))
 
-    monkeypatch.setitem(BUILDERS, "small", small)  # type: ignore[arg-type]
+    monkeypatch.setitem(BUILDERS, "small", small)
     folder = tmp_path / "expert"
     folder.mkdir()
     torch.manual_seed(5)

@@ -90,7 +90,9 @@ def test_the_look_up_is_two_statements_without_a_transaction(database: Database)
         assert current is not None
         assert len(prior_candidates(session, current)) == 1
         if not database.is_sqlite:
-            assert session.connection().connection.driver_connection.info.transaction_status.name == "IDLE"
+            driver = session.connection().connection.driver_connection
+            assert driver is not None
+            assert driver.info.transaction_status.name == "IDLE"
     assert [statement.split()[0] for statement in said if not statement.startswith("BEGIN")] == ["SELECT", "SELECT"]
 
 

@@ -18,6 +18,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.receive.identifiers import encode_data_set
+from dicom_node.storage.opening import instances_dir
 from tests.support.receiver import CR, RunningNode, radiograph, running_node, send
 from tests.support.scripted_peer import EXPLICIT, Peer
 
@@ -93,7 +94,7 @@ def test_store_that_becomes_read_only_refuses_and_goes_on_when_it_is_well(tmp_pa
     film, other = radiograph(), radiograph()
     with running_node(tmp_path) as node:
         assert send(node, film) == [0]
-        with read_only(node.store.root):
+        with read_only(instances_dir(node.settings)):
             assert send(node, other, radiograph()) == [0xA701, 0xA701], "out of resources: the sender tries again"
             assert len(node.instances()) == 1
         assert send(node, other) == [0]

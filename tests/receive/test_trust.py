@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_report_teaches_only_from_a_named_peer(node: RunningNode, calling: str, 
 def test_roles_of_a_peer_are_what_its_table_says(tmp_path: Path) -> None:
     peers = [
         ReceivePeer(ae_title="RIS", store=False, report=True),
-        ReceivePeer(ae_title="CR1", query=False, commit=False, addresses=["10.0.0.0/8"]),
+        ReceivePeer(ae_title="CR1", query=False, commit=False, addresses=(ipaddress.ip_network("10.0.0.0/8"),)),
     ]
     with running_node(tmp_path, receive={"peers": peers, "unnamed_query": False}) as node:
         rules = Rules(node.settings)

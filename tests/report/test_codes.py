@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import pytest
 from pydicom.sr import _concepts_dict
@@ -47,7 +48,7 @@ DIFF_VQA = (
 def _dictionary() -> dict[tuple[str, str], set[str]]:
     """(scheme, value) → the meanings that pydicom's copy of PS3.16 gives."""
     meanings: dict[tuple[str, str], set[str]] = {}
-    for scheme, keywords in _concepts_dict.concepts.items():
+    for scheme, keywords in cast(Any, _concepts_dict).concepts.items():
         for values in keywords.values():
             for value, (meaning, _) in values.items():
                 meanings.setdefault((scheme, value), set()).add(re.sub(r" \([a-z ]+\)$", "", meaning).lower())

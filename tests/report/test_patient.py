@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import Tag
 
@@ -52,7 +52,7 @@ def headers(draw: st.DrawFn) -> Dataset:
             del ds[keyword]
             continue
         vr = dictionary_VR(keyword)
-        tag = Tag(tag_for_keyword(keyword))
+        tag = Tag(keyword)
         if vr == "SQ":
             ds[tag] = DataElement(tag, "SQ", [ds_item(draw) for _ in range(draw(st.integers(0, 2)))])
         else:
@@ -68,7 +68,7 @@ def ds_item(draw: st.DrawFn) -> Dataset:
     for keyword in ("RequestedProcedureID", "AccessionNumber", "UniversalEntityIDType", "StudyInstanceUID"):
         if draw(st.booleans()):
             value = draw(VALUES)
-            tag = Tag(tag_for_keyword(keyword))
+            tag = Tag(keyword)
             item[tag] = RawDataElement(tag, dictionary_VR(keyword), len(value), value, 0, False, True)
     return item
 

@@ -32,7 +32,8 @@ from dicom_node.index.tables.core import (
 from dicom_node.jobs import queue as jobs
 from dicom_node.retention import removal as retention
 from dicom_node.retention.candidates import RetentionCandidate
-from dicom_node.retention.removal import GIGABYTE, Usage, Why, plan
+from dicom_node.retention.disk import Usage
+from dicom_node.retention.removal import GIGABYTE, Why, plan
 from tests.support.delivery_node import START, Clock, make_node, make_result
 
 PACS = {"name": "pacs", "port": 1}

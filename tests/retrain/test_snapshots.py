@@ -20,6 +20,7 @@ from dicom_node.retrain import snapshots
 from dicom_node.retrain.estimate import describe, missing
 from dicom_node.retrain.select import gather
 from dicom_node.retrain.types import Contents, RetrainError, folders_of
+from model.checkpoints.manifest import read_manifest
 from model.predict import load_predictor
 from tests.support.champions import untrained
 from tests.support.retrain_site import Hospital, open_hospital, turned
@@ -247,7 +248,7 @@ def test_a_film_that_changes_after_the_snapshot_stops_the_training_by_name(place
         sha256 = session.get_one(RetrainSnapshot, key).manifest_sha256
     start = preparing.Start(
         folder=place.champion,
-        manifest=preparing.read_manifest(place.champion),
+        manifest=read_manifest(place.champion),
         recipe={"run": {"steps": 1}, "data": {"sets": [{"data": "site:SNAPSHOT/train.jsonl"}]}},
     )
     folders = folders_of(node)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -57,7 +58,7 @@ sets = [{{ data = "site:SNAPSHOT/train.jsonl", weight = 0.7 }}, {{ data = "{repl
 turns = 8
 templates = false
 """
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "min_patients": 20,
     "frozen_patients": 14,
     "frozen_share": 0.4,
@@ -86,7 +87,7 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
 def retrain(hospital: Hospital, promote: Promote = Promote.AUTO, **options: bool) -> tuple[RunOutcome, Heard]:
     heard = Heard()
     hospital.clock.forward(hours=12)
-    asked = {"estimate": False} | options
+    asked: dict[str, Any] = {"estimate": False} | options
     return run_retrain(hospital.node, RetrainOptions(who="engineer", promote=promote, **asked), heard), heard
 
 

@@ -24,7 +24,7 @@ from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import derive_uid
-from dicom_node.index.tables.core import PriorSearch, Study
+from dicom_node.index.tables.core import PriorSearch, Study, StudyPurpose
 from dicom_node.studies.register import ReceivedInstance, register_instance
 from tests.support.common import free_port, listening, program, wait_until
 from tests.support.dcmtk import ENVIRONMENT
@@ -100,7 +100,7 @@ def receive(node: NodeContext, data_set: Dataset, *, purpose: str = "routed", no
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,
-        purpose=purpose,
+        purpose=StudyPurpose(purpose),
     )
     with node.database.write() as session:
         register_instance(session, received, now=now or node.clock())

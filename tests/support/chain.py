@@ -21,7 +21,7 @@ from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.rejection_notes import is_rejection_note
-from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Result, Study
+from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Result, Study, StudyPurpose
 from dicom_node.jobs import queue as jobs
 from dicom_node.serving.model_process import PairPredictor
 from dicom_node.studies import completion
@@ -107,7 +107,7 @@ def receive(node: NodeContext, film: Dataset, *, purpose: str = "routed") -> Reg
         sop_instance_uid=meta.sop_instance_uid,
         transfer_syntax_uid=meta.transfer_syntax_uid,
         calling_ae_title="MODALITY",
-        purpose=purpose,
+        purpose=StudyPurpose(purpose),
         is_rejection_note=is_rejection_note(data, meta),
     )
     with node.database.write() as session:

@@ -24,11 +24,12 @@ QUIET_SECONDS = 3.0
 
 
 def main(folder: Path) -> None:
-    settings = Settings(
-        node={"data_dir": folder},
-        database={"url": f"sqlite:///{folder}/index.db"},
-        completion={"quiet_seconds": QUIET_SECONDS, "deadline_seconds": 10_000_000},
-    )
+    tables = {
+        "node": {"data_dir": folder},
+        "database": {"url": f"sqlite:///{folder}/index.db"},
+        "completion": {"quiet_seconds": QUIET_SECONDS, "deadline_seconds": 10_000_000},
+    }
+    settings = Settings.model_validate(tables)
     configure(settings.logging)
     database = Database(settings.database.url)
     schema.upgrade(database)

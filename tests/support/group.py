@@ -151,7 +151,7 @@ def running_group(
 def studies(folder: Path, count: int) -> list[Dataset]:
     """Films of as many people, of few pictures."""
     pictures = [pydicom.dcmread(write_study_pair(folder / str(n), n, long_side=512).current.files[0]) for n in range(2)]
-    made = []
+    made: list[Dataset] = []
     for number in range(count):
         film = copy.deepcopy(pictures[number % len(pictures)])
         film.PatientID = film.PatientName = f"P{number}"

@@ -12,7 +12,7 @@ from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.uids import derive_uid
 from dicom_node.index.database import Database
 from dicom_node.index.queries import study_by_uid
-from dicom_node.index.tables.core import Job, Study
+from dicom_node.index.tables.core import Job, Study, StudyPurpose
 from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.register import ReceivedInstance, Registration, register_instance
 
@@ -64,7 +64,7 @@ def received(study: str = "s", number: int = 1, *, purpose: str = "routed", **ch
         sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=syntax,
         calling_ae_title="MODALITY",
-        purpose=purpose,
+        purpose=StudyPurpose(purpose),
     )
 
 

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,7 +88,7 @@ class Client:
         return grant_type == "authorization_code"
 
 
-class Provider(AuthorizationServer):
+class Provider(AuthorizationServer):  # type: ignore[misc]
     """The provider. What a test may change between two log-ins stands in its attributes."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Provider(AuthorizationServer):
         return status, text.encode(), list(headers)
 
 
-class _Request(OAuth2Request):
+class _Request(OAuth2Request):  # type: ignore[misc]
     def __init__(self, method: str, path: str, headers: dict[str, str], form: dict[str, str]) -> None:
         super().__init__(method, f"https://provider.example{path}", headers=headers)
         self._form = form
@@ -157,7 +157,7 @@ class _Request(OAuth2Request):
         return self._form
 
 
-class _Grant(AuthorizationCodeGrant):
+class _Grant(AuthorizationCodeGrant):  # type: ignore[misc]
     TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic",)
 
     def save_authorization_code(self, code: str, request: Any) -> None:
@@ -182,7 +182,7 @@ class _Grant(AuthorizationCodeGrant):
         return self.server.user
 
 
-class _IdToken(OpenIDCode):
+class _IdToken(OpenIDCode):  # type: ignore[misc]
     def __call__(self, grant: Any) -> None:
         self.server = grant.server
         super().__call__(grant)
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif place == "/token":
             answer = provider.create_token_response(request)
         else:
-            documents = {
+            documents: dict[str, Callable[[], object]] = {
                 "/.well-known/openid-configuration": provider.metadata,
                 "/keys": lambda: KeySet([provider.key]).as_dict(private=False),
                 "/userinfo": lambda: provider.userinfo,

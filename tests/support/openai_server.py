@@ -163,12 +163,14 @@ def _rendered(body: dict[str, Any]) -> tuple[str, list[np.ndarray]]:
     text, pictures = "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n", []
     for message in body["messages"]:
         text += f"<|im_start|>{message['role']}\n"
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        content: str | list[dict[str, Any]] = message["content"]
+        parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
             if part["type"] == "text":
                 text += part["text"]
             else:
-                kind, data = part["image_url"]["url"].split(",", 1)
+                image: dict[str, str] = part["image_url"]
+                kind, data = image["url"].split(",", 1)
                 assert kind == "data:image/png;base64"
                 pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
                 text += "<image>"

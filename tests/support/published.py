@@ -58,7 +58,7 @@ class Study:
 def mimic_studies(subjects: int, *, seed: int = 0) -> list[Study]:
     """One to four studies of each subject, a month apart, with CheXpert labels."""
     chance = random.Random(seed)
-    studies = []
+    studies: list[Study] = []
     for number in range(subjects):
         subject = str(10_000_000 + number * 137)
         split = ("train", "train", "train", "validate", "test")[number % 5]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +61,16 @@ class RunningNode:
         return [path for path in root.rglob("*") if path.is_file() and path.suffix in (".dcm", ".part")]
 
 
-def settings_for(folder: Path, **sections: Mapping[str, Any]) -> Settings:
+def settings_for(folder: Path, **sections: Any) -> Settings:
     """Settings of a node on loopback, ephemeral ports; `sections` override keys of a table."""
     node = {"host": "127.0.0.1", "port": 0, "data_dir": folder, **sections.pop("node", {})}
     receive = {"min_free_mib": 0, **sections.pop("receive", {})}
-    return Settings(node=node, database={"url": index_url(folder)}, receive=receive, **sections)
+    database = {"url": index_url(folder)}
+    return Settings.model_validate({"node": node, "database": database, "receive": receive, **sections})
 
 
 @contextmanager
-def running_node(folder: Path, **sections: Mapping[str, Any]) -> Iterator[RunningNode]:
+def running_node(folder: Path, **sections: Any) -> Iterator[RunningNode]:
     """A receiver that listens."""
     settings = settings_for(folder, **sections)
     database = Database(settings.database.url)

@@ -19,7 +19,7 @@ from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError
 from dicom_node.feedback.reports import job as handle
-from dicom_node.index.tables.core import Feedback, JobKind, Outcome, Result, Study, StudyState
+from dicom_node.index.tables.core import Feedback, JobKind, Outcome, Result, Study, StudyPurpose, StudyState
 from dicom_node.index.tables.reports import ReceivedReport
 from dicom_node.jobs import queue as jobs
 from dicom_node.studies.received_reports import result_came
@@ -85,7 +85,7 @@ def add_study(
             )
             session.add(study)
             session.flush()
-        study.purpose, study.state = "routed", StudyState.ANALYSED
+        study.purpose, study.state = StudyPurpose.ROUTED, StudyState.ANALYSED
         prior_uid = ""
         if prior_date:
             prior_uid = new_uid()

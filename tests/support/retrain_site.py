@@ -18,7 +18,7 @@ from dicom_node.context import NodeContext
 from dicom_node.feedback import record as feedback
 from dicom_node.feedback.record import Aspect, FeedbackWord, Source
 from dicom_node.index.queries import instances_of_study, prior_candidates
-from dicom_node.index.tables.core import Job, JobKind, Result, Study, StudyState, Verdict
+from dicom_node.index.tables.core import Job, JobKind, Result, Study, StudyPurpose, StudyState, Verdict
 from dicom_node.index.tables.models import ModelServing
 from dicom_node.jobs import queue as jobs
 from dicom_node.priors import policy_of
@@ -68,8 +68,8 @@ class Hospital:
             pair = write_study_pair(
                 self.films / str(seed), seed, pair=sample_pair(seed, PairOptions()), long_side=FILM_SIDE
             )
-            list(import_files(list(pair.prior.files), self.node, purpose="prior"))
-            list(import_files(list(pair.current.files), self.node, purpose="routed"))
+            list(import_files(list(pair.prior.files), self.node, purpose=StudyPurpose.PRIOR))
+            list(import_files(list(pair.current.files), self.node, purpose=StudyPurpose.ROUTED))
             made.append(pair)
         return made
 
@@ -123,8 +123,10 @@ class Hospital:
                 setting = Setting(
                     predictor=predictor, decode=load_display_image, policy=policy, produced_at=self.clock()
                 )
-                stored = [[read_stored(self.node.store.path(row.path)) for row in rows] for rows in (images, earlier)]
-                for request in analyse_study(*stored, setting):
+                stored, priors = (
+                    [read_stored(self.node.store.path(row.path)) for row in rows] for rows in (images, earlier)
+                )
+                for request in analyse_study(stored, priors, setting):
                     session.add(_result_row(study.id, request, {}, now=self.clock()))
                 study.state = StudyState.ANALYSED
             session.execute(delete(Job).where(Job.kind == JobKind.ANALYSE))

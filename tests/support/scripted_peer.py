@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from pydicom.uid import UID
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
@@ -59,7 +60,7 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def associate(self, contexts: Iterable[tuple[str, Iterable[str]]], **titles: str) -> dict[int, tuple[int, str]]:
+    def associate(self, contexts: Iterable[tuple[str, Iterable[str]]], **titles: Any) -> dict[int, tuple[int, str]]:
         """Ask for an association; context id → (result, transfer syntax), as the receiver answered."""
         self.send(associate_rq(contexts, **titles))
         kind, body = self.read_pdu()

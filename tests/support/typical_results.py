@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dicom_node.index.tables.core import Outcome
 from dicom_node.report.dropped_regions import DroppedRegion, RegionFault
@@ -22,7 +23,7 @@ SAME_DAY = SourceImage(header=header("same day", "20260310", "054000"), image=im
 PORTABLE = SourceImage(header=header("portable", "20260301"), image=replace(image(2), view="AP"))
 
 
-def compared(said: Prediction, **values: object) -> ReportRequest:
+def compared(said: Prediction, **values: Any) -> ReportRequest:
     return request(said, **({"prior_reasons": NEWEST} | values))
 
 

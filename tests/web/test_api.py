@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case
+from schemathesis.checks import not_a_server_error
 from schemathesis.openapi import from_dict
+from schemathesis.specs.openapi import checks
 
 from dicom_node.web.api import RULES, description
 from tests.support.web_site import Site, running_site, token
@@ -52,16 +54,16 @@ def test_answers_fit_the_description_whatever_is_asked(
         derandomize=True,
     )
     @given(case=operation.as_strategy())
-    def ask(case: Case) -> None:
+    def ask(case: Case[Any]) -> None:
         answer = case.call(base_url=site.base, headers=headers, cookies=cookies)
         case.validate_response(
             answer,
-            checks=(
-                schemathesis.checks.not_a_server_error,
-                schemathesis.specs.openapi.checks.status_code_conformance,
-                schemathesis.specs.openapi.checks.content_type_conformance,
-                schemathesis.specs.openapi.checks.response_schema_conformance,
-            ),
+            checks=[
+                not_a_server_error,
+                checks.status_code_conformance,
+                checks.content_type_conformance,
+                checks.response_schema_conformance,
+            ],
         )
 
     ask()

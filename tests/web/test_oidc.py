@@ -241,13 +241,15 @@ def test_provider_that_cannot_be_reached_or_is_another_is_said(tmp_path: Path) -
         provider.issuer = "https://other.example"
         table = {"issuer": address, "client_id": CLIENT, "public_url": PUBLIC_URL, "viewers": ("everybody",)}
         with running_site(tmp_path, with_study=False, oidc=table) as site, site.client() as client:
+            configured = site.node.settings.oidc
+            assert configured is not None
             with pytest.raises(NodeError, match="make them equal"):
-                log_in_provider(site.node.settings.oidc)  # what `dicom-node doctor` says of it
+                log_in_provider(configured)  # what `dicom-node doctor` says of it
             answer = client.get("/login/oidc")
             assert answer.status_code == 502
             assert "calls itself https://other.example" in said(answer)
             provider.issuer = address
-            assert log_in_provider(site.node.settings.oidc).grade is Grade.GOOD
+            assert log_in_provider(configured).grade is Grade.GOOD
             assert client.get("/login/oidc").status_code == 303
     with running_site(tmp_path / "gone", with_study=False, oidc=table) as site, site.client() as client:
         assert said(client.get("/login/oidc")) == "the provider cannot be reached (ConnectionError); try again later"
@@ -298,4 +300,4 @@ def test_table_that_could_let_nobody_in_safely_is_refused(changes: dict[str, Any
         "viewers": ("a",),
     }
     with pytest.raises(ValueError, match=words):
-        Settings(oidc={**table, **changes})
+        Settings.model_validate({"oidc": {**table, **changes}})

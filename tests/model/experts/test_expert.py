@@ -18,6 +18,7 @@ from model.experts.expert import BUILDERS, CONFIGURATION, LABELS, WEIGHTS, Exper
 from model.experts.export import write_expert
 from model.images.display import from_grey
 from model.questions.prompts import clean_text
+from model.schema import DisplayImage
 
 
 def _small(labels: int) -> nn.Module:
@@ -30,7 +31,7 @@ def _folder(folder: Path, network: nn.Module, architecture: str = "small") -> Pa
     return folder
 
 
-def _films() -> list:
+def _films() -> list[DisplayImage]:
     rng = np.random.default_rng(0)
     return [from_grey(rng.uniform(0.3, 0.9, (300, 260)).astype(np.float32) * scale) for scale in (1.0, 0.4)]
 
@@ -74,7 +75,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(InferenceError, match="gave"):
         Expert(_small(5), LABELS).probabilities(_films())
     broken = _small(18)
-    broken[2].bias.data[3] = float("nan")  # type: ignore[union-attr,operator]
+    broken.get_parameter("2.bias").data[3] = float("nan")
     with pytest.raises(InferenceError, match="no numbers"):
         Expert(broken, LABELS).probabilities(_films())
 
@@ -114,7 +115,7 @@ def test_torchxrayvision_weights_need_no_torchxrayvision(tmp_path: Path) -> None
     assert {"features.conv0.weight", "features.denseblock4.denselayer16.norm2.running_var", "classifier.bias"} <= names
     assert sum(value.numel() for value in network.parameters()) == 6_966_034
     with torch.inference_mode():
-        features = network.features(torch.zeros(1, 1, 64, 64))
+        features = network.get_submodule("features")(torch.zeros(1, 1, 64, 64))
     assert features.shape == (1, 1024, 2, 2)
     state = dict(network.state_dict()) | {"op_threshs": torch.full((18,), 0.3)}
     write_expert(tmp_path / "expert", state, LABELS, [0.3] * 17 + [float("nan")])

@@ -114,8 +114,8 @@ def test_weights_from_before_the_whole_image_counted_give_what_they_gave() -> No
             head.weight[:, -LAST_CHANNELS:].zero_()
     state = network.state_dict()
     old = {name: value for name, value in state.items() if not name.startswith("body.last")}
-    for head in ("mined", "marked", "amount"):
-        old[f"{head}.weight"] = state[f"{head}.weight"][:, : JOINED - LAST_CHANNELS]
+    for name in ("mined", "marked", "amount"):
+        old[f"{name}.weight"] = state[f"{name}.weight"][:, : JOINED - LAST_CHANNELS]
     again = FilmNetwork().eval()
     again.load_state_dict(grow_heads(old))
     grey = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))

@@ -24,7 +24,8 @@ def _film(height: int = 240, width: int = 300, seed: int = 0) -> NDArray[np.floa
     rng = np.random.default_rng(seed)
     clouds = ndimage.gaussian_filter(rng.normal(0, 1, (height, width)), 12)
     clouds = (clouds - clouds.min()) / np.ptp(clouds)
-    return (0.15 + 0.8 * clouds).astype(np.float32)
+    film: NDArray[np.float32] = (0.15 + 0.8 * clouds).astype(np.float32)
+    return film
 
 
 def test_a_film_without_a_border_is_kept_whole() -> None:
@@ -46,7 +47,7 @@ def test_a_black_border_goes_and_the_film_stays(sides: tuple[int, int, int, int]
     whole = np.full((240 + top + bottom, 300 + left + right), level, dtype=np.float32)
     whole += rng.normal(0, 0.004, whole.shape).astype(np.float32)  # JPEG noise
     whole[top : top + 240, left : left + 300] = _film(seed=seed)
-    box = film_box(np.clip(whole, 0, 1))
+    box = film_box(np.clip(whole, 0, 1).astype(np.float32))
     assert box.top <= top
     assert box.left <= left
     assert box.top + box.height >= top + 240
@@ -62,7 +63,7 @@ def test_letters_in_the_border_do_not_keep_it() -> None:
     whole[40:360, 120:420] = _film(320, 300)
     picture = Image.fromarray((whole * 255).astype(np.uint8))
     ImageDraw.Draw(picture).text((10, 200), "PORTABLE L", fill=255)
-    box = film_box(np.asarray(picture, dtype=np.float32) / 255)
+    box = film_box(np.asarray(picture, dtype=np.float32) / np.float32(255))
     assert 115 <= box.left <= 120
     assert box.left + box.width >= 420
 

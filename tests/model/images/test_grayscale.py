@@ -26,7 +26,8 @@ def _film(low: int = 500, high: int = 3500, side: int = 96, kind: str = "u2") ->
     y, x = np.mgrid[:side, :side] / side
     lungs = np.exp(-(((x - 0.3) / 0.12) ** 2 + ((y - 0.5) / 0.25) ** 2))
     lungs += np.exp(-(((x - 0.7) / 0.12) ** 2 + ((y - 0.5) / 0.25) ** 2))
-    return (high - (high - low) * np.clip(lungs, 0, 1) - 200 * y).astype(kind)
+    film: NDArray[Any] = (high - (high - low) * np.clip(lungs, 0, 1) - 200 * y).astype(kind)
+    return film
 
 
 @settings(deadline=None)

@@ -176,7 +176,8 @@ def _structured(bits: int, signed: bool) -> NDArray[Any]:
     y, x = np.mgrid[:96, :112]
     low = -(1 << (bits - 1)) if signed else 0
     values = low + (np.sin(x / 17) + np.cos(y / 11) + 2) / 4 * ((1 << bits) - 1)
-    return values.round().astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    waves: NDArray[Any] = values.round().astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    return waves
 
 
 @pytest.mark.parametrize("packer", _PACKERS)

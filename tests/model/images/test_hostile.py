@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 import model.images.sandbox as decode_module
 from model.errors import PixelError
@@ -229,7 +229,7 @@ def test_a_deflate_bomb_costs_the_child_its_memory_not_us(tmp_path: Path) -> Non
     good = written(image_dataset(_values(), stored=12), tmp_path / "good.dcm")
     decode_in_child(good)
     meta = dcmread(good).file_meta
-    meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     bomb = tmp_path / "bomb.dcm"
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     head = Dataset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -264,7 +265,9 @@ def test_a_localiser_that_knows_the_truth_wins_and_a_blind_one_does_not(vlm: Nvi
     class Told(Localiser):
         corner = False
 
-        def heatmaps(self, pair, wanted):  # type: ignore[no-untyped-def]
+        def heatmaps(
+            self, pair: StudyPair, wanted: Sequence[tuple[str, ImageRole]], *, layout: PromptLayout | None = None
+        ) -> dict[tuple[str, ImageRole], Heatmap]:
             film = next(films)
             result = {}
             for key, role in wanted:

@@ -347,7 +347,7 @@ def test_loading_holds_one_copy(tmp_path: Path, dtype: str) -> None:
     save_nvila(folder, *tiny_nvila(hidden=512, layers=10))
     single = folder / "llm" / "model.safetensors"
     weights = load_file(single)
-    index = {}
+    index: dict[str, str] = {}
     for number in range(4):
         part = {key: weights[key] for key in sorted(weights)[number::4]}
         save_file(part, folder / "llm" / f"model-{number}.safetensors")

@@ -222,7 +222,7 @@ def test_sharded_folder(tmp_path: Path) -> None:
     part_folder.chmod(0o755)
     (part_folder / "model.safetensors").unlink()
     names = sorted(weights)
-    index = {}
+    index: dict[str, str] = {}
     for number, keys in enumerate((names[::2], names[1::2]), start=1):
         file = f"model-{number:05d}-of-00002.safetensors"
         save_file({key: weights[key] for key in keys}, part_folder / file)

@@ -136,6 +136,7 @@ def test_a_failed_search_is_tried_again_then_told_and_the_analysis_goes_on(tmp_p
                     jobs.fail(session, job, "down")
             else:
                 fetch.handle(job, node)
+        assert study is not None
         with node.database.read() as session:
             assert prefetch.wait_for_priors(session, study, node.settings, now=study.completed_at or now) is None
             (note,) = search_notes(session, study)

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
+from dicom_node.errors import RetrieveError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
 from dicom_node.index.tables.core import Job, JobKind, JobState, Study, StudyState
 from dicom_node.jobs import queue as jobs
@@ -158,7 +159,7 @@ def test_a_study_above_the_limit_is_not_fetched_and_that_is_said(archives: Archi
             prefetch.enqueue_for_open(session, node.settings, now=node.clock())
             job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
         assert job is not None
-        with pytest.raises(fetch.RetrieveError, match="2 images, more than fetch_instances allows"):
+        with pytest.raises(RetrieveError, match="2 images, more than fetch_instances allows"):
             fetch.handle(job, node)
         assert held(node) == {}
         assert searches(node)[0].outcome == "failed"
@@ -168,7 +169,7 @@ def test_two_peers_and_the_second_has_it(archives: Archives, tmp_path: Path) -> 
     """The first one is down. Its failure is told; the job is tried again; the prior is here all the same."""
     down = QueryPeer(name="a-down", ae_title="DOWN", port=free_port(), retrieve=Retrieve.GET)
     with fetching_node(tmp_path, [down, archives.peer("orthanc-get")]) as node:
-        with pytest.raises(fetch.RetrieveError, match="'a-down' cannot be reached"):
+        with pytest.raises(RetrieveError, match="'a-down' cannot be reached"):
             work(node)
         assert set(held(node)) == {"march", "january"}
         assert [s.outcome for s in searches(node)] == ["failed", "fetched"]
@@ -198,6 +199,7 @@ def test_completion_by_count(archives: Archives, tmp_path: Path, kind: str) -> N
             assert study is not None
             whole = data_set is FILMS[2]
             assert (study.state is StudyState.COMPLETE) is whole
+        assert study is not None
         assert study.completed_by == "count"
         with node.database.read() as session:
             current = study_by_uid(session, uid("current"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.config import QueryPeer
+from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.errors import RetrieveError
 from dicom_node.priors.retrieval.dicomweb import WebArchive
@@ -38,7 +38,7 @@ class Archive:
 
         return WebArchive(
             peer=QueryPeer(
-                name="web", url=f"http://127.0.0.1:{self.port}/dicom-web", retrieve="dicomweb", ae_title="WEB"
+                name="web", url=f"http://127.0.0.1:{self.port}/dicom-web", retrieve=Retrieve.DICOMWEB, ae_title="WEB"
             ),
             query_seconds=10,
             retrieve_seconds=10,

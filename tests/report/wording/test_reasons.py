@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydicom.uid import DigitalXRayImageStorageForProcessing
@@ -24,7 +25,7 @@ ENGLISH = re.compile(r"\b(the|is|and|of|not|agree|image|comparison|same|used|say
 """Words that no German sentence has."""
 
 
-def before(days: float, study: str | None = None, **changes: object) -> ImageFacts:
+def before(days: float, study: str | None = None, **changes: Any) -> ImageFacts:
     return image(study or f"{days} days before", taken=NOW - dt.timedelta(days=days), **changes)
 
 

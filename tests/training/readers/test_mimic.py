@@ -227,7 +227,8 @@ def test_a_pair_that_is_there_both_ways_is_given_once(tmp_path: Path) -> None:
     text = "what has changed compared to the reference image?"
     forward = (second.study, second.subject, first.study, "difference", text, "nothing has changed.", "train")
     backward = (first.study, first.subject, second.study, "difference", text, "nothing has changed.", "train")
-    for rows in ([forward, backward], [backward, forward]):
+    both: list[tuple[object, ...]] = [forward, backward]
+    for rows in (both, both[::-1]):
         report = DropReport()
         (record,) = read_vqa(vqa_folder(tmp_path, studies, rows), report)
         assert record.current.study_id == second.study
