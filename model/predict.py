@@ -15,8 +15,9 @@ import torch
 from model.checkpoints.foreign import device_uid_of, foreign_manifest
 from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
+from model.engine.auto_classes import local_folder
 from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
-from model.engine.vlm import NvilaVlm, Vlm, local_folder, open_vlm
+from model.engine.vlm import NvilaVlm, Vlm, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR

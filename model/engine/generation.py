@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from model.engine.chat_template import without_thoughts
 from model.engine.scoring import Prefix, repeat_cache, rotary_positions
 from model.engine.vlm import Vlm
 
@@ -122,5 +123,8 @@ def decoding_threads(vlm: Vlm) -> Iterator[None]:
 def _text(vlm: Vlm, row: Sequence[int]) -> str:
     stops = set(vlm.stop_ids)
     end = next((place for place, token in enumerate(row) if token in stops), len(row))
-    text: str = vlm.tokenizer.decode(row[:end], skip_special_tokens=True)
-    return text.strip()
+    # Some families' marks of thought are special tokens, which have to be seen before they are left out.
+    answer = without_thoughts(vlm.tokenizer.decode(row[:end], skip_special_tokens=False))
+    for token in vlm.tokenizer.all_special_tokens:
+        answer = answer.replace(token, "")
+    return answer.strip()

@@ -5,7 +5,6 @@ What differs between models (chat template, image tokens, stop tokens) ends here
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.models.auto.processing_auto import processor_class_from_name
 
 from model.checkpoints.manifest import CheckpointKind
+from model.engine.auto_classes import load_auto, local_folder
+from model.engine.chat_template import ChatTemplate
 from model.errors import CheckpointError, InferenceError
 from model.images.square import fit
 from model.nvila import IMAGE_TOKEN, NvilaForConditionalGeneration, NvilaProcessor, Tiling, load_nvila
@@ -29,9 +27,6 @@ from model.nvila.configuration import NvilaConfig
 from model.questions.prompts import PromptLayout, Turn, messages, render_answer, render_prefix, render_question
 from model.schema import DisplayImage
 
-_OPENING = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError)
-"""The errors of Transformers on folders that lack a file or hold another model's."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 ALIGNED = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs that have one value for each token."""
 
@@ -177,11 +172,11 @@ class AutoVlm(Vlm):
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
-        if not (getattr(processor, "chat_template", None) or self.tokenizer.chat_template):
-            raise CheckpointError("the checkpoint has no chat template; without one nobody knows how to ask it")
+        self._template = ChatTemplate(processor)
         side = getattr(getattr(model.config, "vision_config", None), "image_size", None)
         if isinstance(side, int):
             self.image_size = side
+        self._try_two_images()
 
     @property
     def placeholder(self) -> str:
@@ -209,18 +204,34 @@ class AutoVlm(Vlm):
         return self._render(messages(layout, turns), open_answer=turns[-1].answer is None)
 
     def _render(self, conversation: list[dict[str, Any]], *, open_answer: bool) -> str:
-        text: str = self.processor.apply_chat_template(conversation, add_generation_prompt=open_answer, tokenize=False)
-        # Templates write the start token themselves and the processor would write a second one.
-        start = self.tokenizer.bos_token
-        return text[len(start) :] if start and text.startswith(start) and self._adds_start() else text
+        return self._template.render(conversation, open_answer=open_answer)
 
-    def _adds_start(self) -> bool:
-        ids = self.tokenizer("a").input_ids
-        return bool(ids) and ids[0] == self.tokenizer.bos_token_id
+    def process(self, texts: list[str], images: list[list[Image.Image]] | None) -> Any:
+        """The processor's tensors of whole prompts; `images` has one list for each prompt."""
+        # One inner list for each prompt: processors that take several images for one prompt all accept this form.
+        # The template has written the special tokens; the tokenizer would write a second start, or an end.
+        return self.processor(
+            text=texts, images=images, padding=len(texts) > 1, add_special_tokens=False, return_tensors="pt"
+        )
 
     def _process(self, text: str, images: list[Image.Image]) -> Any:
-        # One inner list for each prompt: processors that take several images for one prompt all accept this form.
-        return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        return self.process([text], [images] if images else None)
+
+    def _try_two_images(self) -> None:
+        """Refuse at the door what would fail at every question. Raises CheckpointError."""
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            raise CheckpointError("an encoder-decoder has no prompt to continue, which is how questions are asked")
+        picture = Image.new("RGB", (self.image_size, self.image_size), "gray")
+        try:
+            batch = self._process(self.prompt(PromptLayout(priors=1), "is there edema?"), [picture, picture])
+        except Exception as error:
+            kind = type(error).__name__
+            raise CheckpointError(f"its processor takes no prompt with two images: {kind}: {error}") from error
+        length = batch["input_ids"].shape[1]
+        for name, value in batch.items():
+            whole = isinstance(value, Tensor) and not value.is_floating_point() and value.ndim > 1
+            if whole and value.shape[:2] == (1, length) and name not in ALIGNED:
+                raise CheckpointError(f"it wants {name} for each token, which is not supported (docs/models.md)")
 
 
 def open_vlm(
@@ -244,81 +255,7 @@ def open_vlm(
         nvila, nvila_processor = load_nvila(folder, dtype=chosen, device=device)
         return NvilaVlm(nvila, nvila_processor, Tiling(tiling))
     model, processor = load_auto(folder, dtype=chosen, trust_remote_code=trust_remote_code)
-    return AutoVlm(in_memory(model.to(device)).eval(), processor)
-
-
-def load_auto(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> tuple[Any, Any]:
-    """Model and processor by Transformers' Auto classes; options go to `from_pretrained`.
-
-    Raises CheckpointError where they cannot be opened, and where the files lack a weight: Transformers would draw it by
-    chance, warn, and the model would answer.
-    """
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **options,
-        )
-        processor = load_processor(folder, trust_remote_code=trust_remote_code)
-    except (*_OPENING, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: Transformers cannot open it: {error}") from error
-    for what in ("missing_keys", "mismatched_keys"):
-        if info[what]:
-            raise CheckpointError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:5]}")
-    return model, processor
-
-
-def local_folder(source: str | Path, *, revision: str | None, trust_remote_code: bool = False) -> Path:
-    """The folder of a source; a Hub id is fetched at exactly one commit, without pickles and without foreign code."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if revision is None or not _COMMIT.fullmatch(revision):
-        raise CheckpointError(
-            f"{source}: there is no such folder; a Hub id needs `revision`, the 40 hexadecimal digits of a commit"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
-    try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{source}@{revision}: cannot be fetched: {error}") from error
-
-
-def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The checkpoint's processor; where its video part wants torchvision, the same class without that part.
-
-    torchvision is not among our dependencies: its resize differs from PIL's and nothing here shows films.
-    """
-    try:
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ImportError, ValueError, OSError) as error:
-        if "video" not in str(error).lower() and "torchvision" not in str(error).lower():
-            raise
-        stock = _processor_class(folder)
-        if stock is None or "video_processor" not in stock.get_attributes():
-            raise
-    return without_video(stock).from_pretrained(folder)
-
-
-def without_video(stock: Any) -> Any:
-    """A subclass of a processor class that neither loads nor expects the video part."""
-
-    class WithoutVideo(stock):  # type: ignore[misc,unused-ignore]
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return [name for name in stock.get_attributes() if name != "video_processor"]
-
-    WithoutVideo.__name__ = stock.__name__
-    return WithoutVideo
-
-
-def _processor_class(folder: Path) -> Any:
-    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and (found := read_json(folder / name).get("processor_class")):
-            return processor_class_from_name(found)
-    return None
+        return AutoVlm(in_memory(model.to(device)).eval(), processor)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3Processor,
     Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Gemma4TextConfig,
+    Gemma4VisionConfig,
     GenerationConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -32,7 +37,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from model.engine.vlm import without_video
+from model.engine.auto_classes import without_video
 from tests.support.tiny_nvila import byte_bpe
 
 _CONTENT = (
@@ -210,6 +215,58 @@ def qwen2_5_vl(folder: Path) -> Path:
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     return _save(folder, model, processor, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def gemma4(folder: Path) -> Path:
+    """Gemma 4: a processor whose class takes audio and video parts, per-layer embeddings, shared keys and values."""
+    template = _turns("<|turn>ROLE\n", "<turn|>", "<|image|>", assistant="model", start="{{ bos_token }}")
+    names = {
+        "image_token": "<|image|>",
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
+        "audio_token": "<|audio|>",
+        "boa_token": "<|audio>",
+        "eoa_token": "<audio|>",
+        "video_token": "<|video|>",
+    }
+    tokenizer = _tokenizer("<turn|>", "<pad>", ["<|turn>"], template, **names)
+    text = Gemma4TextConfig(
+        **_TEXT,
+        vocab_size=len(tokenizer),
+        head_dim=16,
+        global_head_dim=16,
+        sliding_window=24,
+        num_kv_shared_layers=1,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=len(tokenizer),
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    )
+    vision = Gemma4VisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        patch_size=14,
+        pooling_kernel_size=2,
+        position_embedding_size=64,
+    )
+    ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("image_token", "boi_token", "eoi_token")}
+    config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+    images = {"image_processor_type": "Gemma4ImageProcessor", "patch_size": 14, "max_soft_tokens": 70}
+    parts = {
+        "processor_class": "Gemma4Processor",
+        "image_seq_length": 70,
+        "image_processor": {**images, "pooling_kernel_size": 2},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+        "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
+    }
+    model = Gemma4ForConditionalGeneration(config)
+    _save(folder, model, tokenizer, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    (folder / "processor_config.json").write_text(json.dumps(parts), "utf-8")
+    return folder
 
 
 FAMILIES: Mapping[str, Callable[[Path], Path]] = {

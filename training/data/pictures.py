@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine.vlm import AutoVlm, local_folder
+from model.engine.auto_classes import local_folder
+from model.engine.vlm import AutoVlm
 from model.images.square import fit
 from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
 from model.nvila.configuration import NvilaConfig

@@ -6,6 +6,7 @@ of its own with its images, or, with `data.conversation`, all turns of a sample 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model.checkpoints.manifest import CheckpointKind
-from model.engine.vlm import AutoVlm, load_auto
+from model.engine.auto_classes import load_auto
+from model.engine.vlm import AutoVlm
 from model.errors import CheckpointError
 from model.questions.prompts import PromptLayout, Turn
 from training.data.samples import UNKNOWN, Dropped, Sample
 from training.loop.learner import Learner, PartView, losses_of
 from training.recipe.recipe import Objective, Recipe, RecipeError
 
+log = logging.getLogger(__name__)
 MERGERS = frozenset({"merger", "patch_merger", "deepstack_merger_list"})
 """Parts of a vision tower that are its projector (the Qwen-VL family)."""
+
+
+class NotOneChatError(ValueError):
+    """A chat template cannot write several turns as training needs them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +56,8 @@ class ChatCollator:
     def __init__(self, vlm: AutoVlm, *, max_length: int) -> None:
         self.vlm = vlm
         self.max_length = max_length
+        self._split = False
+        """The template cannot write several turns so that their answers are found again."""
 
     def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
         """Collate. Raises ValueError for a sequence that is too long, and where the answers cannot be found again."""
@@ -57,18 +66,27 @@ class ChatCollator:
         spans: list[list[tuple[int, int]]] = []
         for sample in samples:
             pictures = [Image.fromarray(picture).convert("RGB") for picture in sample.images]
-            for turns in [sample.turns] if sample.conversation else [(turn,) for turn in sample.turns]:
-                text, found = self.chat(sample.layout, turns)
+            for text, found in self._chats(sample):
                 texts.append(text)
                 spans.append(found)
                 images.append(pictures)
-        batch = self.vlm.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        batch = self.vlm.process(texts, images)
         inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         longest = inputs["input_ids"].shape[1]
         if longest > self.max_length:
             raise ValueError(f"a sequence has {longest} tokens, more than max_length = {self.max_length}")
         dropped = tuple(drop for sample in samples for drop in sample.dropped)
         return ChatBatch(inputs=inputs, labels=self._labels(inputs, texts, spans), dropped=dropped)
+
+    def _chats(self, sample: Sample) -> list[tuple[str, list[tuple[int, int]]]]:
+        """One chat of all turns where asked for and possible, or one for each turn."""
+        if sample.conversation and not self._split:
+            try:
+                return [self.chat(sample.layout, sample.turns)]
+            except NotOneChatError as error:
+                log.warning("%s; each question is a row of its own, as with data.conversation = false", error)
+                self._split = True
+        return [self.chat(sample.layout, (turn,)) for turn in sample.turns]
 
     def chat(self, layout: PromptLayout, turns: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
         """The whole chat, and for each answer (with its end token) where it stands, in characters."""
@@ -84,9 +102,9 @@ class ChatCollator:
             asked = self.vlm.chat(layout, [*turns[:number], Turn(question=turns[number].question)])
             answered = self.vlm.chat(layout, turns[: number + 1]).rstrip("\n")
             if not (text.startswith(asked) and text.startswith(answered)):
-                raise ValueError("the chat template writes past answers anew; set data.conversation to false")
+                raise NotOneChatError("the chat template writes past answers anew")
             if not answered.endswith(self.vlm.end_tokens):
-                raise ValueError("the chat template does not end its answers; set data.conversation to false")
+                raise NotOneChatError("the chat template does not end its answers")
             spans.append((len(asked), len(answered)))
         return text, spans
 
@@ -181,6 +199,8 @@ def open_foreign(folder: Path, recipe: Recipe) -> tuple[ForeignLearner, Any]:
     )
     if not getattr(processor.tokenizer, "is_fast", False):
         raise CheckpointError(f"{folder}: training needs a fast tokenizer, which can say where its tokens stand")
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
     model.train()
     if recipe.optimiser.gradient_checkpointing:
         model.gradient_checkpointing_enable()

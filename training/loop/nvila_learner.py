@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from model.checkpoints.manifest import CheckpointKind
-from model.engine.vlm import local_folder
+from model.engine.auto_classes import local_folder
 from model.errors import CheckpointError
 from model.nvila import load_nvila
 from model.nvila.checkpoint import ORIGINAL_TYPE, generation_config, read_json

@@ -160,7 +160,7 @@ def _write_weights(trained: Path, folder: Path) -> tuple[CheckpointKind, int]:
     else:
         from transformers import AutoModelForImageTextToText
 
-        from model.engine.vlm import load_processor
+        from model.engine.auto_classes import load_processor
 
         kind = CheckpointKind.AUTO
         model = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.bfloat16, use_safetensors=True)

@@ -15,9 +15,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from model.engine.auto_classes import load_processor
 from model.engine.engine import Engine, EngineJob, Strategy
 from model.engine.plan import battery_tokens
-from model.engine.vlm import AutoVlm, load_processor, open_vlm
+from model.engine.vlm import AutoVlm, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.predict import load_predictor
 from model.questions.battery import QuestionType, battery, closed_question, difference_question

@@ -16,7 +16,7 @@ from model.questions.prompts import PromptLayout, Turn
 from model.schema import StudyPair
 from tests.model.test_predict import image
 from tests.support.records import recipe_of, write_mimic_with_questions
-from tests.support.tiny_auto import FAMILIES, gemma3, llava_next
+from tests.support.tiny_auto import FAMILIES, gemma3, llava_next, qwen2_5_vl
 from tests.support.tiny_nvila import picture
 from training.data.samples import UNKNOWN, Sample
 from training.loop.chat_learner import ForeignLearner
@@ -98,8 +98,21 @@ def test_an_answer_is_learnt_with_its_end_where_the_template_ends_none(root: Pat
     said = processor.tokenizer.decode(batch.inputs["input_ids"][0][batch.labels[0] != UNKNOWN])
     assert said == f"yes{processor.tokenizer.eos_token}"
     pair = samples()[0]
-    with pytest.raises(ValueError, match="does not end its answers"):
-        collator([Sample(images=pair.images, layout=pair.layout, turns=pair.turns, conversation=True)])
+    batch = collator([Sample(images=pair.images, layout=pair.layout, turns=pair.turns, conversation=True)])
+    assert len(batch.labels) == len(pair.turns), "one chat is not possible, so each question is a row"
+
+
+def test_model_without_a_padding_token_is_trained_in_batches(root: Path, tmp_path: Path) -> None:
+    """As Llama's tokenizer, which has none."""
+    start = qwen2_5_vl(tmp_path / "m")
+    config = json.loads((start / "tokenizer_config.json").read_text("utf-8"))
+    del config["pad_token"]
+    (start / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    learner, processor = build(recipe_on(start, root, tmp_path), 3)
+    collator: Any = learner.collator(processor)
+    batch = collator(samples())
+    said = [processor.tokenizer.decode(row[row != UNKNOWN]) for row in batch.labels]
+    assert said == ["yes<|im_end|>", "nothing has changed.<|im_end|>", "yes<|im_end|>"]
 
 
 def test_a_run_moves_the_model_and_its_result_answers(start: Path, root: Path, tmp_path: Path) -> None:
