@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from dicom_node.cli.common import ConfigOption, JsonOption, console, errors, print_json
-from dicom_node.config import Settings, config_path, load_settings
+from dicom_node.config import Destination, QueryPeer, Settings, config_path, load_settings
 from dicom_node.errors import ConfigurationError
 
 MADE_BY_THE_NODE = frozenset({"node.data_dir", "retrain.folder"})
@@ -24,9 +24,12 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     missing. Whether peers answer, disks have room and the model loads is what `doctor` checks.
     """
     path = config_path(config)
+    from dicom_node.serving.promotion import ModelsError, require_model  # heavier than the configuration itself
+
     try:
         settings = load_settings(path)
-    except ConfigurationError as error:
+        require_model(settings)
+    except (ConfigurationError, ModelsError) as error:
         lines = str(error).removeprefix(f"{path}:").splitlines()
         _show(path, wrong=[line.strip() for line in lines if line.strip()], missing=[], notes=[], as_json=as_json)
         raise typer.Exit(2) from error
@@ -52,10 +55,20 @@ def _notes(settings: Settings) -> Iterator[str]:
     """Settings that are allowed and probably not meant."""
     if not settings.destinations:
         yield "no [[destinations]]: results are kept and sent nowhere"
+    for destination in settings.destinations:
+        yield from _address_by_default(f"destination {destination.name!r}", destination)
+    for peer in settings.query:
+        yield from _address_by_default(f"query peer {peer.name!r}", peer)
     if not settings.query:
         yield "no [[query]]: only priors that were sent or imported are compared with"
     if settings.web.enabled and not settings.web.users:
         yield "no [[web.users]]: nobody can open the pages (make a hash: dicom-node web-password)"
+
+
+def _address_by_default(name: str, peer: Destination | QueryPeer) -> Iterator[str]:
+    absent = [key for key in ("ae_title", "host", "port") if key not in peer.model_fields_set]
+    if peer.url is None and absent:
+        yield f"{name} has no {' and no '.join(absent)}: {peer.ae_title} at {peer.host}, port {peer.port}, is meant"
 
 
 def _show(path: Path, *, wrong: list[str], missing: list[str], notes: list[str], as_json: bool) -> None:

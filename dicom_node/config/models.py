@@ -15,13 +15,24 @@ DEMO = "demo"
 """[model] source of the bundled checkpoint, whatever folders there are."""
 
 
+def _finding_keys(value: tuple[str, ...]) -> tuple[str, ...]:
+    if value:
+        from model.ontology import ontology  # only for those who name findings: every command reads the configuration
+
+        known = set(ontology().findings)
+        unknown = [key for key in value if key not in known]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no finding; allowed are {', '.join(sorted(known))}")
+    return value
+
+
 class ModelSection(Section):
     """The model that answers, and where it runs."""
 
     source: str = Field(
         default=DEMO, description='"demo" (bundled, not for clinical use), a checkpoint folder, or a Hub id'
     )
-    findings: tuple[str, ...] = Field(
+    findings: Annotated[tuple[str, ...], AfterValidator(_finding_keys)] = Field(
         default=(),
         description="ontology keys that a model without a manifest may be asked; other checkpoints name theirs",
         examples=[["edema"]],

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.config.types import AETitle, ListenPort, Seconds, Section
 
@@ -26,7 +26,7 @@ class NodeSection(Section):
     ae_title: AETitle = Field(
         default="LUMEN", description="AE title of this node, 1 to 16 characters; route studies to it"
     )
-    host: str = Field(default="0.0.0.0", description="address to listen on")
+    host: str = Field(default="0.0.0.0", min_length=1, description="address to listen on")
     port: ListenPort = Field(default=11112, description="DICOM port; 0: any free one")
     data_dir: Path = Field(default=Path("data"), description="folder of instances, documents and models")
     language: Annotated[str, AfterValidator(_language)] = Field(
@@ -69,6 +69,14 @@ class CompletionSection(Section):
         ge=0,
         description="this long after an instance, complete if a [[query]] peer holds as many; 0: never ask",
     )
+
+    @model_validator(mode="after")
+    def _deadline_is_not_before_the_quiet(self) -> CompletionSection:
+        if self.deadline_seconds < self.quiet_seconds:
+            raise ValueError(
+                f"deadline_seconds ({self.deadline_seconds:g}) must be at least quiet_seconds ({self.quiet_seconds:g})"
+            )
+        return self
 
 
 class LoggingSection(Section):

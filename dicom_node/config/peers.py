@@ -43,7 +43,7 @@ class Destination(Section):
 
     name: PeerName = Field(description="unique name; appears in jobs, pages and logs")
     ae_title: AETitle = Field(default="ANY-SCP", description="AE title of the peer")
-    host: str = Field(default="127.0.0.1", description="host name or address")
+    host: str = Field(default="127.0.0.1", min_length=1, description="host name or address")
     port: Port = Field(default=104, description="DICOM port")
     verify: Verify = Field(
         default=Verify.COMMITMENT,
@@ -79,7 +79,7 @@ class QueryPeer(Section):
 
     name: PeerName = Field(description="unique name")
     ae_title: AETitle = Field(default="ANY-SCP", description="AE title of the archive")
-    host: str = Field(default="127.0.0.1", description="host name or address")
+    host: str = Field(default="127.0.0.1", min_length=1, description="host name or address")
     port: Port = Field(default=104, description="DICOM port")
     retrieve: Retrieve = Field(
         default=Retrieve.MOVE,

@@ -163,7 +163,7 @@ class Hl7Section(Section):
     """HL7 v2 reports (ORU^R01) over MLLP."""
 
     enabled: bool = Field(default=False, description="listen for HL7 messages")
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: ListenPort = Field(default=2575, description="MLLP port; 0: any free one")
     addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
         default=(IPv4Network("127.0.0.1/32"),), description="addresses that may connect; empty: any"

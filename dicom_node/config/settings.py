@@ -92,6 +92,30 @@ class Settings(Section):
     def _names_are_unique(self) -> Settings:
         refuse_duplicates("destinations", (destination.name for destination in self.destinations))
         refuse_duplicates("query", (peer.name for peer in self.query))
+        refuse_duplicates("web.users", (user.name for user in self.web.users))
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        listening = {"node.port": self.node.port}
+        if self.web.enabled:
+            listening["web.port"] = self.web.port
+        if self.hl7.enabled:
+            listening["hl7.port"] = self.hl7.port
+        for key, port in listening.items():
+            others = [other for other, its in listening.items() if its == port and other != key]
+            if port and others:
+                raise ValueError(f"{key} and {others[0]} are both {port}; each listener needs its own port")
+        return self
+
+    @model_validator(mode="after")
+    def _no_destination_is_this_node(self) -> Settings:
+        here = {"127.0.0.1", "::1", "localhost", self.node.host}
+        for place in self.destinations:
+            if place.url is None and place.host in here and place.port == self.node.port:
+                raise ValueError(
+                    f"destination {place.name!r} is this node's own port {place.port}: reports would come back"
+                )
         return self
 
 
@@ -141,9 +165,9 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
 def _absolute(value: Any, folder: Path) -> Any:
     """The same value with every relative path in it below `folder`."""
     if isinstance(value, BaseModel):
-        return value.model_copy(
-            update={name: _absolute(getattr(value, name), folder) for name in type(value).model_fields}
-        )
+        anchored = {name: _absolute(getattr(value, name), folder) for name in type(value).model_fields}
+        # Only what changed: what the file left to its default must stay known as that.
+        return value.model_copy(update={name: new for name, new in anchored.items() if new != getattr(value, name)})
     if isinstance(value, tuple):
         return tuple(_absolute(item, folder) for item in value)
     return folder / value if isinstance(value, Path) else value
@@ -154,6 +178,12 @@ def _error_line(item: Any) -> str:
     # pydantic names its own branches where a value may be of two kinds.
     key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "tuple_type" and isinstance(item["input"], dict):
+        return f"{key}: write [[{key}]], with two brackets, once for each"
+    if item["type"] == "tuple_type":
+        message = 'allowed is a list, such as ["a", "b"]'
+    if not key:  # of several tables together; the message names them
+        return message
     if item["type"] in ("ip_v4_network", "ip_v6_network"):
         message = "Input should be an address or a network, such as 10.1.2.3 or 10.1.0.0/16"
     if item["type"] == "extra_forbidden":

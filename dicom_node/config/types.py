@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def _ae_title(value: str) -> str:
@@ -49,10 +49,30 @@ ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+LONGEST_TIME = {"_seconds": 100 * 365 * 86400, "_hours": 100 * 365 * 24, "_days": 100 * 365}
+"""A century, by the unit that ends a key: more cannot be meant, and much more is beyond what a date can hold."""
+
+
 class Section(BaseModel):
     """A table of the file; refuses keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number_is_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation in (int, float):
+            raise ValueError("allowed is a number")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _time_is_at_most_a_century(cls, value: object, info: ValidationInfo) -> object:
+        longest = next((most for unit, most in LONGEST_TIME.items() if str(info.field_name).endswith(unit)), None)
+        if longest is not None and isinstance(value, int | float) and value > longest:
+            raise ValueError(f"at most {longest} (a hundred years)")
+        return value
 
 
 def refuse_duplicates(kind: str, names: Iterable[str]) -> None:

@@ -59,7 +59,9 @@ class WebSection(Section):
     """The pages. Without users and without trusted_header nobody can log in."""
 
     enabled: bool = Field(default=True, description="serve the pages")
-    host: str = Field(default="127.0.0.1", description="address to listen on; keep it local or behind a reverse proxy")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on; keep it local or behind a reverse proxy"
+    )
     port: ListenPort = Field(default=8080, description="HTTP port; 0: any free one")
     users: tuple[WebUser, ...] = Field(
         default=(),
@@ -108,6 +110,15 @@ class RetentionSection(Section):
     shadow_days: float = Field(
         default=180.0, gt=0, description="answers of a challenger in the shadow are kept for this long"
     )
+
+    @model_validator(mode="after")
+    def _emergency_is_the_lower_limit(self) -> RetentionSection:
+        if self.emergency_free_percent > self.keep_free_percent:
+            raise ValueError(
+                f"emergency_free_percent ({self.emergency_free_percent:g}) must be at most "
+                f"keep_free_percent ({self.keep_free_percent:g})"
+            )
+        return self
 
 
 class AuditSection(Section):

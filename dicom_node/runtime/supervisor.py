@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event as ProcessEvent
-from pathlib import Path
 
-from dicom_node.config import DEMO, Settings
+from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
@@ -23,7 +22,7 @@ from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
-from dicom_node.serving.promotion import candidates
+from dicom_node.serving.promotion import require_model
 from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
 from dicom_node.system.file_lock import FileLock
@@ -120,7 +119,7 @@ def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Setting
             " postgresql+psycopg://…; SQLite serves role all only"
         )
     if role is not ProcessRole.RECEIVE:
-        _require_model(settings)
+        require_model(settings)
     stop = threading.Event()
     stop_on_signals(stop)
     prepare(settings)
@@ -154,18 +153,6 @@ def _reload_settings(settings: Settings, reload: Callable[[], Settings]) -> Sett
         return settings
     log.info("configuration reloaded")
     return fresh
-
-
-def _require_model(settings: Settings) -> None:
-    """Refuse a model that no study could ever be answered with, before the first study finds out."""
-    chosen = candidates(settings, settings.node.data_dir / "models")[0]
-    model = settings.model
-    local = chosen.folder or chosen.source == DEMO or Path(chosen.source).is_dir()
-    if model.backend == "transformers" and not local and model.revision is None:
-        raise ConfigurationError(
-            f"model.source: there is no folder {model.source!r}; a Hub id needs model.revision, the 40 hexadecimal"
-            " digits of a commit"
-        )
 
 
 def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, reloads: threading.Event) -> None:

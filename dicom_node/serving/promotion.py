@@ -14,9 +14,9 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
-from dicom_node.config import Settings
+from dicom_node.config import DEMO, Settings
 from dicom_node.context import NodeContext
-from dicom_node.errors import NodeError, UsageError
+from dicom_node.errors import ConfigurationError, NodeError, UsageError
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
@@ -51,6 +51,21 @@ class ChampionChange:
     @property
     def key(self) -> str:
         return f"{self.kind.value}:{self.promotion.folder}:{self.promotion.at.isoformat()}"
+
+
+def require_model(settings: Settings) -> None:
+    """Refuse a model that no study could ever be answered with, before the first study finds out.
+
+    Raises ConfigurationError, and ModelsError as `candidates` does.
+    """
+    chosen = candidates(settings, settings.node.data_dir / "models")[0]
+    model = settings.model
+    local = chosen.folder or chosen.source == DEMO or Path(chosen.source).is_dir()
+    if model.backend == "transformers" and not local and model.revision is None:
+        raise ConfigurationError(
+            f"model.source: there is no folder {model.source!r}; a Hub id needs model.revision, the 40 hexadecimal"
+            " digits of a commit"
+        )
 
 
 def candidates(settings: Settings, models_dir: Path) -> tuple[Candidate, ...]:

@@ -41,6 +41,7 @@ def test_the_template_is_in_order_and_what_it_lacks_is_noted(tmp_path: Path) -> 
             ["destinations.0.verify", "'hope'"],
         ),
         ("[node\n", ["not valid TOML"]),
+        ("[model]\nsource = 'org/model'\n", ["model.source", "'org/model'", "model.revision"]),
     ],
 )
 def test_each_wrong_key_is_named_with_its_value_and_what_is_allowed(
@@ -64,3 +65,10 @@ def test_without_a_file_the_next_command_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["config", "check", "--config", str(tmp_path / "none.toml")])
     assert done.exit_code == 2
     assert "dicom-node init" in done.stderr
+
+
+def test_an_address_that_was_left_to_its_default_is_noted(tmp_path: Path) -> None:
+    status, values = checked(tmp_path, "[[destinations]]\nname = 'pacs'\nport = 4242\n")
+    assert status == 0
+    note = "destination 'pacs' has no ae_title and no host: ANY-SCP at 127.0.0.1, port 4242, is meant"
+    assert note in values["notes"]
