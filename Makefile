@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask study-arms train-demo
+.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,10 @@ bench-model: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/bench_model.py
 	$(BIN)/python benchmarks/bench_study.py
 	$(BIN)/python benchmarks/bench_courses.py
+
+# make profile-study   where the CPU of a study goes: a table and a flame graph in artefacts/profile
+profile-study: $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python -m benchmarks.profile_study
 
 # make bench-receive   the receiver beside DCMTK storescp and Orthanc, in one run
 bench-receive: $(VENV)/.installed-dev
@@ -104,6 +108,6 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask study-arms train-demo
+.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,16 +87,11 @@ def pass_through(node: Node, batches: Sequence[Sequence[Path]]) -> None:
     wait_until(lambda: waiting(node) == 0 and unproven(node) == 0, seconds=1200, what="results and their proofs")
 
 
-def processes_of(node: Node) -> dict[int, str]:
-    """Name each process of the node by what the supervisor called it."""
+def processes_of(node: Node) -> list[int]:
+    """Number each process of the node, its own first."""
     assert node.process is not None
     main = psutil.Process(node.process.pid)
-    names = {main.pid: "main"}
-    for child in main.children(recursive=True):
-        words = " ".join(child.cmdline())
-        found = re.search(r"--role (\w+)|dicom_node\.(?:\w+\.)*(\w+)|(\w+)_child", words)
-        names[child.pid] = f"{child.name()}" if found is None else next(word for word in found.groups() if word)
-    return names
+    return [main.pid, *(child.pid for child in main.children(recursive=True))]
 
 
 def cpu_seconds(pids: Sequence[int]) -> dict[int, float]:
@@ -124,28 +119,39 @@ def sampled(pid: int, output: Path, form: str) -> Iterator[None]:
         raise SystemExit(f"py-spy wrote nothing (it needs root, or kernel.yama.ptrace_scope=0):\n{said}")
 
 
-def room_of(frames: Sequence[str]) -> str:
-    """Name the room of our code that is nearest to the leaf, with the library that it waits for."""
-    for frame in reversed(frames):
+def our_rooms(frames: Sequence[str]) -> list[str]:
+    """Name the room of each frame that is our code, from the root of the stack to its leaf."""
+    rooms = []
+    for frame in frames:
         found = FRAME.match(frame)
-        if found is None:
-            continue
-        parts = Path(found["file"]).with_suffix("").parts
-        for top in OURS:
-            if top in parts and "site-packages" not in parts:
-                return ".".join(parts[parts.index(top) :][:3])
-    return "libraries and start"
+        parts = Path(found["file"]).with_suffix("").parts if found is not None else ()
+        top = next((name for name in OURS if name in parts and "site-packages" not in parts), None)
+        if top is not None:
+            rooms.append(".".join(parts[parts.index(top) :][:3]))
+    return rooms
 
 
-def shares_of(stacks: str) -> list[Share]:
-    """Count samples by process and room. stacks: lines "frame;frame;… count", the first frame names the process."""
-    counted: Counter[tuple[str, str]] = Counter()
+def shares_of(stacks: str) -> tuple[list[Share], dict[int, str]]:
+    """Count samples by process and room, and name the processes.
+
+    stacks: lines "frame;frame;… count"; the last frame of the kind `process 123:"command"` says whose the sample is. A
+    process has the name of the room that its stacks most often begin in, a sample that of our code nearest its leaf.
+    """
+    counted: Counter[tuple[int, str]] = Counter()
+    begun: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = stack.split(";")
-        process = next((frame for frame in frames if frame.startswith("process ")), "process")
-        counted[process.removeprefix("process "), room_of(frames)] += int(count)
-    return [Share(process=process, room=room, samples=n) for (process, room), n in counted.most_common()]
+        start = max((n for n, frame in enumerate(frames) if frame.startswith("process ")), default=0)
+        pid = int(frames[start].split()[1].partition(":")[0])
+        rooms = our_rooms(frames[start + 1 :]) or ["libraries and start"]
+        counted[pid, rooms[-1]] += int(count)
+        begun[pid][rooms[0]] += int(count)
+    names = {pid: rooms.most_common(1)[0][0] for pid, rooms in begun.items()}
+    merged: Counter[tuple[str, str]] = Counter()
+    for (pid, room), count in counted.items():
+        merged[names[pid], room] += count
+    return [Share(process=process, room=room, samples=n) for (process, room), n in merged.most_common()], names
 
 
 def table(shares: Sequence[Share], spent: dict[str, float], pairs: int) -> str:
@@ -174,18 +180,19 @@ def profile(folder: Path, out: Path, *, pairs: int, model: str) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with site(folder / "node", model) as node:
         pass_through(node, [pair.prior for pair in made])
-        names = processes_of(node)
-        before = cpu_seconds(list(names))
+        pids = processes_of(node)
+        before = cpu_seconds(pids)
         pass_through(node, [pair.current for pair in quiet])
-        after = cpu_seconds(list(names))
+        after = cpu_seconds(pids)
         assert node.process is not None
         pid = node.process.pid
         with sampled(pid, out / "stacks.txt", "raw"), sampled(pid, out / "flame.svg", "flamegraph"):
             pass_through(node, [pair.current for pair in watched])
-    spent: Counter[str] = Counter()
-    for number, seconds in after.items():
-        spent[names[number]] += seconds - before[number]
-    said = table(shares_of((out / "stacks.txt").read_text("utf-8")), dict(spent), len(quiet))
+    shares, names = shares_of((out / "stacks.txt").read_text("utf-8"))
+    spent: defaultdict[str, float] = defaultdict(float)
+    for pid, seconds in after.items():
+        spent[names.get(pid, "others")] += seconds - before[pid]
+    said = table(shares, dict(spent), len(quiet))
     (out / "table.md").write_text(said, "utf-8")
     return said
 

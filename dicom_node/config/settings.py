@@ -177,7 +177,7 @@ def _error_line(item: Any) -> str:
     """One line of a validation error: the key, what is wrong, what is allowed."""
     # pydantic names its own branches where a value may be of two kinds.
     key = ".".join(str(part) for part in item["loc"] if "[" not in str(part))
-    message = item["msg"].removeprefix("Value error, ")
+    message: str = item["msg"].removeprefix("Value error, ")
     if item["type"] == "tuple_type" and isinstance(item["input"], dict):
         return f"{key}: write [[{key}]], with two brackets, once for each"
     if item["type"] == "tuple_type":
