@@ -47,6 +47,21 @@ def change_percent(finding: Mapping[str, Any]) -> str:
     return percent(finding.get("change_probability")) if is_stated else ""
 
 
+def presence_word(finding: Mapping[str, Any]) -> str:
+    """The word for a finding of result.json; results of before `seen` was written have their presence alone."""
+    if not finding.get("judged", True):
+        return "not judged"
+    seen = finding.get("seen") or label(finding["presence"])
+    return "neither seen nor excluded" if seen == "no statement" else str(seen)
+
+
+def change_word(finding: Mapping[str, Any]) -> str:
+    """The word for the change of a finding of result.json; "" where nothing is said of one."""
+    if finding.get("doubt") == "low certainty":
+        return "change uncertain"
+    return label(finding["change"]) if finding.get("change") is not None else ""
+
+
 LABELS = {
     "open": "receiving",
     "complete": "waiting for analysis",
@@ -63,8 +78,15 @@ LABELS = {
     "absent": "not seen",
     "abstained": "no statement",
     "findings only": "no comparison",
+    "correct": "corrected",
     "location": "site",
     "level": "degree",
+    "analyse": "analysis",
+    "deliver": "delivery",
+    "fetch": "search for priors",
+    "shadow": "challenger's answer",
+    "report": "radiologist's report",
+    "dead letter": "failed, needs attention",
     "machine": "AI regions",
     "reading": "AI reading",
     "pdf": "PDF page",

@@ -82,6 +82,9 @@ class Line:
     changes: tuple[tuple[str, str], ...]
     """(change, finding), most urgent first."""
     present: tuple[str, ...]
+    """Seen, and nothing stated of a change."""
+    possible: int
+    """Findings that are possible, or neither seen nor excluded."""
     deliveries: Mapping[str, int]
     """Delivery state → documents."""
     failed: bool
@@ -175,7 +178,7 @@ def _with_dead_jobs(session: Session, studies: Sequence[Study]) -> set[int]:
 def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *, dead: bool) -> Line:
     findings = result.prediction.get("findings", []) if result is not None else []
     changes = sorted(
-        ((f["change"], f["name"]) for f in findings if f.get("change") not in (None, "stable")),
+        ((f["change"], f["name"]) for f in findings if _has_tag(f)),
         key=lambda pair: URGENCY.index(pair[0]) if pair[0] in URGENCY else len(URGENCY),
     )
     return Line(
@@ -190,10 +193,16 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         received_at=study.last_instance_at,
         outcome=result.outcome.value if result is not None else "",
         changes=tuple(changes),
-        present=tuple(f["name"] for f in findings if f.get("presence") == "present"),
+        present=tuple(f["name"] for f in findings if f.get("presence") == "present" and not _has_tag(f)),
+        possible=sum(f.get("seen") in ("possible", "no statement") and f.get("judged", True) for f in findings),
         deliveries=deliveries,
         failed=dead or DeliveryState.DEAD.value in deliveries,
     )
+
+
+def _has_tag(finding: Mapping[str, Any]) -> bool:
+    """Tell whether the work list has a tag for the finding's change; one that lacks certainty alone has none."""
+    return finding.get("change") not in (None, "stable") and finding.get("doubt") != "low certainty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

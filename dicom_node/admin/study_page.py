@@ -11,9 +11,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.admin.formats import label
-from dicom_node.admin.listings import URGENCY, DeliveryLine, DeliveryRow, delivery_line, delivery_rows
+from dicom_node.admin.listings import DeliveryLine, DeliveryRow, delivery_line, delivery_rows
 from dicom_node.admin.patient_course import CourseRow, patient_course
 from dicom_node.index.tables.core import Instance, Result, Series, Study
+from dicom_node.report.rules import Rank
 
 MAX_FILMS = 40
 """Of a patient in the strip of the study page, the newest."""
@@ -137,14 +138,16 @@ def _prior_reading(session: Session, sop_instance_uid: str) -> tuple[str, ...]:
 
 
 def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Order statements: changed, present, unknown, absent; within each as the model has them."""
-    presences = ("present", "abstained", "absent")
+    """Order statements as the report does (`dicom_node.report.rules.Rank`), then by word; what was not judged last."""
+    ranks = [rank.name.lower() for rank in Rank]
+    words = ("seen", "possible", "no statement", "not seen")
 
-    def rank(finding: dict[str, Any]) -> tuple[int, int]:
-        change, presence = finding.get("change"), finding.get("presence")
+    def rank(finding: dict[str, Any]) -> tuple[int, bool, int]:
+        place, seen = finding.get("rank", "none"), finding.get("seen")
         return (
-            URGENCY.index(change) if change in URGENCY else len(URGENCY),
-            presences.index(presence) if presence in presences else len(presences),
+            ranks.index(place) if place in ranks else len(ranks),
+            not finding.get("judged", True),
+            words.index(seen) if seen in words else len(words),
         )
 
     return tuple(sorted(findings, key=rank))
@@ -189,4 +192,4 @@ def _timeline(study: Study, results: Sequence[Result], rows: Sequence[DeliveryRo
 
 
 def _times_analysed(generation: int) -> str:
-    return f", analysed for the {generation}. time" if generation > 1 else ""
+    return f", analysis number {generation}" if generation > 1 else ""

@@ -173,8 +173,11 @@ def _change(asked: AskedQuestion, finding: StatedFinding) -> Answer:
 def _abnormalities(findings: Sequence[StatedFinding]) -> Answer:
     seen = [one.description for one in findings if one.seen is Seen.SEEN]
     possible = [finding_name(one.key) for one in findings if one.seen is Seen.POSSIBLE]
-    text = f"Seen: {join_words(seen)}." if seen else "None of the findings that this checkpoint may be asked is seen."
-    return Answer(text=f"{text} Possible: {join_words(possible)}." if possible else text)
+    undecided = [finding_name(one.key) for one in findings if one.seen is Seen.UNDECIDED]
+    said = [f"Seen: {join_words(seen)}."] if seen else []
+    said += [f"Possible{'' if seen else ', none certain'}: {join_words(possible)}."] if possible else []
+    said += [f"Neither seen nor excluded: {join_words(undecided)}."] if undecided else []
+    return Answer(text=" ".join(said) or "None of the findings that this checkpoint may be asked is seen.")
 
 
 def _difference(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer:

@@ -75,7 +75,8 @@ def statement_values(statement: Statement) -> dict[str, Any]:
 
     `seen`: seen, possible, not seen or no statement. `doubt`: why no change is stated, null where one is or none is
     asked for. `rank`: the group of the impression that it stands in, "none" where in no one. `calibrated`: false where
-    nobody has measured what the probabilities are worth, so that no number is shown.
+    nobody has measured what the probabilities are worth, so that no number is shown. `judged`: false where the
+    checkpoint may not state the finding on images of this kind.
     """
     answer = finding_values(statement.finding)
     change = statement.coded_change
@@ -86,6 +87,7 @@ def statement_values(statement: Statement) -> dict[str, Any]:
         "doubt": statement.doubt.value if statement.doubt is not None else None,
         "rank": statement.rank.name.lower(),
         "calibrated": statement.is_calibrated,
+        "judged": not statement.is_omitted,
         "answer": {key: answer[key] for key in ("presence", "change", "change_probability")},
     }
 

@@ -3,12 +3,15 @@ patient.
 
 1. Say what is believed. A finding is *seen* from its own threshold and at least `MIN_BELIEF`; between `possible_from`
    and that it is *possible*, stands under Findings and is neither outlined nor tagged; below it is *not seen*. A change
-   is stated from `MIN_BELIEF` of its belief (and the certainty floor); below it is "possibly new" at the most. What an
+   is stated from `MIN_BELIEF` of its belief (and the certainty floor); below it is "possibly new" at the most. What has
+   reached its own threshold on less than `possible_from` is neither seen nor excluded: the checkpoint takes it for
+   present, so "not seen" would deny its own decision, and the belief is too little for "possible". What an
    uncalibrated model says is presence alone: no change, no percent. A finding that the checkpoint may not state on
    films of this kind (`Prediction.unstated`) gets no statement, not even that it is not seen.
 2. Words, not decimals: `Seen` and the words of a change are the same in every document. A percentage stands under
    Findings only, and none that contradicts its word.
-3. Order: critical, new, larger or worse, smaller or better, no longer seen, not comparable, unchanged (`Rank`).
+3. Order: critical, new, larger or worse, smaller or better, no longer seen, not comparable, unchanged (`Rank`). That
+   nothing (else) is seen is said only where nothing is possible, left open or not judged.
 4. A region must agree with its sentence (`report.region_rules`).
 5. Consistent over time: what a change implies for the prior must not contradict what the prior's own result said
    (`EarlierStatement`), and a change that is too fast for its finding is not stated (`report.courses`).
@@ -45,7 +48,8 @@ class Seen(StrEnum):
     POSSIBLE = "possible"
     NOT_SEEN = "not seen"
     UNDECIDED = "no statement"
-    """The model's answer holds nothing, such as two possibilities that are exactly equal."""
+    """Neither seen nor excluded: two possibilities are exactly equal, or the finding has reached its own threshold on
+    too little belief to be called possible."""
 
 
 class Doubt(StrEnum):
@@ -200,7 +204,9 @@ def seen_of(finding: Finding, circumstances: Circumstances) -> Seen:
     is_stated = finding.presence is Presence.PRESENT and probability >= finding.threshold
     if is_stated and probability >= max(MIN_BELIEF, circumstances.certainty_floor):
         return Seen.SEEN
-    return Seen.POSSIBLE if probability >= possible_from(circumstances.certainty_floor) else Seen.NOT_SEEN
+    if probability >= possible_from(circumstances.certainty_floor):
+        return Seen.POSSIBLE
+    return Seen.UNDECIDED if finding.presence is Presence.PRESENT else Seen.NOT_SEEN
 
 
 def possible_from(certainty_floor: float) -> float:

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse
 
 from dicom_node.admin.formats import (
     change_percent,
+    change_word,
     clock,
     day,
     label,
@@ -18,6 +19,7 @@ from dicom_node.admin.formats import (
     percent,
     person_name,
     presence_percent,
+    presence_word,
     span,
 )
 from dicom_node.web.authentication import csrf_token
@@ -32,7 +34,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (moment, day, percent, presence_percent, change_percent, span, label, clock)
+    filters = (moment, day, percent, presence_percent, presence_word, change_percent, change_word, span, label, clock)
     environment.filters.update({one.__name__: one for one in filters} | {"name": person_name})
     return environment
 

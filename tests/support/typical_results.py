@@ -1,4 +1,4 @@
-"""Twelve results as a reading room sees them every week, with the sentences that the analysis really writes."""
+"""Typical results as a reading room sees them every week, with the sentences that the analysis really writes."""
 
 from __future__ import annotations
 
@@ -96,6 +96,13 @@ def typical() -> dict[str, ReportRequest]:
             dropped_regions=(
                 DroppedRegion(finding="consolidation", role=ImageRole.CURRENT, fault=RegionFault.WRONG_SIDE),
             ),
+        ),
+        "nothing certain, and some not judged": compared(
+            prediction(
+                possible("pleural_effusion", 0.38),  # type: ignore[arg-type]
+                replace(finding("consolidation", Change.NEW, location="right"), probability=0.18),
+                unstated=("cardiomegaly", "endotracheal_tube"),
+            )
         ),
         "second of two films, a newer one not used": compared(
             prediction(effusion),

@@ -19,8 +19,9 @@ from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import drawn_statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
 from dicom_node.report.wording.dates import current_date, prior_date
+from dicom_node.report.wording.impression import summary_sentence
 from dicom_node.report.wording.phrases import label
-from dicom_node.report.wording.sections import impressions, sections
+from dicom_node.report.wording.sections import sections
 from model.schema import Change, ImageRole, Region, SourceGeometry
 
 SHOWN_VERSION = 1
@@ -197,4 +198,4 @@ def _captions(request: ReportRequest, words: Catalogue) -> tuple[Caption, ...]:
         for one in drawn_statements(request)
     ]
     mark = "origin.demonstration_mark" if request.model.demonstration else "origin.unverified"
-    return (*(lines or [Caption(text=impressions(request)[-1])]), Caption(text=words.text(mark)))
+    return (*(lines or [Caption(text=summary_sentence(request))]), Caption(text=words.text(mark)))

@@ -23,7 +23,7 @@ from pydicom.sr.codedict import codes as dicom_codes
 from dicom_node.report import codes
 from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.rules import Rank
+from dicom_node.report.rules import Rank, Seen
 from dicom_node.report.sr.groups import Group, finding_groups, sources
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import has_answer, is_compared, statements
@@ -98,10 +98,14 @@ def _image_library(request: ReportRequest) -> ContainerContentItem | None:
 
 
 def _summary(request: ReportRequest) -> str:
+    """The key of the coded summary (CID 6047). "All algorithms succeeded; without findings" is read as a normal film:
+    it stands only where everything that was asked for is not seen."""
     if not has_answer(request):
         return "value.no_algorithm"
-    has_findings = any(one.rank is not Rank.NONE for one in statements(request))
-    return "value.with_findings" if has_findings else "value.without_findings"
+    stated = statements(request)
+    has_findings = any(one.rank is not Rank.NONE for one in stated)
+    is_open = any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for one in stated)
+    return f"value.{'open_' if is_open else ''}{'with' if has_findings else 'without'}_findings"
 
 
 def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> ContainerContentItem:

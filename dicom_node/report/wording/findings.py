@@ -1,4 +1,5 @@
-"""The findings section: one line for each finding that is seen or in doubt, one for what is possible, one for the rest.
+"""The findings section: one line for each finding that is seen or in doubt, and one each for what is possible, what is
+neither seen nor excluded, what is not seen and what was not judged.
 
 Percentages are probabilities that the finding is on the current image, whole numbers, and stand nowhere else
 (`report.rules` rule 2).
@@ -21,35 +22,36 @@ from model.schema import Change
 
 def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     """A sentence on everything that was asked for."""
-    ordered = in_order(statements(request))
+    stated = statements(request)
+    ordered = in_order(stated)
     date = prior_date(request, words)
     lines = [_line(one, date, words) for one in ordered if _has_line(one)]
-    omitted = [name_of(one.finding.key, words) for one in ordered if one.is_omitted]
     possible = [one for one in ordered if one.seen is Seen.POSSIBLE]
     if possible:
         items = [f"{name_of(one.finding.key, words)}{_percent(one, words)}" for one in possible]
         lines.append(words.text("finding_line.possible", findings=words.join(items)))
-    not_seen = [one for one in ordered if one.seen is Seen.NOT_SEEN and not _has_line(one)]
+    undecided = [name_of(one.finding.key, words) for one in stated if one.seen is Seen.UNDECIDED and not one.is_omitted]
+    if undecided:
+        lines.append(words.text("finding_line.undecided", findings=words.join(undecided)))
+    not_seen = [one for one in stated if one.seen is Seen.NOT_SEEN and not _has_line(one)]
     if not_seen:
         lines.append(_not_seen(not_seen, words))
+    omitted = [name_of(one.finding.key, words) for one in stated if one.is_omitted]
     if omitted:
-        lines.append(words.text("finding_line.omitted", findings=words.join(omitted)))
+        text = words.text("finding_line.not_judged", findings=words.join(omitted))
+        lines.append(f"{text} {words.text('finding_line.why_not_judged')}")
     return tuple(lines)
 
 
 def _has_line(statement: Statement) -> bool:
     """Tell whether the finding deserves a sentence of its own."""
-    if statement.is_omitted:
-        return False
     is_moved = statement.rank in (Rank.GONE, Rank.VANISHED) or statement.possible_change is not None
-    return statement.seen in (Seen.SEEN, Seen.UNDECIDED) or (statement.seen is Seen.NOT_SEEN and is_moved)
+    return statement.seen is Seen.SEEN or (statement.seen is Seen.NOT_SEEN and is_moved)
 
 
 def _line(statement: Statement, date: str, words: Catalogue) -> str:
     finding = statement.finding
     values = {"finding": sentence(phrase(finding, words)), "percent": _percent(statement, words), "date": date}
-    if statement.seen is Seen.UNDECIDED:
-        return words.text("finding_line.undecided", **values)
     word = "seen" if statement.seen is Seen.SEEN else "not_seen"
     if statement.change is not None:
         change = change_word(finding.key, statement.change, words)
@@ -59,6 +61,8 @@ def _line(statement: Statement, date: str, words: Catalogue) -> str:
     if possible is not None and possible is not Change.STABLE:  # "possibly unchanged" would be read as unchanged
         change = change_word(finding.key, possible, words)
         return words.text(f"finding_line.{word}_possibly", change=change, **values)
+    if statement.doubt is Doubt.LOW_CERTAINTY and statement.seen is Seen.SEEN:
+        return words.text("finding_line.seen_uncertain", **values)
     if statement.doubt is not None and statement.doubt is not Doubt.UNCALIBRATED:
         return words.text(f"finding_line.{word}_doubt", reason=doubt_text(statement.doubt, words), **values)
     return words.text("finding_line.seen", **values)

@@ -3,7 +3,7 @@
 1. doubts about the patient's identity, or why there is no result
 2. that the model is a demonstration or not calibrated; which of several images of the study this is
 3. what is critical; new; larger or worse; seen (without a prior); smaller or better; no longer seen; not comparable
-4. what is otherwise unchanged, and that nothing else is seen
+4. what is otherwise unchanged; that nothing else is seen, or what is possible, not seen and not judged
 5. why there is no comparison, or why a newer image was not compared with
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import MOVED, Doubt, Rank, Seen, Statement, in_order
 from dicom_node.report.statements import has_answer, is_compared, statements
-from dicom_node.report.wording.catalogue import Catalogue, sentence
+from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
 from dicom_node.report.wording.dates import film_date, prior_date, said_of
 from dicom_node.report.wording.phrases import change_word, name_of, phrase, size_form
 from dicom_node.report.wording.reasons import names_attributes
@@ -29,7 +29,9 @@ _GROUPS = (
     Rank.UNCERTAIN,
     Rank.VANISHED,
 )
-"""Each is one sentence at the most."""
+"""Each is one sentence at the most, `Rank.UNCERTAIN` two."""
+MAX_NAMED, MAX_UNJUDGED_NAMED = 6, 3
+"""At most so many findings are named of what is not seen, and of what was not judged."""
 
 
 def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -41,12 +43,17 @@ def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str,
     lines = [*cautions, *_marks(request, words), *_number(request, words)]
     groups = {rank: [one for one in ordered if one.rank is rank] for rank in Rank}
     date = prior_date(request, words)
-    lines += [_group_sentence(rank, groups[rank], date, words) for rank in _GROUPS if groups[rank]]
-    lines.append(_rest(request, ordered, date, words))
-    undecided = [name_of(one.finding.key, words) for one in ordered if one.seen is Seen.UNDECIDED]
-    if undecided:
-        lines.append(words.text("impression.no_statement", findings=words.join(undecided)))
-    return (*lines, *_comparison_notes(request, words))
+    for rank in _GROUPS:
+        lines += _group_sentences(rank, groups[rank], date, words)
+    return (*lines, *_rest(request, statements(request), date, words), *_comparison_notes(request, words))
+
+
+def summary_sentence(request: ReportRequest) -> str:
+    """The one sentence that stands below a pair without outlines: why there is no result, or what is not seen."""
+    words = catalogue(request.language)
+    if not has_answer(request):
+        return no_result_sentences(request, words)[0]
+    return _rest(request, statements(request), prior_date(request, words), words)[0]
 
 
 def no_result_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -93,6 +100,16 @@ def _number(request: ReportRequest, words: Catalogue) -> list[str]:
     return [words.text("impression.one_of", date=film_date(request, request.current, words), **values)]
 
 
+def _group_sentences(rank: Rank, group: Sequence[Statement], date: str, words: Catalogue) -> list[str]:
+    """The sentence on the statements of a rank; two where some lack certainty alone and others have another doubt."""
+    if rank is not Rank.UNCERTAIN:
+        return [_group_sentence(rank, group, date, words)] if group else []
+    unsure = [phrase(one.finding, words) for one in group if one.doubt is Doubt.LOW_CERTAINTY]
+    doubted = [one for one in group if one.doubt is not Doubt.LOW_CERTAINTY]
+    first = [words.text("impression.change_uncertain", date=date, findings=words.join(unsure))] if unsure else []
+    return [*first, *([_group_sentence(rank, doubted, date, words)] if doubted else [])]
+
+
 def _group_sentence(rank: Rank, group: Sequence[Statement], date: str, words: Catalogue) -> str:
     """One sentence on the statements of a rank."""
     if rank is Rank.CRITICAL:
@@ -120,27 +137,72 @@ def _critical(statement: Statement, date: str, words: Catalogue) -> str:
         return words.text("impression.critical_change", finding=finding, change=change, date=date)
     if statement.doubt is None or statement.doubt is Doubt.UNCALIBRATED:
         return finding
+    if statement.doubt is Doubt.LOW_CERTAINTY:
+        return words.text("impression.critical_uncertain", finding=finding, date=date)
     reason = doubt_text(statement.doubt, words)
     return words.text("impression.critical_doubt", finding=finding, date=date, reason=reason)
 
 
-def _rest(request: ReportRequest, ordered: Sequence[Statement], date: str, words: Catalogue) -> str:
-    """The unchanged findings, and that nothing else is seen: one line of one or two sentences."""
-    unchanged = [phrase(one.finding, words) for one in ordered if one.rank is Rank.UNCHANGED]
-    has_seen = any(one.seen is Seen.SEEN for one in ordered)
-    has_open = any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) or one.possible_change for one in ordered)
-    has_moved = any(one.change in MOVED or one.rank in (Rank.UNCERTAIN, Rank.VANISHED) for one in ordered)
-    parts = []
+def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words: Catalogue) -> list[str]:
+    """What the groups leave: unchanged, possible, neither seen nor excluded; then what is not seen and not judged.
+
+    That nothing (else) is seen is said only where nothing is open: a reader takes it for the whole answer.
+    """
+    has_moved = any(one.change in MOVED or one.rank in (Rank.UNCERTAIN, Rank.VANISHED) for one in stated)
+    has_named = has_moved or any(one.seen is Seen.SEEN for one in stated)
+    unchanged = [phrase(one.finding, words) for one in in_order(stated) if one.rank is Rank.UNCHANGED]
+    first = []
     if unchanged:
         key = "impression.otherwise_unchanged" if has_moved else "impression.unchanged"
-        parts.append(words.text(key, date=date, findings=words.join(unchanged)))
-    elif is_compared(request) and not has_seen and not has_moved and not has_open:
-        parts.append(words.text("impression.no_change", date=date))
-    possible = "_possible" if any(one.seen is Seen.POSSIBLE for one in ordered) else ""
-    key = "no_other" if has_seen or any(one.rank is Rank.GONE for one in ordered) else "none"
-    if count := sum(not one.is_omitted for one in ordered):
-        parts.append(words.text(f"impression.{key}{possible}", count=count))
-    return " ".join(parts)
+        first.append(words.text(key, date=date, findings=words.join(unchanged)))
+    if not any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for one in stated):
+        if is_compared(request) and not has_named:
+            is_open = any(one.possible_change for one in stated)
+            first.append(
+                words.text("impression.no_statement_on_change" if is_open else "impression.no_change", date=date)
+            )
+        first.append(words.text("impression.no_other" if has_named else "impression.none", count=len(stated)))
+        return [" ".join(first)]
+    first += _open_sentence(stated, words, has_named=has_named)
+    if is_compared(request) and not has_named and any(_is_open(one) for one in stated):
+        first.append(words.text("impression.no_statement_on_change", date=date))
+    second = [*_not_seen(stated, words), *_not_judged(stated, words)]
+    return [" ".join(sentences) for sentences in (first, second) if sentences]
+
+
+def _is_open(statement: Statement) -> bool:
+    """Tell whether the finding was judged, and it or its change is neither stated nor denied."""
+    return not statement.is_omitted and (
+        statement.seen in (Seen.POSSIBLE, Seen.UNDECIDED) or statement.possible_change is not None
+    )
+
+
+def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: bool) -> list[str]:
+    """How many findings are possible, or neither seen nor excluded; without names, which would be headlines."""
+    seen = [one.seen for one in stated if not one.is_omitted and one.seen in (Seen.POSSIBLE, Seen.UNDECIDED)]
+    if not seen:
+        return []
+    how = "both" if len(set(seen)) == 2 else "possible" if seen[0] is Seen.POSSIBLE else "undecided"
+    key = f"impression.open{'_other' if has_named else ''}{'_one' if len(seen) == 1 else ''}"
+    return [words.text(key, count=len(seen), how=words.text(f"impression.open_how_{how}"))]
+
+
+def _not_seen(stated: Sequence[Statement], words: Catalogue) -> list[str]:
+    """The names of what was judged and is not seen; their number where they are many and all others are named."""
+    names = [name_of(one.finding.key, words) for one in stated if one.seen is Seen.NOT_SEEN and one.rank is Rank.NONE]
+    if not names:
+        return []
+    if len(names) > MAX_NAMED and not any(one.is_omitted for one in stated):
+        return [words.text("impression.others_not_seen", count=len(names))]
+    return [words.text("finding_line.not_seen", findings=words.join(names))]
+
+
+def _not_judged(stated: Sequence[Statement], words: Catalogue) -> list[str]:
+    """The findings on which nothing may be said of this film: by name where they are few."""
+    names = [name_of(one.finding.key, words) for one in stated if one.is_omitted]
+    if len(names) > MAX_UNJUDGED_NAMED:
+        return [words.text("impression.not_judged", count=len(names))]
+    return [words.text("finding_line.not_judged", findings=words.join(names))] if names else []
 
 
 def _comparison_notes(request: ReportRequest, words: Catalogue) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.report.concepts import finding_concept
-from dicom_node.report.rules import Statement, side_of
+from dicom_node.report.rules import Doubt, Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import ontology
 from model.schema import Change, Finding, ImageRole
@@ -73,8 +73,9 @@ class RegionLabel:
 
 
 def region_label(statement: Statement, role: ImageRole, words: Catalogue) -> RegionLabel:
-    """Name and change of a region; on the prior image what was seen there."""
-    change = statement.coded_change if role is ImageRole.CURRENT else None
+    """Name and change of a region; "seen" on the prior image, and where only the certainty of a change lacks."""
+    is_compared = role is ImageRole.CURRENT and statement.doubt is not Doubt.LOW_CERTAINTY
+    change = statement.coded_change if is_compared else None
     key = statement.finding.key
     word = change_word(key, change, words) if change is not None else words.text("mark.seen")
     return RegionLabel(name=_short_name(statement.finding, words), word=word)

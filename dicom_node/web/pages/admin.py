@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from dicom_node.admin import job_listings as reading_jobs
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
+from dicom_node.admin.formats import label
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
-from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobState, Notice
+from dicom_node.index.tables.core import DeliveryState, Job, JobState, Notice
 from dicom_node.jobs import backlog
 from dicom_node.web.pages.corrections import row_number
 from dicom_node.web.pages.worklist import choice
@@ -35,7 +36,7 @@ def jobs(call: Call) -> Response:
         user=call.user,
         jobs=lines,
         abouts=abouts,
-        depth={f"{kind.value} {state.value}": count for (kind, state), count in sorted(depth.items())},
+        depth={f"{label(kind)}, {label(state)}": count for (kind, state), count in sorted(depth.items())},
         dead=sum(count for (_, state), count in depth.items() if state is JobState.DEAD),
         state=given,
         states=list(JobState),
@@ -68,11 +69,14 @@ def deliveries(call: Call) -> Response:
 
 def destinations(call: Call) -> Response:
     """Where results go, and how that fares."""
+    return _destinations_page(call, asked="", answer=None)
+
+
+def _destinations_page(call: Call, *, asked: str, answer: str | None) -> Response:
+    """The destinations with their deliveries by state, and the answer to an echo."""
+    counts: dict[str, dict[str, int]] = {}
     with call.node.database.read() as session:
-        counts: dict[str, dict[str, int]] = {}
-        for name, state, count in session.execute(
-            select(Delivery.destination, Delivery.state, func.count()).group_by(Delivery.destination, Delivery.state)
-        ):
+        for name, state, count in reading.delivery_counts(session):
             counts.setdefault(name, {})[state.value] = count
     return render(
         call.request,
@@ -80,8 +84,8 @@ def destinations(call: Call) -> Response:
         user=call.user,
         destinations=call.node.settings.destinations,
         counts=counts,
-        answer=None,
-        asked="",
+        answer=answer,
+        asked=asked,
     )
 
 
@@ -91,15 +95,7 @@ def echo(call: Call) -> Response:
     destination = next((d for d in call.node.settings.destinations if d.name == name), None)
     if destination is None:
         raise HTTPException(404, "no such destination")
-    return render(
-        call.request,
-        "destinations.html",
-        user=call.user,
-        destinations=call.node.settings.destinations,
-        counts={},
-        answer=echo_answer(call, destination),
-        asked=name,
-    )
+    return _destinations_page(call, asked=name, answer=echo_answer(call, destination))
 
 
 def echo_answer(call: Call, destination: Destination) -> str:

@@ -92,6 +92,7 @@ def study(call: Call) -> Response:
         corrections={item["key"]: fitting_words(item) for item in page.findings},
         marks=[_mark(item) for item in page.findings],
         viewer=_viewer_link(call, page.study),
+        language=call.node.settings.node.language,
         thanks=call.text("thanks") == "1",
         done=call.text("done")[:80],
     )

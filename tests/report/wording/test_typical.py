@@ -1,4 +1,4 @@
-"""Twelve typical results word for word, in both languages, as they were read aloud.
+"""Typical results word for word, in both languages, as they were read aloud.
 
 After an intended change: `REGENERATE_GOLDEN=1 pytest tests/report/wording/test_typical.py`, then read them aloud again.
 """

@@ -60,8 +60,39 @@ def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
     assert not any("No change" in line for line in _impressions(KINDS["unsure"]))
     possible = dataclasses.replace(absent("pneumothorax"), probability=0.4)
     assert _impressions(request(prediction(possible)))[1:] == (
-        "None of the 6 findings asked for is seen; what is possible stands under Findings.",
+        "One finding is possible, not certain: see Findings. No statement on change since 1 March 2026.",
+        "Not seen: pleural effusion, consolidation, pulmonary edema, cardiomegaly and endotracheal tube.",
     )
+
+
+@pytest.mark.parametrize("language", languages())
+@pytest.mark.parametrize("said", ["possible", "undecided", "omitted"])
+def test_nothing_is_called_free_of_findings_while_something_is_open(said: str, language: str) -> None:
+    """No opening that a radiologist would have to take back: neither in words nor in the coded summary."""
+    open_ = dataclasses.replace(absent("pneumothorax"), probability=0.4 if said == "possible" else 0.2)
+    if said == "undecided":
+        open_ = dataclasses.replace(open_, presence=Presence.PRESENT)  # its own threshold is lower than one in four
+    for others in ((), (finding("cardiomegaly", Change.STABLE),)):
+        answer = prediction(open_, *others, unstated=("pneumothorax",) if said == "omitted" else ())
+        one = request(answer, language=language)
+        words, opening = catalogue(language), " ".join(_impressions(one))
+        for key in ("none", "no_other", "no_change"):
+            assert words.text(f"impression.{key}", count=6, date="1 March 2026") not in opening
+        assert said == "omitted" or "pneumothorax" not in opening.lower(), "a name would be a headline"
+        machine = str(build_documents(one)[1].dataset)
+        assert "All algorithms succeeded; without findings" not in machine
+        assert "Undetermined" in machine
+        stated = {value["key"]: value for value in result_json(one)["findings"]}
+        assert stated["pneumothorax"]["presence"] == "abstained"
+
+
+def test_a_change_of_too_little_certainty_is_not_called_incomparable() -> None:
+    seen = finding("edema", Change.WORSENING, change_probability=0.41, regions=(cases.region(),))
+    one = request(prediction(seen))
+    assert "Seen, change since 1 March 2026 uncertain: pulmonary edema." in _impressions(one)
+    assert "comparable" not in as_text(one)
+    critical = request(prediction(finding("pneumothorax", Change.NOT_COMPARABLE)))
+    assert "Critical: pneumothorax, change since 1 March 2026 uncertain." in _impressions(critical)
 
 
 def test_a_finding_that_may_not_be_stated_is_not_called_not_seen() -> None:
@@ -71,10 +102,10 @@ def test_a_finding_that_may_not_be_stated_is_not_called_not_seen() -> None:
     lines = [sentence for section in sections(said)[:2] for sentence in section.sentences]
     named = [line for line in lines if "cardiomegaly" in line]
     assert named == [
-        "No statement on: cardiomegaly.",
-        "No statement on cardiomegaly: no figure that was measured on films of this kind allows one.",
+        "Not seen: pleural effusion, pneumothorax, consolidation, pulmonary edema and endotracheal tube. Not judged:"
+        " cardiomegaly.",
+        "Not judged: cardiomegaly. What was measured on films of this kind allows no statement on them.",
     ]
-    assert "None of the 5 findings asked for is seen." in lines
     stated = {finding["key"]: finding for finding in result_json(said)["findings"]}
     assert (stated["cardiomegaly"]["presence"], stated["cardiomegaly"]["seen"]) == ("abstained", "no statement")
     assert "Probability" not in str(
@@ -164,7 +195,7 @@ def test_what_is_not_seen_is_named_together_with_the_largest_of_its_probabilitie
     rest = prediction(*(dataclasses.replace(absent(key), probability=0.031) for key in BATTERY[2:]))
     found = next(s for s in sections(request(rest)) if s.key is SectionKey.FINDINGS).sentences
     assert found == (
-        "Not seen: consolidation, pulmonary edema, cardiomegaly, pleural effusion, pneumothorax and endotracheal tube"
+        "Not seen: pleural effusion, pneumothorax, consolidation, pulmonary edema, cardiomegaly and endotracheal tube"
         " (each 4% or less).",
     )
 
