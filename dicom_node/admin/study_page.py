@@ -54,6 +54,8 @@ class StudyPage:
     timeline: tuple[Moment, ...]
     deliveries: tuple[DeliveryLine, ...]
     findings: tuple[dict[str, Any], ...] = field(default=())
+    outlined: frozenset[str] = frozenset()
+    """Keys of the findings whose regions are drawn, as in the report."""
     films: tuple[StudyFilm, ...] = ()
     """Every stored image of the patient, the newest first."""
     course: tuple[CourseRow, ...] = ()
@@ -92,6 +94,7 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         timeline=_timeline(study, results, rows),
         deliveries=tuple(delivery_line(delivery, document) for delivery, document, _ in rows),
         findings=_most_urgent_first(result.prediction.get("findings", ())) if result is not None else (),
+        outlined=_outlined(result.prediction.get("findings", ())) if result is not None else frozenset(),
         films=_films(session, study),
         course=patient_course(session, study, result.device_uid if result is not None else ""),
         prior_reading=_prior_reading(session, result.prior_sop_instance_uid if result is not None else ""),
@@ -151,6 +154,17 @@ def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, An
         )
 
     return tuple(sorted(findings, key=rank))
+
+
+def _outlined(findings: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """The findings that `dicom_node.report.rules.select_outlined` draws: nothing that is possible or not seen.
+
+    Results of before ranks were written have all that is present.
+    """
+    hidden = ("none", "vanished", "absent", "abstained")
+    drawn = [one for one in findings if one.get("rank", one["presence"]) not in hidden]
+    singled_out = [one for one in drawn if one.get("rank") != "unchanged"]
+    return frozenset(str(one["key"]) for one in singled_out or drawn)
 
 
 def _any_image(session: Session, study_pk: int) -> str:

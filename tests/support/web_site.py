@@ -167,7 +167,7 @@ def add_result(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Datas
 
 
 def report_request(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Dataset) -> ReportRequest:
-    """What an analysis of the pair might say: a new effusion with its place marked, and nothing else."""
+    """What an analysis of the pair might say: a new effusion with its place marked; a pneumothorax is only possible."""
     rows, columns = int(current.Rows), int(current.Columns)
     box = ((0.6, 0.57), (0.87, 0.57), (0.87, 0.78), (0.6, 0.78), (0.6, 0.57))
     region = Region(
@@ -188,7 +188,7 @@ def report_request(node: NodeContext, prior: pydicom.Dataset, current: pydicom.D
             level="moderate",
             regions=(region,),
         ),
-        Finding(key="pneumothorax", presence=Presence.ABSTAINED, probability=0.48),
+        Finding(key="pneumothorax", presence=Presence.ABSTAINED, probability=0.48, regions=(region,)),
     )
     model = ModelIdentity(name="LUMEN demonstration", version="test", device_uid="2.25.4711", demonstration=True)
 

@@ -179,7 +179,7 @@ def _outlines(request: ReportRequest, words: Catalogue) -> tuple[Outline, ...]:
                         role=role,
                         finding=statement.finding.key,
                         change=statement.coded_change,
-                        label=label(statement, words) if number == 0 else "",
+                        label=label(statement, words, role) if number == 0 else "",
                         points=tuple(region.points),
                     )
                 )

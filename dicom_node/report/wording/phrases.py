@@ -81,10 +81,12 @@ def region_label(statement: Statement, role: ImageRole, words: Catalogue) -> Reg
     return RegionLabel(name=_short_name(statement.finding, words), word=word)
 
 
-def label(statement: Statement, words: Catalogue) -> str:
-    """The short label of a region: "new: pneumothorax L" (`report.rules` rule 7)."""
+def label(statement: Statement, words: Catalogue, role: ImageRole = ImageRole.CURRENT) -> str:
+    """The short label of a region: "new: pneumothorax L" (`report.rules` rule 7); on the prior image its name alone."""
     finding, text = statement.finding, _short_name(statement.finding, words)
-    return f"{change_word(finding.key, statement.change, words)}: {text}" if statement.change is not None else text
+    if statement.change is None or role is ImageRole.PRIOR:
+        return text
+    return f"{change_word(finding.key, statement.change, words)}: {text}"
 
 
 def _short_name(finding: Finding, words: Catalogue) -> str:

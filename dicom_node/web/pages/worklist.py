@@ -20,11 +20,13 @@ from dicom_node.index.tables.core import DeliveryState, Outcome, Study, StudySta
 from dicom_node.priors.explain import as_values, explain_choice
 from dicom_node.questions.ask import history
 from dicom_node.report.render.marks import LINE_STYLES, hex_colour
+from dicom_node.report.rules import side_of
 from dicom_node.web.pages.corrections import fitting_words
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule, address_of
 from model.schema import Change
 
+_SIDE_LETTERS = {"left": "L", "right": "R", "bilateral": "both sides"}
 Choice = TypeVar("Choice", StudyState, Outcome, DeliveryState, reading.Urgency, reading.Order)
 
 
@@ -90,6 +92,7 @@ def study(call: Call) -> Response:
         words=words,
         questions=questions,
         corrections={item["key"]: fitting_words(item) for item in page.findings},
+        regions=[item["regions"] if item["key"] in page.outlined else [] for item in page.findings],
         marks=[_mark(item) for item in page.findings],
         viewer=_viewer_link(call, page.study),
         language=call.node.settings.node.language,
@@ -108,11 +111,19 @@ def _viewer_link(call: Call, row: Study) -> str:
 
 
 def _mark(finding: dict[str, Any]) -> dict[str, Any]:
-    """The drawing of this finding's regions: the same colour and line as in the report's picture."""
+    """The drawing of this finding's regions: the same colour, line and label as in the report's picture."""
     change = Change(finding["change"]) if finding.get("change") in list(Change) else None
     style = LINE_STYLES[change]
-    name = f"{label(change)}: {finding['name']}" if change is not None else finding["name"]
-    return {"colour": hex_colour(finding["key"]), "width": style.width, "dashes": style.dashes, "name": name}
+    side = side_of(finding.get("location"))
+    finding_name = f"{finding['name']} {_SIDE_LETTERS[side]}" if side else finding["name"]
+    is_stated = change is not None and finding.get("doubt") is None
+    return {
+        "colour": hex_colour(finding["key"]),
+        "width": style.width,
+        "dashes": style.dashes,
+        "name": f"{label(change)}: {finding_name}" if is_stated else finding_name,
+        "prior": finding_name,
+    }
 
 
 def priors(call: Call) -> Response:

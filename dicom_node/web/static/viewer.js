@@ -81,7 +81,8 @@
     context.font = `600 ${size}px system-ui, sans-serif`;
     const placed = [];
     for (const [finding, box] of labels) {
-      const { colour, name } = marks[finding], height = 1.4 * size;
+      const { colour } = marks[finding], height = 1.4 * size;
+      const name = canvas.dataset.role === "prior" ? marks[finding].prior : marks[finding].name;
       const width = Math.min(context.measureText(name).width + size / 2, canvas.width);
       const corner = place(box, width, height, canvas, placed);
       if (!corner) continue;  // the legend names it
