@@ -42,10 +42,13 @@ COUNTS = (
     "contradictions with the prior's report",
     "words against numbers",
     "numbers in the impression",
+    "openings to be taken back",
     "labels cut or overlapping",
 )
 """The objections, in the order in which they are printed."""
 _ON_PRIOR = (Change.STABLE, Change.WORSENING, Change.IMPROVING, Change.RESOLVED)
+_DENIALS = ("none", "no_other", "no_change")
+"""Messages of the impression that a reader takes for the whole answer."""
 _PERCENT = re.compile(r"\((?:[^()]*\s)?(\d+)\s?%[^()]*\)")
 
 
@@ -97,6 +100,7 @@ def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping
         _count_sides(reading, request)
         _count_labels(reading, request)
         _count_words(reading, request)
+        _count_openings(reading, request, stated)
 
 
 def _outcome(request: ReportRequest) -> str:
@@ -227,6 +231,23 @@ def _count_words(reading: RoomReading, request: ReportRequest) -> None:
             for number in map(int, _PERCENT.findall(sentence)):
                 if (number >= 50) is is_negative and number != 50:
                     reading.object_to("words against numbers", request, sentence)
+
+
+def _count_openings(reading: RoomReading, request: ReportRequest, stated: Sequence[Statement]) -> None:
+    """Impressions that call all the rest not seen or unchanged while something is possible, open or not judged."""
+    if all(one.seen in (Seen.SEEN, Seen.NOT_SEEN) for one in stated):
+        return
+    for language in languages():
+        opening = " ".join(sections_in(request, language)[0].sentences)
+        if denies_the_rest(opening, language):
+            reading.object_to("openings to be taken back", request, opening)
+
+
+def denies_the_rest(opening: str, language: str) -> bool:
+    """Tell whether the impression says that nothing (else) is seen, or that nothing changed."""
+    words = catalogue(language)
+    denials = [words.text(f"impression.{key}", count="", date="").split("  ")[0] for key in _DENIALS]
+    return any(denial.rstrip(" .") in opening for denial in denials)
 
 
 def _denies(sentence: str, words: Catalogue) -> bool:

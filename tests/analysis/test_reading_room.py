@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config import ModelSection, Settings
-from dicom_node.demo.reading_room import RoomReading, count, read_patients
+from dicom_node.demo.reading_room import RoomReading, count, denies_the_rest, read_patients
 from dicom_node.demo.viewer_labels import ScreenBox, complaints
 from dicom_node.report.rules import Seen, Statement
 from model.images.display import load_display_image
@@ -57,6 +57,13 @@ def test_a_region_on_the_wrong_side_is_counted(tmp_path: Path) -> None:
     reading = RoomReading()
     count(reading, [film], {})
     assert reading.objections["regions on the wrong side"] == 1
+
+
+def test_an_opening_that_denies_the_rest_is_found() -> None:
+    assert denies_the_rest("Seen: edema. No other finding that was asked for is seen.", "en")
+    assert denies_the_rest("None of the 6 findings asked for is seen.", "en")
+    assert denies_the_rest("Keine Veränderung seit 1. März 2026.", "de")
+    assert not denies_the_rest("One finding is possible, not certain: see Findings. Not seen: edema.", "en")
 
 
 @pytest.mark.parametrize(
