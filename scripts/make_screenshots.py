@@ -112,6 +112,9 @@ def _shoot_pages(browser: Browser, base: str, user: str, password: str, study: s
     page.get_by_label("Regions").check()
     page.locator("#viewer").scroll_into_view_if_needed()
     _save(page.screenshot(), out / "study.webp")
+    page.get_by_label("Regions").uncheck()
+    page.get_by_label("Heat map").check()
+    _save(page.screenshot(), out / "heat-map.webp")
     link = page.get_by_role("link", name="Report as a page")
     report = base + str(link.get_attribute("href"))
     pdf = page.request.get(report.replace(".html", ".pdf")).body()
@@ -119,8 +122,9 @@ def _shoot_pages(browser: Browser, base: str, user: str, password: str, study: s
     page.goto(report)
     page.wait_for_load_state("networkidle")
     _save(page.screenshot(full_page=False), out / "report.webp")
-    page.goto(f"{base}/deliveries")
-    _save(page.screenshot(), out / "deliveries.webp")
+    for name, path in (("deliveries", "/deliveries"), ("jobs", "/jobs?state=done")):
+        page.goto(base + path)
+        _save(page.screenshot(), out / f"{name}.webp")
     page.close()
 
 

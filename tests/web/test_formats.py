@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.admin.formats import change_percent, presence_percent
+from dicom_node.admin.formats import change_percent, change_word, presence_percent, presence_word
 from dicom_node.web.pages.corrections import fitting_words
 
 
@@ -37,3 +37,18 @@ def test_words_of_a_correction_fit_the_finding_and_are_sorted() -> None:
 )
 def test_percentage_beside_a_finding(finding: dict[str, Any], presence: str, change: str) -> None:
     assert (presence_percent(finding), change_percent(finding)) == (presence, change)
+
+
+@pytest.mark.parametrize(
+    ("finding", "presence", "change"),
+    [
+        ({"seen": "seen", "change": "worsening", "doubt": None}, "seen", "larger or worse"),
+        ({"seen": "seen", "change": "not comparable", "doubt": "low certainty"}, "seen", "change uncertain"),
+        ({"seen": "seen", "change": "not comparable", "doubt": "different projections"}, "seen", "not comparable"),
+        ({"seen": "no statement", "change": None}, "neither seen nor excluded", ""),
+        ({"seen": "no statement", "change": None, "judged": False}, "not judged", ""),
+        ({"presence": "absent", "change": "resolved"}, "not seen", "no longer seen"),  # kept before `seen` was written
+    ],
+)
+def test_the_pages_use_the_words_of_the_report(finding: dict[str, Any], presence: str, change: str) -> None:
+    assert (presence_word(finding), change_word(finding)) == (presence, change)
