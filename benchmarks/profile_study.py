@@ -149,8 +149,8 @@ def shares_of(stacks: str) -> tuple[list[Share], dict[int, str]]:
         begun[pid][rooms[0]] += int(count)
     names = {pid: rooms.most_common(1)[0][0] for pid, rooms in begun.items()}
     merged: Counter[tuple[str, str]] = Counter()
-    for (pid, room), count in counted.items():
-        merged[names[pid], room] += count
+    for (pid, room), samples in counted.items():
+        merged[names[pid], room] += samples
     return [Share(process=process, room=room, samples=n) for (process, room), n in merged.most_common()], names
 
 
