@@ -16,7 +16,7 @@ from dicom_node.retrain import runs, snapshots
 from dicom_node.retrain.plan import Plan, resolve_recipe, write_plan
 from dicom_node.retrain.types import Contents, Film, RetrainError, RetrainStopped, folders_of
 from dicom_node.serving import promotion as models
-from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest
+from model.checkpoints.manifest import Manifest, read_manifest
 from model.errors import CheckpointError, ModelError
 
 FEWEST = 10
@@ -50,11 +50,6 @@ def start_of(node: NodeContext, recipe: Path | None) -> Start:
         manifest = read_manifest(folder)
     except CheckpointError as error:
         raise RetrainError(f"the champion cannot be trained on: {error}") from error
-    if manifest.kind is not CheckpointKind.NVILA:
-        raise RetrainError(
-            f"{manifest.label} is of kind {manifest.kind}: `dicom-node retrain` trains checkpoints of kind "
-            f"{CheckpointKind.NVILA}; train such a model by its own tools and promote it by `dicom-node models promote`"
-        )
     return Start(folder=folder, manifest=manifest, recipe=_recipe(recipe or node.settings.retrain.recipe))
 
 

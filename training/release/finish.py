@@ -6,7 +6,6 @@ python -m training.release.finish TRAINED --to FOLDER --version 1 --calibration 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from model.checkpoints.manifest import MANIFEST_NAME, CheckpointKind, Manifest, rewrite_manifest, write_manifest
 from model.engine.vlm import open_vlm
 from model.localise.relevance import HEADS_FILE, Localiser, read_outline_head
-from model.nvila import load_nvila
 from model.predict import load_predictor
 from training.calibration.checkpoint import calibrate
 from training.data.datasets import load_records, open_records, parse_spec
@@ -27,6 +25,7 @@ from training.evaluation.pointing_game import FIRST_SEED, localisation_of, measu
 from training.phantom.render import PHANTOM_FINDINGS
 from training.recipe.public import public_recipe
 from training.records.drops import DropReport
+from training.release.weights import write_model
 
 LICENCE = "Apache-2.0"
 QUESTION_TYPES = ("presence", "prior_presence", "change", "side", "grade", "difference")
@@ -35,16 +34,11 @@ POINTING_PAIRS = 150
 
 
 def write_weights(trained: Path, folder: Path) -> int:
-    """Copy a trained model into an empty checkpoint folder in float16; returns the number of parameters.
+    """Copy a trained model into an empty checkpoint folder in half precision; returns the number of parameters.
 
-    float16 and not bfloat16: the weights are small, and its ten bits of mantissa change no answer.
+    Of NVILA in float16 and not bfloat16: the weights are small, and its ten bits of mantissa change no answer.
     """
-    if folder.exists():
-        shutil.rmtree(folder)
-    model, processor = load_nvila(trained, dtype=torch.float32)
-    parameters: int = sum(parameter.numel() for parameter in model.parameters())
-    model.to(torch.float16).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    _, parameters = write_model(trained, folder, nvila_dtype=torch.float16)
     if (trained / HEADS_FILE).is_file():  # of the heads, serving needs the outlines only
         heads = load_file(trained / HEADS_FILE)
         save_file({k: v.contiguous() for k, v in heads.items() if k.startswith("outline.")}, folder / HEADS_FILE)

@@ -6,19 +6,13 @@ The demonstration model has `training.release.finish`; here nothing is claimed b
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.checkpoints.manifest import Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.errors import CheckpointError
-from model.nvila import load_nvila
-from model.nvila.checkpoint import ORIGINAL_TYPE, read_json
-from model.nvila.configuration import NvilaConfig
 from model.predict import load_predictor
 from model.questions.battery import QuestionType
 from model.schema import StudyPair
@@ -33,6 +27,7 @@ from training.recipe.recipe import Recipe
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
 from training.release.finish import figures
+from training.release.weights import write_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +91,7 @@ def publish(
         raise CheckpointError(f"{folder} is there already; a checkpoint is never overwritten")
     salt = next((section.salt for section in recipe.data.sets if section.by_patient), "")
     draft = folder.with_name(f"{folder.name}.draft")
-    kind, parameters = _write_weights(trained, draft)
+    kind, parameters = write_model(trained, draft)
     types = types_taught(taught, fewest=about.fewest)
     write_manifest(
         draft,
@@ -148,23 +143,3 @@ def _measure_figures(folder: Path, test: ReleaseFigures, device: str, salt: str,
     pairs = watch(f"testing on {test.data}", _iterate_items(test, report, salt), _count(test, salt))
     result = evaluate(predictor, pairs, report, data=test.data, options=EvaluationOptions())
     return figures(result) | {"split": test.split.value if test.split else "all", "dropped": report.total_dropped}
-
-
-def _write_weights(trained: Path, folder: Path) -> tuple[CheckpointKind, int]:
-    """Copy a trained model into an empty folder in bfloat16; returns its kind and number of parameters."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    if read_json(trained / "config.json").get("model_type") in (NvilaConfig.model_type, ORIGINAL_TYPE):
-        kind = CheckpointKind.NVILA
-        model, processor = load_nvila(trained, dtype=torch.bfloat16)
-    else:
-        from transformers import AutoModelForImageTextToText
-
-        from model.engine.auto_classes import load_processor
-
-        kind = CheckpointKind.AUTO
-        model = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.bfloat16, use_safetensors=True)
-        processor = load_processor(trained)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return kind, sum(parameter.numel() for parameter in model.parameters())
