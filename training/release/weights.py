@@ -33,8 +33,7 @@ def write_model(
     model: Any
     if read_json(trained / "config.json").get("model_type") in (NvilaConfig.model_type, ORIGINAL_TYPE):
         kind = CheckpointKind.NVILA
-        model, processor = load_nvila(trained, dtype=torch.float32)
-        model.to(nvila_dtype)
+        model, processor = load_nvila(trained, dtype=nvila_dtype)
     else:
         kind = CheckpointKind.AUTO
         model = AutoModelForImageTextToText.from_pretrained(trained, dtype=torch.bfloat16, use_safetensors=True)
