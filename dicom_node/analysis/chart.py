@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -132,7 +133,9 @@ def _since(entry: ChartEntry, taken: ClockTime) -> dt.timedelta | None:
 
 
 def _lab_text(entry: ChartEntry, unit: str) -> str:
-    return f"{entry.comparator}{entry.value:.4g} {unit}"
+    """Four digits, never as a power of ten: 35000 pg/mL, not 3.5e+04."""
+    amount = np.format_float_positional(float(f"{entry.value:.4g}"), trim="-")
+    return f"{entry.comparator}{amount} {unit}"
 
 
 def _person(header: Dataset, day: dt.date) -> list[ChartFact]:

@@ -7,10 +7,9 @@ guessed: the entry is left out and counted.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dicom_node.chart.vocabulary import ChartVocabulary, CodedName
 from dicom_node.hl7.syntax import Hl7Error, Segment
@@ -26,6 +25,10 @@ _ENDS = frozenset({"CA", "DC", "OC", "OD", "CR", "DR", "HD", "OH"})
 """HL7 table 0119: cancelled, discontinued, held, by whichever side."""
 _FLAGS = frozenset({"N", "L", "LL", "H", "HH"})
 _COMPARATORS = frozenset({"", "=", "<", ">", "<=", ">="})
+_NUMBER = re.compile(r"(?P<comparator>[<>]=?)? ?(?P<number>[+-]?\d{1,12}(?:\.\d{1,12})?)")
+"""With a point: 1,234 may be one and a bit or a thousand. Many laboratories send "<5" as a plain number (NM, ST)."""
+_ID_TYPES = ("MR", "PI")
+"""HL7 table 0203, the best first: the numbers under which a hospital files its images."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9./*%_^{}\[\]-]{0,31}")
 """The form of a code or unit that may be kept and listed: no free text, in which a name may stand."""
 
@@ -66,17 +69,30 @@ class ChartMessage:
     items: list[ChartItem] = field(default_factory=list)
     unknown: list[UnknownPart] = field(default_factory=list)
 
+    def clock(self, segment: Segment, number: int, component: int = 0) -> ClockTime | None:
+        """A field's time; its zone is that of MSH-7 where it names none (v2.5.1 section 2.14.9.7)."""
+        time = clock_time(segment.component(number, component))
+        return time if time is None or time.zone is not None else replace(time, zone=self.at.zone)
+
 
 def sender_of(msh: Segment) -> str:
     """MSH-3^MSH-4, the first component of each."""
     return f"{msh.component(3, 0)}^{msh.component(4, 0)}"
 
 
-def is_for_chart(found: Sequence[Segment]) -> bool:
-    """Tell whether a message holds numeric results or is an order."""
+def is_for_chart(found: Sequence[Segment], vocabulary: ChartVocabulary) -> bool:
+    """Tell whether a message holds results for the chart or is an order."""
     if ORDERS.match(found[0].raw(9)):
         return True
-    return any(segment.name == "OBX" and segment.raw(2) in NUMERIC for segment in found)
+    return any(is_result(segment, vocabulary) for segment in found)
+
+
+def is_result(segment: Segment, vocabulary: ChartVocabulary) -> bool:
+    """Tell whether a segment is a result: a number by its type, or a string under the code of a laboratory value."""
+    if segment.name != "OBX":
+        return False
+    kind = segment.raw(2)
+    return kind in NUMERIC or (kind == "ST" and vocabulary.lab(_codes(segment, 3)) is not None)
 
 
 def chart_message(found: Sequence[Segment], vocabulary: ChartVocabulary) -> ChartMessage:
@@ -102,7 +118,7 @@ def _results(found: Sequence[Segment], message: ChartMessage, vocabulary: ChartV
             pid, obr = segment, None
         elif segment.name == "OBR":
             obr = segment
-        elif segment.name == "OBX" and segment.raw(2) in NUMERIC and pid is not None:
+        elif pid is not None and is_result(segment, vocabulary):
             item = _result(pid, obr, segment, message, vocabulary)
             if item is not None:
                 yield item
@@ -116,7 +132,7 @@ def _result(
     if status not in _FINAL | _WITHDRAWN:
         return None  # preliminary, or no result at all: not the laboratory's word
     lab = vocabulary.lab(codes)
-    begins = clock_time(obx.component(14, 0)) or (clock_time(obr.component(7, 0)) if obr is not None else None)
+    begins = message.clock(obx, 14) or (message.clock(obr, 7) if obr is not None else None)
     if patient is None or lab is None or begins is None:
         faults = [UnknownPart(kind="patient")] if patient is None else []
         faults += [_unknown("lab", codes)] if lab is None else []
@@ -127,14 +143,13 @@ def _result(
     if status in _WITHDRAWN:
         return ChartItem(key=key, kind=ChartKind.LAB, patient=patient, name=lab.name, is_withdrawn=True)
     comparator, number = _number(obx)
-    unit = obx.component(6, 0)
-    factor = vocabulary.factor(lab, unit)
+    units = _codes(obx, 6)
+    factor = next((one for unit in units if (one := vocabulary.factor(lab, unit.value)) is not None), None)
     if number is None or factor is None:
-        message.unknown.append(
-            _unknown("value", codes) if number is None else _unknown("unit", [CodedName(value=unit)])
-        )
+        unit = [CodedName(value=units[0].value)] if units else []
+        message.unknown.append(_unknown("value", codes) if number is None else _unknown("unit", unit))
         return None
-    reported = clock_time(obr.component(22, 0)) if obr is not None else None
+    reported = message.clock(obr, 22) if obr is not None else None
     known = reported or message.at
     if status != "F" and message.at.is_after(known):
         known = message.at  # some senders correct a value and leave the first report's time
@@ -182,11 +197,12 @@ def _order(
         message.unknown.append(_unknown("treatment", codes))
         return None
     key = _key(ChartKind.TREATMENT, message.sender, *patient, number)
-    placed = clock_time(orc.component(9, 0)) or message.at
-    if control in _ENDS:
-        return ChartItem(key=key, kind=ChartKind.TREATMENT, patient=patient, name=name, ends=placed)
+    placed = message.clock(orc, 9) or message.at
+    if control in _ENDS:  # ORC-15: from when it is so
+        ends = message.clock(orc, 15) or placed
+        return ChartItem(key=key, kind=ChartKind.TREATMENT, patient=patient, name=name, ends=ends)
     timing = next((one for one in group if one.name == "TQ1"), None)
-    begins = _timed(timing, 7, orc, 3) or placed
+    begins = _timed(message, timing, 7, orc, 3) or placed
     return ChartItem(
         key=key,
         kind=ChartKind.TREATMENT,
@@ -194,35 +210,38 @@ def _order(
         name=name,
         begins=begins,
         known=placed,
-        ends=_timed(timing, 8, orc, 4),
+        ends=_timed(message, timing, 8, orc, 4),
     )
 
 
-def _timed(timing: Segment | None, field_number: int, orc: Segment, component: int) -> ClockTime | None:
+def _timed(
+    message: ChartMessage, timing: Segment | None, field_number: int, orc: Segment, component: int
+) -> ClockTime | None:
     """TQ1-7 or TQ1-8, else the older ORC-7.4 or ORC-7.5."""
-    stated = timing.component(field_number, 0) if timing is not None else ""
-    return clock_time(stated) or clock_time(orc.component(7, component))
+    stated = message.clock(timing, field_number) if timing is not None else None
+    return stated or message.clock(orc, 7, component)
 
 
 def _number(obx: Segment) -> tuple[str, float | None]:
-    """(comparator, number) of OBX-5; None where it is no finite number, a range or a ratio."""
-    parts = [part.strip() for part in obx.repetitions(5)[0]] + ["", "", "", ""]
-    comparator, text = ("", parts[0]) if obx.raw(2) == "NM" else (parts[0], parts[1])
-    if comparator not in _COMPARATORS or (obx.raw(2) == "SN" and any(parts[2:4])):
+    """(comparator, number) of OBX-5; None where it is no finite number, a range, a ratio, or several values."""
+    values = obx.repetitions(5)
+    parts = [part.strip() for part in values[0]] + ["", "", "", ""]
+    if len(values) > 1 or (obx.raw(2) == "SN" and (any(parts[2:4]) or parts[0] not in _COMPARATORS)):
         return "", None
-    if not re.fullmatch(r"[+-]?\d{1,12}(\.\d{1,12})?", text):
+    text = "".join(parts[:2]).removeprefix("=") if obx.raw(2) == "SN" else parts[0]
+    stated = _NUMBER.fullmatch(text)
+    if stated is None:
         return "", None
-    number = float(text)
-    return comparator.replace("=", "") if comparator == "=" else comparator, number if math.isfinite(number) else None
+    return stated["comparator"] or "", float(stated["number"])
 
 
 def _patient(pid: Segment) -> tuple[str, str] | None:
-    """The first ID of PID-3 with its assigning authority's namespace."""
-    for components in pid.repetitions(3):
-        parts = [*components, "", "", "", ""]
-        if parts[0]:
-            return parts[0][:64], parts[3].split(pid.delimiters.subcomponent)[0][:64]
-    return None
+    """The ID of PID-3 that images are filed under, by its type, else the first, with its authority's namespace."""
+    named = [parts for components in pid.repetitions(3) if (parts := [*components, "", "", "", "", ""])[0]]
+    if not named:
+        return None
+    best = next((parts for kind in _ID_TYPES for parts in named if parts[4] == kind), named[0])
+    return best[0][:64], best[3].split(pid.delimiters.subcomponent)[0][:64]
 
 
 def _codes(segment: Segment, number: int) -> list[CodedName]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.audit import messages as audit
 from dicom_node.chart.messages import ChartItem, ChartMessage, UnknownPart
 from dicom_node.hl7.times import ClockTime
-from dicom_node.index.tables.chart import ChartEntry, ChartUnknown
+from dicom_node.index.tables.chart import ChartEntry, ChartKind, ChartUnknown
 from dicom_node.index.tables.core import Instance, Series, Study
 from dicom_node.index.upsert import insert_if_absent, insert_or_update
 
@@ -21,7 +21,7 @@ def keep(session: Session, message: ChartMessage, *, now: dt.datetime, audited: 
     Returns how many rows changed: none where the message came before, whatever its control id.
     """
     changed = sum(_keep_item(session, item, message, now=now) for item in message.items)
-    if changed:  # a message that comes again adds nothing, its unknown parts neither
+    if changed:  # a message that comes again adds nothing
         audit.record(
             session,
             audit.AuditedEvent.PATIENT_RECORD,
@@ -42,12 +42,18 @@ def _keep_item(session: Session, item: ChartItem, message: ChartMessage, *, now:
     row = session.scalars(select(ChartEntry).where(ChartEntry.item_key == item.key).with_for_update()).one()
     told = {name: value for name, value in _values(item, message).items() if name not in ("item_key", "kind")}
     is_older = message.at.text < row.message_at
-    if is_older:  # it can only fill in what a later message left open, such as a cancellation that came first
+    stands = (row.is_withdrawn, row.value, row.comparator)
+    differs = item.kind is ChartKind.LAB and stands != (item.is_withdrawn, item.value, item.comparator)
+    if is_older and differs:  # what stands was made known by the later message, whenever the laboratory reported
+        told = {"known_at": max(row.known_at, row.message_at)} if row.known_at else {}
+    elif is_older:  # it can only fill in what a later message left open, such as a cancellation that came first
         told = {name: value for name, value in told.items() if getattr(row, name) in ("", None)}
     elif item.ends is not None and item.begins is None:  # the end of an order says nothing of its begin
         told = {name: told[name] for name in ("ends_at", "ends_zone", "message_at")}
-    elif item.value is not None and item.value == row.value and not row.is_withdrawn:
+    elif item.value is not None and not differs:
         del told["known_at"], told["known_zone"]  # said again: it was known before
+    elif differs and item.known is not None and message.at.is_after(item.known):
+        told["known_at"] = message.at.text  # corrected under the status and the time of the first report
     changes = {name: value for name, value in told.items() if getattr(row, name) != value}
     for name, value in changes.items():
         setattr(row, name, value)

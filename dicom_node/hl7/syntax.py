@@ -15,7 +15,7 @@ from dicom_node.errors import NodeError
 
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}$")
 _KNOWN = re.compile(
-    "MSH|PID|PD1|NK1|PV[12]|ORC|OB[RX]|NTE|TQ[12]|CTD|SPM|FT1|CTI|DSC|IPC|AL1|DG1|GT1|IN[12]|PRT|ROL|SFT|UAC|Z[A-Z0-9]{2}"
+    "MSH|EVN|PID|PD1|NK1|PV[12]|ORC|OB[RX]|RX[A-Z]|NTE|TQ[12]|CTD|SPM|FT1|CTI|DSC|IPC|AL1|DG1|GT1|IN[12]|PRT|ROL|SFT|UAC|Z[A-Z0-9]{2}"
 )
 """Segments of ORU^R01 and its usual additions: a line feed before one of these ends a segment in any message."""
 _HEADER_END = re.compile(rb"[\x00-\x1f\x7f]|PID\||(?<=.)MSH\|")
@@ -149,6 +149,8 @@ def header_fields(data: bytes) -> list[str]:
 def segments(data: bytes, *, charset: str) -> list[Segment]:
     """Return the segments of a message. charset: where MSH-18 names none. Raises Hl7Error."""
     fields = header_fields(data)
+    if data.lstrip()[:3] in (b"FHS", b"BHS"):
+        raise Hl7Error("a batch (FHS, BHS) is not taken; send each message in a frame of its own", code="AR")
     if len(fields) < 12 or len(fields[2]) < 4 or len({fields[1], *fields[2]}) != 1 + len(fields[2]):
         raise Hl7Error("the message does not begin with MSH and its delimiters, usually MSH|^~\\&", code="AR")
     encoding = _encoding(fields[18] if len(fields) > 18 else "", charset, fields[2][1])

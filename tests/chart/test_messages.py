@@ -17,14 +17,14 @@ from tests.support.chart_messages import lab, order
 from training.phantom.process import LAB_TRENDS, STAYS, TREATMENTS
 
 
-def _read(message: str, section: ChartSection | None = None) -> ChartMessage:
+def read(message: str, section: ChartSection | None = None) -> ChartMessage:
     return chart_message(segments(message.encode(), charset="utf-8"), chart_vocabulary(section or ChartSection()))
 
 
-def _item(message: str, section: ChartSection | None = None) -> ChartItem:
-    read = _read(message, section)
-    assert read.unknown == []
-    (item,) = read.items
+def item_of(message: str, section: ChartSection | None = None) -> ChartItem:
+    result = read(message, section)
+    assert result.unknown == []
+    (item,) = result.items
     return item
 
 
@@ -39,7 +39,7 @@ def _item(message: str, section: ChartSection | None = None) -> ChartItem:
     ],
 )
 def test_loinc_and_ucum_are_understood(sent: dict[str, str], name: str, value: float) -> None:
-    item = _item(lab(**sent))
+    item = item_of(lab(**sent))
     assert (item.name, item.flag, item.patient) == (name, "HH", ("P1", "HOSP"))
     assert item.value == pytest.approx(value)
     assert (item.begins, item.known) == (clock_time("20260301080000"), clock_time("20260301084500"))
@@ -60,9 +60,9 @@ def test_loinc_and_ucum_are_understood(sent: dict[str, str], name: str, value: f
     ],
 )
 def test_what_is_not_understood_is_named_and_left_out(sent: dict[str, str], part: UnknownPart) -> None:
-    read = _read(lab(**sent))
-    assert read.items == []
-    assert read.unknown == [part]
+    result = read(lab(**sent))
+    assert result.items == []
+    assert result.unknown == [part]
 
 
 def test_a_sites_own_codes_and_units() -> None:
@@ -71,9 +71,9 @@ def test_a_sites_own_codes_and_units() -> None:
         units=(SiteCode(code="MG/DL", means="mg/dL"),),
         treatments=(SiteCode(code="EXT", means="extubation planned"),),
     )
-    assert _item(lab("2", code="L0815^CRP^HIS", unit="MG/DL"), section).value == 20
-    assert _read(lab(code="L0815^CRP^OTHER"), section).items == []
-    assert _item(order(code="EXT^Extubation^ANY"), section).name == "extubation planned"
+    assert item_of(lab("2", code="L0815^CRP^HIS", unit="MG/DL"), section).value == 20
+    assert read(lab(code="L0815^CRP^OTHER"), section).items == []
+    assert item_of(order(code="EXT^Extubation^ANY"), section).name == "extubation planned"
     with pytest.raises(ValueError, match="'troponin' is not known; allowed are CRP"):
         ChartSection(labs=(SiteCode(code="L1", means="troponin"),))
     with pytest.raises(ValueError, match="APPLICATION\\^FACILITY"):
@@ -81,26 +81,26 @@ def test_a_sites_own_codes_and_units() -> None:
 
 
 def test_preliminary_results_are_none_and_corrections_count_from_when_they_came() -> None:
-    assert _read(lab(status="P")).items == []
-    corrected = _item(lab("90", status="C", at="20260301120000"))
+    assert read(lab(status="P")).items == []
+    corrected = item_of(lab("90", status="C", at="20260301120000"))
     assert corrected.known == clock_time("20260301120000")
-    assert corrected.key == _item(lab()).key
+    assert corrected.key == item_of(lab()).key
     for status in "DWX":
-        assert _item(lab(status=status)).is_withdrawn
-    late = _item(lab(reported="20260301070000"))
+        assert item_of(lab(status=status)).is_withdrawn
+    late = item_of(lab(reported="20260301070000"))
     assert late.known == late.begins, "no result is known before its sample is taken"
 
 
 def test_orders() -> None:
-    given_drug = _item(order(ends="20260305070000"))
+    given_drug = item_of(order(ends="20260305070000"))
     assert (given_drug.name, given_drug.ends) == ("diuretics", clock_time("20260305070000"))
     assert (given_drug.begins, given_drug.known) == (clock_time("20260301070000"), clock_time("20260301060000"))
-    cancelled = _item(order("DC", code="", placed="20260302090000"))
+    cancelled = item_of(order("DC", code="", placed="20260302090000"))
     assert (cancelled.key, cancelled.ends) == (given_drug.key, clock_time("20260302090000"))
-    assert _read(order(code="N02BE01^Paracetamol^ATC")).unknown == [
+    assert read(order(code="N02BE01^Paracetamol^ATC")).unknown == [
         UnknownPart(kind="treatment", code="N02BE01", system="ATC")
     ]
-    assert _read(order(number="")).unknown == [UnknownPart(kind="order", code="NW")]
+    assert read(order(number="")).unknown == [UnknownPart(kind="order", code="NW")]
 
 
 def test_a_date_without_a_time_is_the_days_end() -> None:
@@ -131,7 +131,7 @@ def test_names_are_those_that_the_courses_teach_and_have_words() -> None:
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
 def test_no_field_breaks_the_reader(value: str, code: str, unit: str) -> None:
     try:
-        read = _read(lab(value, code=code, unit=unit))
+        result = read(lab(value, code=code, unit=unit))
     except (Hl7Error, UnicodeEncodeError):
         return
-    assert all(item.value is None or abs(item.value) < 1e16 for item in read.items)
+    assert all(item.value is None or abs(item.value) < 1e16 for item in result.items)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import threading
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,11 +17,19 @@ from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
 from dicom_node.chart.messages import ORDERS, ChartMessage, chart_message, is_for_chart, sender_of
+from dicom_node.chart.messages import is_result as is_result_of
 from dicom_node.chart.store import keep
 from dicom_node.chart.vocabulary import chart_vocabulary
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, IndexUnavailableError
-from dicom_node.feedback.reports.hl7_message import Hl7Error, acknowledgement, envelope, refuse_unfit, reports_of
+from dicom_node.feedback.reports.hl7_message import (
+    Hl7Error,
+    NoReportError,
+    acknowledgement,
+    envelope,
+    refuse_unfit,
+    reports_of,
+)
 from dicom_node.feedback.reports.job import text_hash
 from dicom_node.hl7.syntax import segments
 from dicom_node.index.tables.reports import ReportKind, new_report
@@ -176,20 +185,29 @@ class Hl7Listener:
         return acknowledgement(envelope(data), "AA", "", now=now)
 
     def _read(self, data: bytes) -> tuple[ChartMessage | None, list[dict[str, Any]]]:
-        """What a message holds for the chart, and its reports. Raises Hl7Error where it holds neither."""
+        """The part of a message for the chart, and its reports. Raises Hl7Error where it holds neither.
+
+        From a laboratory that is heard, a message of which nothing is used is taken too: refused, it would stand before
+        all others in the sender's queue.
+        """
         read, settings = segments(data, charset=self._settings.charset), self._node.settings.chart
+        vocabulary, is_heard = chart_vocabulary(settings), sender_of(read[0]) in settings.senders
         chart = None
-        if is_for_chart(read) and sender_of(read[0]) in settings.senders:
+        if is_heard and is_for_chart(read, vocabulary):
             refuse_unfit(read)
-            chart = chart_message(read, chart_vocabulary(settings))
+            chart = chart_message(read, vocabulary)
         elif ORDERS.match(read[0].raw(9)):
             raise Hl7Error("orders are taken only from the senders that [chart] senders names", code="AR")
+        is_result = partial(is_result_of, vocabulary=vocabulary) if is_heard else (lambda _segment: False)
         try:
-            return chart, reports_of(data, charset=self._settings.charset)
+            return chart, reports_of(data, charset=self._settings.charset, is_result=is_result)
+        except NoReportError:
+            if not is_heard:
+                raise
         except Hl7Error:
             if chart is None:
                 raise
-            return chart, []  # results in numbers, or orders, and no report
+        return chart, []
 
     def _keep_chart(self, session: Session, chart: ChartMessage, now: dt.datetime) -> int:
         node = audit.this_node(self._node.settings.node.ae_title, requestor=False)

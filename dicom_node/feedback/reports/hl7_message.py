@@ -10,7 +10,7 @@ import binascii
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from dicom_node.hl7.syntax import Hl7Error, Segment, header_fields, segments
 from model.labeller.text.plain_text import plain_text
 from model.labeller.text.word_list import word_list
 
-__all__ = ["Envelope", "Hl7Error", "acknowledgement", "envelope", "reports_of"]
+__all__ = ["Envelope", "Hl7Error", "NoReportError", "acknowledgement", "envelope", "reports_of"]
 
 FINAL, CANCELS = ("F", "C", "U"), ("X", "D", "W")
 """HL7 tables 0123 and 0085: final, corrected, changed to final; cancelled, deleted, wrong."""
@@ -29,6 +29,10 @@ _NO_RESULT = ("O", "N")
 _TEXTS = ("TX", "FT", "ST")
 _SUFFIXES = {"IMP": "impression", "GDT": "findings", "REC": "recommendation", "ADT": "addendum"}
 """OBX-3 suffixes of HL7 v2 section 7.2.3 for parts of a narrative report."""
+
+
+class NoReportError(Hl7Error):
+    """A well-formed result message that holds no report's text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +86,13 @@ def _flat(text: str) -> str:
     return "".join(c for c in text if c.isprintable() and c not in "|\\&~")[:180]
 
 
-def reports_of(data: bytes, *, charset: str) -> list[dict[str, Any]]:
+def reports_of(
+    data: bytes, *, charset: str, is_result: Callable[[Segment], bool] = lambda _segment: False
+) -> list[dict[str, Any]]:
     """Return the column values of each report in a message (one for each OBR). Raises Hl7Error naming what is wrong.
 
-    charset: how a message is written whose MSH-18 is empty.
+    charset: how a message is written whose MSH-18 is empty. is_result: of an OBX that is a laboratory's: a text beside
+    it under the same OBR is a remark on it and no report.
     """
     found = segments(data, charset=charset)
     msh = found[0]
@@ -97,11 +104,12 @@ def reports_of(data: bytes, *, charset: str) -> list[dict[str, Any]]:
     groups = list(_groups(found))
     if not groups:
         raise Hl7Error("a PID and an OBR segment are needed; segments end by CR")
+    groups = [group for group in groups if not any(map(is_result, group.observations))]
     digest = hashlib.sha256(data).hexdigest()
     reports = [_report(msh, group, f"hl7:{digest}:{number}") for number, group in enumerate(groups)]
     with_words = [one for one in reports if one["text"].strip() or one["reason"].startswith(CANCELLED)]
     if not with_words:
-        raise Hl7Error("there is no text in an OBX segment of type TX, FT, ST or ED")
+        raise NoReportError("there is no text in an OBX segment of type TX, FT, ST or ED")
     return with_words  # of several orders that share one report, the one that holds it
 
 
