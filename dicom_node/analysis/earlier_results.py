@@ -77,8 +77,14 @@ def with_course(request: ReportRequest, choice: PriorChoice, readings_of: Readin
     for image in admitted:  # the best of each study first
         said = readings.statements.get(image.sop_instance_uid)
         if said is not None and image.taken_at is not None and image.study_instance_uid not in points:
-            point = CoursePoint(sop_instance_uid=image.sop_instance_uid, taken=image.taken_at, statements=said)
-            points[image.study_instance_uid] = point
+            points[image.study_instance_uid] = CoursePoint(
+                sop_instance_uid=image.sop_instance_uid,
+                taken=image.taken_at,
+                statements=said,
+                study_instance_uid=image.study_instance_uid,
+                series_instance_uid=image.series_instance_uid,
+                sop_class_uid=image.sop_class_uid,
+            )
     return replace(
         request,
         earlier=readings.statements.get(choice.prior.sop_instance_uid),

@@ -43,12 +43,16 @@ class PredecessorDocument:
 class CoursePoint:
     """An earlier film of the patient that the same checkpoint has read.
 
-    taken: local date and time. statements: finding → what its current result says.
+    taken: local date and time. statements: finding → what its current result says. The other UIDs are "" where the film
+    has none.
     """
 
     sop_instance_uid: str
     taken: dt.datetime
     statements: Mapping[str, EarlierStatement]
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    sop_class_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -19,6 +19,7 @@ from dicom_node.report.wording.course import course_sentences
 from dicom_node.report.wording.sections import SectionKey, sections
 from model.schema import Change, Finding, Presence
 from tests.support import report_cases as cases
+from tests.support.course_reports import references
 from tests.support.validators import dciodvfy_errors, save
 
 EFFUSION = "pleural_effusion"
@@ -122,6 +123,33 @@ def test_documents_with_a_course_and_a_chart_are_valid(tmp_path: Path) -> None:
     files = [save(one.dataset, tmp_path / f"{one.kind.value}.dcm") for one in build_documents(request)]
     assert len(files) == 2
     assert dciodvfy_errors(files) == {}
+
+
+def test_films_of_a_told_course_and_images_that_the_model_saw_are_evidence() -> None:
+    films = [_named(_point(day, said)) for day, said in ((1, NOT), (3, SMALL), (9, LARGE))]
+    shown = SourceImage(header=cases.header("shown", "20260305"), image=cases.image(3))
+    told, untold = _request(films, BETTER), _request(films[:1], BETTER)
+    for request, course in ((told, films), (untold, [])):
+        request = dataclasses.replace(request, earlier_images=(shown,))
+        assert request.prior is not None
+        pertinent = {str(one.header.SOPInstanceUID) for one in (request.prior, shown)}
+        pertinent |= {point.sop_instance_uid for point in course}
+        for document in build_documents(request):
+            evidence = references(document.dataset, "PertinentOtherEvidenceSequence")
+            assert set(evidence) == pertinent
+            assert len(evidence) == len(pertinent), "each once"
+    nameless = _request([dataclasses.replace(films[0], sop_class_uid=""), *films[1:]], BETTER)
+    assert films[0].sop_instance_uid not in references(
+        build_documents(nameless)[0].dataset, "PertinentOtherEvidenceSequence"
+    )
+
+
+def _named(point: CoursePoint) -> CoursePoint:
+    """The film with all UIDs that a reference to it needs."""
+    day = point.taken.day
+    return dataclasses.replace(
+        point, study_instance_uid=f"2.25.5{day}", series_instance_uid=f"2.25.6{day}", sop_class_uid=f"2.25.7{day}"
+    )
 
 
 def test_a_prognosis_stands_under_its_own_heading_and_never_in_the_impression() -> None:

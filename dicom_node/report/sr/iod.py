@@ -17,12 +17,13 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.dicom.sop_classes import NODE_MODEL
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from dicom_node.report.codes import coding_scheme_identification, concept
 from dicom_node.report.concepts import PRIVATE_SCHEME
 from dicom_node.report.patient import CleanHeader
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest, SourceImage
 from dicom_node.report.sr.uids import document_uid, header_uid, series_uid, study_uid
+from dicom_node.report.timeline import finding_courses
 
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
@@ -198,14 +199,20 @@ def referenced_sources(request: ReportRequest) -> list[Dataset]:
 def _add_evidence(ds: Dataset, request: ReportRequest, named: set[str]) -> None:
     """Current study → Current Requested Procedure Evidence, other studies → Pertinent Other Evidence (C.17.2.3).
 
-    Never both for one instance. An image that the tree does not name is evidence too: the result rests on it.
+    Never both for one instance. An image that the tree does not name is evidence too: the result rests on it, on what
+    the model saw beside the pair and, where a course is told, on the films that it is told of.
     """
-    sources: Sequence[SourceImage | None] = (request.current, request.prior)
+    sources: Sequence[SourceImage | None] = (request.current, request.prior, *request.earlier_images)
     uids = [
         tuple(header_uid(s, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"))
         for s in sources
         if referenceable(s)
     ]
+    if finding_courses(request):
+        films = [
+            (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in request.course
+        ]
+        uids += [film for film in films if all(map(is_uid, film))]
     references = list(dict.fromkeys((u[0], u[1], u[2], u[3]) for u in uids))
     current = [r for r in references if r[0] == ds.StudyInstanceUID]
     other = [r for r in references if r[0] != ds.StudyInstanceUID]

@@ -7,7 +7,7 @@ from dicom_node.report.patient import UNREADABLE
 from dicom_node.report.request import DocumentKind, ReportRequest, SourceImage
 from model.ontology import ontology
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 """Of the documents' layout; raise it when the same prediction would make other documents."""
 
 
