@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.drift.baselines import VALIDATION
+from dicom_node.drift.prognosis import CAME_TRUE, STATED
 from dicom_node.index.tables.core import Outcome, Result
 from dicom_node.index.tables.models import DriftFigure, ModelServing, ShadowResult
 from dicom_node.index.tables.retrain import RetrainRun, RetrainSnapshot, RunState
@@ -80,6 +81,9 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
         for figure, detail in (("rate of edema", VALIDATION), ("not analysed", "")):
             drifted = DriftFigure(week=week, figure=figure, device_uid="1.2.3", alarm=True, detail=detail, **limits)
             session.add(drifted)
+        for band, observed in (("", 0.5), (", stated 60% to 80%", 0.4)):
+            came = {"figure": f"{CAME_TRUE}{band}", "baseline": 0.72, "alarm": False, "detail": STATED}
+            session.add(DriftFigure(week=week, device_uid="1.2.3", **(limits | came | {"value": observed})))
         session.add(
             ModelServing(
                 worker="host:1", wanted="second", device_uid="1.2.3", since=now, seen_at=now, error="no such weights"
@@ -93,6 +97,9 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
         assert "rate of edema" in drift
         assert '<td data-label="Against">validation</td>' in drift
         assert '<td data-label="Against">first-weeks</td>' in drift, "as rows of earlier releases are"
+        assert '<td data-label="Figure">prognosis' not in drift, "what came of prognoses has a table of its own"
+        for cell in ('Predicted">72 %', 'Observed">50 %', 'Observed">40 %', 'Stated probability">60% to 80%'):
+            assert f'<td data-label="{cell}</td>' in drift
         assert "no such weights" in client.get("/models").text
         metrics = client.get("/metrics").text
     for line in (

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.admin import listings as reading
 from dicom_node.config import Role
 from dicom_node.drift import weekly as weeks
+from dicom_node.drift.prognosis import CAME_TRUE
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.models import Night, ShadowResult
 from dicom_node.index.tables.retrain import RetrainRun
@@ -121,8 +122,17 @@ def drift(call: Call) -> Response:
     with call.node.database.read() as session:
         rows = weeks.latest(session, call.number("weeks", 4, least=1, most=104))
         session.expunge_all()
-    lines = [(row, weeks.source_of(row)) for row in rows]
-    return render(call.request, "drift.html", user=call.user, lines=lines, settings=call.node.settings.drift)
+    foretold = [row for row in rows if row.figure.startswith(CAME_TRUE)]
+    lines = [(row, weeks.source_of(row)) for row in rows if not row.figure.startswith(CAME_TRUE)]
+    prognoses = [(row, row.figure.removeprefix(CAME_TRUE).removeprefix(", stated ") or "all") for row in foretold]
+    return render(
+        call.request,
+        "drift.html",
+        user=call.user,
+        lines=lines,
+        prognoses=prognoses,
+        settings=call.node.settings.drift,
+    )
 
 
 RULES = (
