@@ -1,5 +1,5 @@
 // Every page: the menu of small screens, parts that keep themselves up to date, and keys: "/" searches, arrows walk the
-// rows, "g" and a letter goes to a page, "?" shows the keys.
+// rows, "g" and a letter goes to a page, "q" goes to the question box, "?" shows the keys.
 "use strict";
 (() => {
   const REFRESH_MS = 10000;
@@ -56,6 +56,9 @@
     if (event.key === "/") {
       const search = document.getElementById("search");
       if (search) { event.preventDefault(); search.focus(); search.select(); }
+    } else if (event.key === "q") {
+      const question = document.getElementById("question");
+      if (question) { event.preventDefault(); question.focus(); question.scrollIntoView({ block: "center" }); }
     } else if (event.key === "?") {
       document.getElementById("keys").showModal();
     } else if (event.key === "g") {
