@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import datetime as dt
 import io
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.report.chart_facts import ChartFact, FactKind
 from dicom_node.report.documents import build_documents
-from dicom_node.report.request import SourceImage
+from dicom_node.report.request import CoursePoint, ReportRequest, SourceImage
+from dicom_node.report.rules import EarlierStatement, Seen
 from tests.support import report_cases as cases
 from tests.support.common import REPOSITORY, program, wait_until
 from tests.support.report_cases import kinds
@@ -23,7 +27,27 @@ from tests.support.viewer import ohif_pages, orthanc, upload, viewer
 
 ARTEFACTS = REPOSITORY / "artefacts" / "ohif"
 BROWSER = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
-REQUEST = kinds()["worse"]
+
+
+def _with_timeline(request: ReportRequest) -> ReportRequest:
+    """The same after two films that were read before, with a laboratory value: all that a course adds to a report."""
+    points = []
+    for day, level in ((dt.datetime(2026, 2, 20, 9), "mild"), (dt.datetime(2026, 3, 1, 8, 15), "moderate")):  # noqa: DTZ001
+        points.append(
+            CoursePoint(
+                taken=day,
+                statements={"edema": EarlierStatement(seen=Seen.SEEN, level=level)},
+                sop_instance_uid=f"2.25.1{day:%d}",
+                study_instance_uid=f"2.25.2{day:%d}",
+                series_instance_uid=f"2.25.3{day:%d}",
+                sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+            )
+        )
+    value = ChartFact(kind=FactKind.LAB, name="BNP", text="2076 pg/mL", before=dt.timedelta(hours=2))
+    return dataclasses.replace(request, course=tuple(points), chart=(value,))
+
+
+REQUEST = _with_timeline(kinds()["worse"])
 
 
 def _with_pixels(source: SourceImage) -> Dataset:
@@ -91,6 +115,8 @@ def _open_text(page: Page) -> None:
     body = page.inner_text("body")
     for sentence in (
         "Worse since 1 March 2026: severe pulmonary edema.",
+        "Pulmonary edema: seen on the first film read, 20 February 2026, most marked on 10 March 2026.",
+        "Also considered: BNP 2076 pg/mL, 2 h before.",
         "Otherwise unchanged: cardiomegaly. No other finding that was asked for is seen.",
         "The chest radiograph of 10 March 2026 was compared with that of 1 March 2026.",
         "The model is a demonstration, not for clinical use.",
