@@ -18,7 +18,8 @@ from tests.chart.test_service import header_at, known_labs, known_to, listening
 from tests.support.chart_messages import SENDER, lab, order
 from tests.support.reporting import reports
 
-pytestmark = pytest.mark.usefixtures("each_index")
+ON_BOTH = pytest.mark.usefixtures("each_index")
+"""Run on SQLite and on PostgreSQL."""
 CODE = {"code": "1988-5", "system": "LN"}
 
 
@@ -149,6 +150,7 @@ CHANGED = lab("90", at="20260301093000")
 AGAIN = lab("184", at="20260301110000")
 
 
+@ON_BOTH
 @pytest.mark.parametrize("messages", list(itertools.permutations((lab(), CHANGED))))
 def test_a_value_changed_without_a_word_counts_from_the_message_that_changed_it(
     tmp_path: Path, messages: tuple[str, ...]
@@ -160,6 +162,7 @@ def test_a_value_changed_without_a_word_counts_from_the_message_that_changed_it(
         assert known_labs(node, header_at("20260301100000")) == {"CRP": "90 mg/L very high"}
 
 
+@ON_BOTH
 @pytest.mark.parametrize("messages", list(itertools.permutations((lab(), lab(status="W", at="20260301093000"), AGAIN))))
 def test_a_withdrawn_value_that_is_sent_again_counts_from_then(tmp_path: Path, messages: tuple[str, ...]) -> None:
     with listening(tmp_path) as (node, _clock, peer):
@@ -176,6 +179,7 @@ def test_large_values_are_told_in_digits(tmp_path: Path) -> None:
         assert known_labs(node) == {"BNP": "35000 pg/mL very high", "CRP": "<0.6 mg/L normal"}
 
 
+@ON_BOTH
 def test_a_laboratorys_remark_is_no_radiologists_report(tmp_path: Path) -> None:
     with listening(tmp_path) as (node, _clock, peer):
         remark = "OBX|2|TX|REM^Remark^HIS||Suggests pneumonia.||||||F\r"
@@ -222,6 +226,7 @@ def test_character_sets_of_msh_18(tmp_path: Path, charset: str) -> None:
         assert "KLINGON" in peer.ask(message.replace(charset.encode(), b"KLINGON"))
 
 
+@ON_BOTH
 def test_a_cancelled_order_is_not_told_whichever_message_came_first(tmp_path: Path) -> None:
     begun, cancelled = order(), order("CA", code="", placed="20260301063000")
     for number, messages in enumerate(itertools.permutations((begun, cancelled))):
