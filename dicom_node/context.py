@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class NodeContext:
     """One process's view of the node. Values only; whoever makes it also closes what it holds.
 
-    stop: set when the process was asked to end; long work looks at it between steps.
+    stop: set when the process was asked to end; long work looks at it between steps. not_ready: the names of this
+    node's processes that have not begun their work, as the main process knows them.
     """
 
     settings: Settings
@@ -30,6 +31,7 @@ class NodeContext:
     store: InstanceStore
     clock: Callable[[], dt.datetime] = utc_now
     stop: threading.Event = field(default_factory=threading.Event)
+    not_ready: Callable[[], Sequence[str]] = tuple
 
     def __post_init__(self) -> None:
         """SQLite has no clock of its own and takes the node's; a PostgreSQL server goes by its own."""

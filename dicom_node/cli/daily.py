@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from dicom_node.admin import listings as reading
 from dicom_node.admin.formats import day, moment, person_name
@@ -16,8 +16,9 @@ from dicom_node.admin.job_listings import job_lines
 from dicom_node.chart import store as chart
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
+from dicom_node.deliver.stalled import find_stalled
 from dicom_node.errors import UsageError
-from dicom_node.index.tables.core import Job, JobState, Outcome, Study, StudyPurpose, StudyState
+from dicom_node.index.tables.core import Job, JobState, Outcome, Quarantine, Study, StudyPurpose, StudyState
 from dicom_node.jobs import backlog
 from dicom_node.retention.disk import disk_usage
 from dicom_node.serving.status import serving_lines
@@ -64,11 +65,15 @@ def _status(node: NodeContext) -> dict[str, Any]:
             {"kind": row.kind, "code": row.code, "system": row.system, "times": row.times}
             for row in chart.unknown_parts(session, limit=10)
         ]
+        stalled = [one.sentence() for one in find_stalled(session)]
+        unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
-    troubles += unclaimed
+    troubles += unclaimed + stalled
+    if unsettled:
+        troubles.append(f"{unsettled} objects in quarantine need a decision: dicom-node quarantine")
     if usage.free_percent < node.settings.retention.keep_free_percent:
         troubles.append(f"the disk has {usage.free_percent:.1f} % free")
     return {
@@ -85,7 +90,7 @@ def studies(
     search: Annotated[str, typer.Option("--search", help="Words of name, ID or accession number.")] = "",
     state: Annotated[StudyState | None, typer.Option("--state", help="Only studies in this state.")] = None,
     outcome: Annotated[Outcome | None, typer.Option("--outcome", help="Only results with this outcome.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +121,7 @@ def studies(
 
 def jobs(
     state: Annotated[JobState | None, typer.Option("--state", help="Default: all that are not done.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 200,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

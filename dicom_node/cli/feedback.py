@@ -42,7 +42,7 @@ def list_feedback(
     state: Annotated[
         list[ReportState] | None, typer.Option("--state", help="Reports in this state; default: what needs a look.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many of each.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of each.")] = 200,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

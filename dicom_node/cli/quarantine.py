@@ -17,7 +17,7 @@ def quarantine(
         list[int] | None,
         typer.Option("--settle", metavar="ID", help="Looked into: ours is right. Repeatable; its file is deleted."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 200,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+from sqlalchemy import select
 
-from dicom_node.cli.common import printable
+from dicom_node.cli.common import ConfigOption, open_node, printable
 from dicom_node.errors import NodeError, UsageError
+from dicom_node.index.tables.core import Document, DocumentKind, Result, Study
+
+
+class ShownKind(StrEnum):
+    """The reports that can be shown as a tree."""
+
+    READING = "reading"
+    MACHINE = "machine"
 
 
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A DICOM file with any Structured Report.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|STUDY_UID",
+            help="A DICOM file with any Structured Report, or the StudyInstanceUID of a study of this node.",
+        ),
+    ],
+    kind: Annotated[ShownKind, typer.Option("--kind", help="Which report of the study's current result.")] = (
+        ShownKind.READING
+    ),
     html: Annotated[Path | None, typer.Option("--html", help="Write a page to this file instead.")] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Print a Structured Report as a readable tree, or write it as a page with --html FILE."""
     # The report package loads highdicom: only when it is asked for.
     from dicom_node.report.render.sr_tree import tree_lines, tree_page
 
+    file = Path(what)
+    is_uid = UID(what).is_valid and not file.exists()
     try:
-        dataset = dcmread(file, stop_before_pixels=True)
+        dataset = dcmread(BytesIO(_document(what, kind, config)) if is_uid else file, stop_before_pixels=True)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such file") from error
     except InvalidDicomError as error:
@@ -34,6 +58,26 @@ def show(
         return
     html.write_text(tree_page(dataset), "utf-8")
     typer.echo(f"written: {html}")
+
+
+def _document(study_uid: str, kind: ShownKind, config: Path | None) -> bytes:
+    """Read a report of the study's current result, of its first image where there are several."""
+    with open_node(config) as node, node.database.read() as session:
+        found = session.scalars(
+            select(Document.path)
+            .join(Result)
+            .join(Study, Study.id == Result.study_pk)
+            .where(Study.study_instance_uid == study_uid, Result.is_current, Document.kind == DocumentKind(kind))
+            .order_by(Result.id)
+        ).first()
+        if found is None:
+            raise UsageError(f"no {kind} report of a study {study_uid}; `dicom-node studies` lists the studies")
+        try:
+            return node.documents.read(found)
+        except OSError as error:
+            raise NodeError(
+                f"the {kind} report of {study_uid} is gone; `dicom-node reprocess` makes it anew"
+            ) from error
 
 
 def register(app: typer.Typer) -> None:

@@ -129,13 +129,16 @@ def config_path(given: Path | None) -> Path:
 def load_settings(path: Path) -> Settings:
     """Read and check the file. Raises ConfigurationError naming file, key, what was given and what is allowed."""
     try:
-        raw = tomllib.loads(path.read_text("utf-8")) if path.is_file() else None
+        # Windows' editors begin a file with a byte order mark, which TOML does not know.
+        raw = tomllib.loads(path.read_text("utf-8-sig")) if path.is_file() else None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8: byte {error.start} cannot be read") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    if path.is_dir():
+        raise ConfigurationError(f"{path}: a folder; name the file in it, such as {path / DEFAULT_CONFIG}")
     if raw is None:
         raise ConfigurationError(f"{path}: no such file; make one with `dicom-node init`, or name one with --config")
     try:

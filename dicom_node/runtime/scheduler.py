@@ -10,7 +10,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -24,6 +24,7 @@ from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import job_key
+from dicom_node.deliver.stalled import find_stalled
 from dicom_node.drift.weekly import WeeklyLook
 from dicom_node.errors import NodeError
 from dicom_node.index.database import utc_now
@@ -41,7 +42,7 @@ from dicom_node.index.tables.core import (
     StudyState,
 )
 from dicom_node.jobs import queue as jobs
-from dicom_node.jobs.backlog import find_unclaimed_work
+from dicom_node.jobs.backlog import LANE_IS_GONE, find_unclaimed_work
 from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.retrieval import prefetch
@@ -268,12 +269,35 @@ def forget_old_jobs(node: NodeContext) -> None:
         log.info("finished jobs forgotten", count=count)
 
 
-def tell_of_unclaimed_work(node: NodeContext) -> None:
-    """Raise a notice for due work that waits although no lane works on it, once for each time that it begins."""
+@dataclass(slots=True)
+class UnclaimedLook:
+    """The tick that tells of due work which no lane takes, once for each time that it begins.
+
+    first_seen: since when a kind has been found so. After a planned stop work is overdue and no lane has reported yet:
+    only what stays so for as long as a lane may be silent is told.
+    """
+
+    first_seen: dict[JobKind, dt.datetime] = field(default_factory=dict)
+
+    def __call__(self, node: NodeContext) -> None:
+        """Raise the notices that are due."""
+        with node.database.write() as session:
+            found = find_unclaimed_work(session)
+            now = node.clock()
+            self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in found}
+            for waiting in found:
+                if now - self.first_seen[waiting.kind] < LANE_IS_GONE:
+                    continue
+                key = f"unclaimed:{waiting.kind}:{waiting.due_since:%Y%m%d%H}"
+                notify.raise_notice(session, key=key, kind="work waits", text=waiting.sentence(), now=now)
+
+
+def tell_of_stalled_destinations(node: NodeContext) -> None:
+    """Raise a notice for a destination that nothing reaches, once for each time that it begins."""
     with node.database.write() as session:
-        for waiting in find_unclaimed_work(session):
-            key = f"unclaimed:{waiting.kind}:{waiting.due_since:%Y%m%d%H}"
-            notify.raise_notice(session, key=key, kind="work waits", text=waiting.sentence(), now=node.clock())
+        for stalled in find_stalled(session):
+            key = f"stalled:{stalled.destination}:{stalled.waiting_since:%Y%m%d%H%M}"
+            notify.raise_notice(session, key=key, kind="destination", text=stalled.sentence(), now=node.clock())
 
 
 TICKS = (
@@ -281,7 +305,8 @@ TICKS = (
     Tick(name="count", seconds=5, action=CountAgreement()),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reports", seconds=10, action=look_at_reports_again),
-    Tick(name="unclaimed", seconds=30, action=tell_of_unclaimed_work),
+    Tick(name="unclaimed", seconds=30, action=UnclaimedLook()),
+    Tick(name="stalled", seconds=60, action=tell_of_stalled_destinations),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
     Tick(name="audit", seconds=5, action=syslog.send_waiting),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -157,8 +158,11 @@ def _reload_settings(settings: Settings, reload: Callable[[], Settings]) -> Sett
 
 def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, reloads: threading.Event) -> None:
     """Run the node's parts until it is to stop or, by SIGHUP, to read its configuration again."""
-    node = node_context(settings, threading.Event())
     children = _children(settings, role)
+    node = dataclasses.replace(
+        node_context(settings, threading.Event()),
+        not_ready=lambda: [child.name for child in children if not child.ready.is_set()],
+    )
     with _own_parts(node, role):
         for child in children:
             _start(child, settings)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.models import ModelEvent, ModelServing
 from dicom_node.serving.promotion import ModelsError, champion
+from dicom_node.system.process_identity import shown_name
 from model.checkpoints import registry
 from model.checkpoints.registry import ModelEntry
 from model.errors import CheckpointError
@@ -81,7 +82,7 @@ def serving_lines(session: Session, now: dt.datetime) -> list[dict[str, Any]]:
     rows = session.scalars(select(ModelServing).where(ModelServing.seen_at >= fresh).order_by(ModelServing.worker))
     return [
         {
-            "worker": row.worker,
+            "worker": shown_name(row.worker),
             "folder": row.folder,
             "wanted": row.wanted,
             "name": row.model_name,

@@ -73,6 +73,13 @@ def describe_process() -> str:
     return f"{this_process()}/{socket.gethostname()}"
 
 
+def shown_name(described: str) -> str:
+    """Name a process for people by what `describe_process` wrote: its host and process id. Other text as it is."""
+    identity = ProcessIdentity.parse(described)
+    parts = described.split("/")
+    return f"{parts[3]}, process {identity.pid}" if identity is not None and len(parts) == 4 else described
+
+
 def this_process() -> ProcessIdentity:
     """Return the identity of this process; a forked child has one of its own."""
     return _identity_of(os.getpid())

@@ -22,12 +22,12 @@ def live(_call: Call) -> Response:
 
 
 def ready(call: Call) -> Response:
-    """Answer 200 where the index has the right schema, the disk is above its watermark and due work is claimed.
+    """Answer 200 where the index has the right schema, the disk has room, receivers listen and due work is claimed.
 
     Otherwise 503, saying what is not so.
     """
     node = call.node
-    troubles = []
+    troubles = [f"start: {name} has not begun its work" for name in node.not_ready()]
     try:
         schema.require_current(node.database)
     except NodeError as error:

@@ -47,10 +47,15 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_every_argument_and_option_says_what_it_is(name: str) -> None:
     command = COMMANDS[name]
     assert (command.help or "").strip().endswith((".", ")"))
+    texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+    swallowed = [text for text in texts if re.search(r"(?<![\\[])\[[a-z@#/]", text)]
+    assert not swallowed, "typer reads [word] as a style and prints nothing: write \\\\["
     for parameter in command.params:
         assert parameter.help, f"{name} {parameter.name}"
         if parameter.param_type_name == "argument":
-            assert re.fullmatch(r"[A-Z_]+|NAME\|off\|default", parameter.metavar or ""), f"{name} {parameter.name}"
+            assert re.fullmatch(r"[A-Z_]+|NAME\|off\|default|FILE\|STUDY_UID", parameter.metavar or ""), (
+                f"{name} {parameter.name}"
+            )
 
 
 @pytest.mark.parametrize("name", TOP_COMMANDS)

@@ -125,6 +125,12 @@ def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
 
 
+def test_a_byte_order_mark_is_no_mistake_and_a_folder_is_named(tmp_path: Path) -> None:
+    assert _load(tmp_path, "\ufeff[node]\nport = 104\n").node.port == 104
+    with pytest.raises(ConfigurationError, match=r"a folder; name the file in it, such as .*config\.toml"):
+        load_settings(tmp_path)
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     settings = _load(tmp_path, "")

@@ -278,3 +278,24 @@ def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path
         follower.give_up()
         first.database.close()
         second.database.close()
+
+
+def test_work_that_waited_through_a_planned_stop_is_told_only_when_no_worker_comes(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    clock.forward(hours=1)  # the node was stopped
+    look = sweeps.UnclaimedLook()
+
+    def told() -> list[str]:
+        look(node)
+        with node.database.read() as session:
+            return list(session.scalars(select(Notice.text).where(Notice.kind == "work waits")))
+
+    assert told() == []
+    clock.forward(seconds=90)
+    assert told() == [], "a worker is loading its model"
+    clock.forward(seconds=31)
+    (text,) = told()
+    assert "no worker reports" in text
+    assert told() == [text], "told once"

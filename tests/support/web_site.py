@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def running_site(
     *destinations: dict[str, Any],
     with_study: bool = True,
     web_settings: dict[str, Any] | None = None,
+    not_ready: Callable[[], Sequence[str]] = tuple,
     **sections: Any,
 ) -> Iterator[Site]:
     """A node, with one compared study where wanted, served."""
@@ -80,7 +82,7 @@ def running_site(
     web |= web_settings or {}
     node = make_node(folder, clock, *destinations, **{"web": web, **sections})
     seen = _add_study(node, folder / "films") if with_study else {}
-    server = WebServer(node)
+    server = WebServer(dataclasses.replace(node, not_ready=not_ready))
     server.start()
     try:
         yield Site(node=node, clock=clock, base=f"http://127.0.0.1:{server.port}", **seen)

@@ -86,7 +86,12 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
             session.add(DriftFigure(week=week, device_uid="1.2.3", **(limits | came | {"value": observed})))
         session.add(
             ModelServing(
-                worker="host:1", wanted="second", device_uid="1.2.3", since=now, seen_at=now, error="no such weights"
+                worker=f"{0:012}/17/{0:016}/ward",
+                wanted="second",
+                device_uid="1.2.3",
+                since=now,
+                seen_at=now,
+                error="no such weights",
             )
         )
     with site.client("administrator") as client:
@@ -100,7 +105,9 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
         assert '<td data-label="Figure">prognosis' not in drift, "what came of prognoses has a table of its own"
         for cell in ('Predicted">72 %', 'Observed">50 %', 'Observed">40 %', 'Stated probability">60% to 80%'):
             assert f'<td data-label="{cell}</td>' in drift
-        assert "no such weights" in client.get("/models").text
+        text = client.get("/models").text
+        assert "no such weights" in text
+        assert "ward, process 17 answers" in text
         metrics = client.get("/metrics").text
     for line in (
         'dicom_node_model_not_loaded{folder="second"} 1.0',

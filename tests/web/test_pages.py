@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
+from typer.testing import CliRunner
 
+from dicom_node.cli import app
 from dicom_node.index.tables.core import AuditEvent, Delivery, DeliveryState, Feedback, Job, JobKind, JobState, Verdict
 from model.images.sandbox import decode_in_child
 from tests.support.delivery_node import run_due
@@ -235,6 +237,16 @@ def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
         assert "schema" in answer.json()["troubles"][0]
 
 
+def test_readiness_waits_for_every_process_of_the_node(tmp_path: Path) -> None:
+    waiting = ["receive-0"]
+    with running_site(tmp_path, with_study=False, not_ready=lambda: waiting) as site, site.client() as client:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["troubles"] == ["start: receive-0 has not begun its work"]
+        waiting.clear()
+        assert client.get("/health/ready").status_code == 200
+
+
 def test_deliveries_name_the_patient_and_the_study(site: Site, client: httpx.Client) -> None:
     text = client.get("/deliveries").text
     assert site.patient_id in text
@@ -254,3 +266,19 @@ def test_thumbnail_is_a_small_jpeg(site: Site, client: httpx.Client) -> None:
     answer = client.get(f"/images/{site.current_sop}/thumbnail.jpg")
     assert answer.headers["content-type"] == "image/jpeg"
     assert max(Image.open(BytesIO(answer.content)).size) == 240
+
+
+def test_a_study_s_report_is_shown_by_its_uid(site: Site, tmp_path: Path) -> None:
+    """`dicom-node report show STUDY_UID`: nobody knows where the file lies."""
+    config = tmp_path / "config.toml"
+    folder = site.node.settings.node.data_dir
+    config.write_text(
+        f'[node]\ndata_dir = "{folder}"\n[database]\nurl = "{site.node.settings.database.url}"\n', "utf-8"
+    )
+    asked = ["report", "show", site.study_instance_uid, "--config", str(config)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "Impression" in done.stdout
+    assert "Pleural effusion" in CliRunner().invoke(app, [*asked, "--kind", "machine"]).stdout
+    unknown = CliRunner().invoke(app, ["report", "show", "1.2.3", "--config", str(config)])
+    assert "no reading report of a study 1.2.3" in str(unknown.exception)

@@ -23,7 +23,7 @@ def calibrate_command(
         typer.Option(help="What a checkpoint without a manifest may be asked, comma-separated; else [model] findings."),
     ] = "",
     split: SplitOption = "all",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of pairs.")] = None,
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     config: ConfigOption = None,
     as_json: JsonOption = False,

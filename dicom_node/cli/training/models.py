@@ -133,7 +133,7 @@ def shadow_command(
 
 def disagreements_command(
     name: NameArgument,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many results.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of results.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -28,7 +28,7 @@ def rewrite_command(
     by_patient: Annotated[bool, typer.Option(help="Patient-disjoint split instead of the official one.")] = False,
     server: ServerOption = "",
     text_model: TextModelOption = "",
-    limit: Annotated[int | None, typer.Option(help="At most so many answers.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Greatest number of answers.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the rule-based writer.")] = 0,
 ) -> None:
     """Rewrite difference answers by a text model or by rules; keep what stays true. Goes on where a run was cut."""

@@ -63,7 +63,7 @@ def evaluate_command(
     split: SplitOption = "all",
     by_patient: Annotated[bool, typer.Option(help="Split by patient as training did, not as published.")] = False,
     seen_patients: Annotated[bool, typer.Option(help="Measure on patients that it was trained on, too.")] = False,
-    limit: Annotated[int | None, typer.Option(help="At most so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Greatest number of pairs.")] = None,
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
     prognosis: Annotated[bool, typer.Option(help="Predict the next image and compare with what came.")] = False,

@@ -112,7 +112,7 @@ def finish_command(
         str, typer.Option(help='Validation data, "KIND:…@@SPLIT", for example "diff-vqa:VQA,MIMIC@@validate".')
     ] = "",
     test: Annotated[list[str] | None, typer.Option(help="Test data, written the same way; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of pairs of each.")] = None,
     fewest: Annotated[int, typer.Option(min=1, help="Training answers below which nothing counts as taught.")] = 50,
     data: Annotated[str, typer.Option(help="The training data in words, or the hash of a snapshot.")] = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",

@@ -12,6 +12,7 @@ from dicom_node.admin import operations
 from dicom_node.admin.formats import label
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
+from dicom_node.deliver.stalled import find_stalled
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Notice
 from dicom_node.jobs import backlog
@@ -78,9 +79,11 @@ def _destinations_page(call: Call, *, asked: str, answer: str | None) -> Respons
     with call.node.database.read() as session:
         for name, state, count in reading.delivery_counts(session):
             counts.setdefault(name, {})[state.value] = count
+        stalled = {one.destination: one for one in find_stalled(session)}
     return render(
         call.request,
         "destinations.html",
+        stalled=stalled,
         user=call.user,
         destinations=call.node.settings.destinations,
         counts=counts,
