@@ -16,10 +16,10 @@ from dicom_node.admin.job_listings import job_lines
 from dicom_node.chart import store as chart
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
-from dicom_node.deliver.stalled import find_stalled
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Job, JobState, Outcome, Quarantine, Study, StudyPurpose, StudyState
 from dicom_node.jobs import backlog
+from dicom_node.jobs.stalled_destinations import find_stalled
 from dicom_node.retention.disk import disk_usage
 from dicom_node.serving.status import serving_lines
 

@@ -24,7 +24,6 @@ from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import job_key
-from dicom_node.deliver.stalled import find_stalled
 from dicom_node.drift.weekly import WeeklyLook
 from dicom_node.errors import NodeError
 from dicom_node.index.database import utc_now
@@ -43,6 +42,7 @@ from dicom_node.index.tables.core import (
 )
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.backlog import LANE_IS_GONE, find_unclaimed_work
+from dicom_node.jobs.stalled_destinations import find_stalled
 from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
 from dicom_node.priors.retrieval import prefetch

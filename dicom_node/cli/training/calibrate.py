@@ -20,7 +20,7 @@ def calibrate_command(
     data: DataOption,
     findings: Annotated[
         str,
-        typer.Option(help="What a checkpoint without a manifest may be asked, comma-separated; else [model] findings."),
+        typer.Option(help="What a checkpoint without a manifest may be asked, comma-separated; else `model.findings`."),
     ] = "",
     split: SplitOption = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of pairs.")] = None,

@@ -12,10 +12,10 @@ from dicom_node.admin import operations
 from dicom_node.admin.formats import label
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
-from dicom_node.deliver.stalled import find_stalled
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Notice
 from dicom_node.jobs import backlog
+from dicom_node.jobs.stalled_destinations import find_stalled
 from dicom_node.web.pages.corrections import row_number
 from dicom_node.web.pages.worklist import choice
 from dicom_node.web.rendering import render

@@ -40,7 +40,7 @@ def find_stalled(session: Session) -> list[StalledDestination]:
 
     waiting_since: when the oldest of them was made, or the last one before it arrived, whichever is later.
     """
-    old = database_time(session, -STALLED_AFTER)
+    old = session.scalars(select(database_time(session, -STALLED_AFTER))).one()
     tried = (Delivery.state == DeliveryState.PENDING) & (Delivery.last_error != "")
     rows = session.execute(
         select(Delivery.destination, func.min(Delivery.created_at))
