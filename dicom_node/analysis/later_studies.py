@@ -14,7 +14,17 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config import PriorsSection
-from dicom_node.index.tables.core import Instance, Job, JobKind, JobState, Result, Study, StudyPurpose, StudyState
+from dicom_node.index.tables.core import (
+    Instance,
+    Job,
+    JobKind,
+    JobState,
+    Outcome,
+    Result,
+    Study,
+    StudyPurpose,
+    StudyState,
+)
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import get_logger
@@ -66,7 +76,14 @@ def _statements(results: Sequence[Result]) -> Mapping[tuple[str, str], object]:
 
 
 def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study | None:
-    """The patient's next study by date, time and UID that was sent for analysis and is not old news."""
+    """The patient's next study by date, time and UID that was sent for analysis and is not old news.
+
+    One that ended as "not analysed" is passed over: the reason lies in its own images, and the same report again is
+    noise in the archive.
+    """
+    says_something = exists().where(
+        Result.study_pk == Study.id, Result.is_current, Result.outcome != Outcome.NOT_ANALYSED
+    )
     if not study.patient_id or not study.study_date:
         return None
     issuers = {study.issuer_of_patient_id, ""} if study.issuer_of_patient_id else None
@@ -78,6 +95,7 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
             Study.purpose == StudyPurpose.ROUTED,
             Study.state != StudyState.OPEN,
             Study.first_instance_at >= since,
+            or_(Study.state == StudyState.COMPLETE, says_something),
             _is_after(study),
         )
         .order_by(Study.study_date, Study.study_time, Study.study_instance_uid)

@@ -5,6 +5,7 @@ Everything but the network is the node's own: store, index, completion, jobs, a 
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy import select
 from dicom_node.context import NodeContext
 from dicom_node.feedback.reports.hl7_listener import Hl7Listener
 from dicom_node.hl7.times import FORM
-from dicom_node.index.tables.core import Job, JobState, Result, Study
+from dicom_node.index.tables.core import Job, JobState, Outcome, Result, Study
 from model.predict import load_predictor
 from tests.support.chain import Models, analyse_all, current_results, document, receive, text_of
 from tests.support.chart_messages import SENDER, lab, order
@@ -156,3 +157,19 @@ def test_the_report_tells_the_images_and_the_chart_of_its_day(
         (True, False),  # the leukocytes were reported an hour after this film
         (True, True),
     ]
+
+
+def test_a_study_that_could_not_be_analysed_is_not_reported_twice(
+    tmp_path: Path, models: Models, films: list[Dataset]
+) -> None:
+    """Its reason lies in its own images; the one behind it is reported anew all the same."""
+    node = make_node(tmp_path, Clock())
+    blank = copy.deepcopy(films[2])
+    blank.PixelData = bytes(len(blank.PixelData))
+    for film in (films[0], blank, films[3], films[1]):
+        receive(node, film)
+        analyse_all(node, models)
+    first, late, refused, last = _current(node, [films[0], films[1], blank, films[3]])
+    assert refused.outcome is Outcome.NOT_ANALYSED
+    assert (first.generation, late.generation, refused.generation, last.generation) == (1, 1, 1, 2)
+    assert last.prior_sop_instance_uid == films[1].SOPInstanceUID
