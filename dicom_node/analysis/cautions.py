@@ -28,7 +28,7 @@ def newer_image_note(choice: PriorChoice) -> str:
         return ""
     newest = max(newer, key=lambda verdict: verdict.image.when)
     why = "; ".join(newest.against) or f"it has another view ({newest.view})"
-    return f"Not compared with the newer image of {newest.image.when}: {why}."
+    return f"Not compared with the more recent prior of {newest.image.when}: {why}."
 
 
 def _is_newer(verdict: CandidateVerdict, choice: PriorChoice) -> bool:

@@ -22,6 +22,7 @@ from dicom_node.index.tables.core import Outcome
 from dicom_node.logs import get_logger
 from dicom_node.priors import patient_of, select_current
 from dicom_node.priors.identity import canonical, names_nobody
+from dicom_node.priors.suitability import header_contradictions
 from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
 from dicom_node.report.exposure import moment
 from dicom_node.report.region_rules import films_of, with_fitting_regions
@@ -32,7 +33,7 @@ from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
 
 log = get_logger(__name__)
 
-UNFAMILIAR = "What it would say of such an image was never measured."
+UNFAMILIAR = "How well the model reads such an image was never measured."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -244,6 +245,7 @@ def _request_with_answer(item: _Prepared, answer: Prediction | InferenceError, s
         cautions=identity_cautions(item.choice),
         dropped_regions=dropped,
         newer_prior=newer_image_note(item.choice),
+        header_contradictions=header_contradictions(item.current.facts),
     )
     return with_course(request, item.choice, setting.readings)
 

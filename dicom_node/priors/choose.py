@@ -165,7 +165,7 @@ def _reasons(
     image = best.image
     newest = max(verdict.image.taken_at or _EARLIEST for verdict in ranked)
     current_view = judge(current).view
-    what = "the patient's most recent earlier frontal chest radiograph"
+    what = "the patient's most recent earlier frontal chest radiograph that this node holds"
     if image.taken_at != newest:
         what = f"the most recent earlier one of the same view ({best.view}); a newer one has another view"
     lines = [f"The prior is {what}.", f"Same person: {best.in_favour[0]}."]
@@ -182,7 +182,9 @@ def _reasons_for_none(current: ImageFacts, verdicts: tuple[CandidateVerdict, ...
         return ("No comparison: the current image bears no patient ID, so no earlier one is proven the same person's.",)
     lines = _refusal_lines(verdicts)
     known = any(not verdict.against[0].startswith(_NO_NEWS) for verdict in verdicts)
-    what = "no earlier image of this patient is fit for it" if known else "no earlier image of this patient is known"
+    what = (
+        "no earlier image of this patient is suitable for it" if known else "no earlier image of this patient is known"
+    )
     return (f"No comparison: {what}.", *lines)
 
 

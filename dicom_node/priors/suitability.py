@@ -85,9 +85,25 @@ def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
     if min(image.rows or 0, image.columns or 0) < SMALLEST_SIDE:
         return _refuse(view, Refusal.NO_PIXELS, decided_on, f"it has only {image.columns} × {image.rows} pixels")
     if pose := _pose(image):
-        return _refuse(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so left and right cannot be trusted")
+        doubted = "its grey values" if pose.endswith("has black and white exchanged") else "left and right"
+        return _refuse(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so {doubted} cannot be trusted")
     kind = "frontal chest radiograph" if view is View.FRONTAL else f"{view} chest radiograph"
     return Suitability(view=view, refusal=None, decided_on=decided_on, sentence=f"{kind} ({'; '.join(decided_on)})")
+
+
+def header_contradictions(image: ImageFacts) -> tuple[str, ...]:
+    """Name the coded elements that state another body part or view than the pixels show: "BodyPartExamined says HAND".
+
+    Empty where the pixels were not looked at, or are not surely a frontal chest.
+    """
+    check = image.check
+    if check is None or check.probability < CONFIDENT or not check.view.is_frontal:
+        return ()
+    bodies = [clause for clause, is_chest, weight in _body_evidence(image) if weight == ELEMENT_WEIGHT and not is_chest]
+    views = [
+        clause for clause, view, weight in _view_evidence(image) if weight == ELEMENT_WEIGHT and not view.is_frontal
+    ]
+    return (*bodies, *views)
 
 
 def _refuse(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: str) -> Suitability:

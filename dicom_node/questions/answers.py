@@ -189,7 +189,7 @@ def _difference(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answ
         if one.change is not None and one.change in CHANGE_WORDS and one.change.value in wanted
     ]
     unsure = [finding_name(one.key) for one in findings if one.change is Change.NOT_COMPARABLE]
-    text = f"{_capital(join_words(said))}." if said else "No such change is stated."
+    text = f"{_capital(join_words(said))}." if said else f"No {'such ' if asked.expected else ''}change is stated."
     return Answer(text=f"{text} Not comparable: {join_words(unsure)}." if unsure else text, images=images)
 
 

@@ -66,6 +66,7 @@ class ReportRequest:
     prediction: None where outcome is NOT_ANALYSED before the model was asked.
     earlier_images: older than the prior, oldest first, which the model saw as well.
     cautions: what must be read before anything else, such as a doubt about the patient's identity.
+    header_contradictions: elements of the header that name another body part or view than the picture shows.
     newer_prior: why an image newer than the prior was not compared with, "" where there is none.
     earlier: finding → what the prior's own result by the same checkpoint said; None where there is none.
     course: what the same checkpoint said of earlier films, oldest first. course_left_out: films that another has read.
@@ -93,6 +94,7 @@ class ReportRequest:
     earlier_images: tuple[SourceImage, ...] = ()
     cautions: tuple[str, ...] = ()
     newer_prior: str = ""
+    header_contradictions: tuple[str, ...] = ()
     earlier: Mapping[str, EarlierStatement] | None = None
     course: tuple[CoursePoint, ...] = ()
     course_left_out: int = 0

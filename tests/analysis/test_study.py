@@ -151,8 +151,8 @@ def test_an_image_unlike_those_of_training_is_not_analysed(checkpoint: Path, fil
     assert refused.prediction.abstained is AbstainReason.UNFAMILIAR
     assert refused.prediction.findings == ()
     for language, words in (
-        ("en", "the image is unlike what this model was trained on. - What it would say"),
-        ("de", "anders als alles, womit dieses Modell trainiert wurde. - Was es zu einem solchen Bild"),
+        ("en", "the image is unlike what this model was trained on. - How well the model"),
+        ("de", "anders als alles, womit dieses Modell trainiert wurde. - Wie gut das Modell ein solches Bild"),
     ):
         assert words in " ".join(as_text(replace(refused, language=language)).split())
 

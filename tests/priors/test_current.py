@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.priors import ImageCheck, ImageFacts, PriorPolicy, Refusal, View, facts_of, select_current
-from dicom_node.priors.suitability import judge
+from dicom_node.priors.suitability import header_contradictions, judge
 from model.schema import AbstainReason
 from tests.support.common import shared
 from tests.support.prior_values import image
@@ -187,3 +187,17 @@ def test_order_of_arrival_changes_nothing(images: list[ImageFacts], random: Any)
 def test_foreign_files(name: str, refusal: Refusal | None) -> None:
     header = pydicom.dcmread(shared("data", "dicom", name), force=True)
     assert select_current([facts_of(header)]).refusal is refusal
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"body_part": "HAND", "check": FRONTAL}, ("BodyPartExamined says HAND",)),
+        ({"view_position": "LL", "check": FRONTAL}, ("ViewPosition says LL",)),
+        ({"check": FRONTAL}, ()),
+        ({"body_part": "HAND"}, ()),  # nobody looked
+        ({"texts": texts(StudyDescription="Knee"), "check": FRONTAL}, ()),  # the text of an order names much
+    ],
+)
+def test_coded_elements_that_contradict_the_picture_are_named(changes: dict[str, Any], said: tuple[str, ...]) -> None:
+    assert header_contradictions(replace(image("1"), **changes)) == said

@@ -44,7 +44,7 @@ def test_every_candidate_with_its_reason(tmp_path: Path) -> None:
         assert words in against[FILMS[number].SOPInstanceUID]
     status, out, _ = run(tmp_path, uid("current"))
     assert status == 0
-    assert "The prior is the patient's most recent earlier frontal chest radiograph." in out
+    assert "The prior is the patient's most recent earlier frontal chest radiograph that this node holds." in out
     assert re.search(r"^1 +2024-03-10", out, re.MULTILINE)
     status, _, error = run(tmp_path, "1.2.3")
     assert status != 0

@@ -13,7 +13,7 @@ from model.schema import AbstainReason, Change, ImageRole, Prediction
 from tests.support.report_cases import MODEL, absent, finding, header, image, prediction, region, request
 
 NEWEST = (
-    "The prior is the patient's most recent earlier frontal chest radiograph.",
+    "The prior is the patient's most recent earlier frontal chest radiograph that this node holds.",
     "Same person: patient ID and issuer, birth date, sex and name agree.",
     "Same view: PA.",
 )
@@ -108,7 +108,7 @@ def typical() -> dict[str, ReportRequest]:
             prediction(effusion),
             frontal_images=2,
             frontal_number=2,
-            newer_prior="Not compared with the newer image of 2026-03-05 11:20: it has another view (AP).",
+            newer_prior="Not compared with the more recent prior of 2026-03-05 11:20: it has another view (AP).",
         ),
         "lateral film alone": not_analysed(
             AbstainReason.NOT_FRONTAL,
@@ -116,6 +116,6 @@ def typical() -> dict[str, ReportRequest]:
             " looks lateral; ViewPosition says LL; SeriesDescription says 'Thorax seitl.').",
         ),
         "unlike the films of training": not_analysed(
-            AbstainReason.UNFAMILIAR, "What it would say of such an image was never measured."
+            AbstainReason.UNFAMILIAR, "How well the model reads such an image was never measured."
         ),
     }

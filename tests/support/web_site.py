@@ -208,4 +208,5 @@ def report_request(node: NodeContext, prior: pydicom.Dataset, current: pydicom.D
         prediction=Prediction(findings=findings, model=model),
         model=model,
         produced_at=dt.datetime(2026, 3, 1, 22, 0, tzinfo=dt.UTC),
+        language=node.settings.node.language,
     )

@@ -56,9 +56,21 @@ def is_child(source: SourceImage) -> bool:
     """Tell whether the patient was younger than 18 years when the image was taken; False where the header does not
     tell."""
     born, exposure = da(text_of(source.header, "PatientBirthDate")), taken(source)
-    if not born or exposure is None:
+    if not born or exposure is None or is_born_later(source):
         return False
     return f"{exposure.moment:%Y%m%d}" < f"{int(born[:4]) + 18}{born[4:]}"
+
+
+def is_born_later(source: SourceImage) -> bool:
+    """Tell whether the header's birth date lies after the day of the exposure."""
+    born, exposure = da(text_of(source.header, "PatientBirthDate")), taken(source)
+    return bool(born) and exposure is not None and f"{exposure.moment:%Y%m%d}" < str(born)
+
+
+def is_in_future(source: SourceImage, now: dt.datetime) -> bool:
+    """Tell whether the image claims a day beyond tomorrow: within a day the clocks of two time zones may differ."""
+    exposure = taken(source)
+    return exposure is not None and exposure.moment.date() > now.date() + dt.timedelta(days=1)
 
 
 def _days_of_several_films(request: ReportRequest) -> frozenset[dt.date]:

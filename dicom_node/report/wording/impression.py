@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.rules import MOVED, Doubt, Rank, Seen, Statement, in_order
+from dicom_node.report.rules import CRITICAL, MOVED, Doubt, Rank, Seen, Statement, in_order, possible_from
 from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.wording.dates import film_date, prior_date, said_of
+from dicom_node.report.wording.dates import film_date, is_born_later, prior_date, said_of
 from dicom_node.report.wording.phrases import change_word, name_of, phrase, size_form
 from dicom_node.report.wording.reasons import names_attributes
 
@@ -37,6 +37,7 @@ MAX_NAMED, MAX_UNJUDGED_NAMED = 6, 3
 def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     """The sentences that the report opens with."""
     cautions = [full_sentence(said_of(request, caution, words)) for caution in request.cautions]
+    cautions += [words.text("limitations.born_later")] if is_born_later(request.current) else []
     if not has_answer(request):
         return (*cautions, *no_result_sentences(request, words), *_marks(request, words), *_number(request, words))
     ordered = in_order(statements(request))
@@ -45,6 +46,7 @@ def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str,
     date = prior_date(request, words)
     for rank in _GROUPS:
         lines += _group_sentences(rank, groups[rank], date, words)
+        lines += _possible_critical(ordered, words) if rank is Rank.CRITICAL else []
     return (*lines, *_rest(request, statements(request), date, words), *_comparison_notes(request, words))
 
 
@@ -53,7 +55,8 @@ def summary_sentence(request: ReportRequest) -> str:
     words = catalogue(request.language)
     if not has_answer(request):
         return no_result_sentences(request, words)[0]
-    return _rest(request, statements(request), prior_date(request, words), words)[0]
+    stated = statements(request)
+    return (*_possible_critical(stated, words), *_rest(request, stated, prior_date(request, words), words))[0]
 
 
 def no_result_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
@@ -98,6 +101,24 @@ def _number(request: ReportRequest, words: Catalogue) -> list[str]:
         return []
     values = {"number": request.frontal_number, "count": request.frontal_images}
     return [words.text("impression.one_of", date=film_date(request, request.current, words), **values)]
+
+
+def _possible_critical(stated: Sequence[Statement], words: Catalogue) -> list[str]:
+    """The critical findings that are open, by name: of these alone a reader must know before looking any further."""
+    open_ = {
+        seen: [name_of(one.finding.key, words) for one in stated if _is_critical_and_open(one) and one.seen is seen]
+        for seen in (Seen.POSSIBLE, Seen.UNDECIDED)
+    }
+    keys = {Seen.POSSIBLE: "impression.possible_critical", Seen.UNDECIDED: "finding_line.undecided"}
+    return [words.text(keys[seen], findings=words.join(names)) for seen, names in open_.items() if names]
+
+
+def _is_critical_and_open(statement: Statement) -> bool:
+    return (
+        statement.finding.key in CRITICAL
+        and statement.seen in (Seen.POSSIBLE, Seen.UNDECIDED)
+        and not statement.is_omitted
+    )
 
 
 def _group_sentences(rank: Rank, group: Sequence[Statement], date: str, words: Catalogue) -> list[str]:
@@ -149,7 +170,7 @@ def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words:
     That nothing (else) is seen is said only where nothing is open: a reader takes it for the whole answer.
     """
     has_moved = any(one.change in MOVED or one.rank in (Rank.UNCERTAIN, Rank.VANISHED) for one in stated)
-    has_named = has_moved or any(one.seen is Seen.SEEN for one in stated)
+    has_named = has_moved or any(one.seen is Seen.SEEN or _is_critical_and_open(one) for one in stated)
     unchanged = [phrase(one.finding, words) for one in in_order(stated) if one.rank is Rank.UNCHANGED]
     first = []
     if unchanged:
@@ -164,9 +185,11 @@ def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words:
         first.append(words.text("impression.no_other" if has_named else "impression.none", count=len(stated)))
         return [" ".join(first)]
     first += _open_sentence(stated, words, has_named=has_named)
-    if is_compared(request) and not has_named and any(_is_open(one) for one in stated):
+    states_change = has_moved or bool(unchanged)
+    if is_compared(request) and not states_change and any(_is_open(one) for one in stated):
         first.append(words.text("impression.no_statement_on_change", date=date))
-    second = [*_not_seen(stated, words), *_not_judged(stated, words)]
+    as_before = is_compared(request) and not states_change and not first and _was_as_empty(stated, request)
+    second = [*_not_seen(stated, words, date if as_before else ""), *_not_judged(stated, words)]
     return [" ".join(sentences) for sentences in (first, second) if sentences]
 
 
@@ -179,7 +202,8 @@ def _is_open(statement: Statement) -> bool:
 
 def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: bool) -> list[str]:
     """How many findings are possible, or neither seen nor excluded; without names, which would be headlines."""
-    seen = [one.seen for one in stated if not one.is_omitted and one.seen in (Seen.POSSIBLE, Seen.UNDECIDED)]
+    open_ = [one for one in stated if one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) and not one.is_omitted]
+    seen = [one.seen for one in open_ if not _is_critical_and_open(one)]
     if not seen:
         return []
     how = "both" if len(set(seen)) == 2 else "possible" if seen[0] is Seen.POSSIBLE else "undecided"
@@ -187,13 +211,26 @@ def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: 
     return [words.text(key, count=len(seen), how=words.text(f"impression.open_how_{how}"))]
 
 
-def _not_seen(stated: Sequence[Statement], words: Catalogue) -> list[str]:
-    """The names of what was judged and is not seen; their number where they are many and all others are named."""
+def _was_as_empty(stated: Sequence[Statement], request: ReportRequest) -> bool:
+    """Tell whether nothing of what is not seen now was believed on the prior either, nor reported on it."""
+    floor = request.prediction.certainty_floor if request.prediction is not None else 0.0
+    before = [one.finding.prior_probability for one in stated if one.seen is Seen.NOT_SEEN]
+    said = [request.earlier[one.finding.key].seen for one in stated if one.finding.key in (request.earlier or {})]
+    return all(belief is not None and belief < possible_from(floor) for belief in before) and Seen.SEEN not in said
+
+
+def _not_seen(stated: Sequence[Statement], words: Catalogue, date: str) -> list[str]:
+    """The names of what was judged and is not seen; their number where they are many and all others are named.
+
+    date: of a prior on which they were not seen either, "" where that is not to be said.
+    """
     names = [name_of(one.finding.key, words) for one in stated if one.seen is Seen.NOT_SEEN and one.rank is Rank.NONE]
     if not names:
         return []
     if len(names) > MAX_NAMED and not any(one.is_omitted for one in stated):
         return [words.text("impression.others_not_seen", count=len(names))]
+    if date:
+        return [words.text("impression.not_seen_as_before", date=date, findings=words.join(names))]
     return [words.text("finding_line.not_seen", findings=words.join(names))]
 
 

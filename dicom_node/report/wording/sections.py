@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dicom_node.report.dropped_regions import RegionFault
+from dicom_node.report.exposure import taken
 from dicom_node.report.patient import clean_header
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
 from dicom_node.report.wording.chart import considered
 from dicom_node.report.wording.course import course_sentences
-from dicom_node.report.wording.dates import film_date, is_child, prior_date, said_of
+from dicom_node.report.wording.dates import film_date, is_born_later, is_child, is_in_future, prior_date, said_of
 from dicom_node.report.wording.findings import finding_sentences
 from dicom_node.report.wording.impression import full_sentence, impression_sentences
 from dicom_node.report.wording.phrases import name_of
@@ -145,10 +146,25 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
         lines += _dropped_regions(request, words)
     else:
         lines += _about_the_refusal(request, words)
+    lines += _about_the_dates(request, words)
+    if stated := header_statements("; ".join(request.header_contradictions)):
+        lines.append(words.text("limitations.contradicts", elements="; ".join(stated)))
     faults = clean_header(request.current.header).faults
     if faults:
         lines.append(words.text("limitations.header", elements=", ".join(faults)))
     return tuple(lines)
+
+
+def _about_the_dates(request: ReportRequest, words: Catalogue) -> list[str]:
+    """Dates of the current image that cannot be right, or are missing."""
+    lines = []
+    if taken(request.current) is None:
+        lines.append(words.text("limitations.undated"))
+    if is_in_future(request.current, request.produced_at):
+        lines.append(words.text("limitations.future", date=film_date(request, request.current, words)))
+    if is_born_later(request.current):
+        lines.append(words.text("limitations.born_later"))
+    return lines
 
 
 def _about_the_refusal(request: ReportRequest, words: Catalogue) -> list[str]:

@@ -17,6 +17,7 @@ from dicom_node.report.render.pair_picture import pair_picture
 from dicom_node.report.render.sr_tree import tree_lines
 from dicom_node.report.render.text import as_text
 from dicom_node.report.result import result_json
+from dicom_node.report.rules import EarlierStatement, Seen
 from dicom_node.report.sr.fallback_classes import STEPS, variants
 from dicom_node.report.sr.iod import content_items
 from dicom_node.report.wording.catalogue import catalogue, languages
@@ -58,10 +59,10 @@ def test_without_a_prior_nothing_is_said_about_change() -> None:
 def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
     assert "No change since 1 March 2026. None of the 6 findings asked for is seen." in _impressions(KINDS["nothing"])
     assert not any("No change" in line for line in _impressions(KINDS["unsure"]))
-    possible = dataclasses.replace(absent("pneumothorax"), probability=0.4)
+    possible = dataclasses.replace(absent("atelectasis"), probability=0.4)
     assert _impressions(request(prediction(possible)))[1:] == (
         "One finding is possible, not certain: see Findings. No statement on change since 1 March 2026.",
-        "Not seen: pleural effusion, consolidation, pulmonary edema, cardiomegaly and endotracheal tube.",
+        "Not seen: pleural effusion, pneumothorax, consolidation, pulmonary edema, cardiomegaly and endotracheal tube.",
     )
 
 
@@ -69,21 +70,65 @@ def test_an_open_question_forbids_to_say_that_nothing_changed() -> None:
 @pytest.mark.parametrize("said", ["possible", "undecided", "omitted"])
 def test_nothing_is_called_free_of_findings_while_something_is_open(said: str, language: str) -> None:
     """No opening that a radiologist would have to take back: neither in words nor in the coded summary."""
-    open_ = dataclasses.replace(absent("pneumothorax"), probability=0.4 if said == "possible" else 0.2)
+    open_ = dataclasses.replace(absent("consolidation"), probability=0.4 if said == "possible" else 0.2)
     if said == "undecided":
         open_ = dataclasses.replace(open_, presence=Presence.PRESENT)  # its own threshold is lower than one in four
     for others in ((), (finding("cardiomegaly", Change.STABLE),)):
-        answer = prediction(open_, *others, unstated=("pneumothorax",) if said == "omitted" else ())
+        answer = prediction(open_, *others, unstated=("consolidation",) if said == "omitted" else ())
         one = request(answer, language=language)
         words, opening = catalogue(language), " ".join(_impressions(one))
         for key in ("none", "no_other", "no_change"):
             assert words.text(f"impression.{key}", count=6, date="1 March 2026") not in opening
-        assert said == "omitted" or "pneumothorax" not in opening.lower(), "a name would be a headline"
+        assert said == "omitted" or "consolidation" not in opening.lower(), "a name would be a headline"
         machine = str(build_documents(one)[1].dataset)
         assert "All algorithms succeeded; without findings" not in machine
         assert "Undetermined" in machine
         stated = {value["key"]: value for value in result_json(one)["findings"]}
-        assert stated["pneumothorax"]["presence"] == "abstained"
+        assert stated["consolidation"]["presence"] == "abstained"
+
+
+@pytest.mark.parametrize("language", languages())
+def test_a_critical_finding_that_is_only_possible_is_named_in_the_opening(language: str) -> None:
+    words = catalogue(language)
+    name = words.word("finding", "pneumothorax")
+    possible = dataclasses.replace(absent("pneumothorax"), probability=0.34)
+    opening = _impressions(request(prediction(possible), language=language))
+    assert opening[1] == words.text("impression.possible_critical", findings=name)
+    undecided = dataclasses.replace(possible, presence=Presence.PRESENT, probability=0.2)
+    opening = _impressions(request(prediction(undecided), language=language))
+    assert opening[1] == words.text("finding_line.undecided", findings=name)
+
+
+def test_a_comparison_in_which_nothing_is_seen_says_so_of_both_films() -> None:
+    """Some findings may not be judged: of the others the reader learns that they were not there before either."""
+    unsaid = dataclasses.replace(absent("cardiomegaly"), presence=Presence.ABSTAINED)
+    before = [dataclasses.replace(absent(key), prior_probability=0.05) for key in BATTERY if key != "cardiomegaly"]
+    said = request(prediction(unsaid, *before, unstated=("cardiomegaly",)))
+    assert any(line.startswith("Not seen, as on 1 March 2026: pleural effusion,") for line in _impressions(said))
+    earlier = {"edema": EarlierStatement(seen=Seen.SEEN)}
+    assert not any("as on" in line for line in _impressions(dataclasses.replace(said, earlier=earlier)))
+    unknown = request(prediction(unsaid, unstated=("cardiomegaly",)))  # nothing is known of the prior
+    assert not any("as on" in line for line in _impressions(unknown))
+
+
+def test_dates_that_cannot_be_right_are_told() -> None:
+    def text(**elements: str) -> str:
+        header = cases.header("current", "20260310")
+        for keyword, value in elements.items():
+            setattr(header, keyword, value)
+        return as_text(dataclasses.replace(KINDS["new"], current=dataclasses.replace(cases.CURRENT, header=header)))
+
+    born_later = " ".join(text(PatientBirthDate="20300101").split())
+    assert born_later.count("The birth date lies after the image was taken") == 2, "in the opening and the limitations"
+    assert "younger than 18" not in born_later
+    assert "lies in the future: 31 December 2099." in " ".join(text(StudyDate="20991231").split())
+    assert "lies in the future" not in text()
+
+
+def test_a_header_that_contradicts_the_picture_is_told_under_limitations() -> None:
+    said = dataclasses.replace(KINDS["new"], header_contradictions=("BodyPartExamined says HAND",))
+    limitations = " ".join(as_text(said).split("LIMITATIONS")[1].split())
+    assert "its header says otherwise (BodyPartExamined HAND): check that it is the right image." in limitations
 
 
 def test_a_change_of_too_little_certainty_is_not_called_incomparable() -> None:
