@@ -49,7 +49,8 @@ class FilmRule(BaseModel):
     alone, both, contrast: of the belief over a pair (rule 2).
     degree_bias: log-odds of worsening against stable at no difference; degree_slope: by which a difference of amounts
     of one raises them; degree_cut: difference from which on a degree other than stable is stated. stated: statements
-    on films of people are allowed; change_stated: also of change. measured: what decided that. localised: share of
+    on films of people are allowed; change_stated: also of change. deny_below: belief below which "not seen" may be said
+    (`Finding.deny_below`). measured: what decided that. localised: share of
     radiologists' marks in which the map's peak lay; None: no regions.
     """
 
@@ -68,6 +69,7 @@ class FilmRule(BaseModel):
     threshold: float = Field(default=0.5, ge=0.0, le=1.0)
     stated: bool = False
     change_stated: bool = False
+    deny_below: float | None = Field(default=None, ge=0.0, le=1.0)
     measured: Mapping[str, Figure] = Field(default_factory=dict)
     localised: float | None = Field(default=None, ge=0.0, le=1.0)
 
@@ -162,6 +164,7 @@ def read_film_finding(
         change=change,
         change_probability=certainty,
         location=current.side if present and not silent else None,
+        deny_below=rule.deny_below,
     )
 
 

@@ -214,6 +214,8 @@ class Finding:
     location: words of the ontology such as "left" or "right lower", None where not asked or not present.
     level: a level word of the ontology such as "moderate", None where not asked or not present.
     threshold: least probability at which this checkpoint calls the finding present, 0..1.
+    deny_below: probability below which "not seen" may be said, because few of the images on which radiologists marked
+    the finding lie below it; 0 never, None where the checkpoint has no such figure.
     """
 
     key: str
@@ -226,6 +228,7 @@ class Finding:
     level: str | None = None
     regions: tuple[Region, ...] = ()
     threshold: float = 0.5
+    deny_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ patient.
    and that it is *possible*, stands under Findings and is neither outlined nor tagged; below it is *not seen*. A change
    is stated from `MIN_BELIEF` of its belief (and the certainty floor); below it is "possibly new" at the most. What has
    reached its own threshold on less than `possible_from` is neither seen nor excluded: the checkpoint takes it for
-   present, so "not seen" would deny its own decision, and the belief is too little for "possible". What an
+   present, so "not seen" would deny its own decision, and the belief is too little for "possible". So is what lies
+   above `Finding.deny_below`: too many of the films on which radiologists marked it had so little belief. What an
    uncalibrated model says is presence alone: no change, no percent. A finding that the checkpoint may not state on
    films of this kind (`Prediction.unstated`) gets no statement, not even that it is not seen.
 2. Words, not decimals: `Seen` and the words of a change are the same in every document. A percentage stands under
@@ -206,7 +207,8 @@ def seen_of(finding: Finding, circumstances: Circumstances) -> Seen:
         return Seen.SEEN
     if probability >= possible_from(circumstances.certainty_floor):
         return Seen.POSSIBLE
-    return Seen.UNDECIDED if finding.presence is Presence.PRESENT else Seen.NOT_SEEN
+    may_deny = finding.deny_below is None or probability < finding.deny_below
+    return Seen.NOT_SEEN if may_deny and finding.presence is not Presence.PRESENT else Seen.UNDECIDED
 
 
 def possible_from(certainty_floor: float) -> float:

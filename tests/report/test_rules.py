@@ -66,6 +66,14 @@ def test_a_finding_is_seen_from_its_threshold_and_half_of_the_belief(
     assert statement_of(answer(probability, threshold=threshold), ALONE).seen is seen
 
 
+@pytest.mark.parametrize(
+    ("deny_below", "seen"), [(None, Seen.NOT_SEEN), (0.1, Seen.NOT_SEEN), (0.04, Seen.UNDECIDED), (0.0, Seen.UNDECIDED)]
+)
+def test_not_seen_is_said_only_where_few_were_missed_at_such_a_belief(deny_below: float | None, seen: Seen) -> None:
+    assert statement_of(answer(0.05, deny_below=deny_below), ALONE).seen is seen
+    assert statement_of(answer(0.3, deny_below=deny_below), ALONE).seen is Seen.POSSIBLE
+
+
 @given(probability=probabilities, threshold=probabilities, floor=probabilities)
 def test_a_percentage_never_contradicts_its_word(probability: float, threshold: float, floor: float) -> None:
     known = Circumstances(has_prior=False, certainty_floor=floor)
