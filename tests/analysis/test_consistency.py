@@ -72,7 +72,7 @@ def test_a_newer_image_of_another_view_is_named_with_the_reason() -> None:
     assert choice.prior == older
     note = newer_image_note(choice)
     assert note == f"Not compared with the more recent prior of {newer.when}: it has another view (AP)."
-    assert "Nicht mit dem neueren Bild vom 12. Mai 2024" in in_language(note, catalogue("de"))
+    assert "Nicht mit dem jüngsten früheren Bild vom 12. Mai 2024" in in_language(note, catalogue("de"))
     assert newer_image_note(choose_prior(CURRENT, [older])) == ""
 
 
