@@ -80,6 +80,7 @@ def samples_of(
             scores=table.scores(place, key),
             mined=None if mined[row] == UNKNOWN else bool(mined[row]),
             marked=None if marked[row] == UNKNOWN else bool(marked[row]),
+            mentions_any=bool((films.mined[row] > 0.0).any()),
         )
         for place, row in enumerate(rows)
     }
@@ -204,7 +205,7 @@ def finish_films(
         table = blend_outputs(table, heads, tower.of(rows))
     rules = fit_reading(films, rows, table, film_pairs(films, pairs))
     others = before.parameters - count_parameters(folder)
-    domains = kept_domains(folder, members[0]) or film_domains(films, members[0])
+    domains = film_domains(films, members[0], kept_domains(folder, members[0]))
     write_classifier(folder, members, domains, heads)
     counted = {
         "patients": len(set(films.patients[films.is_training].tolist())),

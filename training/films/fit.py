@@ -1,7 +1,6 @@
 """Fitting how a film classifier's outputs are read (`model.film_rules`), on validation films and pairs only.
 
-A film's label is what radiologists marked where they read it, and what its report mentions elsewhere: so probabilities
-hold for films as they come, not for the films that somebody chose to read.
+Probabilities are calibrated to what radiologists mark, on films as they come (`training.films.expected_marks`).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from model.film_rules import (
     film_log_odds,
     read_film_finding,
 )
+from training.films.expected_marks import MarkOdds, expected_marks, expected_pairs, fit_mark_odds
 from training.metrics.classification import auroc, class_scores, macro_f1
 
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -43,16 +43,13 @@ SLACK = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmSample:
-    """One finding on one film: scores, and whether reports mention or radiologists mark it (None: not known)."""
+    """One finding on one film: scores, and whether reports mention or radiologists mark it (None: not known).
+    mentions_any: the film's report mentions this finding or another."""
 
     scores: FilmScores
     mined: bool | None
     marked: bool | None
-
-    @property
-    def present(self) -> bool | None:
-        """The label that probabilities are calibrated to."""
-        return self.marked if self.marked is not None else self.mined
+    mentions_any: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +72,9 @@ class Degrees:
 
 def fit_rule(films: Sequence[FilmSample], pairs: Sequence[PairSample], degrees: Degrees | None = None) -> FilmRule:
     """The rule of one finding. stated: some threshold is precise enough; figures still have to allow statements."""
-    rule = _with_pair(_presence(films), pairs)
+    mix = _mix(films)
+    marks = fit_mark_odds(*_labels(films, mix))
+    rule = _with_pair(_calibrate(mix, films, marks), mix, pairs, marks)
     if degrees is not None:
         rule = rule.model_copy(update=asdict(degrees))
     cut = _threshold(rule, films, pairs)
@@ -99,16 +98,35 @@ def _degree_f1(rows: Sequence[tuple[float, int]], cut: float) -> float:
     return macro_f1(class_scores([names[degree] for _, degree in rows], said, tuple(names.values())))
 
 
-def _presence(films: Sequence[FilmSample]) -> FilmRule:
+def _mix(films: Sequence[FilmSample]) -> FilmRule:
+    """The share of the two outputs that ranks best."""
     best, worth = FilmRule(), -1.0
     for share in MIXES:
         draft = _mix_rule(films, share)
         value = _ranking(films, draft)
         if value > worth + 1e-6:
             best, worth = draft, value
-    known = [(film_log_odds(film.scores, best), film.present) for film in films if film.present is not None]
-    scale, shift = _logistic(np.array([value for value, _ in known]), np.array([bool(is_on) for _, is_on in known]))
-    return FilmRule(mined=best.mined * scale, marked=best.marked * scale, bias=shift)
+    return best
+
+
+def _calibrate(mix: FilmRule, films: Sequence[FilmSample], marks: MarkOdds | None) -> FilmRule:
+    """The rule for one film whose probabilities hold."""
+    log_odds, mined, marked = _labels(films, mix)
+    mentions_any = np.array([film.mentions_any for film in films])
+    truth = expected_marks(log_odds, mined, marked, mentions_any, marks)
+    known = ~np.isnan(truth)
+    scale, shift = _logistic(log_odds[known], truth[known])
+    return FilmRule(mined=mix.mined * scale, marked=mix.marked * scale, bias=shift)
+
+
+def _labels(
+    films: Sequence[FilmSample], rule: FilmRule
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Log-odds, mined labels and marks [N]; NaN where a label is not known."""
+    log_odds = np.array([film_log_odds(film.scores, rule) for film in films])
+    mined = np.array([math.nan if film.mined is None else float(film.mined) for film in films])
+    marked = np.array([math.nan if film.marked is None else float(film.marked) for film in films])
+    return log_odds, mined, marked
 
 
 def _mix_rule(films: Sequence[FilmSample], share: float) -> FilmRule:
@@ -130,48 +148,82 @@ def _ranking(films: Sequence[FilmSample], rule: FilmRule) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _logistic(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope, not negative, and intercept of least log-loss (Platt 1999)."""
+def _logistic(values: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope, not negative, and intercept of least log-loss (Platt 1999). truth: probabilities."""
 
     def loss(free: NDArray[np.float64]) -> float:
         odds = free[0] * values + free[1]
-        return float(np.logaddexp(0.0, np.where(truth, -odds, odds)).mean() + 1e-4 * (free**2).sum())
+        return float((np.logaddexp(0.0, odds) - truth * odds).mean() + 1e-4 * (free**2).sum())
 
     found = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.0, 5.0), (None, None)]).x
     return float(found[0]), float(found[1])
 
 
-def _with_pair(rule: FilmRule, pairs: Sequence[PairSample]) -> FilmRule:
-    known = [pair for pair in pairs if pair.prior.present is not None and pair.current.present is not None]
+def _with_pair(rule: FilmRule, mix: FilmRule, pairs: Sequence[PairSample], marks: MarkOdds | None) -> FilmRule:
+    """The rule with the values of its belief over a pair. Where marks tell what films show, the pairs of which
+    radiologists read both films tell first how the two films of a pair go together."""
+    known = [pair for pair in pairs if _is_known(pair.prior, marks) and _is_known(pair.current, marks)]
     if not known:
         return rule
-    prior = np.array([film_log_odds(pair.prior.scores, rule) for pair in known])
-    current = np.array([film_log_odds(pair.current.scores, rule) for pair in known])
     difference = np.array([_difference(pair) for pair in known])
-    before = np.array([bool(pair.prior.present) for pair in known])
-    after = np.array([bool(pair.current.present) for pair in known])
-    true = np.where(before & after, 3, np.where(after, 1, np.where(before, 2, 0)))
+    priors, currents = [pair.prior for pair in known], [pair.current for pair in known]
+    shares = np.full((len(known), 4), 0.25)
+    if marks is not None:
+        read = np.array([film.marked is not None for film in priors]) & [film.marked is not None for film in currents]
+        before, after = (marks.of(*_labels(films, mix)[:2]) for films in (priors, currents))
+        one_read = expected_pairs(shares, _known_marks(priors, marks), _known_marks(currents, marks))
+        found = _fit_pairs(before[read], after[read], difference[read], one_read[read])
+        shares = np.exp(_pair_scores(found, before, after, difference))
+    truth = expected_pairs(shares, _known_marks(priors, marks), _known_marks(currents, marks))
+    before, after = (_labels(films, rule)[0] for films in (priors, currents))
+    slope, alone, both, contrast = _fit_pairs(before, after, difference, truth)
+    return rule.model_copy(update={"slope": slope, "alone": alone, "both": both, "contrast": contrast})
+
+
+def _is_known(film: FilmSample, marks: MarkOdds | None) -> bool:
+    return marks is not None or film.marked is not None or film.mined is not None
+
+
+def _known_marks(films: Sequence[FilmSample], marks: MarkOdds | None) -> list[float | None]:
+    """1 or 0 where marks or, for want of them, reports tell what a film shows; None where it is only probable."""
+    known: list[float | None] = []
+    for film in films:
+        label = film.marked if film.marked is not None or (marks is not None and film.mentions_any) else film.mined
+        known.append(None if label is None else float(label))
+    return known
+
+
+def _pair_scores(
+    free: Sequence[float] | NDArray[np.float64],
+    prior: NDArray[np.float64],
+    current: NDArray[np.float64],
+    difference: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Log-scores [P, 4] of rule 2 of `model.film_rules`, all degrees on both films together."""
+    slope, alone, both, contrast = free
+    tilt = contrast * difference
+    columns = (np.zeros(len(prior)), slope * current + alone + tilt, slope * prior + alone - tilt)
+    return np.stack([*columns, slope * (prior + current) + both], axis=1)
+
+
+def _fit_pairs(
+    prior: NDArray[np.float64],
+    current: NDArray[np.float64],
+    difference: NDArray[np.float64],
+    truth: NDArray[np.float64],
+) -> tuple[float, float, float, float]:
+    """Slope, alone, both and contrast of least log-loss; truth [P, 4]: neither, current, prior, both."""
     start = np.array([1.0, 0.0, 0.0, 0.0])
 
     def loss(free: NDArray[np.float64]) -> float:
-        slope, alone, both, contrast = free
-        tilt = contrast * difference
-        scores = np.stack(
-            [
-                np.zeros(len(known)),
-                slope * current + alone + tilt,
-                slope * prior + alone - tilt,
-                slope * (prior + current) + both,
-            ],
-            axis=1,
-        )
+        scores = _pair_scores(free, prior, current, difference)
         normal = np.logaddexp.reduce(scores, axis=1)
         penalty = PENALTY * float(((free - start) ** 2).sum())
-        return float((normal - scores[np.arange(len(known)), true]).mean()) + penalty / 10
+        return float((normal - (truth * scores).sum(axis=1)).sum() / max(len(prior), 1)) + penalty / 10
 
     bounds = [(0.0, None), (None, None), (None, None), (0.0, None)]
     slope, alone, both, contrast = (float(value) for value in minimize(loss, start, bounds=bounds).x)
-    return rule.model_copy(update={"slope": slope, "alone": alone, "both": both, "contrast": contrast})
+    return slope, alone, both, contrast
 
 
 def _difference(pair: PairSample) -> float:

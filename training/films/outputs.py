@@ -58,6 +58,16 @@ def outputs_of(members: Sequence[FilmNetwork], squares: NDArray[np.uint8]) -> Fi
     return FilmOutputTable(mined=mined, marked=marked, amounts=amounts, maps=maps_, features=features)
 
 
+@torch.inference_mode()
+def features_of(network: FilmNetwork, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Features of each film as it is; squares uint8 [N, SIDE, SIDE]."""
+    parts = []
+    for start in range(0, len(squares), BATCH):
+        grey = torch.from_numpy(squares[start : start + BATCH]).float()[:, None] / 255.0
+        parts.append(network(grey.contiguous(memory_format=torch.channels_last)).features.numpy())
+    return np.concatenate(parts)
+
+
 def domains_of(learned: Sequence[NDArray[np.float32]], held_back: Sequence[NDArray[np.float32]]) -> Domains:
     """Statistics of each kind's features [N, F], in the order of `KINDS`; limits from films held back of each kind."""
     centres, whitening, limits = [], [], []

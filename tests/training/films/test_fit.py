@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def _pairs(count: int, seed: int) -> list[PairSample]:
     pairs = []
     for film in _films(count, seed):
         stays = rng.random() < 0.9
-        amount = float(rng.normal(2.0, 0.7)) if film.present else 0.0
+        amount = float(rng.normal(2.0, 0.7)) if film.marked else 0.0
         scores = FilmScores(mined=film.scores.mined, marked=film.scores.marked, amount=amount)
         other = FilmSample(scores=scores, mined=film.mined, marked=film.marked) if stays else _films(1, seed + 7)[0]
         change = None
-        if film.present and other.present:
+        if film.marked and other.marked:
             grown = (other.scores.amount or 0.0) - (film.scores.amount or 0.0)
             change = "worsening" if grown > 0.5 else "improving" if grown < -0.5 else "stable"
         pairs.append(PairSample(prior=film, current=other, change=change))
@@ -48,7 +48,7 @@ def test_rule_prefers_the_output_that_ranks_and_is_calibrated() -> None:
     assert rule.marked > 3 * rule.mined
     held = _films(1500, 3)
     believed = [believe_films(film.scores, None, rule).presence for film in held]
-    assert sum(believed) / len(held) == pytest.approx(sum(bool(film.present) for film in held) / len(held), abs=0.03)
+    assert sum(believed) / len(held) == pytest.approx(sum(bool(film.marked) for film in held) / len(held), abs=0.03)
     assert 0.15 <= rule.threshold <= 0.6
 
 
@@ -97,3 +97,39 @@ def test_figures_allow_statements_only_where_enough_films_say_so() -> None:
     assert not allows_change(clear, 5)
     assert not allows_change(None, 40)
     assert auroc_figure(_scored(2.0, 0, 1), "films") is None
+
+
+def test_probabilities_hold_for_what_radiologists_mark_where_reports_under_report() -> None:
+    """Reports mention a quarter of the findings, radiologists read a fifth of the films: a belief is still a share of
+    films on which radiologists would mark the finding."""
+    rng = np.random.default_rng(9)
+    films = []
+    for film in _films(4000, 8):
+        mined = bool(film.marked and rng.random() < 0.25)
+        marked = film.marked if rng.random() < 0.2 else None
+        films.append(FilmSample(scores=film.scores, mined=mined, marked=marked))
+    rule = fit_rule(films, [])
+    held = _films(3000, 10)
+    beliefs = np.array([believe_films(film.scores, None, rule).presence for film in held])
+    truth = np.array([bool(film.marked) for film in held])
+    assert beliefs.mean() == pytest.approx(truth.mean(), abs=0.03)
+    assert truth[beliefs > 0.5].mean() > 0.6
+
+
+def test_a_film_whose_report_mentions_nothing_lowers_beliefs() -> None:
+    films = [FilmSample(scores=film.scores, mined=film.mined, marked=film.marked) for film in _films(1500, 1)]
+    silent = [FilmSample(scores=film.scores, mined=False, marked=None, mentions_any=False) for film in _films(1500, 2)]
+    alone, with_silent = fit_rule(films, []), fit_rule(films + silent, [])
+    scores = FilmScores(mined=0.0, marked=1.0)
+    assert believe_films(scores, None, with_silent).presence < believe_films(scores, None, alone).presence
+
+
+def test_one_read_film_of_a_pair_tells_of_the_other() -> None:
+    """Half of the pairs have a film that nobody read: what stays still makes the films believe each other."""
+    pairs = [
+        PairSample(prior=pair.prior, current=replace(pair.current, marked=None) if number % 2 else pair.current)
+        for number, pair in enumerate(_pairs(800, 2))
+    ]
+    rule = fit_rule(_films(800, 1), pairs)
+    unsure, sure = FilmScores(mined=0.0, marked=1.0, amount=1.0), FilmScores(mined=0.0, marked=7.0, amount=1.0)
+    assert believe_films(unsure, sure, rule).presence > believe_films(unsure, None, rule).presence + 0.05
