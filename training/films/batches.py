@@ -58,9 +58,10 @@ class FilmBatch:
     weights: Tensor
 
 
-def film_shares(films: FilmSet) -> NDArray[np.float64]:
-    """The share of each film drawn alone; films that are not learned from get none."""
-    shares = np.where(films.is_read, READ_WEIGHT, 1.0) * np.where(films.pixels < 128, SMALL_FILM_WEIGHT, 1.0)
+def film_shares(films: FilmSet, read_weight: float = READ_WEIGHT) -> NDArray[np.float64]:
+    """The share of each film drawn alone; films that are not learned from get none. read_weight: of films that
+    radiologists read."""
+    shares = np.where(films.is_read, read_weight, 1.0) * np.where(films.pixels < 128, SMALL_FILM_WEIGHT, 1.0)
     for label, more in RARE.items():
         shares = np.where(films.mined[:, MINED.index(label)] > 0, shares * more, shares)
     rare = (films.marked[:, MARKED.index("pneumothorax")] > 0) | (films.marked[:, MARKED.index("atelectasis")] > 0)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from model.experts.efficientnet import LAST_CHANNELS
 from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
 from training.films.backbone import adapt_backbone, first_blocks, fold_norms, imagenet_state, set_training
-from training.films.batches import FilmBatch, PairSet, draw, film_shares, pair_set
+from training.films.batches import READ_WEIGHT, FilmBatch, PairSet, draw, film_shares, pair_set
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs
 from training.films.finish import open_film_set
 from training.films.losses import ChangeLoss, film_loss
@@ -57,12 +57,18 @@ class FilmTraining:
     """One network in training: what is needed to go on after an interruption, and the best average so far."""
 
     def __init__(
-        self, films: FilmSet, pairs: PairSet, *, seed: int, trained: Mapping[str, Tensor] | None = None
+        self,
+        films: FilmSet,
+        pairs: PairSet,
+        *,
+        seed: int,
+        trained: Mapping[str, Tensor] | None = None,
+        read_weight: float = READ_WEIGHT,
     ) -> None:
         torch.manual_seed(seed)
         self._films, self._pairs = films, pairs
         self._rng = np.random.default_rng(seed)
-        self._alone = film_shares(films)
+        self._alone = film_shares(films, read_weight)
         self.network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
         shown = (self._draw().grey for _ in range(ADAPTING_BATCHES))
         self._starts_trained = trained is not None
@@ -265,6 +271,9 @@ def main(
     start: Annotated[
         Path | None, typer.Option(help="trained network to go on from; its deepest stages begin anew")
     ] = None,
+    read_weight: Annotated[
+        float, typer.Option(min=0.0, help="how often a film that radiologists read is drawn, beside others")
+    ] = READ_WEIGHT,
 ) -> None:
     """Train one network."""
     target = out / f"film-{seed}.safetensors"
@@ -278,7 +287,7 @@ def main(
     report = DropReport()
     pairs = film_pairs(films, chain(read_nih_series(series, report), read_nih_marks(series, report)))
     trained = {name: value.float() for name, value in load_file(start).items()} if start is not None else None
-    training = FilmTraining(films, pair_set(films, pairs), seed=seed, trained=trained)
+    training = FilmTraining(films, pair_set(films, pairs), seed=seed, trained=trained, read_weight=read_weight)
     network = train_film_network(training, out / f"film-{seed}.pt", steps=steps)
     draft = target.with_suffix(".part")
     save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, draft)
