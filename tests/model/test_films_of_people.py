@@ -71,11 +71,16 @@ def test_the_other_order_says_the_inverse_and_the_same_film_twice_no_change(
 
 
 def test_few_films_of_people_are_called_unlike_the_training_films(predictor: Predictor) -> None:
+    """Films of 64 px and larger ones alike."""
     records = read_nih_series(shared("data/nih_series"), DropReport())
-    chosen = [record for record in records if record.split is Split.VALIDATE and "images_64" not in record.current.key]
-    pairs = [StudyPair(current=load_pair(record).current) for record in chosen[:250]]
-    unlike = [value for pair in pairs if (value := predictor.unfamiliarity(pair)) is not None and value > 1.0]
-    assert len(unlike) <= 0.04 * len(pairs)
+    dev = [record for record in records if record.split is Split.VALIDATE]
+    small = [record for record in dev if "images_64" in record.current.key]
+    large = [record for record in dev if "images_64" not in record.current.key]
+    for chosen in (small[::8], large[::16]):
+        values = [predictor.unfamiliarity(StudyPair(current=load_pair(record).current)) for record in chosen]
+        unlike = [value for value in values if value is None or value > 1.0]
+        assert len(chosen) >= 50
+        assert len(unlike) <= 0.04 * len(chosen)
 
 
 @pytest.mark.parametrize("name", NOT_CHEST)
