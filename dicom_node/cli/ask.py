@@ -25,7 +25,7 @@ def ask_command(
     """
     from dicom_node.admin import operations
     from dicom_node.index.queries import study_by_uid
-    from dicom_node.questions.ask import ask, question_values
+    from dicom_node.questions.ask import ask, is_demonstration, question_values
 
     who = getpass.getuser()
     with open_node(config) as node, node.database.write() as session:
@@ -35,7 +35,7 @@ def ask_command(
         now = node.clock()
         row = ask(session, study, question, author=who, now=now)
         operations.record_change(session, node.settings, study, now=now, who=who)
-        values = question_values(row)
+        values = question_values(row, demonstration=is_demonstration(session, row))
     if as_json:
         print_json(values)
     else:
@@ -43,6 +43,8 @@ def ask_command(
         console.print(f"{values['answer']}{certainty}", highlight=False)
         for uid in values["images"]:
             console.print(f"  image {uid}", highlight=False)
+        if values["demonstration"]:
+            console.print("  The model is a demonstration, not for clinical use.", highlight=False)
     if values["refused"]:
         raise typer.Exit(1)
 

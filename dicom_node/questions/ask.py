@@ -57,8 +57,15 @@ def history(session: Session, study_pk: int) -> Sequence[StudyQuestion]:
     return session.scalars(newest_first.limit(HISTORY)).all()
 
 
-def question_values(row: StudyQuestion) -> dict[str, Any]:
-    """One question with its answer, as values."""
+def is_demonstration(session: Session, row: StudyQuestion) -> bool:
+    """Tell whether the answer comes from a checkpoint that is not for clinical use."""
+    result = session.get(Result, row.result_pk) if row.result_pk is not None else None
+    model = result.prediction.get("model") if result is not None else None
+    return bool(model and model.get("demonstration"))
+
+
+def question_values(row: StudyQuestion, *, demonstration: bool) -> dict[str, Any]:
+    """One question with its answer, as values. demonstration: it is not for clinical use."""
     return {
         "id": row.id,
         "question": row.text,
@@ -70,6 +77,7 @@ def question_values(row: StudyQuestion) -> dict[str, Any]:
         "author": row.author,
         "asked_at": row.asked_at.isoformat(),
         "device_uid": row.device_uid,
+        "demonstration": demonstration,
     }
 
 

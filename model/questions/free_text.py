@@ -21,6 +21,7 @@ from model.schema import ImageRole
 
 MAX_CHARACTERS = 400
 """Longest question that is read."""
+EXAMPLE = "is there a pleural effusion?"
 
 
 class AskedKind(StrEnum):
@@ -201,7 +202,7 @@ def _parse_question_on_current(rest: str, finding: str, sides: set[str]) -> Aske
 
 def _require_presence(rest: str) -> None:
     if not _words().kinds["presence"].search(rest):
-        raise NotTaughtError("the question is not understood; ask, for example: is there a pleural effusion?")
+        raise NotTaughtError(f"the question is not understood; ask, for example: {EXAMPLE}")
 
 
 def _refuse_leftovers(rest: str) -> None:
@@ -212,4 +213,4 @@ def _refuse_leftovers(rest: str) -> None:
     left = [word for word in re.findall(r"[^\W_][\w'-]*", rest) if word not in words.fillers]
     if left:
         named = ", ".join(repr(word) for word in dict.fromkeys(left))
-        raise NotTaughtError(f"this checkpoint was not trained on {named}")
+        raise NotTaughtError(f"not understood: {named}; ask about one finding by its name: {EXAMPLE}")

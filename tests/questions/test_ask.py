@@ -114,6 +114,7 @@ def test_the_answer_to_each_closed_question_is_the_results(site: Site, client: h
         asked = understand(text, [finding.key], has_prior=True)
         wanted = answer_of(asked, findings)
         assert not given["refused"]
+        assert given["demonstration"] is True
         assert given["answer"] == wanted.text
         assert given["certainty"] == wanted.certainty
         assert set(given["images"]) <= images
@@ -127,6 +128,7 @@ def test_a_refusal_is_kept_and_shown(site: Site, client: httpx.Client) -> None:
     page = client.get(f"/studies/{site.study_instance_uid}").text
     assert "How many ribs are there?" in page
     assert given["answer"] in page
+    assert "The model is a demonstration, not for clinical use." in page
 
 
 def test_the_form_of_the_study_page_answers_there(site: Site, client: httpx.Client) -> None:
@@ -182,6 +184,9 @@ def test_the_command_answers_and_refuses(site: Site, tmp_path: Path) -> None:
     answered = command(site.study_instance_uid, "What do you see?", "--json")
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["answer"]
+    assert json.loads(answered.stdout)["demonstration"] is True
+    plain = command(site.study_instance_uid, "Is there edema?")
+    assert "not for clinical use" in plain.stdout
     refused = command(site.study_instance_uid, "What is the weather?")
     assert refused.returncode == 1
     assert "weather" in refused.stdout

@@ -11,7 +11,7 @@ from dicom_node.admin import operations
 from dicom_node.dicom.uids import is_uid
 from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.questions import StudyQuestion
-from dicom_node.questions.ask import TooManyQuestionsError, ask, question_values
+from dicom_node.questions.ask import TooManyQuestionsError, ask, is_demonstration, question_values
 from dicom_node.web.routing import Call, Rule
 from model.questions.free_text import MAX_CHARACTERS
 
@@ -20,7 +20,7 @@ FIELD = "question"
 
 def ask_by_form(call: Call) -> Response:
     """Answer the question of the study page's form and show it there."""
-    row = _ask_and_keep(call, call.form.get(FIELD, ""))
+    row, _ = _ask_and_keep(call, call.form.get(FIELD, ""))
     uid = str(call.request.path_params["study_instance_uid"])
     return RedirectResponse(f"/studies/{uid}#question-{row.id}", 303)
 
@@ -33,11 +33,15 @@ def ask_by_json(call: Call) -> Response:
         raise HTTPException(400, "the body is no JSON") from None
     if not isinstance(given, dict) or set(given) != {FIELD} or not isinstance(given[FIELD], str):
         raise HTTPException(400, f'the body must be {{"{FIELD}": TEXT}}')
-    return JSONResponse(question_values(_ask_and_keep(call, given[FIELD])))
+    row, demonstration = _ask_and_keep(call, given[FIELD])
+    return JSONResponse(question_values(row, demonstration=demonstration))
 
 
-def _ask_and_keep(call: Call, text: str) -> StudyQuestion:
-    """Keep the question with its answer, audited. Raises HTTPException 400, 404 or 429."""
+def _ask_and_keep(call: Call, text: str) -> tuple[StudyQuestion, bool]:
+    """Keep the question with its answer, audited; tell also whether the answer is a demonstration's.
+
+    Raises HTTPException 400, 404 or 429.
+    """
     cleaned = text.replace("\x00", "").strip()
     if not 0 < len(cleaned) <= MAX_CHARACTERS:
         raise HTTPException(400, f"a question has 1 to {MAX_CHARACTERS} characters")
@@ -52,8 +56,9 @@ def _ask_and_keep(call: Call, text: str) -> StudyQuestion:
         except TooManyQuestionsError as error:
             raise HTTPException(429, str(error)) from None
         operations.record_change(session, call.node.settings, study, now=now, who=call.who.name)
+        demonstration = is_demonstration(session, row)
         session.expunge(row)
-    return row
+    return row, demonstration
 
 
 RULES = (Rule(path="/studies/{study_instance_uid}/questions", view=ask_by_form, methods=("POST",)),)
