@@ -23,6 +23,7 @@ from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
+from dicom_node.runtime.reload import renewed_settings
 from dicom_node.serving.promotion import require_model
 from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
@@ -131,33 +132,32 @@ def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Setting
             require_ports(settings)
         reloads = threading.Event()
         signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
-        while True:
-            _supervise(settings, role, stop, reloads)
-            if stop.is_set() or reload is None:
-                return
-            reloads.clear()
-            settings = _reload_settings(settings, reload)
+        while not stop.is_set():
+            settings = _supervise(settings, role, stop, _Reload(wanted=reloads, read=reload))
 
 
-def _reload_settings(settings: Settings, reload: Callable[[], Settings]) -> Settings:
-    """The settings as the file has them now; those that the node runs with where the file has become wrong."""
-    try:
-        fresh = reload()
-    except ConfigurationError as error:
-        log.error("configuration not reloaded: the old one stays in force", error=str(error))
-        return settings
-    fixed = (fresh.node.data_dir, fresh.database, fresh.storage)
-    if fixed != (settings.node.data_dir, settings.database, settings.storage):
-        log.error(
-            "node.data_dir, [database] and [storage] cannot be changed while the node runs: the old ones stay in force"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reload:
+    """A wish for the configuration to be read again, by SIGHUP, and how it is read; None: it cannot be."""
+
+    wanted: threading.Event
+    read: Callable[[], Settings] | None
+
+    def settings(self, running: Settings, role: ProcessRole) -> Settings | None:
+        """The new settings where they are wanted and the node can run with them; nothing has been ended by then."""
+        if not self.wanted.is_set():
+            return None
+        self.wanted.clear()
+        if self.read is None:
+            return None
+        return renewed_settings(
+            running, self.read, receives=role is not ProcessRole.WORK, works=role is not ProcessRole.RECEIVE
         )
-        return settings
-    log.info("configuration reloaded")
-    return fresh
 
 
-def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, reloads: threading.Event) -> None:
-    """Run the node's parts until it is to stop or, by SIGHUP, to read its configuration again."""
+def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, reload: _Reload) -> Settings:
+    """Run the node's parts until it is to stop, or to go on with the settings that are returned."""
+    fresh: Settings | None = None
     children = _children(settings, role)
     node = dataclasses.replace(
         node_context(settings, threading.Event()),
@@ -167,14 +167,16 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
         for child in children:
             _start(child, settings)
         _announce(children, settings, role, stop)
-        while not stop.wait(0.2) and not reloads.is_set():
+        while not stop.wait(0.2) and fresh is None:
             for child in children:
                 _keep_running(child, settings)
+            fresh = reload.settings(settings, role)
         log.info("node stopping" if stop.is_set() else "node reloading")
         node.stop.set()
         _end(children)
     node.database.close()
     log.info("node stopped")
+    return fresh or settings
 
 
 def _children(settings: Settings, role: ProcessRole) -> list[_Child]:

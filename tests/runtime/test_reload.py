@@ -6,17 +6,24 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
+import pydicom
 import pytest
 from pynetdicom import AE
 
+from benchmarks.bench_soak import send
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from tests.support.certificates import Authority
 from tests.support.common import free_port, wait_until
-from tests.support.node import Node, new_node
+from tests.support.faulty_pacs import Pacs
+from tests.support.faulty_pacs import running as running_pacs
+from tests.support.node import Node, destination, new_node, running
 from tests.support.postgres import PostgresServer
 from tests.support.receiver import CR, radiograph
+from tests.support.tiny_nvila import save_tiny
+from training.phantom.dicom import write_study_pair
 
 CLOSED = "[receive]\nmin_free_mib = 0\nunnamed_store = false\n"
 NAMED = '[[receive.peers]]\nae_title = "MODALITY"\naddresses = ["127.0.0.1"]\n'
@@ -28,13 +35,13 @@ class Reloading:
     def __init__(self, node: Node, tls_port: int) -> None:
         self.node, self.tls_port, self.base = node, tls_port, node.config.read_text("utf-8")
 
-    def send_hup(self, more: str) -> None:
-        """Write the file anew and have it read."""
+    def send_hup(self, more: str, *, told: str = "node ready") -> None:
+        """Write the file anew, have it read, and wait for what the log then tells."""
         self.node.config.write_text(self.base + more, "utf-8")
-        ready = self.node.log.count("node ready")
+        before = self.node.log.count(told)
         assert self.node.process is not None
         self.node.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.node.log.count("node ready") > ready, seconds=120, what="the node to be ready again")
+        wait_until(lambda: self.node.log.count(told) > before, seconds=120, what=f"the node to say {told!r}")
 
     def served_certificate(self) -> bytes | None:
         context = ssl.create_default_context()
@@ -94,15 +101,49 @@ def test_peer_and_certificate_of_the_new_file_count_at_once(reloading: Reloading
     assert "configuration reloaded" in reloading.node.log
 
 
-def test_wrong_file_or_another_data_folder_leaves_the_node_as_it_was(reloading: Reloading) -> None:
+def test_file_that_the_node_could_not_run_with_leaves_it_as_it_was(reloading: Reloading) -> None:
+    """What is wrong is found before anything is ended: no port closes, not even for the time of a restart."""
     reloading.send_hup(NAMED)
-    reloading.send_hup("[receive\n")
-    assert "configuration not reloaded: the old one stays in force" in reloading.node.log
-    assert reloading.store() == 0
-    base, reloading.base = reloading.base, reloading.base.replace("[node]\n", '[node]\ndata_dir = "elsewhere"\n')
-    reloading.send_hup("")
+    folder, base, ready = reloading.node.folder, reloading.base, reloading.node.log.count("node ready")
+    certificate = (folder / "node.crt").read_bytes()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        elsewhere = base.replace("[node]\n", '[node]\ndata_dir = "elsewhere"\n')
+        busy = base.replace(f"port = {reloading.node.port}\n", f"port = {taken.getsockname()[1]}\n")
+        assert busy != base
+        for text, reason in (
+            (f"{base}[receive\n", "config.toml"),
+            (elsewhere, "cannot be changed while the node runs"),
+            (busy, "node.port"),
+        ):
+            reloading.base = text
+            reloading.send_hup("", told="configuration not reloaded: the old one stays in force")
+            assert reason in reloading.node.log
+            assert reloading.store() == 0
     reloading.base = base
-    assert "cannot be changed while the node runs" in reloading.node.log
+    other = "first" if certificate == (folder / "second.crt").read_bytes() else "second"
+    (folder / "node.crt").write_bytes((folder / f"{other}.crt").read_bytes())  # and not its key
+    reloading.send_hup(NAMED, told="do not make a pair")
+    assert reloading.served_certificate() == ssl.PEM_cert_to_DER_cert(certificate.decode())
+    (folder / "node.crt").write_bytes(certificate)
     assert reloading.store() == 0
     assert reloading.node.process is not None
     assert reloading.node.process.poll() is None
+    assert reloading.node.log.count("node ready") == ready
+
+
+def test_destination_of_the_new_file_gets_what_is_made_from_then_on(tmp_path: Path) -> None:
+    tiny = save_tiny(tmp_path / "tiny")
+    film = pydicom.dcmread(write_study_pair(tmp_path / "films", 21, long_side=256).current.files[0])
+    with running_pacs(Pacs()) as first, running_pacs(Pacs()) as second:
+        tables = [destination(name, "FAULTY", pacs.port, "none") for name, pacs in (("a", first), ("b", second))]
+        more = f'[model]\nsource = "{tiny}"\n[receive]\nmin_free_mib = 0\n'
+        node = new_node(tmp_path / "node", destinations=tables[0], extra=more)
+        with running(node):
+            assert send(film, 1, node.port) == 0
+            wait_until(lambda: len(first.kept) == 2, seconds=300, what="the reports at the first destination")
+            reloading = Reloading(node, 0)
+            reloading.send_hup(tables[1])
+            assert send(film, 2, node.port) == 0
+            wait_until(lambda: len(first.kept) == 4 and len(second.kept) == 2, seconds=300, what="the reports at both")
