@@ -10,12 +10,15 @@ import typer
 from dicom_node.admin import quarantine as apart
 from dicom_node.admin.formats import moment
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
+from dicom_node.index.tables.core import QuarantineReason
 
 
 def quarantine(
     settled: Annotated[
         list[int] | None,
-        typer.Option("--settle", metavar="ID", help="Looked into: ours is right. Repeatable; its file is deleted."),
+        typer.Option(
+            "--settle", metavar="ID", help="Looked into: the image held is right. Repeatable; its file is deleted."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 200,
     config: ConfigOption = None,
@@ -23,10 +26,12 @@ def quarantine(
 ) -> None:
     """List quarantined objects, which need a decision; with --settle mark one as settled.
 
-    While an object that claims an image of ours for another patient is not settled, that image is neither analysed nor
-    compared with. Settling says that what the index holds is right, and has the image's own study analysed anew; one
-    that was not compared with it for that reason is analysed again by `reprocess`. Where the object is right and ours
-    is wrong, leave it, and let the archive withdraw ours by a rejection note.
+    Reason "conflict" may be another patient's claim on the UID of an image that the node holds, by a peer whose word
+    counts: a destination, a query peer or one of [[receive.peers]] with reject = true. Until it is settled, that image
+    is neither analysed nor compared with. Reason "claim" is the same by any other peer: it changes nothing. Settling
+    says that what the index holds is right, and has the image's own study analysed anew; one that was not compared
+    with it for that reason is analysed again by `reprocess`. Where the object is right and the image held is wrong,
+    leave it, and let the archive withdraw the image by a rejection note.
     """
     with open_node(config) as node:
         opened = apart.settle(node, set(settled), who=getpass.getuser()) if settled else 0
@@ -48,6 +53,11 @@ def quarantine(
     if settled:
         console.print(f"{len(settled)} settled; {opened} studies are opened anew")
     console.print(f"{len(shown)} objects are set apart")
+    claims = sum(row.reason is QuarantineReason.CLAIM for row in rows)
+    if claims:
+        console.print(
+            f"{claims} are claims of peers whose word does not count: the images they name are used as before"
+        )
 
 
 def register(app: typer.Typer) -> None:
