@@ -19,6 +19,13 @@ from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.errors import ArchiveUnreachableError, NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
+from dicom_node.priors.retrieval.bounded_answers import (
+    MAX_JSON_BYTES,
+    MAX_PART_BYTES,
+    MAX_RETRIEVE_SECONDS,
+    AnswerLimits,
+    AnswerTooLongError,
+)
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
 
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -43,6 +50,7 @@ class WebArchive:
     retrieve_seconds: float
     stop: threading.Event
     sink: Sink
+    part_bytes: int = MAX_PART_BYTES
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
         found = self._search({"PatientID": patient_id, "StudyDate": dates})
@@ -105,15 +113,19 @@ class WebArchive:
 
     def _parts(self, url: str) -> Iterator[bytes]:
         """The parts of a multipart answer, or the one object of an answer that is none (PS3.18 section 8.6.1.2)."""
-        client: Any = self._client(self.retrieve_seconds)
+        limits = AnswerLimits(most_bytes=self.part_bytes, most_seconds=MAX_RETRIEVE_SECONDS)
+        client: Any = self._client(self.retrieve_seconds, limits)
         response = client._http_get(url, headers={"Accept": AS_STORED}, stream=True)
         if response.headers.get("Content-Type", "").startswith("application/dicom"):
             yield response.content
-        else:
-            yield from client._decode_multipart_message(response, stream=True)
+            return
+        for part in client._decode_multipart_message(response, stream=True):
+            limits.bytes_read = 0
+            yield part
 
-    def _client(self, seconds: float) -> DICOMwebClient:
+    def _client(self, seconds: float, limits: AnswerLimits | None = None) -> DICOMwebClient:
         session = requests.Session()
+        session.hooks["response"] = [limits or AnswerLimits(most_bytes=MAX_JSON_BYTES, most_seconds=seconds)]
         session.trust_env = False  # a proxy variable of some shell must not carry patient data elsewhere
         if self.peer.tls is not None:
             session.verify = str(self.peer.tls.ca)
@@ -137,6 +149,8 @@ class WebArchive:
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else "unknown"
             raise self._error(f"answered {what} with HTTP status {status}") from error
+        except AnswerTooLongError as error:
+            raise self._error(f"gave an answer to {what} that is too long: {error}") from error
         except requests.exceptions.InvalidJSONError as error:
             raise self._error(f"gave an answer to {what} that is no JSON") from error
         except requests.ConnectionError as error:

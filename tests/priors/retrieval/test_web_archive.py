@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import threading
@@ -15,6 +17,7 @@ import pytest
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.errors import RetrieveError
+from dicom_node.priors.retrieval.bounded_answers import MAX_JSON_BYTES, MAX_PART_BYTES
 from dicom_node.priors.retrieval.dicomweb import WebArchive
 from tests.dicom.test_json import STUDY
 from tests.support.receiver import radiograph
@@ -26,10 +29,14 @@ class Archive:
 
     kind: str = "application/dicom+json"
     body: bytes = b"[]"
+    encoding: str = ""
+    drips: bool = False
+    """The answer never ends: a byte every now and then."""
     arrived: list[FileMeta] = field(default_factory=list)
     port: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
 
-    def open(self) -> WebArchive:
+    def open(self, *, query_seconds: float = 10, part_bytes: int = MAX_PART_BYTES) -> WebArchive:
         """The archive as the node asks it."""
 
         def sink(_: bytes, meta: FileMeta) -> int:
@@ -40,10 +47,11 @@ class Archive:
             peer=QueryPeer(
                 name="web", url=f"http://127.0.0.1:{self.port}/dicom-web", retrieve=Retrieve.DICOMWEB, ae_title="WEB"
             ),
-            query_seconds=10,
+            query_seconds=query_seconds,
             retrieve_seconds=10,
             stop=threading.Event(),
             sink=sink,
+            part_bytes=part_bytes,
         )
 
 
@@ -55,9 +63,15 @@ def archive() -> Iterator[Archive]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", state.kind)
-            self.send_header("Content-Length", str(len(state.body)))
+            if state.encoding:
+                self.send_header("Content-Encoding", state.encoding)
+            if not state.drips:
+                self.send_header("Content-Length", str(len(state.body)))
             self.end_headers()
             self.wfile.write(state.body)
+            with contextlib.suppress(OSError):
+                while state.drips and not state.ended.wait(0.02):
+                    self.wfile.write(b" ")
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -67,6 +81,7 @@ def archive() -> Iterator[Archive]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield state
+    state.ended.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -101,4 +116,35 @@ def test_damaged_part_costs_itself_and_is_counted(archive: Archive) -> None:
     )
     with pytest.raises(RetrieveError, match=r"sent [12] parts that are no DICOM objects"):
         archive.open().retrieve("1.2.3", "")
+    assert [meta.sop_instance_uid for meta in archive.arrived] == [film.SOPInstanceUID]
+
+
+def test_answer_that_inflates_without_end_is_left_at_the_limit(archive: Archive) -> None:
+    archive.encoding = "gzip"
+    archive.body = gzip.compress(b"[" + b" " * (2 * MAX_JSON_BYTES) + b"]", 1)
+    with pytest.raises(RetrieveError, match="answer to QIDO-RS that is too long: more than 64 MiB"):
+        archive.open().studies("P1", "20200101-20260101")
+
+
+def test_gzipped_answer_is_read(archive: Archive) -> None:
+    archive.encoding = "gzip"
+    archive.body = gzip.compress(json.dumps([STUDY]).encode())
+    assert len(archive.open().studies("P1", "20200101-20260101")) == 1
+
+
+def test_answer_that_drips_has_failed_after_the_time_of_a_query(archive: Archive) -> None:
+    archive.drips = True
+    with pytest.raises(RetrieveError, match=r"not whole after 0\.3 s"):
+        archive.open(query_seconds=0.3).studies("P1", "20200101-20260101")
+
+
+def test_part_without_end_is_left_at_the_limit_and_those_before_are_kept(archive: Archive) -> None:
+    film = radiograph()
+    stream = io.BytesIO()
+    film.save_as(stream, enforce_file_format=True)
+    archive.kind = 'multipart/related; type="application/dicom"; boundary=B'
+    head = b"--B\r\nContent-Type: application/dicom\r\n\r\n"
+    archive.body = head + stream.getvalue() + b"\r\n" + head + bytes(8 << 20)
+    with pytest.raises(RetrieveError, match="answer to WADO-RS that is too long: more than 4 MiB"):
+        archive.open(part_bytes=4 << 20).retrieve("1.2.3", "")
     assert [meta.sop_instance_uid for meta in archive.arrived] == [film.SOPInstanceUID]
