@@ -59,7 +59,13 @@ class Element(NamedTuple):
     """True if the length was undefined: a sequence, or encapsulated pixel data."""
 
 
-def elements(data: bytes, start: int, end: int, encoding: Encoding) -> Iterator[Element]:
+Ends = dict[int, int]
+"""Where the sequences and items of undefined length end, by where their values begin. To find the end of one is to walk
+over all that is nested in it: without the notes of that walk, each level would walk over the same bytes again."""
+_MAX_NOTED: Final = 100_000
+
+
+def elements(data: bytes, start: int, end: int, encoding: Encoding, ends: Ends | None = None) -> Iterator[Element]:
     """The elements between two offsets, those of nested items excepted, as they stand (so perhaps out of order).
 
     Ends at Pixel Data, after yielding it with an empty value; at an element that is cut off, after yielding it with an
@@ -81,7 +87,7 @@ def elements(data: bytes, start: int, end: int, encoding: Encoding) -> Iterator[
             return
         if length == UNDEFINED:
             inner = IMPLICIT if vr == "UN" else encoding
-            behind = sequence_end(data, begin, end, inner)
+            behind = sequence_end(data, begin, end, inner, ends)
         else:
             behind = begin + length
         yield Element(tag, vr, begin, behind, length == UNDEFINED)
@@ -90,7 +96,7 @@ def elements(data: bytes, start: int, end: int, encoding: Encoding) -> Iterator[
         position = behind
 
 
-def items(data: bytes, element: Element, encoding: Encoding) -> Iterator[tuple[int, int]]:
+def items(data: bytes, element: Element, encoding: Encoding, ends: Ends | None = None) -> Iterator[tuple[int, int]]:
     """(start, end) of the elements of each item of a sequence. Ends at what is no item."""
     position, end = element.start, min(element.end, len(data))
     while position + 8 <= end:
@@ -102,26 +108,48 @@ def items(data: bytes, element: Element, encoding: Encoding) -> Iterator[tuple[i
             continue
         if tag != ITEM:
             return
-        behind = _item_end(data, position, end, encoding) if length == UNDEFINED else position + length
+        behind = _item_end(data, position, end, encoding, ends) if length == UNDEFINED else position + length
         yield position, min(behind, end)
         position = behind
 
 
-def sequence_end(data: bytes, position: int, end: int, encoding: Encoding) -> int:
+def sequence_end(data: bytes, position: int, end: int, encoding: Encoding, ends: Ends | None = None) -> int:
     """The offset behind a sequence of undefined length whose first item is at `position`; past `end` if it has none."""
-    return _skip_levels(data, position, end, [(False, encoding)])
+    return _end_of_level(data, position, end, _Level(False, encoding, position), ends)
 
 
-def _item_end(data: bytes, position: int, end: int, encoding: Encoding) -> int:
+def _item_end(data: bytes, position: int, end: int, encoding: Encoding, ends: Ends | None = None) -> int:
     """As `sequence_end`, for an item of undefined length."""
-    return _skip_levels(data, position, end, [(True, encoding)])
+    return _end_of_level(data, position, end, _Level(True, encoding, position), ends)
 
 
-def _skip_levels(data: bytes, position: int, end: int, stack: list[tuple[bool, Encoding]]) -> int:
-    """Walk until the stack of open levels, each (is an item, its encoding), is empty; no recursion, so no depth."""
+class _Level(NamedTuple):
+    """An open sequence or item of undefined length."""
+
+    is_item: bool
+    encoding: Encoding
+    start: int
+
+
+def _end_of_level(data: bytes, position: int, end: int, level: _Level, ends: Ends | None) -> int:
+    noted: Ends = {} if ends is None else ends
+    behind = noted.get(position)
+    if behind is None:
+        behind = _skip_levels(data, position, end, [level], noted)
+    return behind if behind <= end else max(end, len(data)) + 1
+
+
+def _skip_levels(data: bytes, position: int, end: int, stack: list[_Level], ends: Ends) -> int:
+    """Walk until the stack of open levels is empty, and note where each ended; no recursion, so no depth."""
+
+    def close() -> None:
+        level = stack.pop()
+        if len(ends) < _MAX_NOTED:
+            ends[level.start] = position
+
     past = max(end, len(data)) + 1
     while stack:
-        in_item, encoding = stack[-1]
+        in_item, encoding, _ = stack[-1]
         if position + 8 > end:
             return past
         if in_item:
@@ -134,20 +162,20 @@ def _skip_levels(data: bytes, position: int, end: int, stack: list[tuple[bool, E
             tag, length = _tag_and_length(data, position, encoding.order)
             position += 8
         if tag == ITEM_END and in_item:
-            stack.pop()
+            close()
         elif tag == SEQUENCE_END:
-            stack.pop()
+            close()
             if in_item and stack:
-                stack.pop()  # the item's own delimiter is missing
+                close()  # the item's own delimiter is missing
         elif tag >> 16 == 0xFFFE:
             if length != UNDEFINED:
                 position += length
             elif tag == ITEM and not in_item:
-                stack.append((True, encoding))
+                stack.append(_Level(True, encoding, position))
         elif not in_item:
             return past  # an element where an item must be
         elif length == UNDEFINED:
-            stack.append((False, IMPLICIT if vr == "UN" else encoding))
+            stack.append(_Level(False, IMPLICIT if vr == "UN" else encoding, position))
         else:
             position += length
     return position if position <= end else past

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -27,7 +27,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
 
-from dicom_node.dicom.elements import IMPLICIT, PIXEL_DATA, Element, Encoding, elements, items
+from dicom_node.dicom.elements import IMPLICIT, PIXEL_DATA, Element, Encoding, Ends, elements, items
 from dicom_node.dicom.header import encoding_of
 from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.text import TEXT_VRS, character_sets, decode_text, encodings_that_decode
@@ -50,6 +50,8 @@ class _Budget:
     """The number of elements and values that may still be read."""
 
     left: int = MAX_VALUES
+    ends: Ends = field(default_factory=dict)
+    """Where nested sequences of these bytes end, so that no byte is walked over at each of its levels."""
 
     def spend(self, count: int = 1) -> None:
         """Raise UnreadableObjectError when it is used up."""
@@ -194,7 +196,7 @@ def _read(data: bytes, encoding: Encoding, *, may_end_early: bool, is_cut_off: b
     found: list[Element] = []
     has_pixels = False
     budget = _Budget()
-    for element in elements(data, 0, len(data), encoding):
+    for element in elements(data, 0, len(data), encoding, budget.ends):
         budget.spend()
         if element.tag in PIXEL_DATA:
             has_pixels = True
@@ -273,10 +275,10 @@ def _sequence(
     if depth >= MAX_DEPTH:
         return None
     read = []
-    for start, end in items(data, element, encoding):
+    for start, end in items(data, element, encoding, budget.ends):
         budget.spend()
         found = []
-        for inside in elements(data, start, end, encoding):
+        for inside in elements(data, start, end, encoding, budget.ends):
             budget.spend()
             if inside.end <= end:
                 found.append(inside)

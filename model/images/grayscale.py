@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from model.errors import PixelError
+
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 """Display range of a picture that brings no usable window."""
 FLAT_SHARE = 0.98
@@ -68,7 +70,10 @@ class Window:
 
 
 def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDArray[np.float32]:
-    """Display grey float32 [rows, columns] in 0..1, air dark and bone bright, of stored values of the same shape."""
+    """Display grey float32 [rows, columns] in 0..1, air dark and bone bright, of stored values of the same shape.
+
+    Raises PixelError where rescale or window are beyond all numbers.
+    """
     modality = _modality(dataset, stored, frame)
     padding = padding_mask(dataset, stored)
     grey = _voi(dataset, modality, stored, padding, frame)
@@ -76,6 +81,8 @@ def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDAr
         grey = 1.0 - grey
     if padding is not None:
         grey[padding] = 0.0
+    if not np.isfinite(grey).all():
+        raise PixelError("the window makes no grey values")
     return np.ascontiguousarray(grey, dtype=np.float32)
 
 
@@ -120,10 +127,13 @@ def _modality(dataset: Dataset, stored: NDArray[np.int32], frame: int) -> NDArra
     source = _holder(dataset, "PixelValueTransformationSequence", frame)
     slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
     values = stored.astype(np.float32)
-    if slope not in (None, 0.0, 1.0):
-        values *= np.float32(slope)
-    if intercept:
-        values += np.float32(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if slope not in (None, 0.0, 1.0):
+            values *= np.float32(slope)
+        if intercept:
+            values += np.float32(intercept)
+    if not np.isfinite(values).all():  # a slope of 1e300: all that follows would be no number, and be answered
+        raise PixelError(f"rescale slope {slope} and intercept {intercept} make no grey values")
     return values
 
 

@@ -65,6 +65,12 @@ REFUSED = {
     "palette colour": (_header(PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR"),
     "photometric missing": (_header(PhotometricInterpretation=None), "missing"),
     "colour without its samples": (_header(PhotometricInterpretation="RGB"), "contradict"),
+    "a slope beyond all numbers": (
+        _header(RescaleSlope="1e300", RescaleIntercept=0),
+        "slope 1e\\+300 .* no grey values",
+    ),
+    "an intercept beyond all numbers": (_header(RescaleSlope=1, RescaleIntercept="-1e300"), "no grey values"),
+    "sign that is none": (_header(PixelRepresentation=7), "Pixel Representation"),
     "a postage stamp": (image_dataset(_values(16, 16), stored=12), "only 16 × 16"),
 }
 
