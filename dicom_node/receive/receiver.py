@@ -127,6 +127,12 @@ def require_ports(settings: Settings) -> None:
             listener.close()
 
 
+def require_certificates(settings: Settings) -> None:
+    """Raise ConfigurationError where certificate and key of the TLS port cannot be used."""
+    if settings.tls is not None:
+        server_context(settings.tls)
+
+
 class Receiver:
     """Receives for one node on its plain and, where configured, its TLS port. `start` and `stop` once each."""
 

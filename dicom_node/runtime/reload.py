@@ -32,10 +32,10 @@ def renewed_settings(
         _require_same_place(settings, fresh)
         if works:
             require_model(fresh)
-        if receives and fresh.tls is not None:
-            from dicom_node.receive.upper_layer.tls import server_context
+        if receives:
+            from dicom_node.receive.receiver import require_certificates
 
-            server_context(fresh.tls)
+            require_certificates(fresh)
         for key, host, port in sorted(_addresses(fresh, receives) - _addresses(settings, receives)):
             _require_free(key, host, port)
     except (ConfigurationError, NodeError) as error:
