@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from dicom_node.chart.messages import UnknownPart
 from dicom_node.hl7.syntax import Hl7Error
 from dicom_node.hl7.times import clock_time
 from dicom_node.index.tables.chart import ChartEntry
+from dicom_node.report.render.text import as_text
 from tests.chart.test_messages import item_of, read
 from tests.chart.test_service import header_at, known_labs, known_to, listening
 from tests.support.chart_messages import SENDER, lab, order
+from tests.support.report_cases import kinds
 from tests.support.reporting import reports
 
 ON_BOTH = pytest.mark.usefixtures("each_index")
@@ -170,6 +173,17 @@ def test_a_withdrawn_value_that_is_sent_again_counts_from_then(tmp_path: Path, m
             peer.ask(message)
         assert known_labs(node, header_at("20260301100000")) == {}
         assert known_labs(node, header_at("20260301113000")) == {"CRP": "184 mg/L very high"}
+
+
+def test_a_plan_is_ordered_and_a_drug_begun(tmp_path: Path) -> None:
+    codes = {"treatments": [{"code": "EXT", "means": "extubation planned"}]}
+    with listening(tmp_path, **codes) as (node, _clock, peer):
+        peer.ask(order(code="EXT^Extubation^HIS"))
+        known = known_to(node)
+        assert known is not None
+        for language, words in (("en", "extubation planned, ordered 3 h before."), ("de", ", angeordnet 3 h vorher.")):
+            request = dataclasses.replace(kinds()["new"], chart=known.facts, language=language)
+            assert words in " ".join(as_text(request).split())
 
 
 def test_large_values_are_told_in_digits(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -31,9 +32,9 @@ pytestmark = pytest.mark.usefixtures("each_index")
 
 
 @contextmanager
-def listening(folder: Path) -> Iterator[tuple[NodeContext, Clock, MllpPeer]]:
+def listening(folder: Path, **chart: Any) -> Iterator[tuple[NodeContext, Clock, MllpPeer]]:
     """A node that hears one laboratory, its clock, and a connection to it."""
-    sections = {"hl7": {"enabled": True, "port": 0}, "chart": {"senders": [SENDER]}}
+    sections = {"hl7": {"enabled": True, "port": 0}, "chart": {"senders": [SENDER], **chart}}
     with reporting_node(folder, **sections) as (node, clock):
         listener = Hl7Listener(node)
         listener.start()

@@ -87,8 +87,10 @@ def test_the_chart_of_each_film_is_told_as_it_was_known_then(site: CourseSite) -
         told = sentence[1].split("; ")
         labs = [f"{name} {' '.join(text.split()[:2])}, 2 h before" for name, text in sorted(film.labs.items())]
         assert told[: len(labs)] == labs
-        assert [one.partition(", begun")[0] for one in told[len(labs) :]] == sorted(film.treatments)
+        given = [re.sub(r", (begun|ordered) \d+ (h|days?) before$", "", one) for one in told[len(labs) :]]
+        assert given == sorted(film.treatments)
     assert "BNP 2076 pg/mL, 2 h before" in texts(reports[2])
+    assert "feeding tube removal planned, ordered 3 h before" in texts(reports[2])
     assert not any(f" {value} mg/L" in texts(report) for report in reports for value in MISLEADING)
 
 

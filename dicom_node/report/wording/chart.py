@@ -8,6 +8,8 @@ from dicom_node.report.chart_facts import ChartFact, FactKind
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.wording.catalogue import Catalogue
 
+_PLANNED = " planned"
+"""How the names end of what was ordered and is still to be done (`dicom_node.config.chart.TREATMENT_NAMES`)."""
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 
@@ -20,6 +22,8 @@ def considered(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 def _fact(fact: ChartFact, words: Catalogue) -> str:
     name = words.word(fact.kind.value, fact.name) if fact.kind in (FactKind.LAB, FactKind.TREATMENT) else ""
+    if fact.kind is FactKind.TREATMENT and fact.name.endswith(_PLANNED) and fact.before is not None:
+        return words.text("chart.plan", name=name, before=_before(fact.before, words))
     if fact.before is None:
         return words.text(f"chart.{fact.kind.value}", name=name, text=fact.text)
     return words.text(f"chart.{fact.kind.value}", name=name, text=fact.text, before=_before(fact.before, words))
