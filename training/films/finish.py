@@ -28,6 +28,7 @@ from training.films.domains import film_domains, kept_domains
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
 from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
+from training.films.misses import measure_misses
 from training.films.outputs import FilmOutputTable, outputs_of, word_of
 from training.films.tower import TowerTable, blend_outputs, fit_tower_heads, tower_table
 from training.readers.nih_series import read_nih_marks, read_nih_series
@@ -53,8 +54,11 @@ LEARNED_ON = (
     "NIH ChestX-ray14 (NIH Clinical Center; Wang et al. 2017), series of {patients} patients, {films} films at 128 px, "
     "labels mined from reports; marks of radiologists on {read} of them (ChestX-Det, Deepwise AI Lab, Apache-2.0)"
 )
-ON_MARKS, ON_REPORTS = "validation films, marks of radiologists", "validation films, labels mined from reports"
-ON_PAIRS = "validation pairs of which radiologists read both films, worse against better"
+ON = {
+    "marks": "validation films, marks of radiologists",
+    "reports": "validation films, labels mined from reports",
+    "change": "validation pairs of which radiologists read both films, worse against better",
+}
 SNAPSHOT = "; film classifier: "
 """Before what the classifier learned on, at the end of a checkpoint's data."""
 MIN_HIT_SHARE, MIN_BOXES = 0.5, 12
@@ -104,11 +108,13 @@ def fit_reading(
     for key, (single, both) in samples.items():
         rule = fit_rule(list(single.values()), [pair for *_, pair in both], degrees[key])
         measured, changed = figures_of(films, single, both, rule)
+        below, missed = measure_misses(score_films(films, single, both, rule), ON)
         pointing = pointing_of(films, rows, table, key)
         rules[key] = FilmRule.model_validate(
             {name: round(value, 4) if isinstance(value, float) else value for name, value in dict(rule).items()}
             | {
-                "measured": measured,
+                "measured": measured | missed,
+                "deny_below": below,
                 "stated": rule.stated and allows_presence([measured.get("marks"), measured.get("reports")]),
                 "change_stated": allows_change(measured.get("change"), changed),
                 "localised": round(pointing.share, 4) if _is_localised(pointing) else None,
@@ -121,22 +127,30 @@ def figures_of(
     films: FilmSet, single: Mapping[int, FilmSample], both: Sequence[tuple[int, int, PairSample]], rule: FilmRule
 ) -> tuple[dict[str, Figure], int]:
     """("marks", "reports", "change" → figure, changed pairs), each film asked with its prior where it has one."""
+    rows = score_films(films, single, both, rule)
+    rows["change"] = []
+    for _, current, pair in both:
+        if pair.change in ("new", "worsening", "resolved", "improving"):
+            worse = pair.change in ("new", "worsening")
+            score = worse_log_odds(pair, rule)
+            rows["change"].append(Scored(patient=str(films.patients[current]), score=score, truth=worse))
+    found = {name: auroc_figure(some, ON[name]) for name, some in rows.items()}
+    return {name: figure for name, figure in found.items() if figure is not None}, len(rows["change"])
+
+
+def score_films(
+    films: FilmSet, single: Mapping[int, FilmSample], both: Sequence[tuple[int, int, PairSample]], rule: FilmRule
+) -> dict[str, list[Scored]]:
+    """ "marks" and "reports" → belief and truth of each film, asked with its prior where it has one."""
     with_prior = {current: pair for _, current, pair in both}
-    rows: dict[str, list[Scored]] = {"marks": [], "reports": [], "change": []}
+    rows: dict[str, list[Scored]] = {"marks": [], "reports": []}
     for number, film in single.items():
         pair = with_prior.get(number)
         belief = believe_films(film.scores, pair.prior.scores if pair is not None else None, rule).presence
         for name, truth in (("marks", film.marked), ("reports", film.mined)):
             if truth is not None:
                 rows[name].append(Scored(patient=str(films.patients[number]), score=belief, truth=truth))
-    for _, current, pair in both:
-        if pair.change in ("new", "worsening", "resolved", "improving"):
-            worse = pair.change in ("new", "worsening")
-            score = worse_log_odds(pair, rule)
-            rows["change"].append(Scored(patient=str(films.patients[current]), score=score, truth=worse))
-    on = {"marks": ON_MARKS, "reports": ON_REPORTS, "change": ON_PAIRS}
-    found = {name: auroc_figure(some, on[name]) for name, some in rows.items()}
-    return {name: figure for name, figure in found.items() if figure is not None}, len(rows["change"])
+    return rows
 
 
 def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, key: str) -> Pointing:
