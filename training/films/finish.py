@@ -27,8 +27,14 @@ from training.evaluation.pointing_game import Pointing
 from training.films.domains import film_domains, kept_domains
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
-from training.films.measure import Scored, allows_change, allows_presence, auroc_figure, worse_log_odds
-from training.films.misses import measure_misses
+from training.films.measure import (
+    Scored,
+    allows_change,
+    allows_presence,
+    auroc_figure,
+    measure_misses,
+    worse_log_odds,
+)
 from training.films.outputs import FilmOutputTable, outputs_of, word_of
 from training.films.tower import TowerTable, blend_outputs, fit_tower_heads, tower_table
 from training.readers.nih_series import read_nih_marks, read_nih_series

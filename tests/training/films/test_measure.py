@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.films.measure import Scored
-from training.films.misses import MAX_MISSED, choose_positives, deny_below, missed_figure
+from training.films.measure import MAX_MISSED, Scored, choose_positives, deny_below, missed_figure
 
 
 def _positives(beliefs: list[float]) -> list[Scored]:
