@@ -21,6 +21,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("run", "Run the node until SIGTERM."),
     "demo": ("run", "Run a node and a receiving PACS on loopback, send a prior and a current study, print the report."),
     "analyze": ("run", "Analyse files without a network: the same rules, model and documents as on the node."),
+    "predict": (
+        "predict",
+        "Run the model over many studies without a network; the rows are as the node would report them.",
+    ),
     "status": ("daily", "Show studies, jobs, deliveries and free disk space. Exit 1 if something needs attention."),
     "studies": ("daily", "List the studies that were sent to the node, newest first."),
     "jobs": ("daily", "List the jobs that are not done, failed ones first."),

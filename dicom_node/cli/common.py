@@ -27,6 +27,8 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file (default: $DICOM_NODE_CONFIG, else ./config.toml)."),
 ]
+ProcessesOption = Annotated[int, typer.Option(min=0, help="Processes; 0: as many as cores and memory allow.")]
+RayOption = Annotated[str, typer.Option("--ray", help='Ray cluster: HOST:PORT, "auto", or "local" for a trial.')]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 # No markup and no emoji: names and errors come from strangers, and "[/b]" in one would be an error of rich's.
@@ -37,6 +39,14 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emo
 def settings_from(config: Path | None) -> Settings:
     """The settings of the given, the environment's or the default file; raises ConfigurationError."""
     return load_settings(config_path(config))
+
+
+def optional_settings(config: Path | None) -> Settings:
+    """The settings of the named file, the environment's or ./config.toml where there is one; else the defaults."""
+    path = config_path(config)
+    if config is None and not path.exists():
+        return Settings()
+    return load_settings(path)
 
 
 @contextmanager

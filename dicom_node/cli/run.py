@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.common import ConfigOption, console, settings_from
-from dicom_node.config import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings, config_path, load_settings
+from dicom_node.cli.common import ConfigOption, console, optional_settings, settings_from
+from dicom_node.config import CONFIG_VARIABLE, DEFAULT_CONFIG, config_path
 from dicom_node.errors import UsageError
 
 
@@ -75,7 +75,7 @@ def demo(
         studies=studies,
         out=out,
         seed=seed,
-        model=_optional_settings(config).model,
+        model=optional_settings(config).model,
         say=console.print,
         keep=Keep(viewer=viewer) if keep else None,
         beside=beside,
@@ -93,16 +93,8 @@ def analyze(
     """Analyse files without a network: the same rules, model and documents as on the node."""
     from dicom_node.analysis.files import analyze_files
 
-    text = analyze_files(current, prior, out, settings=_optional_settings(config))
+    text = analyze_files(current, prior, out, settings=optional_settings(config))
     console.print(text)
-
-
-def _optional_settings(config: Path | None) -> Settings:
-    """The named file, the environment's or ./config.toml where there is one; else the defaults."""
-    path = config_path(config)
-    if config is None and not path.exists():
-        return Settings()
-    return load_settings(path)
 
 
 def register(app: typer.Typer) -> None:

@@ -85,11 +85,15 @@ class Expert:
         cuts = thresholds if thresholds is not None else [THRESHOLD] * len(labels)
         self._cuts = np.array([cuts[place] for place in self._named], dtype=np.float32)
 
-    @torch.inference_mode()
     def probabilities(self, images: Sequence[DisplayImage]) -> NDArray[np.float32]:
         """float32 [images, labels]. Raises InferenceError where the network gives something else."""
-        squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32)
-        grey = torch.from_numpy((squares / 255.0 * 2.0 - 1.0) * _GREATEST)[:, None]
+        return self.probabilities_of_squares(np.stack([fit(image, SIDE) for image in images]))
+
+    @torch.inference_mode()
+    def probabilities_of_squares(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The same of images that were made SIDE pixels wide and high before: uint8 [images, SIDE, SIDE]."""
+        images = squares.astype(np.float32)
+        grey = torch.from_numpy((images / 255.0 * 2.0 - 1.0) * _GREATEST)[:, None]
         logits = self.network(grey)
         if logits.shape != (len(images), self._outputs):
             raise InferenceError(f"the expert gave {tuple(logits.shape)} for {len(images)} images")

@@ -106,12 +106,7 @@ def load_records(
     one record.
     """
     given = 0
-    for record in records:
-        if record.split is Split.FIXTURE and split is None:
-            report.note("fixture left out: it counts in no metric")
-            continue
-        if split is not None and record.split is not split:
-            continue
+    for record in select_records(records, report, split=split):
         if limit is not None and given >= limit:
             return
         try:
@@ -124,6 +119,15 @@ def load_records(
             continue
         given += 1
         yield record, pair
+
+
+def select_records(records: Iterable[Record], report: DropReport, *, split: Split | None = None) -> Iterator[Record]:
+    """The records of one split, without their images. split: None for all but the fixtures, which are counted."""
+    for record in records:
+        if record.split is Split.FIXTURE and split is None:
+            report.note("fixture left out: it counts in no metric")
+        elif split is None or record.split is split:
+            yield record
 
 
 def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | None = None) -> int:

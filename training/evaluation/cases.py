@@ -59,6 +59,16 @@ def aspects(truth: FindingTruth, said: Finding | None, has_prior: bool) -> list[
 
 def case_of(answer: Answered, pair: StudyPair) -> Case:
     """One answered pair as a case: its mean loss, and where truth and answer differ, worst first."""
+    loss, rows = _losses(answer)
+    return Case(record_id=answer.truth.pair_id, loss=loss, current=pair.current, prior=pair.prior, rows=rows)
+
+
+def loss_of(answer: Answered) -> float:
+    """The mean −log probability that an answer gave to the truth of its findings; 0 without truths."""
+    return _losses(answer)[0]
+
+
+def _losses(answer: Answered) -> tuple[float, tuple[tuple[str, str, str], ...]]:
     said = {finding.key: finding for finding in answer.said.findings}
     losses, wrong = [], []
     for key, truth in answer.truth.findings.items():
@@ -69,13 +79,8 @@ def case_of(answer: Answered, pair: StudyPair) -> Case:
             losses.append(loss)
             if true != stated:
                 wrong.append((loss, (f"{key} {aspect}", true, f"{stated} (gave the truth {given:.2f})")))
-    return Case(
-        record_id=answer.truth.pair_id,
-        loss=math.fsum(losses) / len(losses) if losses else 0.0,
-        current=pair.current,
-        prior=pair.prior,
-        rows=tuple(row for _, row in sorted(wrong, key=lambda item: -item[0])),
-    )
+    rows = tuple(row for _, row in sorted(wrong, key=lambda item: -item[0]))
+    return (math.fsum(losses) / len(losses) if losses else 0.0), rows
 
 
 def worst_of(cases: Sequence[Case], count: int) -> list[Case]:

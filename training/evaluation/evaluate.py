@@ -30,9 +30,9 @@ from training.metrics.classification import ReliabilityBin, auroc, reliability, 
 from training.metrics.forecasts import SettingScore
 from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
 from training.metrics.significance import Interval
+from training.phantom.ceiling import Knowledge
 from training.records.drops import DropReport
 from training.records.record import Record
-from training.records.truth import PairTruth
 
 WORST_CASES = 12
 """The number of pairs in the report."""
@@ -124,6 +124,38 @@ class Evaluation:
     """Labelled findings that the model is never asked about; they stand in no other figure."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRecord:
+    """All that a predictor said of one record, without the images: what an evaluation is computed from.
+
+    alone: foretold from the prior, where that was asked. settings: foretold by what is known. published: answers to
+    the record's own questions, None where they were not asked.
+    """
+
+    answer: Answered
+    alone: Prediction | None = None
+    settings: dict[Knowledge, Prediction] | None = None
+    published: tuple[str, ...] | None = None
+
+
+def ask_record(
+    predictor: EvaluatedPredictor,
+    record: Record,
+    pair: StudyPair,
+    options: EvaluationOptions,
+    ask: PublishedAsker | None = None,
+) -> AskedRecord:
+    """Ask everything about one record."""
+    answer = _answer(predictor, record, pair, options)
+    alone, settings = None, None
+    if options.prognosis and can_foretell(record):
+        settings = dict(foretell(predictor, record, pair).said)
+    elif options.prognosis and pair.prior is not None and record.future is None and not record.earlier:
+        alone = predictor.predict(StudyPair(current=pair.prior, context=pair.context))
+    published = tuple(ask(record, pair)) if ask is not None and record.asked else None
+    return AskedRecord(answer=answer, alone=alone, settings=settings, published=published)
+
+
 def evaluate(
     predictor: EvaluatedPredictor,
     items: Iterable[tuple[Record, StudyPair]],
@@ -139,31 +171,39 @@ def evaluate(
     which flatters the baseline and never the model. ask: answers published questions, where the records bring them.
     """
     options = options or EvaluationOptions()
-    answered: list[Answered] = []
-    said_published: list[tuple[Record, Sequence[str]]] = []
+    asked: list[tuple[Record, AskedRecord]] = []
     cases: list[Case] = []
-    records: list[Record] = []
-    seconds, foretold, courses = 0.0, list[tuple[PairTruth, Prediction]](), list[Foretold]()
     for record, pair in items:
-        answer = _answer(predictor, record, pair, options)
-        seconds += answer.said.seconds.get("total", 0.0)
-        answered.append(answer)
-        records.append(record)
-        if options.prognosis and can_foretell(record):
-            courses.append(foretell(predictor, record, pair))
-        elif options.prognosis and pair.prior is not None and record.future is None and not record.earlier:
-            alone = StudyPair(current=pair.prior, context=pair.context)
-            foretold.append((record.truth, predictor.predict(alone)))
-        if ask is not None and record.asked:
-            said_published.append((record, ask(record, pair)))
-        cases = worst_of([*cases, case_of(answer, pair)], options.worst)
-        progress(len(answered))
+        found = ask_record(predictor, record, pair, options, ask)
+        asked.append((record, found))
+        cases = worst_of([*cases, case_of(found.answer, pair)], options.worst)
+        progress(len(asked))
+    return score_asked(asked, predictor.identity, report, data=data, options=options, baseline=baseline, cases=cases)
+
+
+def score_asked(
+    asked: Sequence[tuple[Record, AskedRecord]],
+    model: ModelIdentity,
+    report: DropReport,
+    *,
+    data: str,
+    options: EvaluationOptions,
+    baseline: MajorityFindings | None,
+    cases: Sequence[Case],
+) -> Evaluation:
+    """Score what was said of every record, in the order of the set. cases: the worst ones, with their images."""
+    answered = [found.answer for _, found in asked]
+    records = [record for record, _ in asked]
+    seconds = sum(answer.said.seconds.get("total", 0.0) for answer in answered)
+    foretold = [(record.truth, found.alone) for record, found in asked if found.alone is not None]
+    courses = [Foretold(record=record, said=found.settings) for record, found in asked if found.settings is not None]
+    said_published = [(record, found.published) for record, found in asked if found.published is not None]
     labelled = [answer for answer in answered if answer.truth.findings]
     scored, unasked = keep_asked(labelled)
     presence, change = _confidences(scored)
     return Evaluation(
         data=data,
-        model=predictor.identity,
+        model=model,
         scores=score_pairs(scored, resamples=options.resamples) if scored else None,
         baselines=_baselines(scored, baseline, options) if scored else {},
         texts=score_texts(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dicom_node.cli.common import ConfigOption, console, errors, open_node
+from dicom_node.cli.common import ConfigOption, ProcessesOption, RayOption, console, errors, open_node
 from dicom_node.cli.progress import Progress
 from dicom_node.errors import NodeError, UsageError
 from model.errors import ModelError
 from training.records.drops import DataError, DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
-    from model.predict import Predictor
+    from dicom_node.cli.training.evaluate_run import EvaluationRun
     from model.remote.text_model import TextModel
     from training.evaluation.choices import ChoiceScores
     from training.evaluation.evaluate import Evaluation
@@ -75,25 +77,25 @@ def evaluate_command(
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
+    processes: ProcessesOption = 0,
+    ray: RayOption = "",
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
-    from model.predict import load_predictor
-    from model.schema import MAX_IMAGES
-    from training.data.datasets import load_records, open_records, parse_spec, record_count
-    from training.evaluation.evaluate import EvaluationOptions, evaluate
+    from dicom_node.cli.training.evaluate_run import EvaluationRun, ask_all
+    from training.data.datasets import open_records, parse_spec, select_records
+    from training.evaluation.evaluate import EvaluationOptions
     from training.evaluation.held_out import require_held_out, salt_of
     from training.evaluation.report import write_report
-    from training.evaluation.texts import make_published_asker, with_lumen_questions
     from training.readers.splits import keep_patients_apart
 
     with our_errors():
         no_bars_in_files()
         report = DropReport()
         spec = parse_spec(data)
-        predictor = load_predictor(model, device=device, findings=tuple(f for f in findings.split(",") if f))
+        recipe = recipe_of(model)
         require_held_out(
             lambda: open_records(spec, DropReport()),
-            predictor.manifest.recipe,
+            recipe,
             report,
             kind=spec.kind,
             split=split_of(split),
@@ -102,41 +104,57 @@ def evaluate_command(
         )
         records = open_records(spec, report)
         if by_patient:
-            records = keep_patients_apart(records, salt=salt_of(predictor.manifest.recipe, spec.kind))
-        items = load_records(records, report, split=split_of(split), limit=limit, most=MAX_IMAGES if prognosis else 2)
+            records = keep_patients_apart(records, salt=salt_of(recipe, spec.kind))
+        run = EvaluationRun(
+            model=model,
+            device=device,
+            findings=tuple(f for f in findings.split(",") if f),
+            options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
+            lumen=lumen,
+            data=f"{spec}, split {split}{' by patient' if by_patient else ''}",
+        )
+        wanted = list(islice(select_records(records, report, split=split_of(split)), limit))
         with Progress() as progress:
-            progress.begin("evaluating")
-            total = limit if by_patient else record_count(spec, split=split_of(split), limit=limit)
-            result = evaluate(
-                predictor,
-                ((with_lumen_questions(record, predictor.findings), pair) for record, pair in items)
-                if lumen
-                else items,
+            result = ask_all(
+                run,
+                wanted,
+                out / "_answers",
                 report,
-                data=f"{spec}, split {split}{' by patient' if by_patient else ''}",
-                options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
                 baseline=_learnt_majority(majority),
-                ask=make_published_asker(predictor),
-                progress=lambda done: progress.step("evaluating", done, total),
+                ray=ray,
+                processes=processes,
+                progress=lambda done, total: progress.step("evaluating", done, total),
             )
-        if not result.records:
+        if result is None:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
         if choices:
-            result = replace(result, choices=_choose(predictor, choices, report))
+            result = replace(result, choices=_choose(run, choices, report))
         verdicts = _judge_sentences(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
         )
+        shutil.rmtree(out / "_answers")
     for line in report.lines():
         console.print(line)
     console.print(f"{page}\n{values}")
 
 
-def _choose(predictor: Predictor, choices: str, report: DropReport) -> ChoiceScores | None:
+def recipe_of(model: str) -> Mapping[str, Any] | str:
+    """The recipe that a checkpoint's manifest keeps; "" of one without a manifest."""
+    from model.checkpoints.manifest import MANIFEST_NAME
+    from model.checkpoints.registry import read_manifest, resolve_source
+
+    folder = Path(resolve_source(model))
+    return read_manifest(folder, verify=False).recipe if (folder / MANIFEST_NAME).is_file() else ""
+
+
+def _choose(run: EvaluationRun, choices: str, report: DropReport) -> ChoiceScores | None:
     """The multiple-choice test of a set named as `--choices` has it. Raises DataError."""
+    from model.predict import load_predictor
     from training.data.datasets import load_choices
     from training.evaluation.choices import answer_choices
 
+    predictor = load_predictor(run.model, device=run.device, findings=run.findings)
     with Progress() as progress:
         progress.begin("multiple choice")
         return answer_choices(
@@ -157,8 +175,6 @@ def preview(
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
 ) -> None:
     """Write a page with training samples: images, questions, answers, and what the loss sees."""
-    from itertools import islice
-
     from training.data.datasets import open_records, parse_spec
     from training.data.preview import write_preview
     from training.instructions.rewrite import load_answers

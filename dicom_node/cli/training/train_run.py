@@ -1,14 +1,15 @@
-"""Commands that train: `train run | prepare | expert | finish`; docs/training.md shows the path that they make."""
+"""Commands that train: `train run | prepare | expert | merge | finish`; docs/training.md shows their path."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli.common import console
+from dicom_node.cli.common import ProcessesOption, RayOption, console
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training import train
 from dicom_node.cli.training.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command("run")(run_command)
     group.command("prepare")(prepare_command)
     group.command("expert")(expert_command)
+    group.command("merge")(merge_command)
     group.command("finish")(finish_command)
 
 
@@ -87,19 +89,55 @@ def expert_command(
     expert: Annotated[Path, typer.Option(help="Folder with expert.json and expert.safetensors.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
     split: SplitOption = "all",
+    processes: ProcessesOption = 0,
+    ray: RayOption = "",
 ) -> None:
-    """Ask the expert of every image once and keep its probabilities for training (stream E)."""
+    """Ask the expert of every image once, over all cores; ended early, it goes on. For training (stream E)."""
+    from dicom_node.bulk.run import run_shards
+    from dicom_node.bulk.shards import ShardFolder, digest_of
+    from dicom_node.cli.training.bulk_work import EXPERT_CUT, ExpertWork, encode_lines, mapper_of, read_lines
     from model.experts.expert import load_expert
-    from training.data.expert_table import write_expert_table
+    from training.data.expert_table import ExpertRow, images_of, write_rows
 
     with our_errors():
         report, said = DropReport(), DropReport()
+        loaded = load_expert(expert)
         with Progress() as progress:
-            records = progress.watch("asking the expert", _records(data, split, False, report))
-            count = write_expert_table(records, load_expert(expert), out, said)
+            images = list(images_of(progress.watch("reading", _records(data, split, False, report))))
+            facts = {
+                "images": digest_of(f"{image.image_id} {image.key}" for image in images),
+                "expert": loaded.fingerprint,
+            }
+            shards = ShardFolder(folder=out.with_name(f"{out.name}.shards"), suffix=".jsonl", facts=facts)
+            with mapper_of(ray, processes, items=len(images), cut=EXPERT_CUT, weights=expert) as mapper:
+                paths, _ = run_shards(
+                    ExpertWork(expert=expert),
+                    images,
+                    shards,
+                    mapper,
+                    cut=EXPERT_CUT,
+                    encode=encode_lines,
+                    progress=lambda done, total: progress.step("asking the expert", done, total),
+                )
+        rows = (ExpertRow(**{**line, "shares": tuple(line["shares"])}) for line in read_lines(paths))
+        count = write_rows(rows, loaded.labels, out, said)
+        shutil.rmtree(shards.folder)
     for line in (*report.lines(), *said.lines()):
         console.print(line)
     console.print(f"{count} images in {out}")
+
+
+def merge_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="RUN/step-N", help="A checkpoint that FSDP saved in parts.")],
+    to: Annotated[Path, typer.Option(help='Folder to write; "RUN/final" is what `train finish` takes.')],
+) -> None:
+    """Merge the parts of a sharded checkpoint into a whole model, without the machines that trained it."""
+    with our_errors():
+        from training.loop.merge import merge_run
+
+        no_bars_in_files()
+        count = merge_run(checkpoint, to)
+    console.print(f"{to}: {count} weights of {checkpoint}")
 
 
 def finish_command(

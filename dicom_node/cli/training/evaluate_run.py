@@ -1,0 +1,119 @@
+"""A data set asked over all cores or a cluster, resumable, and scored when all is said (`evaluate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_node.bulk.run import run_shards
+from dicom_node.bulk.shards import ShardFolder, digest_of
+from dicom_node.cli.training.bulk_work import (
+    EVALUATE_CUT,
+    EvaluateWork,
+    encode_lines,
+    identities,
+    mapper_of,
+    read_lines,
+    said_of,
+)
+from model.checkpoints.manifest import sha256_of
+from model.checkpoints.registry import MANIFEST_NAME, resolve_source
+from model.schema import MAX_IMAGES
+from training.records.drops import DropReport
+from training.records.record import Record
+
+if TYPE_CHECKING:
+    from training.evaluation.cases import Case
+    from training.evaluation.evaluate import AskedRecord, Evaluation, EvaluationOptions
+    from training.metrics.baselines import MajorityFindings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRun:
+    """What is asked of whom. data: the set in words. findings: of a checkpoint without a manifest."""
+
+    model: str
+    device: str
+    findings: tuple[str, ...]
+    options: EvaluationOptions
+    lumen: bool
+    data: str
+
+    @property
+    def most_images(self) -> int:
+        """Images of one record that are shown."""
+        return MAX_IMAGES if self.options.prognosis else 2
+
+    def facts(self, records: Sequence[Record]) -> dict[str, str]:
+        """What makes two runs the same."""
+        folder = Path(resolve_source(self.model))
+        stamp = sha256_of(folder / MANIFEST_NAME) if (folder / MANIFEST_NAME).is_file() else ""
+        return {
+            "data": self.data,
+            "records": digest_of(f"{record.record_id} {[image.key for image in record.images]}" for record in records),
+            "model": f"{folder} {stamp}".strip(),
+            "options": f"{self.options} {self.findings} lumen={self.lumen}",
+        }
+
+
+def ask_all(
+    run: EvaluationRun,
+    records: Sequence[Record],
+    folder: Path,
+    report: DropReport,
+    *,
+    baseline: MajorityFindings | None,
+    ray: str,
+    processes: int,
+    progress: Callable[[int, int], None],
+) -> Evaluation | None:
+    """Ask about every record in shards below `folder`, and score; None where no record could be asked.
+
+    Raises BulkError where it cannot go on; the same call goes on from the finished shards.
+    """
+    from training.evaluation.evaluate import score_asked
+    from training.evaluation.texts import with_lumen_questions
+
+    weights = Path(resolve_source(run.model))
+    work = EvaluateWork(
+        model=run.model,
+        device=run.device,
+        findings=run.findings,
+        options=run.options,
+        most=run.most_images,
+        lumen=run.lumen,
+    )
+    facts = run.facts(records)
+    with mapper_of(ray, processes, items=len(records), cut=EVALUATE_CUT, device=run.device, weights=weights) as mapper:
+        paths, _ = run_shards(
+            work,
+            records,
+            ShardFolder(folder=folder, suffix=".jsonl", facts=facts),
+            mapper,
+            cut=EVALUATE_CUT,
+            encode=encode_lines,
+            progress=progress,
+        )
+    asked: list[tuple[Record, AskedRecord]] = []
+    identity = None
+    for record, line in zip(records, read_lines(paths), strict=True):
+        if "said" not in line:
+            report.drop(line["fault"], record.record_id)
+            continue
+        identity = identities().validate_python(line["model"])
+        asked.append((with_lumen_questions(record, line["findings"]) if run.lumen else record, said_of(line)))
+    if identity is None:
+        return None
+    cases = _worst_cases(run, asked)
+    return score_asked(asked, identity, report, data=run.data, options=run.options, baseline=baseline, cases=cases)
+
+
+def _worst_cases(run: EvaluationRun, asked: Sequence[tuple[Record, AskedRecord]]) -> list[Case]:
+    """The worst answers with their images, which are decoded once more."""
+    from training.data.datasets import load_pair
+    from training.evaluation.cases import case_of, loss_of
+
+    worst = sorted(asked, key=lambda item: -loss_of(item[1].answer))[: run.options.worst]
+    return [case_of(found.answer, load_pair(record, most=run.most_images)) for record, found in worst]
