@@ -1,7 +1,8 @@
 """Weights in parts over two ranks (FSDP on gloo): the same step as on one, gathered into a whole model again.
 
 accelerate offers FSDP only where there is an accelerator, so torch's own sharding is used here on the learner that the
-loop trains; what accelerate adds (its configuration file, its checkpoints) is not covered.
+loop trains. The checkpoint in parts is written by accelerate's own function, and merged and loaded by ours; its
+configuration file is not covered.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.errors import CheckpointError
+from model.nvila import load_nvila
 from tests.support.common import REPOSITORY
 from tests.support.records import recipe_of
 from training.data.sources import Place, source_of
+from training.loop.merge import merge_parts, merge_run
 from training.loop.nvila_learner import build, export, restore_learner
 from training.phantom.cache import fill
 from training.phantom.render import PHANTOM_FINDINGS
@@ -27,6 +32,8 @@ import sys
 import torch, torch.distributed as dist
 from pathlib import Path
 from safetensors.torch import save_file
+from accelerate import PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin, save_fsdp_model
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from training.phantom.render import PHANTOM_FINDINGS
@@ -49,6 +56,8 @@ source = source_of(recipe, Place(work=out.parent / f"work-{rank}", size=32, cach
 batch = learner.collator(processor)([source.sample(2 * rank), source.sample(2 * rank + 1)])
 learner(batch)["loss"].backward()
 optimiser.step()
+plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
+save_fsdp_model(plugin, PartialState(cpu=True), learner, str(out.parent / "run" / "step-1"))
 local = sum(p.to_local().numel() for p in learner.parameters())
 state = get_model_state_dict(learner, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 if rank == 0:
@@ -98,7 +107,20 @@ def test_two_ranks_hold_half_each_and_step_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
     assert set(expected) - set(gathered) <= {name for name in expected if name.endswith("lm_head.weight")}
 
+    merged = merge_parts(tmp_path / "run/step-1")
+    assert merged.keys() == gathered.keys()
+    assert all(torch.equal(merged[name], value) for name, value in gathered.items())
+    (tmp_path / "run/recipe.json").write_text(recipe.model_dump_json(), "utf-8")
+    assert merge_run(tmp_path / "run/step-1", tmp_path / "merged") == len(gathered)
+    with pytest.raises(CheckpointError, match="exists already"):
+        merge_run(tmp_path / "run/step-1", tmp_path / "merged")
+    (tmp_path / "run/step-1/pytorch_model_fsdp_0/.metadata").unlink()
+    with pytest.raises(CheckpointError, match="not saved in parts, or not to its end"):
+        merge_run(tmp_path / "run/step-1", tmp_path / "again")
+
     whole = restore_learner(recipe, len(PHANTOM_FINDINGS), gathered)
     export(whole, processor, tmp_path / "final")
     saved = load_file(tmp_path / "final" / "model.safetensors")
     assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in saved.items())
+    opened, _ = load_nvila(tmp_path / "merged", dtype=torch.float32)
+    assert all(torch.equal(value, opened.state_dict()[name]) for name, value in saved.items())
