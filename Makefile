@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
+.PHONY: demo test test-vllm lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,10 @@ test: $(VENV)/.installed-dev
 	scripts/install_test_tools.sh
 	$(MAKE) lint
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
+
+# make test-vllm   the model server against the real vLLM, in an environment of its own (3.5 GB, once); RECORD=1 writes its answers
+test-vllm: $(VENV)/.installed-dev
+	scripts/test_vllm.sh
 
 # make bench-model   the question battery by the engine, one at a time, and the floor
 bench-model: $(VENV)/.installed-dev

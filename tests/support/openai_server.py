@@ -130,7 +130,9 @@ class ChatServer:
             choice: dict[str, Any] = {"index": 0}
             if body.get("logprobs"):
                 if "logprob_token_ids" in body:
-                    tokens = torch.tensor(body["logprob_token_ids"])
+                    # vLLM lists the token that it wrote before those that were asked for
+                    wanted = [int(logs[-1].argmax()), *body["logprob_token_ids"]]
+                    tokens = torch.tensor(list(dict.fromkeys(wanted)))
                     values = logs[-1][tokens]
                 else:
                     values, tokens = logs[-1].topk(min(body["top_logprobs"], self.faults.most_listed))

@@ -182,8 +182,12 @@ def llava_next(folder: Path) -> Path:
     return _save(folder, model, processor, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
-def qwen2_5_vl(folder: Path) -> Path:
-    """Qwen2.5-VL: a processor with a video part that wants torchvision, three-part rotary positions."""
+def qwen2_5_vl(folder: Path, *, hidden: int = 64) -> Path:
+    """Qwen2.5-VL: a processor with a video part that wants torchvision, three-part rotary positions.
+
+    hidden: width of the language model, of which each of four heads has its share; a multiple of 64.
+    """
+    pairs = hidden // 8  # of rotary positions in a head, shared by time, height and width
     vision = "<|vision_start|><|image_pad|><|vision_end|>"
     template = _turns("<|im_start|>ROLE\n", "<|im_end|>", vision)
     names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
@@ -194,8 +198,13 @@ def qwen2_5_vl(folder: Path) -> Path:
     config = Qwen2_5_VLConfig(
         text_config={
             **_TEXT,
+            "hidden_size": hidden,
             "vocab_size": len(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [pairs // 4, pairs * 3 // 8, pairs * 3 // 8],
+                "rope_theta": 1e6,
+            },
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
         },
@@ -204,7 +213,7 @@ def qwen2_5_vl(folder: Path) -> Path:
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_heads": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": hidden,
             "patch_size": 14,
             "fullatt_block_indexes": [1],
         },
