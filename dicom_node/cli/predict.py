@@ -15,7 +15,7 @@ from dicom_node.errors import UsageError
 def predict(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Folders, DICOM files, tables (.csv, .parquet), s3://BUCKET/PREFIX."),
+        typer.Argument(metavar="INPUTS", help="Folders, DICOM files, tables (.csv, .parquet), s3://BUCKET/PREFIX."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the Parquet files; a run found there goes on.")],
     model: Annotated[str, typer.Option("--model", help="Checkpoint in the place of the configured one.")] = "",

@@ -147,10 +147,12 @@ def _read_headers(
     options: PredictOptions,
     progress: Callable[[str, int, int], None],
 ) -> list[FileHeader]:
-    mapper: Mapper = DirectMapper()
-    if options.ray:
+    mapper: Mapper
+    if len(files) <= HEADER_CUT.batch:
+        mapper = DirectMapper()
+    elif options.ray:
         mapper = RayMapper(address=options.ray)
-    elif len(files) > HEADER_CUT.batch:
+    else:
         count = min(options.processes or process_count(), -(-len(files) // HEADER_CUT.batch))
         mapper = ProcessMapper(count=count, item_seconds=HEADER_SECONDS)
     facts = {"inputs": digest_of(f"{file}" for file in files), "rules": digest_of(iter((repr(work.policy),)))}

@@ -128,7 +128,7 @@ def expert_command(
 
 
 def merge_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="RUN/step-N", help="A checkpoint that FSDP saved in parts.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="RUN/step-N, which FSDP saved in parts.")],
     to: Annotated[Path, typer.Option(help='Folder to write; "RUN/final" is what `train finish` takes.')],
 ) -> None:
     """Merge the parts of a sharded checkpoint into a whole model, without the machines that trained it."""
