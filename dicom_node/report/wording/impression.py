@@ -215,7 +215,8 @@ def _was_as_empty(stated: Sequence[Statement], request: ReportRequest) -> bool:
     """Tell whether nothing of what is not seen now was believed on the prior either, nor reported on it."""
     floor = request.prediction.certainty_floor if request.prediction is not None else 0.0
     before = [one.finding.prior_probability for one in stated if one.seen is Seen.NOT_SEEN]
-    said = [request.earlier[one.finding.key].seen for one in stated if one.finding.key in (request.earlier or {})]
+    earlier = request.earlier or {}
+    said = [earlier[one.finding.key].seen for one in stated if one.finding.key in earlier]
     return all(belief is not None and belief < possible_from(floor) for belief in before) and Seen.SEEN not in said
 
 
