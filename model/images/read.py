@@ -70,7 +70,10 @@ def read_dataset(path: Path) -> Dataset:
     except PARSER_ERRORS as error:
         raise PixelError(f"the file is damaged: {_first_line(error)}") from error
     if len(dataset) == 0:
-        raise PixelError("the file is not DICOM")
+        with path.open("rb") as stream:
+            is_part10 = stream.read(132).endswith(b"DICM")
+        # pydicom gives nothing at all where a value of undefined length has no end
+        raise PixelError("the file is damaged: its pixel data have no end" if is_part10 else "the file is not DICOM")
     return dataset
 
 
