@@ -43,6 +43,10 @@ class ArchiveUnreachableError(RetrieveError):
     """No connection to the archive came about: the fault is of no single study."""
 
 
+class TooManyImagesError(RetrieveError):
+    """A study holds more images than priors.fetch_instances allows to be fetched."""
+
+
 class DeliveryError(NodeError):
     """A destination did not take a document. `permanent` says that a retry cannot help.
 

@@ -24,7 +24,7 @@ from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of
 from dicom_node.errors import AnalysisError, StorageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyState
+from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Handler
@@ -40,6 +40,7 @@ from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.model_process import PairPredictor
 from dicom_node.storage.instance_store import StoreUnavailableError
+from dicom_node.studies.backfilled import is_report_wanted, priority_of
 from dicom_node.studies.received_reports import result_came
 from model.errors import PixelError
 from model.images.sandbox import decode_in_child
@@ -216,8 +217,17 @@ def _commit(
             rows = [_document_row(result, document, one) for document in one.documents]
             session.add_all(rows)
             session.flush()
-            made = enqueue_deliveries(session, rows, node.settings.destinations, now, delivery=node.settings.delivery)
-            if seen is not None:
+            made = 0
+            if is_report_wanted(session, study):
+                made = enqueue_deliveries(
+                    session,
+                    rows,
+                    node.settings.destinations,
+                    now,
+                    delivery=node.settings.delivery,
+                    priority=priority_of(study.purpose),
+                )
+            if seen is not None and study.purpose is not StudyPurpose.BACKFILL:  # drift is about today's studies
                 seen.result_pk = result.id
                 session.add(seen)
             shadow.enqueue(session, node, result)

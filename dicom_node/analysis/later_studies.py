@@ -29,6 +29,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import get_logger
 from dicom_node.report.stored import earlier_statements
+from dicom_node.studies.backfilled import priority_of
 from dicom_node.studies.completion import analyse_key
 
 log = get_logger(__name__)
@@ -62,7 +63,8 @@ def report_next_anew(
     generation = _next_generation(session, later)
     uid = later.study_instance_uid
     payload = {"study_instance_uid": uid, "revision": later.revision, "generation": generation, _STEPS: steps + 1}
-    made = jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, later.revision, generation), payload)
+    key = analyse_key(uid, later.revision, generation)
+    made = jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=priority_of(later.purpose))
     if made:
         later.state = StudyState.COMPLETE
         log.info("a later study is reported anew", generation=generation, steps=steps + 1)
@@ -92,7 +94,7 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
         .where(
             Study.patient_id == study.patient_id,
             *([Study.issuer_of_patient_id.in_(sorted(issuers))] if issuers else []),
-            Study.purpose == StudyPurpose.ROUTED,
+            Study.purpose.in_(_told_anew(study)),
             Study.state != StudyState.OPEN,
             Study.first_instance_at >= since,
             or_(Study.state == StudyState.COMPLETE, says_something),
@@ -101,6 +103,15 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
         .order_by(Study.study_date, Study.study_time, Study.study_instance_uid)
         .limit(1)
     ).one_or_none()
+
+
+def _told_anew(study: Study) -> tuple[StudyPurpose, ...]:
+    """The later studies that this one may have made anew: of one that a backfill brought only those it brought too.
+
+    A run over an archive's past would otherwise send tonight's reports once more.
+    """
+    both = (StudyPurpose.ROUTED, StudyPurpose.BACKFILL)
+    return (StudyPurpose.BACKFILL,) if study.purpose is StudyPurpose.BACKFILL else both
 
 
 def _is_after(study: Study) -> ColumnElement[bool]:

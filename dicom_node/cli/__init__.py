@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "import_folder",
         "Import a folder of DICOM files as priors or, with --analyse, as studies to be analysed.",
     ),
+    "backfill": ("backfill", "Analyse an archive's past studies as bulk work."),
     "backup": ("backup", "Copy index, instances, documents and models while the node runs; only what is new."),
     "restore": (
         "backup",

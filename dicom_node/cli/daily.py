@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from dicom_node.admin import listings as reading
 from dicom_node.admin.formats import day, moment, person_name
 from dicom_node.admin.job_listings import job_lines
+from dicom_node.backfill.words import summary_lines, unfinished_runs
 from dicom_node.chart import store as chart
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
@@ -44,6 +45,8 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         for part in values["chart_not_understood"]:
             code = f"{part['code'] or 'none'} ({part['system'] or 'no system'})"
             console.print(f"chart    {part['kind']} not understood: {code}, {part['times']} times", markup=False)
+        for line in values["backfill"]:
+            console.print(f"backfill  {line}", markup=False)
         for trouble in values["troubles"]:
             console.print(f"trouble  {trouble}", style="red")
     if values["troubles"]:
@@ -67,6 +70,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         ]
         stalled = [one.sentence() for one in find_stalled(session)]
         unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
+        backfills = [line for run in unfinished_runs(session) for line in summary_lines(session, run, node)]
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
@@ -82,6 +86,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         "deliveries": deliveries,
         "disk": {"total_bytes": usage.total, "free_bytes": usage.free, "free_percent": usage.free_percent},
         "chart_not_understood": unknown,
+        "backfill": backfills,
         "troubles": troubles,
     }
 

@@ -42,6 +42,7 @@ def enqueue_deliveries(
     now: dt.datetime,
     *,
     delivery: DeliverySection | None = None,
+    priority: int = jobs.Priority.ROUTINE,
 ) -> int:
     """Make a Delivery row and a job for each document and each destination that wants it; returns how many are new.
 
@@ -65,6 +66,7 @@ def enqueue_deliveries(
                 JobKind.DELIVER,
                 job_key(document.sop_instance_uid, destination.name),
                 {"delivery_id": row.id},
+                priority=priority,
                 max_attempts=settings.max_attempts,
             )
     return made

@@ -49,6 +49,7 @@ LANES = (
     Lane(kind=JobKind.ANALYSE),  # one model; [model] studies_at_once threads
     Lane(kind=JobKind.DELIVER, threads=2),  # a slow destination must not hold up the others
     Lane(kind=JobKind.FETCH, threads=2),
+    Lane(kind=JobKind.BACKFILL, threads=2),  # a lane of its own: an archive that is slow holds up no study of tonight
     Lane(kind=JobKind.REPORT),
     Lane(kind=JobKind.SHADOW),  # a lane of its own: a challenger that hangs holds up no analysis
 )

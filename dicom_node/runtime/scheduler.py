@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from dicom_node import notifications as notify
 from dicom_node.audit import messages as audit
 from dicom_node.audit import syslog
+from dicom_node.backfill.drive import drive as drive_backfills
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver import transitions
@@ -306,6 +307,7 @@ def tell_of_stalled_destinations(node: NodeContext) -> None:
 TICKS = (
     Tick(name="completion", seconds=1, action=complete_studies),
     Tick(name="count", seconds=5, action=CountAgreement()),
+    Tick(name="backfill", seconds=1, action=drive_backfills),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reports", seconds=10, action=look_at_reports_again),
     Tick(name="unclaimed", seconds=30, action=UnclaimedLook()),

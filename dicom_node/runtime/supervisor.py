@@ -336,6 +336,7 @@ def _beat_until(pulse: Pulse, stop: threading.Event) -> None:
 def _worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
     from dicom_node import deliver
     from dicom_node.analysis import job as analyse_job
+    from dicom_node.backfill import job as backfill
     from dicom_node.feedback.reports import job as read_report
     from dicom_node.jobs.worker import Worker
     from dicom_node.priors.retrieval import job as fetch
@@ -350,6 +351,7 @@ def _worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: th
         node,
         {
             JobKind.ANALYSE: analyse_job.handler(models),
+            JobKind.BACKFILL: backfill.handle,
             JobKind.DELIVER: deliver.handle,
             JobKind.FETCH: fetch.handle,
             JobKind.REPORT: read_report.handle,

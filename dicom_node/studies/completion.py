@@ -20,6 +20,7 @@ from dicom_node.config import CompletionSection
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import CompletedBy, Instance, JobKind, Series, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
+from dicom_node.studies.backfilled import priority_of
 
 NEVER_ANALYSED = (StudyPurpose.PRIOR, StudyPurpose.REPORT)
 """Comparison material, and studies of which no image came."""
@@ -79,5 +80,5 @@ def _close(
     for uid, revision, purpose, _, _ in sorted(rows, key=lambda row: (row.study_date, row.study_time, row[0])):
         if purpose not in NEVER_ANALYSED:
             payload = {"study_instance_uid": uid, "revision": revision, "generation": 1}
-            jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload)
+            jobs.enqueue(session, JobKind.ANALYSE, analyse_key(uid, revision), payload, priority=priority_of(purpose))
     return [row.study_instance_uid for row in rows]

@@ -167,12 +167,13 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
     # fetched, the same study's UID is all that can be asked for, and that it is no other patient's. What is held stays.
     same_image = row.study_instance_uid == received.header.study_instance_uid and not mismatch
     retrieved = received.purpose == PRIOR and same_image
-    if not same and row.purpose == PRIOR and received.purpose == ROUTED and same_image and received.is_trusted:
+    comes_anew = row.purpose in _AFTER_ROUTING and received.purpose == ROUTED
+    if not same and comes_anew and same_image and received.is_trusted:
         return _replace_rendition(session, row, received, now)
     if same or retrieved:
-        if row.purpose == PRIOR and received.purpose == ROUTED and is_image(received.sop_class_uid):
-            # Fetched as a prior, now sent to us: it is analysed like any other study, known as its images are.
-            session.execute(_PROMOTE, {"pk": row.study_pk, "now": now})
+        if comes_anew and is_image(received.sop_class_uid):
+            # Fetched, now sent to us: it is analysed like any other study, known as its images are.
+            session.execute(_AFTER_ROUTING[row.purpose], {"pk": row.study_pk, "now": now})
         return Registration(outcome=Registered.DUPLICATE, path=row.path, study_pk=row.study_pk)
     return Registration(
         outcome=Registered.CONFLICT,
@@ -189,7 +190,7 @@ def _replace_rendition(session: Session, row: Any, received: ReceivedInstance, n
         del values[kept]
     session.execute(update(_instance).where(_instance.c.sop_instance_uid == received.sop_instance_uid).values(**values))
     if is_image(received.sop_class_uid):
-        session.execute(_PROMOTE, {"pk": row.study_pk, "now": now})
+        session.execute(_AFTER_ROUTING[row.purpose], {"pk": row.study_pk, "now": now})
     return Registration(
         outcome=Registered.REPLACED, path=received.stored.path, study_pk=row.study_pk, replaced=row.path
     )
@@ -275,6 +276,8 @@ _TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
 _OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": CompletedBy.NOTHING}
 _PROMOTE = _TAKE_AS_ROUTED.values(opened_at=bindparam("now"), **_OPENED)
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
+_AFTER_ROUTING: Mapping[StudyPurpose, Any] = {StudyPurpose.PRIOR: _PROMOTE, StudyPurpose.BACKFILL: _REOPEN}
+"""What a fetched study becomes once it is sent to this node; one that was analysed already gets another revision."""
 _UNIQUE: Mapping[type[Base], tuple[str, ...]] = {
     Study: ("study_instance_uid",),
     Series: ("series_instance_uid",),

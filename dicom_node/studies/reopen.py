@@ -86,7 +86,8 @@ def quarantine_instance(
 def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.datetime) -> None:
     """Something of this study may not be used any more: it, and every study compared with it, is analysed anew."""
     resting = select(Result.study_pk).where(Result.is_current, Result.prior_study_instance_uid == study_instance_uid)
-    closed = (Study.purpose == StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
+    analysed = Study.purpose.in_((StudyPurpose.ROUTED, StudyPurpose.BACKFILL))
+    closed = analysed & (Study.state != StudyState.OPEN)
     concerned = (Study.study_instance_uid == study_instance_uid) | Study.id.in_(resting)
     session.execute(
         update(Study)

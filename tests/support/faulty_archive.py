@@ -84,7 +84,7 @@ class FaultyPeer:
         told: set[str] = set()
         for film in self.films:
             deaf = self.fault is Fault.FIND_DEAF
-            if level == "STUDY" and not deaf and film.PatientID != query.get("PatientID", film.PatientID):
+            if level == "STUDY" and not deaf and film.PatientID != (query.get("PatientID") or film.PatientID):
                 continue
             if level != "STUDY" and film.StudyInstanceUID != query.StudyInstanceUID:
                 continue

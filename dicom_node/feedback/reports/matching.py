@@ -29,7 +29,9 @@ def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:
     numbers = [number for number in report.accession_numbers if number]
     if numbers and report.patient_ids:
         rows = session.scalars(
-            select(Study).where(Study.accession_number.in_(numbers), Study.purpose == StudyPurpose.ROUTED)
+            select(Study).where(
+                Study.accession_number.in_(numbers), Study.purpose.in_((StudyPurpose.ROUTED, StudyPurpose.BACKFILL))
+            )
         )
         proven = [row for row in rows if _is_proven(row, report.patient_ids) and current_results(session, row)]
         if len(proven) == 1:

@@ -17,6 +17,8 @@ class JobKind(StrEnum):
     """A complete study revision → result, documents, deliveries."""
     DELIVER = "deliver"
     """One document → one destination."""
+    BACKFILL = "backfill"
+    """List a date range of an archive, or bring one of its past studies and have it analysed."""
     FETCH = "fetch"
     """Ask the query peers for priors of a study."""
     SHADOW = "shadow"

@@ -36,6 +36,8 @@ class StudyPurpose(StrEnum):
     """Sent to this node for analysis."""
     PRIOR = "prior"
     """Fetched or imported as comparison material; never analysed itself."""
+    BACKFILL = "backfill"
+    """Fetched by a backfill and analysed as bulk work; one that is sent to this node afterwards becomes ROUTED."""
     REPORT = "report"
     """Only a radiologist's report of it has come so far."""
 
@@ -51,6 +53,8 @@ class CompletedBy(StrEnum):
     """The archive lists as many instances as are here."""
     DEADLINE = "deadline"
     """It was open for as long as a study may be."""
+    BACKFILL = "backfill"
+    """A backfill brought it whole."""
     FORCED = "forced"
     """A person asked for it."""
 

@@ -9,6 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import TypeVar
 
 from sqlalchemy import delete, func, select
@@ -20,7 +21,13 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.read import read_object
 from dicom_node.dicom.uids import is_uid
-from dicom_node.errors import IndexUnavailableError, RetrieveError, StorageError, UnreadableObjectError
+from dicom_node.errors import (
+    IndexUnavailableError,
+    RetrieveError,
+    StorageError,
+    TooManyImagesError,
+    UnreadableObjectError,
+)
 from dicom_node.index.queries import instances_of_study, study_by_uid
 from dicom_node.index.tables.core import ExpectedRetrieval, Instance, QuarantineReason, Series, Study
 from dicom_node.logs import get_logger
@@ -51,6 +58,17 @@ POLL_SECONDS = 0.1
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 
+class Fetched(StrEnum):
+    """The outcome of fetching one study."""
+
+    BROUGHT = "brought"
+    """It was retrieved, and as many images arrived as the archive listed."""
+    HELD = "held"
+    """All of it was here already."""
+    UNSUITABLE = "unsuitable"
+    """No series of it may hold a frontal chest radiograph."""
+
+
 def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
     """The peer behind its protocol."""
     priors = node.settings.priors
@@ -72,8 +90,8 @@ def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
     )
 
 
-def fetch_study(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeContext) -> bool:
-    """Bring one study; False where it holds nothing that we want. Raises RetrieveError where not all of it came."""
+def fetch_study(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: NodeContext) -> Fetched:
+    """Bring one study. Raises RetrieveError where not all of it came."""
     uid = study.study_instance_uid
     try:
         listed = archive.series(uid)
@@ -83,18 +101,18 @@ def fetch_study(study: RemoteStudy, archive: Archive, peer: QueryPeer, node: Nod
         listed = []
     series = select_series(listed, study)
     if listed and not series:
-        return False
+        return Fetched.UNSUITABLE
     expected = count_instances_of(series) if series else study.instances
     if expected is not None and expected > node.settings.priors.fetch_instances:
-        raise RetrieveError(f"an earlier study has {expected} images, more than fetch_instances allows")
+        raise TooManyImagesError(f"a study has {expected} images, more than priors.fetch_instances allows")
     if expected is not None and _count_arrived(node, uid, series) >= expected:
-        return False
+        return Fetched.HELD
     expect_retrieval(peer, uid, node, expected=True)
     try:
         _retrieve(uid, series, expected, archive, peer, node)
     finally:
         expect_retrieval(peer, uid, node, expected=False)
-    return True
+    return Fetched.BROUGHT
 
 
 def _retrieve(

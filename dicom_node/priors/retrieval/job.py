@@ -28,7 +28,7 @@ from dicom_node.priors.identity import linked_ids
 from dicom_node.priors.policy import policy_of
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.archive import RemoteStudy, date_range, select_studies
-from dicom_node.priors.retrieval.fetch import fetch_study, holds_frontal_chest, open_archive
+from dicom_node.priors.retrieval.fetch import Fetched, fetch_study, holds_frontal_chest, open_archive
 from dicom_node.priors.types import ImageFacts, PriorPolicy
 from dicom_node.studies.register import PRIOR
 
@@ -113,7 +113,7 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
         if useful + len(failures) >= limit or node.stop.is_set():
             break
         try:
-            if fetch_study(study, archive, peer, node):
+            if fetch_study(study, archive, peer, node) is Fetched.BROUGHT:
                 fetched.append(study.study_instance_uid)
                 useful += holds_frontal_chest(study.study_instance_uid, policy, node)
         except RetrieveError as error:

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
+from dicom_node.index.tables.backfill import BackfillItem, BackfillRun
 from dicom_node.index.tables.core import (
     Delivery,
     DeliveryState,
@@ -86,6 +87,13 @@ def _counts(session: Session) -> Iterator[Metric]:
     ):
         studies.add_metric([state.value, purpose], count)
     yield studies
+    backfilled = GaugeMetricFamily("dicom_node_backfill_studies", "Studies of backfills", labels=["run", "state"])
+    of_runs = select(BackfillRun.name, BackfillItem.state, func.count()).join(
+        BackfillRun, BackfillItem.run_pk == BackfillRun.id
+    )
+    for run, item_state, count in session.execute(of_runs.group_by(BackfillRun.name, BackfillItem.state)):
+        backfilled.add_metric([run, item_state.value], count)
+    yield backfilled
     notices = GaugeMetricFamily("dicom_node_notices_unsent", "Notices that nobody was told of yet")
     notices.add_metric([], session.scalar(select(func.count(Notice.id)).where(Notice.sent_at.is_(None))) or 0)
     yield notices
