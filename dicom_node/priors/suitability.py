@@ -92,18 +92,20 @@ def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
 
 
 def header_contradictions(image: ImageFacts) -> tuple[str, ...]:
-    """Name the coded elements that state another body part or view than the pixels show: "BodyPartExamined says HAND".
+    """Name the elements that surely state another body part or view than the pixels show: "BodyPartExamined says HAND".
 
-    Empty where the pixels were not looked at, or are not surely a frontal chest.
+    Empty where the pixels were not looked at, or are not surely a frontal chest. Codes are left out: one that this
+    program does not know may well be a chest's.
     """
     check = image.check
     if check is None or check.probability < CONFIDENT or not check.view.is_frontal:
         return ()
-    bodies = [clause for clause, is_chest, weight in _body_evidence(image) if weight == ELEMENT_WEIGHT and not is_chest]
-    views = [
-        clause for clause, view, weight in _view_evidence(image) if weight == ELEMENT_WEIGHT and not view.is_frontal
-    ]
-    return (*bodies, *views)
+    said = []
+    if body_in(image.body_part) is Body.OTHER:
+        said.append(f"BodyPartExamined says {image.body_part}")
+    if view_of_position(image.view_position) is View.LATERAL:
+        said.append(f"ViewPosition says {image.view_position}")
+    return tuple(said)
 
 
 def _refuse(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: str) -> Suitability:

@@ -195,6 +195,9 @@ def test_foreign_files(name: str, refusal: Refusal | None) -> None:
         ({"body_part": "HAND", "check": FRONTAL}, ("BodyPartExamined says HAND",)),
         ({"view_position": "LL", "check": FRONTAL}, ("ViewPosition says LL",)),
         ({"check": FRONTAL}, ()),
+        ({"view_codes": (("999", "antero-posterior"),), "check": FRONTAL}, ()),  # a code that nobody knows here
+        ({"region_codes": (("999", "Thorax"),), "check": FRONTAL}, ()),
+        ({"body_part": "CHEST_ABDOMEN", "check": FRONTAL}, ()),
         ({"body_part": "HAND"}, ()),  # nobody looked
         ({"texts": texts(StudyDescription="Knee"), "check": FRONTAL}, ()),  # the text of an order names much
     ],
