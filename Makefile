@@ -34,7 +34,7 @@ lint: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	scripts/install_test_tools.sh
 	$(MAKE) lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
 
 # make test-vllm   the model server against the real vLLM, in an environment of its own (3.5 GB, once); RECORD=1 writes its answers
 test-vllm: $(VENV)/.installed-dev

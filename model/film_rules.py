@@ -128,9 +128,10 @@ def believe_films(current: FilmScores, prior: FilmScores | None, rule: FilmRule)
     if prior is None:
         return Belief(presence=1.0 / (1.0 + math.exp(-now)))
     states = pair_states(film_log_odds(prior, rule), now, difference_of(prior, current), rule)
+    # Exact sums: added in another order, the same film twice could lie on both sides of its threshold.
     return Belief(
-        presence=min(sum(share for name, share in states.items() if STATES[name][1]), 1.0),
-        prior_presence=min(sum(share for name, share in states.items() if STATES[name][0]), 1.0),
+        presence=min(math.fsum(share for name, share in states.items() if STATES[name][1]), 1.0),
+        prior_presence=min(math.fsum(share for name, share in states.items() if STATES[name][0]), 1.0),
         states=states,
     )
 

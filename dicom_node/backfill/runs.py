@@ -32,7 +32,7 @@ MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class BackfillLimits:
     """A run's limits towards the archive; see the columns of `BackfillRun`."""
 
     per_minute: float = 10.0
@@ -63,7 +63,7 @@ class NewRun:
     dates: tuple[dt.date, dt.date] | None = None
     studies: Sequence[str] = ()
     sends_reports: bool = False
-    limits: Limits = Limits()
+    limits: BackfillLimits = BackfillLimits()
     most_answers: int = 100
 
 
@@ -130,7 +130,7 @@ def pause_run(session: Session, name: str, *, settings: Settings, now: dt.dateti
 
 
 def resume_run(
-    session: Session, name: str, *, limits: Limits | None, settings: Settings, now: dt.datetime, who: str
+    session: Session, name: str, *, limits: BackfillLimits | None, settings: Settings, now: dt.datetime, who: str
 ) -> None:
     """Transition B, and new limits for a paused or a running run. An archive that was away is asked at once."""
     run = run_named(session, name, lock=True)

@@ -65,7 +65,7 @@ def start(
     as_json: JsonOption = False,
 ) -> None:
     """Begin a run over the archive's studies of some dates, or over a list. No report is sent unless --reports."""
-    limits = _limits(runs.Limits(), per_minute, at_once, hours, timezone)
+    limits = _limits(runs.BackfillLimits(), per_minute, at_once, hours, timezone)
     dates = _dates(first, last, studies)
     with open_node(config) as node:
         new = runs.NewRun(
@@ -125,7 +125,7 @@ def resume(
     with open_node(config) as node:
         with node.database.write() as session:
             run = runs.run_named(session, name)
-            present = runs.Limits(
+            present = runs.BackfillLimits(
                 per_minute=run.per_minute, at_once=run.at_once, hours=run.hours, timezone=run.timezone
             )
             limits = _limits(present, per_minute, at_once, hours, timezone)
@@ -174,8 +174,8 @@ def report(
 
 
 def _limits(
-    present: runs.Limits, per_minute: float | None, at_once: int | None, hours: str | None, timezone: str | None
-) -> runs.Limits:
+    present: runs.BackfillLimits, per_minute: float | None, at_once: int | None, hours: str | None, timezone: str | None
+) -> runs.BackfillLimits:
     """The present limits with what was given in place of theirs. Raises UsageError for what is no schedule or zone."""
     given = {"per_minute": per_minute, "at_once": at_once, "hours": hours, "timezone": timezone}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -22,6 +22,7 @@ patient.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -197,6 +198,8 @@ def statement_of(finding: Finding, circumstances: Circumstances) -> Statement:
 def seen_of(finding: Finding, circumstances: Circumstances) -> Seen:
     """Rule 1 on presence."""
     probability = finding.probability
+    if not math.isfinite(probability):  # every comparison below would be false and call it open
+        raise ValueError(f"{finding.key}: its probability is {probability}")
     if not circumstances.is_calibrated:
         words = {Presence.PRESENT: Seen.SEEN, Presence.ABSENT: Seen.NOT_SEEN, Presence.ABSTAINED: Seen.UNDECIDED}
         return words[finding.presence]

@@ -85,7 +85,7 @@ verify = "find"
                 archive="pacs",
                 studies=[str(film.StudyInstanceUID) for film in films],
                 sends_reports=True,
-                limits=runs.Limits(per_minute=1000, at_once=2),
+                limits=runs.BackfillLimits(per_minute=1000, at_once=2),
             )
             runs.start_run(session, new, settings=settings, now=clock_of(database)(), who="test")
         for kill in range(1, KILLS + 1):

@@ -206,7 +206,7 @@ def test_a_pause_stops_what_was_dispatched_too_and_a_resume_loses_nothing(past: 
 def test_the_archive_is_asked_in_its_hours_only(past: Past, tmp_path: Path) -> None:
     # Berlin is two hours ahead of UTC in July: 22:00 is 20:00 UTC, and the window goes over midnight.
     clock = SetClock(dt.datetime(2024, 7, 1, 19, 59, tzinfo=dt.UTC))
-    limits = runs.Limits(per_minute=1e6, hours="mon-fri 22:00-05:00", timezone="Europe/Berlin")
+    limits = runs.BackfillLimits(per_minute=1e6, hours="mon-fri 22:00-05:00", timezone="Europe/Berlin")
     with backfill_site(tmp_path, [past.peer()], clock=clock) as site:
         site.start(limits=limits)
         site.work(JobKind.BACKFILL)
@@ -230,7 +230,7 @@ def test_no_more_studies_a_minute_than_allowed_priors_included(past: Past, tmp_p
     clock = SetClock(start)
     newest = [uid(data_set) for data_set in past.frontal if data_set.StudyDate == DATES[-1]]
     with backfill_site(tmp_path, [past.peer()], clock=clock) as site:
-        site.start(dates=None, studies=newest, limits=runs.Limits(per_minute=2.0, at_once=4))
+        site.start(dates=None, studies=newest, limits=runs.BackfillLimits(per_minute=2.0, at_once=4))
         for minute in range(1, 9):
             site.work(JobKind.BACKFILL)
             fetched = sum(item.fetched for item in site.items().values())
@@ -242,7 +242,7 @@ def test_no_more_studies_a_minute_than_allowed_priors_included(past: Past, tmp_p
 
 def test_no_more_at_once_than_allowed(past: Past, tmp_path: Path) -> None:
     with backfill_site(tmp_path, [past.peer()]) as site:
-        site.start(limits=runs.Limits(per_minute=1e6, at_once=2))
+        site.start(limits=runs.BackfillLimits(per_minute=1e6, at_once=2))
         site.work(JobKind.BACKFILL, until=lambda: len(site.items()) >= 6)
         for _ in range(5):
             drive(site.node)
@@ -305,7 +305,7 @@ def test_a_deaf_archive_ends_in_a_failed_range_and_not_in_queries_without_end(
         backfill_site(tmp_path, [faulty.peer()]) as site,
     ):
         january, february = dt.date(2024, 1, 1), dt.date(2024, 2, 28)
-        site.start(dates=(january, february), most_answers=10, limits=runs.Limits(per_minute=0.01))
+        site.start(dates=(january, february), most_answers=10, limits=runs.BackfillLimits(per_minute=0.01))
         for _ in range(12):
             drive(site.node)
             site.step(JobKind.BACKFILL)

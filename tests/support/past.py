@@ -115,7 +115,7 @@ class BackfillSite:
             "dates": (first, last),
             "studies": (),
             "sends_reports": False,
-            "limits": runs.Limits(per_minute=1e6, at_once=4),
+            "limits": runs.BackfillLimits(per_minute=1e6, at_once=4),
             "most_answers": 100,
             **changes,
         }

@@ -159,7 +159,7 @@ def test_a_study_above_the_limit_is_not_fetched_and_that_is_said(archives: Archi
             prefetch.enqueue_for_open(session, node.settings, now=node.clock())
             job = jobs.claim(session, kinds=[JobKind.FETCH], owner="test")
         assert job is not None
-        with pytest.raises(RetrieveError, match="2 images, more than fetch_instances allows"):
+        with pytest.raises(RetrieveError, match=r"2 images, more than priors\.fetch_instances allows"):
             fetch.handle(job, node)
         assert held(node) == {}
         assert searches(node)[0].outcome == "failed"
