@@ -237,14 +237,15 @@ def soak(folder: Path, *, seconds: float, rate: float, model: str, at_once: int 
 
 
 @contextmanager
-def site(folder: Path, source: str, at_once: int) -> Iterator[tuple[Node, Pacs]]:
-    """The node and its PACS."""
+def site(folder: Path, source: str, at_once: int, *, more: str = "") -> Iterator[tuple[Node, Pacs]]:
+    """The node and its PACS; more: further tables of the configuration."""
     with running_pacs(Pacs()) as pacs:
         destination = (
             f'[[destinations]]\nname = "pacs"\nae_title = "FAULTY"\nport = {pacs.port}\n'
             'verify = "commitment"\nsame_association_seconds = 5\n'
         )
-        extra = f'[model]\nsource = "{source}"\nstudies_at_once = {at_once}\n{RETENTION}\n[receive]\nmin_free_mib = 0\n'
+        model = f'[model]\nsource = "{source}"\nstudies_at_once = {at_once}\n'
+        extra = f"{model}{RETENTION}\n[receive]\nmin_free_mib = 0\n{more}"
         node = new_node(folder / "node", destinations=destination, quiet_seconds=1, extra=extra)
         with running_node(node):
             yield node, pacs
