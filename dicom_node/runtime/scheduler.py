@@ -285,23 +285,30 @@ class UnclaimedLook:
 
     def __call__(self, node: NodeContext) -> None:
         """Raise the notices that are due."""
-        with node.database.write() as session:
+        with node.database.read() as session:
             found = find_unclaimed_work(session)
-            now = node.clock()
-            self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in found}
-            for waiting in found:
-                if now - self.first_seen[waiting.kind] < LANE_IS_GONE:
-                    continue
-                key = f"unclaimed:{waiting.kind}:{waiting.due_since:%Y%m%d%H}"
-                notify.raise_notice(session, key=key, kind="work waits", text=waiting.sentence(), now=now)
+        now = node.clock()
+        self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in found}
+        lasting = [waiting for waiting in found if now - self.first_seen[waiting.kind] >= LANE_IS_GONE]
+        texts = {f"unclaimed:{one.kind}:{one.due_since:%Y%m%d%H}": one.sentence() for one in lasting}
+        _raise_notices(node, "work waits", texts)
 
 
 def tell_of_stalled_destinations(node: NodeContext) -> None:
     """Raise a notice for a destination that nothing reaches, once for each time that it begins."""
+    with node.database.read() as session:
+        found = find_stalled(session)
+    texts = {f"stalled:{one.destination}:{one.waiting_since:%Y%m%d%H%M}": one.sentence() for one in found}
+    _raise_notices(node, "destination", texts)
+
+
+def _raise_notices(node: NodeContext, kind: str, texts: Mapping[str, str]) -> None:
+    """Raise a notice of each text under its key. A quiet night writes nothing."""
+    if not texts:
+        return
     with node.database.write() as session:
-        for stalled in find_stalled(session):
-            key = f"stalled:{stalled.destination}:{stalled.waiting_since:%Y%m%d%H%M}"
-            notify.raise_notice(session, key=key, kind="destination", text=stalled.sentence(), now=node.clock())
+        for key, text in texts.items():
+            notify.raise_notice(session, key=key, kind=kind, text=text, now=node.clock())
 
 
 TICKS = (
