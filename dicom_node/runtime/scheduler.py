@@ -1,4 +1,4 @@
-"""Ticks: what must happen again and again. APScheduler only ticks; every state is a row, so a lost tick loses nothing.
+"""APScheduler, which only ticks: every state is a row, so a lost tick loses nothing (`dicom_node.runtime.ticks`).
 
 A tick that comes late runs once, not as often as it was missed; one that still runs is not started again. On PostgreSQL
 one sweeper of all machines leads (`dicom_node.system.leader_election`).
@@ -7,72 +7,20 @@ one sweeper of all machines leads (`dicom_node.system.leader_election`).
 from __future__ import annotations
 
 import datetime as dt
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import exists, select, update
-from sqlalchemy.orm import Session
 
-from dicom_node import notifications as notify
 from dicom_node.audit import messages as audit
-from dicom_node.audit import syslog
-from dicom_node.backfill.drive import drive as drive_backfills
-from dicom_node.config import Settings
 from dicom_node.context import NodeContext
-from dicom_node.deliver import transitions
-from dicom_node.deliver.queue import job_key
-from dicom_node.drift.weekly import WeeklyLook
 from dicom_node.errors import NodeError
-from dicom_node.index.database import utc_now
-from dicom_node.index.tables.core import (
-    CommitmentRequest,
-    CommitmentState,
-    Delivery,
-    DeliveryState,
-    Document,
-    Job,
-    JobKind,
-    JobState,
-    Notice,
-    Study,
-    StudyState,
-)
-from dicom_node.jobs import queue as jobs
-from dicom_node.jobs.backlog import LANE_IS_GONE, find_unclaimed_work
-from dicom_node.jobs.stalled_destinations import find_stalled
-from dicom_node.jobs.upkeep import forget_done, shift_times
 from dicom_node.logs import bound, get_logger
-from dicom_node.priors.retrieval import prefetch
-from dicom_node.priors.retrieval.instance_count import CountAgreement
-from dicom_node.receive.recovery import recover
-from dicom_node.retention import removal as retention
+from dicom_node.runtime.clock_jumps import CLOCK_JUMP, SteadyClock, mend_after_setback
 from dicom_node.runtime.steady_interval import SteadyInterval
-from dicom_node.serving.promotion import catch_up as journal_models
-from dicom_node.serving.shared_pointer import follow_group
-from dicom_node.studies import completion
-from dicom_node.studies.received_reports import look_again as look_at_reports_again
+from dicom_node.runtime.ticks import Tick, ticks_of
 from dicom_node.system.leader_election import Leadership
 
 log = get_logger(__name__)
-
-KEEP_DONE_JOBS = dt.timedelta(days=7)
-CLOCK_JUMP_SECONDS = 5.0
-"""A wall clock that moved so much more or less than the steady one has been set."""
-CLOCK_LOOK_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """One thing to do every `seconds`. `leader_only`: once for all machines, not once for each."""
-
-    name: str
-    seconds: float
-    action: Callable[[NodeContext], None]
-    leader_only: bool = True
 
 
 def note_activity(node: NodeContext, event_type: audit.EventType) -> None:
@@ -98,7 +46,7 @@ class Sweeper:
         self._node = node
         self._ticks = ticks if ticks is not None else ticks_of(node.settings)
         self._leadership = Leadership(node)
-        self._clock = _SteadyClock(node)
+        self._clock = SteadyClock(node)
         self._scheduler = BackgroundScheduler(
             timezone=dt.UTC,
             executors={"default": ThreadPoolExecutor(4), "steady": ThreadPoolExecutor(1)},
@@ -115,7 +63,7 @@ class Sweeper:
             )
         self._scheduler.start()
         note_activity(self._node, audit.EventType.APPLICATION_START)
-        self._clock.watch(self._clock_was_set)
+        self._clock.watch(self._clock_was_set, self._is_held_up)
 
     def stop(self) -> None:
         """Wait for running ticks, then give up the lead."""
@@ -133,10 +81,16 @@ class Sweeper:
             except NodeError as error:
                 log.error("tick failed", error=str(error))
 
+    def _is_held_up(self) -> bool:
+        """Whether a tick is planned for later than its pace allows: by a clock that was ahead for a moment."""
+        now = dt.datetime.now(dt.UTC)
+        latest = {tick.name: now + dt.timedelta(seconds=tick.seconds) + CLOCK_JUMP for tick in self._ticks}
+        return any(job.next_run_time > latest[job.id] for job in self._scheduler.get_jobs())
+
     def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
         """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
         log.warning("the clock was set", seconds=round((now - before).total_seconds()))
-        if now < before - dt.timedelta(seconds=CLOCK_JUMP_SECONDS) and self._leadership.held():
+        if now < before - CLOCK_JUMP and self._leadership.held():
             try:
                 with self._node.database.write() as session:
                     mend_after_setback(session, before=before, now=now)
@@ -145,194 +99,3 @@ class Sweeper:
         for tick in self._ticks:
             self._scheduler.reschedule_job(tick.name, trigger=SteadyInterval(tick.seconds))
             self._scheduler.modify_job(tick.name, next_run_time=dt.datetime.now(dt.UTC))
-
-
-class _SteadyClock:
-    """Compares the wall clock with the steady one and tells when somebody set it."""
-
-    def __init__(self, node: NodeContext) -> None:
-        self._node = node
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="steady-clock", daemon=True)
-        self._tell: Callable[[dt.datetime, dt.datetime], None] = lambda _before, _now: None
-
-    def watch(self, tell: Callable[[dt.datetime, dt.datetime], None]) -> None:
-        self._tell = tell
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        # The scheduler goes by this machine's clock whatever the node's clock is (PostgreSQL: the server's).
-        clocks = (self._node.clock, utc_now)
-        walls, steady = [clock() for clock in clocks], time.monotonic()
-        while not self._ended.wait(CLOCK_LOOK_SECONDS):
-            now, steady_now = [clock() for clock in clocks], time.monotonic()
-            passed = dt.timedelta(seconds=steady_now - steady)
-            jumps = [abs((after - (before + passed)).total_seconds()) for before, after in zip(walls, now, strict=True)]
-            if max(jumps) > CLOCK_JUMP_SECONDS:
-                self._tell(walls[0] + passed, now[0])
-            walls, steady = now, steady_now
-
-
-def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetime) -> None:
-    """The clock went back from `before` to `now`: what was due stays due, and no lease or study lies in the future."""
-    shift_times(session, before=before, now=now)
-    session.execute(
-        update(Study)
-        .where(Study.state == StudyState.OPEN, Study.last_instance_at > now)
-        .values(last_instance_at=now, first_instance_at=now)
-    )
-    session.execute(update(Study).where(Study.state == StudyState.OPEN, Study.opened_at > now).values(opened_at=now))
-    # The time-out of a proof runs from these, and counts from now where they lie in the future.
-    for since in (Delivery.stored_at, Delivery.commitment_asked_at):
-        session.execute(
-            update(Delivery).where(Delivery.state == DeliveryState.STORED, since > now).values({since: now})
-        )
-    for table, waits in (
-        (Notice, Notice.sent_at.is_(None)),
-        (CommitmentRequest, CommitmentRequest.state == CommitmentState.PENDING),
-    ):
-        session.execute(update(table).where(waits, table.next_attempt_at > now).values(next_attempt_at=now))
-
-
-def complete_studies(node: NodeContext) -> None:
-    """Have the priors of new studies fetched; close quiet and overdue ones and enqueue their analyses: one commit."""
-    with node.database.read() as session:  # a read costs a fifth of the statements below, each second of a quiet night
-        if not session.scalar(select(exists().where(Study.state == StudyState.OPEN))):
-            return
-    with node.database.write() as session:
-        prefetch.enqueue_for_open(session, node.settings, now=node.clock())
-        closed = completion.sweep(session, completion=node.settings.completion, now=node.clock())
-    if closed:
-        log.info("studies complete", count=len(closed))
-
-
-def rescue_jobs(node: NodeContext) -> None:
-    """Bring back what dead workers held."""
-    with node.database.write() as session:
-        keys = jobs.rescue(session)
-    if keys:
-        log.warning("jobs rescued from lost workers", count=len(keys), keys=",".join(keys[:10]))
-
-
-def reconcile_deliveries(node: NodeContext) -> None:
-    """A delivery that is not at its end has a live job; one whose job was given up is dead. Mends both."""
-    with node.database.write() as session:
-        now = node.clock()
-        rows = session.execute(
-            select(Delivery, Document.sop_instance_uid)
-            .join(Document, Delivery.document_pk == Document.id)
-            .where(Delivery.state.in_([DeliveryState.PENDING, DeliveryState.STORED]))
-        ).all()
-        keys = {job_key(uid, delivery.destination): delivery for delivery, uid in rows}
-        states = _job_states(session, keys)
-        for key, delivery in keys.items():
-            state = states.get(key)
-            if state is JobState.DEAD:
-                transitions.give_up(delivery, delivery.last_error, now)
-                log.warning("delivery given up with its job", delivery=delivery.id)
-            elif state is None or state is JobState.DONE:
-                jobs.restart(session, key)
-                jobs.enqueue(
-                    session,
-                    JobKind.DELIVER,
-                    key,
-                    {"delivery_id": delivery.id},
-                    max_attempts=node.settings.delivery.max_attempts,
-                )
-                log.error("delivery without a job: enqueued again", delivery=delivery.id)
-
-
-def _job_states(session: Session, keys: Mapping[str, Delivery]) -> dict[str, JobState]:
-    found: dict[str, JobState] = {}
-    wanted = list(keys)
-    for start in range(0, len(wanted), 500):  # SQLite takes a limited number of parameters
-        found.update(
-            (key, state)
-            for key, state in session.execute(
-                select(Job.key, Job.state).where(Job.key.in_(wanted[start : start + 500]))
-            )
-        )
-    return found
-
-
-def compare_store_and_index(node: NodeContext) -> None:
-    """Recover an object store, whose listing is long: the leader, once a day. A folder's receivers do it themselves."""
-    if not node.store.recovers_at_start:
-        recover(node.database, node.store, clock=node.clock)
-
-
-def forget_old_jobs(node: NodeContext) -> None:
-    """Finished jobs of last week are only weight."""
-    with node.database.write() as session:
-        count = forget_done(session, age=KEEP_DONE_JOBS)
-    if count:
-        log.info("finished jobs forgotten", count=count)
-
-
-@dataclass(slots=True)
-class UnclaimedLook:
-    """The tick that tells of due work which no lane takes, once for each time that it begins.
-
-    first_seen: since when a kind has been found so. After a planned stop work is overdue and no lane has reported yet:
-    only what stays so for as long as a lane may be silent is told.
-    """
-
-    first_seen: dict[JobKind, dt.datetime] = field(default_factory=dict)
-
-    def __call__(self, node: NodeContext) -> None:
-        """Raise the notices that are due."""
-        with node.database.read() as session:
-            found = find_unclaimed_work(session)
-        now = node.clock()
-        self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in found}
-        lasting = [waiting for waiting in found if now - self.first_seen[waiting.kind] >= LANE_IS_GONE]
-        texts = {f"unclaimed:{one.kind}:{one.due_since:%Y%m%d%H}": one.sentence() for one in lasting}
-        _raise_notices(node, "work waits", texts)
-
-
-def tell_of_stalled_destinations(node: NodeContext) -> None:
-    """Raise a notice for a destination that nothing reaches, once for each time that it begins."""
-    with node.database.read() as session:
-        found = find_stalled(session)
-    texts = {f"stalled:{one.destination}:{one.waiting_since:%Y%m%d%H%M}": one.sentence() for one in found}
-    _raise_notices(node, "destination", texts)
-
-
-def _raise_notices(node: NodeContext, kind: str, texts: Mapping[str, str]) -> None:
-    """Raise a notice of each text under its key. A quiet night writes nothing."""
-    if not texts:
-        return
-    with node.database.write() as session:
-        for key, text in texts.items():
-            notify.raise_notice(session, key=key, kind=kind, text=text, now=node.clock())
-
-
-TICKS = (
-    Tick(name="completion", seconds=1, action=complete_studies),
-    Tick(name="count", seconds=5, action=CountAgreement()),
-    Tick(name="backfill", seconds=1, action=drive_backfills),
-    Tick(name="rescue", seconds=10, action=rescue_jobs),
-    Tick(name="reports", seconds=10, action=look_at_reports_again),
-    Tick(name="unclaimed", seconds=30, action=UnclaimedLook()),
-    Tick(name="stalled", seconds=60, action=tell_of_stalled_destinations),
-    Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
-    Tick(name="notices", seconds=5, action=notify.run),
-    Tick(name="audit", seconds=5, action=syslog.send_waiting),
-    Tick(name="champion", seconds=5, action=follow_group, leader_only=False),
-    Tick(name="models", seconds=5, action=journal_models),
-    Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
-    Tick(name="retention", seconds=3600, action=retention.run),
-    Tick(name="drift", seconds=600, action=WeeklyLook()),
-    Tick(name="jobs", seconds=3600, action=forget_old_jobs),
-    Tick(name="store", seconds=3600, action=compare_store_and_index),
-)
-
-
-def ticks_of(settings: Settings) -> tuple[Tick, ...]:
-    """All ticks, those whose pace the settings say at that pace."""
-    paces = {"retention": settings.retention.every_seconds}
-    return tuple(replace(tick, seconds=paces.get(tick.name, tick.seconds)) for tick in TICKS)

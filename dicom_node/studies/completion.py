@@ -22,6 +22,8 @@ from dicom_node.index.tables.core import CompletedBy, Instance, JobKind, Series,
 from dicom_node.jobs import queue as jobs
 from dicom_node.studies.backfilled import priority_of
 
+CLOCKS_DIFFER_SECONDS = 5.0
+"""Receivers of one index agree on the time within this."""
 NEVER_ANALYSED = (StudyPurpose.PRIOR, StudyPurpose.REPORT)
 """Comparison material, and studies of which no image came."""
 
@@ -32,6 +34,7 @@ def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) 
     Safe to run in several processes at once. A study of purpose "prior" is closed and never analysed by itself.
     """
     quiet_since = now - dt.timedelta(seconds=completion.quiet_seconds)
+    _bring_to_now(session, now)
     opened_before = now - dt.timedelta(seconds=completion.deadline_seconds)
     opened_at = func.coalesce(Study.opened_at, Study.first_instance_at)
     due = (
@@ -62,6 +65,20 @@ def force(session: Session, *, study_instance_uid: str, now: dt.datetime) -> boo
 def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> str:
     """The key of an analyse job: one for each revision of a study and each time that an administrator asks again."""
     return f"analyse:{study_instance_uid}:{revision}:{generation}"
+
+
+def _bring_to_now(session: Session, now: dt.datetime) -> None:
+    """Have the open studies that a clock was ahead of count from `now`: they would wait until that time comes again.
+
+    `dicom_node.runtime.clock_jumps` mends what it sees of a clock that was set; of one that was set forward and back
+    between two looks it sees nothing, and an image that came between them has its time.
+    """
+    ahead = now + dt.timedelta(seconds=CLOCKS_DIFFER_SECONDS)
+    for column in (Study.last_instance_at, Study.first_instance_at, Study.opened_at):
+        locked = lock_rows(session, Study, (Study.state == StudyState.OPEN) & (column > ahead), skip_locked=True)
+        session.execute(
+            update(Study).where(locked).values({column: now}).execution_options(synchronize_session=False)
+        )
 
 
 def _close(

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Delivery, DeliveryState, Notice
 from dicom_node.jobs.stalled_destinations import find_stalled
-from dicom_node.runtime.scheduler import tell_of_stalled_destinations
+from dicom_node.runtime.ticks import tell_of_stalled_destinations
 from tests.support.delivery_node import Clock, make_node, make_result, run_due
 
 

@@ -29,8 +29,10 @@ from dicom_node.index.tables.core import (
 )
 from dicom_node.jobs import queue as jobs
 from dicom_node.notifications import raise_notice
-from dicom_node.runtime import scheduler as sweeps
-from dicom_node.runtime.scheduler import Sweeper, Tick, mend_after_setback
+from dicom_node.runtime import ticks
+from dicom_node.runtime.clock_jumps import mend_after_setback
+from dicom_node.runtime.scheduler import Sweeper
+from dicom_node.runtime.ticks import Tick
 from dicom_node.system.leader_election import Leadership
 from tests.support.common import REPOSITORY, wait_until
 from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result
@@ -48,10 +50,10 @@ def test_a_delivery_that_lost_its_job_gets_one_and_a_dead_job_ends_its_delivery(
         first, second = session.scalars(select(Job).order_by(Job.id))
         session.execute(delete(Job).where(Job.id == first.id))
         session.execute(update(Job).where(Job.id == second.id).values(state=JobState.DEAD, finished_at=clock.now))
-    sweeps.reconcile_deliveries(node)
+    ticks.reconcile_deliveries(node)
     assert [row.state for row in deliveries(node)] == [DeliveryState.PENDING, DeliveryState.DEAD]
     assert sorted(job.state for job in all_jobs(node)) == [JobState.DEAD, JobState.READY]
-    sweeps.reconcile_deliveries(node)
+    ticks.reconcile_deliveries(node)
     assert len(all_jobs(node)) == 2
 
 
@@ -66,10 +68,10 @@ def test_a_lost_lease_is_rescued_and_old_finished_jobs_are_forgotten(tmp_path: P
         assert other is not None
         jobs.complete(session, other)
     clock.forward(seconds=61)
-    sweeps.rescue_jobs(node)
+    ticks.rescue_jobs(node)
     assert [row.state for row in all_jobs(node)] == [JobState.READY, JobState.DONE]
     clock.forward(days=8)
-    sweeps.forget_old_jobs(node)
+    ticks.forget_old_jobs(node)
     assert [row.state for row in all_jobs(node)] == [JobState.READY]
 
 
@@ -78,10 +80,43 @@ def test_a_quiet_study_is_completed_by_the_tick(tmp_path: Path) -> None:
     node = make_node(tmp_path, clock, PACS)
     make_result(node)
     clock.forward(seconds=61)
-    sweeps.complete_studies(node)
+    ticks.complete_studies(node)
     with node.database.read() as session:
         assert session.scalars(select(Study.state)).one() is StudyState.COMPLETE
         assert session.scalars(select(Job).where(Job.kind == JobKind.ANALYSE)).one().state is JobState.READY
+
+
+def test_a_study_of_a_clock_that_was_ahead_for_a_moment_waits_from_now(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, PACS)
+    make_result(node)
+    ahead = clock.now + dt.timedelta(days=3)
+    with node.database.write() as session:
+        session.execute(update(Study).values(last_instance_at=ahead, first_instance_at=ahead, opened_at=ahead))
+    ticks.complete_studies(node)
+    with node.database.read() as session:
+        row = session.scalars(select(Study)).one()
+        assert (row.last_instance_at, row.first_instance_at, row.opened_at) == (clock.now,) * 3
+        assert row.state is StudyState.OPEN
+    clock.forward(seconds=61)
+    ticks.complete_studies(node)
+    with node.database.read() as session:
+        assert session.scalars(select(Study.state)).one() is StudyState.COMPLETE
+
+
+def test_a_tick_that_was_planned_by_a_clock_that_was_ahead_is_planned_again(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), PACS)
+    runs: list[int] = []
+    sweeper = Sweeper(node, ticks=(Tick(name="slow", seconds=0.2, action=lambda _node: runs.append(1)),))
+    sweeper.start()
+    try:
+        wait_until(lambda: runs, what="the first tick")
+        ahead = dt.datetime.now(dt.UTC) + dt.timedelta(days=3)
+        sweeper._scheduler.modify_job("slow", next_run_time=ahead)
+        before = len(runs)
+        wait_until(lambda: len(runs) > before + 1, seconds=60, what="ticks at their pace")
+    finally:
+        sweeper.stop()
 
 
 def test_a_clock_set_back_leaves_nothing_waiting_in_the_future(tmp_path: Path) -> None:
@@ -285,7 +320,7 @@ def test_work_that_waited_through_a_planned_stop_is_told_only_when_no_worker_com
     node = make_node(tmp_path, clock, PACS)
     make_result(node)
     clock.forward(hours=1)  # the node was stopped
-    look = sweeps.UnclaimedLook()
+    look = ticks.UnclaimedLook()
 
     def told() -> list[str]:
         look(node)

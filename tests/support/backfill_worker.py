@@ -17,7 +17,8 @@ from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs import queue
 from dicom_node.jobs.worker import Worker
 from dicom_node.logs import configure
-from dicom_node.runtime.scheduler import TICKS, Sweeper
+from dicom_node.runtime.scheduler import Sweeper
+from dicom_node.runtime.ticks import TICKS
 from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import stop_on_signals
 from tests.support.fixed_model import FixedTimeModel

@@ -15,7 +15,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs.worker import Handler, Worker
-from dicom_node.runtime import scheduler as sweeps
+from dicom_node.runtime import ticks
 from dicom_node.runtime.scheduler import Sweeper
 from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.child_process import stop_on_signals
@@ -43,7 +43,7 @@ def main(config: Path, *, analyse: bool) -> None:
         models = ServingModels(node, threads=1)
         models.start()
         handlers[JobKind.ANALYSE] = analyse_job.handler(models)
-    sweeper = Sweeper(node, tuple(tick for tick in sweeps.TICKS if tick.name in names))
+    sweeper = Sweeper(node, tuple(tick for tick in ticks.TICKS if tick.name in names))
     worker = Worker(node, handlers)
     sweeper.start()
     worker.start()

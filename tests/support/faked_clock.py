@@ -16,7 +16,8 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database, utc_now
 from dicom_node.index.tables.core import StudyState
 from dicom_node.logs import configure
-from dicom_node.runtime.scheduler import Sweeper, Tick, complete_studies
+from dicom_node.runtime.scheduler import Sweeper
+from dicom_node.runtime.ticks import Tick, complete_studies
 from dicom_node.storage.folder_store import FolderStore
 from tests.support.index import arrive, received, study
 

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 
 from dicom_node.context import NodeContext, utc_now
-from dicom_node.runtime.scheduler import Sweeper, Tick
+from dicom_node.runtime.scheduler import Sweeper
+from dicom_node.runtime.ticks import Tick
 from tests.support.delivery_node import make_node
 
 

@@ -12,7 +12,7 @@ from dicom_node.audit.messages import EventType
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import AuditEvent, Job, JobState, Study
 from dicom_node.retention import removal as retention
-from dicom_node.runtime import scheduler as sweeps
+from dicom_node.runtime.scheduler import note_activity
 from tests.support.audit_schema import faults
 from tests.support.delivery_node import run_due
 from tests.support.faulty_pacs import Pacs, running
@@ -66,14 +66,14 @@ def test_every_message_of_a_node_is_one_by_the_standards_schema(tmp_path: Path) 
         ) as site,
         site.client("administrator") as client,
     ):
-        sweeps.note_activity(site.node, EventType.APPLICATION_START)
+        note_activity(site.node, EventType.APPLICATION_START)
         client.post("/login", data={"name": "nobody", "password": "wrong", "csrf": token(client, "/jobs")})
         client.get(f"/studies/{site.study_instance_uid}")
         client.get(f"/images/{site.current_sop}/picture.png")
         run_due(site.node)
         client.post(f"/studies/{site.study_instance_uid}/reprocess", data={"csrf": token(client, "/jobs")})
         remove_all(site)
-        sweeps.note_activity(site.node, EventType.APPLICATION_STOP)
+        note_activity(site.node, EventType.APPLICATION_STOP)
         messages = kept(site.node)
     assert {event for event, _ in messages} == {"110100", "110114", RECORD, IMAGE, TRANSFER, DELETED}
     assert [fault for _, message in messages for fault in faults(message)] == []

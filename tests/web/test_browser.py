@@ -41,6 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, pacs: Pacs) -> Iterator[Site]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     chromium = program("chromium")
+    expect.set_options(timeout=60_000)  # a busy machine may take longer than the five seconds of the default
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
