@@ -76,9 +76,7 @@ def _bring_to_now(session: Session, now: dt.datetime) -> None:
     ahead = now + dt.timedelta(seconds=CLOCKS_DIFFER_SECONDS)
     for column in (Study.last_instance_at, Study.first_instance_at, Study.opened_at):
         locked = lock_rows(session, Study, (Study.state == StudyState.OPEN) & (column > ahead), skip_locked=True)
-        session.execute(
-            update(Study).where(locked).values({column: now}).execution_options(synchronize_session=False)
-        )
+        session.execute(update(Study).where(locked).values({column: now}).execution_options(synchronize_session=False))
 
 
 def _close(
