@@ -107,15 +107,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     with path.open("rb") as stream:
         read_meta(stream)
         stored = node.store.put(stream, meta)
-    received = ReceivedInstance(
-        stored=stored,
-        header=header,
-        sop_class_uid=meta.sop_class_uid,
-        sop_instance_uid=meta.sop_instance_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-        calling_ae_title="IMPORT",
-        purpose=purpose,
-    )
+    received = ReceivedInstance.from_meta(meta, stored, header, calling_ae_title="IMPORT", purpose=purpose)
     with node.database.write() as session:
         registration = register_instance(session, received, now=node.clock())
     if registration.path != stored.path:

@@ -24,6 +24,10 @@ class Cut:
     batch: int
     shard: int
 
+    def count_batches(self, items: int) -> int:
+        """Count the batches of so many items."""
+        return -(-items // self.batch)
+
     def shards(self, items: Sequence[Item]) -> list[list[Batch[Item]]]:
         """The batches of every shard, in the order of the items."""
         groups = (items[at : at + self.batch] for at in range(0, len(items), self.batch))

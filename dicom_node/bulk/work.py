@@ -1,4 +1,4 @@
-"""What a long job does with its items, and what maps it over them."""
+"""The work of a long job, and the protocol of what maps it over the items."""
 
 from __future__ import annotations
 

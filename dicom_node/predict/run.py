@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from dicom_node.bulk.processes import ProcessMapper
-from dicom_node.bulk.ray_cluster import RayMapper
-from dicom_node.bulk.run import Cut, process_count, run_shards
+from dicom_node.bulk.mappers import Placement, open_mapper
+from dicom_node.bulk.run import Cut, run_shards
 from dicom_node.bulk.shards import ShardFolder, digest_of
 from dicom_node.bulk.work import Batch, DirectMapper, Mapper
 from dicom_node.config import ModelSection, Settings
@@ -47,6 +47,10 @@ class PredictOptions:
     def cut(self) -> Cut:
         """The batches and shards of these options."""
         return Cut(batch=self.batch, shard=max(1, self.shard // self.batch))
+
+    def placement(self) -> Placement:
+        """Where these options have the run take place."""
+        return Placement(ray=self.ray, processes=self.processes, answerers=self.answerers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +93,14 @@ def predict(
         files, out / HEADERS, HeaderWork(storage=settings.storage, policy=policy), options, progress
     )
     items = plan_studies(files, headers, look_back_days=policy.look_back_days)
-    mapper = _mapper(options, settings.model, len(items))
-    try:
+    with open_mapper(
+        options.placement(),
+        batches=options.cut().count_batches(len(items)),
+        item_seconds=STUDY_SECONDS + settings.model.timeout_seconds,
+        is_on_gpu=is_on_gpu(settings.model),
+        weights=_weights(settings.model),
+    ) as mapper:
         return _predict_items(items, rules, out, files, mapper, options, progress)
-    finally:
-        mapper.close()
 
 
 def _predict_items(
@@ -147,16 +154,14 @@ def _read_headers(
     options: PredictOptions,
     progress: Callable[[str, int, int], None],
 ) -> list[FileHeader]:
-    mapper: Mapper
-    if len(files) <= HEADER_CUT.batch:
-        mapper = DirectMapper()
-    elif options.ray:
-        mapper = RayMapper(address=options.ray)
-    else:
-        count = min(options.processes or process_count(), -(-len(files) // HEADER_CUT.batch))
-        mapper = ProcessMapper(count=count, item_seconds=HEADER_SECONDS)
     facts = {"inputs": digest_of(f"{file}" for file in files), "rules": digest_of(iter((repr(work.policy),)))}
-    try:
+    is_few = len(files) <= HEADER_CUT.batch
+    placement, batches = options.placement(), HEADER_CUT.count_batches(len(files))
+    with (
+        nullcontext(DirectMapper())
+        if is_few
+        else open_mapper(replace(placement, answerers=0), batches=batches, item_seconds=HEADER_SECONDS)
+    ) as mapper:
         paths, _ = run_shards(
             work,
             files,
@@ -166,8 +171,6 @@ def _read_headers(
             encode=encode_headers,
             progress=lambda done, total: progress("reading headers", done, total),
         )
-    finally:
-        mapper.close()
     return [FileHeader.from_json(line) for path in paths for line in path.read_text("utf-8").splitlines()]
 
 
@@ -178,24 +181,14 @@ def _identity(rules: AnalysisRules, mapper: Mapper) -> ModelIdentity:
     return found
 
 
-def _mapper(options: PredictOptions, section: ModelSection, items: int) -> Mapper:
-    on_gpu = is_on_gpu(section)
-    if options.ray:
-        return RayMapper(address=options.ray, answerers=options.answerers, gpus=1.0 if on_gpu else 0.0)
-    count = options.processes or (1 if on_gpu else process_count(weights_bytes=_weights_bytes(section)))
-    batches = -(-items // options.batch)
-    return ProcessMapper(count=max(1, min(count, batches)), item_seconds=STUDY_SECONDS + section.timeout_seconds)
-
-
-def _weights_bytes(section: ModelSection) -> int:
-    """Of the checkpoint that each process loads; 0 where it is not on this disk."""
+def _weights(section: ModelSection) -> Path | None:
+    """The folder of the checkpoint that each process loads; None where there is none on this disk."""
     if section.backend != "transformers":
-        return 0
+        return None
     try:
-        folder = Path(resolve_source(section.source))
+        return Path(resolve_source(section.source))
     except ModelError:
-        return 0
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+        return None
 
 
 def _count_outcomes(paths: Sequence[Path]) -> Counter[str]:

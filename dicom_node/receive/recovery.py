@@ -191,13 +191,8 @@ def _is_consistent(meta: FileMeta, sop_instance_uid: str, study_uid: str, series
 
 
 def _instance_of_file(meta: FileMeta, stored: StoredFile, head: bytes) -> ReceivedInstance:
-    return ReceivedInstance(
-        stored=stored,
-        header=read_header(head, meta.transfer_syntax_uid, max_bytes=len(head)),
-        sop_class_uid=meta.sop_class_uid,
-        sop_instance_uid=meta.sop_instance_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-    )
+    header = read_header(head, meta.transfer_syntax_uid, max_bytes=len(head))
+    return ReceivedInstance.from_meta(meta, stored, header)
 
 
 def _still_missing(database: Database, store: InstanceStore, paths: list[str]) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import InstanceHeader
+from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
 from dicom_node.index.tables.core import Base, CompletedBy, Document, Instance, Series, Study, StudyPurpose, StudyState
 from dicom_node.index.upsert import insert_if_absent
@@ -59,6 +60,27 @@ class ReceivedInstance:
     what was fetched as a prior."""
     may_teach: bool = True
     """True if a report of this sender becomes feedback."""
+
+    @classmethod
+    def from_meta(
+        cls,
+        meta: FileMeta,
+        stored: StoredFile,
+        header: InstanceHeader,
+        *,
+        calling_ae_title: str = "",
+        purpose: StudyPurpose = ROUTED,
+    ) -> Self:
+        """Describe a stored file by its File Meta Information (PS3.10 section 7.1) and its header."""
+        return cls(
+            stored=stored,
+            header=header,
+            sop_class_uid=meta.sop_class_uid,
+            sop_instance_uid=meta.sop_instance_uid,
+            transfer_syntax_uid=meta.transfer_syntax_uid,
+            calling_ae_title=calling_ae_title,
+            purpose=purpose,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dicom_node.bulk.processes import ProcessMapper
-from dicom_node.bulk.ray_cluster import RayMapper
-from dicom_node.bulk.run import Cut, process_count
-from dicom_node.bulk.work import BulkError, Mapper, Work
+from dicom_node.bulk.run import Cut
+from dicom_node.bulk.work import BulkError, Work
 from model.errors import CheckpointError, PixelError
 
 if TYPE_CHECKING:  # torch is imported where the work is done
@@ -29,24 +26,6 @@ EVALUATE_CUT: Final = Cut(batch=4, shard=8)
 ITEM_SECONDS: Final = 600.0
 Line = dict[str, Any]
 """One outcome: plain values of JSON."""
-
-
-@contextmanager
-def mapper_of(
-    ray: str, processes: int, *, items: int, cut: Cut, device: str = "cpu", weights: Path | None = None
-) -> Iterator[Mapper]:
-    """What maps the work: a cluster where one is named, else processes of this machine. weights: loaded by each."""
-    on_gpu = device.startswith("cuda")
-    if ray:
-        yield RayMapper(address=ray, gpus=1.0 if on_gpu else 0.0)
-        return
-    size = sum(file.stat().st_size for file in weights.glob("*.safetensors")) if weights is not None else 0
-    count = processes or (1 if on_gpu else process_count(weights_bytes=size))
-    mapper = ProcessMapper(count=max(1, min(count, -(-items // cut.batch))), item_seconds=ITEM_SECONDS)
-    try:
-        yield mapper
-    finally:
-        mapper.close()
 
 
 def encode_lines(lines: Sequence[Line]) -> bytes:

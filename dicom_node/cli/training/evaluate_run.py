@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dicom_node.bulk.mappers import Placement, open_mapper
 from dicom_node.bulk.run import run_shards
 from dicom_node.bulk.shards import ShardFolder, digest_of
 from dicom_node.cli.training.bulk_work import (
     EVALUATE_CUT,
+    ITEM_SECONDS,
     EvaluateWork,
+    Line,
     encode_lines,
     identities,
-    mapper_of,
     read_lines,
     said_of,
 )
@@ -76,7 +78,6 @@ def ask_all(
     from training.evaluation.evaluate import score_asked
     from training.evaluation.texts import with_lumen_questions
 
-    weights = Path(resolve_source(run.model))
     work = EvaluateWork(
         model=run.model,
         device=run.device,
@@ -86,7 +87,13 @@ def ask_all(
         lumen=run.lumen,
     )
     facts = run.facts(records)
-    with mapper_of(ray, processes, items=len(records), cut=EVALUATE_CUT, device=run.device, weights=weights) as mapper:
+    with open_mapper(
+        Placement(ray=ray, processes=processes),
+        batches=EVALUATE_CUT.count_batches(len(records)),
+        item_seconds=ITEM_SECONDS,
+        is_on_gpu=run.device.startswith("cuda"),
+        weights=Path(resolve_source(run.model)),
+    ) as mapper:
         paths, _ = run_shards(
             work,
             records,
@@ -97,15 +104,16 @@ def ask_all(
             progress=progress,
         )
     asked: list[tuple[Record, AskedRecord]] = []
-    identity = None
+    model: Line | None = None
     for record, line in zip(records, read_lines(paths), strict=True):
         if "said" not in line:
             report.drop(line["fault"], record.record_id)
             continue
-        identity = identities().validate_python(line["model"])
+        model = line["model"]
         asked.append((with_lumen_questions(record, line["findings"]) if run.lumen else record, said_of(line)))
-    if identity is None:
+    if model is None:
         return None
+    identity = identities().validate_python(model)
     cases = _worst_cases(run, asked)
     return score_asked(asked, identity, report, data=run.data, options=run.options, baseline=baseline, cases=cases)
 

@@ -93,9 +93,10 @@ def expert_command(
     ray: RayOption = "",
 ) -> None:
     """Ask the expert of every image once, over all cores; ended early, it goes on. For training (stream E)."""
+    from dicom_node.bulk.mappers import Placement, open_mapper
     from dicom_node.bulk.run import run_shards
     from dicom_node.bulk.shards import ShardFolder, digest_of
-    from dicom_node.cli.training.bulk_work import EXPERT_CUT, ExpertWork, encode_lines, mapper_of, read_lines
+    from dicom_node.cli.training.bulk_work import EXPERT_CUT, ITEM_SECONDS, ExpertWork, encode_lines, read_lines
     from model.experts.expert import load_expert
     from training.data.expert_table import ExpertRow, images_of, write_rows
 
@@ -109,7 +110,12 @@ def expert_command(
                 "expert": loaded.fingerprint,
             }
             shards = ShardFolder(folder=out.with_name(f"{out.name}.shards"), suffix=".jsonl", facts=facts)
-            with mapper_of(ray, processes, items=len(images), cut=EXPERT_CUT, weights=expert) as mapper:
+            with open_mapper(
+                Placement(ray=ray, processes=processes),
+                batches=EXPERT_CUT.count_batches(len(images)),
+                item_seconds=ITEM_SECONDS,
+                weights=expert,
+            ) as mapper:
                 paths, _ = run_shards(
                     ExpertWork(expert=expert),
                     images,

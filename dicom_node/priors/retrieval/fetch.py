@@ -208,15 +208,7 @@ def _sink(peer: QueryPeer, node: NodeContext) -> Sink:
             return CANNOT_UNDERSTAND
         try:
             stored = node.store.put(data_set, meta)
-            received = ReceivedInstance(
-                stored=stored,
-                header=header,
-                sop_class_uid=meta.sop_class_uid,
-                sop_instance_uid=meta.sop_instance_uid,
-                transfer_syntax_uid=meta.transfer_syntax_uid,
-                calling_ae_title=peer.ae_title,
-                purpose=PRIOR,
-            )
+            received = ReceivedInstance.from_meta(meta, stored, header, calling_ae_title=peer.ae_title, purpose=PRIOR)
             with node.database.write() as session:
                 registration = register_instance(session, received, now=node.clock())
             _keep_or_drop(peer, node, received, registration, stored)
