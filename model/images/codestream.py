@@ -35,10 +35,16 @@ def drop_wrong_offset_tables(dataset: Dataset, *, frames: int) -> None:
         dataset["PixelData"].value = EMPTY_TABLE + dataset.PixelData[begin:]
 
 
+def jpeg_2000_start(codestream: bytes) -> int | None:
+    """Offset of the SOC marker of a JPEG 2000 or HTJ2K codestream; None where it is neither."""
+    start = codestream.find(b"\xff\x4f\xff\x51")
+    return start if 0 <= start < 512 else None  # SIZ follows SOC at once; up to here there may be JP2 boxes
+
+
 def codestream_size(codestream: bytes) -> tuple[int, int] | None:
     """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 codestream says of itself; None where it says nothing."""
-    start = codestream.find(b"\xff\x4f\xff\x51")
-    if 0 <= start < 512:  # JPEG 2000: SIZ follows SOC at once; up to here there may be JP2 boxes
+    start = jpeg_2000_start(codestream)
+    if start is not None:
         if len(codestream) < start + 24:
             return None
         right, bottom, left, top = struct.unpack(">4I", codestream[start + 8 : start + 24])

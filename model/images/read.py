@@ -21,6 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from model.errors import PixelError
 from model.images import jpeg12 as pixels_jpeg12
 from model.images.codestream import codestream_size, drop_wrong_offset_tables
+from model.images.completeness import decode_and_listen, missing_part
 
 pixels_jpeg12.install()
 
@@ -214,6 +215,9 @@ def _check_codestream(dataset: Dataset, frame: int, syntax: UID) -> None:
             f"the compressed picture is {size[0]} × {size[1]} pixels, "
             f"the header says {dataset.Rows} × {dataset.Columns}"
         )
+    lacks = missing_part(codestream)
+    if lacks is not None:
+        raise PixelError(f"the compressed picture is not complete: {lacks}")
 
 
 def _check_native_length(dataset: Dataset) -> None:
@@ -238,7 +242,8 @@ def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
         if dataset.get(keyword) is None:
             setattr(dataset, keyword, value)
     try:
-        values: NDArray[np.generic] = pixel_array(dataset, index=frame)
+        values: NDArray[np.generic]
+        values, complaint = decode_and_listen(lambda: pixel_array(dataset, index=frame))
     except MemoryError as error:
         raise PixelError("the image needs more memory than a decoder is given") from error
     except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError, IndexError, OSError) as error:
@@ -252,6 +257,8 @@ def _decode(dataset: Dataset, frame: int) -> NDArray[np.generic]:
         if type(error).__name__ != "PanicException":
             raise
         raise PixelError("the pixel data are damaged: the decoder gave up") from error
+    if complaint is not None:
+        raise PixelError(f"the compressed picture is not complete: {complaint}")
     return values
 
 

@@ -164,7 +164,7 @@ def test_lying_rows_over_a_good_codestream(syntax: str, rows: int) -> None:
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
 @pytest.mark.parametrize("name", ["RG1_J2KI.dcm", "not_chest_RG3_extremity_MONO1_J2KR.dcm"])
 def test_a_truncated_jpeg_2000_file_never_hurts_the_caller(name: str, share: float, tmp_path: Path) -> None:
-    """A decoder may conceal a cut end (JPEG 2000 is made to); it must not crash, hang or hand out another size."""
+    """A cut is refused or lies behind the pixels; it must not crash, hang or hand out another size."""
     source = shared("data", "dicom", name).read_bytes()
     cut = tmp_path / "cut.dcm"
     cut.write_bytes(source[: int(len(source) * share)])
