@@ -129,7 +129,7 @@ def evidence(answers: FindingAnswers) -> dict[str, dict[str, float]]:
     States that the change question does not allow (degrees of what has none) are left out. Where nobody asked how it
     changed, the three states on both images share what the other answers leave them.
     """
-    found: dict[str, dict[str, float]] = {}
+    terms_by_question: dict[str, dict[str, float]] = {}
     for name, (before, after) in STATES.items():
         if answers.change is not None and name not in answers.change:
             continue
@@ -140,8 +140,8 @@ def evidence(answers: FindingAnswers) -> dict[str, dict[str, float]]:
             terms["change"] = _log(answers.change[name])
         else:
             terms["change"] = -math.log(3.0) if before and after else 0.0
-        found[name] = terms
-    return found
+        terms_by_question[name] = terms
+    return terms_by_question
 
 
 def shift_probability(probability: float, threshold: float) -> float:

@@ -77,9 +77,9 @@ class Ontology:
 
     def by_name(self, name: str) -> FindingConcept:
         """The finding whose name, synonym or key is `name` (case-insensitive); raises KeyError naming it."""
-        wanted = name.strip().lower()
+        lowered = name.strip().lower()
         for concept in self.findings.values():
-            if wanted == concept.name or wanted == concept.key or wanted in concept.synonyms:
+            if lowered == concept.name or lowered == concept.key or lowered in concept.synonyms:
                 return concept
         raise KeyError(f"{name!r} is no finding of the ontology; known: {[c.name for c in self.findings.values()]}")
 

@@ -147,7 +147,7 @@ class Predictor:
 
     def _note_mass(self, answers: Sequence[JobAnswers]) -> None:
         """Warn once where the model hardly answers in the allowed words: their ratio is then of little worth."""
-        asked = [a for one in answers for a in one.closed.values() if a.question.type is QuestionType.PRESENCE]
+        asked = [a for each in answers for a in each.closed.values() if a.question.type is QuestionType.PRESENCE]
         mass = statistics.median([answer.mass for answer in asked]) if asked else 1.0
         if mass < LEAST_MASS and not self._warned:
             self._warned = True
@@ -228,7 +228,7 @@ class Predictor:
         answers = finding_answers(key, calibrated)
         if answers is None:
             raise InferenceError(f"the checkpoint {self.manifest.label} was not trained on presence questions")
-        found = read_finding(
+        statement = read_finding(
             key,
             answers,
             threshold=self.manifest.thresholds.get(key, 0.5),
@@ -237,9 +237,9 @@ class Predictor:
             weights=self._weights,
         )
         asked_in_vain = answers.change is None and f"{QuestionType.CHANGE.value}/{key}" in calibrated
-        if asked_in_vain and found.change is None and found.presence is not Presence.ABSENT:
-            return replace(found, change=Change.NOT_COMPARABLE)
-        return found
+        if asked_in_vain and statement.change is None and statement.presence is not Presence.ABSENT:
+            return replace(statement, change=Change.NOT_COMPARABLE)
+        return statement
 
     def _course(self, pair: StudyPair, view: PairView | None) -> StudyPair | None:
         """The part of a study that the next image may be predicted from, None where nothing may be said of it.

@@ -247,7 +247,7 @@ def _device_uid(content: Mapping[str, Any]) -> str:
 
 def _files_of(folder: Path) -> list[tuple[str, Path]]:
     """Every file below the folder by its POSIX path there, but the manifest itself."""
-    found = []
+    files = []
     # The Hub's cache keeps each file once and links to it (models--…/snapshots/COMMIT → models--…/blobs).
     blobs = folder.resolve().parents[1] / "blobs" if folder.resolve().parent.name == "snapshots" else None
     for path in sorted(folder.rglob("*")):
@@ -257,8 +257,8 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
         if "__pycache__" in path.parts:
             continue
         if path.is_file() and name not in (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp"):
-            found.append((name, path))
-    return found
+            files.append((name, path))
+    return files
 
 
 def _refuse_unsafe(folder: Path, name: str) -> None:

@@ -71,11 +71,11 @@ def pair_certainty(probabilities: Sequence[float]) -> float:
 
 def pair_change(changes: Iterable[str | None]) -> str:
     """The summary of a pair's changes, a word of `PAIR_CHANGES`."""
-    said = {str(change) for change in changes if change is not None}
-    better, worse = bool(said & BETTER), bool(said & WORSE)
+    states = {str(change) for change in changes if change is not None}
+    better, worse = bool(states & BETTER), bool(states & WORSE)
     if better and worse:
         return "both"
-    return "worse" if worse else "better" if better else "stable" if Change.STABLE.value in said else "nothing stated"
+    return "worse" if worse else "better" if better else "stable" if Change.STABLE.value in states else "nothing stated"
 
 
 def edges_of(values: Sequence[float], bins: int = BINS) -> list[float]:

@@ -111,9 +111,9 @@ def _add_video_processor(target: Path, kind: str) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); name the folder of a checkpoint") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise CheckpointError(f"{path}: not a JSON object")
-    return found
+    return document

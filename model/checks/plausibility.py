@@ -60,15 +60,15 @@ def picture_fault(pixels: NDArray[np.float32], other_probability: float = 0.0) -
 
     other_probability: `view_check`'s, that it is neither a frontal nor a lateral chest. Takes about 2 ms.
     """
-    found = measure(pixels, _plane())
-    if found.contrast < LEAST_CONTRAST:
+    texture = measure(pixels, _plane())
+    if texture.contrast < LEAST_CONTRAST:
         # Noise averages to nothing on the coarse square: the picture itself tells it from a blank one.
         return PictureFault.BLANK if float(pixels.std()) < LEAST_CONTRAST else PictureFault.NOISE
-    if found.coarse < LEAST_COARSE:
+    if texture.coarse < LEAST_COARSE:
         return PictureFault.NOISE
-    if found.detail < LEAST_DETAIL:
+    if texture.detail < LEAST_DETAIL:
         return PictureFault.PLAIN
-    if found.strange > MOST_STRANGE:
+    if texture.strange > MOST_STRANGE:
         return PictureFault.PATTERN
     return PictureFault.OTHER if other_probability > MOST_OTHER else None
 

@@ -62,9 +62,9 @@ def local_folder(source: str | Path, *, revision: str | None, trust_remote_code:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{source}@{revision}: cannot be fetched: {error}") from error
 
@@ -116,6 +116,6 @@ def without_video(stock: Any) -> Any:
 
 def _processor_class(folder: Path) -> Any:
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and (found := read_json(folder / name).get("processor_class")):
-            return processor_class_from_name(found)
+        if (folder / name).is_file() and (class_name := read_json(folder / name).get("processor_class")):
+            return processor_class_from_name(class_name)
     return None

@@ -98,14 +98,14 @@ class ChatTemplate:
         first, second, third = ({"type": "text", "text": mark} for mark in _MARKS)
         asked = [{"role": "user", "content": [first, {"type": "image"}, second, {"type": "image"}, third]}]
         reason = "it writes them apart"
-        for place in ImagePlace:
+        for image_place in ImagePlace:
             try:
-                text = self._write(asked, place)
+                text = self._write(asked, image_place)
             except _RENDERING as error:
                 reason = f"it says: {error}"
                 continue
             if _is_in_order(text):
-                return place
+                return image_place
         raise CheckpointError(
             f"the chat template does not keep two images beside their words in a user's message: {reason}; "
             "without that prior and current image cannot be told apart"
@@ -148,11 +148,11 @@ def _without_open_thought(text: str) -> str:
 
 def _template_of(processor: Any) -> str:
     for holder in (processor, processor.tokenizer):
-        found = getattr(holder, "chat_template", None)
-        if isinstance(found, Mapping):
-            found = found.get("default")
-        if found:
-            return str(found)
+        template = getattr(holder, "chat_template", None)
+        if isinstance(template, Mapping):
+            template = template.get("default")
+        if template:
+            return str(template)
     raise CheckpointError("the checkpoint has no chat template; without one nobody knows how to ask it")
 
 
@@ -167,13 +167,13 @@ def _with_fixed_date(template: str) -> str:
 def _opening_of(tokenizer: Any) -> str:
     """The special tokens that a tokenizer puts before a text, each once: the start token, or GLM's two."""
     whole, bare = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
-    before = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
+    before = next((start for start in range(len(whole)) if whole[start : start + len(bare)] == bare), 0)
     return "".join(dict.fromkeys(tokenizer.convert_ids_to_tokens(whole[:before])))
 
 
 def _common_length(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
+    return next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
 
 
 def _is_in_order(text: str) -> bool:

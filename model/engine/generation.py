@@ -122,7 +122,7 @@ def decoding_threads(vlm: Vlm) -> Iterator[None]:
 
 def _text(vlm: Vlm, row: Sequence[int]) -> str:
     stops = set(vlm.stop_ids)
-    end = next((place for place, token in enumerate(row) if token in stops), len(row))
+    end = next((index for index, token in enumerate(row) if token in stops), len(row))
     # Some families' marks of thought are special tokens, which have to be seen before they are left out.
     answer = without_thoughts(vlm.tokenizer.decode(row[:end], skip_special_tokens=False))
     for token in vlm.tokenizer.all_special_tokens:

@@ -72,27 +72,27 @@ class PackedPlan:
 
 @dataclass(slots=True)
 class _Trie:
-    """The questions of one row with their answers. parents: place before each token, -1 for the prefix. wanted: for
-    each answer token the place whose logits count, its id, the question's number and the answer's within it."""
+    """The questions of one row with their answers. parents: node before each token, -1 for the prefix. readings:
+    for each answer token the node whose logits count, its id, the question's number and the answer's within it."""
 
     ids: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    wanted: list[tuple[int, int, int, int]] = field(default_factory=list)
-    places: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Where a token stands behind a place."""
+    readings: list[tuple[int, int, int, int]] = field(default_factory=list)
+    nodes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(node, token behind it) → that token's node, an index into `ids`."""
 
     def add(self, number: int, entry: QuestionTokens) -> None:
         """Grow by one question; what it has in common with those before is there already."""
         last = -1
         for token in entry.suffix:
             last = self._behind(last, token)
-        # An answer is scored by the logits of the token before each of its own: siblings share that place, so one
+        # An answer is scored by the logits of the token before each of its own: siblings share that node, so one
         # forward pass gives the first token of every allowed answer.
         for answer, tokens in enumerate(entry.answers):
             before = last
             for depth, token in enumerate(tokens):
-                self.wanted.append((before, token, number, answer))
+                self.readings.append((before, token, number, answer))
                 # The last token of an answer is only ever a target; nothing is read behind it.
                 if depth + 1 < len(tokens):
                     before = self._behind(before, token)
@@ -104,18 +104,18 @@ class _Trie:
         return sum(not self._knows(path) for path in paths)
 
     def _knows(self, path: Sequence[int]) -> bool:
-        place: int | None = -1
+        node: int | None = -1
         for token in path:
-            place = None if place is None else self.places.get((place, token))
-        return place is not None
+            node = None if node is None else self.nodes.get((node, token))
+        return node is not None
 
     def _behind(self, parent: int, token: int) -> int:
-        place = self.places.setdefault((parent, token), len(self.ids))
-        if place == len(self.ids):
+        node = self.nodes.setdefault((parent, token), len(self.ids))
+        if node == len(self.ids):
             self.ids.append(token)
             self.offsets.append(self.offsets[parent] + 1 if parent >= 0 else 0)
             self.parents.append(parent)
-        return place
+        return node
 
 
 def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]) -> BatteryTokens:
@@ -142,11 +142,11 @@ def _refuse_unsayable(vlm: Vlm, question: Question, row: Sequence[int], answers:
     if unknown is not None and unknown not in vlm.stop_ids and any(unknown in ids for ids in (row, *answers)):
         raise InferenceError(f"{question.key}: the checkpoint's tokenizer lacks a word of the question or its answers")
     for number, answer in enumerate(answers):
-        for place, other in enumerate(answers):
-            if place != number and other[: len(answer)] == answer:
+        for second, other in enumerate(answers):
+            if second != number and other[: len(answer)] == answer:
                 allowed = question.allowed or ()
                 same = "are the same tokens" if answer == other else "begin alike and one has no end"
-                raise InferenceError(f"{question.key}: the answers {allowed[number]!r} and {allowed[place]!r} {same}")
+                raise InferenceError(f"{question.key}: the answers {allowed[number]!r} and {allowed[second]!r} {same}")
 
 
 def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> PackedPlan:
@@ -161,7 +161,7 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
     # Padding sees itself alone, for a softmax over nothing is NaN; no token of the row sees the padding.
     mask = torch.eye(longest, dtype=torch.bool).repeat(len(tries), 1, 1)
     starts = [sum(len(entry.answers) for entry in questions[:number]) for number in range(len(questions))]
-    wanted: list[tuple[int, int, int, int]] = []
+    readings: list[tuple[int, int, int, int]] = []
     for row, trie in enumerate(tries):
         used = len(trie.ids)
         ids[row, :used] = torch.tensor(trie.ids)
@@ -169,8 +169,8 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         # Branches of the trie lie side by side in the row. The mask and the offsets (the depth in the trie, not the
         # place in the row) let each question see the prefix and itself, as if it were asked alone.
         mask[row, :used, :used] = ancestor_mask(trie.parents)
-        wanted += [(row, place, token, starts[number] + answer) for place, token, number, answer in trie.wanted]
-    columns = torch.tensor(wanted).unbind(1)
+        readings += [(row, node, token, starts[number] + answer) for node, token, number, answer in trie.readings]
+    columns = torch.tensor(readings).unbind(1)
     return PackedPlan(
         ids=ids,
         offsets=offsets,

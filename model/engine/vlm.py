@@ -190,7 +190,7 @@ class AutoVlm(Vlm):
         answered = self._render(messages(layout, [Turn(question=question, answer=answer)]), open_answer=False)
         # Where the template writes a past answer otherwise than it opens a new one (a thinking part): say it plainly.
         text = answered[len(asked) :] if answered.startswith(asked) else answer
-        ends = [place for end in self.end_tokens if (place := text.find(end) + len(end)) >= len(end)]
+        ends = [end_index for end in self.end_tokens if (end_index := text.find(end) + len(end)) >= len(end)]
         # Without an end "none" would beat "none of these": each answer must say that it is over.
         return text[: min(ends)] if ends else text.rstrip() + str(self.tokenizer.eos_token)
 

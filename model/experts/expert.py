@@ -80,10 +80,10 @@ class Expert:
         self.network = network.eval()
         self.fingerprint = fingerprint
         self._outputs = len(labels)
-        self._named = [place for place, label in enumerate(labels) if label]
-        self.labels = tuple(labels[place] for place in self._named)
+        self._named = [index for index, label in enumerate(labels) if label]
+        self.labels = tuple(labels[index] for index in self._named)
         cuts = thresholds if thresholds is not None else [THRESHOLD] * len(labels)
-        self._cuts = np.array([cuts[place] for place in self._named], dtype=np.float32)
+        self._cuts = np.array([cuts[index] for index in self._named], dtype=np.float32)
 
     def probabilities(self, images: Sequence[DisplayImage]) -> NDArray[np.float32]:
         """float32 [images, labels]. Raises InferenceError where the network gives something else."""

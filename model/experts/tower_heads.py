@@ -42,11 +42,11 @@ class TowerHeads:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TowerHeads | None:
         """The heads among a file's tensors; None where it holds none. Raises CheckpointError where they do not fit."""
-        found = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
-        if not found:
+        weights = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+        if not weights:
             return None
         try:
-            heads = cls(**found)
+            heads = cls(**weights)
         except TypeError as error:
             raise CheckpointError(f"the heads on the vision tower are not whole: {error}") from error
         if not len(heads.weight) == len(heads.bias) == len(heads.share) == OUTPUTS:

@@ -33,8 +33,8 @@ def give_changes(read: SentenceStatement, targets: dict[int, Target]) -> None:
             continue
         if not governed:
             governed = scope.before(read, cue, places) or _find_described_next(read, cue, targets)
-        _change([targets[place] for place in governed], mark, change)
-        _note_contradictions(read, cue, [targets[place] for place in governed])
+        _change([targets[position] for position in governed], mark, change)
+        _note_contradictions(read, cue, [targets[position] for position in governed])
     _exchange(read, targets)
     for target in targets.values():
         if target.is_known and target.presence == "no" and target.change is None and not target.left_out:
@@ -44,9 +44,9 @@ def give_changes(read: SentenceStatement, targets: dict[int, Target]) -> None:
 def _find_described_next(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> list[int]:
     """Return the finding of the next segment where adjectives are parted by commas ("stable, small effusion")."""
     segment = read.segments[read.number(cue)]
-    place = first_after(read, segment, targets)
+    position = first_after(read, segment, targets)
     number = read.number(cue) + 1
-    if place is None and number < len(read.segments) and cue == segment.end - 1 and segment.joint is Joint.START:
+    if position is None and number < len(read.segments) and cue == segment.end - 1 and segment.joint is Joint.START:
         following = read.segments[number]  # "improved but persistent collapse"
         leads = read.marks[following.start].has(Part.CHANGE) and read.marks[following.start - 1].text in (
             "but",
@@ -54,12 +54,12 @@ def _find_described_next(read: SentenceStatement, cue: int, targets: dict[int, T
             "though",
         )
         is_first = read.marks[cue].parts[Part.CHANGE] is not Change.STABLE  # "persistent but improved"
-        place = (
-            next((one for one in targets if following.start <= one < following.end), None)
+        position = (
+            next((position for position in targets if following.start <= position < following.end), None)
             if leads and is_first
             else None
         )
-    return [] if place is None else [place]
+    return [] if position is None else [position]
 
 
 def _find_listed_behind(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> list[int]:
@@ -69,7 +69,9 @@ def _find_listed_behind(read: SentenceStatement, cue: int, targets: dict[int, Ta
     for number in range(first, len(read.segments)):
         segment = read.segments[number]
         start = cue + 1 if number == first else segment.start
-        inside = [place for place in range(start, segment.end) if place in targets and targets[place].is_device]
+        inside = [
+            position for position in range(start, segment.end) if position in targets and targets[position].is_device
+        ]
         if number > first and (
             segment.joint not in LISTED
             or not inside
@@ -102,7 +104,7 @@ def _note_contradictions(read: SentenceStatement, cue: int, governed: Sequence[T
     """Leave out what one rule calls absent and another changed: it is listed with the reason and not used."""
     mark = read.marks[cue]
     for target in governed:
-        is_behind = target.place < cue and read.number(target.place) == read.number(cue)
+        is_behind = target.position < cue and read.number(target.position) == read.number(cue)
         is_denied = target.presence == "no" and target.named.presence == "yes" and target.change is None
         if is_behind and is_denied and mark.parts[Part.CHANGE] in (Change.WORSENING, Change.IMPROVING):
             target.left_out = target.left_out or "denied, and said to have changed"
@@ -111,8 +113,8 @@ def _note_contradictions(read: SentenceStatement, cue: int, governed: Sequence[T
 
 def _only_persists(target: Target) -> bool:
     """Return whether all that was said of a change so far is that the finding is still there."""
-    said = [mark.text for rule, mark in target.notes if rule == "change"]
-    return target.change is Change.STABLE and bool(said) and said[-1].startswith(("persist", "ongoing", "still"))
+    texts = [mark.text for rule, mark in target.notes if rule == "change"]
+    return target.change is Change.STABLE and bool(texts) and texts[-1].startswith(("persist", "ongoing", "still"))
 
 
 def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
@@ -121,8 +123,8 @@ def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
         if not mark.has(Part.EXCHANGED) or mark.has(Part.CHANGE) or mark.role == "plan":
             continue
         start, end = _bounds(read, cue)
-        gone = [target for target in targets.values() if target.is_device and start <= target.place < cue][-1:]
-        came = [target for target in targets.values() if target.is_device and cue < target.place < end][:1]
+        gone = [target for target in targets.values() if target.is_device and start <= target.position < cue][-1:]
+        came = [target for target in targets.values() if target.is_device and cue < target.position < end][:1]
         link = read.marks[cue + 1].text if cue + 1 < len(read.marks) else ""
         is_passive = link in ("by", "with", "for", "to")
         if not is_passive:
@@ -139,9 +141,9 @@ def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
         _change(came, mark, Change.NEW)
 
 
-def _bounds(read: SentenceStatement, place: int) -> tuple[int, int]:
+def _bounds(read: SentenceStatement, position: int) -> tuple[int, int]:
     """Return where the stretch between semicolons begins and ends that a place stands in."""
-    number = last = read.number(place)
+    number = last = read.number(position)
     while number and read.segments[number].joint is not Joint.STOP:
         number -= 1
     while last + 1 < len(read.segments) and read.segments[last + 1].joint is not Joint.STOP:
@@ -158,10 +160,10 @@ def give_levels(read: SentenceStatement, targets: dict[int, Target]) -> None:
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.LEVEL) or _grades_change(read.marks, cue):
             continue
-        place = _find_graded(read, cue, targets)
-        if place is not None and targets[place].level is None:
-            targets[place].level = mark.parts[Part.LEVEL]
-            targets[place].note("degree", mark)
+        position = _find_graded(read, cue, targets)
+        if position is not None and targets[position].level is None:
+            targets[position].level = mark.parts[Part.LEVEL]
+            targets[position].note("degree", mark)
 
 
 def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
@@ -180,10 +182,10 @@ def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
 
 def _find_graded(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
-    for place in range(cue + 1, segment.end):
-        if place in targets:
-            return place
-        if read.marks[place].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE) or read.marks[place].text in (
+    for position in range(cue + 1, segment.end):
+        if position in targets:
+            return position
+        if read.marks[position].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE) or read.marks[position].text in (
             "in",
             "at",
             "on",

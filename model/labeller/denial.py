@@ -30,7 +30,7 @@ _PLACES = ("base", "bases", "apex", "apices", "in situ", "in place", "above", "t
 class Member:
     """A finding of a list. is_open: a word before it leaves open that another kind is there ("no large effusion")."""
 
-    place: int
+    position: int
     is_open: bool
 
 
@@ -48,9 +48,9 @@ def find_denied(read: SentenceStatement, cue: int, targets: set[int], devices: s
         own = any(mark.has(Part.LEVEL, Part.CHANGE, Part.VERB) for mark in read.of(segment))
         if number > first and not is_open and spreads and segment.joint in LISTED and not own:
             is_open = was_open
-        for place in members:
-            names_device = place in devices
-            yield Member(place, is_open)
+        for position in members:
+            names_device = position in devices
+            yield Member(position, is_open)
         if members and number == first:
             was_open = is_open
             spreads = _spreads(read, number, read.marks[start : members[0]])
@@ -64,25 +64,27 @@ def _members(
     """Return the findings of a segment that a denial reaches, whether it ends there, and whether they stay open."""
     members: list[int] = []
     is_open = False
-    for place in range(start, end):
-        mark = read.marks[place]
-        if place in targets:
-            between = read.marks[members[-1] + 1 : place] if members else ()
-            passes = any(one.text in _PASSES_DENIAL for one in between)
-            if any(one.has(Part.PREPOSITION) for one in between) and not passes:
+    for position in range(start, end):
+        mark = read.marks[position]
+        if position in targets:
+            between = read.marks[members[-1] + 1 : position] if members else ()
+            passes = any(other.text in _PASSES_DENIAL for other in between)
+            if any(other.has(Part.PREPOSITION) for other in between) and not passes:
                 return members, False, is_open
-            members.append(place)
+            members.append(position)
             continue
         if mark.has(Part.NEGATION_BEFORE, Part.UNSAID_BEFORE) or (
             mark.has(Part.UNCERTAINTY_BEFORE) and mark.text not in _PASSES_DENIAL
         ):
             return members, True, is_open
-        if mark.has(Part.WITH) or (mark.has(Part.RELATION) and (members or _names_something(read.marks[start:place]))):
+        if mark.has(Part.WITH) or (
+            mark.has(Part.RELATION) and (members or _names_something(read.marks[start:position]))
+        ):
             return members, True, is_open
         if mark.has(Part.VERB) and not (mark.text in _SHOWS and not members):
-            if any(later in targets for later in range(place, end)):
+            if any(later in targets for later in range(position, end)):
                 return members, True, is_open
-        elif mark.has(Part.PREPOSITION) and not members and _names_something(read.marks[start:place]):
+        elif mark.has(Part.PREPOSITION) and not members and _names_something(read.marks[start:position]):
             return members, False, is_open
         elif not members and (mark.has(Part.LEAVES_OPEN, Part.CHANGE) or _is_great(mark)):
             is_open = True
@@ -121,7 +123,7 @@ def _goes_on(
     segment = read.segments[number]
     if segment.joint not in LISTED or opens_statement(read, segment, targets):
         return False
-    inside = [place for place in range(segment.start, segment.end) if place in targets]
+    inside = [position for position in range(segment.start, segment.end) if position in targets]
     if not inside:
         return not any(mark.has(Part.CHANGE, Part.VERB) for mark in read.of(segment)) or segment.joint is Joint.OR
     if segment.joint is Joint.OR or _or_follows(read, number, targets):
@@ -135,14 +137,14 @@ def opens_statement(read: SentenceStatement, segment: StatementSegment, targets:
     """Return whether a segment says something of its own: by a cue, "the", "there is", or a verb that predicates."""
     seen_target = False
     is_or = segment.joint is Joint.OR
-    for place in range(segment.start, segment.end):
-        mark = read.marks[place]
-        if place in targets:
+    for position in range(segment.start, segment.end):
+        mark = read.marks[position]
+        if position in targets:
             if not mark.has(Part.FINDING):
                 return True
             seen_target = True
         elif seen_target:
-            if mark.has(Part.VERB) and _predicates(read.marks[place + 1 : segment.end]):
+            if mark.has(Part.VERB) and _predicates(read.marks[position + 1 : segment.end]):
                 return True
             if mark.has(Part.CHANGE) and not is_or:
                 return True
@@ -150,7 +152,7 @@ def opens_statement(read: SentenceStatement, segment: StatementSegment, targets:
             mark.has(*CUES)
             or (mark.has(Part.SUBJECT) and not is_or)
             or mark.text.startswith("there")
-            or (place == segment.start and mark.has(Part.OPENER) and not (is_or and mark.text in ("a", "an")))
+            or (position == segment.start and mark.has(Part.OPENER) and not (is_or and mark.text in ("a", "an")))
         ):
             return True
     return False
@@ -170,7 +172,7 @@ def _or_follows(read: SentenceStatement, number: int, targets: set[int]) -> bool
         if any(mark.has(Part.VERB) for mark in read.of(read.segments[later - 1])):
             return False
         if segment.joint is Joint.OR:
-            return any(place in targets for place in range(segment.start, segment.end))
+            return any(position in targets for position in range(segment.start, segment.end))
     return False
 
 

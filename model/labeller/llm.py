@@ -72,9 +72,9 @@ def label_report(text: str, model: TextModel) -> list[Label]:
         report=clean_text(body),
     )
     answer = model.complete([prompt], max_tokens=MAX_TOKENS)[0]
-    said = _parse(answer)
+    reply = _parse(answer)
     sections = {_plain(sentence.text): sentence.section for sentence in read}
-    return [_label(item, sections, version(model)) for item in said.findings]
+    return [_label(item, sections, version(model)) for item in reply.findings]
 
 
 def _parse(answer: str) -> _LlmAnswer:

@@ -106,8 +106,8 @@ def read_report_cases(path: Path) -> list[ReportCase]:
     cases: list[ReportCase] = []
     for block in re.split(r"^==== ", path.read_text("utf-8"), flags=re.MULTILINE)[1:]:
         name, _, rest = block.partition("\n")
-        text, found, gold = rest.partition("\n----\n")
-        if not found:
+        text, separator, gold = rest.partition("\n----\n")
+        if not separator:
             raise LabellerError(f"{path.name}: the report {name!r} has no line ---- before its findings")
         labels = [
             _label(line[4:].split(), f"{path.name}, report {name!r}")
@@ -151,17 +151,17 @@ def measure(cases: Iterable[GoldReport], labeller: Labeller) -> Measured:
     kinds: dict[str, tuple[int, int]] = {}
     errors: list[str] = []
     for case in cases:
-        made = list(labeller(case.sentence))
+        labels = list(labeller(case.sentence))
         total += 1
-        is_right = is_same(made, case.gold)
+        is_right = is_same(labels, case.gold)
         right, of = kinds.get(case.kind, (0, 0))
         kinds[case.kind] = (right + is_right, of + 1)
         exact += is_right
-        turned += polarity_errors(made, case.gold)
+        turned += polarity_errors(labels, case.gold)
         if not is_right:
-            wanted, found = ([" ".join(map(str, _key(label))) for label in side] for side in (case.gold, made))
-            errors.append(f"{case.sentence}\n    wanted {sorted(wanted)}\n    found  {sorted(found)}")
-        _compare(case.gold, made, tables)
+            expected, labelled = ([" ".join(map(str, _key(label))) for label in side] for side in (case.gold, labels))
+            errors.append(f"{case.sentence}\n    wanted {sorted(expected)}\n    found  {sorted(labelled)}")
+        _compare(case.gold, labels, tables)
     return Measured(
         sentences=total,
         exact=exact,
@@ -190,14 +190,14 @@ def is_same(made: Iterable[Label], gold: Iterable[Label]) -> bool:
 
 def polarity_errors(made: Iterable[Label], gold: Iterable[Label]) -> int:
     """Return how many labels say the opposite of the gold: yes for no, or no for yes."""
-    said: dict[str, set[Stated]] = defaultdict(set)
+    presences: dict[str, set[Stated]] = defaultdict(set)
     for label in gold:
-        said[label.finding].add(label.presence)
+        presences[label.finding].add(label.presence)
     opposite = {Stated.YES: Stated.NO, Stated.NO: Stated.YES}
     return sum(
         label.presence in opposite
-        and opposite[label.presence] in said[label.finding]
-        and label.presence not in said[label.finding]
+        and opposite[label.presence] in presences[label.finding]
+        and label.presence not in presences[label.finding]
         for label in made
     )
 
@@ -206,14 +206,14 @@ def settle_labels(text: str) -> list[Label]:
     """Return what a whole report settles, as labels; contradictions are left out."""
     return [
         Label(
-            finding=found.finding,
-            presence=found.presence,
-            side=found.side if found.presence is Stated.YES else None,
-            level=found.level if found.presence is Stated.YES else None,
-            change=found.change,
+            finding=finding.finding,
+            presence=finding.presence,
+            side=finding.side if finding.presence is Stated.YES else None,
+            level=finding.level if finding.presence is Stated.YES else None,
+            change=finding.change,
         )
-        for found in read_report(text).values()
-        if found.presence is not None
+        for finding in read_report(text).values()
+        if finding.presence is not None
     ]
 
 
@@ -238,7 +238,7 @@ def _key(label: Label) -> tuple[str, ...]:
 def _compare(gold: Sequence[Label], made: Sequence[Label], tables: dict[str, dict[str, Score]]) -> None:
     left = list(made)
     for label in gold:
-        same = [one for one in left if (one.finding, one.presence) == (label.finding, label.presence)]
+        same = [other for other in left if (other.finding, other.presence) == (label.finding, label.presence)]
         match = min(same, key=lambda one: (one.side != label.side, one.change != label.change), default=None)
         _count(tables["finding"], label.finding, label.finding if match else None)
         _count(tables["presence"], label.presence.value, label.presence.value if match else None)
@@ -249,11 +249,11 @@ def _compare(gold: Sequence[Label], made: Sequence[Label], tables: dict[str, dic
         left.remove(match)
         for name in ("change", "side", "level"):
             _count(tables[name], getattr(label, name), getattr(match, name))
-    for one in left:
-        _count(tables["finding"], None, one.finding)
-        _count(tables["presence"], None, one.presence.value)
-        if one.change is not None:
-            tables["change"][one.change].wrong += 1
+    for other in left:
+        _count(tables["finding"], None, other.finding)
+        _count(tables["presence"], None, other.presence.value)
+        if other.change is not None:
+            tables["change"][other.change].wrong += 1
 
 
 def _count(table: dict[str, Score], wanted: str | None, found: str | None) -> None:

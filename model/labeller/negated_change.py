@@ -16,10 +16,10 @@ def read_negated_change(marks: list[Mark]) -> list[Mark]:
     "No new", "or increasing" before a finding deny only such a one: the part becomes LEAVES_OPEN. "No development of"
     denies the finding.
     """
-    for place, mark in enumerate(marks):
+    for position, mark in enumerate(marks):
         if not mark.has(Part.NEGATION_BEFORE):
             continue
-        target = _find_negated_change_after(marks, place)
+        target = _find_negated_change_after(marks, position)
         if target is None:
             continue
         word = marks[target]
@@ -30,25 +30,25 @@ def read_negated_change(marks: list[Mark]) -> list[Mark]:
             continue
         elif word.parts[Part.CHANGE] is Change.NEW and mark.text in ("not", "never"):
             marks[target] = replace_parts(word, "has not come", NEGATION_AFTER=True)
-        elif _denies_only_such(marks, place, target):
+        elif _denies_only_such(marks, position, target):
             continue
         else:
             marks[target] = ignore_mark(word, "negated change")
             _read_second_change(marks, target)
-        marks[place] = ignore_mark(mark, "negated change")
+        marks[position] = ignore_mark(mark, "negated change")
     return marks
 
 
-def _denies_only_such(marks: Sequence[Mark], denial: int, place: int) -> bool:
+def _denies_only_such(marks: Sequence[Mark], denial: int, position: int) -> bool:
     """Return whether a denial and a word of change stand before a finding and deny only such a one ("no new")."""
-    word = marks[place]
+    word = marks[position]
     if word.parts[Part.CHANGE] is Change.NEW:
         return True
-    return marks[denial].text != "not" and _is_attribute(marks, place)
+    return marks[denial].text != "not" and _is_attribute(marks, position)
 
 
-def _find_negated_change_after(marks: Sequence[Mark], place: int) -> int | None:
-    for index in range(place + 1, min(place + 8, len(marks))):
+def _find_negated_change_after(marks: Sequence[Mark], position: int) -> int | None:
+    for index in range(position + 1, min(position + 8, len(marks))):
         mark = marks[index]
         if mark.has(Part.CHANGE, Part.CHANGED) and not mark.has(Part.FINDING):
             return index
@@ -59,9 +59,9 @@ def _find_negated_change_after(marks: Sequence[Mark], place: int) -> int | None:
     return None
 
 
-def _is_attribute(marks: Sequence[Mark], place: int) -> bool:
+def _is_attribute(marks: Sequence[Mark], position: int) -> bool:
     """Return whether a word of change stands before its finding in one noun phrase ("no increasing effusion")."""
-    for mark in marks[place + 1 :]:
+    for mark in marks[position + 1 :]:
         if mark.has(Part.FINDING):
             return True
         if mark.has(Part.PREPOSITION, Part.VERB, Part.COMMA, *ENDS, Part.RELATION, Part.WITH, Part.AND, Part.OPENER):
@@ -69,7 +69,7 @@ def _is_attribute(marks: Sequence[Mark], place: int) -> bool:
     return False
 
 
-def _read_second_change(marks: list[Mark], place: int) -> None:
+def _read_second_change(marks: list[Mark], position: int) -> None:
     """ "Not increased or decreased"."""
-    if place + 2 < len(marks) and marks[place + 1].has(Part.OR) and marks[place + 2].has(Part.CHANGE):
-        marks[place + 2] = ignore_mark(marks[place + 2], "negated change")
+    if position + 2 < len(marks) and marks[position + 1].has(Part.OR) and marks[position + 2].has(Part.CHANGE):
+        marks[position + 2] = ignore_mark(marks[position + 2], "negated change")

@@ -52,14 +52,14 @@ def combine(labels: Iterable[Label]) -> dict[str, ReportFinding]:
     by_finding: dict[str, list[Label]] = {}
     for label in labels:
         by_finding.setdefault(label.finding, []).append(label)
-    found = {}
+    findings = {}
     for key in ontology().findings:
         if key in by_finding:
             standing, overruled = _standing(by_finding[key])
-            made = _combine(key, _explicit(standing))
-            if made is not None:
-                found[key] = dataclasses.replace(made, overruled=overruled)
-    return found
+            combined = _combine(key, _explicit(standing))
+            if combined is not None:
+                findings[key] = dataclasses.replace(combined, overruled=overruled)
+    return findings
 
 
 def _standing(labels: Sequence[Label]) -> tuple[list[Label], tuple[Label, ...]]:
@@ -68,7 +68,7 @@ def _standing(labels: Sequence[Label]) -> tuple[list[Label], tuple[Label, ...]]:
     if not later:
         return list(labels), ()
     earlier = [label for label in labels if label not in later]
-    return later, tuple(label for label in earlier if label.presence not in {one.presence for one in later})
+    return later, tuple(label for label in earlier if label.presence not in {newer.presence for newer in later})
 
 
 def _explicit(labels: Sequence[Label]) -> list[Label]:
@@ -80,7 +80,7 @@ def _combine(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     yes = [label for label in labels if label.presence is Stated.YES]
     no = [label for label in labels if label.presence is Stated.NO]
     doubt = [label for label in labels if label.presence is Stated.UNCERTAIN]
-    clash = next(((one, other) for one in yes for other in no if _same_side(one, other)), None)
+    clash = next(((first, other) for first in yes for other in no if _same_side(first, other)), None)
     if clash is not None:
         how = f'"{clash[0].sentence}" and "{clash[1].sentence}"'
         return ReportFinding(finding=key, presence=None, contradiction=how, labels=tuple(labels))
@@ -128,9 +128,9 @@ def _is_decided(plain: Sequence[Label], doubt: Sequence[Label]) -> bool:
 
 def _change(labels: Sequence[Label]) -> tuple[Change | None, str]:
     """The one change that all sentences state, and how they contradict each other where they do."""
-    said = [label for label in labels if label.change is not None]
+    changed = [label for label in labels if label.change is not None]
     by_side: dict[str | None, dict[Change, Label]] = {}
-    for label in said:
+    for label in changed:
         assert label.change is not None
         by_side.setdefault(label.side, {}).setdefault(label.change, label)
     for side, changes in by_side.items():

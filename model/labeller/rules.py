@@ -92,9 +92,9 @@ def label_report(text: str) -> list[Label]:
 
 def read_text(text: str) -> list[Reading]:
     """Return every sentence of a report that may state findings, read. A report in another language states nothing."""
-    found = sentences(text)
-    english = is_english(" ".join(sentence.raw for sentence in found))
-    return [read_sentence(sentence, is_readable=english) for sentence in found]
+    parts = sentences(text)
+    english = is_english(" ".join(sentence.raw for sentence in parts))
+    return [read_sentence(sentence, is_readable=english) for sentence in parts]
 
 
 def label_sentence(text: str, *, section: str = "") -> list[Label]:
@@ -160,12 +160,12 @@ def _apply_unsaid(read: SentenceStatement, targets: dict[int, Target]) -> None:
 
 def _apply_denials(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Apply "no", "without" and the like; of two denials before a finding the nearer one counts."""
-    places, devices = set(targets), {place for place, target in targets.items() if target.is_device}
+    places, devices = set(targets), {position for position, target in targets.items() if target.is_device}
     for cue, mark in enumerate(read.marks):
         if not mark.has(Part.NEGATION_BEFORE):
             continue
         for member in find_denied(read, cue, places, devices):
-            target = targets[member.place]
+            target = targets[member.position]
             if member.is_open and target.named.presence == "yes":
                 target.left_out = target.left_out or "only a new or a large one is denied"
                 target.note("denied, left open", mark)
@@ -214,8 +214,8 @@ def _apply_doubt(read: SentenceStatement, targets: dict[int, Target]) -> None:
 def _stands_behind(read: SentenceStatement, cue: int, places: set[int]) -> bool:
     """Return whether a word of doubt ends its segment, behind a finding of it."""
     segment = read.segments[read.number(cue)]
-    return any(segment.start <= place < cue for place in places) and not any(
-        cue < place < segment.end for place in places
+    return any(segment.start <= position < cue for position in places) and not any(
+        cue < position < segment.end for position in places
     )
 
 
@@ -243,9 +243,9 @@ def _apply_cues_behind(read: SentenceStatement, targets: dict[int, Target]) -> N
 def _without_tips(read: SentenceStatement, cue: int, targets: dict[int, Target], governed: list[int]) -> list[int]:
     """Return the governed findings but devices of which only the tip is spoken of ("NG tube tip not seen")."""
     return [
-        place
-        for place in governed
-        if not (targets[place].is_device and any(mark.text in _TIPS for mark in read.marks[place:cue]))
+        position
+        for position in governed
+        if not (targets[position].is_device and any(mark.text in _TIPS for mark in read.marks[position:cue]))
     ]
 
 
@@ -253,7 +253,7 @@ def _denies_ahead(read: SentenceStatement, cue: int, places: set[int]) -> bool:
     """Return whether a word that may stand on either side ("negative") has its finding after it."""
     mark = read.marks[cue]
     segment = read.segments[read.number(cue)]
-    return mark.has(Part.NEGATION_BEFORE) and any(cue < place < segment.end for place in places)
+    return mark.has(Part.NEGATION_BEFORE) and any(cue < position < segment.end for position in places)
 
 
 def _labels(target: Target, sentence: Sentence) -> Iterator[Label]:

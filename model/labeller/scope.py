@@ -22,11 +22,11 @@ def find_doubted(read: SentenceStatement, cue: int, targets: set[int]) -> Iterat
         if number > first and (segment.joint not in LISTED or not _is_listed_with(read, segment, targets)):
             return
         seen = False
-        for place in range(start, segment.end):
-            mark = read.marks[place]
-            if place in targets:
+        for position in range(start, segment.end):
+            mark = read.marks[position]
+            if position in targets:
                 seen = True
-                yield place
+                yield position
             elif mark.has(*CUES) or (seen and mark.has(Part.VERB, Part.WITH)):
                 return
 
@@ -56,7 +56,7 @@ def unsaid(read: SentenceStatement, cue: int, targets: set[int]) -> Iterator[int
             if is_past and any(mark.has(Part.LEVEL, Part.CHANGE, Part.NEGATION_BEFORE) for mark in within):
                 return
         start = cue + 1 if number == first else segment.start
-        yield from (place for place in range(start, segment.end) if place in targets)
+        yield from (position for position in range(start, segment.end) if position in targets)
 
 
 def before(read: SentenceStatement, cue: int, targets: set[int], *, crosses: bool = True) -> list[int]:
@@ -91,10 +91,10 @@ def before(read: SentenceStatement, cue: int, targets: set[int], *, crosses: boo
 def _nearest_group(read: SentenceStatement, segment: StatementSegment, end: int, targets: set[int]) -> list[int]:
     """Return the findings before `end` in a segment, back to the verb or cue before the nearest of them."""
     group: list[int] = []
-    for place in range(min(end, segment.end) - 1, segment.start - 1, -1):
-        mark = read.marks[place]
-        if place in targets:
-            group.insert(0, place)
+    for position in range(min(end, segment.end) - 1, segment.start - 1, -1):
+        mark = read.marks[position]
+        if position in targets:
+            group.insert(0, position)
         elif group and mark.has(Part.VERB, Part.NEGATION_AFTER, Part.UNCERTAINTY_AFTER, *CUES):
             break
     return group
@@ -108,13 +108,13 @@ def find_described(read: SentenceStatement, cue: int, targets: set[int]) -> list
     number = read.number(cue)
     segment = read.segments[number]
     governed: list[int] = []
-    for place in range(cue + 1, segment.end):
-        mark = read.marks[place]
-        if place in targets:
-            governed.append(place)
+    for position in range(cue + 1, segment.end):
+        mark = read.marks[position]
+        if position in targets:
+            governed.append(position)
             continue
         names_image = (
-            place == cue + 1 and mark.has(Part.IMAGE) and read.marks[cue].text in ("unchanged", "stable", "same")
+            position == cue + 1 and mark.has(Part.IMAGE) and read.marks[cue].text in ("unchanged", "stable", "same")
         )
         if mark.has(Part.INERT) or names_image:
             return governed or None
@@ -132,18 +132,18 @@ def find_described(read: SentenceStatement, cue: int, targets: set[int]) -> list
         following = read.segments[number]
         if following.joint not in (Joint.AND, Joint.OR) or not _shares_change(read, following, targets):
             break
-        governed += [place for place in range(following.start, following.end) if place in targets]
+        governed += [position for position in range(following.start, following.end) if position in targets]
     return governed
 
 
 def _follows_predicate(read: SentenceStatement, segment: StatementSegment, cue: int, targets: set[int]) -> bool:
     """Return whether a finding and a verb stand before the cue in its segment ("the effusion is unchanged with …")."""
     has_verb = False
-    for place in range(cue - 1, segment.start - 1, -1):
-        mark = read.marks[place]
+    for position in range(cue - 1, segment.start - 1, -1):
+        mark = read.marks[position]
         if mark.has(Part.VERB) and not mark.text.startswith("there"):
             has_verb = True
-        if place in targets:
+        if position in targets:
             return has_verb
     return False
 
@@ -164,10 +164,10 @@ def known(read: SentenceStatement, cue: int, targets: set[int]) -> Iterator[int]
             segment.joint not in LISTED or not is_bare(read.of(segment)) or "known" not in read.marks[cue].text
         ):
             return
-        for place in range(cue + 1 if number == first else segment.start, segment.end):
-            if place in targets:
-                yield place
-            elif read.marks[place].has(Part.VERB, Part.WITH, *CUES):
+        for position in range(cue + 1 if number == first else segment.start, segment.end):
+            if position in targets:
+                yield position
+            elif read.marks[position].has(Part.VERB, Part.WITH, *CUES):
                 return
 
 

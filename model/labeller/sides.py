@@ -16,15 +16,15 @@ def give_sides(read: SentenceStatement, targets: dict[int, Target]) -> None:
     """Give each finding its sides; one without a side has that of the finding that it is joined to."""
     for cue, mark in enumerate(read.marks):
         if mark.has(Part.SIDE):
-            place = _find_sided(read, cue, targets)
-            if place is not None and not _is_second_of_device(read, cue, targets[place]):
-                targets[place].sides.append(mark.parts[Part.SIDE])
-                targets[place].note("side", mark)
+            position = _find_sided(read, cue, targets)
+            if position is not None and not _is_second_of_device(read, cue, targets[position]):
+                targets[position].sides.append(mark.parts[Part.SIDE])
+                targets[position].note("side", mark)
     _give_leading_side(read, targets)
     for before, target in pairwise(targets.values()):
         if not target.sides and before.sides and before.named.general and _is_exception(read, target):
             target.sides = list(before.sides)  # "the right lung is clear apart from a nodule at the apex"
-        elif not target.sides and before.sides and _shares_side(read.marks[before.place + 1 : target.place]):
+        elif not target.sides and before.sides and _shares_side(read.marks[before.position + 1 : target.position]):
             target.sides = list(before.sides)
         elif target.sides and not before.sides and _holds_for_both(read, before, target):
             before.sides = list(target.sides)
@@ -33,19 +33,19 @@ def give_sides(read: SentenceStatement, targets: dict[int, Target]) -> None:
 def _holds_for_both(read: SentenceStatement, before: Target, target: Target) -> bool:
     """Return whether the side of the second of two findings is that of the first, too."""
     are_doubted = target.presence == before.presence == "uncertain"
-    if are_doubted and _are_alternatives(read.marks[before.place + 1 : target.place]):
+    if are_doubted and _are_alternatives(read.marks[before.position + 1 : target.position]):
         return True
-    return _is_pair_at_place(read, before.place, target)
+    return _is_pair_at_place(read, before.position, target)
 
 
-def _is_pair_at_place(read: SentenceStatement, place: int, target: Target) -> bool:
+def _is_pair_at_place(read: SentenceStatement, position: int, target: Target) -> bool:
     """Return whether a place behind two findings is that of both ("consolidation and effusion on the right")."""
-    between = read.marks[place + 1 : target.place]
+    between = read.marks[position + 1 : target.position]
     side = next((mark for rule, mark in target.notes if rule == "side"), None)
     if len(between) != 1 or not between[0].has(Part.AND) or side is None:
         return False
-    behind = [mark.text for mark in read.marks[target.place + 1 : target.place + 3]]
-    return side.start > read.marks[target.place].start and bool(behind) and behind[0] in ("on", "in", "at")
+    behind = [mark.text for mark in read.marks[target.position + 1 : target.position + 3]]
+    return side.start > read.marks[target.position].start and bool(behind) and behind[0] in ("on", "in", "at")
 
 
 def _give_leading_side(read: SentenceStatement, targets: dict[int, Target]) -> None:
@@ -64,21 +64,21 @@ def _give_leading_side(read: SentenceStatement, targets: dict[int, Target]) -> N
 
 
 def _is_exception(read: SentenceStatement, target: Target) -> bool:
-    return read.segments[read.number(target.place)].joint is Joint.EXCEPT
+    return read.segments[read.number(target.position)].joint is Joint.EXCEPT
 
 
 def _find_sided(read: SentenceStatement, cue: int, targets: dict[int, Target]) -> int | None:
     segment = read.segments[read.number(cue)]
-    inside = [place for place in targets if segment.start <= place < segment.end]
-    for place in range(cue + 1, segment.end):
-        if place in targets:
-            return place
-        if read.marks[place].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE, Part.RELATION):
+    inside = [position for position in targets if segment.start <= position < segment.end]
+    for position in range(cue + 1, segment.end):
+        if position in targets:
+            return position
+        if read.marks[position].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE, Part.RELATION):
             break
-        if inside[:1] < [cue] and read.marks[place].has(Part.UNCERTAINTY_BEFORE, Part.SHARED):
+        if inside[:1] < [cue] and read.marks[position].has(Part.UNCERTAINTY_BEFORE, Part.SHARED):
             break  # "opacity at the right base may represent atelectasis"
     if inside:
-        earlier = [place for place in inside if place < cue]
+        earlier = [position for position in inside if position < cue]
         related = any(mark.has(Part.RELATION) and mark.text not in _MEANS for mark in read.marks[cue : inside[0]])
         return earlier[-1] if earlier else None if related else inside[0]
     if any(mark.text in ("clear", "normal", "unremarkable") for mark in read.of(segment)):
@@ -92,7 +92,7 @@ def _find_sided(read: SentenceStatement, cue: int, targets: dict[int, Target]) -
 
 def _is_second_of_device(read: SentenceStatement, cue: int, target: Target) -> bool:
     """Return whether a device has its side already and this one is of where its tip lies."""
-    between = read.marks[target.place : cue]
+    between = read.marks[target.position : cue]
     return (
         target.is_device
         and bool(target.sides)
@@ -124,15 +124,17 @@ def _shares_side(between: Sequence[Mark]) -> bool:
 
 def last_before(read: SentenceStatement, cue: int, segment: StatementSegment, targets: dict[int, Target]) -> int | None:
     """Return the finding before a place in its segment, else in the segments before, up to a break."""
-    earlier = [place for place in targets if segment.start <= place < cue]
+    earlier = [position for position in targets if segment.start <= position < cue]
     if earlier:
         return earlier[-1]
-    if any(place >= segment.start and place < segment.end for place in targets):
+    if any(position >= segment.start and position < segment.end for position in targets):
         return None
     number = read.segments.index(segment)
     while number and read.segments[number].joint not in (Joint.STOP, Joint.EXCEPT):
         number -= 1
-        inside = [place for place in targets if read.segments[number].start <= place < read.segments[number].end]
+        inside = [
+            position for position in targets if read.segments[number].start <= position < read.segments[number].end
+        ]
         if inside:
             return inside[-1]
     return None
@@ -146,7 +148,7 @@ def first_after(read: SentenceStatement, segment: StatementSegment, targets: dic
             return None
         number += 1
         following = read.segments[number]
-        inside = [place for place in targets if following.start <= place < following.end]
+        inside = [position for position in targets if following.start <= position < following.end]
         if inside:
             return inside[0]
     return None

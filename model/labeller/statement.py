@@ -53,9 +53,9 @@ class SentenceStatement:
         """Return a segment's marks."""
         return self.marks[segment.start : segment.end]
 
-    def number(self, place: int) -> int:
+    def number(self, position: int) -> int:
         """Return which segment a mark stands in; a joint counts to the segment behind it."""
-        return next((n for n, segment in enumerate(self.segments) if place < segment.end), len(self.segments) - 1)
+        return next((n for n, segment in enumerate(self.segments) if position < segment.end), len(self.segments) - 1)
 
 
 def statement(sentence: str) -> SentenceStatement:
@@ -68,73 +68,75 @@ def statement(sentence: str) -> SentenceStatement:
 
 def _plain_brackets(marks: list[Mark]) -> list[Mark]:
     """Let brackets that hold no finding of their own be read as if they were not there."""
-    found = list(marks)
-    for place, mark in enumerate(marks):
+    changed = list(marks)
+    for position, mark in enumerate(marks):
         if mark.text != "(":
             continue
-        end = next((index for index in range(place, len(marks)) if marks[index].text == ")"), len(marks))
-        within = marks[place + 1 : end]
-        if not any(one.has(Part.FINDING, Part.SUBJECT) for one in within):
-            is_choice = bool(within) and all(one.has(*_VALUES, Part.COMMA) for one in within)  # "(Y/N)"
-            for index in range(place, end + 1) if is_choice else (place, end):
+        end = next((index for index in range(position, len(marks)) if marks[index].text == ")"), len(marks))
+        within = marks[position + 1 : end]
+        if not any(inner.has(Part.FINDING, Part.SUBJECT) for inner in within):
+            is_choice = bool(within) and all(inner.has(*_VALUES, Part.COMMA) for inner in within)  # "(Y/N)"
+            for index in range(position, end + 1) if is_choice else (position, end):
                 if index < len(marks):
-                    found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="brackets")
-    return found
+                    changed[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="brackets")
+    return changed
 
 
 def _without_labels(marks: list[Mark]) -> list[Mark]:
     """Read "Pneumothorax: no", "Effusion - none", "Oedema = mild" and "Heart: normal" as statements."""
-    found = list(marks)
+    changed = list(marks)
     closed: set[int] = set()
-    for place, mark in enumerate(marks):
-        is_asked = mark.text == "?" and 0 < place < len(marks) - 1 and marks[place + 1].has(*_VALUES)
-        if not (mark.has(Part.COLON, Part.DASH) or is_asked) or found[place].role == "label":
+    for position, mark in enumerate(marks):
+        is_asked = mark.text == "?" and 0 < position < len(marks) - 1 and marks[position + 1].has(*_VALUES)
+        if not (mark.has(Part.COLON, Part.DASH) or is_asked) or changed[position].role == "label":
             continue
-        start = _label_start(marks, place)
-        first = place + 1
+        start = _label_start(marks, position)
+        first = position + 1
         while first < len(marks) and marks[first].has(Part.DASH, Part.COLON, Part.COMMA):
             first += 1
-        left, right = marks[start:place], marks[first : _value_end(marks, first - 1)]
+        left, right = marks[start:position], marks[first : _value_end(marks, first - 1)]
         if _is_value_before(mark, left, right):
-            found[start] = _heading(left[0])
-            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
-            if start and not found[start - 1].has(Part.STOP, *LIST):
+            changed[start] = _heading(left[0])
+            changed[position] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+            if start and not changed[start - 1].has(Part.STOP, *LIST):
                 closed.add(start)
             continue
-        names = any(one.has(Part.FINDING, Part.SUBJECT) for one in left)
+        names = any(named.has(Part.FINDING, Part.SUBJECT) for named in left)
         if not names or not _is_label(left):
-            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+            changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
             continue
-        if start and not found[start - 1].has(Part.STOP, *LIST):
+        if start and not changed[start - 1].has(Part.STOP, *LIST):
             closed.add(start)
         is_value = bool(right) and right[0].has(*_VALUES) and not _is_denied_list(right)
-        names_more = any(one.has(Part.FINDING) for one in right)
+        names_more = any(named.has(Part.FINDING) for named in right)
         if mark.has(Part.DASH) and not is_value and not _is_phrase(right):
-            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+            changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
             continue
         if is_value:
-            for index in range(place, first):
-                found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
-            found[first] = _value(right[0])
-        elif names_more and all(not one.has(Part.SUBJECT) for one in left):
-            for index in range(start, place):
-                found[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
-            found[place] = dataclasses.replace(mark, parts={Part.STOP: True})
+            for index in range(position, first):
+                changed[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            changed[first] = _value(right[0])
+        elif names_more and all(not named.has(Part.SUBJECT) for named in left):
+            for index in range(start, position):
+                changed[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
         else:
-            found[place] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+            changed[position] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
     for start in sorted(closed, reverse=True):  # "Pneumothorax: no Effusion: yes"
-        found.insert(start, Mark(text=";", start=found[start].start, end=found[start].start, parts={Part.STOP: True}))
-    return found
+        changed.insert(
+            start, Mark(text=";", start=changed[start].start, end=changed[start].start, parts={Part.STOP: True})
+        )
+    return changed
 
 
-def _label_start(marks: Sequence[Mark], place: int) -> int:
+def _label_start(marks: Sequence[Mark], position: int) -> int:
     """Return where the label before a colon begins: behind the last break, value or comma."""
-    start = place
+    start = position
     while start and not marks[start - 1].has(Part.STOP, Part.BREAK, Part.COMMA, Part.COLON, Part.DASH):
         if (
             start > 1
             and marks[start - 1].has(*_VALUES)
-            and marks[place].has(Part.COLON)
+            and marks[position].has(Part.COLON)
             and marks[start - 2].has(Part.COLON)
         ):
             break  # "Pneumothorax: no Effusion: yes"
@@ -159,9 +161,9 @@ def _is_phrase(right: Sequence[Mark]) -> bool:
     return not any(mark.has(*others) for mark in right)
 
 
-def _value_end(marks: Sequence[Mark], place: int) -> int:
+def _value_end(marks: Sequence[Mark], position: int) -> int:
     """Return where the value behind a label ends."""
-    for index in range(place + 1, len(marks)):
+    for index in range(position + 1, len(marks)):
         if marks[index].has(Part.STOP, Part.BREAK, Part.DASH):
             return index
         if marks[index].has(Part.COLON):
@@ -191,7 +193,7 @@ def _value(mark: Mark) -> Mark:
 def _is_value_before(mark: Mark, left: Sequence[Mark], right: Sequence[Mark]) -> bool:
     """Return whether a colon stands between a value and what it is said of ("Not seen: pneumothorax")."""
     is_value = len(left) == 1 and left[0].has(Part.VALUE_NO, Part.VALUE_YES)
-    return mark.has(Part.COLON) and is_value and any(one.has(Part.FINDING) for one in right)
+    return mark.has(Part.COLON) and is_value and any(named.has(Part.FINDING) for named in right)
 
 
 def _heading(mark: Mark) -> Mark:
@@ -201,23 +203,23 @@ def _heading(mark: Mark) -> Mark:
 
 
 def _segments(marks: Sequence[Mark]) -> list[StatementSegment]:
-    found: list[StatementSegment] = []
+    segments: list[StatementSegment] = []
     start, joint = 0, Joint.START
-    for place, mark in enumerate(marks):
+    for position, mark in enumerate(marks):
         divides = _joint(mark)
         if divides is None:
             continue
-        if place > start:
-            found.append(StatementSegment(start, place, joint))
+        if position > start:
+            segments.append(StatementSegment(start, position, joint))
             joint = divides
         else:
             joint = _stronger(joint, divides)
-        start = place + 1
+        start = position + 1
         if mark.has(Part.NEGATION_BEFORE) and divides is Joint.OR:
-            start = place  # "nor" parts and denies
+            start = position  # "nor" parts and denies
     if start < len(marks):
-        found.append(StatementSegment(start, len(marks), joint))
-    return found
+        segments.append(StatementSegment(start, len(marks), joint))
+    return segments
 
 
 def _joint(mark: Mark) -> Joint | None:
@@ -251,13 +253,13 @@ def _with_borrowed(marks: Sequence[Mark]) -> list[Mark]:
         elif before is not None:
             denies = marks[segment.start].has(Part.NEGATION_BEFORE)
             added[segment.start + 1 if denies else segment.start] = before
-    found: list[Mark] = []
-    for place in range(len(marks) + 1):
-        if place in added:
-            found.append(dataclasses.replace(added[place], role="repeated"))
-        if place < len(marks):
-            found.append(marks[place])
-    return found
+    extended: list[Mark] = []
+    for position in range(len(marks) + 1):
+        if position in added:
+            extended.append(dataclasses.replace(added[position], role="repeated"))
+        if position < len(marks):
+            extended.append(marks[position])
+    return extended
 
 
 def _with_joined_attributes(marks: list[Mark]) -> list[Mark]:
@@ -273,8 +275,8 @@ def _with_joined_attributes(marks: list[Mark]) -> list[Mark]:
             and any(mark.has(Part.SIDE) for mark in within)
             and any(mark.has(Part.CHANGE, Part.LEVEL) for mark in after)
         ):
-            for place in range(segment.end, segments[number + 1].start):
-                marks[place] = dataclasses.replace(marks[place], parts={Part.IGNORED: True}, role="label")
+            for position in range(segment.end, segments[number + 1].start):
+                marks[position] = dataclasses.replace(marks[position], parts={Part.IGNORED: True}, role="label")
     return marks
 
 

@@ -18,7 +18,7 @@ class Target:
     left_out: why nothing is stated of it, "" where something is. notes: the rules that read it, each with its phrase.
     """
 
-    place: int
+    position: int
     named: Named
     presence: str
     certainty: str = ""
@@ -41,28 +41,30 @@ class Target:
 
 def targets_of(read: SentenceStatement) -> dict[int, Target]:
     """Return the findings of a statement by the place of their phrase, in order."""
-    found: dict[int, Target] = {}
-    for place, mark in enumerate(read.marks):
+    targets: dict[int, Target] = {}
+    for position, mark in enumerate(read.marks):
         if mark.has(Part.FINDING):
             named = mark.parts[Part.FINDING]
-            found[place] = Target(place=place, named=named, presence=named.presence, change=named.change)
-            found[place].note("finding" if mark.role != "repeated" else "finding, repeated", mark)
-            several = next((one for one in read.marks[max(0, place - 4) : place] if one.has(Part.ONE_OF)), None)
+            targets[position] = Target(position=position, named=named, presence=named.presence, change=named.change)
+            targets[position].note("finding" if mark.role != "repeated" else "finding, repeated", mark)
+            several = next(
+                (earlier for earlier in read.marks[max(0, position - 4) : position] if earlier.has(Part.ONE_OF)), None
+            )
             if several is not None:
-                found[place].note("one of several", several)
-    for place, mark in enumerate(read.marks):
+                targets[position].note("one of several", several)
+    for position, mark in enumerate(read.marks):
         if mark.has(Part.SUBJECT):
-            for where, named in _predicates(read.marks, place):
-                if where in found:
-                    _join(found[where], named, mark)
+            for where, named in _predicates(read.marks, position):
+                if where in targets:
+                    _join(targets[where], named, mark)
                     continue
-                found[where] = Target(place=where, named=named, presence=named.presence, change=named.change)
-                found[where].note("part of the body", mark)
-                if where != place:
-                    found[where].note("predicate", read.marks[where])
+                targets[where] = Target(position=where, named=named, presence=named.presence, change=named.change)
+                targets[where].note("part of the body", mark)
+                if where != position:
+                    targets[where].note("predicate", read.marks[where])
                 if named.presence == "uncertain":
-                    found[where].certainty = "possible"
-    return dict(sorted(found.items()))
+                    targets[where].certainty = "possible"
+    return dict(sorted(targets.items()))
 
 
 def _join(target: Target, named: Named, subject: Mark) -> None:
@@ -75,15 +77,15 @@ def _join(target: Target, named: Named, subject: Mark) -> None:
 
 def _predicates(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named]]:
     """Yield what is said of the part of the body at `subject`, and where: after it, else just before it."""
-    found = list(_predicates_behind(read, subject))
-    yield from found
-    if found:
+    behind = list(_predicates_behind(read, subject))
+    yield from behind
+    if behind:
         return
-    for place in range(subject - 1, max(subject - 5, -1), -1):
-        mark = read[place]
-        said = _said_of(mark, read[subject])
-        if said is not None:
-            yield subject, said
+    for position in range(subject - 1, max(subject - 5, -1), -1):
+        mark = read[position]
+        predicate = _said_of(mark, read[subject])
+        if predicate is not None:
+            yield subject, predicate
             return
         small = (Part.OPENER, Part.SIDE, Part.PREPOSITION, Part.AND, Part.SUBJECT)
         if not (mark.has(*small) or mark.text in ("bilateral", "lateral")):
@@ -92,18 +94,20 @@ def _predicates(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named
 
 def _predicates_behind(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named]]:
     """Yield the predicate behind a part of the body, and those joined to it ("is calcified and tortuous")."""
-    moved, found = False, False
-    for place in range(subject + 1, len(read)):
-        mark = read[place]
-        said = _said_of(mark, read[subject])
-        if said is not None:
-            yield place, said
-            found = True
+    moved, yielded = False, False
+    for position in range(subject + 1, len(read)):
+        mark = read[position]
+        predicate = _said_of(mark, read[subject])
+        if predicate is not None:
+            yield position, predicate
+            yielded = True
             continue
-        if found and not mark.has(Part.AND, Part.COMMA, Part.LEVEL, Part.PARTLY):
+        if yielded and not mark.has(Part.AND, Part.COMMA, Part.LEVEL, Part.PARTLY):
             return
         moved = moved or mark.has(Part.VERB, Part.PREDICATE)
-        goes_on = mark.text == "but" and place + 1 < len(read) and _said_of(read[place + 1], read[subject]) is not None
+        goes_on = (
+            mark.text == "but" and position + 1 < len(read) and _said_of(read[position + 1], read[subject]) is not None
+        )
         if mark.has(Part.BREAK, Part.STOP, Part.WITH, Part.FINDING) and not goes_on:
             return
         if (mark.has(Part.SUBJECT) and moved) or (mark.has(Part.OPENER) and mark.text.startswith("there")):
@@ -113,12 +117,14 @@ def _predicates_behind(read: Sequence[Mark], subject: int) -> Iterator[tuple[int
 def _said_of(mark: Mark, subject: Mark) -> Named | None:
     """Return what a predicate says of a part of the body, None where it says nothing of that part."""
     parts = subject.parts[Part.SUBJECT]
-    return next((said.named for said in mark.parts.get(Part.PREDICATE, ()) if said.subject in parts), None)
+    return next(
+        (predicate.named for predicate in mark.parts.get(Part.PREDICATE, ()) if predicate.subject in parts), None
+    )
 
 
 def at(targets: dict[int, Target], places: Iterable[int]) -> Iterator[Target]:
     """Yield the targets at these places."""
-    return (targets[place] for place in places if place in targets)
+    return (targets[position] for position in places if position in targets)
 
 
 def leave_out(read: SentenceStatement, targets: dict[int, Target]) -> None:
@@ -128,10 +134,14 @@ def leave_out(read: SentenceStatement, targets: dict[int, Target]) -> None:
             target.left_out = target.left_out or "known from before, and not what became of it"
         if _is_said_by_side(target, targets):
             target.left_out = target.left_out or "said for each side behind it"
-        segment = read.segments[read.number(target.place)]
+        segment = read.segments[read.number(target.position)]
         if segment.joint is Joint.EXCEPT and target.presence == "yes":
             for other in targets.values():
-                if other.place < target.place and other.named.keys == target.named.keys and other.presence == "no":
+                if (
+                    other.position < target.position
+                    and other.named.keys == target.named.keys
+                    and other.presence == "no"
+                ):
                     other.left_out = "an exception follows"
 
 
@@ -140,7 +150,9 @@ def _is_said_by_side(target: Target, targets: dict[int, Target]) -> bool:
     if target.sides or target.level or target.change or target.presence != "yes":
         return False
     repeated = [
-        other for other in targets.values() if other.place > target.place and other.named.keys == target.named.keys
+        other
+        for other in targets.values()
+        if other.position > target.position and other.named.keys == target.named.keys
     ]
     return bool(target.named.keys) and any(
         other.sides and other.notes[0][0] == "finding, repeated" for other in repeated
@@ -149,6 +161,6 @@ def _is_said_by_side(target: Target, targets: dict[int, Target]) -> bool:
 
 def _is_predicated(read: SentenceStatement, target: Target) -> bool:
     """Return whether a verb of the present says something of a finding ("the known mass is again seen")."""
-    segment = read.segments[read.number(target.place)]
-    behind: Sequence[Mark] = read.marks[target.place + 1 : segment.end]
+    segment = read.segments[read.number(target.position)]
+    behind: Sequence[Mark] = read.marks[target.position + 1 : segment.end]
     return any(mark.has(Part.VERB) and mark.text not in ("was", "were", "had", "had been") for mark in behind)

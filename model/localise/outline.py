@@ -51,12 +51,12 @@ def outlines(grid: NDArray[np.float32], image: DisplayImage, size: int) -> list[
     numbers = np.arange(1, count + 1)
     peaks = np.atleast_1d(ndimage.maximum(heat, labels, numbers))
     areas = np.atleast_1d(ndimage.sum_labels(np.ones_like(heat), labels, numbers))
-    found: list[Points] = []
+    hulls: list[Points] = []
     for number in numbers[np.argsort(-peaks)]:
         worth = peaks[number - 1] >= SECOND_SHARE * greatest and areas[number - 1] >= MIN_AREA_SHARE * heat.size
-        if worth and len(found) < MAX_PLACES:
-            found.append(_hull(labels == number, image, size))
-    return found
+        if worth and len(hulls) < MAX_PLACES:
+            hulls.append(_hull(labels == number, image, size))
+    return hulls
 
 
 def _within_film(grid: NDArray[np.float32], image: DisplayImage) -> NDArray[np.float32]:

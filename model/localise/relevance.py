@@ -128,17 +128,17 @@ class Localiser:
         if not self.is_possible or prediction.abstained is not None:
             return prediction
         started = time.perf_counter()
-        wanted = choose_regions(prediction.findings, self._measured)
-        maps = self.heatmaps(pair, wanted, layout=layout)
-        found: dict[str, list[Region]] = {}
+        chosen = choose_regions(prediction.findings, self._measured)
+        maps = self.heatmaps(pair, chosen, layout=layout)
+        regions: dict[str, list[Region]] = {}
         for (key, role), heatmap in maps.items():
             image = pair.current if role is ImageRole.CURRENT else pair.prior
             assert image is not None
             polygons = outlines(heatmap.grid, image, self._vlm.image_size)
-            found.setdefault(key, []).extend(
+            regions.setdefault(key, []).extend(
                 Region(role=role, points=points, method=heatmap.method.value) for points in polygons
             )
-        findings = tuple(replace(f, regions=tuple(found.get(f.key, ()))) for f in prediction.findings)
+        findings = tuple(replace(f, regions=tuple(regions.get(f.key, ()))) for f in prediction.findings)
         seconds = {**prediction.seconds, "localise": time.perf_counter() - started}
         return replace(prediction, findings=findings, seconds=seconds)
 
@@ -188,22 +188,22 @@ class Localiser:
                 with torch.no_grad():
                     tokens = vlm.model.encode_images(inputs["pixel_values"], inputs.get("image_grids")).sequences
             relevance = _relevance(vlm, layout, question.text, inputs, tokens)
-            place = 0 if role is ImageRole.PRIOR else len(pictures) - 1
-            result[key, role] = Heatmap(grid=_grid(relevance[place]), method=Method.GRADIENT)
+            image = 0 if role is ImageRole.PRIOR else len(pictures) - 1
+            result[key, role] = Heatmap(grid=_grid(relevance[image]), method=Method.GRADIENT)
         return result
 
 
 def choose_regions(findings: Sequence[Finding], measured: Mapping[str, float]) -> list[tuple[str, ImageRole]]:
     """The (finding, image) pairs that get a region: what is there now, and on the prior what was there or changed."""
-    wanted = []
+    chosen = []
     for finding in findings:
         if finding.key not in measured:
             continue
         if finding.presence is Presence.PRESENT:
-            wanted.append((finding.key, ImageRole.CURRENT))
+            chosen.append((finding.key, ImageRole.CURRENT))
         if finding.change in _ON_PRIOR:
-            wanted.append((finding.key, ImageRole.PRIOR))
-    return wanted
+            chosen.append((finding.key, ImageRole.PRIOR))
+    return chosen
 
 
 def heat_picture(grey: NDArray[np.uint8], heatmap: Heatmap, opacity: float = 0.45) -> NDArray[np.uint8]:

@@ -203,18 +203,18 @@ def _load_parts(
     """Read each part's tensors into the empty model; every parameter must be there and nothing else may."""
     for name in PARTS:
         module: nn.Module = getattr(model, name)
-        wanted = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+        missing = {key for key, _ in module.named_parameters(remove_duplicate=False)}
         if name == "llm" and model.config.text_config.tie_word_embeddings:
-            wanted.discard("lm_head.weight")
+            missing.discard("lm_head.weight")
         for key, tensor in _part_tensors(folder / name):
-            if key not in wanted:
+            if key not in missing:
                 if key.endswith(_DERIVED) or key == "lm_head.weight":
                     continue
                 raise CheckpointError(f"{folder / name}: unexpected or repeated tensor {key!r}")
-            wanted.discard(key)
+            missing.discard(key)
             _assign(module, key, tensor.to(device=device, dtype=dtype), f"{folder / name}")
-        if wanted:
-            raise CheckpointError(f"{folder / name}: {len(wanted)} tensors are missing, first {min(wanted)!r}")
+        if missing:
+            raise CheckpointError(f"{folder / name}: {len(missing)} tensors are missing, first {min(missing)!r}")
     model.tie_weights()
     model.config.dtype = dtype
 

@@ -92,7 +92,7 @@ class LongitudinalExtras(nn.Module):
             return [list(images) for images in samples]
         last = len(self.roles) - 1
         return [
-            [tokens + self.roles[min(len(images) - 1 - place, last)] for place, tokens in enumerate(images)]
+            [tokens + self.roles[min(len(images) - 1 - number, last)] for number, tokens in enumerate(images)]
             for images in samples
         ]
 
@@ -100,8 +100,8 @@ class LongitudinalExtras(nn.Module):
         """[B, tokens, hidden] twice -> [B, difference_tokens, hidden]: projected current - prior, beside both."""
         if self.align is not None and prior.shape[1] == self.place.shape[0]:
             keys = self.norm(prior) + self.place
-            found, _ = self.align(self.norm(current) + self.place, keys, prior, need_weights=False)
-            prior = prior + found
+            difference, _ = self.align(self.norm(current) + self.place, keys, prior, need_weights=False)
+            prior = prior + difference
         map = self.compare(torch.cat([current - prior, current, prior], dim=-1))
         tokens: Tensor = self.out(self._to_grid(map))
         return tokens

@@ -136,12 +136,12 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
         if self.geometry["mode"] == "dynamic":
             text = self._with_tile_placeholders(text, images)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        wanted = sum(len(image.sequence_tokens) for image in images)
+        parts = sum(len(image.sequence_tokens) for image in images)
         own = int(
             self.extra_tokens(len(images)) > 0
         )  # the extras may have a placeholder of their own, after the images
-        if ids.count(self.image_token_id) not in (wanted, wanted + own):
-            raise ValueError(f"{ids.count(self.image_token_id)} {IMAGE_TOKEN} in the text for {wanted} image parts")
+        if ids.count(self.image_token_id) not in (parts, parts + own):
+            raise ValueError(f"{ids.count(self.image_token_id)} {IMAGE_TOKEN} in the text for {parts} image parts")
         return ids
 
     def _with_tile_placeholders(self, text: str, images: Sequence[TiledImage]) -> str:
@@ -187,9 +187,9 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for index, row in enumerate(rows):
-            place = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-            ids[index, place] = torch.tensor(row, dtype=torch.long)
-            mask[index, place] = 1
+            columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+            ids[index, columns] = torch.tensor(row, dtype=torch.long)
+            mask[index, columns] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
     def prompt(self, parts: Sequence[Any] | str, *, system: str | None = None) -> str:
@@ -209,10 +209,10 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
 
 
 def _without_media(text: str) -> str:
-    found = [token for token in (IMAGE_TOKEN, "<vila/video>") if token in text]
-    for token in found:
+    markers = [token for token in (IMAGE_TOKEN, "<vila/video>") if token in text]
+    for token in markers:
         text = text.replace(token, "")
-    return text.strip() if found else text
+    return text.strip() if markers else text
 
 
 def _group(images: Any, samples: int) -> list[list[Any]]:

@@ -90,9 +90,9 @@ def reading_of(calibrated: Mapping[str, Mapping[str, float]], findings: Sequence
 def flag_of(text: str) -> int | None:
     """The place in FLAGS that a laboratory value's text ends with ("182 mg/L very high", "182 mg/L HH"), else None."""
     words = " ".join(text.lower().split())
-    for place in reversed(range(len(FLAGS))):
-        if words.endswith(FLAGS[place]):
-            return place
+    for index in reversed(range(len(FLAGS))):
+        if words.endswith(FLAGS[index]):
+            return index
     return _HL7_FLAGS.get(words.rpartition(" ")[2])
 
 

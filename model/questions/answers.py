@@ -66,9 +66,9 @@ class ParsedWords:
 
 def parse_choice(text: str, allowed: Sequence[str]) -> str | None:
     """The allowed answer that `text` gives, in the spelling of `allowed`; None where it gives none of them."""
-    wanted = normalise(text)
+    normalised = normalise(text)
     by_word = {word.lower(): word for word in allowed}
-    return by_word.get(wanted) or by_word.get(_CHOICE_WORDINGS.get(wanted, ""))
+    return by_word.get(normalised) or by_word.get(_CHOICE_WORDINGS.get(normalised, ""))
 
 
 def write_view(view: str) -> str:
@@ -107,11 +107,11 @@ def parse_findings(text: str) -> ParsedWords:
 
 def write_vocabulary(words: Iterable[str], vocabulary: Sequence[str]) -> str:
     """A list of levels or types, in the order of the vocabulary; raises ValueError for a foreign or missing word."""
-    wanted = set(words)
-    foreign = wanted - set(vocabulary)
-    if foreign or not wanted:
+    chosen = set(words)
+    foreign = chosen - set(vocabulary)
+    if foreign or not chosen:
         raise ValueError(f"words {sorted(foreign) or 'missing'} are not of {list(vocabulary)}")
-    return join_words([word for word in vocabulary if word in wanted])
+    return join_words([word for word in vocabulary if word in chosen])
 
 
 def parse_vocabulary(text: str, vocabulary: Sequence[str]) -> ParsedWords:
@@ -181,16 +181,16 @@ def side_of_place(phrase: str) -> str | None:
 
 def _place(item: str) -> str:
     """The location words of `item` in order, fillers dropped; "" where a word is neither."""
-    tokens, known, place, kept = _TOKEN.findall(normalise(item)), set(ontology().locations), 0, []
-    while place < len(tokens):
+    tokens, known, position, kept = _TOKEN.findall(normalise(item)), set(ontology().locations), 0, []
+    while position < len(tokens):
         for length in (3, 1):  # "mid to lower" is one location of three words
-            candidate = " ".join(tokens[place : place + length])
+            candidate = " ".join(tokens[position : position + length])
             if candidate in known:
                 kept.append(candidate)
-                place += length
+                position += length
                 break
         else:
-            if tokens[place] not in _FILLERS:
+            if tokens[position] not in _FILLERS:
                 return ""
-            place += 1
+            position += 1
     return " ".join(kept)

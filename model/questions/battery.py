@@ -163,9 +163,9 @@ def lumen_question(
 
 def parse_question(text: str) -> ParsedQuestion | None:
     """Read a question of the LUMEN battery (length tag or not); None for no template or an unknown finding."""
-    wanted = normalise(text).removeprefix(normalise(LONG_TAG)).lstrip(", ")
+    question = normalise(text).removeprefix(normalise(LONG_TAG)).lstrip(", ")
     for type, form, pattern in _PATTERNS:
-        match = pattern.fullmatch(wanted)
+        match = pattern.fullmatch(question)
         if match is None:
             continue
         values = match.groupdict()

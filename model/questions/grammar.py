@@ -195,8 +195,8 @@ def _order_events(events: Iterable[Event]) -> tuple[Event, ...]:
 
 @cache
 def _order(event: Event) -> tuple[int, int, str, str]:
-    place = list(ontology().findings).index(event.finding) if event.finding else -1
-    return _KIND_ORDER[event.kind], place, event.before or "", event.after or ""
+    rank = list(ontology().findings).index(event.finding) if event.finding else -1
+    return _KIND_ORDER[event.kind], rank, event.before or "", event.after or ""
 
 
 def write_events(events: Iterable[Event], tense: Tense = Tense.DIFFERENCE) -> str:

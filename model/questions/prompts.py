@@ -121,8 +121,8 @@ def days_text(days: int) -> str:
 def _lines(layout: PromptLayout) -> list[tuple[str, bool]]:
     """The user's lines before the question, as (text, whether an image placeholder follows it)."""
     lines = [] if layout.priors else [(NO_PRIOR, False)]
-    for place, slot in enumerate(layout.slots):
-        days = layout.days[place] if place < len(layout.days) else None
+    for number, slot in enumerate(layout.slots):
+        days = layout.days[number] if number < len(layout.days) else None
         lines.append((f"{slot.value}{'' if days is None else f', {days_text(days)} before'}: ", True))
     lines += [(clean_text(text), False) for text in (layout.expert, layout.context) if text]
     return lines

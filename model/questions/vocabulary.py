@@ -96,9 +96,9 @@ def _finding_keys() -> Mapping[str, str]:
 
 def finding_key(text: str) -> str | None:
     """The ontology key that `text` names (case, articles, plural and stray punctuation do not matter), else None."""
-    wanted = normalise(text)
-    found = _finding_keys().get(wanted)
-    return found if found is not None else _finding_keys().get(_ARTICLE.sub("", wanted))
+    normalised = normalise(text)
+    key = _finding_keys().get(normalised)
+    return key if key is not None else _finding_keys().get(_ARTICLE.sub("", normalised))
 
 
 def finding_name(key: str) -> str:
@@ -113,5 +113,5 @@ def finding_wordings() -> Mapping[str, str]:
 
 def in_ontology_order(keys: Iterable[str]) -> list[str]:
     """The keys, each once, in the order of the ontology; raises KeyError for a foreign one."""
-    order = {key: place for place, key in enumerate(ontology().findings)}
+    order = {key: number for number, key in enumerate(ontology().findings)}
     return sorted(set(keys), key=lambda key: order[key])

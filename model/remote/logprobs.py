@@ -62,10 +62,10 @@ class Walk:
                 spelled[beginning + text] = spelled.get(beginning + text, 0.0) + math.exp(log_probability)
             else:
                 ending += math.exp(log_probability)
-        found: set[str] = set()
+        answers: set[str] = set()
         for longer, spelled in spellings.items():
             followers = self._beginning_with(longer)
-            found.update(followers)
+            answers.update(followers)
             value = so_far + math.log(max(sum(spelled.values()), TINY))
             if len(followers) == 1:
                 self._add(followers[0], value)
@@ -75,7 +75,7 @@ class Walk:
         for answer in here:
             if answer.casefold() == start:
                 self._add(answer, so_far + math.log(max(ending, TINY)))
-            elif answer not in found:
+            elif answer not in answers:
                 self._add(answer, unlisted)
 
     def scores(self) -> tuple[float, ...]:

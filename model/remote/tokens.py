@@ -29,12 +29,12 @@ class AnswerTokens:
 
     def next_ids(self, allowed: Sequence[str], beginning: str, depth: int) -> tuple[int, ...]:
         """Return the tokens that follow `beginning`, which `depth` tokens made, in answers that begin with it."""
-        found: dict[int, None] = {}
+        ids_after: dict[int, None] = {}
         for spelling in _spellings(allowed):
             ids = self._of(spelling)
             if spelling.casefold().startswith(beginning.casefold()) and len(ids) > depth:
-                found[ids[depth]] = None
-        return tuple(found)
+                ids_after[ids[depth]] = None
+        return tuple(ids_after)
 
     def name_tokens(self, reply: Mapping[str, Any], ids: Sequence[int]) -> dict[str, float]:
         """Return text → log-probability of exactly the tokens `ids`, from a reply to `logprob_token_ids`.

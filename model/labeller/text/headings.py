@@ -63,8 +63,8 @@ def names_findings(heading: str) -> bool:
 
 def _is_value(heading: str) -> bool:
     """Return whether a heading says of what follows that it is there or that it is not."""
-    found = marks(heading)
-    return bool(found) and all(mark.has(Part.VALUE_NO, Part.VALUE_YES) for mark in found)
+    values = marks(heading)
+    return bool(values) and all(mark.has(Part.VALUE_NO, Part.VALUE_YES) for mark in values)
 
 
 def is_heading_of_findings(line: str) -> bool:
@@ -83,10 +83,10 @@ class TextSection:
 
     def enter(self, text: str, start: int, end: int) -> int:
         """Take a line's heading, if it has one; return where its body begins."""
-        found = line_heading(text[start:end].rstrip("\n"))
-        if not found:
+        parts = line_heading(text[start:end].rstrip("\n"))
+        if not parts:
             return start
-        heading, body = found
+        heading, body = parts
         if heading.endswith(" "):
             self.begin(heading.strip())
             self._one_line = True

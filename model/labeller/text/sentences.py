@@ -83,30 +83,30 @@ def _sentences(text: str) -> Iterator[Sentence]:
 
 def _blocks_between_headings(text: str, start: int, end: int, section: TextSection) -> Iterator[tuple[int, int]]:
     """Yield the stretches between headings that stand inside a line ("… known COPD. Report: The lungs are clear.")."""
-    place = start
-    while place < end:
-        found = next_inline_heading(text, place, end)
-        stop = found[0] if found else end
-        if text[place:stop].strip():
-            yield place, stop
-        if not found:
+    position = start
+    while position < end:
+        heading = next_inline_heading(text, position, end)
+        stop = heading[0] if heading else end
+        if text[position:stop].strip():
+            yield position, stop
+        if not heading:
             return
-        place = found[1]
-        section.begin(found[2])
+        position = heading[1]
+        section.begin(heading[2])
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
     """Yield each line, joined with those that it was wrapped into."""
     lines = [(match.start(), match.end()) for match in re.finditer(r"[^\n]*(?:\n|$)", text) if match[0]]
     widest = max((end - start for start, end in lines), default=0)
-    place = 0
-    while place < len(lines):
-        start, end = lines[place]
-        while place + 1 < len(lines) and _is_wrapped(text, lines[place], lines[place + 1], widest):
-            place += 1
-            end = lines[place][1]
+    number = 0
+    while number < len(lines):
+        start, end = lines[number]
+        while number + 1 < len(lines) and _is_wrapped(text, lines[number], lines[number + 1], widest):
+            number += 1
+            end = lines[number][1]
         yield start, end
-        place += 1
+        number += 1
 
 
 def _is_wrapped(text: str, line: tuple[int, int], following: tuple[int, int], widest: int) -> bool:
@@ -128,15 +128,17 @@ def _is_wrapped(text: str, line: tuple[int, int], following: tuple[int, int], wi
 def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each sentence of a paragraph."""
     bullet = _BULLET.match(text, start, end) or _ITEM_AT_START.match(text, start, end)
-    place = bullet.end() if bullet else start
-    stops = [(match.start(), match.end()) for match in _ITEM.finditer(text, place, end)]
-    stops += [(match.start(), match.end()) for match in re.finditer(r"[.!]+|\?+", text[:end]) if match.start() >= place]
+    position = bullet.end() if bullet else start
+    stops = [(match.start(), match.end()) for match in _ITEM.finditer(text, position, end)]
+    stops += [
+        (match.start(), match.end()) for match in re.finditer(r"[.!]+|\?+", text[:end]) if match.start() >= position
+    ]
     for stop, after in sorted(stops):
-        if stop < place or (text[stop] in ".!?" and not _ends_sentence(text, stop, after, end)):
+        if stop < position or (text[stop] in ".!?" and not _ends_sentence(text, stop, after, end)):
             continue
-        yield from _trim(text, place, stop + 1 if text[stop] == "?" else stop)
-        place = after
-    yield from _trim(text, place, end)
+        yield from _trim(text, position, stop + 1 if text[stop] == "?" else stop)
+        position = after
+    yield from _trim(text, position, end)
 
 
 def _ends_sentence(text: str, stop: int, after: int, end: int) -> bool:

@@ -28,33 +28,35 @@ _SIGNS = {
 
 def marks(sentence: str) -> list[Mark]:
     """Return the sentence as phrases, longest first from the left."""
-    words, found, place = word_list(), [], 0
+    words, joined, position = word_list(), [], 0
     read = list(_tokens(sentence))
     spelled = tuple(token for token, _, _ in read)
-    while place < len(read):
-        for phrase in words.by_first.get(spelled[place], ()):
-            if spelled[place : place + len(phrase)] == phrase:
-                end = read[place + len(phrase) - 1][2]
-                found.append(Mark(text=" ".join(phrase), start=read[place][1], end=end, parts=words.phrases[phrase]))
-                place += len(phrase)
+    while position < len(read):
+        for phrase in words.by_first.get(spelled[position], ()):
+            if spelled[position : position + len(phrase)] == phrase:
+                end = read[position + len(phrase) - 1][2]
+                joined.append(
+                    Mark(text=" ".join(phrase), start=read[position][1], end=end, parts=words.phrases[phrase])
+                )
+                position += len(phrase)
                 break
         else:
-            found.append(Mark(text=spelled[place], start=read[place][1], end=read[place][2]))
-            place += 1
-    return found
+            joined.append(Mark(text=spelled[position], start=read[position][1], end=read[position][2]))
+            position += 1
+    return joined
 
 
 def _tokens(sentence: str) -> list[tuple[str, int, int]]:
     """Return (word, start, end): lower case; hyphens separate, a dash between blanks is a word."""
-    found: list[tuple[str, int, int]] = []
+    tokens: list[tuple[str, int, int]] = []
     for match in _TOKEN.finditer(sentence):
         for piece, start in _pieces(match[0], match.start()):
             length = len(piece)
-            if piece == "CM" and not (found and found[-1][0][0].isdigit()):
+            if piece == "CM" and not (tokens and tokens[-1][0][0].isdigit()):
                 piece = "cardiomegaly"  # in capitals, and no unit behind a number
             for word in _words(piece):
-                found.append((word, start, start + length))
-    return found
+                tokens.append((word, start, start + length))
+    return tokens
 
 
 def _pieces(token: str, start: int) -> list[tuple[str, int]]:
