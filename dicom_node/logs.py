@@ -133,11 +133,11 @@ def _exception_without_words(_logger: WrappedLogger, _method: str, event: EventD
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     lines: list[str] = []
     while isinstance(error, BaseException):
-        said = f": {error}" if isinstance(error, NodeError) else ""
+        message = f": {error}" if isinstance(error, NodeError) else ""
         places = (
             f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
         )
-        lines = [*places, f"{type(error).__name__}{said}", *lines]
+        lines = [*places, f"{type(error).__name__}{message}", *lines]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if lines:
         event["exception"] = "\n".join(lines)
@@ -160,8 +160,8 @@ def _hide_warning_text(record: logging.LogRecord) -> bool:
     if record.name == "py.warnings":
         text = record.getMessage()
         record.msg, record.args = "python warning", ()
-        place = text.split(": ", 1)[0].splitlines()[0] if ": " in text else ""
-        record.msg = f"python warning at {place}" if place else record.msg
+        location = text.split(": ", 1)[0].splitlines()[0] if ": " in text else ""
+        record.msg = f"python warning at {location}" if location else record.msg
     return True
 
 

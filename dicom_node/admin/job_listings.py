@@ -30,12 +30,12 @@ def job_lines(session: Session, state: JobState | None, *, offset: int = 0, limi
 
 def what_jobs_are_about(session: Session, lines: Sequence[Job]) -> dict[int, tuple[str, str]]:
     """Job → (in words, StudyInstanceUID or ""), as far as it is known."""
-    wanted = [int(job.payload["delivery_id"]) for job in lines if "delivery_id" in job.payload]
-    rows = delivery_rows(session, Delivery.id.in_(wanted)) if wanted else []
-    found = {row[0].id: row for row in rows}
+    delivery_ids = [int(job.payload["delivery_id"]) for job in lines if "delivery_id" in job.payload]
+    rows = delivery_rows(session, Delivery.id.in_(delivery_ids)) if delivery_ids else []
+    row_of = {row[0].id: row for row in rows}
     abouts = {}
     for job in lines:
-        if (row := found.get(int(job.payload.get("delivery_id", 0)))) is not None:
+        if (row := row_of.get(int(job.payload.get("delivery_id", 0)))) is not None:
             abouts[job.id] = (f"{label(row[1].kind)} → {row[0].destination}", row[2])
         elif uid := str(job.payload.get("study_instance_uid", "")):
             abouts[job.id] = ("study", uid)

@@ -306,7 +306,7 @@ def models(session: Session) -> list[ModelLine]:
     lines: dict[str, list[Any]] = {}
     for row in rows:
         lines.setdefault(row[2], []).append(row)
-    found = [
+    model_lines = [
         ModelLine(
             name=group[0][0],
             version=group[0][1],
@@ -318,7 +318,7 @@ def models(session: Session) -> list[ModelLine]:
         )
         for uid, group in lines.items()
     ]
-    return sorted(found, key=lambda line: line.last_at, reverse=True)
+    return sorted(model_lines, key=lambda line: line.last_at, reverse=True)
 
 
 def delivery_counts(session: Session) -> list[tuple[str, DeliveryState, int]]:

@@ -54,14 +54,15 @@ def patient_course(session: Session, study: Study, device_uid: str) -> tuple[Cou
     for of, prediction in rows:
         findings = prediction.get("findings") or []
         if findings and (of.id in newest or len(newest) < MAX_STUDIES):
-            newest.setdefault(of.id, (of, {str(one["key"]): one for one in findings}))
+            newest.setdefault(of.id, (of, {str(finding["key"]): finding for finding in findings}))
     films = list(newest.values())[::-1]
     if len(films) < 2:
         return ()
-    keys = dict.fromkeys(key for _, said in films for key, one in said.items() if one.get("seen") == "seen")
-    names = {key: str(said[key]["name"]) for _, said in films for key in keys if key in said}
+    keys = dict.fromkeys(key for _, by_key in films for key, finding in by_key.items() if finding.get("seen") == "seen")
+    names = {key: str(by_key[key]["name"]) for _, by_key in films for key in keys if key in by_key}
     return tuple(
-        CourseRow(name=names[key], places=tuple(_place(of, said.get(key, {})) for of, said in films)) for key in keys
+        CourseRow(name=names[key], places=tuple(_place(of, by_key.get(key, {})) for of, by_key in films))
+        for key in keys
     )
 
 

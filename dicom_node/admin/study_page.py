@@ -146,9 +146,9 @@ def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, An
     words = ("seen", "possible", "no statement", "not seen")
 
     def rank(finding: dict[str, Any]) -> tuple[int, bool, int]:
-        place, seen = finding.get("rank", "none"), finding.get("seen")
+        rank_name, seen = finding.get("rank", "none"), finding.get("seen")
         return (
-            ranks.index(place) if place in ranks else len(ranks),
+            ranks.index(rank_name) if rank_name in ranks else len(ranks),
             not finding.get("judged", True),
             words.index(seen) if seen in words else len(words),
         )
@@ -162,9 +162,9 @@ def _outlined(findings: Sequence[dict[str, Any]]) -> frozenset[str]:
     Results of before ranks were written have all that is present.
     """
     hidden = ("none", "vanished", "absent", "abstained")
-    drawn = [one for one in findings if one.get("rank", one["presence"]) not in hidden]
-    singled_out = [one for one in drawn if one.get("rank") != "unchanged"]
-    return frozenset(str(one["key"]) for one in singled_out or drawn)
+    drawn = [finding for finding in findings if finding.get("rank", finding["presence"]) not in hidden]
+    singled_out = [finding for finding in drawn if finding.get("rank") != "unchanged"]
+    return frozenset(str(finding["key"]) for finding in singled_out or drawn)
 
 
 def _any_image(session: Session, study_pk: int) -> str:

@@ -72,11 +72,11 @@ def known_chart(session: Session, header: Dataset, settings: ChartSection, polic
     ]
     if not facts:
         return None
-    said = {fact.kind: fact.text for fact in person}
+    person_facts = {fact.kind: fact.text for fact in person}
     context = PatientContext(
-        age_years=int(said[FactKind.AGE]) if FactKind.AGE in said else None,
-        sex=said.get(FactKind.SEX),
-        indication=said.get(FactKind.INDICATION),
+        age_years=int(person_facts[FactKind.AGE]) if FactKind.AGE in person_facts else None,
+        sex=person_facts.get(FactKind.SEX),
+        indication=person_facts.get(FactKind.INDICATION),
         labs={entry.name: f"{texts[entry.name]} {_FLAG_WORDS.get(entry.flag, entry.flag)}".strip() for entry in labs},
         treatments=tuple(entry.name for entry in treatments),
     )

@@ -70,9 +70,11 @@ class ImageChooser:
         while True:
             facts = [image.facts for image in candidates.values()]
             chosen = choose_earlier(choice, facts, self._policy, most=self._most - 1, refused=refused)
-            uid = next((one.sop_instance_uid for one in reversed(chosen) if one.sop_instance_uid not in verified), None)
+            uid = next(
+                (image.sop_instance_uid for image in reversed(chosen) if image.sop_instance_uid not in verified), None
+            )
             if uid is None:
-                return tuple(candidates[one.sop_instance_uid] for one in chosen)
+                return tuple(candidates[image.sop_instance_uid] for image in chosen)
             others = [seen, self._looked.images[prior.path]]
             others += [self._looked.images[candidates[other].path] for other in verified if other not in refused]
             own = self._looked.at(candidates[uid], self._decode)

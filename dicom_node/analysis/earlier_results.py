@@ -47,10 +47,10 @@ class EarlierResults:
         self._read[key] = frozenset(row.id for row in rows)
         statements, others = {}, set()
         for row in rows:
-            said = earlier_statements(row.prediction)
-            if said and row.device_uid == device_uid:
-                statements[row.sop_instance_uid] = said
-            elif said:
+            stated = earlier_statements(row.prediction)
+            if stated and row.device_uid == device_uid:
+                statements[row.sop_instance_uid] = stated
+            elif stated:
                 others.add(row.sop_instance_uid)
         return EarlierReadings(statements=statements, by_others=len(others - set(statements)))
 
@@ -75,12 +75,12 @@ def with_course(request: ReportRequest, choice: PriorChoice, readings_of: Readin
     readings = readings_of([image.sop_instance_uid for image in admitted], request.model.device_uid)
     points: dict[str, CoursePoint] = {}
     for image in admitted:  # the best of each study first
-        said = readings.statements.get(image.sop_instance_uid)
-        if said is not None and image.taken_at is not None and image.study_instance_uid not in points:
+        stated = readings.statements.get(image.sop_instance_uid)
+        if stated is not None and image.taken_at is not None and image.study_instance_uid not in points:
             points[image.study_instance_uid] = CoursePoint(
                 sop_instance_uid=image.sop_instance_uid,
                 taken=image.taken_at,
-                statements=said,
+                statements=stated,
                 study_instance_uid=image.study_instance_uid,
                 series_instance_uid=image.series_instance_uid,
                 sop_class_uid=image.sop_class_uid,

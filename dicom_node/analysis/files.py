@@ -49,7 +49,7 @@ def _read(path: Path) -> list[StoredImage]:
     """The DICOM objects at or below `path`; other files in a folder are passed over, as a DICOMDIR's neighbours are."""
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
-    found = []
+    images = []
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         try:
             stored = read_stored(file)
@@ -58,7 +58,7 @@ def _read(path: Path) -> list[StoredImage]:
                 continue
             raise UsageError(f"{file}: {error}") from error
         if stored.facts.sop_instance_uid:
-            found.append(stored)
-    if not found:
+            images.append(stored)
+    if not images:
         raise UsageError(f"{path}: no DICOM object here (a SOPInstanceUID was found in no file)")
-    return found
+    return images

@@ -123,25 +123,27 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
 
     Raises AnalysisError where the file system failed and may not fail the next time.
     """
-    found = []
+    images = []
     for row in rows:
         path = Path(row.path)
         try:
             path = node.store.path(row.path)
-            found.append(read_stored(path))
+            images.append(read_stored(path))
         except StoreUnavailableError as error:
             raise AnalysisError(f"a stored file cannot be read: {error}") from error
         except (PixelError, StorageError) as error:
             if isinstance(error.__cause__, OSError) and not last_try:
                 raise AnalysisError(f"a stored file cannot be read: {error.__cause__.strerror}") from error
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
-            found.append(damaged_image(row, path, str(error)))
+            images.append(damaged_image(row, path, str(error)))
     claimed = find_disputed_uids(
-        node, {one.facts.sop_instance_uid: one.facts.patient for one in found}, policy_of(node.settings)
+        node, {image.facts.sop_instance_uid: image.facts.patient for image in images}, policy_of(node.settings)
     )
     return [
-        replace(one, facts=replace(one.facts, disputed=DISPUTED)) if one.facts.sop_instance_uid in claimed else one
-        for one in found
+        replace(image, facts=replace(image.facts, disputed=DISPUTED))
+        if image.facts.sop_instance_uid in claimed
+        else image
+        for image in images
     ]
 
 
@@ -192,7 +194,7 @@ def _commit(
 ) -> None:
     """Results, documents, deliveries, the study's state and the end of the job: all or nothing."""
     now = node.clock()
-    statistics = [statistics_of(one.request, now=now) for one in finished]
+    statistics = [statistics_of(analysed.request, now=now) for analysed in finished]
     with node.database.write() as session:
         if earlier.have_changed(session):
             log.info("a result on an earlier film came during the analysis; it is done once more")
@@ -209,17 +211,17 @@ def _commit(
         before = _supersede(session, study_pk)
         superseded = {row.sop_instance_uid: row.id for row in before}
         after = []
-        for one, seen in zip(finished, statistics, strict=True):
-            result = _result_row(study_pk, one.request, superseded, now=now)
+        for analysed, seen in zip(finished, statistics, strict=True):
+            result = _result_row(study_pk, analysed.request, superseded, now=now)
             session.add(result)
             after.append(result)
             session.flush()
-            rows = [_document_row(result, document, one) for document in one.documents]
+            rows = [_document_row(result, document, analysed) for document in analysed.documents]
             session.add_all(rows)
             session.flush()
-            made = 0
+            enqueued = 0
             if is_report_wanted(session, study):
-                made = enqueue_deliveries(
+                enqueued = enqueue_deliveries(
                     session,
                     rows,
                     node.settings.destinations,
@@ -231,7 +233,7 @@ def _commit(
                 seen.result_pk = result.id
                 session.add(seen)
             shadow.enqueue(session, node, result)
-            log.info("result stored", outcome=one.request.outcome, documents=len(rows), deliveries=made)
+            log.info("result stored", outcome=analysed.request.outcome, documents=len(rows), deliveries=enqueued)
         study.state = StudyState.ANALYSED
         result_came(session, study.study_instance_uid, now=now)
         report_next_anew(session, job, study, before=before, after=after, settings=node.settings.priors, now=now)

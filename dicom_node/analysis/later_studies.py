@@ -64,17 +64,17 @@ def report_next_anew(
     uid = later.study_instance_uid
     payload = {"study_instance_uid": uid, "revision": later.revision, "generation": generation, _STEPS: steps + 1}
     key = analyse_key(uid, later.revision, generation)
-    made = jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=priority_of(later.purpose))
-    if made:
+    is_new = jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=priority_of(later.purpose))
+    if is_new:
         later.state = StudyState.COMPLETE
         log.info("a later study is reported anew", generation=generation, steps=steps + 1)
-    return made
+    return is_new
 
 
 def _statements(results: Sequence[Result]) -> Mapping[tuple[str, str], object]:
     """The statements that later studies read; nothing of a result without findings."""
-    said = {(row.sop_instance_uid, row.device_uid): earlier_statements(row.prediction) for row in results}
-    return {key: value for key, value in said.items() if value}
+    stated = {(row.sop_instance_uid, row.device_uid): earlier_statements(row.prediction) for row in results}
+    return {key: value for key, value in stated.items() if value}
 
 
 def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study | None:

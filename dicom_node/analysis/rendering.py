@@ -76,8 +76,8 @@ def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
         pass
     prior, current = _image(node, stored.shown.prior), _image(node, stored.shown.current)
     jpeg = pair_jpeg(stored.shown, prior=prior, current=current)
-    wanted = (stored.shown.prior, stored.shown.current)
-    if all(image is not None or not shown.sha256 for image, shown in zip((prior, current), wanted, strict=True)):
+    shown_images = (stored.shown.prior, stored.shown.current)
+    if all(image is not None or not shown.sha256 for image, shown in zip((prior, current), shown_images, strict=True)):
         _keep(node, kept, jpeg)
     return jpeg
 

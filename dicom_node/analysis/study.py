@@ -94,9 +94,10 @@ def finish_study(
 ) -> list[ReportRequest]:
     """Make the requests of a prepared study. answers: one for each of `study.pairs`. Raises as `analyse_study`."""
     setting = replace(setting, comparison_notes=study.comparison_notes)
-    said = iter(answers)
+    in_order = iter(answers)
     requests = [
-        _request_with_answer(part, next(said), setting) if isinstance(part, _Prepared) else part for part in study.parts
+        _request_with_answer(part, next(in_order), setting) if isinstance(part, _Prepared) else part
+        for part in study.parts
     ]
     return _numbered(requests)
 
@@ -177,10 +178,10 @@ def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
     """Each request with its image's number among the study's frontal images, in the order in which they were taken."""
     late = dt.datetime.max  # noqa: DTZ901 - DICOM local time; an image without a time counts last
     by_time = sorted(range(len(requests)), key=lambda place: moment(requests[place].current) or late)
-    numbers = {place: number for number, place in enumerate(by_time, start=1)}
+    numbers = {index: number for number, index in enumerate(by_time, start=1)}
     return [
-        replace(request, frontal_images=len(requests), frontal_number=numbers[place])
-        for place, request in enumerate(requests)
+        replace(request, frontal_images=len(requests), frontal_number=numbers[index])
+        for index, request in enumerate(requests)
     ]
 
 

@@ -58,13 +58,13 @@ def events_by_name() -> dict[str, str]:
 
 def audit_lines(session: Session, wanted: AuditFilter, *, limit: int) -> list[AuditLine]:
     """The newest messages that fit, newest first."""
-    found: list[AuditLine] = []
+    lines: list[AuditLine] = []
     for line in _lines(session, wanted):
         if _is_wanted(line, wanted):
-            found.append(line)
-        if len(found) == limit:
+            lines.append(line)
+        if len(lines) == limit:
             break
-    return found
+    return lines
 
 
 def _lines(session: Session, wanted: AuditFilter) -> Iterator[AuditLine]:

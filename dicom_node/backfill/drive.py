@@ -124,12 +124,12 @@ def _finish(session: Session, run: BackfillRun, now: dt.datetime) -> None:
         return
     run.state, run.updated_at, run.ended_at = BackfillRunState.DONE, now, now
     counts = count_items(session, run, tuple(BackfillItemState))
-    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no study found"
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "no study found"
     failed = select(func.count(BackfillRange.id)).where(
         BackfillRange.run_pk == run.id, BackfillRange.state == BackfillRangeState.FAILED
     )
-    said += f"; {count} date ranges failed" if (count := session.scalar(failed)) else ""
-    text = f"The backfill {run.name!r} is done: {said}. `dicom-node backfill report` lists the studies."
+    counted += f"; {count} date ranges failed" if (count := session.scalar(failed)) else ""
+    text = f"The backfill {run.name!r} is done: {counted}. `dicom-node backfill report` lists the studies."
     raise_notice(session, key=f"backfill:{run.id}:done:{now:%Y%m%d%H%M%S}", kind="backfill done", text=text, now=now)
 
 

@@ -71,4 +71,4 @@ def has_radiograph_series(archive: Archive, study_instance_uid: str) -> bool:
         listed = archive.series(study_instance_uid)
     except RetrieveError:
         return True
-    return not listed or any(not one.modality or one.modality in MODALITIES for one in listed)
+    return not listed or any(not series.modality or series.modality in MODALITIES for series in listed)

@@ -85,12 +85,12 @@ def report_rows(
 ) -> Iterator[dict[str, object]]:
     """Each study of a run with its state and the reason, in order of date; read page by page."""
     after: tuple[str, str, int] = ("", "", 0)
-    place = (BackfillItem.study_date, BackfillItem.study_time, BackfillItem.id)
+    sort_keys = (BackfillItem.study_date, BackfillItem.study_time, BackfillItem.id)
     while True:
         chosen = select(BackfillItem).where(BackfillItem.run_pk == run.id)
         if state is not None:
             chosen = chosen.where(BackfillItem.state == state)
-        page = session.scalars(chosen.where(_is_behind(after)).order_by(*place).limit(_PAGE)).all()
+        page = session.scalars(chosen.where(_is_behind(after)).order_by(*sort_keys).limit(_PAGE)).all()
         for item in page:
             yield {
                 "study_instance_uid": item.study_instance_uid,

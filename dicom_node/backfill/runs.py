@@ -48,10 +48,10 @@ def peer_named(settings: Settings, name: str) -> QueryPeer:
         raise UsageError("no archive is configured: add a [[query]] table to the configuration file")
     if not name and len(names) > 1:
         raise UsageError(f"name one of the archives with --archive: {', '.join(names)}")
-    found = next((peer for peer in settings.query if peer.name == (name or names[0])), None)
-    if found is None:
+    chosen = next((peer for peer in settings.query if peer.name == (name or names[0])), None)
+    if chosen is None:
         raise UsageError(f"--archive: there is no [[query]] peer {name!r}; there are {', '.join(names)}")
-    return found
+    return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

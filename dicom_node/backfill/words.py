@@ -26,8 +26,8 @@ def run_lines(run: BackfillRun, counted: RunProgress, waits_for: str) -> Iterato
     if counted.days:
         yield f"  {counted.days_asked} of {counted.days} days asked for their studies"
     for title, counts in (("studies", counted.studies), ("why", counted.reasons), ("date ranges", counted.ranges)):
-        said = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()) if count)
-        yield from [f"  {title}: {said}"] if said else []
+        listed = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()) if count)
+        yield from [f"  {title}: {listed}"] if listed else []
     yield "  reports: " + ("sent to the destinations" if run.sends_reports else "not sent; results in the index only")
     hours = f"in the hours {run.hours} ({run.timezone or 'local time'})" if run.hours else "at any hour"
     yield f"  at most {run.per_minute:g} studies a minute, {run.at_once} at once, {hours}"

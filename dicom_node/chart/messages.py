@@ -144,7 +144,9 @@ def _result(
         return ChartItem(key=key, kind=ChartKind.LAB, patient=patient, name=lab.name, is_withdrawn=True)
     comparator, number = _number(obx)
     units = _codes(obx, 6)
-    factor = next((one for unit in units if (one := vocabulary.factor(lab, unit.value)) is not None), None)
+    factor = next(
+        (factor_of_unit for unit in units if (factor_of_unit := vocabulary.factor(lab, unit.value)) is not None), None
+    )
     if number is None or factor is None:
         unit = [CodedName(value=units[0].value)] if units else []
         message.unknown.append(_unknown("value", codes) if number is None else _unknown("unit", unit))
@@ -190,7 +192,7 @@ def _order(
     if patient is None or not number or control not in _BEGINS | _ENDS:
         message.unknown.append(UnknownPart(kind="patient" if patient is None else "order", code=_plain(control)))
         return None
-    coded = next((one for one in group if one.name in ("RXE", "RXO", "OBR")), None)
+    coded = next((segment for segment in group if segment.name in ("RXE", "RXO", "OBR")), None)
     codes = _codes(coded, {"RXE": 2, "RXO": 1, "OBR": 4}[coded.name]) if coded is not None else []
     name = vocabulary.treatment(codes) or ""
     if not name and (codes or control in _BEGINS):
@@ -201,7 +203,7 @@ def _order(
     if control in _ENDS:  # ORC-15: from when it is so
         ends = message.clock(orc, 15) or placed
         return ChartItem(key=key, kind=ChartKind.TREATMENT, patient=patient, name=name, ends=ends)
-    timing = next((one for one in group if one.name == "TQ1"), None)
+    timing = next((segment for segment in group if segment.name == "TQ1"), None)
     begins = _timed(message, timing, 7, orc, 3) or placed
     return ChartItem(
         key=key,

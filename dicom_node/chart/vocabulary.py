@@ -82,10 +82,12 @@ class ChartVocabulary:
 def _shipped() -> tuple[Mapping[str, Lab], Mapping[str, tuple[str, ...]]]:
     raw = tomllib.loads(resources.files("dicom_node.chart").joinpath("known.toml").read_text("utf-8"))
     labs = {
-        one["name"]: Lab(name=one["name"], unit=one["unit"], loinc=frozenset(one["loinc"]), units=one["units"])
-        for one in raw["lab"]
+        entry["name"]: Lab(
+            name=entry["name"], unit=entry["unit"], loinc=frozenset(entry["loinc"]), units=entry["units"]
+        )
+        for entry in raw["lab"]
     }
-    return labs, {one["name"]: tuple(one["atc"]) for one in raw["treatment"]}
+    return labs, {entry["name"]: tuple(entry["atc"]) for entry in raw["treatment"]}
 
 
 def chart_vocabulary(section: ChartSection) -> ChartVocabulary:

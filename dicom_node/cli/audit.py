@@ -27,10 +27,10 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List audit messages, newest first. Reading them is itself written to the audit trail."""
-    wanted = AuditFilter(since=_time(since), until=_time(until), actor=actor, patient=patient, event=_event(event))
+    chosen = AuditFilter(since=_time(since), until=_time(until), actor=actor, patient=patient, event=_event(event))
     with open_node(config) as node:
         with node.database.read() as session:
-            lines = audit_lines(session, wanted, limit=limit)
+            lines = audit_lines(session, chosen, limit=limit)
         with node.database.write() as session:
             audit.record(
                 session,

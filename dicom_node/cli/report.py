@@ -63,17 +63,17 @@ def show(
 def _document(study_uid: str, kind: ShownKind, config: Path | None) -> bytes:
     """Read a report of the study's current result, of its first image where there are several."""
     with open_node(config) as node, node.database.read() as session:
-        found = session.scalars(
+        document = session.scalars(
             select(Document.path)
             .join(Result)
             .join(Study, Study.id == Result.study_pk)
             .where(Study.study_instance_uid == study_uid, Result.is_current, Document.kind == DocumentKind(kind))
             .order_by(Result.id)
         ).first()
-        if found is None:
+        if document is None:
             raise UsageError(f"no {kind} report of a study {study_uid}; `dicom-node studies` lists the studies")
         try:
-            return node.documents.read(found)
+            return node.documents.read(document)
         except OSError as error:
             raise NodeError(
                 f"the {kind} report of {study_uid} is gone; `dicom-node reprocess` makes it anew"

@@ -39,13 +39,13 @@ def serve(
     from dicom_node.runtime import supervisor as service
 
     try:
-        wanted = service.ProcessRole(role)
+        process_role = service.ProcessRole(role)
     except ValueError as error:
         raise UsageError(f"--role {role!r}: allowed are {', '.join(service.ProcessRole)}") from error
     settings = settings_from(config)
     os.environ[CONFIG_VARIABLE] = str(config_path(config).absolute())  # a training that it starts reads the same file
     configure(settings.logging)
-    service.serve(settings, wanted, reload=lambda: settings_from(config))
+    service.serve(settings, process_role, reload=lambda: settings_from(config))
 
 
 def demo(

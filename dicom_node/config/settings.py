@@ -111,10 +111,11 @@ class Settings(Section):
     @model_validator(mode="after")
     def _no_destination_is_this_node(self) -> Settings:
         here = {"127.0.0.1", "::1", "localhost", self.node.host}
-        for place in self.destinations:
-            if place.url is None and place.host in here and place.port == self.node.port:
+        for destination in self.destinations:
+            if destination.url is None and destination.host in here and destination.port == self.node.port:
                 raise ValueError(
-                    f"destination {place.name!r} is this node's own port {place.port}: reports would come back"
+                    f"destination {destination.name!r} is this node's own port {destination.port}: "
+                    "reports would come back"
                 )
         return self
 

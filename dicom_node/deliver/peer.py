@@ -176,18 +176,18 @@ def find(association: Association, reference: InstanceReference) -> bool:
     query.StudyInstanceUID = reference.study_instance_uid
     query.SeriesInstanceUID = reference.series_instance_uid
     query.SOPInstanceUID = reference.sop_instance_uid
-    found = False
+    is_listed = False
     try:
         for status_set, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
             status = _status(status_set, "C-FIND")
             if status in PENDING and identifier is not None:
                 # Some archives ignore keys that they do not index: only an equal UID is a proof.
-                found = found or identifier.get("SOPInstanceUID") == reference.sop_instance_uid
+                is_listed = is_listed or identifier.get("SOPInstanceUID") == reference.sop_instance_uid
             elif status not in PENDING and status != SUCCESS:
                 raise DeliveryError(f"C-FIND failed with status {status:04X}H")
     except RuntimeError as error:
         raise DeliveryError("the association was lost before the query was answered") from error
-    return found
+    return is_listed
 
 
 def _status(answer: Dataset, what: str) -> int:

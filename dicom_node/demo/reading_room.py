@@ -94,7 +94,7 @@ def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping
         reading.requests.append(request)
         reading.results[_outcome(request)] += 1
         stated = statements(request)
-        reading.changes += sum(one.change is not None for one in stated)
+        reading.changes += sum(statement.change is not None for statement in stated)
         _count_beliefs(reading, request, stated)
         _count_contradictions(reading, request, stated, said)
         _count_sides(reading, request)
@@ -125,10 +125,10 @@ def _read_patient(
     studies: dict[str, list[StoredImage]] = {}
     for image in images:
         studies.setdefault(image.facts.study_instance_uid, []).append(image)
-    said: dict[str, tuple[Statement, ...]] = {}
+    reported: dict[str, tuple[Statement, ...]] = {}
 
     def readings(uids: Sequence[str], _device_uid: str) -> EarlierReadings:
-        return EarlierReadings(statements={uid: _as_stored(said[uid]) for uid in uids if said.get(uid)})
+        return EarlierReadings(statements={uid: _as_stored(reported[uid]) for uid in uids if reported.get(uid)})
 
     setting = Setting(
         predictor=predictor,
@@ -139,25 +139,28 @@ def _read_patient(
         reads_unfamiliar=settings.model.unfamiliar == "warn",
     )
     late = dt.datetime.max  # noqa: DTZ901 - DICOM local time
-    for study in sorted(studies.values(), key=lambda objects: min(one.facts.taken_at or late for one in objects)):
+    for study in sorted(studies.values(), key=lambda objects: min(stored.facts.taken_at or late for stored in objects)):
         uid = study[0].facts.study_instance_uid
         others = [image for image in images if image.facts.study_instance_uid != uid]
         requests = analyse_study(study, others, setting)
-        count(reading, requests, said)
-        said |= {header_uid(request.current, "SOPInstanceUID"): statements(request) for request in requests}
+        count(reading, requests, reported)
+        reported |= {header_uid(request.current, "SOPInstanceUID"): statements(request) for request in requests}
 
 
 def _as_stored(stated: Sequence[Statement]) -> dict[str, EarlierStatement]:
-    return {one.finding.key: EarlierStatement(seen=one.seen, location=one.finding.location) for one in stated}
+    return {
+        statement.finding.key: EarlierStatement(seen=statement.seen, location=statement.finding.location)
+        for statement in stated
+    }
 
 
 def _count_beliefs(reading: RoomReading, request: ReportRequest, stated: Sequence[Statement]) -> None:
-    for one in stated:
-        finding = one.finding
-        if one.rank is Rank.NONE or not one.is_calibrated:
+    for statement in stated:
+        finding = statement.finding
+        if statement.rank is Rank.NONE or not statement.is_calibrated:
             continue
-        believed = finding.probability if one.seen is Seen.SEEN else 1.0 - finding.probability
-        if believed < 0.5 or (one.change is not None and (finding.change_probability or 0.0) < 0.5):
+        believed = finding.probability if statement.seen is Seen.SEEN else 1.0 - finding.probability
+        if believed < 0.5 or (statement.change is not None and (finding.change_probability or 0.0) < 0.5):
             reading.object_to("headlines below 50 %", request, f"{finding.key} at {believed:.2f}")
 
 
@@ -165,33 +168,33 @@ def _count_contradictions(
     reading: RoomReading, request: ReportRequest, stated: Sequence[Statement], said: Mapping[str, Sequence[Statement]]
 ) -> None:
     uid = header_uid(request.prior, "SOPInstanceUID") if request.prior is not None else ""
-    before = {one.finding.key: one for one in said.get(uid, ())}
-    for one in stated:
-        earlier = before.get(one.finding.key)
-        if earlier is None or one.change is None:
+    before = {statement.finding.key: statement for statement in said.get(uid, ())}
+    for statement in stated:
+        earlier = before.get(statement.finding.key)
+        if earlier is None or statement.change is None:
             continue
-        sides = {side_of(one.finding.location), side_of(earlier.finding.location)} - {None, "bilateral"}
-        has_moved_side = len(sides) == 2 and one.change in (Change.STABLE, Change.WORSENING, Change.IMPROVING)
-        denies = one.change in _ON_PRIOR and earlier.seen is Seen.NOT_SEEN
-        doubles = one.change is Change.NEW and earlier.seen is Seen.SEEN
+        sides = {side_of(statement.finding.location), side_of(earlier.finding.location)} - {None, "bilateral"}
+        has_moved_side = len(sides) == 2 and statement.change in (Change.STABLE, Change.WORSENING, Change.IMPROVING)
+        denies = statement.change in _ON_PRIOR and earlier.seen is Seen.NOT_SEEN
+        doubles = statement.change is Change.NEW and earlier.seen is Seen.SEEN
         if denies or doubles or has_moved_side:
-            what = f"{one.finding.key} {one.change.value}, the prior's report says {earlier.seen.value}"
+            what = f"{statement.finding.key} {statement.change.value}, the prior's report says {earlier.seen.value}"
             reading.object_to("contradictions with the prior's report", request, what)
 
 
 def _count_sides(reading: RoomReading, request: ReportRequest) -> None:
     images = {ImageRole.CURRENT: request.current, ImageRole.PRIOR: request.prior}
     films = {role: _film(source.image) for role, source in images.items() if source is not None and source.image}
-    for one in drawn_statements(request):
-        side = region_side(one.finding)
-        for region in one.finding.regions:
+    for statement in drawn_statements(request):
+        side = region_side(statement.finding)
+        for region in statement.finding.regions:
             reading.regions += 1
             film = films.get(region.role)
             if side not in ("left", "right") or film is None or film.lungs is None:
                 continue
             left = half_of(film.lungs, film.image, region.points)
             if (left if side == "left" else 1.0 - left) < 0.5:
-                what = f"{one.finding.key} {side} on the {region.role.value} image, {left:.2f} of it left"
+                what = f"{statement.finding.key} {side} on the {region.role.value} image, {left:.2f} of it left"
                 reading.object_to("regions on the wrong side", request, what)
 
 
@@ -204,12 +207,21 @@ def _count_labels(reading: RoomReading, request: ReportRequest) -> None:
     """Labels as `report.label_positions` sets them for a viewer; what OHIF draws is counted in the browser."""
     for role, source in sources(request):
         columns, rows = stored_size(source)
-        drawn = [(one, [r for r in one.finding.regions if r.role is role]) for one in drawn_statements(request)]
-        wanted = [(region_label(one, role, catalogue("en")).line, found[0].points) for one, found in drawn if found]
-        boxes = label_boxes(wanted, columns, rows) if columns and rows else []
-        for place, box in enumerate(boxes):
-            if _is_cut(box, columns, rows) or any(box.overlaps(other) for other in boxes[:place]):
-                reading.object_to("labels cut or overlapping", request, f"{wanted[place][0]} on the {role.value} image")
+        drawn = [
+            (statement, [r for r in statement.finding.regions if r.role is role])
+            for statement in drawn_statements(request)
+        ]
+        labels = [
+            (region_label(statement, role, catalogue("en")).line, regions[0].points)
+            for statement, regions in drawn
+            if regions
+        ]
+        boxes = label_boxes(labels, columns, rows) if columns and rows else []
+        for number, box in enumerate(boxes):
+            if _is_cut(box, columns, rows) or any(box.overlaps(other) for other in boxes[:number]):
+                reading.object_to(
+                    "labels cut or overlapping", request, f"{labels[number][0]} on the {role.value} image"
+                )
 
 
 def _is_cut(box: LabelBox, columns: int, rows: int) -> bool:
@@ -235,7 +247,7 @@ def _count_words(reading: RoomReading, request: ReportRequest) -> None:
 
 def _count_openings(reading: RoomReading, request: ReportRequest, stated: Sequence[Statement]) -> None:
     """Impressions that call all the rest not seen or unchanged while something is possible, open or not judged."""
-    if all(one.seen in (Seen.SEEN, Seen.NOT_SEEN) for one in stated):
+    if all(statement.seen in (Seen.SEEN, Seen.NOT_SEEN) for statement in stated):
         return
     for language in languages():
         opening = " ".join(sections_in(request, language)[0].sentences)

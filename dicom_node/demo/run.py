@@ -163,7 +163,7 @@ def _given_studies(folder: Path, option: str, say: Say) -> list[_StudyFiles]:
 
 def _sort_studies(folder: Path, say: Say) -> list[_StudyFiles]:
     """DICOM files below `folder` by study, oldest first: an archive would have routed the prior earlier."""
-    found: dict[str, tuple[tuple[str, str, str], list[Path]]] = {}
+    by_uid: dict[str, tuple[tuple[str, str, str], list[Path]]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
@@ -174,10 +174,10 @@ def _sort_studies(folder: Path, say: Say) -> list[_StudyFiles]:
             say(f"left out, no UIDs: {path.name}")
             continue
         order = (str(header.get("StudyDate", "")), str(header.get("StudyTime", "")), uid)
-        found.setdefault(uid, (order, []))[1].append(path)
-    if not found:
+        by_uid.setdefault(uid, (order, []))[1].append(path)
+    if not by_uid:
         raise UsageError(f"{folder}: no DICOM file below this folder")
-    studies = [_StudyFiles(study_instance_uid=uid, order=o, files=tuple(f)) for uid, (o, f) in found.items()]
+    studies = [_StudyFiles(study_instance_uid=uid, order=o, files=tuple(f)) for uid, (o, f) in by_uid.items()]
     return sorted(studies, key=lambda study: study.order)
 
 

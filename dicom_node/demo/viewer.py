@@ -96,11 +96,11 @@ def upload(port: int, content: bytes) -> None:
     try:
         connection.request("POST", "/instances", content, {"Content-Type": "application/dicom"})
         answer = connection.getresponse()
-        said = answer.read().decode("utf-8", "replace")
+        refusal = answer.read().decode("utf-8", "replace")
     finally:
         connection.close()
     if answer.status != http.HTTPStatus.OK:
-        raise NodeError(f"Orthanc refuses the object: {said}")
+        raise NodeError(f"Orthanc refuses the object: {refusal}")
 
 
 @contextmanager

@@ -111,32 +111,38 @@ def open_regions(browser: Browser, address: str, study_instance_uid: str) -> Pag
 
 def label_boxes_on(page: Page, labels: Sequence[str]) -> tuple[list[ScreenBox], ScreenBox]:
     """The labels that are drawn, and the viewport that they are drawn in."""
-    found: dict[str, Any] = page.evaluate(_FIND_BOXES)
+    on_page: dict[str, Any] = page.evaluate(_FIND_BOXES)
     names = {_joined(label) for label in labels}
-    boxes = [ScreenBox(**values) for values in found["texts"] if _joined(values["text"]) in names]
-    return boxes, ScreenBox(text="", **found["pane"])
+    boxes = [ScreenBox(**values) for values in on_page["texts"] if _joined(values["text"]) in names]
+    return boxes, ScreenBox(text="", **on_page["pane"])
 
 
 def complaints(boxes: Sequence[ScreenBox], pane: ScreenBox, labels: Sequence[str]) -> list[str]:
     """The faults of the labels on the screen, one sentence each."""
-    said = [f"{label!r} is not drawn" for label in labels if _joined(label) not in {_joined(box.text) for box in boxes}]
-    for place, box in enumerate(boxes):
+    faults = [
+        f"{label!r} is not drawn" for label in labels if _joined(label) not in {_joined(box.text) for box in boxes}
+    ]
+    for number, box in enumerate(boxes):
         inside = box.left >= pane.left - SLACK and box.right <= pane.right + SLACK
         if not (inside and box.top >= pane.top - SLACK and box.bottom <= pane.bottom + SLACK):
-            said.append(f"{box.text!r} leaves the viewport")
-        for other in boxes[:place]:
+            faults.append(f"{box.text!r} leaves the viewport")
+        for other in boxes[:number]:
             if box.overlaps(other):
-                said.append(f"{box.text!r} covers {other.text!r}")
+                faults.append(f"{box.text!r} covers {other.text!r}")
             if _joined(box.text) == _joined(other.text):
-                said.append(f"{box.text!r} stands twice")
-    return said
+                faults.append(f"{box.text!r} stands twice")
+    return faults
 
 
 def _labels(request: ReportRequest) -> list[str]:
     """The labels of the current image: the viewport that opens first."""
     words = catalogue("en")
-    drawn = [one for one in drawn_statements(request) if any(r.role is ImageRole.CURRENT for r in one.finding.regions)]
-    return [region_label(one, ImageRole.CURRENT, words).line for one in drawn]
+    drawn = [
+        statement
+        for statement in drawn_statements(request)
+        if any(r.role is ImageRole.CURRENT for r in statement.finding.regions)
+    ]
+    return [region_label(statement, ImageRole.CURRENT, words).line for statement in drawn]
 
 
 def _joined(text: str) -> str:

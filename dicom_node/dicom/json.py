@@ -25,7 +25,7 @@ def data_sets_of_json(answers: Any) -> Iterator[Dataset]:
 
 
 def _data_set(answer: dict[str, Any]) -> Dataset:
-    found = Dataset()
+    data_set = Dataset()
     for tag, element in answer.items():
         for form in (element, _repair_element(tag, element)):
             try:
@@ -34,9 +34,9 @@ def _data_set(answer: dict[str, Any]) -> Dataset:
                     str(item.value)
             except Exception:  # noqa: BLE001, S112 (the edge to a stranger's JSON: an odd element is an empty one)
                 continue
-            found.update(read)
+            data_set.update(read)
             break
-    return found
+    return data_set
 
 
 def _repair_element(tag: str, element: Any) -> dict[str, Any]:
@@ -44,8 +44,8 @@ def _repair_element(tag: str, element: Any) -> dict[str, Any]:
     given = element if isinstance(element, dict) else {}
     vr = given.get("vr") or _vr_of(tag)
     value = given.get("Value")
-    values = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
-    return {"vr": vr, "Value": [str(one) if vr not in ("SQ", "PN") else one for one in values]}
+    values = [part for part in (value if isinstance(value, list) else [value]) if part is not None]
+    return {"vr": vr, "Value": [str(part) if vr not in ("SQ", "PN") else part for part in values]}
 
 
 def _vr_of(tag: str) -> str:

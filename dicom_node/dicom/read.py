@@ -145,9 +145,9 @@ def _grown(stream: BinaryIO, syntax: str) -> Dataset:
     encoding = encoding_of(syntax)
     deflated = syntax == DeflatedExplicitVRLittleEndian
     pieces = _inflate(_chunks(stream)) if deflated else _chunks(stream)
-    data, wanted, is_at_end, is_cut_off = bytearray(), _FIRST_BYTES, False, False
+    data, limit, is_at_end, is_cut_off = bytearray(), _FIRST_BYTES, False, False
     while True:
-        while len(data) < wanted and not is_at_end:
+        while len(data) < limit and not is_at_end:
             try:
                 piece = next(pieces, b"")
             except _NeedsMoreError:
@@ -161,7 +161,7 @@ def _grown(stream: BinaryIO, syntax: str) -> Dataset:
                 raise UnreadableObjectError(f"it is cut off after {len(data)} bytes") from error
             if len(data) >= MAX_BYTES:
                 raise UnreadableObjectError(f"its header has more than {MAX_BYTES >> 20} MiB") from error
-        wanted = min(8 * wanted, MAX_BYTES)
+        limit = min(8 * limit, MAX_BYTES)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
@@ -193,7 +193,7 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def _read(data: bytes, encoding: Encoding, *, may_end_early: bool, is_cut_off: bool) -> Dataset:
     """Raises _NeedsMoreError where the data end inside the header, or may do so (`is_cut_off`: there is more)."""
-    found: list[Element] = []
+    read_elements: list[Element] = []
     has_pixels = False
     budget = _Budget()
     for element in elements(data, 0, len(data), encoding, budget.ends):
@@ -204,15 +204,15 @@ def _read(data: bytes, encoding: Encoding, *, may_end_early: bool, is_cut_off: b
             if not may_end_early:
                 raise _NeedsMoreError
             break
-        found.append(element)
-    behind = found[-1].end if found else 0
+        read_elements.append(element)
+    behind = read_elements[-1].end if read_elements else 0
     if not has_pixels and not may_end_early and (is_cut_off or any(data[behind : behind + _FIRST_BYTES])):
         # Bytes that are no element: the head of one that was cut off, or what only looked like a data set.
         raise _NeedsMoreError
-    if not found:
+    if not read_elements:
         raise UnreadableObjectError("it has no element")
     with _no_warnings():
-        data_set = _data_set(data, found, encoding, budget, [], 0)
+        data_set = _data_set(data, read_elements, encoding, budget, [], 0)
     if not len(data_set):
         raise UnreadableObjectError("none of its elements can be read")
     return data_set
@@ -277,12 +277,12 @@ def _sequence(
     read = []
     for start, end in items(data, element, encoding, budget.ends):
         budget.spend()
-        found = []
+        inner = []
         for inside in elements(data, start, end, encoding, budget.ends):
             budget.spend()
             if inside.end <= end:
-                found.append(inside)
-        read.append(_data_set(data, found, encoding, budget, declared, depth + 1))
+                inner.append(inside)
+        read.append(_data_set(data, inner, encoding, budget, declared, depth + 1))
     return DataElement(Tag(element.tag), "SQ", Sequence(read))
 
 

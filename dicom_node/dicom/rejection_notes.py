@@ -43,12 +43,12 @@ def withdrawn_by(headers: Iterable[Dataset]) -> dict[tuple[str, str], str]:
 
     A note acts in its own study only: that study's patient is the one that it was checked against on reception.
     """
-    found: dict[tuple[str, str], str] = {}
+    reasons: dict[tuple[str, str], str] = {}
     for header in headers:
         if str(header.get("SOPClassUID", "")) == KEY_OBJECTS and (why := _why(header)):
             for uid in _evidence_instances(header):
-                found[str(header.get("StudyInstanceUID", "")), uid] = f"it was withdrawn {why} (rejection note)"
-    return found
+                reasons[str(header.get("StudyInstanceUID", "")), uid] = f"it was withdrawn {why} (rejection note)"
+    return reasons
 
 
 def _why(header: Dataset) -> str:

@@ -97,12 +97,12 @@ def validation_sets(session: Session, settings: Settings, models_dir: Path) -> d
         manifests |= {entry.folder.name: entry.manifest for entry in registry.list_models(models_dir)}
     except CheckpointError as error:
         log.warning("the models folder cannot be read", error=str(error))
-    found = {m.device_uid: m.validation for m in manifests.values() if m is not None and m.validation is not None}
+    sets = {m.device_uid: m.validation for m in manifests.values() if m is not None and m.validation is not None}
     for folder, device in session.execute(select(ModelServing.folder, ModelServing.device_uid)):
         manifest = manifests.get(folder)
         if device and manifest is not None and manifest.validation is not None:
-            found[device] = manifest.validation
-    return found
+            sets[device] = manifest.validation
+    return sets
 
 
 def _manifest_of_configured_model(source: str) -> registry.Manifest | None:

@@ -66,15 +66,15 @@ def judged_prognoses(session: Session, *, since: dt.datetime, until: dt.datetime
     )
     judged: dict[str, list[JudgedPrognosis]] = {}
     for device_uid, before, after in rows:
-        found = _judged(before, after)
-        if found:
-            judged.setdefault(device_uid, []).extend(found)
+        came = _judged(before, after)
+        if came:
+            judged.setdefault(device_uid, []).extend(came)
     return judged
 
 
 def _judged(before: Mapping[str, object], after: Mapping[str, object]) -> list[JudgedPrognosis]:
     """The prognoses of one stored result by what the next states."""
-    shown = {str(one["key"]): one for one in _items(after, "findings")}
+    shown = {str(finding["key"]): finding for finding in _items(after, "findings")}
     judged = []
     for item in _items(before, "prognosis"):
         key, predicted = str(item["key"]), Change(str(item["change"]))
@@ -90,8 +90,8 @@ def _judged(before: Mapping[str, object], after: Mapping[str, object]) -> list[J
 
 
 def _items(values: Mapping[str, object], key: str) -> Sequence[Mapping[str, object]]:
-    found = values.get(key)
-    return found if isinstance(found, list) else []
+    items = values.get(key)
+    return items if isinstance(items, list) else []
 
 
 def judge_prognoses(
@@ -102,7 +102,11 @@ def judge_prognoses(
         return {}
     groups = {CAME_TRUE: list(judged)}
     for low, high in pairwise(BANDS):
-        band = [one for one in judged if low <= one.probability < high or (high == one.probability == BANDS[-1])]
+        band = [
+            prognosis
+            for prognosis in judged
+            if low <= prognosis.probability < high or (high == prognosis.probability == BANDS[-1])
+        ]
         if len(band) >= MIN_BAND:
             groups[f"{CAME_TRUE}, stated {low:.0%} to {high:.0%}"] = band
     alpha = share_of(false_alarms, len(groups))
@@ -110,8 +114,8 @@ def judge_prognoses(
 
 
 def _verdict(group: Sequence[JudgedPrognosis], alpha: float) -> DriftVerdict:
-    n, count = len(group), sum(one.came_true for one in group)
-    probabilities = np.asarray([one.probability for one in group])
+    n, count = len(group), sum(prognosis.came_true for prognosis in group)
+    probabilities = np.asarray([prognosis.probability for prognosis in group])
     shares = np.ones(1)
     for probability in probabilities:  # the Poisson-binomial distribution, one prognosis after the other
         shares = np.convolve(shares, (1.0 - probability, probability))

@@ -81,14 +81,14 @@ def run(node: NodeContext) -> None:
     settings, now = node.settings.drift, node.clock()
     with node.database.read() as session:
         known = validation_sets(session, node.settings, node.models_dir) if settings.baseline == VALIDATION else {}
-        found = list(verdicts(session, settings, now, known))
+        judged = list(verdicts(session, settings, now, known))
         foretold = list(prognosis_verdicts(session, settings, now))
-    for one in found:
+    for verdict in judged:
         with node.database.write() as session:
-            keep(session, one, now)
-    for one in foretold:
+            keep(session, verdict, now)
+    for verdict in foretold:
         with node.database.write() as session:
-            keep(session, one, now, what="prognosis")
+            keep(session, verdict, now, what="prognosis")
 
 
 def prognosis_verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iterator[WeekVerdicts]:
@@ -185,15 +185,15 @@ def judge(
         name: base for name, base in before.distributions.items() if min(len(ours[name]), base.n) >= settings.min_pairs
     }
     alpha = share_of(settings.false_alarms, len(shares) + len(bases))
-    found = {
+    by_figure = {
         name: judge_share(this.count, this.n, before=base.count, m=base.n, alpha=alpha)
         for name, (this, base) in shares.items()
     }
     for name, base in bases.items():
         verdict = judge_distribution(base.count(ours[name]), base.counts, alpha=alpha)
         if verdict is not None:
-            found[name] = verdict
-    return found
+            by_figure[name] = verdict
+    return by_figure
 
 
 def _shares(

@@ -68,8 +68,8 @@ class FindingAgreement:
             return None
         node: Counter[str] = Counter()
         reader: Counter[str] = Counter()
-        for (said, read), count in self.table.items():
-            node[said] += count
+        for (stated, read), count in self.table.items():
+            node[stated] += count
             reader[read] += count
         expected = sum(node[word] * reader[word] for word in node) / total**2
         return None if expected == 1.0 else (self.agree / total - expected) / (1.0 - expected)
@@ -114,10 +114,10 @@ def figures(
 def overall(found: Mapping[str, FindingAgreement]) -> FindingAgreement:
     """All findings of one aspect pooled, under the finding ""."""
     table: Counter[tuple[str, str]] = Counter()
-    for one in found.values():
-        table.update(one.table)
+    for finding_agreement in found.values():
+        table.update(finding_agreement.table)
     aspect = next(iter(found.values())).aspect if found else "presence"
-    lost = sum(one.contradictory for one in found.values())
+    lost = sum(finding_agreement.contradictory for finding_agreement in found.values())
     return FindingAgreement(finding="", aspect=aspect, table=dict(table), contradictory=lost)
 
 

@@ -85,20 +85,22 @@ def settle(words: Iterable[SourceValue], predictions: Mapping[int, Mapping[str, 
     """
     newest: dict[tuple[str, ...], SourceValue] = {}
     for word in sorted(words, key=lambda word: (word.created_at, word.id)):
-        place = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
-        newest[(*place, word.author, word.source)] = word
-    said: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
+        subject = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
+        newest[(*subject, word.author, word.source)] = word
+    single: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
     for word in newest.values():
         value = value_of(word)
         if word.aspect in ASPECTS and value:
-            said[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
+            single[word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect].append((value, word))
     whole: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
     for word in newest.values():
         if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
             for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
                 whole[word.study_instance_uid, word.sop_instance_uid, finding, Aspect(aspect)].append((value, word))
-    found = [_opinion(place, given) for place, given in {**whole, **said}.items()]
-    return sorted(found, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect))
+    settled = [_opinion(subject, given) for subject, given in {**whole, **single}.items()]
+    return sorted(
+        settled, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect)
+    )
 
 
 def load(session: Session, *, study_instance_uid: str | None = None, since: dt.datetime | None = None) -> list[Opinion]:
@@ -113,9 +115,9 @@ def load(session: Session, *, study_instance_uid: str | None = None, since: dt.d
         recent = select(Feedback.study_instance_uid).where(Feedback.created_at >= since)
         query = query.where(Feedback.study_instance_uid.in_(recent))
     words = cast("list[SourceValue]", session.execute(query).all())  # columns alone: a scrape may read many
-    wanted = sorted({word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None})
+    result_pks = sorted({word.result_pk for word in words if word.aspect == "result" and word.result_pk is not None})
     predictions: dict[int, Mapping[str, object]] = {}
-    for key in wanted:
+    for key in result_pks:
         row = session.get(Result, key)
         if row is not None and row.is_current:
             predictions[key] = row.prediction

@@ -50,7 +50,7 @@ def import_table(session: Session, text: str, *, now: dt.datetime) -> TableImpor
 
     text: comma or semicolon separated, with a header line. UsageError where the header is not of this form.
     """
-    made = TableImport()
+    imported = TableImport()
     for line, row in _rows(text):
         try:
             if None in row or any(value is None for value in row.values()):
@@ -58,12 +58,12 @@ def import_table(session: Session, text: str, *, now: dt.datetime) -> TableImpor
             if any("\x00" in value or any("\ud800" <= c <= "\udfff" for c in value) for value in row.values()):
                 raise UsageError("a text holds characters that no text may hold")
             if _add(session, {name: value.strip() for name, value in row.items()}, now=now):
-                made.added += 1
+                imported.added += 1
             else:
-                made.known += 1
+                imported.known += 1
         except UsageError as error:
-            made.rejected.append((line, str(error)))
-    return made
+            imported.rejected.append((line, str(error)))
+    return imported
 
 
 def _rows(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -139,12 +139,12 @@ def _result(session: Session, row: Mapping[str, str]) -> tuple[Result, Study]:
         if patient and study.patient_id and patient != study.patient_id:
             raise UsageError("the study is another patient's")
     elif number and patient:
-        found = session.scalars(
+        studies = session.scalars(
             select(Study).where(Study.accession_number == number, Study.patient_id == patient)
         ).all()
-        if len(found) != 1:
-            raise UsageError(f"{len(found) or 'no'} studies have this accession number and patient")
-        study = found[0]
+        if len(studies) != 1:
+            raise UsageError(f"{len(studies) or 'no'} studies have this accession number and patient")
+        study = studies[0]
     else:
         raise UsageError("a study_instance_uid is needed, or an accession_number with a patient_id")
     results = [result for result in study.results if result.is_current]

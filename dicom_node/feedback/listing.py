@@ -75,7 +75,9 @@ def report_lines(session: Session, states: Collection[ReportState] = OPEN, *, li
             author=row.author,
             received_at=row.received_at,
             words=counts.get(row.id, 0),
-            contradictions=tuple((one["finding"], one["why"]) for one in row.contradictions),
+            contradictions=tuple(
+                (contradiction["finding"], contradiction["why"]) for contradiction in row.contradictions
+            ),
         )
         for row in rows
     ]
@@ -83,7 +85,7 @@ def report_lines(session: Session, states: Collection[ReportState] = OPEN, *, li
 
 def contradiction_lines(session: Session, *, limit: int = 200) -> list[ContradictionLine]:
     """Where words on one statement differ, newest first."""
-    found = [opinion for opinion in opinions.load(session) if opinion.contradictory]
+    contested = [opinion for opinion in opinions.load(session) if opinion.contradictory]
     return [
         ContradictionLine(
             study_instance_uid=opinion.study_instance_uid,
@@ -94,7 +96,7 @@ def contradiction_lines(session: Session, *, limit: int = 200) -> list[Contradic
             said=tuple(opinion.values.items()),
             at=opinion.at,
         )
-        for opinion in reversed(found[-limit:])
+        for opinion in reversed(contested[-limit:])
     ]
 
 
@@ -110,16 +112,19 @@ def agreement_json(found: dict[str, agreement.FindingAgreement]) -> list[dict[st
     """The figures as values, all findings pooled last (finding "")."""
     return [
         {
-            "finding": one.finding,
-            "aspect": one.aspect,
-            "judged": one.judged,
-            "agree": one.agree,
-            "ratio": one.ratio,
-            "kappa": one.kappa,
-            "node_only": one.node_only,
-            "radiologist_only": one.radiologist_only,
-            "contradictory": one.contradictory,
-            "table": [{"node": node, "radiologist": said, "count": count} for (node, said), count in one.table.items()],
+            "finding": finding_agreement.finding,
+            "aspect": finding_agreement.aspect,
+            "judged": finding_agreement.judged,
+            "agree": finding_agreement.agree,
+            "ratio": finding_agreement.ratio,
+            "kappa": finding_agreement.kappa,
+            "node_only": finding_agreement.node_only,
+            "radiologist_only": finding_agreement.radiologist_only,
+            "contradictory": finding_agreement.contradictory,
+            "table": [
+                {"node": node, "radiologist": radiologist, "count": count}
+                for (node, radiologist), count in finding_agreement.table.items()
+            ],
         }
-        for one in (*found.values(), agreement.overall(found))
+        for finding_agreement in (*found.values(), agreement.overall(found))
     ]

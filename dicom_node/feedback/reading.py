@@ -38,21 +38,21 @@ class Phrase:
 
 def phrases(reading: Reading) -> list[Phrase]:
     """Return the phrases of a sentence that a rule read, in the order of the text."""
-    found: dict[tuple[int, int], Phrase] = {}
+    by_span: dict[tuple[int, int], Phrase] = {}
     for mark in reading.statement.marks:
         rule = mark.role or ", ".join(str(part) for part in mark.parts)
         if rule and mark.start != mark.end and mark.role != "repeated":
-            found[mark.start, mark.end] = _phrase(reading, mark, rule)
+            by_span[mark.start, mark.end] = _phrase(reading, mark, rule)
     for target in reading.targets:
         for rule, mark in target.notes:
-            known = found.get((mark.start, mark.end))
+            known = by_span.get((mark.start, mark.end))
             names = tuple(dict.fromkeys((*(known.findings if known else ()), *target.named.keys)))
             if known is not None and known.findings and rule not in known.rule.split("; "):
                 rule = f"{known.rule}; {rule}"  # one "no" may deny one finding and leave another open
             outcome = _outcome(target) if rule.startswith(("finding", "part", "predicate")) else ""
             outcome = outcome or (known.outcome if known else "")
-            found[mark.start, mark.end] = _phrase(reading, mark, rule, names, outcome)
-    return [found[place] for place in sorted(found)]
+            by_span[mark.start, mark.end] = _phrase(reading, mark, rule, names, outcome)
+    return [by_span[span] for span in sorted(by_span)]
 
 
 def _phrase(reading: Reading, mark: Mark, rule: str, findings: tuple[str, ...] = (), outcome: str = "") -> Phrase:
@@ -95,12 +95,12 @@ def reading_lines(text: str) -> Iterator[str]:
 
 def _settle_statements(readings: Sequence[Reading]) -> Iterator[str]:
     settled = combine(label for reading in readings for label in reading.labels)
-    for key, found in settled.items():
-        if found.contradiction:
-            yield f"{key}: contradicts itself, not used: {found.contradiction}"
+    for key, finding in settled.items():
+        if finding.contradiction:
+            yield f"{key}: contradicts itself, not used: {finding.contradiction}"
             continue
-        replaced = "; ".join(f'"{label.sentence}"' for label in found.overruled)
-        yield _describe_finding(key, found) + (f"; an addendum replaces {replaced}" if replaced else "")
+        replaced = "; ".join(f'"{label.sentence}"' for label in finding.overruled)
+        yield _describe_finding(key, finding) + (f"; an addendum replaces {replaced}" if replaced else "")
     left = sum(len(reading.not_stated) for reading in readings)
     named = sum(len(reading.labels) for reading in readings)
     yield f"{named} statements read, {left} findings named without a statement on this image"
@@ -135,7 +135,7 @@ def reading_page(text: str) -> str:
         parts += [_row(phrase) for phrase in phrases(reading)]
         parts.append("</table>")
         outcomes = [_describe_finding(label.finding, label) for label in reading.labels]
-        outcomes += [f"{', '.join(one.named.keys)}: not stated, {one.left_out}" for one in reading.not_stated]
+        outcomes += [f"{', '.join(target.named.keys)}: not stated, {target.left_out}" for target in reading.not_stated]
         parts.append(f"<p>{'<br>'.join(map(html.escape, outcomes)) or '<small>states no finding</small>'}</p>")
     return "\n".join(parts) + "\n"
 
@@ -151,14 +151,14 @@ def _row(phrase: Phrase) -> str:
 
 def _mark_text(plain: str, readings: Sequence[Reading]) -> str:
     out: list[str] = []
-    place = 0
+    written = 0
     for phrase in (phrase for reading in readings for phrase in phrases(reading)):
-        if phrase.start < place:
+        if phrase.start < written:
             continue
         title = html.escape(": ".join(filter(None, (phrase.rule, ", ".join(phrase.findings)))), quote=True)
         colour = _COLOURS.get(phrase.outcome, "transparent")
         words = html.escape(plain[phrase.start : phrase.end])
-        out.append(html.escape(plain[place : phrase.start]))
+        out.append(html.escape(plain[written : phrase.start]))
         out.append(f'<mark style="background:{colour}" title="{title}">{words}</mark>')
-        place = phrase.end
-    return "".join(out) + html.escape(plain[place:])
+        written = phrase.end
+    return "".join(out) + html.escape(plain[written:])

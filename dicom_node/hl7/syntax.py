@@ -119,8 +119,8 @@ class Segment:
     def repetitions(self, number: int) -> list[list[str]]:
         """Return each repetition of a field as its components, escapes decoded."""
         return [
-            [self.decoded(component).strip() for component in one.split(self.delimiters.component)]
-            for one in self.raw(number).split(self.delimiters.repetition)
+            [self.decoded(component).strip() for component in repetition.split(self.delimiters.component)]
+            for repetition in self.raw(number).split(self.delimiters.repetition)
         ]
 
     def component(self, number: int, place: int) -> str:
@@ -164,18 +164,18 @@ def segments(data: bytes, *, charset: str) -> list[Segment]:
     delimiters = Delimiters(
         field=fields[1], component=marks[0], repetition=marks[1], escape=marks[2], subcomponent=marks[3]
     )
-    found = []
+    parsed = []
     for line in _lines(text, fields[1]):
         parts = line.split(fields[1])
         if parts[0] == "MSH":
             parts = ["MSH", fields[1], *parts[1:]]
-        found.append(Segment(fields=tuple(parts), delimiters=delimiters, encoding=encoding))
-    return found
+        parsed.append(Segment(fields=tuple(parts), delimiters=delimiters, encoding=encoding))
+    return parsed
 
 
 def _encoding(named: str, default: str, repetition: str) -> str:
     """Return the codec that MSH-18 names. Raises Hl7Error naming the character set."""
-    names = [re.sub(r"[^A-Z0-9]", "", one.upper()) for one in named.split(repetition)]
+    names = [re.sub(r"[^A-Z0-9]", "", name.upper()) for name in named.split(repetition)]
     encodings = [_codec(name) for name in names if name]
     if any(encoding == "iso2022_jp_2" for encoding in encodings):
         return "iso2022_jp_2"  # ASCII with escapes to kanji is sent as "ASCII~ISO IR87"
@@ -202,11 +202,11 @@ def _lines(text: str, separator: str) -> Iterator[str]:
     """
     first = _BREAK.search(text)
     is_lf_message = first is not None and first[0] == "\n"
-    line, place = "", 0
+    line, position = "", 0
     for end in (*_BREAK.finditer(text), None):
-        piece = text[place : end.start() if end else len(text)]
-        before = text[place - 1] if place else "\r"
-        is_cr = before == "\r" or text[max(place - 2, 0) : place] == "\r\n"
+        piece = text[position : end.start() if end else len(text)]
+        before = text[position - 1] if position else "\r"
+        is_cr = before == "\r" or text[max(position - 2, 0) : position] == "\r\n"
         name = piece[:3]
         begins = piece[3:4] == separator and _SEGMENT.match(name) is not None
         if begins and (is_cr or is_lf_message or _KNOWN.match(name)):
@@ -215,7 +215,7 @@ def _lines(text: str, separator: str) -> Iterator[str]:
             line = piece
         else:
             line = f"{line}\n{piece}"
-        place = end.end() if end else len(text)
+        position = end.end() if end else len(text)
     if line:
         yield line
 

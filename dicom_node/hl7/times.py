@@ -41,10 +41,10 @@ class ClockTime:
 
 def clock_time(text: str) -> ClockTime | None:
     """Read a time stamp; of a date alone the end of the day, so that nothing is known too early. None for any other."""
-    found = _TS.fullmatch(text.strip())
-    if found is None:
+    match = _TS.fullmatch(text.strip())
+    if match is None:
         return None
-    date, minutes, seconds, zone = found.groups()
+    date, minutes, seconds, zone = match.groups()
     time = f"{minutes}{seconds or '00'}" if minutes else "235959"
     try:
         local = dt.datetime.strptime(date + time, FORM)  # noqa: DTZ007 - a clock's time, its zone stands beside it

@@ -51,8 +51,8 @@ def migration_config(connection: Connection | None = None) -> Config:
 
 def require_current(database: Database) -> None:
     """Raises IndexUnavailableError naming the command to run where the database has another revision."""
-    found, needed = current_revision(database), head_revision()
-    if found != needed:
+    current, needed = current_revision(database), head_revision()
+    if current != needed:
         raise IndexUnavailableError(
-            f"the index has schema {found or 'none'}, this program needs {needed}: run `dicom-node db upgrade`"
+            f"the index has schema {current or 'none'}, this program needs {needed}: run `dicom-node db upgrade`"
         )

@@ -120,9 +120,9 @@ class LaneReporter:
                         "seen_at": database_time(session),
                     }
                     key = {"worker": self._worker, "lane": str(lane.kind)}
-                    place = {"kind": lane.kind, "host": socket.gethostname()}
+                    owner = {"kind": lane.kind, "host": socket.gethostname()}
                     insert_or_update(
-                        session, WorkerLane, {**key, **place, **changes}, unique=["worker", "lane"], update=changes
+                        session, WorkerLane, {**key, **owner, **changes}, unique=["worker", "lane"], update=changes
                     )
                 old = WorkerLane.seen_at < database_time(session, -FORGET_AFTER)
                 session.execute(delete(WorkerLane).where(old))

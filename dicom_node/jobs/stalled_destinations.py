@@ -49,7 +49,7 @@ def find_stalled(session: Session) -> list[StalledDestination]:
         .having(func.min(Delivery.created_at) <= old)
         .order_by(Delivery.destination)
     ).all()
-    found = []
+    stalled = []
     for destination, oldest in rows:
         there = Delivery.destination == destination
         arrived = session.scalar(select(func.max(Delivery.stored_at)).where(there))
@@ -60,7 +60,7 @@ def find_stalled(session: Session) -> list[StalledDestination]:
         error = session.scalar(
             select(Delivery.last_error).where(there, tried).order_by(Delivery.updated_at.desc()).limit(1)
         )
-        found.append(
+        stalled.append(
             StalledDestination(destination=destination, waiting_since=since, waiting=waiting, error=error or "")
         )
-    return found
+    return stalled

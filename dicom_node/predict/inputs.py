@@ -34,17 +34,17 @@ def list_inputs(inputs: Sequence[str], locations: Locations, *, out: Path) -> li
 
     Raises UsageError where a path is not there or a table is wrong, StoreUnavailableError where a bucket is not.
     """
-    found: dict[str, InputFile] = {}
+    by_location: dict[str, InputFile] = {}
     for text in inputs:
         for file in _files_of(text, locations, out.resolve()):
-            known = found.get(file.location)
+            known = by_location.get(file.location)
             if known is not None and known.is_analysed and file.is_analysed and known != file:
                 raise UsageError(f"{file.location} stands in the inputs twice, with different columns")
             if known is None or not known.is_analysed:
-                found[file.location] = file
-    if not any(file.is_analysed for file in found.values()):
+                by_location[file.location] = file
+    if not any(file.is_analysed for file in by_location.values()):
         raise UsageError(f"no file in {', '.join(inputs)}")
-    return list(found.values())
+    return list(by_location.values())
 
 
 def _files_of(text: str, locations: Locations, out: Path) -> Iterator[InputFile]:
@@ -86,8 +86,8 @@ def _walk(path: Path, out: Path) -> Iterator[tuple[str, str]]:
         yield str(path), _stamp(path)
         return
     with os.scandir(path) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
         child = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             if child.resolve() != out:

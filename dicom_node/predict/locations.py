@@ -36,18 +36,18 @@ class Locations:
 
         Raises StoreUnavailableError where the service does not answer.
         """
-        found = {location: Path(location) for location in locations if not location.startswith(SCHEME)}
+        local_paths = {location: Path(location) for location in locations if not location.startswith(SCHEME)}
         remote = [location for location in locations if location.startswith(SCHEME)]
         if not remote:
-            yield found
+            yield local_paths
             return
         with TemporaryDirectory(prefix="dicom-node-") as folder:
             for location in dict.fromkeys(remote):
                 bucket, key = split_url(location)
                 target = Path(folder) / hashlib.sha256(location.encode()).hexdigest()
                 if self._bucket(bucket).download(key, target) is not None:
-                    found[location] = target
-            yield found
+                    local_paths[location] = target
+            yield local_paths
 
     def _bucket(self, name: str) -> Bucket:
         if name not in self._buckets:

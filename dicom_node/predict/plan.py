@@ -105,17 +105,21 @@ def _candidates(
     """The objects that may be compared with: those that the table names, else those of the person's earlier studies."""
     named = [file.priors for file in study.files if file.is_analysed and file.priors is not None]
     if named:
-        known = (at[location] for location in dict.fromkeys(one for some in named for one in some) if location in at)
+        known = (
+            at[location]
+            for location in dict.fromkeys(location for some in named for location in some)
+            if location in at
+        )
         return [file for file, header in known if header.study_uid != study.uid]
     first = _first_day(study.date, look_back_days)
-    found = {
+    candidates = {
         other.uid: other
         for patient_id in sorted(study.patient_ids)
         for other in by_patient.get(patient_id, ())
         if other is not study
         and (not other.date or (other.date >= first and (not study.date or other.date <= study.date)))
     }
-    newest = sorted(found.values(), key=lambda other: other.uid)
+    newest = sorted(candidates.values(), key=lambda other: other.uid)
     newest.sort(key=lambda other: (other.date, other.time), reverse=True)
     return [file for other in newest[:MOST_STUDIES] for file in other.files]
 

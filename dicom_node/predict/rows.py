@@ -86,11 +86,11 @@ _NAMES: Final = tuple(column.name for column in COLUMNS)
 def rows_of(request: ReportRequest, where: Mapping[str, str], node_version: str) -> list[Row]:
     """The rows of one result. where: SOP Instance UID → location."""
     shared = _shared(request, where, node_version)
-    said = statements(request)
-    if not said:
+    stated = statements(request)
+    if not stated:
         return [shared]
     rows = []
-    for statement in said:
+    for statement in stated:
         finding = statement.finding
         concept, change = finding_concept(finding.key), statement.coded_change
         rows.append(

@@ -124,18 +124,18 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
         with locations.fetched([file.location for file in (*item.images, *item.earlier)]) as local:
             images, rows = self._stored(item, item.images, local)
             earlier, _ = self._stored(item, item.earlier, local)  # what cannot be read has a row of its own
-            where = {one.facts.sop_instance_uid: file.location for file, one in (*images, *earlier)}
+            where = {image.facts.sop_instance_uid: file.location for file, image in (*images, *earlier)}
             if not images:
                 return PreparedItem(item=item, where=where, rows=tuple(rows))
             setting = self.setting(AbsentModel(self.identity), _decoder([*images, *earlier]))
-            study = prepare_study([one for _, one in images], [one for _, one in earlier], setting)
+            study = prepare_study([image for _, image in images], [image for _, image in earlier], setting)
         return PreparedItem(item=item, study=study, where=where, rows=tuple(rows))
 
     def _stored(
         self, item: StudyItem, files: Sequence[InputFile], local: dict[str, Path]
     ) -> tuple[list[tuple[InputFile, StoredImage]], list[Row]]:
         """The objects of these files, and a row for each that has become unreadable since its header was read."""
-        found, rows = [], []
+        images, rows = [], []
         for file in files:
             try:
                 if file.location not in local:
@@ -148,8 +148,8 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
                 continue
             if stored.facts.sop_instance_uid in item.disputed:
                 stored = replace(stored, facts=replace(stored.facts, disputed=DISPUTED))
-            found.append((file, stored))
-        return found, rows
+            images.append((file, stored))
+        return images, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,12 @@ class Answerer:
         pairs = [pair for part in prepared if part.study is not None for pair in part.study.pairs]
         answers = ask_together(self._predictor, pairs)
         self._watch(answers)
-        said, rows = iter(answers), list[Row]()
+        answered, rows = iter(answers), list[Row]()
         for part in prepared:
             rows.extend(part.rows)
             if part.study is None:
                 continue
-            own = [next(said) for _ in part.study.pairs]
+            own = [next(answered) for _ in part.study.pairs]
             setting = self._work.setting(AbsentModel(self._work.identity), decode_in_child)
             for request in finish_study(part.study, own, setting):
                 rows.extend(rows_of(request, part.where, self._work.node_version))

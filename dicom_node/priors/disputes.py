@@ -27,7 +27,7 @@ def find_disputed_uids(node: NodeContext, held: Mapping[str, Patient], policy: P
     """
     if not held:
         return frozenset()
-    found: set[str] = set()
+    disputed: set[str] = set()
     open_conflict = (Quarantine.reason == QuarantineReason.CONFLICT) & Quarantine.resolved_at.is_(None)
     uids = sorted(held)
     for start in range(0, len(uids), 500):  # SQLite takes a limited number of parameters
@@ -37,8 +37,8 @@ def find_disputed_uids(node: NodeContext, held: Mapping[str, Patient], policy: P
                     open_conflict, Quarantine.sop_instance_uid.in_(uids[start : start + 500])
                 )
             ).all()
-        found.update(uid for uid, path in rows if not _is_same_person(node, path, held[uid], policy))
-    return frozenset(found)
+        disputed.update(uid for uid, path in rows if not _is_same_person(node, path, held[uid], policy))
+    return frozenset(disputed)
 
 
 def _is_same_person(node: NodeContext, path: str, ours: Patient, policy: PriorPolicy) -> bool:

@@ -138,8 +138,8 @@ def _species(ds: Dataset) -> str:
     if text_of(ds, "ResponsiblePersonRole").upper() == "OWNER":
         return "animal with an owner"
     for keyword in _SPECIES_TEXTS:
-        if found := _ANIMALS.search(text_of(ds, keyword)):
-            return f"{found.group(0).lower()} ({keyword})"
+        if animal := _ANIMALS.search(text_of(ds, keyword)):
+            return f"{animal.group(0).lower()} ({keyword})"
     return ""
 
 

@@ -23,12 +23,12 @@ def read_merged(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigurationError(f"priors.merged_ids: {path}: the first line must name {', '.join(COLUMNS)}")
-            found: dict[PatientKey, PatientKey] = {}
+            merged: dict[PatientKey, PatientKey] = {}
             for row in reader:
-                _add(found, {name: (row[name] or "").strip() for name in COLUMNS}, f"{path}:{reader.line_num}")
+                _add(merged, {name: (row[name] or "").strip() for name in COLUMNS}, f"{path}:{reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"priors.merged_ids: {path} cannot be read: {error}") from error
-    return tuple(sorted(found.items()))
+    return tuple(sorted(merged.items()))
 
 
 def _add(found: dict[PatientKey, PatientKey], row: dict[str, str], where: str) -> None:

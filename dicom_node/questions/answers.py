@@ -69,7 +69,7 @@ class StatedFinding:
 
 def findings_of_result(values: Mapping[str, Any]) -> list[StatedFinding]:
     """The findings of a stored result.json, in its order."""
-    return [_finding_of_values(one) for one in values.get("findings") or []]
+    return [_finding_of_values(finding) for finding in values.get("findings") or []]
 
 
 def answer_of(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer:
@@ -78,7 +78,7 @@ def answer_of(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer
         return _abnormalities(findings)
     if asked.kind is AskedKind.DIFFERENCE:
         return _difference(asked, findings)
-    finding = next((one for one in findings if one.key == asked.finding), None)
+    finding = next((candidate for candidate in findings if candidate.key == asked.finding), None)
     if finding is None:
         raise NotTaughtError(f"this result says nothing of {finding_name(str(asked.finding))}")
     if asked.kind is AskedKind.CHANGE:
@@ -159,11 +159,11 @@ def _change(asked: AskedQuestion, finding: StatedFinding) -> Answer:
         return Answer(text=UNCERTAIN, images=images)
     if finding.change is None:
         return Answer(text=f"{_capital(name)} is seen on neither image.", images=images)
-    said = f"{name} is {CHANGE_WORDS[finding.change]}."
+    sentence = f"{name} is {CHANGE_WORDS[finding.change]}."
     if asked.expected:
-        said = f"{'Yes' if finding.change.value in asked.expected else 'No'}, {said}"
+        sentence = f"{'Yes' if finding.change.value in asked.expected else 'No'}, {sentence}"
     return Answer(
-        text=_capital(said),
+        text=_capital(sentence),
         certainty=finding.change_probability,
         images=images,
         regions=_on(finding, ImageRole.CURRENT),
@@ -171,25 +171,27 @@ def _change(asked: AskedQuestion, finding: StatedFinding) -> Answer:
 
 
 def _abnormalities(findings: Sequence[StatedFinding]) -> Answer:
-    seen = [one.description for one in findings if one.seen is Seen.SEEN]
-    possible = [finding_name(one.key) for one in findings if one.seen is Seen.POSSIBLE]
-    undecided = [finding_name(one.key) for one in findings if one.seen is Seen.UNDECIDED]
-    said = [f"Seen: {join_words(seen)}."] if seen else []
-    said += [f"Possible{'' if seen else ', none certain'}: {join_words(possible)}."] if possible else []
-    said += [f"Neither seen nor excluded: {join_words(undecided)}."] if undecided else []
-    return Answer(text=" ".join(said) or "None of the findings that this checkpoint may be asked is seen.")
+    seen = [finding.description for finding in findings if finding.seen is Seen.SEEN]
+    possible = [finding_name(finding.key) for finding in findings if finding.seen is Seen.POSSIBLE]
+    undecided = [finding_name(finding.key) for finding in findings if finding.seen is Seen.UNDECIDED]
+    sentences = [f"Seen: {join_words(seen)}."] if seen else []
+    sentences += [f"Possible{'' if seen else ', none certain'}: {join_words(possible)}."] if possible else []
+    sentences += [f"Neither seen nor excluded: {join_words(undecided)}."] if undecided else []
+    return Answer(text=" ".join(sentences) or "None of the findings that this checkpoint may be asked is seen.")
 
 
 def _difference(asked: AskedQuestion, findings: Sequence[StatedFinding]) -> Answer:
     images = (ImageRole.PRIOR, ImageRole.CURRENT)
-    wanted = asked.expected or tuple(change.value for change in CHANGE_WORDS if change is not Change.STABLE)
-    said = [
-        f"{finding_name(one.key)} {CHANGE_WORDS[one.change]}"
-        for one in findings
-        if one.change is not None and one.change in CHANGE_WORDS and one.change.value in wanted
+    changes = asked.expected or tuple(change.value for change in CHANGE_WORDS if change is not Change.STABLE)
+    clauses = [
+        f"{finding_name(finding.key)} {CHANGE_WORDS[finding.change]}"
+        for finding in findings
+        if finding.change is not None and finding.change in CHANGE_WORDS and finding.change.value in changes
     ]
-    unsure = [finding_name(one.key) for one in findings if one.change is Change.NOT_COMPARABLE]
-    text = f"{_capital(join_words(said))}." if said else f"No {'such ' if asked.expected else ''}change is stated."
+    unsure = [finding_name(finding.key) for finding in findings if finding.change is Change.NOT_COMPARABLE]
+    text = (
+        f"{_capital(join_words(clauses))}." if clauses else f"No {'such ' if asked.expected else ''}change is stated."
+    )
     return Answer(text=f"{text} Not comparable: {join_words(unsure)}." if unsure else text, images=images)
 
 

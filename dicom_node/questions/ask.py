@@ -92,7 +92,7 @@ def _answer_from_result(result: Result | None, text: str) -> Answer:
     if result is None or not findings:
         raise NotTaughtError("there is no analysed image in this study to ask about")
     has_prior = bool(result.prior_sop_instance_uid)
-    return answer_of(understand(text, [one.key for one in findings], has_prior=has_prior), findings)
+    return answer_of(understand(text, [finding.key for finding in findings], has_prior=has_prior), findings)
 
 
 def _images(answer: Answer, result: Result) -> list[str]:

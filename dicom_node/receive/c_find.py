@@ -45,11 +45,11 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
         failure = statuses.FIND_OUT_OF_RESOURCES
         yield response(command, context_id, failure.status, failure.comment)
         return
-    found = _matches(database, request)
-    if isinstance(found, Failure):
-        yield response(command, context_id, found.status, found.comment)
+    matches = _matches(database, request)
+    if isinstance(matches, Failure):
+        yield response(command, context_id, matches.status, matches.comment)
         return
-    for number, identifier in enumerate(found):
+    for number, identifier in enumerate(matches):
         if number % _LOOK_FOR_CANCEL_EVERY == 0 and request.is_cancelled():
             yield response(command, context_id, CANCELLED)
             return

@@ -298,8 +298,8 @@ def _add_counts(session: Session, row: Mapping[str, Any], asked: Dataset, answer
     """The attributes that are counted or collected, each only where it was asked for."""
     of_study = Series.study_pk == row["study_pk"]
     if "ModalitiesInStudy" in asked:
-        found = session.scalars(select(distinct(Series.modality)).where(of_study).order_by(Series.modality))
-        answer.ModalitiesInStudy = [modality for modality in found if modality]
+        modalities = session.scalars(select(distinct(Series.modality)).where(of_study).order_by(Series.modality))
+        answer.ModalitiesInStudy = [modality for modality in modalities if modality]
     if "NumberOfStudyRelatedSeries" in asked:
         answer.NumberOfStudyRelatedSeries = session.scalar(select(func.count(Series.id)).where(of_study)) or 0
     instances = select(func.count(Instance.id)).join(Series, Instance.series_pk == Series.id)

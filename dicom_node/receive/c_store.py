@@ -210,10 +210,10 @@ def _store_and_index(service: StoreService, request: Request, upload: InstanceUp
         _drop(service, stored.path)
         log.error("instance cannot be read again", why=str(error))
         return statuses.STORE_FAILED
-    found = _defect(upload, header, request.caller.rule)
+    defect = _defect(upload, header, request.caller.rule)
     try:
-        if found is not None:
-            return _quarantine(service, request, upload, stored, *found)
+        if defect is not None:
+            return _quarantine(service, request, upload, stored, *defect)
         return _register(service, request, upload, stored, header)
     except IndexUnavailableError as error:
         # The peer will send it again; a file without a row would be re-indexed at the next start without its asking.
@@ -280,10 +280,10 @@ def _register(
         if is_own_document(session, upload.sop_instance_uid):
             return None
         now = service.clock()
-        found = register_instance(session, _as_asked_for(session, service, request, received, now), now=now)
-        if found.outcome in TAKEN and header.study_instance_uid not in request.transfers:
+        registered = register_instance(session, _as_asked_for(session, service, request, received, now), now=now)
+        if registered.outcome in TAKEN and header.study_instance_uid not in request.transfers:
             service.audit.began(session, request.caller, header)
-        return found
+        return registered
 
     registration = service.index.run(register)
     if registration is None:

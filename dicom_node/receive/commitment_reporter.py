@@ -113,10 +113,10 @@ class CommitmentReporter:
         """Send one report as the SCP on an association that we open (PS3.4 section J.3.3); "" or what failed."""
         try:
             with self._database.read() as session:
-                found = verdict(session, self._store, row.referenced_sops)
+                committed = verdict(session, self._store, row.referenced_sops)
         except StoreUnavailableError as error:
             return str(error)
-        event_type, information = event_information(row.transaction_uid, found)
+        event_type, information = event_information(row.transaction_uid, committed)
         ae = AE(ae_title=self._rules.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = NETWORK_SECONDS
         ae.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)

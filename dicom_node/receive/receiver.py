@@ -108,16 +108,16 @@ def listeners_of(settings: Settings) -> tuple[socket.socket, socket.socket | Non
     """The listening sockets: DICOM, and TLS where configured. Raises ConfigurationError naming the key of the port."""
     node, tls = settings.node, settings.tls
     shared = node.receivers > 1
-    wanted = [("node.port", node.port)] + ([("tls.port", tls.port)] if tls is not None else [])
-    made: list[socket.socket] = []
-    for key, port in wanted:
+    ports = [("node.port", node.port)] + ([("tls.port", tls.port)] if tls is not None else [])
+    listeners: list[socket.socket] = []
+    for key, port in ports:
         try:
-            made.append(listen(node.host, port, shared=shared))
+            listeners.append(listen(node.host, port, shared=shared))
         except OSError as error:
-            for listener in made:
+            for listener in listeners:
                 listener.close()
             raise ConfigurationError(f"{key} {port} on {node.host}: {error.strerror}") from error
-    return made[0], made[1] if tls is not None else None
+    return listeners[0], listeners[1] if tls is not None else None
 
 
 def require_ports(settings: Settings) -> None:
@@ -257,9 +257,11 @@ class Receiver:
         """The unnamed peer's association that has waited longest without any transfer, of the busiest address."""
         idle_before = time.monotonic() - MIN_IDLE_SECONDS
         idle = [
-            one
-            for one in self._associations
-            if one not in self._ended and not one.caller.rule.is_named and one.has_only_waited_since(idle_before)
+            association
+            for association in self._associations
+            if association not in self._ended
+            and not association.caller.rule.is_named
+            and association.has_only_waited_since(idle_before)
         ]
         return min(idle, key=lambda one: (-self._by_address[one.caller.address], one.idle_since), default=None)
 

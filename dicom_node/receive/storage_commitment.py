@@ -175,12 +175,12 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
     """
     committed: list[tuple[str, str]] = []
     failed: list[tuple[str, str, int]] = []
-    wanted = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
+    held = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
     rows: dict[str, Row[tuple[str, str, str]]] = {}
     for start in range(0, len(references), _ROWS_AT_ONCE):
         uids = [uid for _, uid in references[start : start + _ROWS_AT_ONCE]]
-        found = session.execute(wanted.where(Instance.sop_instance_uid.in_(uids)))
-        rows |= {row.sop_instance_uid: row for row in found}
+        stored = session.execute(held.where(Instance.sop_instance_uid.in_(uids)))
+        rows |= {row.sop_instance_uid: row for row in stored}
     for sop_class_uid, sop_instance_uid in references:
         row = rows.get(sop_instance_uid)
         if row is None or not _has_file(store, row.path):
@@ -253,10 +253,10 @@ def _report_here(service: CommitmentService, request: Request, row_id: int) -> M
         if row is None or row.state is not CommitmentState.PENDING:
             return None
         try:
-            found = verdict(session, service.store, row.referenced_sops)
+            committed = verdict(session, service.store, row.referenced_sops)
         except StoreUnavailableError:
             return None  # the reporter tries later
-        event_type, information = event_information(row.transaction_uid, found)
+        event_type, information = event_information(row.transaction_uid, committed)
     message_id = row_id % 65_535 + 1
     request.outstanding[message_id] = row_id
     return Message(

@@ -61,8 +61,8 @@ def reason_code(reason: AbstainReason | None) -> CodedConcept:
 
 def level_code(level: str) -> CodedConcept | None:
     """The degree where a standard has a code for the word, else None: the reading report says the word itself."""
-    found = ontology().concepts.get(f"level.{level}")
-    return concept_of(found) if found is not None else None
+    level_concept = ontology().concepts.get(f"level.{level}")
+    return concept_of(level_concept) if level_concept is not None else None
 
 
 def place_codes(location: str | None) -> tuple[CodedConcept | None, CodedConcept | None]:

@@ -84,8 +84,8 @@ def _no_result(request: ReportRequest, error: Exception) -> Dataset:
     """The last rung: one sentence with the reason, and who made it."""
     words = catalogue(request.language)
     reason = f"{words.text('no_result.unwritten')} ({type(error).__name__}: {error})"
-    said = (
+    sentences = (
         ReportSection(key=SectionKey.IMPRESSIONS, sentences=(words.text("no_result.impression", reason=reason),)),
         ReportSection(key=SectionKey.ORIGIN, sentences=origin(request, words)),
     )
-    return report_content(request, said)
+    return report_content(request, sentences)

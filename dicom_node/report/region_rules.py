@@ -232,7 +232,7 @@ def _polygon(mask: Mask, image: DisplayImage) -> tuple[tuple[float, float], ...]
     last = RASTER - np.argmax(mask[rows, ::-1], axis=1)
     step = max(len(rows) // 24, 1)
     places = sorted({*range(0, len(rows), step), len(rows) - 1})
-    down = [(float(first[place]), float(rows[place] + (place == places[-1]))) for place in places]
-    up = [(float(last[place]), float(rows[place] + (place == places[-1]))) for place in reversed(places)]
+    down = [(float(first[row]), float(rows[row] + (row == places[-1]))) for row in places]
+    up = [(float(last[row]), float(rows[row] + (row == places[-1]))) for row in reversed(places)]
     points = [square_to_stored(image, RASTER, x, y) for x, y in (*down, *up)]
     return (*points, points[0])

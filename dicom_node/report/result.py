@@ -30,9 +30,10 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "impressions": list(impressions(request)),
         "prior": _prior(request),
         "prior_reasons": list(request.prior_reasons),
-        "findings": [statement_values(one) for one in statements(request)],
+        "findings": [statement_values(statement) for statement in statements(request)],
         "dropped_regions": [
-            {"key": one.finding, "image": one.role.value, "fault": one.fault.value} for one in request.dropped_regions
+            {"key": region.finding, "image": region.role.value, "fault": region.fault.value}
+            for region in request.dropped_regions
         ],
         "prognosis": [
             {

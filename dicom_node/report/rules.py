@@ -232,8 +232,8 @@ def in_order(statements: Iterable[Statement]) -> list[Statement]:
 
 def select_outlined(statements: Iterable[Statement]) -> list[Statement]:
     """Those whose regions are drawn: what the impression singles out; where nothing is, what is unchanged."""
-    ordered = [one for one in in_order(statements) if one.rank not in (Rank.VANISHED, Rank.NONE)]
-    singled_out = [one for one in ordered if one.rank is not Rank.UNCHANGED]
+    ordered = [statement for statement in in_order(statements) if statement.rank not in (Rank.VANISHED, Rank.NONE)]
+    singled_out = [statement for statement in ordered if statement.rank is not Rank.UNCHANGED]
     return singled_out or ordered
 
 

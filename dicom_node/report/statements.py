@@ -61,8 +61,8 @@ def tracked_side(request: ReportRequest, finding: Finding) -> str:
     side that an earlier reading named; "" where there was none."""
     side = side_of(finding.location)
     readings = [request.earlier or {}, *(point.statements for point in reversed(request.course))]
-    earlier = (side_of(said[finding.key].location) for said in readings if finding.key in said)
-    return side or next((one for one in earlier if one is not None), "")
+    earlier = (side_of(reading[finding.key].location) for reading in readings if finding.key in reading)
+    return side or next((earlier_side for earlier_side in earlier if earlier_side is not None), "")
 
 
 def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.timedelta | None:

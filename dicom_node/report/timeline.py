@@ -80,13 +80,13 @@ def _course(statement: Statement, request: ReportRequest, now: dt.datetime) -> F
     key = statement.finding.key
     if statement.doubt is not None or statement.possible_change is not None:  # rule 2
         return None
-    said = [(point.taken, point.statements[key]) for point in request.course if key in point.statements]
+    readings = [(point.taken, point.statements[key]) for point in request.course if key in point.statements]
     own = EarlierStatement(seen=statement.seen, location=statement.finding.location, level=statement.finding.level)
-    known = [one for one in (*said, (now, own)) if one[1].seen in (Seen.SEEN, Seen.NOT_SEEN)]
-    sides = {side_of(one.location) for _, one in known if one.seen is Seen.SEEN} - {None, "bilateral"}
+    known = [reading for reading in (*readings, (now, own)) if reading[1].seen in (Seen.SEEN, Seen.NOT_SEEN)]
+    sides = {side_of(reading.location) for _, reading in known if reading.seen is Seen.SEEN} - {None, "bilateral"}
     if len(known) < MIN_FILMS or len(sides) > 1 or own.seen not in (Seen.SEEN, Seen.NOT_SEEN):
         return None
-    films = [_Film(when=when, is_seen=one.seen is Seen.SEEN, degree=_degree(one)) for when, one in known]
+    films = [_Film(when=when, is_seen=reading.seen is Seen.SEEN, degree=_degree(reading)) for when, reading in known]
     clauses = [*_presence(films), *_most_marked(films, statement, _prior_moment(request))]
     return FindingCourse(key=key, clauses=_in_time(clauses)) if clauses else None
 
@@ -128,8 +128,8 @@ def _most_marked(films: Sequence[_Film], statement: Statement, prior: dt.datetim
 
 def _in_time(clauses: Sequence[CourseClause]) -> tuple[CourseClause, ...]:
     order = (CourseStep.FIRST, CourseStep.FROM_START, CourseStep.GONE, CourseStep.AGAIN, CourseStep.MOST)
-    place = {step: number for number, step in enumerate((*order, CourseStep.LESS_SINCE))}
-    return tuple(sorted(clauses, key=lambda clause: (clause.when, place[clause.step])))
+    rank = {step: number for number, step in enumerate((*order, CourseStep.LESS_SINCE))}
+    return tuple(sorted(clauses, key=lambda clause: (clause.when, rank[clause.step])))
 
 
 def _degree(said: EarlierStatement) -> int | None:

@@ -114,8 +114,11 @@ def _is_delivered(destinations: Sequence[Destination], study_pk: int | None) -> 
     proven = Study.id.in_(_with_deliveries(study_pk).where(Delivery.state == DeliveryState.CONFIRMED))
     if not destinations:
         return proven
-    wanted = [Document.kind.in_(one.documents) & Result.outcome.in_(one.outcomes) for one in destinations]
-    return proven | Study.id.not_in(_with_documents(study_pk).where(or_(*wanted)))
+    required = [
+        Document.kind.in_(destination.documents) & Result.outcome.in_(destination.outcomes)
+        for destination in destinations
+    ]
+    return proven | Study.id.not_in(_with_documents(study_pk).where(or_(*required)))
 
 
 def _has_open_delivery(study_pk: int | None) -> ColumnElement[bool]:
@@ -127,8 +130,8 @@ def _has_open_delivery(study_pk: int | None) -> ColumnElement[bool]:
 def _with_documents(study_pk: int | None) -> Select[int]:
     """The studies of documents, to be narrowed. A list, and no EXISTS for each study: SQLite would go through all
     deliveries of a state for each."""
-    found = select(Result.study_pk).join(Document, Document.result_pk == Result.id)
-    return found if study_pk is None else found.where(Result.study_pk == study_pk)
+    documented = select(Result.study_pk).join(Document, Document.result_pk == Result.id)
+    return documented if study_pk is None else documented.where(Result.study_pk == study_pk)
 
 
 def _with_deliveries(study_pk: int | None) -> Select[int]:

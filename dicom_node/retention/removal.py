@@ -107,8 +107,8 @@ def plan_now(node: NodeContext) -> list[Removal]:
     """The studies that `run` would remove now."""
     settings, now = node.settings.retention, node.clock()
     with node.database.read() as session:
-        found = candidates(session, settings, destinations=node.settings.destinations, now=now)
-        return plan(found, usage_of(node, session), settings, now)
+        removable = candidates(session, settings, destinations=node.settings.destinations, now=now)
+        return plan(removable, usage_of(node, session), settings, now)
 
 
 def run(node: NodeContext) -> None:

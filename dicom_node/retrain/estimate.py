@@ -23,10 +23,10 @@ def describe(contents: Contents) -> list[str]:
             for split in RetrainSplit
         ),
     ]
-    for key, found in counts["findings"].items():
-        lines.append(f"  {key}: {found.get('present', 0)} present, {found.get('absent', 0)} absent")
-    for title, found in (("changes", counts["changes"]), ("sources", counts["sources"])):
-        listed = ", ".join(f"{name} {number}" for name, number in found.items())
+    for key, counted in counts["findings"].items():
+        lines.append(f"  {key}: {counted.get('present', 0)} present, {counted.get('absent', 0)} absent")
+    for title, counted in (("changes", counts["changes"]), ("sources", counts["sources"])):
+        listed = ", ".join(f"{name} {number}" for name, number in counted.items())
         lines.append(f"  {title}: {listed or 'none'}")
     for reason, number in contents.left_out.items():
         named = ", ".join(contents.examples.get(reason, [])[:3])

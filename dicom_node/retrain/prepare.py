@@ -135,17 +135,17 @@ def require_unchanged(node: NodeContext, snapshot_pk: int, plan: Plan) -> None:
     snapshots.verify_files(plan.snapshot, plan.manifest_sha256)
     with node.database.read() as session:
         rows = session.scalars(select(RetrainItem).where(RetrainItem.snapshot_pk == snapshot_pk)).all()
-        wanted = {row.sop_instance_uid: row.sha256 for row in rows}
-        wanted |= {row.prior_sop_instance_uid: row.prior_sha256 for row in rows if row.prior_sop_instance_uid}
+        sha256_of = {row.sop_instance_uid: row.sha256 for row in rows}
+        sha256_of |= {row.prior_sop_instance_uid: row.prior_sha256 for row in rows if row.prior_sop_instance_uid}
         stored = {
             row.sop_instance_uid: row.path
             for row in session.execute(select(Instance.sop_instance_uid, Instance.path))
-            if row.sop_instance_uid in wanted
+            if row.sop_instance_uid in sha256_of
         }
-    gone = sorted(set(wanted) - set(stored))
+    gone = sorted(set(sha256_of) - set(stored))
     films = (
         Film(sop_instance_uid=uid, study_instance_uid="", sha256=sha256, path=node.store.path(stored[uid]))
-        for uid, sha256 in wanted.items()
+        for uid, sha256 in sha256_of.items()
         if uid in stored
     )
     wrong = dict.fromkeys(gone, "no longer in the index") | snapshots.find_damaged(films)

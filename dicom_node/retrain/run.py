@@ -265,10 +265,10 @@ def _end(node: NodeContext, run_pk: int, plan: Plan, talk: Talk) -> RunOutcome:
     run = _run(node, run_pk)
     if run.state is RunState.REFUSED:
         return RunOutcome.REFUSED
-    wanted: bool | None = {Promote.AUTO: True, Promote.NEVER: False}.get(run.promote)
+    is_promoted: bool | None = {Promote.AUTO: True, Promote.NEVER: False}.get(run.promote)
     if run.promote is Promote.ASK:
-        wanted = talk.confirm(f"promote {plan.challenger} now?")
-    if not wanted:
+        is_promoted = talk.confirm(f"promote {plan.challenger} now?")
+    if not is_promoted:
         talk.say(f"it is kept beside the champion: `dicom-node models promote {plan.challenger}` makes it serve")
         return RunOutcome.KEPT
     models.promote(node, plan.challenger, who=run.started_by, reason=f"retraining {run.name}: {run.reason}"[:500])

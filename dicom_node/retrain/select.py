@@ -52,16 +52,16 @@ def gather(node: NodeContext, folder: Path) -> Contents:
     shares = SplitShares(
         frozen_patients=section.frozen_patients, frozen=section.frozen_share, validate=section.validate_share
     )
-    made = assign(links, known, shares)
+    assigned = assign(links, known, shares)
     old = {patients[uid] for uid in usable} & {p for p, split in known.items() if split is RetrainSplit.FROZEN}
-    full = len(old - made.conflicts) >= section.frozen_patients
-    contents.new_patients = {p: split for p, split in made.split.items() if p not in known}
+    full = len(old - assigned.conflicts) >= section.frozen_patients
+    contents.new_patients = {p: split for p, split in assigned.split.items() if p not in known}
     for uid, image in usable.items():
         patient = patients[uid]
-        if not _has_place(contents, uid, patient, made, evaluated if full else None):
+        if not _has_place(contents, uid, patient, assigned, evaluated if full else None):
             continue
         contents.items.append(
-            _item(image, lines[uid][1], records[uid], films, patient=patient, split=made.split[patient])
+            _item(image, lines[uid][1], records[uid], films, patient=patient, split=assigned.split[patient])
         )
     return contents
 

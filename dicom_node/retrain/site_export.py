@@ -132,8 +132,8 @@ def _words(rows: list[Feedback], result: Result, report: Counts) -> Iterator[dic
     A word on a whole result counts for that result alone: a later one may state something else. Beside a contradiction
     it is written out for the statements that nobody else spoke of, so that it does not decide what is contested.
     """
-    found = opinions.settle(rows, {result.id: result.prediction})
-    contested = {(opinion.finding, opinion.aspect) for opinion in found if opinion.contradictory}
+    settled = opinions.settle(rows, {result.id: result.prediction})
+    contested = {(opinion.finding, opinion.aspect) for opinion in settled if opinion.contradictory}
     for finding, aspect in sorted(contested):
         report.drop("sources contradict each other", f"{result.sop_instance_uid}: {finding} {aspect}")
     for finding, aspect in list(contested):
@@ -146,8 +146,8 @@ def _words(rows: list[Feedback], result: Result, report: Counts) -> Iterator[dic
         elif row.aspect == Aspect.RESULT and row.verdict is Verdict.AGREE and contested:
             for statement in _statements(result):
                 for aspect in opinions.ASPECTS:
-                    made = statement["presence"] in ("present", "absent") and statement.get(aspect)
-                    if made and (statement["finding"], aspect) not in spoken | contested:
+                    is_stated = statement["presence"] in ("present", "absent") and statement.get(aspect)
+                    if is_stated and (statement["finding"], aspect) not in spoken | contested:
                         yield _word(row, finding=statement["finding"], aspect=aspect, stated=str(statement[aspect]))
         elif (row.finding, row.aspect) not in contested:
             yield _word(row, finding=row.finding, aspect=row.aspect, stated=row.stated)

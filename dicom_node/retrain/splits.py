@@ -50,8 +50,8 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
             new.append(person)
     new.sort(key=lambda person: _place(person, "frozen"))
     frozen = sum(where is RetrainSplit.FROZEN for where in split.values())
-    wanted = min(shares.frozen_patients - frozen, math.ceil(shares.frozen * len(new)))
-    held, rest = new[: max(0, wanted)], new[max(0, wanted) :]
+    missing = min(shares.frozen_patients - frozen, math.ceil(shares.frozen * len(new)))
+    held, rest = new[: max(0, missing)], new[max(0, missing) :]
     rest.sort(key=lambda person: _place(person, "validate"))
     calibrate = _missing_validation(known, len(rest), shares)
     for people_of, where in (
@@ -68,8 +68,8 @@ def _missing_validation(known: Mapping[str, RetrainSplit], new: int, shares: Spl
     """The number of new people on the training side that are held back, so that the share holds over old and new."""
     validate = sum(where is RetrainSplit.VALIDATE for where in known.values())
     side = validate + sum(where is RetrainSplit.TRAIN for where in known.values()) + new
-    wanted = math.ceil(shares.validate * side) - validate
-    return min(new, max(0, wanted))
+    missing = math.ceil(shares.validate * side) - validate
+    return min(new, max(0, missing))
 
 
 def _people(links: Iterable[tuple[str, str]]) -> list[list[str]]:

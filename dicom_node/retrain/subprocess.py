@@ -54,12 +54,12 @@ def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: ProgressLis
 
 
 def _watch(node: NodeContext, folder: Path, child: subprocess.Popen[bytes], progress: ProgressListener) -> None:
-    said = ("", -1, 0)
+    reported = ("", -1, 0)
     while True:
         ended = child.poll() is not None
         now = _progress(folder)
-        if now is not None and now != said:
-            said = now
+        if now is not None and now != reported:
+            reported = now
             progress(*now)
         if ended:
             return

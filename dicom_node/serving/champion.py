@@ -258,26 +258,26 @@ class ServingModels:
         process = self._models.get(answering.source) if answering is not None else None
         identity = process.loaded if process is not None else None
         failure = self._failures.get(chain[0].source)
-        said = _Said(
+        status = _Said(
             folder=answering.folder if answering is not None else "",
             wanted=chain[0].folder,
             device_uid=identity.device_uid if identity is not None else "",
             error=failure.error[:2000] if failure is not None else "",
         )
-        if said == self._said and time.monotonic() - self._said_at < SEEN_SECONDS:
+        if status == self._said and time.monotonic() - self._said_at < SEEN_SECONDS:
             return
-        if self._said is None or said.device_uid != self._said.device_uid:
+        if self._said is None or status.device_uid != self._said.device_uid:
             self._since = self._node.clock()
         row = ModelServing(
             worker=self._worker,
-            folder=said.folder,
-            wanted=said.wanted,
+            folder=status.folder,
+            wanted=status.wanted,
             model_name=identity.name if identity is not None else "",
             model_version=identity.version if identity is not None else "",
-            device_uid=said.device_uid,
+            device_uid=status.device_uid,
             since=self._since,
             seen_at=self._node.clock(),
-            error=said.error,
+            error=status.error,
         )
         try:
             with self._node.database.write() as session:
@@ -285,7 +285,7 @@ class ServingModels:
         except NodeError as error:
             log.error("who answers is not in the index", error=str(error))
             return
-        self._said, self._said_at = said, time.monotonic()
+        self._said, self._said_at = status, time.monotonic()
 
     def _forget_dead_workers(self) -> None:
         """Delete the rows of worker processes of this machine that are gone."""

@@ -123,18 +123,18 @@ class InferenceProcess:
             self._end(running)
 
     def _ensure(self) -> _Running:
-        wanted = self._source()
+        source = self._source()
         running = self._running
-        if running is not None and running.child.is_alive() and wanted == self._loaded_source:
+        if running is not None and running.child.is_alive() and source == self._loaded_source:
             return running
         self.close()
         try:
-            self._running = self._load(wanted)
+            self._running = self._load(source)
         except InferenceError as error:
             raise AnalysisError(str(error)) from error
-        self._loaded_source = wanted
+        self._loaded_source = source
         identity = self._running.identity
-        log.info("model loaded", source=wanted, model=identity.name, version=identity.version)
+        log.info("model loaded", source=source, model=identity.name, version=identity.version)
         return self._running
 
     def _load(self, source: str) -> _Running:

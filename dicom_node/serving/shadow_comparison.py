@@ -17,14 +17,14 @@ def differences(
 ) -> list[dict[str, Any]]:
     """Where two answers to one pair differ in presence or change; findings that only one of them is asked are not."""
     theirs = {str(finding["key"]): finding for finding in challenger_says}
-    found = []
+    differing = []
     for ours in champion_says:
         other = theirs.get(str(ours["key"]))
         if other is None:
             continue
         for aspect, certainty in (("presence", "probability"), ("change", "change_probability")):
             if ours[aspect] != other[aspect]:
-                found.append(
+                differing.append(
                     {
                         "finding": str(ours["key"]),
                         "aspect": aspect,
@@ -34,7 +34,7 @@ def differences(
                         "challenger_probability": other[certainty],
                     }
                 )
-    return found
+    return differing
 
 
 def summary(session: Session, folder: str) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def changing_pointer(node: NodeContext) -> Iterator[None]:
         return
     bucket = bucket_of(node.settings.storage)
     before = _take(node, bucket)
-    found = bucket.read(POINTER_KEY)
-    if found is not None and found[0] != _local_pointer(node):
+    pointer = bucket.read(POINTER_KEY)
+    if pointer is not None and pointer[0] != _local_pointer(node):
         raise StorageError(
             "this machine does not follow the group's champion: copy its folder into data_dir/models first"
         )
@@ -62,10 +62,10 @@ def follow_group(node: NodeContext) -> None:
 
 def _take(node: NodeContext, bucket: Bucket) -> str | None:
     """Make this machine's pointer that of the bucket; return its ETag, None where the bucket has none yet."""
-    found = bucket.read(POINTER_KEY)
-    if found is None:
+    pointer = bucket.read(POINTER_KEY)
+    if pointer is None:
         return None
-    content, e_tag = found
+    content, e_tag = pointer
     if _local_pointer(node) == content:
         return e_tag
     missing = _missing_folder(node.models_dir, content)

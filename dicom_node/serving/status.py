@@ -127,14 +127,14 @@ def _line(entry: ModelEntry, *, shadow: str) -> dict[str, Any]:
 
 def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The main figures of a manifest's newest evaluation by name; empty where none was written."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for evaluation in metrics.values():
         values = evaluation.get("figures") if isinstance(evaluation, Mapping) else None
         for name, figure in (values or {}).items():
             value = figure.get("value") if isinstance(figure, Mapping) else figure
             if isinstance(value, int | float):
-                found[str(name)] = float(value)
-    return found
+                numbers[str(name)] = float(value)
+    return numbers
 
 
 def folder_of(models_dir: Path, name: str) -> Path:

@@ -229,10 +229,10 @@ def _credentials(path: Path) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(path.read_text("utf-8"))
-        found = parser["default"]
+        profile = parser["default"]
         given = {
-            "access_key_id": found["aws_access_key_id"],
-            "secret_access_key": found["aws_secret_access_key"],
+            "access_key_id": profile["aws_access_key_id"],
+            "secret_access_key": profile["aws_secret_access_key"],
         }
     except OSError as error:
         raise ConfigurationError(f"storage.credentials_file {path} cannot be read: {error.strerror}") from error
@@ -241,5 +241,5 @@ def _credentials(path: Path) -> dict[str, str]:
             f"storage.credentials_file {path}: needs a section [default] with aws_access_key_id and"
             " aws_secret_access_key"
         ) from None
-    token = found.get("aws_session_token")
+    token = profile.get("aws_session_token")
     return given if token is None else given | {"token": token}

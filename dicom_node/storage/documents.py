@@ -86,9 +86,9 @@ class BucketDocuments(DocumentStore):
 
     def read(self, relative: str) -> bytes:
         """Return one object's bytes."""
-        found = self._bucket.read(_key(relative))
-        if found is not None:
-            return found[0]
+        stored = self._bucket.read(_key(relative))
+        if stored is not None:
+            return stored[0]
         if self._older is not None:
             return self._older.read(relative)
         raise FileNotFoundError(2, "no such document in the bucket", relative)

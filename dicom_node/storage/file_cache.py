@@ -88,7 +88,7 @@ class FileCache:
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:
     """(time of last use, size, path) of every file; one that goes meanwhile is left out."""
-    found = []
+    files = []
     for parent, _folders, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)
@@ -96,5 +96,5 @@ def _files(folder: Path) -> list[tuple[float, int, Path]]:
                 status = path.stat()
             except FileNotFoundError:
                 continue
-            found.append((status.st_mtime, status.st_size, path))
-    return found
+            files.append((status.st_mtime, status.st_size, path))
+    return files

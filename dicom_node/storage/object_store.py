@@ -147,12 +147,12 @@ class ObjectStore(InstanceStore):
 
     def _fetch(self, name: str, temporary: Path) -> bool:
         """Download an object and compare it with the hash that it was given. False where there is none."""
-        found = self.bucket.download(name, temporary)
-        if found is None:
+        downloaded = self.bucket.download(name, temporary)
+        if downloaded is None:
             return False
         with temporary.open("rb") as stream:
             _meta, stored, _head = hash_stored_file(stream, name)
-        if found.attributes.get(SHA256) not in (None, stored.sha256):
+        if downloaded.attributes.get(SHA256) not in (None, stored.sha256):
             raise StorageError(f"the instance store: the object {name} is damaged: its bytes are not those of its hash")
         return True
 
@@ -187,13 +187,13 @@ def put_instance(bucket: Bucket, file: Path, name: str, sha256: str) -> str:
         try:
             if bucket.put_new(name, file, {SHA256: sha256}):
                 return name
-            found = bucket.look(name)
+            stored = bucket.look(name)
         except StoreUnavailableError:
             if not left:
                 raise
             log.warning("an instance's PUT was not answered: it is repeated under the same name")
             continue
-        if found is not None and (found.size, found.attributes.get(SHA256)) == (size, sha256):
+        if stored is not None and (stored.size, stored.attributes.get(SHA256)) == (size, sha256):
             return name  # an earlier try arrived, and only its answer was lost
         break
     raise StorageError(f"the instance store: another object has the name {name}")

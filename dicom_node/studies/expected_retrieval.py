@@ -15,7 +15,7 @@ def source_of_retrieval(session: Session, study_instance_uid: str, *, now: dt.da
 
     That an object names this node as Move Originator (PS3.7 section 9.1.1.1.5) proves nothing: anybody may write it.
     """
-    wanted = select(ExpectedRetrieval.calling_ae_title).where(
+    newest = select(ExpectedRetrieval.calling_ae_title).where(
         ExpectedRetrieval.study_instance_uid == study_instance_uid, ExpectedRetrieval.until > now
     )
-    return session.scalar(wanted)
+    return session.scalar(newest)

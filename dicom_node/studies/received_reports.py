@@ -36,10 +36,10 @@ def note_report(session: Session, sop_instance_uid: str, study_instance_uid: str
 
 def add(session: Session, values: dict[str, Any], *, now: dt.datetime) -> bool:
     """Make the row and its job, in the caller's transaction; returns False where the same thing came before."""
-    made = insert_if_absent(session, ReceivedReport, values, unique=["source_key"])
-    if made is None:
+    report_id = insert_if_absent(session, ReceivedReport, values, unique=["source_key"])
+    if report_id is None:
         return False
-    _enqueue(session, made, 1, now=now)
+    _enqueue(session, report_id, 1, now=now)
     return True
 
 

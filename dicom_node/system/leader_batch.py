@@ -48,15 +48,15 @@ class LeaderBatch(Generic[_T]):
 
     def submit(self, item: _T) -> None:
         """Return when `item` has been part of a processed batch."""
-        place = _Place(item)
+        entry = _Place(item)
         with self._guard:
-            self._waiting.append(place)
+            self._waiting.append(entry)
             is_leader = not self._has_leader
             self._has_leader = True
         if not is_leader:
-            place.turn.wait()
+            entry.turn.wait()
         # The leader is always the first in the queue, so its own item is in the batch that it processes.
-        if not place.is_processed:
+        if not entry.is_processed:
             self._lead()
 
     @property
@@ -69,11 +69,11 @@ class LeaderBatch(Generic[_T]):
         with self._guard:
             batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
         try:
-            self._process([place.item for place in batch])
+            self._process([entry.item for entry in batch])
         finally:  # also after a defect: a caller left waiting would wait for ever
-            for place in batch:
-                place.is_processed = True
-                place.turn.set()
+            for entry in batch:
+                entry.is_processed = True
+                entry.turn.set()
             self._hand_on()
 
     def _hand_on(self) -> None:

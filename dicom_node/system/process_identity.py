@@ -29,10 +29,10 @@ def machine() -> str:
     when their leases run out.
     """
     try:
-        place = f"{_BOOT_ID.read_text('ascii').strip()}:{_PID_NAMESPACE.stat().st_ino}"
+        boot_and_namespace = f"{_BOOT_ID.read_text('ascii').strip()}:{_PID_NAMESPACE.stat().st_ino}"
     except OSError:
         return secrets.token_hex(6)
-    return hashlib.sha256(place.encode("ascii")).hexdigest()[:12]
+    return hashlib.sha256(boot_and_namespace.encode("ascii")).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,9 @@ class Connections:
         self._by_address[protocol.address] += 1
         if len(self._open) <= self.most:
             return
-        silent = [one for one in self._open if one.is_silent and one is not protocol] or [protocol]
+        silent = [connection for connection in self._open if connection.is_silent and connection is not protocol] or [
+            protocol
+        ]
         victim = max(silent, key=lambda one: self._by_address[one.address])  # the first of equals is the oldest
         if time.monotonic() - self._told_at > 60.0:
             self._told_at = time.monotonic()

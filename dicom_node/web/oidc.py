@@ -145,11 +145,11 @@ class OidcProvider:
     def end_session_url(self) -> str | None:
         """Where the browser ends its session at the provider (RP-Initiated Logout 1.0); None: nowhere."""
         try:
-            place = self._discover().get("end_session_endpoint")
+            endpoint = self._discover().get("end_session_endpoint")
         except LogInError:
             return None
         query = {"client_id": self.settings.client_id, "post_logout_redirect_uri": self.settings.public_url}
-        return f"{place}{'&' if '?' in place else '?'}{urlencode(query)}" if place else None
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}" if endpoint else None
 
     def _client(self) -> OAuth2Session:
         settings, secret = self.settings, None
@@ -174,10 +174,10 @@ class OidcProvider:
         return session
 
     def _endpoint(self, name: str) -> str:
-        place = self._discover().get(name)
-        if not isinstance(place, str):
+        endpoint = self._discover().get(name)
+        if not isinstance(endpoint, str):
             raise LogInError(f"the provider's discovery document has no {name}; tell the administrator")
-        return place
+        return endpoint
 
     def _discover(self) -> dict[str, Any]:
         """The provider's metadata (OpenID Connect Discovery 1.0 section 4), asked for once an hour."""
@@ -232,13 +232,13 @@ class OidcProvider:
 
     def _userinfo(self, session: OAuth2Session, claims: Mapping[str, Any]) -> dict[str, Any]:
         """The claims that the ID token left out (Core section 5.3), of the same subject."""
-        place = self._discover().get("userinfo_endpoint")
-        if not place:
+        endpoint = self._discover().get("userinfo_endpoint")
+        if not endpoint:
             return {}
-        found = self._get(place, Authorization=f"Bearer {session.token['access_token']}")
-        if found.get("sub") != claims.get("sub"):
+        user_info = self._get(endpoint, Authorization=f"Bearer {session.token['access_token']}")
+        if user_info.get("sub") != claims.get("sub"):
             raise LogInError("the provider's userinfo is of somebody else; tell the administrator")
-        return found
+        return user_info
 
     def _identity(self, claims: Mapping[str, Any]) -> SignedInIdentity:
         settings = self.settings
@@ -246,12 +246,12 @@ class OidcProvider:
         if not name:
             raise LogInError(f"the provider gives no claim {settings.name_claim!r}; set oidc.name_claim")
         groups = set(_values_at(claims, settings.role_claim) or ())
-        for role, wanted in (
+        for role, role_groups in (
             (Role.ADMINISTRATOR, settings.administrators),
             (Role.RADIOLOGIST, settings.radiologists),
             (Role.VIEWER, settings.viewers),
         ):
-            if groups & set(wanted):
+            if groups & set(role_groups):
                 return SignedInIdentity(name=name, role=role, subject=str(claims["sub"])[:255])
         raise LogInError(
             f"{name} is known to the provider but has no role here; an administrator gives one by a group of the claim"
@@ -274,11 +274,11 @@ class OidcProvider:
 
 def _values_at(claims: Mapping[str, Any], name: str) -> list[str] | None:
     """The values of a claim, by its whole name or along its dots; None where it is missing."""
-    found: Any = claims.get(name)
-    if found is None:
-        found = claims
+    claimed: Any = claims.get(name)
+    if claimed is None:
+        claimed = claims
         for part in name.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-    if found is None:
+            claimed = claimed.get(part) if isinstance(claimed, Mapping) else None
+    if claimed is None:
         return None
-    return [str(one) for one in found] if isinstance(found, list) else [str(found)]
+    return [str(element) for element in claimed] if isinstance(claimed, list) else [str(claimed)]

@@ -35,7 +35,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters = (moment, day, percent, presence_percent, presence_word, change_percent, change_word, span, label, clock)
-    environment.filters.update({one.__name__: one for one in filters} | {"name": person_name})
+    environment.filters.update({function.__name__: function for function in filters} | {"name": person_name})
     return environment
 
 

@@ -142,8 +142,8 @@ def _ask_levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
             for question in questions:
                 if question.text in truths:
                     key, truth = f"{asked.index}/{question.key}", truths[question.text]
-                    said = _said(answer, question)
-                    yield ArmAnswer(set=AnswerSet.OPEN, key=key, pair=asked.index, truth=truth, said=said)
+                    answered = _said(answer, question)
+                    yield ArmAnswer(set=AnswerSet.OPEN, key=key, pair=asked.index, truth=truth, said=answered)
 
 
 def _ask_pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:

@@ -145,7 +145,7 @@ class ArmSource:
     def films(self, count: int) -> NDArray[np.uint8]:
         """Current films spread over the cache."""
         places = np.linspace(0, self.phantoms.pairs - 1, count).astype(int)
-        return np.stack([self.phantoms.pair(int(place)).films[1] for place in places])
+        return np.stack([self.phantoms.pair(int(index)).films[1] for index in places])
 
     def sample(self, number: int) -> Sample:
         """Draw a pair, vary it, choose which images are shown and what is asked of them."""
@@ -201,12 +201,12 @@ def turns_of(
         return foretold, prediction_turns(truth)
     if events is None:
         return [], make_closed_turns(truth)
-    wanted = [_write_turn(DIFFERENCE_TEXT, events, Tense.DIFFERENCE)]
+    written = [_write_turn(DIFFERENCE_TEXT, events, Tense.DIFFERENCE)]
     if ArmStream.PREDICTION in streams:
-        wanted.append(_write_turn(PREDICTION_BOTH_TEXT, events, Tense.PREDICTION))
+        written.append(_write_turn(PREDICTION_BOTH_TEXT, events, Tense.PREDICTION))
     if ArmStream.LONG in streams and (answer := write_long_answer(events, rng)) is not None:
-        wanted.append(Turn(question=f"{LONG_TAG}{DIFFERENCE_TEXT}", answer=answer))
-    return wanted, make_closed_turns(truth)
+        written.append(Turn(question=f"{LONG_TAG}{DIFFERENCE_TEXT}", answer=answer))
+    return written, make_closed_turns(truth)
 
 
 def _write_turn(question: str, events: tuple[Event, ...], tense: Tense) -> Turn:
@@ -221,11 +221,11 @@ def write_long_answer(events: tuple[Event, ...], rng: Generator) -> str | None:
 
 def chosen(turns: tuple[list[Turn], list[FlaggedTurn]], rng: Generator) -> tuple[Turn, ...]:
     """The wanted turns and as many of the others as there is room for, in random order."""
-    wanted, others = turns
+    open_turns, others = turns
     positive = [turn for turn, negative in others if not negative]
     negative = [turn for turn, is_negative in others if is_negative]
     some = [negative[int(index)] for index in rng.permutation(len(negative))[:NEGATIVES]]
     pool = positive + some
-    picked = [pool[int(index)] for index in rng.permutation(len(pool))[: max(TURNS - len(wanted), 0)]]
-    everything = wanted + picked
+    picked = [pool[int(index)] for index in rng.permutation(len(pool))[: max(TURNS - len(open_turns), 0)]]
+    everything = open_turns + picked
     return tuple(everything[int(index)] for index in rng.permutation(len(everything)))

@@ -186,12 +186,12 @@ def table_command(
     doc: Annotated[Path, typer.Option(help="document that gets the tables; its JSON is written beside it")],
 ) -> None:
     """Write the tables of the runs that are there."""
-    found: dict[str, list[tuple[dict[str, Any], dict[str, list[ArmAnswer]]]]] = {}
+    results: dict[str, list[tuple[dict[str, Any], dict[str, list[ArmAnswer]]]]] = {}
     for arm in ARMS:
         paths = sorted(out.glob(f"{result_path(out, arm, 0).stem.removesuffix('-0')}-[0-9]*.json"))
         if paths:
-            found[arm.name] = [read_result(path) for path in paths]
-    for path in write_study(found, doc):
+            results[arm.name] = [read_result(path) for path in paths]
+    for path in write_study(results, doc):
         print(path)
 
 

@@ -36,8 +36,8 @@ def measure_run(said: Sequence[ArmAnswer]) -> dict[str, Summed]:
         ("prediction, both images", of[AnswerSet.PREDICTION_BOTH]),
     ):
         if items:
-            found = text_figures(_keys(items), _patients(items), _truth(items), _said(items))
-            figures |= {f"{name} {metric}": figure for metric, figure in found.items()}
+            text_scores = text_figures(_keys(items), _patients(items), _truth(items), _said(items))
+            figures |= {f"{name} {metric}": figure for metric, figure in text_scores.items()}
     if items := of[AnswerSet.DIFFERENCE]:
         figures["event F1"] = event_figure(_keys(items), _patients(items), _truth(items), _said(items))
     if changes := of[AnswerSet.CHANGE]:
@@ -83,9 +83,9 @@ def _changes(items: Sequence[ArmAnswer]) -> Summed:
 def _macro_f1(sums: NDArray[np.float64]) -> float:
     size = len(CHANGE_ANSWERS)
     table = sums.reshape(size, size)
-    true, said, hits = table.sum(1), table.sum(0), np.diag(table)
+    true, answered, hits = table.sum(1), table.sum(0), np.diag(table)
     occurs = true > 0
-    return float(np.mean(2 * hits[occurs] / (true[occurs] + said[occurs]))) if occurs.any() else float("nan")
+    return float(np.mean(2 * hits[occurs] / (true[occurs] + answered[occurs]))) if occurs.any() else float("nan")
 
 
 def _inverse(stated: str) -> str:

@@ -66,8 +66,8 @@ def write_study(results: Results, doc: Path) -> tuple[Path, Path]:
     doc.write_text(f"{before}{BEGIN}\n{_tables(figures, rows, tests)}\n{END}{after}", "utf-8")
     values = {
         "runs": {name: [about for about, _ in runs] for name, runs in results.items()},
-        "figures": {name: {k: asdict(v) for k, v in found.items()} for name, found in figures.items()},
-        "p": {f"{second} | {first}": found for (first, second), found in tests.items()},
+        "figures": {name: {k: asdict(v) for k, v in by_metric.items()} for name, by_metric in figures.items()},
+        "p": {f"{second} | {first}": p_value for (first, second), p_value in tests.items()},
     }
     data = doc.with_suffix(".json")
     data.write_text(json.dumps(_finite(values), indent=1, allow_nan=False) + "\n", "utf-8")
@@ -116,9 +116,9 @@ def _question(item: ArmAnswer) -> str:
 def _tests(rows: Mapping[str, Sequence[Mapping[str, Summed]]]) -> dict[tuple[str, str], dict[str, float]]:
     """p of each arm against the one before it and against diagnostic only; extra rows against diagnostic only."""
     arms = [name for name in rows if name != BASELINE and not name.endswith(WITHOUT)]
-    wanted = list(itertools.pairwise(arms))
-    wanted += [(DIAGNOSTIC, name) for name in rows if name not in (BASELINE, ZERO, DIAGNOSTIC)]
-    known = [(first, second) for first, second in dict.fromkeys(wanted) if first in rows]
+    pairs = list(itertools.pairwise(arms))
+    pairs += [(DIAGNOSTIC, name) for name in rows if name not in (BASELINE, ZERO, DIAGNOSTIC)]
+    known = [(first, second) for first, second in dict.fromkeys(pairs) if first in rows]
     return {(first, second): p_values(rows[first], rows[second]) for first, second in known}
 
 
@@ -131,8 +131,8 @@ def _tables(
     for title, names in TABLES.items():
         head = ["arm", "runs", *names]
         body = [
-            [name, str(len(rows[name])), *(_cell(found.get(figure)) for figure in names)]
-            for name, found in figures.items()
+            [name, str(len(rows[name])), *(_cell(by_metric.get(figure)) for figure in names)]
+            for name, by_metric in figures.items()
         ]
         parts.append(f"### {title}\n\n{_table(head, body)}")
     for title, chosen in (

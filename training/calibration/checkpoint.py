@@ -190,12 +190,12 @@ def _with_floor(fitted: Calibration, samples: Sequence[_Sample]) -> Calibration:
         if answers is None or sample.truth.change_answer is None or not sample.with_prior:
             continue
         threshold = fitted.thresholds.get(sample.finding, 0.5)
-        found = read_finding(
+        statement = read_finding(
             sample.finding, answers, threshold=threshold, floor=0.0, with_prior=True, weights=fitted.joint
         )
-        if found.change_probability is not None and found.change is not Change.NOT_COMPARABLE:
-            sure.append(found.change_probability)
-            right.append(found.change == sample.truth.change_answer)
+        if statement.change_probability is not None and statement.change is not Change.NOT_COMPARABLE:
+            sure.append(statement.change_probability)
+            right.append(statement.change == sample.truth.change_answer)
     if len(sure) < FEWEST:
         return fitted
     chosen = choose_floor(sure, right, FLOOR_ACCURACY, least_coverage=FLOOR_COVERAGE)

@@ -83,8 +83,8 @@ def apply_temperature(scores: ArrayLike, temperature: float) -> NDArray[np.float
 def negative_log_likelihood(scores: Sequence[ArrayLike], truths: Sequence[int], temperature: float) -> float:
     """Mean of -log softmax(scores_i / temperature)[truth_i]."""
     total = 0.0
-    for one, truth in zip(scores, truths, strict=True):
-        values = np.asarray(one, dtype=np.float64) / temperature
+    for row, truth in zip(scores, truths, strict=True):
+        values = np.asarray(row, dtype=np.float64) / temperature
         best = float(values.max())
         total += best + math.log(float(np.exp(values - best).sum())) - float(values[truth])
     return total / max(len(truths), 1)
@@ -152,9 +152,9 @@ def fit_joint(samples: Sequence[tuple[FindingAnswers, str]]) -> JointWeights:
 
     start = np.array([1.0] * len(POOLED) + [0.0] * free)
     bounds = [(0.0, None)] * len(POOLED) + [(None, None)] * free
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    slopes = dict(zip(POOLED, (float(value) for value in found), strict=False))
-    bias = dict(zip(names, (float(value) for value in found[len(POOLED) :]), strict=False))
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    slopes = dict(zip(POOLED, (float(value) for value in fitted), strict=False))
+    bias = dict(zip(names, (float(value) for value in fitted[len(POOLED) :]), strict=False))
     return JointWeights(**slopes, bias=bias)
 
 
@@ -168,10 +168,10 @@ def _evidence_table(
         known = evidence(answers)
         if truth not in known:
             raise ValueError(f"the true state {truth!r} is none of the allowed {sorted(known)}")
-        for place, name in enumerate(names):
+        for column, name in enumerate(names):
             if name in known:
-                allowed[number, place] = True
-                table[number, place] = [known[name].get(answer, 0.0) for answer in POOLED]
+                allowed[number, column] = True
+                table[number, column] = [known[name].get(answer, 0.0) for answer in POOLED]
     return table, allowed, np.array([list(names).index(truth) for _, truth in samples], dtype=np.int64)
 
 
@@ -180,10 +180,10 @@ def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_
     sure, right = _pair(confidences, correct)
     if bins < 1:
         raise ValueError(f"at least one bin, got {bins}")
-    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    bin_of = np.minimum((sure * bins).astype(np.int64), bins - 1)
     result = []
     for number in range(bins):
-        inside = place == number
+        inside = bin_of == number
         if inside.any():
             result.append(
                 CalibrationBin(
@@ -258,7 +258,7 @@ def choose_floor(
 
 def _pad(scores: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """[N, K]: rows with fewer answers are filled with -inf, which takes no part in a softmax."""
-    rows = [np.asarray(one, dtype=np.float64) for one in scores]
+    rows = [np.asarray(answer_scores, dtype=np.float64) for answer_scores in scores]
     out = np.full((len(rows), max(row.size for row in rows)), -np.inf)
     for number, row in enumerate(rows):
         out[number, : row.size] = row
@@ -275,8 +275,8 @@ def _pair(values: ArrayLike, flags: ArrayLike) -> tuple[NDArray[np.float64], NDA
 
 
 def _at(values: NDArray[Any], truth: NDArray[np.bool_], cut: float, positives: int, negatives: int) -> Threshold:
-    said = values >= cut
-    hits, false = int((said & truth).sum()), int((said & ~truth).sum())
+    positive = values >= cut
+    hits, false = int((positive & truth).sum()), int((positive & ~truth).sum())
     return Threshold(
         value=cut,
         sensitivity=hits / positives,

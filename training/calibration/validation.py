@@ -59,7 +59,7 @@ def count_answers(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> Val
     """
     present: Counter[str] = Counter()
     changes: Counter[str] = Counter()
-    said: Counter[str] = Counter()
+    pair_changes: Counter[str] = Counter()
     sure: list[float] = []
     abstained = priors = 0
     for pair in pairs:
@@ -73,7 +73,7 @@ def count_answers(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> Val
         sure.append(pair_certainty([finding.probability for finding in findings]))
         if pair.with_prior:
             priors += 1
-            said[pair_change(finding.change for finding in findings)] += 1
+            pair_changes[pair_change(finding.change for finding in findings)] += 1
     if not sure:
         return None
     edges = sorted({round(edge, DIGITS) for edge in edges_of(sure)})
@@ -83,7 +83,7 @@ def count_answers(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> Val
         present=dict(sorted(present.items())),
         abstained=abstained,
         changes=dict(sorted(changes.items())),
-        pair_changes=dict(sorted(said.items())),
+        pair_changes=dict(sorted(pair_changes.items())),
         certainty_edges=tuple(edges),
         certainty=tuple(bin_counts(sure, edges)),
     )
@@ -97,18 +97,18 @@ def _read(pair: PairAnswers, rules: Mapping[str, Any]) -> Sequence[Finding]:
             temperature = rules["calibration"].get(answer.question.type.value, 1.0)
             shares[answer.question.finding][key] = answer.probabilities(temperature)
     weights = JointWeights.from_values(rules["joint"])
-    found = []
+    samples = []
     for finding, calibrated in shares.items():
         answers = finding_answers(finding, calibrated)
         if answers is not None:
             threshold = rules["thresholds"].get(finding, 0.5)
             floor = rules["certainty_floor"]
-            found.append(
+            samples.append(
                 read_finding(
                     finding, answers, threshold=threshold, floor=floor, with_prior=pair.with_prior, weights=weights
                 )
             )
-    return found
+    return samples
 
 
 def reading_rules(manifest: Manifest) -> dict[str, Any]:
@@ -141,12 +141,12 @@ def measure(folder: Path, data: str, *, split: Split | None = None, limit: int |
     predictor = load_predictor(folder)
     report = DropReport()
     items = load_records(open_records(parse_spec(data), report), report, split=split, limit=limit)
-    found = count_answers(
+    counts = count_answers(
         (ask_closed_questions(predictor, pair) for _, pair in items), reading_rules(predictor.manifest)
     )
-    if found is None:
+    if counts is None:
         raise DataError(f"{data} has no pair to ask")
-    return found
+    return counts
 
 
 def main(
@@ -160,12 +160,12 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
-        found = measure(checkpoint, data, split=split, limit=limit)
-        manifest = add_validation(checkpoint, found)
+        counts = measure(checkpoint, data, split=split, limit=limit)
+        manifest = add_validation(checkpoint, counts)
     except (ModelError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
-    print(found.model_dump_json(indent=2))
+    print(counts.model_dump_json(indent=2))
     print(f"{checkpoint / MANIFEST_NAME}: Device UID still {manifest.device_uid}")
 
 

@@ -45,11 +45,11 @@ class DataLog:
 
     def finish(self) -> list[str]:
         """Write data.json from what all ranks noted; returns the report in lines. For the main rank, at the end."""
-        found = read_dropped(self._out)
+        dropped = read_dropped(self._out)
         lines: list[str] = []
         reasons: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
-        for each in found:
+        for each in dropped:
             reasons[each.reason] += 1
             named = examples.setdefault(each.reason, [])
             if len(named) < EXAMPLES_KEPT:
@@ -68,9 +68,9 @@ class DataLog:
 
 def read_dropped(out: Path) -> list[Dropped]:
     """Everything that some rank noted, each image or record once: a run that goes on meets the same ones again."""
-    found: dict[Dropped, None] = {}
+    dropped: dict[Dropped, None] = {}
     for path in sorted(out.glob("dropped-*.jsonl")):
         for line in path.read_text("utf-8").splitlines(keepends=True):
             if line.endswith("\n"):  # a kill may have cut the last line; its sample is met again
-                found[Dropped(**json.loads(line))] = None
-    return list(found)
+                dropped[Dropped(**json.loads(line))] = None
+    return list(dropped)

@@ -133,8 +133,8 @@ def select_records(records: Iterable[Record], report: DropReport, *, split: Spli
 def record_count(spec: DataSpec, *, split: Split | None = None, limit: int | None = None) -> int:
     """Count the records of `load_records` if every image can be decoded; reads the set's tables once more."""
     records = open_records(spec, DropReport())
-    wanted = (r for r in records if (r.split is split if split is not None else r.split is not Split.FIXTURE))
-    return sum(1 for _ in islice(wanted, limit))
+    of_split = (r for r in records if (r.split is split if split is not None else r.split is not Split.FIXTURE))
+    return sum(1 for _ in islice(of_split, limit))
 
 
 def _read_phantoms(spec: DataSpec, report: DropReport) -> Iterator[Record]:

@@ -56,7 +56,7 @@ class ExpertTable:
     def text(self, images: Sequence[ImageRef]) -> str | None:
         """The line on the last two of the images; None where the table does not know one of them."""
         places = [self.rows.get(image.image_id) for image in images[-2:]]
-        known = [place for place in places if place is not None]
+        known = [index for index in places if index is not None]
         return expert_text(self.probabilities[known], self.labels) if len(known) == len(places) else None
 
 
@@ -90,23 +90,23 @@ def images_of(records: Iterable[Record]) -> Iterator[ImageRef]:
 
 def read_expert_images(images: Sequence[ImageRef]) -> list[ExpertImage]:
     """Decode images and make them as large as the expert wants them."""
-    found = []
+    read = []
     for image in images:
         try:
-            found.append(ExpertImage(image_id=image.image_id, square=fit(load_image(image), SIDE)))
+            read.append(ExpertImage(image_id=image.image_id, square=fit(load_image(image), SIDE)))
         except PixelError as error:
-            found.append(ExpertImage(image_id=image.image_id, fault=f"image cannot be decoded: {error}"))
-    return found
+            read.append(ExpertImage(image_id=image.image_id, fault=f"image cannot be decoded: {error}"))
+    return read
 
 
 def ask_expert(expert: Expert, images: Sequence[ExpertImage]) -> list[ExpertRow]:
     """Ask about images together; the rows are in their order."""
     squares = [image.square for image in images if image.square is not None]
-    said = iter(expert.probabilities_of_squares(np.stack(squares)).tolist() if squares else [])
+    probabilities = iter(expert.probabilities_of_squares(np.stack(squares)).tolist() if squares else [])
     return [
         ExpertRow(image_id=image.image_id, fault=image.fault)
         if image.square is None
-        else ExpertRow(image_id=image.image_id, shares=tuple(next(said)))
+        else ExpertRow(image_id=image.image_id, shares=tuple(next(probabilities)))
         for image in images
     ]
 

@@ -101,10 +101,10 @@ def write_features(
     known = Features(folder=folder) if any(folder.glob("*.json")) else None
     if known is not None and known.tower != tower:
         raise DataError(f"{folder} holds features of another tower; choose an empty folder")
-    wanted = [image for image in images if known is None or image.key not in known]
-    for begin in range(0, len(wanted), PART_IMAGES):
+    missing = [image for image in images if known is None or image.key not in known]
+    for begin in range(0, len(missing), PART_IMAGES):
         keys, shown = [], []
-        for image in wanted[begin : begin + PART_IMAGES]:
+        for image in missing[begin : begin + PART_IMAGES]:
             try:
                 shown.append(pictures.get(image))
             except PixelError as error:
@@ -128,11 +128,11 @@ def _write_part(folder: Path, tower: str, keys: Sequence[str], values: NDArray[n
 
 def images_of(records: Iterator[Record], most: int) -> list[ImageRef]:
     """The images that records may show, each once, in order."""
-    found: dict[str, ImageRef] = {}
+    images: dict[str, ImageRef] = {}
     for record in records:
         for image in record.images[-most:]:
-            found.setdefault(image.key, image)
-    return list(found.values())
+            images.setdefault(image.key, image)
+    return list(images.values())
 
 
 def main(

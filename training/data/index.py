@@ -119,7 +119,7 @@ def _key(spec: SetSpec, options: InstructionOptions) -> str:
 
 
 def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: Callable[[int], None]) -> None:
-    report, made = DropReport(), DropReport()
+    report, not_asked = DropReport(), DropReport()
     answers = load_answers(Path(spec.long_answers)) if spec.long_answers else {}
     everything = InstructionOptions(
         streams=frozenset(Stream),
@@ -136,9 +136,9 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     rng = np.random.default_rng(0)  # which turns are possible is asked here, not which are chosen
     with RowWriter(folder / ROWS) as writer:
         for record in _read_records(spec, report):
-            found = list(conversations(record, everything, rng, made, long_answers=answers))
-            mask = sum({1 << STREAMS.index(conversation.stream) for conversation in found})
-            for conversation in found:
+            asked = list(conversations(record, everything, rng, not_asked, long_answers=answers))
+            mask = sum({1 << STREAMS.index(conversation.stream) for conversation in asked})
+            for conversation in asked:
                 note_taught(taught[conversation.stream], conversation.turns)
             if not mask:
                 report.drop("nothing to ask: no published question and no label", record.record_id)
@@ -160,7 +160,7 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
         "findings": dict(known),
         "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
         "dropped": dict(report.dropped),
-        "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in made.dropped.items()},
+        "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
         "examples": report.examples,
     }
     partial = folder / f"{ABOUT}.partial"

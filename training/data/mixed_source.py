@@ -49,19 +49,19 @@ class MixedSource:
 
     def sample(self, number: int) -> Sample:
         """The sample with this number. Raises DataError where nothing near it can be read."""
-        place, item = self.schedule.place(number)
-        pool = self.pools[place]
+        pool_number, item = self.schedule.place(number)
+        pool = self.pools[pool_number]
         dropped: list[Dropped] = []
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([self.seed, number, attempt])
             if attempt:
                 item = int(rng.integers(pool.size))
             try:
-                made = pool.make(item, rng)
+                sample = pool.make(item, rng)
             except SampleError as error:
                 dropped.append(Dropped(pool=pool.name, reason=error.reason, which=error.which))
                 continue
-            return replace(made, dropped=tuple(dropped)) if dropped else made
+            return replace(sample, dropped=tuple(dropped)) if dropped else sample
         last = dropped[-1]
         raise DataError(
             f"{pool.name}: {ATTEMPTS} samples one after another could not be made, the last one because of "

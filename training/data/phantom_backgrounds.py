@@ -34,7 +34,7 @@ Background = tuple[str, tuple[Plane, Plane]]
 
 def clean_films(records: Iterable[Record]) -> dict[str, list[ImageRef]]:
     """Patient → the films of the training split on which every labelled finding is absent, in order of time."""
-    found: dict[str, dict[str, ImageRef]] = defaultdict(dict)
+    films: dict[str, dict[str, ImageRef]] = defaultdict(dict)
     for record in records:
         if record.split is not Split.TRAIN:
             continue
@@ -44,10 +44,10 @@ def clean_films(records: Iterable[Record]) -> dict[str, list[ImageRef]]:
         ):
             known = [state for state in states if state is not None]
             if image is not None and known and not any(state.present for state in known):
-                found[record.patient_id][image.image_id] = image
+                films[record.patient_id][image.image_id] = image
     return {
         patient: sorted(images.values(), key=lambda image: (image.when, image.image_id))
-        for patient, images in sorted(found.items())
+        for patient, images in sorted(films.items())
     }
 
 
@@ -89,9 +89,9 @@ def main(
 ) -> None:
     """Render phantom findings over real films into FOLDER."""
     report = DropReport()
-    found = clean_films(open_records(parse_spec(films), report))
-    chosen = backgrounds(found)
-    print(f"{len(chosen)} backgrounds of {len(found)} patients; {report}", flush=True)
+    films_by_patient = clean_films(open_records(parse_spec(films), report))
+    chosen = backgrounds(films_by_patient)
+    print(f"{len(chosen)} backgrounds of {len(films_by_patient)} patients; {report}", flush=True)
     fill(folder, chosen, pairs=pairs, size=size)
 
 

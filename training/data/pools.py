@@ -99,12 +99,12 @@ class RecordPool:
         stored = self.record(item)
         record = self._vary(stored, rng) if self.stream is Stream.DIFFERENCE else stored
         # A varied record may have nothing to ask, and thinning out may leave nothing: then it is shown as it is.
-        made = self._make_conversations(record, rng, self.options.keep_negatives)
-        if not made:
-            record, made = stored, self._make_conversations(stored, rng, 1.0)
-        if not made:
+        choices = self._make_conversations(record, rng, self.options.keep_negatives)
+        if not choices:
+            record, choices = stored, self._make_conversations(stored, rng, 1.0)
+        if not choices:
             raise SampleError("nothing to ask", stored.record_id)
-        chosen = made[int(rng.integers(len(made)))]
+        chosen = choices[int(rng.integers(len(choices)))]
         pictures: tuple[NDArray[np.uint8], ...] = ()
         marks = None
         if self.features is None:
@@ -125,13 +125,13 @@ class RecordPool:
     def _load_features(self, images: Sequence[ImageRef]) -> tuple[NDArray[np.float16], ...]:
         if self.features is None:
             return ()
-        found = []
+        features = []
         for image in images:
             try:
-                found.append(self.features.get(image))
+                features.append(self.features.get(image))
             except PixelError as error:
                 raise SampleError(str(error), image.image_id) from error
-        return tuple(found)
+        return tuple(features)
 
     def _make_conversations(self, record: Record, rng: Generator, keep_negatives: float) -> list[Conversation]:
         options = replace(self.options, streams=frozenset({self.stream}), keep_negatives=keep_negatives)

@@ -143,8 +143,8 @@ def _check_line(text: str, number: int, report: DropReport) -> Prepared | None:
             render_question(turn.question)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "JSON"
-        report.drop(f"malformed line: {place}: {first['msg']}", f"line {number}")
+        location = ".".join(str(part) for part in first["loc"]) or "JSON"
+        report.drop(f"malformed line: {location}: {first['msg']}", f"line {number}")
         return None
     except ValueError as error:
         report.drop(f"malformed line: {error}", f"line {number}")
@@ -225,7 +225,7 @@ class PreparedPool:
         return Sample(
             images=pictures,
             layout=PromptLayout(priors=len(images) - 1, expert=line.expert, context=line.context),
-            turns=tuple(turns[int(place)] for place in chosen) if self.variation.turns else (),
+            turns=tuple(turns[int(number)] for number in chosen) if self.variation.turns else (),
             targets=unknown_targets(findings) if findings else None,
             conversation=self.variation.conversation,
         )

@@ -140,7 +140,7 @@ class RecordSet:
     def pools(self, shown: PoolPresentation) -> list[tuple[Pool, float]]:
         rules = self.section.long_answers in ("", RULES)
         answers = {} if rules else load_answers(Path(self.section.long_answers))
-        made: list[tuple[Pool, float]] = [
+        weighted: list[tuple[Pool, float]] = [
             (
                 RecordPool(
                     name=f"{self.section.data}, {stream.value}",
@@ -158,10 +158,10 @@ class RecordSet:
             for stream, share in self.streams.items()
             if share and len(self.index.members[stream])
         ]
-        if not made:
-            wanted = ", ".join(stream.value for stream, share in self.streams.items() if share)
-            raise ModelError(f"{self.section.data} can teach none of the streams {wanted}:\n" + "\n".join(self.lines()))
-        return made
+        if not weighted:
+            names = ", ".join(stream.value for stream, share in self.streams.items() if share)
+            raise ModelError(f"{self.section.data} can teach none of the streams {names}:\n" + "\n".join(self.lines()))
+        return weighted
 
     def taught(self) -> Counter[str]:
         return self.index.taught([stream for stream, share in self.streams.items() if share])

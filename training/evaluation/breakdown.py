@@ -35,16 +35,16 @@ class Subgroup:
 def change_confusion(answered: Sequence[Answered]) -> tuple[tuple[int, ...], ...]:
     """Counts [true change, stated change] over all findings, in the order of CHANGE_ANSWERS; the last column holds
     answers that are none of them ("not comparable", missing). Empty where no change is known."""
-    truth, said = [], []
+    truth, answers = [], []
     for answer in answered:
         stated = {finding.key: change_said(finding) for finding in answer.said.findings}
         for key, known in answer.truth.findings.items():
             if answer.truth.has_prior and known.change_answer is not None:
                 truth.append(known.change_answer)
-                said.append(stated.get(key, "missing"))
+                answers.append(stated.get(key, "missing"))
     if not truth:
         return ()
-    return tuple(tuple(int(count) for count in row) for row in confusion(truth, said, CHANGE_ANSWERS))
+    return tuple(tuple(int(count) for count in row) for row in confusion(truth, answers, CHANGE_ANSWERS))
 
 
 def subgroup_scores(
@@ -56,8 +56,8 @@ def subgroup_scores(
     for record in records:
         answer = by_pair.get(record.truth.pair_id)
         if answer is not None:
-            for place in _places(record):
-                groups.setdefault(place, []).append(answer)
+            for group in _places(record):
+                groups.setdefault(group, []).append(answer)
     order = sorted(groups, key=lambda place: (AXES.index(place[0]), place[1]))
     return tuple(_subgroup(axis, value, groups[axis, value], resamples) for axis, value in order)
 
@@ -93,9 +93,9 @@ def _share_right(answered: Sequence[Answered], aspect: str, resamples: int) -> I
     """Share of right answers on one aspect, all findings pooled, with its patient-clustered interval."""
     keys, patients, right = [], [], []
     for answer in answered:
-        said = {finding.key: finding for finding in answer.said.findings}
+        stated_findings = {finding.key: finding for finding in answer.said.findings}
         for key, truth in answer.truth.findings.items():
-            for name, true, stated, _ in aspects(truth, said.get(key), answer.truth.has_prior):
+            for name, true, stated, _ in aspects(truth, stated_findings.get(key), answer.truth.has_prior):
                 if name == aspect:
                     keys.append(f"{answer.truth.pair_id}/{key}")
                     patients.append(answer.truth.patient_id)

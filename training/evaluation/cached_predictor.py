@@ -55,10 +55,10 @@ class Remembered:
             self._between()
             if self._predictor is None:
                 self._predictor = self._load()
-            said = self._predictor.predict(pair)
-            self._append({"key": key, "said": _PREDICTION.dump_python(said, mode="json")})
+            prediction = self._predictor.predict(pair)
+            self._append({"key": key, "said": _PREDICTION.dump_python(prediction, mode="json")})
             # read back, so that an answer from memory and one from the file are the same to the last digit
-            self._known[key] = _PREDICTION.validate_json(_PREDICTION.dump_json(said))
+            self._known[key] = _PREDICTION.validate_json(_PREDICTION.dump_json(prediction))
         return self._known[key]
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Remembered:
         """Read the answers of this very checkpoint; a last line that was cut off is cut away."""
         if not self._path.is_file():
             return {}
-        found: dict[str, Prediction] = {}
+        predictions: dict[str, Prediction] = {}
         whole = 0
         with self._path.open("rb") as file:
             for line in file:
@@ -83,11 +83,11 @@ class Remembered:
                 try:
                     entry = json.loads(line)
                     if entry["device_uid"] == self._identity.device_uid:
-                        found[entry["key"]] = _PREDICTION.validate_python(entry["said"])
+                        predictions[entry["key"]] = _PREDICTION.validate_python(entry["said"])
                 except (ValueError, KeyError, ValidationError):
                     continue
         os.truncate(self._path, whole)
-        return found
+        return predictions
 
 
 def _key(pair: StudyPair) -> str:

@@ -69,12 +69,12 @@ def loss_of(answer: Answered) -> float:
 
 
 def _losses(answer: Answered) -> tuple[float, tuple[tuple[str, str, str], ...]]:
-    said = {finding.key: finding for finding in answer.said.findings}
+    findings = {finding.key: finding for finding in answer.said.findings}
     losses, wrong = [], []
     for key, truth in answer.truth.findings.items():
-        if said and key not in said:
+        if findings and key not in findings:
             continue  # not asked, or counted as missing by the figures: no image explains it
-        for aspect, true, stated, given in aspects(truth, said.get(key), answer.truth.has_prior):
+        for aspect, true, stated, given in aspects(truth, findings.get(key), answer.truth.has_prior):
             loss = -math.log(max(given, 1e-6))
             losses.append(loss)
             if true != stated:
@@ -92,8 +92,8 @@ def per_question_of(answered: Sequence[Answered]) -> dict[str, float]:
     """ "pair/finding/aspect" → 1 where the answer is right, else 0."""
     result = {}
     for answer in answered:
-        said = {finding.key: finding for finding in answer.said.findings}
+        findings = {finding.key: finding for finding in answer.said.findings}
         for key, truth in answer.truth.findings.items():
-            for aspect, true, stated, _ in aspects(truth, said.get(key), answer.truth.has_prior):
+            for aspect, true, stated, _ in aspects(truth, findings.get(key), answer.truth.has_prior):
                 result[f"{answer.truth.pair_id}/{key}/{aspect}"] = float(true == stated)
     return result

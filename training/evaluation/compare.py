@@ -24,10 +24,10 @@ class FigureComparison:
 
     def line(self) -> str:
         """As one line."""
-        found = self.comparison
+        comparison = self.comparison
         return (
-            f"{self.name} {found.first:.4f} → {found.second:.4f}, difference {found.difference:+.4f}, "
-            f"two-sided p = {found.p:.3g}, {found.n} questions; 95 % interval of the difference by patient "
+            f"{self.name} {comparison.first:.4f} → {comparison.second:.4f}, difference {comparison.difference:+.4f}, "
+            f"two-sided p = {comparison.p:.3g}, {comparison.n} questions; 95 % interval of the difference by patient "
             f"{self.low:+.4f} to {self.high:+.4f}"
         )
 
@@ -59,12 +59,12 @@ def _compare_figure(
     second: Sequence[Mapping[str, float]],
     patients: Mapping[str, str],
 ) -> FigureComparison:
-    found = compare(first, second)
+    comparison = compare(first, second)
     before, after = average_runs(first), average_runs(second)
     keys = list(before)
     owners = [patient_of(key, patients) for key in keys]
     spread = interval([mean_figure(keys, owners, [after[key] - before[key] for key in keys])])
-    return FigureComparison(name=name, comparison=found, low=spread.low, high=spread.high)
+    return FigureComparison(name=name, comparison=comparison, low=spread.low, high=spread.high)
 
 
 def patient_of(key: str, patients: Mapping[str, str]) -> str:

@@ -174,9 +174,9 @@ def evaluate(
     asked: list[tuple[Record, AskedRecord]] = []
     cases: list[Case] = []
     for record, pair in items:
-        found = ask_record(predictor, record, pair, options, ask)
-        asked.append((record, found))
-        cases = worst_of([*cases, case_of(found.answer, pair)], options.worst)
+        replies = ask_record(predictor, record, pair, options, ask)
+        asked.append((record, replies))
+        cases = worst_of([*cases, case_of(replies.answer, pair)], options.worst)
         progress(len(asked))
     return score_asked(asked, predictor.identity, report, data=data, options=options, baseline=baseline, cases=cases)
 
@@ -192,12 +192,14 @@ def score_asked(
     cases: Sequence[Case],
 ) -> Evaluation:
     """Score what was said of every record, in the order of the set. cases: the worst ones, with their images."""
-    answered = [found.answer for _, found in asked]
+    answered = [replies.answer for _, replies in asked]
     records = [record for record, _ in asked]
     seconds = sum(answer.said.seconds.get("total", 0.0) for answer in answered)
-    foretold = [(record.truth, found.alone) for record, found in asked if found.alone is not None]
-    courses = [Foretold(record=record, said=found.settings) for record, found in asked if found.settings is not None]
-    said_published = [(record, found.published) for record, found in asked if found.published is not None]
+    foretold = [(record.truth, replies.alone) for record, replies in asked if replies.alone is not None]
+    courses = [
+        Foretold(record=record, said=replies.settings) for record, replies in asked if replies.settings is not None
+    ]
+    said_published = [(record, replies.published) for record, replies in asked if replies.published is not None]
     labelled = [answer for answer in answered if answer.truth.findings]
     scored, unasked = keep_asked(labelled)
     presence, change = _confidences(scored)
@@ -283,9 +285,9 @@ def _curves(answered: Sequence[Answered]) -> tuple[Curve, ...]:
         for finding in answer.said.findings:
             truth = answer.truth.findings.get(finding.key)
             if truth is not None and truth.current is not None:
-                found = scores.setdefault(finding.key, ([], []))
-                found[0].append(truth.current.present)
-                found[1].append(finding.probability)
+                columns = scores.setdefault(finding.key, ([], []))
+                columns[0].append(truth.current.present)
+                columns[1].append(finding.probability)
     curves = []
     for key, (present, probability) in scores.items():
         false_rate, true_rate = roc_curve(present, probability)

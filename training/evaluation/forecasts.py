@@ -48,8 +48,8 @@ def can_foretell(record: Record) -> bool:
 
 def foretell(predictor: StudyPredictor, record: Record, study: StudyPair) -> Foretold:
     """Ask for the prognosis of a study in every setting."""
-    said = {setting: predictor.predict(study_in_setting(study, setting)) for setting in SETTINGS}
-    return Foretold(record=record, said=said)
+    predictions = {setting: predictor.predict(study_in_setting(study, setting)) for setting in SETTINGS}
+    return Foretold(record=record, said=predictions)
 
 
 def study_in_setting(study: StudyPair, setting: Knowledge) -> StudyPair:
@@ -65,7 +65,7 @@ def score_forecasts(foretold: Sequence[Foretold], *, resamples: int = 1000) -> t
     if not foretold:
         return ()
     commonest = _commonest(foretold)
-    ceilings = [best_of(one.record) for one in foretold]
+    ceilings = [best_of(course.record) for course in foretold]
     rows = {setting.value: _rows(foretold, setting, commonest, ceilings) for setting in SETTINGS}
     return tuple(score_settings(rows, resamples=resamples)) if all(rows.values()) else ()
 
@@ -83,10 +83,10 @@ def best_of(record: Record) -> Callable[[Knowledge], Shares] | None:
 
 def _commonest(foretold: Sequence[Foretold]) -> dict[str, str]:
     counts: dict[str, Counter[str]] = {}
-    for one in foretold:
-        for key, answer in _came(one.record).items():
+    for course in foretold:
+        for key, answer in _came(course.record).items():
             counts.setdefault(key, Counter())[answer] += 1
-    return {key: min(found, key=lambda word: (-found[word], word)) for key, found in counts.items()}
+    return {key: min(counted, key=lambda word: (-counted[word], word)) for key, counted in counts.items()}
 
 
 def _came(record: Record) -> dict[str, str]:
@@ -102,18 +102,18 @@ def _rows(
     ceilings: Sequence[Callable[[Knowledge], Shares] | None],
 ) -> list[ForecastRow]:
     rows = []
-    for one, best in zip(foretold, ceilings, strict=True):
-        said = one.said[setting]
-        asked = {finding.key for finding in said.findings}
-        stated = {item.key: item for item in said.prognosis}
+    for course, best in zip(foretold, ceilings, strict=True):
+        prediction = course.said[setting]
+        asked = {finding.key for finding in prediction.findings}
+        stated = {item.key: item for item in prediction.prognosis}
         ideal = best(setting) if best is not None else None
-        for key, answer in _came(one.record).items():
+        for key, answer in _came(course.record).items():
             if key not in asked:
                 continue
             item = stated.get(key)
             rows.append(
                 ForecastRow(
-                    patient=one.record.patient_id,
+                    patient=course.record.patient_id,
                     key=key,
                     right=(item.change.value if item is not None else "none") == answer,
                     common=commonest[key] == answer,

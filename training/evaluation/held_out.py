@@ -54,12 +54,16 @@ def training_sets(recipe: Mapping[str, Any] | str, kind: str) -> tuple[TrainingS
         )
         for section in sections
     )
-    return tuple(one for one in sets if kind not in NO_PATIENTS and _patients_of(one.kind) == _patients_of(kind))
+    return tuple(
+        training_set
+        for training_set in sets
+        if kind not in NO_PATIENTS and _patients_of(training_set.kind) == _patients_of(kind)
+    )
 
 
 def salt_of(recipe: Mapping[str, Any] | str, kind: str) -> str:
     """The salt by which training split these patients; the usual one where it did not."""
-    return next((one.salt for one in training_sets(recipe, kind) if one.salt), DEFAULT_SALT)
+    return next((training_set.salt for training_set in training_sets(recipe, kind) if training_set.salt), DEFAULT_SALT)
 
 
 def count_seen(
@@ -85,7 +89,11 @@ def count_seen(
         Where it cannot be told, because training took the published split of another set of the same patients.
     """
     sets = training_sets(recipe, kind)
-    foreign = [one for one in sets if not one.salt and one.split != "all" and one.kind != kind]
+    foreign = [
+        training_set
+        for training_set in sets
+        if not training_set.salt and training_set.split != "all" and training_set.kind != kind
+    ]
     if foreign:
         raise DataError(
             f"the checkpoint was trained on the split {foreign[0].split!r} of {foreign[0].kind}, which shows patients"
@@ -94,20 +102,20 @@ def count_seen(
         )
     if not sets:
         return 0
-    own = [one for one in sets if not one.salt]
+    own = [training_set for training_set in sets if not training_set.salt]
     salt = salt_of(recipe, kind)
     taught, asked = set[str](), dict[str, int]()
     for record in records():
-        if any(one.teaches(record.split) for one in own):
+        if any(training_set.teaches(record.split) for training_set in own):
             taught.add(record.patient_id)
-        found = patient_split(record.patient_id, salt, Shares()) if by_patient else record.split
-        if split is None or found is split:
+        record_split = patient_split(record.patient_id, salt, Shares()) if by_patient else record.split
+        if split is None or record_split is split:
             asked[record.patient_id] = asked.get(record.patient_id, 0) + 1
     taught.update(
         patient
         for patient in asked
-        for one in sets
-        if one.salt and one.teaches(patient_split(patient, one.salt, Shares()))
+        for training_set in sets
+        if training_set.salt and training_set.teaches(patient_split(patient, training_set.salt, Shares()))
     )
     return sum(count for patient, count in asked.items() if patient in taught)
 

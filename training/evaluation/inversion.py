@@ -60,5 +60,5 @@ def _share(rows: Sequence[Row], is_met: Callable[[Row], bool], resamples: int) -
 
 def inverse(change: str) -> str:
     """The change of the reversed pair; what is no change stays as it is."""
-    known = {one.value for one in Change}
+    known = {state.value for state in Change}
     return INVERSE_CHANGE[Change(change)].value if change in known else change

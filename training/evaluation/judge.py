@@ -101,9 +101,9 @@ def judge(
 
 def parse_verdict(key: str, answer: str) -> JudgeVerdict:
     """Read {"score": 1..5, "reason": …} from an answer, also inside a code fence or after a preamble."""
-    for found in re.finditer(r"\{[^{}]*\}", answer):
+    for match in re.finditer(r"\{[^{}]*\}", answer):
         try:
-            value = json.loads(found[0])
+            value = json.loads(match[0])
         except ValueError:
             continue
         score = value.get("score")

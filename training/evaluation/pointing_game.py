@@ -99,7 +99,7 @@ def measure_pointing(
 
 def localisation_of(table: Mapping[str, Pointing]) -> dict[str, float]:
     """The value for `Manifest.localisation`: findings that are localised clearly better than by chance."""
-    return {key: round(one.share, 4) for key, one in table.items() if one.is_localised}
+    return {key: round(score.share, 4) for key, score in table.items() if score.is_localised}
 
 
 def _round(
@@ -158,10 +158,13 @@ def main() -> None:
     config = vlm.model.config
     cells = config.tile_side // config.vision_config.patch_size
     table = measure_pointing(localiser, vlm, findings, seeds, cells=cells)
-    for key, one in table.items():
-        print(f"{key:24} {one.hits:4}/{one.shown:<4} {one.share:.2f} chance {one.chance:.2f} overlap {one.overlap:.2f}")
+    for key, score in table.items():
+        print(
+            f"{key:24} {score.hits:4}/{score.shown:<4} {score.share:.2f} chance {score.chance:.2f} "
+            f"overlap {score.overlap:.2f}"
+        )
     print(json.dumps({"method": localiser.method.value, "localisation": localisation_of(table)}))
-    print(json.dumps({key: asdict(one) for key, one in table.items()}))
+    print(json.dumps({key: asdict(score) for key, score in table.items()}))
 
 
 def _findings_of(folder: Path) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "progression": asdict(evaluation.progression) if evaluation.progression else None,
         "prognosis": asdict(evaluation.prognosis) if evaluation.prognosis else None,
         "forecasts": [asdict(score) for score in evaluation.forecasts],
-        "inversion": {name: asdict(found) for name, found in evaluation.inversion.items()},
+        "inversion": {name: asdict(score) for name, score in evaluation.inversion.items()},
         "choices": asdict(evaluation.choices) if evaluation.choices else None,
         "judge": asdict(judge) if judge else None,
         "reliability": {
@@ -88,7 +88,7 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         "worst": [{"record": c.record_id, "loss": c.loss, "differences": c.rows} for c in evaluation.worst],
         "seconds_per_pair": evaluation.seconds_per_pair,
         "left_out": evaluation.report.as_json(),
-        "consistency": {name: asdict(found) for name, found in evaluation.consistency.items()},
+        "consistency": {name: asdict(score) for name, score in evaluation.consistency.items()},
         "per_question": evaluation.per_question,
         "per_answer": per_answer(evaluation, judge),
         "patients": {record.record_id: record.patient_id for record in evaluation.records},
@@ -99,18 +99,18 @@ def as_json(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
 
 def per_answer(evaluation: Evaluation, judge: JudgeScores | None = None) -> dict[str, dict[str, float]]:
     """Every figure that has a score for each answer, for paired tests: figure → key → score."""
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     if evaluation.per_question:
-        found["findings accuracy"] = evaluation.per_question
+        figures["findings accuracy"] = evaluation.per_question
     if evaluation.texts is not None:
-        found |= {f"difference {name}": scores for name, scores in evaluation.texts.per_answer.items()}
+        figures |= {f"difference {name}": scores for name, scores in evaluation.texts.per_answer.items()}
     if evaluation.published is not None:
-        found |= {name: scores for name, scores in evaluation.published.per_answer.items() if scores}
+        figures |= {name: scores for name, scores in evaluation.published.per_answer.items() if scores}
     if evaluation.progression is not None:
-        found["progression accuracy"] = evaluation.progression.per_answer
+        figures["progression accuracy"] = evaluation.progression.per_answer
     if judge is not None:
-        found["judge"] = judge.per_question()
-    return found
+        figures["judge"] = judge.per_question()
+    return figures
 
 
 def _finite(value: Any) -> Any:
@@ -163,7 +163,7 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         min_subgroup=MIN_SUBGROUP_PATIENTS,
         min_bin=MIN_BIN_ANSWERS,
         synthetic=evaluation.data.startswith("phantom"),
-        consistency=[(CONSISTENCY[name], found) for name, found in evaluation.consistency.items()],
+        consistency=[(CONSISTENCY[name], score) for name, score in evaluation.consistency.items()],
         reliability_plots=reliability_plots,
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
         cases=_describe_cases(evaluation),
@@ -176,9 +176,9 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
 def _describe_cases(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The worst cases with their images and, where the pair has both, the true and the said difference sentence."""
     sentences = {
-        record.record_id: (reference_sentence(record), said)
-        for record, said in zip(evaluation.records, evaluation.sentences, strict=True)
-        if said is not None
+        record.record_id: (reference_sentence(record), sentence)
+        for record, sentence in zip(evaluation.records, evaluation.sentences, strict=True)
+        if sentence is not None
     }
     return [
         {

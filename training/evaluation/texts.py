@@ -120,27 +120,27 @@ def _meteor(truth: Sequence[str], said: Sequence[str]) -> tuple[CorpusScore | No
 def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resamples: int = 1000) -> PublishedScores:
     """Score answers to published questions; a question is closed where its published answer is yes or no."""
     rows = [
-        (f"{record.record_id}/{number}", record.patient_id, item, said)
+        (f"{record.record_id}/{number}", record.patient_id, item, answer)
         for record, answers in answered
-        for number, (item, said) in enumerate(zip(record.asked, answers, strict=True))
+        for number, (item, answer) in enumerate(zip(record.asked, answers, strict=True))
     ]
-    exact = exact_matches([item.answer for _, _, item, _ in rows], [said for _, _, _, said in rows])
-    recall = recalls([item.answer for _, _, item, _ in rows], [said for _, _, _, said in rows])
+    exact = exact_matches([item.answer for _, _, item, _ in rows], [answer for _, _, _, answer in rows])
+    recall = recalls([item.answer for _, _, item, _ in rows], [answer for _, _, _, answer in rows])
     closed = [is_closed(item) for _, _, item, _ in rows]
 
     def figure(scores: Sequence[float], wanted: bool) -> Summed:
-        chosen = [place for place, found in enumerate(closed) if found is wanted]
-        keys, patients = [rows[place][0] for place in chosen], [rows[place][1] for place in chosen]
-        return mean_figure(keys, patients, [scores[place] for place in chosen])
+        chosen = [number for number, closed_item in enumerate(closed) if closed_item is wanted]
+        keys, patients = [rows[number][0] for number in chosen], [rows[number][1] for number in chosen]
+        return mean_figure(keys, patients, [scores[number] for number in chosen])
 
     by_type = {}
     for type in QuestionType:
-        chosen = [place for place, (_, _, item, _) in enumerate(rows) if item.type is type]
+        chosen = [number for number, (_, _, item, _) in enumerate(rows) if item.type is type]
         if chosen:
             by_type[type.value] = (
                 len(chosen),
-                ratio(sum(exact[place] for place in chosen), len(chosen)),
-                ratio(sum(recall[place] for place in chosen), len(chosen)),
+                ratio(sum(exact[number] for number in chosen), len(chosen)),
+                ratio(sum(recall[number] for number in chosen), len(chosen)),
             )
     figures = {
         "closed accuracy": figure(exact, True),
@@ -148,13 +148,13 @@ def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resampl
         "open exact": figure(exact, False),
     }
     open_rows = [row for row, is_yes_no in zip(rows, closed, strict=True) if not is_yes_no]
-    with_interval = {name: interval([found], resamples=resamples) for name, found in figures.items()}
+    with_interval = {name: interval([figure], resamples=resamples) for name, figure in figures.items()}
     return PublishedScores(
         closed_accuracy=with_interval["closed accuracy"],
         open_recall=with_interval["open recall"],
         open_exact=with_interval["open exact"],
         by_type=by_type,
-        per_answer={name: dict(found.each) for name, found in figures.items()},
+        per_answer={name: dict(figure.each) for name, figure in figures.items()},
         open_texts=_open_texts(open_rows, resamples),
     )
 
@@ -163,8 +163,8 @@ def _open_texts(rows: Sequence[tuple[str, str, Asked, str]], resamples: int) -> 
     """BLEU-4 and ROUGE-L of (key, patient, question, answer) rows."""
     if not rows:
         return {}
-    keys, patients, asked, said = zip(*rows, strict=True)
-    figures = text_figures(keys, patients, [item.answer for item in asked], said)
+    keys, patients, asked, answers = zip(*rows, strict=True)
+    figures = text_figures(keys, patients, [item.answer for item in asked], answers)
     return {name: interval([figures[name]], resamples=resamples) for name in ("BLEU-4", "ROUGE-L")}
 
 
@@ -214,17 +214,17 @@ def make_published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], 
         context = context_text(pair.context) if predictor.manifest.context else None
         jobs = []
         for shown, of_pair in ((pictures[-1:], False), (pictures, True)):
-            wanted = tuple(question for question in questions if question.needs_prior is of_pair)
-            if wanted:
+            of_kind = tuple(question for question in questions if question.needs_prior is of_pair)
+            if of_kind:
                 layout = predictor.vlm.layout(priors=len(shown) - 1, context=context)
-                jobs.append(EngineJob(pictures=tuple(shown), layout=layout, questions=wanted))
-        said: dict[str, str] = {}
+                jobs.append(EngineJob(pictures=tuple(shown), layout=layout, questions=of_kind))
+        texts: dict[str, str] = {}
         for answers in predictor.engine.ask(jobs):
-            said |= {key: answer.text for key, answer in answers.open.items()}
+            texts |= {key: answer.text for key, answer in answers.open.items()}
             for key, answer in answers.closed.items():
                 scores = predictor.calibrate_answer(answer)
-                said[key] = max(scores, key=lambda word: scores[word])
-        return [said[question.key] for question in questions]
+                texts[key] = max(scores, key=lambda word: scores[word])
+        return [texts[question.key] for question in questions]
 
     return ask
 
@@ -257,7 +257,7 @@ def progression_scores(
         [answer for _, _, _, answer in rows],
     )
     return ProgressionScores(
-        figures={name: interval([found], resamples=resamples) for name, found in figures.items()},
+        figures={name: interval([scores], resamples=resamples) for name, scores in figures.items()},
         per_answer=dict(figures["macro"].each),
     )
 

@@ -45,9 +45,9 @@ class VisitReading:
 
 def read_visits(predictor: VisitPredictor, images: Sequence[DisplayImage]) -> VisitReading:
     """Ask for the first visit alone and for each later one beside the one before it."""
-    said = [predictor.predict(StudyPair(current=images[0]))]
-    said += [predictor.predict(StudyPair(current=now, prior=before)) for before, now in pairwise(images)]
-    visits = [{finding.key: finding for finding in one.findings} for one in said]
+    predictions = [predictor.predict(StudyPair(current=images[0]))]
+    predictions += [predictor.predict(StudyPair(current=now, prior=before)) for before, now in pairwise(images)]
+    visits = [{finding.key: finding for finding in prediction.findings} for prediction in predictions]
     keys = [key for key in visits[0] if all(key in visit for visit in visits)]
     return VisitReading(
         presence={key: tuple(visit[key].probability for visit in visits) for key in keys},
@@ -109,10 +109,10 @@ def courses_of(kind: str, text: str) -> tuple[Course, ...] | None:
     first, _, second = kind.partition("_to_")
     if second:
         places = _PAIR.fullmatch(text) or _INTERVAL.fullmatch(text)
-        wanted = (int(places[1]), int(places[2])) if places is not None else None
-        if wanted is None and not _NOTHING.match(text):
+        visits = (int(places[1]), int(places[2])) if places is not None else None
+        if visits is None and not _NOTHING.match(text):
             return None
-        return tuple(course for course in COURSES if _sequence(course, first == "emergence") == wanted)
+        return tuple(course for course in COURSES if _sequence(course, first == "emergence") == visits)
     words = kind.split("_")
     if len(words) < 2 or words[1] not in ("emergence", "resolution"):
         return None
@@ -133,13 +133,13 @@ def courses_of(kind: str, text: str) -> tuple[Course, ...] | None:
 
 def _events(course: Course, appears: bool) -> list[int]:
     """The visits (from 2) at which the finding newly appears, or no longer is there."""
-    return [place for place, (before, now) in enumerate(pairwise(course), start=2) if before != now and now == appears]
+    return [visit for visit, (before, now) in enumerate(pairwise(course), start=2) if before != now and now == appears]
 
 
 def _sequence(course: Course, appears: bool) -> tuple[int, int] | None:
     """The first such event and the first opposite one after it."""
     for first in _events(course, appears)[:1]:
-        for second in (place for place in _events(course, not appears) if place > first):
+        for second in (visit for visit in _events(course, not appears) if visit > first):
             return first, second
     return None
 
@@ -151,11 +151,15 @@ def _order_score(text: str, item: ChoiceItem, reading: VisitReading) -> float | 
     if None in keys or len(keys) != len(names):
         return None
     first = [_first_belief(reading.presence[key]) for key in keys if key is not None]
-    places = [place for place in product(range(2, VISITS + 1), repeat=len(first)) if list(place) == sorted(set(place))]
+    places = [
+        candidate
+        for candidate in product(range(2, VISITS + 1), repeat=len(first))
+        if list(candidate) == sorted(set(candidate))
+    ]
     total = 0.0
-    for place in places:
+    for candidate in places:
         belief = 1.0
-        for shares, visit in zip(first, place, strict=True):
+        for shares, visit in zip(first, candidate, strict=True):
             belief *= shares[visit]
         total += belief
     return total
@@ -165,8 +169,8 @@ def _first_belief(presence: Sequence[float]) -> dict[int, float]:
     """Visit → how likely the finding first newly appears at it."""
     shares = dict.fromkeys(range(2, VISITS + 1), 0.0)
     for course in COURSES:
-        for place in _events(course, True)[:1]:
-            shares[place] += course_belief(course, presence)
+        for visit in _events(course, True)[:1]:
+            shares[visit] += course_belief(course, presence)
     return shares
 
 
@@ -175,8 +179,8 @@ def _steps_score(text: str, changes: Sequence[Mapping[str, float]]) -> float | N
     if len(steps) != len(changes):
         return None
     belief = 1.0
-    for place, (step, shares) in enumerate(zip(steps, changes, strict=True), start=1):
-        if step is None or (int(step[1]), int(step[2])) != (place, place + 1) or step[3] not in shares:
+    for visit, (step, shares) in enumerate(zip(steps, changes, strict=True), start=1):
+        if step is None or (int(step[1]), int(step[2])) != (visit, visit + 1) or step[3] not in shares:
             return None
         belief *= shares[step[3]]
     return belief

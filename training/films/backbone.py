@@ -67,8 +67,8 @@ def adapt_backbone(
         network.train()
         for batch in batches:
             network(batch)
-    for one in norms:
-        one.momentum = MOMENTUM
+    for added in norms:
+        added.momentum = MOMENTUM
     return network
 
 

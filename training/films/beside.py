@@ -40,11 +40,11 @@ def agreement_tables(
     for record in marked:
         other = mined.get(record.current.image_id)
         for key in keys:
-            one = record.truth.findings.get(key)
-            two = other.findings.get(key) if other is not None else None
-            if one is None or two is None or one.current is None or two.current is None:
+            mark = record.truth.findings.get(key)
+            report = other.findings.get(key) if other is not None else None
+            if mark is None or report is None or mark.current is None or report.current is None:
                 continue
-            by_marks, by_report = one.current.present, two.current.present
+            by_marks, by_report = mark.current.present, report.current.present
             reports_read[key].append((record.patient_id, by_marks, float(by_report)))
             radiologists_read[key].append((record.patient_id, by_report, float(by_marks)))
     return reports_read, radiologists_read

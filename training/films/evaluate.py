@@ -143,9 +143,9 @@ def main(
 ) -> None:
     """Measure and write films.json."""
     torch.set_num_threads(threads)
-    found = plain(evaluate_films(load_predictor(checkpoint), series, limit=limit, language_model=language_model))
+    figures = plain(evaluate_films(load_predictor(checkpoint), series, limit=limit, language_model=language_model))
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
     (out / "films.json").write_text(text + "\n", "utf-8")
     print(text)
 

@@ -81,10 +81,10 @@ def expected_pairs(
     prior, current: 1 or 0 where it is known, None where only `shares` tell.
     """
     kept = shares.copy()
-    for place, (before, after) in enumerate(zip(prior, current, strict=True)):
+    for row, (before, after) in enumerate(zip(prior, current, strict=True)):
         if before is not None:
-            kept[place, [0, 1] if before else [2, 3]] = 0.0
+            kept[row, [0, 1] if before else [2, 3]] = 0.0
         if after is not None:
-            kept[place, [0, 2] if after else [1, 3]] = 0.0
+            kept[row, [0, 2] if after else [1, 3]] = 0.0
     total: NDArray[np.float64] = kept / kept.sum(axis=1, keepdims=True)
     return total

@@ -26,62 +26,62 @@ OLD = 60
 def presence_figures(answered: Sequence[Answered], keys: Sequence[str]) -> dict[str, Interval]:
     """AUROC of each finding, "macro" over all that have both classes, and "ece" of the probabilities."""
     rows = [(item.truth.patient_id, finding, item) for item in answered for finding in item.said.findings]
-    found: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = {}
     for key in keys:
         table = _presence_table(answered, key)
         if has_both_classes(table):
-            found[key] = auroc_interval(table)
-    named = [_presence_table(answered, key) for key in found]
+            intervals[key] = auroc_interval(table)
+    named = [_presence_table(answered, key) for key in intervals]
     if named:
-        found["macro"] = _macro(named)
+        intervals["macro"] = _macro(named)
     truths = [
         (patient, max(f.probability, 1.0 - f.probability), (f.probability >= 0.5) == truth.current.present)
         for patient, f, item in rows
         if f.key in keys and (truth := item.truth.findings.get(f.key)) is not None and truth.current is not None
     ]
-    found["ece"] = bootstrap_one_by_patient(
+    intervals["ece"] = bootstrap_one_by_patient(
         [patient for patient, *_ in truths],
         lambda chosen: expected_calibration_error(
-            [truths[place][1] for place in chosen], [truths[place][2] for place in chosen]
+            [truths[index][1] for index in chosen], [truths[index][2] for index in chosen]
         ),
         resamples=RESAMPLES // 5,
     )
-    return found
+    return intervals
 
 
 def change_figures(answered: Sequence[Answered], keys: Sequence[str] = CHANGING) -> dict[str, Any]:
     """Macro F1 over the five states for the model and two baselines; AUROC of worse against better by finding."""
     rows = [
-        (item.truth.patient_id, truth.change_answer, change_said(said), key)
+        (item.truth.patient_id, truth.change_answer, change_said(finding), key)
         for item in answered
         for key, truth in item.truth.findings.items()
-        if key in keys and truth.change_answer is not None and (said := _finding(item, key)) is not None
+        if key in keys and truth.change_answer is not None and (finding := _finding(item, key)) is not None
     ]
     patients = [patient for patient, *_ in rows]
     commonest = "none"  # most findings are on neither film
-    baselines = {"model": [said for *_, said, _ in rows], "majority": [commonest] * len(rows)}
+    baselines = {"model": [stated_change for *_, stated_change, _ in rows], "majority": [commonest] * len(rows)}
     baselines["nothing has changed"] = [
         "stable" if truth not in ("none", "new") else "none" for _, truth, *_ in rows
     ]  # told which findings the prior shows
-    found: dict[str, Any] = {"answers": len(rows), "pairs": sum(item.truth.has_prior for item in answered)}
+    figures: dict[str, Any] = {"answers": len(rows), "pairs": sum(item.truth.has_prior for item in answered)}
     truths = [truth for _, truth, *_ in rows]
     for name, stated in baselines.items():
-        found[name] = _macro_f1(patients, truths, stated)
+        figures[name] = _macro_f1(patients, truths, stated)
     scores = class_scores(truths, baselines["model"], FIVE)
-    found["by state"] = {score.label: round(score.f1, 3) for score in scores}
+    figures["by state"] = {score.label: round(score.f1, 3) for score in scores}
     worse = {key: _worse_table(answered, [key]) for key in keys}
     worse["all"] = [row for table in worse.values() for row in table]
-    found["worse against better"] = {
+    figures["worse against better"] = {
         key: auroc_interval(table) for key, table in worse.items() if has_both_classes(table)
     }
-    return found
+    return figures
 
 
 def _macro_f1(patients: Sequence[str], truths: Sequence[str], said: Sequence[str]) -> Interval:
     return bootstrap_one_by_patient(
         patients,
         lambda chosen: macro_f1(
-            class_scores([truths[place] for place in chosen], [said[place] for place in chosen], FIVE)
+            class_scores([truths[index] for index in chosen], [said[index] for index in chosen], FIVE)
         ),
         resamples=RESAMPLES,
     )
@@ -129,22 +129,22 @@ def has_both_classes(table: Sequence[tuple[str, bool, float]]) -> bool:
 
 def _presence_table(answered: Sequence[Answered], key: str) -> list[tuple[str, bool, float]]:
     return [
-        (item.truth.patient_id, truth.current.present, said.probability)
+        (item.truth.patient_id, truth.current.present, finding.probability)
         for item in answered
         if (truth := item.truth.findings.get(key)) is not None
         and truth.current is not None
-        and (said := _finding(item, key)) is not None
+        and (finding := _finding(item, key)) is not None
     ]
 
 
 def _worse_table(answered: Sequence[Answered], keys: Sequence[str]) -> list[tuple[str, bool, float]]:
     return [
-        (item.truth.patient_id, truth.change_answer in WORSE, worse_score(said))
+        (item.truth.patient_id, truth.change_answer in WORSE, worse_score(finding))
         for item in answered
         for key in keys
         if (truth := item.truth.findings.get(key)) is not None
         and truth.change_answer in WORSE | BETTER
-        and (said := _finding(item, key)) is not None
+        and (finding := _finding(item, key)) is not None
     ]
 
 
@@ -171,7 +171,7 @@ def auroc_interval(table: Sequence[tuple[str, bool, float]]) -> Interval:
     truths, scores = [truth for _, truth, _ in table], [score for *_, score in table]
     return bootstrap_one_by_patient(
         [patient for patient, *_ in table],
-        lambda chosen: auroc([truths[place] for place in chosen], [scores[place] for place in chosen]),
+        lambda chosen: auroc([truths[index] for index in chosen], [scores[index] for index in chosen]),
         resamples=RESAMPLES,
     )
 

@@ -201,12 +201,12 @@ class _Outlines:
         areas = np.zeros(len(MARKED), np.float32)
         masks = np.zeros((len(MARKED), MASK_SIDE, MASK_SIDE), np.float16)
         cell = _DRAWN_SIDE // MASK_SIDE
-        for place, word in enumerate(MARKED):
+        for channel, word in enumerate(MARKED):
             picture = Image.new("L", (_DRAWN_SIDE, _DRAWN_SIDE))
             if self._draw(ImageDraw.Draw(picture), name, word, image):
                 drawn = np.asarray(picture, dtype=np.float32) / 255.0
-                areas[place] = drawn.mean()
-                masks[place] = drawn.reshape(MASK_SIDE, cell, MASK_SIDE, cell).mean((1, 3))
+                areas[channel] = drawn.mean()
+                masks[channel] = drawn.reshape(MASK_SIDE, cell, MASK_SIDE, cell).mean((1, 3))
         return areas, masks
 
     def _draw(self, canvas: ImageDraw.ImageDraw, name: str, word: str, image: DisplayImage) -> bool:

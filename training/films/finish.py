@@ -87,12 +87,12 @@ def samples_of(
     marked = films.marked[:, MARKED.index(word)] if word in MARKED else np.full(len(films.names), UNKNOWN)
     single = {
         int(row): FilmSample(
-            scores=table.scores(place, key),
+            scores=table.scores(index, key),
             mined=None if mined[row] == UNKNOWN else bool(mined[row]),
             marked=None if marked[row] == UNKNOWN else bool(marked[row]),
             mentions_any=bool((films.mined[row] > 0.0).any()),
         )
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     }
     both, read = [], films.is_read
     for (prior, current), record in pairs.items():
@@ -140,8 +140,8 @@ def figures_of(
             worse = pair.change in ("new", "worsening")
             score = worse_log_odds(pair, rule)
             rows["change"].append(Scored(patient=str(films.patients[current]), score=score, truth=worse))
-    found = {name: auroc_figure(some, ON[name]) for name, some in rows.items()}
-    return {name: figure for name, figure in found.items() if figure is not None}, len(rows["change"])
+    figures = {name: auroc_figure(some, ON[name]) for name, some in rows.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}, len(rows["change"])
 
 
 def score_films(
@@ -165,11 +165,11 @@ def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, 
     if word not in MARKED:
         return Pointing(shown=0, hits=0, chance=0.0, overlap=0.0)
     output, hits, chances = MARKED.index(word), 0, []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if films.mask_rows[row] < 0 or films.marked[row, output] != 1.0:
             continue
         mask = films.masks[films.mask_rows[row], output].astype(np.float32) > 0.0
-        grid = table.maps[place, output]
+        grid = table.maps[index, output]
         cell_rows, cell_columns = np.unravel_index(int(grid.argmax()), grid.shape)
         scale = mask.shape[0] // grid.shape[0]
         part = mask[cell_rows * scale : (cell_rows + 1) * scale, cell_columns * scale : (cell_columns + 1) * scale]

@@ -94,8 +94,8 @@ def fit_degree(pairs: Mapping[str, Sequence[PairSample]]) -> dict[str, Degrees]:
 
 def _degree_f1(rows: Sequence[tuple[float, int]], cut: float) -> float:
     names = {1: "worsening", 0: "stable", -1: "improving"}
-    said = [names[0 if abs(value) < cut else 1 if value > 0.0 else -1] for value, _ in rows]
-    return macro_f1(class_scores([names[degree] for _, degree in rows], said, tuple(names.values())))
+    words = [names[0 if abs(value) < cut else 1 if value > 0.0 else -1] for value, _ in rows]
+    return macro_f1(class_scores([names[degree] for _, degree in rows], words, tuple(names.values())))
 
 
 def _mix(films: Sequence[FilmSample]) -> FilmRule:
@@ -155,8 +155,8 @@ def _logistic(values: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[
         odds = free[0] * values + free[1]
         return float((np.logaddexp(0.0, odds) - truth * odds).mean() + 1e-4 * (free**2).sum())
 
-    found = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.0, 5.0), (None, None)]).x
-    return float(found[0]), float(found[1])
+    fitted = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.0, 5.0), (None, None)]).x
+    return float(fitted[0]), float(fitted[1])
 
 
 def _with_pair(rule: FilmRule, mix: FilmRule, pairs: Sequence[PairSample], marks: MarkOdds | None) -> FilmRule:
@@ -172,8 +172,8 @@ def _with_pair(rule: FilmRule, mix: FilmRule, pairs: Sequence[PairSample], marks
         read = np.array([film.marked is not None for film in priors]) & [film.marked is not None for film in currents]
         before, after = (marks.of(*_labels(films, mix)[:2]) for films in (priors, currents))
         one_read = expected_pairs(shares, _known_marks(priors, marks), _known_marks(currents, marks))
-        found = _fit_pairs(before[read], after[read], difference[read], one_read[read])
-        shares = np.exp(_pair_scores(found, before, after, difference))
+        fitted = _fit_pairs(before[read], after[read], difference[read], one_read[read])
+        shares = np.exp(_pair_scores(fitted, before, after, difference))
     truth = expected_pairs(shares, _known_marks(priors, marks), _known_marks(currents, marks))
     before, after = (_labels(films, rule)[0] for films in (priors, currents))
     slope, alone, both, contrast = _fit_pairs(before, after, difference, truth)
@@ -245,12 +245,12 @@ def _fit_degree(rows: Sequence[tuple[float, int]], start: tuple[float, float], p
     def loss(free: NDArray[np.float64]) -> float:
         worse, better = free[0] + free[1] * difference, free[0] - free[1] * difference
         normal = np.logaddexp(np.logaddexp(worse, better), 0.0)
-        said = np.where(degree == 1, worse, np.where(degree == -1, better, 0.0))
+        stated = np.where(degree == 1, worse, np.where(degree == -1, better, 0.0))
         distance = float(((free - np.array(start)) ** 2).sum())
-        return float((normal - said).mean()) + penalty * distance / len(rows)
+        return float((normal - stated).mean()) + penalty * distance / len(rows)
 
-    found = minimize(loss, np.array(start), method="L-BFGS-B", bounds=[(None, 0.5), (0.0, None)]).x
-    return float(found[0]), float(found[1])
+    fitted = minimize(loss, np.array(start), method="L-BFGS-B", bounds=[(None, 0.5), (0.0, None)]).x
+    return float(fitted[0]), float(fitted[1])
 
 
 def _threshold(rule: FilmRule, films: Sequence[FilmSample], pairs: Sequence[PairSample]) -> float | None:
@@ -288,13 +288,13 @@ def _mean_f1(rows: Sequence[tuple[float, FilmSample]], cut: float) -> float:
         known = [(belief >= cut, bool(getattr(film, kind))) for belief, film in rows if getattr(film, kind) is not None]
         positives = sum(is_on for _, is_on in known)
         if positives >= FEWEST:
-            hits, said = sum(s and t for s, t in known), sum(s for s, _ in known)
-            values.append(2.0 * hits / (said + positives))
+            hits, positives_stated = sum(s and t for s, t in known), sum(s for s, _ in known)
+            values.append(2.0 * hits / (positives_stated + positives))
     return sum(values) / len(values) if values else -math.inf
 
 
 def _change_f1(rule: FilmRule, pairs: Sequence[PairSample], cut: float) -> float:
     tried = rule.model_copy(update={"threshold": cut, "stated": True, "change_stated": True})
-    said = [read_film_finding("", pair.current.scores, pair.prior.scores, tried, floor=0.0).change for pair in pairs]
-    words = [change.value if change is not None else "none" for change in said]
+    changes = [read_film_finding("", pair.current.scores, pair.prior.scores, tried, floor=0.0).change for pair in pairs]
+    words = [change.value if change is not None else "none" for change in changes]
     return macro_f1(class_scores([str(pair.change) for pair in pairs], words, STATED))

@@ -51,7 +51,7 @@ def auroc_figure(rows: Sequence[Scored], on: str, *, seed: int = 0) -> Figure | 
     values = []
     for _ in range(RESAMPLES):
         drawn = rng.integers(0, len(groups), len(groups))
-        chosen = np.concatenate([groups[place] for place in drawn])
+        chosen = np.concatenate([groups[group] for group in drawn])
         value = auroc(truths[chosen].tolist(), scores[chosen].tolist())
         if not math.isnan(value):
             values.append(value)
@@ -95,11 +95,11 @@ def measure_misses(rows: Mapping[str, Sequence[Scored]], on: Mapping[str, str]) 
     for them."""
     kind, positives = choose_positives(rows)
     below = deny_below(positives)
-    found = {
+    figures = {
         "denied": missed_figure(positives, below, on[kind]),
         "missed": missed_figure(positives, STATED_FROM, on[kind]),
     }
-    return below, {name: figure for name, figure in found.items() if figure is not None}
+    return below, {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def choose_positives(rows: Mapping[str, Sequence[Scored]]) -> tuple[str, list[Scored]]:
@@ -128,7 +128,7 @@ def missed_figure(positives: Sequence[Scored], below: float, on: str, *, seed: i
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(RESAMPLES):
-        drawn = np.concatenate([groups[place] for place in rng.integers(0, len(groups), len(groups))])
+        drawn = np.concatenate([groups[group] for group in rng.integers(0, len(groups), len(groups))])
         values.append(missed[drawn].mean())
     low, high = np.percentile(values, [2.5, 97.5])
     value = float(missed.mean())
@@ -141,7 +141,7 @@ def _by_patient(rows: Sequence[Scored]) -> list[NDArray[np.intp]]:
     places: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         places.setdefault(row.patient, []).append(number)
-    return [np.array(found, dtype=np.intp) for found in places.values()]
+    return [np.array(row_numbers, dtype=np.intp) for row_numbers in places.values()]
 
 
 def _is_few(missed: int, of: int) -> bool:

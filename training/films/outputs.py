@@ -71,10 +71,10 @@ def features_of(network: FilmNetwork, squares: NDArray[np.uint8]) -> NDArray[np.
 def domains_of(learned: Sequence[NDArray[np.float32]], held_back: Sequence[NDArray[np.float32]]) -> Domains:
     """Statistics of each kind's features [N, F], in the order of `KINDS`; limits from films held back of each kind."""
     centres, whitening, limits = [], [], []
-    for one, held in zip(learned, held_back, strict=True):
-        centre, covariance = one.mean(0), np.cov(one.T.astype(np.float64))
+    for features, held in zip(learned, held_back, strict=True):
+        centre, covariance = features.mean(0), np.cov(features.T.astype(np.float64))
         # Few films for so many features: towards equal variances (Ledoit and Wolf 2004, the share by hand).
-        share = len(centre) / (len(centre) + len(one))
+        share = len(centre) / (len(centre) + len(features))
         level = np.trace(covariance) / len(centre)
         shrunk = (1.0 - share) * covariance + share * level * np.eye(len(centre))
         whitening.append(np.linalg.cholesky(np.linalg.inv(shrunk)))

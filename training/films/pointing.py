@@ -41,7 +41,7 @@ def pointing_figures(
             x, y = peak(heatmap.grid, pair.current, SIDE)
             hit = any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in scaled)
             drawn = [_bounds(points) for points in outlines(heatmap.grid, pair.current, SIDE)]
-            overlap = max((_overlap(one, other) for one in drawn for other in scaled), default=0.0)
+            overlap = max((_overlap(box, other) for box in drawn for other in scaled), default=0.0)
             rounds.setdefault(key, []).append((hit, overlap))
     return {
         key: {
@@ -55,13 +55,13 @@ def pointing_figures(
 
 def read_boxes(series: Path) -> Mapping[str, Mapping[str, list[Box]]]:
     """Film → ontology key → boxes (x0, y0, x1, y1)."""
-    found: dict[str, dict[str, list[Box]]] = {}
+    boxes: dict[str, dict[str, list[Box]]] = {}
     with (series / "boxes.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["finding"] in MARKS:
                 box = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
-                found.setdefault(row["image"], {}).setdefault(MARKS[row["finding"]], []).append(box)
-    return found
+                boxes.setdefault(row["image"], {}).setdefault(MARKS[row["finding"]], []).append(box)
+    return boxes
 
 
 def _in_pixels(box: Box, image: DisplayImage) -> Box:

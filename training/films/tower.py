@@ -41,7 +41,7 @@ class TowerTable:
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of these rows. Raises KeyError for one that is not there."""
-        places = {int(row): place for place, row in enumerate(self.rows)}
+        places = {int(row): index for index, row in enumerate(self.rows)}
         return self.features[[places[int(row)] for row in rows]]
 
     def save(self, path: Path) -> None:
@@ -124,7 +124,7 @@ def _shares(tower: Tensor, networks: FilmOutputTable, truth: Tensor) -> Tensor:
     own = torch.from_numpy(np.concatenate([networks.mined, networks.marked], axis=1))
     shares = []
     for places in (range(len(MINED)), range(len(MINED), OUTPUTS)):
-        curves = {place: _curve(own[:, place], tower[:, place], truth[:, place]) for place in places}
+        curves = {column: _curve(own[:, column], tower[:, column], truth[:, column]) for column in places}
         known = [curve for curve in curves.values() if curve is not None]
         common = SHARES[int(np.mean(known, axis=0).argmax())] if known else 0.0
         for curve in curves.values():

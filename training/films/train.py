@@ -108,11 +108,11 @@ class FilmTraining:
 
     def check(self) -> dict[str, float]:
         """Measure the average on the validation films, and keep it where it is the best so far."""
-        found = validation_figures(self.averaged(), self._films)
-        if found["worth"] > self._worth:
-            self._worth = found["worth"]
+        figures = validation_figures(self.averaged(), self._films)
+        if figures["worth"] > self._worth:
+            self._worth = figures["worth"]
             self._best = {name: value.clone() for name, value in self._average.items()}
-        return found
+        return figures
 
     def averaged(self) -> FilmNetwork:
         """The running average, for serving."""
@@ -207,18 +207,18 @@ def validation_figures(network: FilmNetwork, films: FilmSet) -> dict[str, float]
     """AUROC of each finding on the larger validation films by either kind of label; worth: what chooses."""
     rows = np.flatnonzero(films.is_validation & (films.pixels >= SIDE))
     table = outputs_of([network], films.squares[rows])
-    found = {}
+    aurocs = {}
     for names, tells, labels in (
         (MINED[:6], table.mined, films.mined[rows]),
         (MARKED[:4], table.marked, films.marked[rows]),
     ):
-        for place, name in enumerate(names):
-            known = labels[:, place] != UNKNOWN
-            found[name] = auroc((labels[known, place] > 0).tolist(), tells[known, place].tolist())
-    mined = float(np.mean([found[name] for name in MINED[:6]]))
+        for column, name in enumerate(names):
+            known = labels[:, column] != UNKNOWN
+            aurocs[name] = auroc((labels[known, column] > 0).tolist(), tells[known, column].tolist())
+    mined = float(np.mean([aurocs[name] for name in MINED[:6]]))
     # Few validation films show a pneumothorax or an atelectasis that radiologists marked: they do not choose.
-    marked = (found["pleural_effusion"] + found["consolidation"]) / 2.0
-    return {"worth": mined + marked / 2.0, "mined": mined} | found
+    marked = (aurocs["pleural_effusion"] + aurocs["consolidation"]) / 2.0
+    return {"worth": mined + marked / 2.0, "mined": mined} | aurocs
 
 
 def _loss(network: FilmNetwork, change: ChangeLoss, films: FilmSet, batch: FilmBatch) -> Tensor:

@@ -153,7 +153,7 @@ def _findings(table: PairedTable, intervals: Mapping[str, Interval], settings: G
     for number, name in enumerate(table.groups):
         cases = int(table.cases[table.group_of == number].sum())
         answers = ", ".join(
-            table.classes[place][2] for place in np.flatnonzero(table.group_of == number) if name != RARE
+            table.classes[index][2] for index in np.flatnonzero(table.group_of == number) if name != RARE
         )
         check = _not_below(name, first[number], second[number], settings.margin, cases, of=answers)
         if name == RARE and cases < FEWEST:

@@ -57,15 +57,15 @@ def ask_known(
     progress: Callable[[int], None] = lambda done: None,
 ) -> KnownPairs:
     """Ask both; what the champion was not asked to know, or gets wrong, does not count."""
-    said: dict[str, tuple[Prediction, Prediction]] = {}
+    predictions: dict[str, tuple[Prediction, Prediction]] = {}
     asked, counted = 0, 0
     wrong: list[str] = []
     for answer in answers:
-        if answer.record.record_id not in said:
+        if answer.record.record_id not in predictions:
             pair: StudyPair = load_pair(answer.record)
-            said[answer.record.record_id] = (champion.predict(pair), challenger.predict(pair))
-            progress(len(said))
-        first, second = said[answer.record.record_id]
+            predictions[answer.record.record_id] = (champion.predict(pair), challenger.predict(pair))
+            progress(len(predictions))
+        first, second = predictions[answer.record.record_id]
         asked += 1
         if not _right(first, answer):
             continue
@@ -76,5 +76,5 @@ def ask_known(
 
 
 def _right(said: Prediction, answer: KnownAnswer) -> bool:
-    wanted = Presence.PRESENT if answer.present else Presence.ABSENT
-    return any(finding.key == answer.finding and finding.presence is wanted for finding in said.findings)
+    true_presence = Presence.PRESENT if answer.present else Presence.ABSENT
+    return any(finding.key == answer.finding and finding.presence is true_presence for finding in said.findings)

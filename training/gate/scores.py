@@ -63,8 +63,8 @@ class PairedTable:
         counts = Counter(names)
         self.classes = sorted(counts)
         self.cases = np.array([counts[name] for name in self.classes])
-        place = {name: number for number, name in enumerate(self.classes)}
-        self.class_of = np.array([place[name] for name in names])
+        number_of = {name: number for number, name in enumerate(self.classes)}
+        self.class_of = np.array([number_of[name] for name in names])
         labels = [f"{f} {a}" if counts[f, a, t] >= FEWEST else RARE for f, a, t in self.classes]
         self.groups = sorted(set(labels))
         self.group_of = np.array([self.groups.index(label) for label in labels])
@@ -94,7 +94,7 @@ class PairedTable:
 
 def frozen_questions(records: Iterable[Record]) -> list[FrozenQuestion]:
     """The questions of these records, keyed as `Evaluation.per_question` keys them."""
-    found = []
+    questions = []
     for record in records:
         for key, truth in record.truth.findings.items():
             words = []
@@ -102,7 +102,7 @@ def frozen_questions(records: Iterable[Record]) -> list[FrozenQuestion]:
                 words.append(("presence", "present" if truth.current.present else "absent"))
             if record.truth.has_prior and truth.change_answer is not None:
                 words.append(("change", truth.change_answer))
-            found += [
+            questions += [
                 FrozenQuestion(
                     key=f"{record.record_id}/{key}/{aspect}",
                     patient=record.patient_id,
@@ -112,7 +112,7 @@ def frozen_questions(records: Iterable[Record]) -> list[FrozenQuestion]:
                 )
                 for aspect, word in words
             ]
-    return found
+    return questions
 
 
 def system_scores(evaluation: Evaluation) -> SystemScores:

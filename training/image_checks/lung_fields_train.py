@@ -175,16 +175,16 @@ def measure(films: Sequence[Outlined]) -> dict[str, float]:
     dice, errors, given_up = [], [], 0
     for film in films:
         image: DisplayImage = from_grey(film.pixels, crop=False)
-        found = find_lungs(image)
-        if found is None:
+        lungs = find_lungs(image)
+        if lungs is None:
             given_up += 1
             continue
         true = [fit_grey(plane, SIDE) > 127 for plane in (film.right, film.left)]
-        for mine, drawn in zip((found.right, found.left), true, strict=True):
+        for mine, drawn in zip((lungs.right, lungs.left), true, strict=True):
             dice.append(2.0 * float((mine & drawn).sum()) / float(mine.sum() + drawn.sum()))
         rows = [int(row) for row in np.flatnonzero(true[0].any(1) & true[1].any(1))]
         gap = [(SIDE - int(np.argmax(true[0][row, ::-1])) + int(np.argmax(true[1][row]))) / 2 for row in rows]
-        off = [abs(found.midline_at(row) - middle) for row, middle in zip(rows, gap, strict=True)]
+        off = [abs(lungs.midline_at(row) - middle) for row, middle in zip(rows, gap, strict=True)]
         errors.append(float(np.mean(off)))
     return {
         "films": len(films),

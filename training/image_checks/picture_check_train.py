@@ -49,7 +49,7 @@ def patterns(rng: np.random.Generator) -> dict[str, Grey]:
     """One picture of each kind that no radiograph looks like, as a display image has it."""
     height, width = (int(side) for side in rng.integers(200, 600, 2))
     y, x = np.mgrid[:height, :width] / max(height, width)
-    made: dict[str, Callable[[], NDArray[Any]]] = {
+    pictures: dict[str, Callable[[], NDArray[Any]]] = {
         "white noise": lambda: rng.random((height, width)),
         "Gaussian noise": lambda: np.clip(rng.normal(0.5, 0.15, (height, width)), 0, 1),
         "Poisson noise": lambda: np.clip(rng.poisson(20, (height, width)) / 50, 0, 1),
@@ -61,15 +61,15 @@ def patterns(rng: np.random.Generator) -> dict[str, Grey]:
         "rings": lambda: 0.5 + 0.5 * np.cos(60 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)),
         "grid": lambda: ((x * 20 % 1 < 0.08) | (y * 20 % 1 < 0.08)).astype(np.float64),
     }
-    return {name: from_grey(draw().astype(np.float32)).pixels for name, draw in made.items()}
+    return {name: from_grey(draw().astype(np.float32)).pixels for name, draw in pictures.items()}
 
 
 def count_refused(pictures: Sequence[Grey]) -> str:
     """ "n/N" and for what."""
     faults = [picture_fault(picture, _other(picture)) for picture in pictures]
     counts = Counter(str(fault) for fault in faults if fault is not None)
-    said = ", ".join(f"{fault} {count}" for fault, count in sorted(counts.items()))
-    return f"{sum(counts.values())}/{len(pictures)}" + (f" ({said})" if said else "")
+    counted = ", ".join(f"{fault} {count}" for fault, count in sorted(counts.items()))
+    return f"{sum(counts.values())}/{len(pictures)}" + (f" ({counted})" if counted else "")
 
 
 def _other(picture: Grey) -> float:
@@ -79,12 +79,12 @@ def _other(picture: Grey) -> float:
 def extremes(pictures: Sequence[Grey], plane: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """The measures of these pictures that come nearest to a limit."""
     full = {name: value.astype(np.float32) for name, value in plane.items()}
-    found: list[PictureMeasures] = [measure(picture, full) for picture in pictures]
+    measures: list[PictureMeasures] = [measure(picture, full) for picture in pictures]
     return {
-        "least contrast": round(min(m.contrast for m in found), 3),
-        "least coarse": round(min(m.coarse for m in found), 3),
-        "least detail": round(min(m.detail for m in found), 3),
-        "most strange": round(max(m.strange for m in found), 3),
+        "least contrast": round(min(m.contrast for m in measures), 3),
+        "least coarse": round(min(m.coarse for m in measures), 3),
+        "least detail": round(min(m.detail for m in measures), 3),
+        "most strange": round(max(m.strange for m in measures), 3),
         "most other": round(max(_other(picture) for picture in pictures), 4),
     }
 

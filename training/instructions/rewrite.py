@@ -153,7 +153,7 @@ def read_back(text: str) -> ReadBack:
     events: set[Event] = set()
     doubtful = []
     for clause in re.split(r"(?<=[.;])\s+|\s+while\s+|\s+whereas\s+|\s+but\s+|\n+", text.lower()):
-        findings = [finding_wordings()[found] for found in _FINDING.findall(clause)]
+        findings = [finding_wordings()[wording] for wording in _FINDING.findall(clause)]
         degrees = _degrees(_FINDING.sub(" ", clause))
         kinds = [kind for kind, pattern in _WORDS.items() if pattern.search(clause)]
         if degrees is not None and not kinds and len(findings) == 1:
@@ -197,10 +197,10 @@ def rewrite(sources: Iterable[tuple[str, str]], writer: Writer, report: DropRepo
     Raises InferenceError where the writer's server fails for good.
     """
     accepted: dict[str, str] = {}
-    for one in chain.from_iterable(rewritten(sources, writer)):
-        count(one, report)
-        if not one.fault:
-            accepted[one.record_id] = one.text
+    for outcome in chain.from_iterable(rewritten(sources, writer)):
+        count(outcome, report)
+        if not outcome.fault:
+            accepted[outcome.record_id] = outcome.text
     return accepted
 
 
@@ -214,12 +214,12 @@ def rewritten(
     remaining = iter(sources)
     while taken := list(islice(remaining, batch)):
         parsed = [(record_id, source, parse_events(source)) for record_id, source in taken]
-        asked = [(record_id, source, found.events) for record_id, source, found in parsed if found.complete]
+        asked = [(record_id, source, reading.events) for record_id, source, reading in parsed if reading.complete]
         yield (
             *(
                 Rewritten(record_id=record_id, fault="long answer: the source does not parse")
-                for record_id, _, found in parsed
-                if not found.complete
+                for record_id, _, reading in parsed
+                if not reading.complete
             ),
             *_written(asked, writer),
         )
@@ -261,10 +261,10 @@ def _fault(text: str, events: tuple[Event, ...]) -> str | None:
         return "long answer: empty"
     if len(text.split()) > MAX_WORDS:
         return "long answer: longer than two sentences"
-    said = read_back(text)
-    if said.doubtful:
+    statement = read_back(text)
+    if statement.doubtful:
         return "long answer: a clause could not be read back"
-    if said.events != frozenset(events):
+    if statement.events != frozenset(events):
         return "long answer: says other findings than its source"
     return None
 

@@ -33,22 +33,24 @@ def rewrite_into(
     if out.exists():
         raise DataError(f"{out} is there already; name another file, or remove it to begin anew")
     journal = journal_of(out)
-    done = {one.record_id: one for one in _read(journal, writer.name)}
-    for one in done.values():
-        count(one, report)
+    done = {outcome.record_id: outcome for outcome in _read(journal, writer.name)}
+    for outcome in done.values():
+        count(outcome, report)
     progress(len(done))
     left = ((record_id, source) for record_id, source in sources if record_id not in done)
     with journal.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             _append(file.fileno(), [json.dumps({"writer": writer.name})])
         for batch in rewritten(left, writer):
-            lines = [json.dumps({"id": one.record_id, "text": one.text, "fault": one.fault}) for one in batch]
+            lines = [
+                json.dumps({"id": outcome.record_id, "text": outcome.text, "fault": outcome.fault}) for outcome in batch
+            ]
             _append(file.fileno(), lines)
-            for one in batch:
-                count(one, report)
-                done[one.record_id] = one
+            for outcome in batch:
+                count(outcome, report)
+                done[outcome.record_id] = outcome
             progress(len(done))
-    accepted = {one.record_id: one.text for one in done.values() if not one.fault}
+    accepted = {outcome.record_id: outcome.text for outcome in done.values() if not outcome.fault}
     save_answers(out, accepted, writer=writer.name, report=report)
     journal.unlink()
 
@@ -72,11 +74,11 @@ def _read(journal: Path, writer: str) -> list[Rewritten]:
     try:
         head, *rows = [json.loads(line) for line in whole.splitlines()] or [{"writer": writer}]
         begun_by = head["writer"]
-        found = [Rewritten(record_id=row["id"], text=row["text"], fault=row["fault"]) for row in rows]
+        outcomes = [Rewritten(record_id=row["id"], text=row["text"], fault=row["fault"]) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{journal} is damaged; remove it to begin anew") from error
     if begun_by != writer:
         raise DataError(f"{journal} was begun by {begun_by}, not by {writer}; name another --out, or remove it")
     if len(whole) < len(content):
         os.truncate(journal, len(whole))
-    return found
+    return outcomes

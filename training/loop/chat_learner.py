@@ -66,9 +66,9 @@ class ChatCollator:
         spans: list[list[tuple[int, int]]] = []
         for sample in samples:
             pictures = [Image.fromarray(picture).convert("RGB") for picture in sample.images]
-            for text, found in self._chats(sample):
+            for text, answer_spans in self._chats(sample):
                 texts.append(text)
-                spans.append(found)
+                spans.append(answer_spans)
                 images.append(pictures)
         batch = self.vlm.process(texts, images)
         inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}

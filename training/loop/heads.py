@@ -132,8 +132,8 @@ def _image_rows(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ends = counts.cumsum(0)
     last = torch.zeros(int(counts.sum()), dtype=torch.long, device=counts.device)
     last[ends - 1] = 1
-    place = torch.arange(len(rows), device=counts.device)
-    return rows, last, ends[rows] - place <= 2
+    position = torch.arange(len(rows), device=counts.device)
+    return rows, last, ends[rows] - position <= 2
 
 
 def _known_bce(logits: Tensor, targets: Tensor) -> Tensor:

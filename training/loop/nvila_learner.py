@@ -89,8 +89,8 @@ class Trainable(Learner):
 
     def part(self, name: str) -> nn.Module | None:
         """One of the recipe's PARTS; None where the model has none of it."""
-        found: nn.Module | None = self.heads if name == "heads" else getattr(self.model, name)
-        return found
+        module: nn.Module | None = self.heads if name == "heads" else getattr(self.model, name)
+        return module
 
     def collator(self, processor: NvilaProcessor) -> Collator:
         """Packed questions."""
@@ -126,10 +126,10 @@ class Trainable(Learner):
             losses["answers"] = self._answer_loss(batch, samples, extras)
             total = total + losses["answers"]
         if self.recipe.heads.weight and batch.present is not None:
-            found = self._head_losses(batch, features.vision, sequences, counts, extras)
+            extra_losses = self._head_losses(batch, features.vision, sequences, counts, extras)
             weights = self.recipe.heads.model_dump()
-            total = total + self.recipe.heads.weight * sum(weights[name] * loss for name, loss in found.items())
-            losses |= found
+            total = total + self.recipe.heads.weight * sum(weights[name] * loss for name, loss in extra_losses.items())
+            losses |= extra_losses
         return losses | {"loss": total}
 
     def _answer_loss(self, batch: Batch, samples: list[list[Tensor]], extras: list[Tensor] | None) -> Tensor:
@@ -170,8 +170,8 @@ class Trainable(Learner):
         pairs = torch.tensor([[int(end) - 2, int(end) - 1] for end, n in zip(ends, counts, strict=True) if n > 1])
         difference = None
         if extras is not None:
-            found = [extra for extra, count in zip(extras, counts, strict=True) if count > 1 and len(extra)]
-            difference = torch.stack(found) if found else None
+            differences = [extra for extra, count in zip(extras, counts, strict=True) if count > 1 and len(extra)]
+            difference = torch.stack(differences) if differences else None
         outputs = self.heads(patches, torch.stack(sequences), pairs.reshape(-1, 2), difference)
         return head_losses(outputs, batch)
 
@@ -226,19 +226,19 @@ def _nvila_learner(model: NvilaForConditionalGeneration, recipe: Recipe, finding
 
 def add_extras(model: NvilaForConditionalGeneration, processor: NvilaProcessor, recipe: Recipe) -> None:
     """Give a start the longitudinal extras that the recipe wants; raises RecipeError where it has others."""
-    wanted = recipe.model.longitudinal
-    if not wanted or wanted == model.config.longitudinal:
+    asked_for = recipe.model.longitudinal
+    if not asked_for or asked_for == model.config.longitudinal:
         return
     have = dict(model.config.longitudinal or {})
-    if model.longitudinal is not None and have | {"image_roles": 0} == wanted | {"image_roles": 0}:
-        model.longitudinal.grow_roles(int(wanted["image_roles"]))
-        model.config.longitudinal = dict(wanted)
+    if model.longitudinal is not None and have | {"image_roles": 0} == asked_for | {"image_roles": 0}:
+        model.longitudinal.grow_roles(int(asked_for["image_roles"]))
+        model.config.longitudinal = dict(asked_for)
         return
     if model.longitudinal is not None:
         raise RecipeError(
-            f"model.longitudinal: the start has {model.config.longitudinal}, which cannot become {wanted}"
+            f"model.longitudinal: the start has {model.config.longitudinal}, which cannot become {asked_for}"
         )
-    model.config.longitudinal = dict(wanted)
+    model.config.longitudinal = dict(asked_for)
     model.longitudinal = LongitudinalExtras(model.config).to(model.dtype)
     processor.geometry = geometry_of(model.config)
 

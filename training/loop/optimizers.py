@@ -43,13 +43,13 @@ def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
 def _layer_matrices(owner: nn.Module) -> set[int]:
     """The weights of linear and attention layers that are no embedding and no output over the vocabulary."""
     tied = {id(m.weight) for m in owner.modules() if isinstance(m, nn.Embedding)}
-    found: set[int] = set()
+    layers: set[int] = set()
     for name, layer in owner.named_modules():
         if isinstance(layer, nn.Linear) and not name.endswith("lm_head") and id(layer.weight) not in tied:
-            found.add(id(layer.weight))
+            layers.add(id(layer.weight))
         elif isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
-            found.add(id(layer.in_proj_weight))
-    return found
+            layers.add(id(layer.in_proj_weight))
+    return layers
 
 
 def make_optimisers(module: Learner, recipe: Recipe) -> list[Optimizer]:
@@ -63,12 +63,12 @@ def make_optimisers(module: Learner, recipe: Recipe) -> list[Optimizer]:
         return [torch.optim.AdamW(groups, betas=recipe.optimiser.betas)]
     matrices = [group | {"lr": group["lr"] * recipe.optimiser.matrix_factor} for group in groups if group["matrices"]]
     rest = [group for group in groups if not group["matrices"]]
-    made: list[Optimizer] = []
+    optimisers: list[Optimizer] = []
     if matrices:
-        made.append(torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        optimisers.append(torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
     if rest:
-        made.append(torch.optim.AdamW(rest, betas=recipe.optimiser.betas))
-    return made
+        optimisers.append(torch.optim.AdamW(rest, betas=recipe.optimiser.betas))
+    return optimisers
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:

@@ -58,9 +58,9 @@ class _Numbered(Dataset[Sample]):
         return self.steps * self.per_step * self.batch
 
     def __getitem__(self, index: int) -> Sample:
-        micro, place = divmod(index, self.batch)
+        micro, offset = divmod(index, self.batch)
         micro += self.first * self.per_step
-        return self.source.sample((micro * self.ranks + self.rank) * self.batch + place)
+        return self.source.sample((micro * self.ranks + self.rank) * self.batch + offset)
 
 
 def train(
@@ -91,8 +91,8 @@ def train(
         with accelerator.local_main_process_first():  # the first goes through the sets, the others read its index
             fresh = newest is None and accelerator.is_local_main_process
             quiet_here = quiet or not accelerator.is_main_process
-            place = Place(work=out / "data", size=picture_side(recipe), fresh=fresh, cache=cache, quiet=quiet_here)
-            source = source_of(recipe, place)
+            data_place = Place(work=out / "data", size=picture_side(recipe), fresh=fresh, cache=cache, quiet=quiet_here)
+            source = source_of(recipe, data_place)
     module, processor = build(recipe, len(source.findings))
     if recipe.data.features and tower_hash(module.model) != Features(folder=Path(recipe.data.features)).tower:
         raise DataError(f"{recipe.data.features} holds features of another tower than that of {recipe.model.start}")
@@ -208,8 +208,8 @@ def _save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
 
 def newest_checkpoint(out: Path) -> Path | None:
     """The checkpoint to go on from, or None."""
-    found = [path for path in out.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    checkpoints = [path for path in out.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 def batches_of(recipe: Recipe, cache: Path, processor: Any, work: Path) -> Iterator[Batch]:

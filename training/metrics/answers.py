@@ -47,8 +47,8 @@ def recalls(truth: Sequence[str], said: Sequence[str]) -> list[float]:
     """Unigram recall of each answer; 1 where the truth is empty of words."""
     values = []
     for true, answer in zip(truth, said, strict=True):
-        wanted, given = Counter(normalise_answer(true)), Counter(normalise_answer(answer))
-        values.append((wanted & given).total() / wanted.total() if wanted else 1.0)
+        true_tokens, given = Counter(normalise_answer(true)), Counter(normalise_answer(answer))
+        values.append((true_tokens & given).total() / true_tokens.total() if true_tokens else 1.0)
     return values
 
 
@@ -100,11 +100,11 @@ def difference_scores(truth: Sequence[str], said: Sequence[str], tense: Tense = 
         if any(_of(t, 1, key) | _of(s, 1, key) for t, s in pairs)
     }
     kinds = [kind.value for kind in EventKind if kind is not EventKind.NONE]
-    found = [score.f1 for score in by_finding.values() if score.support]
+    scores = [score.f1 for score in by_finding.values() if score.support]
     return DifferenceScores(
         events=_score(pairs),
         findings=_score([({key[1] for key in t}, {key[1] for key in s}) for t, s in pairs]),
-        finding_f1_macro=sum(found) / len(found) if found else float("nan"),
+        finding_f1_macro=sum(scores) / len(scores) if scores else float("nan"),
         by_finding=by_finding,
         by_kind={kind: _score([(_of(t, 0, kind), _of(s, 0, kind)) for t, s in pairs]) for kind in kinds},
         change_accuracy=ratio(
@@ -131,10 +131,10 @@ def _of(keys: set[_Key], place: int, value: str) -> set[_Key]:
 
 def _score(pairs: Iterable[tuple[set[_Key], set[_Key]] | tuple[set[str], set[str]]]) -> SetScore:
     hits = true_total = said_total = 0
-    for true, said in pairs:
-        hits += sum(key in said for key in true)
+    for true, stated in pairs:
+        hits += sum(key in stated for key in true)
         true_total += len(true)
-        said_total += len(said)
+        said_total += len(stated)
     return SetScore(
         precision=ratio(hits, said_total),
         recall=ratio(hits, true_total),
@@ -149,10 +149,10 @@ def ms_cxr_t_accuracy(items: Iterable[tuple[str, Change, str]]) -> dict[str, flo
     items: (finding, true change, stated change or anything else). Findings without a label are left out.
     """
     by_finding: dict[str, tuple[list[str], list[str]]] = {}
-    for finding, true, said in items:
+    for finding, true, answer in items:
         truths, answers = by_finding.setdefault(finding, ([], []))
         truths.append(true.value)
-        answers.append(said)
+        answers.append(answer)
     labels = (Change.IMPROVING.value, Change.STABLE.value, Change.WORSENING.value)
     result = {finding: macro_accuracy(truths, answers, labels) for finding, (truths, answers) in by_finding.items()}
     return {**result, "macro": ratio(sum(result.values()), len(result))}

@@ -102,7 +102,7 @@ def majority_findings(training: Iterable[PairTruth]) -> MajorityFindings:
             for aspect, word in stated.items():
                 if word is not None:
                     words[aspect].setdefault(key, Counter())[word] += 1
-    most = {aspect: {key: _most(counter) for key, counter in found.items()} for aspect, found in words.items()}
+    most = {aspect: {key: _most(counter) for key, counter in counters.items()} for aspect, counters in words.items()}
     return MajorityFindings(
         rates={key: counter[True] / counter.total() for key, counter in presence.items()},
         changes=most["change"],

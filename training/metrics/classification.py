@@ -101,10 +101,10 @@ def macro_accuracy(truth: Sequence[str], said: Sequence[str], labels: Sequence[s
 def confusion(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """Counts [true, said], with one further column for answers that are none of `labels`."""
     _check_same_length(truth, said)
-    place = {label: number for number, label in enumerate(labels)}
+    number_of = {label: number for number, label in enumerate(labels)}
     table = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
     for true, answer in zip(truth, said, strict=True):
-        table[place[true], place.get(answer, len(labels))] += 1
+        table[number_of[true], number_of.get(answer, len(labels))] += 1
     return table
 
 
@@ -171,9 +171,9 @@ def reliability(
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = CALIBRATION_BINS) -> float:
     """ECE = Σ_b (n_b / n)·|accuracy_b − confidence_b| (Guo et al. 2017); NaN without data."""
-    found = reliability(confidence, correct, bins=bins)
-    total = sum(part.count for part in found)
-    return ratio(sum(part.count * abs(part.accuracy - part.confidence) for part in found), total)
+    parts = reliability(confidence, correct, bins=bins)
+    total = sum(part.count for part in parts)
+    return ratio(sum(part.count * abs(part.accuracy - part.confidence) for part in parts), total)
 
 
 def _check_same_length(truth: Sequence[str], said: Sequence[str]) -> None:

@@ -72,8 +72,8 @@ class PairColumns:
         self._table = np.array([[row[name] for name in names] for row in numbers], dtype=np.float64)
         self._names = names
         groups: list[list[int]] = [[] for _ in range(pairs)]
-        for place, row in enumerate(rows):
-            groups[row.pair].append(place)
+        for index, row in enumerate(rows):
+            groups[row.pair].append(index)
         self._places = [np.asarray(group, dtype=np.intp) for group in groups]
 
     def of_pairs(self, chosen: NDArray[np.intp]) -> Columns:
@@ -114,11 +114,11 @@ def auroc_by_finding(data: Columns) -> dict[str, float]:
 def change_scores(data: Columns) -> tuple[ClassScore, ...]:
     """Precision, recall and F1 of every change, all findings pooled."""
     known = data["change"] != _UNKNOWN
-    truth, said = data["change"][known], data["said_change"][known]
+    truth, answered = data["change"][known], data["said_change"][known]
     scores = []
     for code, label in enumerate(CHANGE_ANSWERS):
-        hits = float(((truth == code) & (said == code)).sum())
-        n_true, n_said = int((truth == code).sum()), int((said == code).sum())
+        hits = float(((truth == code) & (answered == code)).sum())
+        n_true, n_said = int((truth == code).sum()), int((answered == code).sum())
         scores.append(
             ClassScore(
                 label=label,

@@ -101,12 +101,12 @@ def score_pairs(answered: Sequence[Answered], *, resamples: int = 1000, seed: in
 
 
 def _rows(number: int, item: Answered) -> list[PairRow]:
-    said = {finding.key: finding for finding in item.said.findings}
+    findings = {finding.key: finding for finding in item.said.findings}
     swapped = {finding.key: finding for finding in item.swapped.findings} if item.swapped else {}
     same = {finding.key: finding for finding in item.same.findings} if item.same else {}
     rows = []
     for key, truth in item.truth.findings.items():
-        answer = said.get(key)
+        answer = findings.get(key)
         current = truth.current
         stated = change_said(answer) if answer is not None else "missing"
         back = change_said(swapped[key]) if key in swapped else "missing"
@@ -181,7 +181,7 @@ def score_prognosis(foretold: Sequence[tuple[PairTruth, Prediction]]) -> Prognos
     """Score predictions of change; a finding without a statement counts as "none", as `prognosis` means it."""
     keys: list[str] = []
     truth: list[str] = []
-    said: list[str] = []
+    answers: list[str] = []
     for known, answer in foretold:
         stated = {item.key: item.change.value for item in answer.prognosis}
         asked = {finding.key for finding in answer.findings}
@@ -189,14 +189,14 @@ def score_prognosis(foretold: Sequence[tuple[PairTruth, Prediction]]) -> Prognos
             if finding.change_answer is not None:
                 keys.append(key)
                 truth.append(finding.change_answer)
-                said.append(stated.get(key, "none") if key in asked else "missing")
+                answers.append(stated.get(key, "none") if key in asked else "missing")
     frequent = {
         key: Counter(true for other, true in zip(keys, truth, strict=True) if other == key)
         for key in dict.fromkeys(keys)
     }
     likeliest = {key: _most_frequent(counts) for key, counts in frequent.items()}
     majority = [likeliest[key] for key in keys]
-    scores = class_scores(truth, said, CHANGE_ANSWERS)
+    scores = class_scores(truth, answers, CHANGE_ANSWERS)
     return PrognosisScores(
         pairs=len(foretold),
         answers=len(truth),

@@ -94,14 +94,14 @@ def bootstrap_by_patient(
         rows_of[patient].append(row)
     groups = [np.asarray(rows, dtype=np.intp) for rows in rows_of.values()]
     values = metrics(np.arange(len(patients), dtype=np.intp))
-    found: dict[str, list[float]] = {name: [] for name in values}
+    resampled: dict[str, list[float]] = {name: [] for name in values}
     rng = np.random.default_rng(seed)
     for _ in range(resamples if groups else 0):
         drawn = rng.integers(0, len(groups), len(groups))
         for name, score in metrics(np.concatenate([groups[number] for number in drawn])).items():
             if np.isfinite(score):
-                found[name].append(score)
-    return {name: _interval(float(value), found[name]) for name, value in values.items()}
+                resampled[name].append(score)
+    return {name: _interval(float(value), resampled[name]) for name, value in values.items()}
 
 
 def _interval(value: float, scores: Sequence[float]) -> Interval:

@@ -98,8 +98,8 @@ def progression_figures(
     known, size = list(dict.fromkeys(findings)), len(PROGRESSIONS)
     sums = np.zeros((len(truth), len(known), 2, size))
     for row, (finding, true, answer) in enumerate(zip(findings, truth, said, strict=True)):
-        place = PROGRESSIONS.index(true)
-        sums[row, known.index(finding), :, place] = (float(true == answer), 1.0)
+        column = PROGRESSIONS.index(true)
+        sums[row, known.index(finding), :, column] = (float(true == answer), 1.0)
     right = dict(zip(keys, (float(t == s) for t, s in zip(truth, said, strict=True)), strict=True))
 
     def mean_recall(table: NDArray[np.float64]) -> float:
@@ -135,11 +135,11 @@ def interval(runs: Sequence[Summed], *, resamples: int = 1000, seed: int = 0) ->
     everybody = sorted({patient for run in runs for patient in run.patients})
     if not everybody:
         return Interval(value=float("nan"), low=float("nan"), high=float("nan"), resamples=0)
-    place = {patient: number for number, patient in enumerate(everybody)}
+    number_of = {patient: number for number, patient in enumerate(everybody)}
     by_patient = []
     for run in runs:
         sums = np.zeros((len(everybody), run.sums.shape[1]))
-        np.add.at(sums, [place[patient] for patient in run.patients], run.sums)
+        np.add.at(sums, [number_of[patient] for patient in run.patients], run.sums)
         by_patient.append(sums)
     value = float(np.mean([run.total() for run in runs]))
     rng = np.random.default_rng(seed)

@@ -69,8 +69,8 @@ def bleu_counts(references: Sequence[Sequence[str]], answer: Sequence[str], n: i
         there: Grams = Counter()
         for reference in references:
             there |= grams(reference, order)
-        found = grams(answer, order)
-        matches.append((found & there).total())
+        produced = grams(answer, order)
+        matches.append((produced & there).total())
         possible.append(max(0, len(answer) - order + 1))
     closest = min((abs(len(reference) - len(answer)), len(reference)) for reference in references)[1]
     return [*matches, *possible, len(answer), closest]
@@ -108,8 +108,8 @@ def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
     row = [0] * (len(second) + 1)
     for word in first:
         diagonal = 0
-        for place, other in enumerate(second, start=1):
-            diagonal, row[place] = row[place], (diagonal + 1 if word == other else max(row[place], row[place - 1]))
+        for column, other in enumerate(second, start=1):
+            diagonal, row[column] = row[column], (diagonal + 1 if word == other else max(row[column], row[column - 1]))
     return row[-1]
 
 
@@ -135,10 +135,10 @@ def cider(references: Sequence[Sequence[str]], said: Sequence[str], *, sigma: fl
 
 def _all_grams(text: str) -> Grams:
     tokens = text.split()
-    found: Grams = Counter()
+    counted: Grams = Counter()
     for n in range(1, MAX_N + 1):
-        found.update(grams(tokens, n))
-    return found
+        counted.update(grams(tokens, n))
+    return counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

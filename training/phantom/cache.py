@@ -135,16 +135,16 @@ def write_shard(
     drawn = [draw_course(first_seed + index, options) for index in range(courses)]
     films = [len(course.films) for course in drawn]
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (sum(films), size, size))
-    place = 0
+    row = 0
     for index, course in enumerate(drawn):
         fine = bool(np.random.default_rng([first_seed + index, 4]).random() < FINE_SHARE)
         for number, film in enumerate(course.films):
             if backgrounds:
                 background = backgrounds[index % len(backgrounds)][1][number]
-                pixels[place] = fit_grey(composite(background, course.patient, film.states, film.acquisition), size)
+                pixels[row] = fit_grey(composite(background, course.patient, film.states, film.acquisition), size)
             else:
-                pixels[place] = film_pixels(course.patient, film, size, fine=fine)
-            place += 1
+                pixels[row] = film_pixels(course.patient, film, size, fine=fine)
+            row += 1
         note()
     pixels.flush()
     about = {
@@ -217,10 +217,10 @@ class PhantomCache:
         shard = self._shards[number]
         if shard.path not in self._mapped:
             self._mapped[shard.path] = (shard.pixels(), shard.marks())
-        place = index - int(self._starts[number])
+        course_number = index - int(self._starts[number])
         pixels, marks = self._mapped[shard.path]
-        part = slice(shard.start(place), shard.start(place + 1))
-        return shard.course(place), np.asarray(pixels[part]), None if marks is None else np.asarray(marks[part])
+        part = slice(shard.start(course_number), shard.start(course_number + 1))
+        return shard.course(course_number), np.asarray(pixels[part]), None if marks is None else np.asarray(marks[part])
 
 
 def fill(

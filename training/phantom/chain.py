@@ -64,9 +64,9 @@ class FilmObservation:
 def stationary(chain: Chain) -> Matrix:
     """The distribution [S] that a step leaves as it is: courses start in it, so that no film is special."""
     weights = np.vstack([chain.step.T - np.eye(chain.size), np.ones(chain.size)])
-    wanted = np.zeros(chain.size + 1)
-    wanted[-1] = 1.0
-    positive = np.clip(np.asarray(np.linalg.lstsq(weights, wanted, rcond=None)[0], np.float64), 0.0, None)
+    target = np.zeros(chain.size + 1)
+    target[-1] = 1.0
+    positive = np.clip(np.asarray(np.linalg.lstsq(weights, target, rcond=None)[0], np.float64), 0.0, None)
     share: Matrix = positive / positive.sum()
     return share
 
@@ -93,11 +93,11 @@ def filter_states(chain: Chain, films: Sequence[FilmObservation], steps: int, *,
     """
     across = chain.across(steps)
     belief = start
-    for place, seen in enumerate(films):
-        belief = (belief @ across if place else belief) * likelihood(chain, seen)
+    for number, seen in enumerate(films):
+        belief = (belief @ across if number else belief) * likelihood(chain, seen)
         total = belief.sum()
         if total <= 0:
-            raise ValueError(f"film {place + 1} shows what the process cannot lead to: {seen}")
+            raise ValueError(f"film {number + 1} shows what the process cannot lead to: {seen}")
         belief = belief / total
     return belief
 

@@ -102,8 +102,8 @@ def main(
     long_side: Annotated[int, typer.Option(help="pixels of the longer side of a film")] = LONG_SIDE,
 ) -> None:
     """Write a phantom course into FOLDER."""
-    made = write_course(folder, seed, long_side=long_side)
-    print(f"{made.patient_id}: {len(made.studies)} studies, {made.chart}")
+    written = write_course(folder, seed, long_side=long_side)
+    print(f"{written.patient_id}: {len(written.studies)} studies, {written.chart}")
 
 
 if __name__ == "__main__":

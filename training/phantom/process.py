@@ -190,11 +190,11 @@ def treated_chain(keys: tuple[str, ...], name: str) -> Chain:
     """Findings with a degree under one treatment: first they move as treated or not, then it is decided on."""
     count = GRADED_STATES ** len(keys)
     places = np.unravel_index(np.arange(count), (GRADED_STATES,) * len(keys))
-    levels = {key: np.array([level_of(int(s)) for s in place]) for key, place in zip(keys, places, strict=True)}
+    levels = {key: np.array([level_of(int(s)) for s in states]) for key, states in zip(keys, places, strict=True)}
     moved = {}
     for treated in (False, True):
         parts = [graded_step(DYNAMICS[key], treated=treated) for key in keys]
-        rows = [product([part[place[n]] for part, place in zip(parts, places, strict=True)]) for n in range(count)]
+        rows = [product([part[states[n]] for part, states in zip(parts, places, strict=True)]) for n in range(count)]
         moved[treated] = np.stack(rows)
     step = np.zeros((2 * count, 2 * count))
     for given in (False, True):

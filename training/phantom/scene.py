@@ -143,10 +143,10 @@ class PhantomCourse:
 
     def pair(self, current: int = -1) -> PhantomPair:
         """The film with this number against the one before it; raises ValueError for the first film."""
-        place = range(len(self.films))[current]
-        if place == 0:
+        index = range(len(self.films))[current]
+        if index == 0:
             raise ValueError("the first film of a course has no prior")
-        prior, shown = self.films[place - 1], self.films[place]
+        prior, shown = self.films[index - 1], self.films[index]
         return PhantomPair(
             patient=self.patient,
             prior=prior.states,
@@ -210,8 +210,8 @@ def change_of(before: FindingState | None, after: FindingState | None) -> Change
 
 def changes_between(before: Mapping[str, FindingState], after: Mapping[str, FindingState]) -> dict[str, Change]:
     """Change of every finding that is on at least one of the films, in ontology order."""
-    found = {key: change_of(before.get(key), after.get(key)) for key in PHANTOM_FINDINGS}
-    return {key: change for key, change in found.items() if change is not None}
+    changes = {key: change_of(before.get(key), after.get(key)) for key in PHANTOM_FINDINGS}
+    return {key: change for key, change in changes.items() if change is not None}
 
 
 def sample_patient(seed: int) -> PhantomPatient:

@@ -38,7 +38,7 @@ def commonest_answers(cases: Sequence[PrognosisCase]) -> dict[str, str]:
     for case in cases:
         for key, answer in case.came.items():
             counts.setdefault(key, Counter())[answer] += 1
-    return {key: min(found, key=lambda word: (-found[word], word)) for key, found in counts.items()}
+    return {key: min(counted, key=lambda word: (-counted[word], word)) for key, counted in counts.items()}
 
 
 def _rows(
@@ -50,10 +50,10 @@ def _rows(
 ) -> list[ForecastRow]:
     rows = []
     for number, (name, case) in enumerate(cases):
-        said = predict(in_setting(case.known, setting))
+        shares = predict(in_setting(case.known, setting))
         ideal = best(number, setting) if best is not None else None
         for key, answer in case.came.items():
-            top = likeliest(said[key])
+            top = likeliest(shares[key])
             rows.append(
                 ForecastRow(
                     patient=name,
@@ -61,8 +61,8 @@ def _rows(
                     right=top == answer,
                     common=commonest.get(key) == answer,
                     best=None if ideal is None else likeliest(ideal[key]) == answer,
-                    certainty=said[key][top],
-                    came=said[key].get(answer, 0.0),
+                    certainty=shares[key][top],
+                    came=shares[key].get(answer, 0.0),
                 )
             )
     return rows

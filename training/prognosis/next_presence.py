@@ -48,9 +48,11 @@ def rank_settings(
     ranks: list[NextPresence] = []
     first: NDArray[np.float64] | None = None
     for setting, given in shares.items():
-        said = np.array([[sum(one[key].get(a, 0.0) for a in PRESENT_NEXT) for key in findings] for one in given])
-        whole = _aurocs(said, came, known)
-        drawn = np.stack([_aurocs(said[rows], came[rows], known[rows]) for rows in draws])
+        probabilities = np.array(
+            [[sum(prediction[key].get(a, 0.0) for a in PRESENT_NEXT) for key in findings] for prediction in given]
+        )
+        whole = _aurocs(probabilities, came, known)
+        drawn = np.stack([_aurocs(probabilities[rows], came[rows], known[rows]) for rows in draws])
         macros = np.append(np.nanmean(whole), np.nanmean(drawn, axis=1))
         ranks.append(
             NextPresence(

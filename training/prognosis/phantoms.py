@@ -33,16 +33,16 @@ def phantom_vocabulary() -> Vocabulary:
 
 def pools_of(readings: Sequence[Reading], films: Sequence[FilmObservation]) -> Pools:
     """The readings of films whose truth is known. Raises ValueError where a degree of a finding was never read."""
-    found: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    rows_of: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
     for reading, seen in zip(readings, films, strict=True):
         for row, key in enumerate(PHANTOM_FINDINGS):
-            found.setdefault((key, seen.levels[key]), []).append(reading[row])
+            rows_of.setdefault((key, seen.levels[key]), []).append(reading[row])
     for group in groups():
         for key, levels in group.chain.levels.items():
             for level in sorted(set(levels.tolist())):
-                if (key, level) not in found:
+                if (key, level) not in rows_of:
                     raise ValueError(f"no film with {key} of degree {level}; more films are needed")
-    return {name: np.stack(rows) for name, rows in found.items()}
+    return {name: np.stack(rows) for name, rows in rows_of.items()}
 
 
 def draw_reading(seen: FilmObservation, pools: Pools, rng: Generator) -> Reading:

@@ -56,7 +56,7 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     blind = PrognosisHead(vocabulary=phantom_vocabulary(), weights={})
     foresight = Foresight(predictor.vlm, predictor.engine, blind, stated={}, calibrated=predictor.calibrate_answer)
-    found = {}
+    readings = {}
     for seed in range(first_seed, first_seed + count):
         path = folder / f"{seed}.npy"
         if not path.is_file():
@@ -66,8 +66,8 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
             with partial.open("wb") as file:
                 np.save(file, np.stack(foresight.readings(images)))
             partial.replace(path)
-        found[seed] = np.load(path)
-    return found
+        readings[seed] = np.load(path)
+    return readings
 
 
 def cases_of(readings: Mapping[int, NDArray[np.float64]]) -> Iterator[tuple[int, Story, int, PrognosisCase]]:

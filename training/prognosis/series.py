@@ -193,14 +193,14 @@ def _all_shares(
 
 def marks_of(records: Iterable[Record]) -> dict[str, dict[str, bool]]:
     """Image id -> finding -> present, of every image that the records know something of."""
-    found: dict[str, dict[str, bool]] = {}
+    marks: dict[str, dict[str, bool]] = {}
     for record in records:
         for image, name in ((record.current, "current"), (record.prior, "prior")):
             for key, truth in record.truth.findings.items():
                 known = getattr(truth, name)
                 if image is not None and known is not None:
-                    found.setdefault(image.image_id, {})[key] = known.present
-    return found
+                    marks.setdefault(image.image_id, {})[key] = known.present
+    return marks
 
 
 def read_only(series: Series, read: Mapping[str, NDArray[np.float64]]) -> dict[tuple[str, Split], Sequence[SeriesFilm]]:

@@ -206,17 +206,17 @@ class _Context:
 
     def _collect_questions(self, table: _Table, rows: list[int], study_id: str) -> tuple[Asked, ...]:
         """The questions of a group, each once."""
-        found: dict[Asked, None] = {}
+        asked: dict[Asked, None] = {}
         for row in rows:
             item = Asked(
                 type=_TYPE_LIST[table.type[row]],
                 question=self.texts[table.question[row]],
                 answer=self.texts[table.answer[row]],
             )
-            if item in found:
+            if item in asked:
                 self.report.drop("the same question and answer twice", study_id)
-            found[item] = None
-        return tuple(found)
+            asked[item] = None
+        return tuple(asked)
 
     def _image(self, study_id: str, questions: int) -> ImageRef | None:
         study = self.studies.get(study_id)

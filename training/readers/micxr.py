@@ -99,11 +99,11 @@ def _paths_of(value: Any) -> list[str]:
 @cache
 def _names() -> tuple[tuple[str, str], ...]:
     """(name in lower case, ontology key), the longest first."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key, concept in ontology().findings.items():
         for name in (concept.name, *concept.synonyms, key.replace("_", " ")):
-            found.setdefault(name.lower(), key)
-    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+            keys.setdefault(name.lower(), key)
+    return tuple(sorted(keys.items(), key=lambda pair: -len(pair[0])))
 
 
 def findings_named(text: str) -> tuple[str, ...]:

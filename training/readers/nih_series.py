@@ -144,7 +144,7 @@ def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[s
                 patient=patient,
                 split=SPLIT_WORDS.get(split, Split.TRAIN),
                 marked=frozenset(MARKS[word] for word in marked),
-                sides={key: frozenset(found) for key, found in sides[name].items()},
+                sides={key: frozenset(stated_sides) for key, stated_sides in sides[name].items()},
                 context=context,
             )
     return films

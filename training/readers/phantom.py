@@ -68,11 +68,11 @@ def read_phantom_cache(folder: Path, report: DropReport) -> Iterator[Record]:
     if not shards:
         raise DataError(f"{folder}: no phantoms; make them with python -m training.phantom.cache {folder}")
     for shard in shards:
-        place = 0
+        first = 0
         for index, count in enumerate(shard.films):
             course = shard.course(index)
-            keys = [f"{CACHED}{shard.path}#{place + number}" for number in range(count)]
-            place += count
+            keys = [f"{CACHED}{shard.path}#{first + number}" for number in range(count)]
+            first += count
             for record in _read_shard(shard, index, course, keys):
                 report.keep()
                 yield record
@@ -167,25 +167,25 @@ def _map_file(path: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
 
 
 def _find_cached(key: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]:
-    path, _, place = key.removeprefix(CACHED).rpartition("#")
+    path, _, number = key.removeprefix(CACHED).rpartition("#")
     try:
         pixels, marks = _map_file(path)
     except ModelError as error:
         raise PixelError(f"the phantom cache cannot be read: {error}") from error
-    if int(place) >= len(pixels):
-        raise PixelError(f"{path} holds {len(pixels)} films and not number {place}")
-    return pixels, marks, int(place)
+    if int(number) >= len(pixels):
+        raise PixelError(f"{path} holds {len(pixels)} films and not number {number}")
+    return pixels, marks, int(number)
 
 
 def read_picture(key: str) -> NDArray[np.uint8]:
     """The square picture uint8 [size, size] of a cached film."""
-    pixels, _, place = _find_cached(key)
-    return np.asarray(pixels[place])
+    pixels, _, number = _find_cached(key)
+    return np.asarray(pixels[number])
 
 
 def read_marks(key: str) -> NDArray[np.uint8] | None:
     """Where the findings lie on a film, uint8 [findings, side, side]; None where nobody wrote it down."""
     if not key.startswith(CACHED):
         return None
-    _, marks, place = _find_cached(key)
-    return None if marks is None else np.asarray(marks[place])
+    _, marks, number = _find_cached(key)
+    return None if marks is None else np.asarray(marks[number])

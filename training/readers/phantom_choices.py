@@ -50,15 +50,15 @@ def levels_of(story: Story) -> Levels:
 
 def first_appearance(levels: Sequence[int]) -> int | None:
     """The place of the first film that a finding newly appears on, None where it never does."""
-    places = (place for place, (before, after) in enumerate(pairwise(levels), start=1) if not before and after)
+    places = (visit for visit, (before, after) in enumerate(pairwise(levels), start=1) if not before and after)
     return next(places, None)
 
 
 def course_text(levels: Sequence[int]) -> str:
     """ "T1 to T2 new; T2 to T3 worsening; …", with the answers of the change question as words."""
     parts = [
-        f"T{place} to T{place + 1} {answer_of_levels(before, after)}"
-        for place, (before, after) in enumerate(pairwise(levels), start=1)
+        f"T{visit} to T{visit + 1} {answer_of_levels(before, after)}"
+        for visit, (before, after) in enumerate(pairwise(levels), start=1)
     ]
     return "; ".join(parts)
 
@@ -66,12 +66,12 @@ def course_text(levels: Sequence[int]) -> str:
 def _items_of(seed: int, levels: Levels) -> Iterator[ChoiceItem]:
     rng = np.random.default_rng([seed, 44])
     images = tuple(
-        ImageRef(key=f"{COURSE}{seed}/{place}", image_id=f"{COURSE}{seed}/{place}", when=f"T{place + 1}")
-        for place in range(VISITS)
+        ImageRef(key=f"{COURSE}{seed}/{visit}", image_id=f"{COURSE}{seed}/{visit}", when=f"T{visit + 1}")
+        for visit in range(VISITS)
     )
-    for made in (_appearance(levels, rng), _order(levels, rng), _course(seed, levels, rng)):
-        if made is not None:
-            family, kind, question, options, answer, keys = made
+    for item in (_appearance(levels, rng), _order(levels, rng), _course(seed, levels, rng)):
+        if item is not None:
+            family, kind, question, options, answer, keys = item
             choices = dict(zip(LETTERS, options, strict=True))
             yield ChoiceItem(
                 item_id=f"{COURSE}{seed}/{kind}",
@@ -96,22 +96,22 @@ def _appearance(levels: Levels, rng: Generator) -> _Made | None:
     if not keys:
         return None
     key = keys[int(rng.integers(len(keys)))]
-    place = first_appearance(levels[key])
+    first_visit = first_appearance(levels[key])
     options = [f"T{visit} → T{visit + 1}" for visit in range(1, VISITS)]
-    answer = NEVER if place is None else options[place - 1]
+    answer = NEVER if first_visit is None else options[first_visit - 1]
     question = f"Between which studies does {_name(key)} first newly appear?"
     return ChoiceFamily.EVENT, "single_emergence", question, [*options, NEVER], answer, (key,)
 
 
 def _order(levels: Levels, rng: Generator) -> _Made | None:
     """Three findings that first appear on three different films; five of the six orders."""
-    first = {key: place for key in PHANTOM_FINDINGS if (place := first_appearance(levels[key])) is not None}
+    first = {key: visit for key in PHANTOM_FINDINGS if (visit := first_appearance(levels[key])) is not None}
     chosen: dict[int, str] = {}
     for key in rng.permutation(list(first)):
         chosen.setdefault(first[str(key)], str(key))
     if len(chosen) < 3:
         return None
-    keys = [chosen[place] for place in sorted(chosen)][:3]
+    keys = [chosen[visit] for visit in sorted(chosen)][:3]
     answer = order_text(keys)
     wrong = [order_text(other) for other in permutations(keys) if list(other) != keys]
     options = [answer, *[wrong[int(number)] for number in rng.permutation(len(wrong))[: len(LETTERS) - 1]]]

@@ -40,8 +40,8 @@ def series_records(
     → further facts of a pair.
     """
     ordered = sorted(images, key=lambda item: (item.order, item.image.image_id))
-    for place, item in enumerate(ordered):
-        before = ordered[place - 1] if place else None
+    for number, item in enumerate(ordered):
+        before = ordered[number - 1] if number else None
         if before is not None and before.order == item.order:
             report.drop("pair without an order in time", f"{before.image.image_id} and {item.image.image_id}")
             before = None
@@ -63,7 +63,7 @@ def series_records(
             ),
             current=item.image,
             prior=before.image if before else None,
-            earlier=tuple(other.image for other in ordered[: place - 1]) if before else (),
+            earlier=tuple(other.image for other in ordered[: number - 1]) if before else (),
             context=item.context,
             split=split,
         )
@@ -71,7 +71,7 @@ def series_records(
 
 def same_file(first: str, second: str) -> bool:
     """True if two files hold the same bytes; False if one is missing."""
-    one, other = Path(first), Path(second)
-    if not (one.is_file() and other.is_file()) or one.stat().st_size != other.stat().st_size:
+    left, right = Path(first), Path(second)
+    if not (left.is_file() and right.is_file()) or left.stat().st_size != right.stat().st_size:
         return False
-    return one.read_bytes() == other.read_bytes()
+    return left.read_bytes() == right.read_bytes()

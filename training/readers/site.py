@@ -125,8 +125,8 @@ def _read_lines(export: Path, report: DropReport) -> Iterator[SiteImage]:
                 yield SiteImage.model_validate_json(line)
             except ValidationError as error:
                 first = error.errors()[0]
-                place = ".".join(str(part) for part in first["loc"])
-                report.drop(f"malformed line: {place or 'JSON'}: {first['msg']}", f"line {number}")
+                location = ".".join(str(part) for part in first["loc"])
+                report.drop(f"malformed line: {location or 'JSON'}: {first['msg']}", f"line {number}")
 
 
 def _check_header(export: Path, line: str) -> None:
@@ -142,14 +142,16 @@ def _check_header(export: Path, line: str) -> None:
 
 def _read_labelled_images(export: Path) -> dict[str, dict[str, bool]]:
     """Image → finding → present, of every image by its own words; what is wrong is counted in the reading proper."""
-    found: dict[str, dict[str, bool]] = {}
+    presences: dict[str, dict[str, bool]] = {}
     unsaid = DropReport()
     for image in _read_lines(export, unsaid):
-        if image.image not in found and image.words:
+        if image.image not in presences and image.words:
             settled = _settle(image, unsaid)
             truths = {key: _finding(key, settled, has_prior=bool(image.prior_image)) for key in ontology().findings}
-            found[image.image] = {key: t.current.present for key, t in truths.items() if t is not None and t.current}
-    return found
+            presences[image.image] = {
+                key: t.current.present for key, t in truths.items() if t is not None and t.current
+            }
+    return presences
 
 
 def _record(image: SiteImage, current: str, prior: str, earlier: Mapping[str, bool], report: DropReport) -> Record:
@@ -192,12 +194,12 @@ def _settle(image: SiteImage, report: DropReport) -> _Settled:
             if value is not None:
                 values[word.finding, word.aspect].add(value)
     if any(word.aspect == "result" and word.verdict == "agree" for word in newest.values()):
-        for place, value in _all_statements(image.said):
-            values.setdefault(place, {value})  # a word on the single finding weighs more than one on the whole
-    for (finding, aspect), found in values.items():
-        if len(found) > 1:
+        for aspect_key, value in _all_statements(image.said):
+            values.setdefault(aspect_key, {value})  # a word on the single finding weighs more than one on the whole
+    for (finding, aspect), stated in values.items():
+        if len(stated) > 1:
             report.drop("feedback disagrees with itself", f"{image.image}: {finding} {aspect}")
-    return _Settled(values={place: found.pop() for place, found in values.items() if len(found) == 1})
+    return _Settled(values={key: stated.pop() for key, stated in values.items() if len(stated) == 1})
 
 
 def _value(word: SiteWord) -> str | None:

@@ -26,10 +26,10 @@ class Shares:
 def patient_split(patient_id: str, salt: str, shares: Shares) -> Split:
     """The split of a patient, from a hash of the id alone: the same in every set, run and machine."""
     digest = hashlib.sha256(f"{salt}\x1f{patient_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    if place < shares.test:
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    if share < shares.test:
         return Split.TEST
-    return Split.VALIDATE if place < shares.test + shares.validate else Split.TRAIN
+    return Split.VALIDATE if share < shares.test + shares.validate else Split.TRAIN
 
 
 def keep_patients_apart(records: Iterable[Record], *, salt: str, shares: Shares | None = None) -> Iterator[Record]:
@@ -58,10 +58,10 @@ class LeakageReport:
         """As text: counts first, then up to ten of each kind."""
         counts = ", ".join(f"{split.value} {count}" for split, count in sorted(self.records.items()))
         lines = [f"records: {counts or 'none'}"]
-        for kind, found in (("patients", self.patients), ("images", self.images)):
-            lines.append(f"{kind} in more than one split: {len(found)}")
+        for kind, leaks in (("patients", self.patients), ("images", self.images)):
+            lines.append(f"{kind} in more than one split: {len(leaks)}")
             lines += [
-                f"  {which}: {', '.join(sorted(s.value for s in where))}" for which, where in list(found.items())[:10]
+                f"  {which}: {', '.join(sorted(s.value for s in where))}" for which, where in list(leaks.items())[:10]
             ]
         return lines
 

@@ -75,6 +75,6 @@ def _read_rows(
         if len(row) != len(header):
             held = (reader.line_num, row)
             continue
-        yield ["" if place is None else row[place].strip() for place in places]
+        yield ["" if column is None else row[column].strip() for column in places]
     if held is not None:
         raise DataError(f"{path.name} is cut off: its last line {held[0]} has {len(held[1])} of {len(header)} fields")

@@ -57,7 +57,7 @@ def _public_set(item: Any) -> Any:
     if not isinstance(item, Mapping):
         return item
     kind, _, places = str(item.get("data", "")).partition(":")
-    names = ",".join(Path(place).name for place in places.split(","))
+    names = ",".join(Path(path).name for path in places.split(","))
     public = dict(item) | {"data": f"{kind}:{names}"}
     if public.get("long_answers"):
         public["long_answers"] = Path(str(public["long_answers"])).name

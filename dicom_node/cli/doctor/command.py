@@ -85,20 +85,20 @@ def doctor(
 ) -> None:
     """Check what new installations get wrong. Exit 1 if something is bad."""
     settings = settings_from(config)
-    found: list[Check] = []
+    checks: list[Check] = []
     for check in examinations(settings, without_model=without_model):
-        found.append(check)
+        checks.append(check)
         if not as_json:
             style = {Grade.GOOD: "green", Grade.WARNING: "yellow", Grade.BAD: "red"}[check.grade]
             console.print(f"{check.grade:8}", style=style, end=" ")
             console.print(f"{check.what:22} {check.text}")
     if as_json:
-        print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in found])
+        print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in checks])
     else:
         table = Table(box=None, show_header=False)
-        table.add_row(*(f"{sum(1 for c in found if c.grade is grade)} {grade}" for grade in Grade))
+        table.add_row(*(f"{sum(1 for c in checks if c.grade is grade)} {grade}" for grade in Grade))
         console.print(table)
-    if any(check.grade is Grade.BAD for check in found):
+    if any(check.grade is Grade.BAD for check in checks):
         raise typer.Exit(1)
 
 
@@ -174,12 +174,12 @@ def _open_door(settings: Settings) -> Check:
 def _index(settings: Settings) -> Check:
     database = Database(settings.database.url)
     try:
-        found = schema.current_revision(database)
+        current = schema.current_revision(database)
         needed = schema.head_revision()
-        if found is None and database.is_sqlite:
+        if current is None and database.is_sqlite:
             return Check(what="index", grade=Grade.GOOD, text="new; `serve` makes its tables")
-        if found != needed:
-            text = f"schema {found or 'none'}, needed is {needed}: run `dicom-node db upgrade`"
+        if current != needed:
+            text = f"schema {current or 'none'}, needed is {needed}: run `dicom-node db upgrade`"
             return Check(what="index", grade=Grade.BAD, text=text)
         with database.write() as session:
             session.connection()
@@ -189,12 +189,12 @@ def _index(settings: Settings) -> Check:
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
-    wanted = [("DICOM port", settings.node.host, settings.node.port)]
+    ports = [("DICOM port", settings.node.host, settings.node.port)]
     if settings.tls is not None:
-        wanted.append(("TLS port", settings.node.host, settings.tls.port))
+        ports.append(("TLS port", settings.node.host, settings.tls.port))
     if settings.web.enabled:
-        wanted.append(("web port", settings.web.host, settings.web.port))
-    for what, host, port in wanted:
+        ports.append(("web port", settings.web.host, settings.web.port))
+    for what, host, port in ports:
         yield _port(what, host, port)
 
 
@@ -217,8 +217,8 @@ def _peers(settings: Settings) -> Iterator[Check]:
         text = "none is configured: results stay on this node"
         yield Check(what="destinations", grade=Grade.WARNING, text=text)
     # A destination and a query peer may have one name and be two machines.
-    targets = [(f"peer {one.name}", one) for one in settings.destinations]
-    targets += [(f"query peer {one.name}", _as_destination(one)) for one in settings.query]
+    targets = [(f"peer {destination.name}", destination) for destination in settings.destinations]
+    targets += [(f"query peer {query_peer.name}", _as_destination(query_peer)) for query_peer in settings.query]
     for what, target in targets:
         try:
             text = _echo(target, settings)

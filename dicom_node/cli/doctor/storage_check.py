@@ -22,9 +22,9 @@ def object_store(settings: Settings) -> Check:
     milliseconds = 1000 * (time.perf_counter() - started)
     bucket, key = bucket_of(settings.storage), f"probe/{secrets.token_hex(8)}"
     bucket.put(key, b"clock")
-    found = bucket.look(key)
+    stored = bucket.look(key)
     bucket.delete(key)
-    skew = abs((dt.datetime.now(dt.UTC) - found.modified_at).total_seconds()) if found is not None else 0.0
+    skew = abs((dt.datetime.now(dt.UTC) - stored.modified_at).total_seconds()) if stored is not None else 0.0
     text = f"{store.place()}: written and deleted in {milliseconds:.0f} ms, refuses to overwrite"
     if skew > MAX_SKEW_SECONDS:
         return Check(what="object store", grade=Grade.BAD, text=f"{text}; its clock differs by {skew:.0f} s")

@@ -45,7 +45,7 @@ def calibrate_command(
         with Progress() as progress:
             progress.begin("calibrating")
             total = record_count(parse_spec(data), split=split_of(split), limit=limit)
-            made = calibrate_folder(
+            calibrated = calibrate_folder(
                 folder,
                 data,
                 report,
@@ -55,21 +55,27 @@ def calibrate_command(
                 device=device,
                 progress=lambda done: progress.step("calibrating", done, total),
             )
-    manifest = made.manifest
+    manifest = calibrated.manifest
     if as_json:
         values = manifest.model_dump(
             mode="json", include={"name", "version", "device_uid", "thresholds", "calibration", "certainty_floor"}
         )
-        print_json(values | {"pairs": made.pairs, "answers": manifest.calibrated_on, "defaulted": list(made.defaulted)})
+        print_json(
+            values
+            | {"pairs": calibrated.pairs, "answers": manifest.calibrated_on, "defaulted": list(calibrated.defaulted)}
+        )
         return
     for line in report.lines():
         console.print(line)
     console.print(
-        f"{manifest.name} {manifest.version}: calibrated on {manifest.calibrated_on} answers of {made.pairs} pairs"
+        f"{manifest.name} {manifest.version}: calibrated on {manifest.calibrated_on} answers "
+        f"of {calibrated.pairs} pairs"
     )
     for finding in manifest.findings:
-        note = "  (too few cases: not measured)" if finding in made.defaulted else ""
+        note = "  (too few cases: not measured)" if finding in calibrated.defaulted else ""
         console.print(f"  {finding:28} seen from {manifest.thresholds.get(finding, 0.5):.2f}{note}")
-    changes = "" if made.accuracy is None else f"; {made.accuracy:.0%} of the changes stated there are right"
+    changes = (
+        "" if calibrated.accuracy is None else f"; {calibrated.accuracy:.0%} of the changes stated there are right"
+    )
     console.print(f"  {'certainty floor':28} {manifest.certainty_floor:.2f}{changes}")
     console.print(f"written: {folder / 'manifest.json'} (Device UID {manifest.device_uid})")

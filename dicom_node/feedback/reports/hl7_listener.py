@@ -130,7 +130,7 @@ class Hl7Listener:
         parsed = ip_address(address.split("%")[0])
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         allowed = self._settings.addresses
-        return not allowed or any(parsed.version == one.version and parsed in one for one in allowed)
+        return not allowed or any(parsed.version == network.version and parsed in network for network in allowed)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         """Message after message until the peer goes, says nothing for long, or breaks the framing."""
@@ -164,10 +164,10 @@ class Hl7Listener:
         """Make rows of a message; its acknowledgement. AA only after the commit."""
         now = self._node.clock()
         try:
-            chart, found = self._read(data)
+            chart, reports = self._read(data)
             with self._node.database.write() as session:
                 new = self._keep_chart(session, chart, now) if chart is not None else 0
-                for values in found:
+                for values in reports:
                     key, digest = values.pop("source_key"), text_hash(values["text"])
                     row = new_report(ReportKind.HL7, key, now=now, **values, text_sha256=digest)
                     new += queue.add(session, row, now=now)
@@ -181,7 +181,7 @@ class Hl7Listener:
             log.error("HL7 message not taken: a fault of this node", address=address, why=type(error).__name__)
             return self._refusal(data, f"this node failed on the message: {type(error).__name__}", "AR")
         items = len(chart.items) if chart is not None else 0
-        log.info("HL7 message taken", address=address, reports=len(found), chart=items, new=new)
+        log.info("HL7 message taken", address=address, reports=len(reports), chart=items, new=new)
         return acknowledgement(envelope(data), "AA", "", now=now)
 
     def _read(self, data: bytes) -> tuple[ChartMessage | None, list[dict[str, Any]]]:

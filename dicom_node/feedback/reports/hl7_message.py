@@ -78,8 +78,8 @@ def acknowledgement(header: Envelope, code: str, text: str, *, now: dt.datetime)
 
 
 def _trigger(kind: str) -> str:
-    found = re.match(r"[A-Z]{3}\W([A-Z]\d\d)\b", kind)
-    return found[1] if found else "R01"
+    match = re.match(r"[A-Z]{3}\W([A-Z]\d\d)\b", kind)
+    return match[1] if match else "R01"
 
 
 def _flat(text: str) -> str:
@@ -94,20 +94,20 @@ def reports_of(
     charset: how a message is written whose MSH-18 is empty. is_result: of an OBX that is a laboratory's: a text beside
     it under the same OBR is a remark on it and no report.
     """
-    found = segments(data, charset=charset)
-    msh = found[0]
+    parsed = segments(data, charset=charset)
+    msh = parsed[0]
     kind = msh.raw(9)
     if not re.match(r"ORU\b", kind):
         shown = f" {kind}" if re.fullmatch(r"[A-Z]{3}(\W[A-Z0-9]{3}){0,1}(\W[A-Z0-9_]{3,7})?", kind) else ""
         raise Hl7Error(f"message type{shown} of MSH-9 is not taken, only ORU^R01", code="AR")
-    refuse_unfit(found)
-    groups = list(_groups(found))
+    refuse_unfit(parsed)
+    groups = list(_groups(parsed))
     if not groups:
         raise Hl7Error("a PID and an OBR segment are needed; segments end by CR")
     groups = [group for group in groups if not any(map(is_result, group.observations))]
     digest = hashlib.sha256(data).hexdigest()
     reports = [_report(msh, group, f"hl7:{digest}:{number}") for number, group in enumerate(groups)]
-    with_words = [one for one in reports if one["text"].strip() or one["reason"].startswith(CANCELLED)]
+    with_words = [report for report in reports if report["text"].strip() or report["reason"].startswith(CANCELLED)]
     if not with_words:
         raise NoReportError("there is no text in an OBX segment of type TX, FT, ST or ED")
     return with_words  # of several orders that share one report, the one that holds it
@@ -154,13 +154,17 @@ def _groups(found: Sequence[Segment]) -> Iterator[_Group]:
 
 
 def _report(msh: Segment, group: _Group, source_key: str) -> dict[str, Any]:
-    texts = [one for one in group.observations if _holds_text(one) and not _names_study(one)]
+    texts = [
+        observation for observation in group.observations if _holds_text(observation) and not _names_study(observation)
+    ]
     obr, status = group.obr, _status(group.obr, texts)
     reason = "" if status in FINAL else f"result status {status} is not final"
     if status in CANCELS:
         reason = f"{CANCELLED} by its sender (status {status})"
     else:
-        texts = [one for one in texts if _observation_status(one) not in (*CANCELS, *_NO_RESULT)]
+        texts = [
+            observation for observation in texts if _observation_status(observation) not in (*CANCELS, *_NO_RESULT)
+        ]
     accessions = _accessions(group)
     filler = obr.component(3, 0) or (accessions[0] if accessions else "")
     return {
@@ -245,9 +249,9 @@ def _status(obr: Segment, texts: Sequence[Segment]) -> str:
 
 
 def _study_uid(group: _Group) -> str:
-    candidates = [one.component(1, 0) for one in group.studies if one.name == "ZDS"]
-    candidates += [one.component(3, 0) for one in group.studies if one.name == "IPC"]
-    candidates += [one.component(5, 0) for one in group.observations if _names_study(one)]
+    candidates = [segment.component(1, 0) for segment in group.studies if segment.name == "ZDS"]
+    candidates += [segment.component(3, 0) for segment in group.studies if segment.name == "IPC"]
+    candidates += [segment.component(5, 0) for segment in group.observations if _names_study(segment)]
     return next((uid for uid in candidates if is_uid(uid)), "")
 
 
@@ -258,19 +262,19 @@ def _names_study(segment: Segment) -> bool:
 
 
 def _accessions(group: _Group) -> list[str]:
-    found = [one.component(1, 0) for one in group.studies if one.name == "IPC"][:1]
-    found += [group.obr.component(number, 0) for number in (18, 3, 2)]
-    return list(dict.fromkeys(value[:64] for value in found if value))
+    numbers = [segment.component(1, 0) for segment in group.studies if segment.name == "IPC"][:1]
+    numbers += [group.obr.component(number, 0) for number in (18, 3, 2)]
+    return list(dict.fromkeys(value[:64] for value in numbers if value))
 
 
 def _patient_ids(pid: Segment) -> list[list[str]]:
     """Return [[ID, issuer's namespace], …] of PID-3, else of PID-2."""
-    found = []
+    ids = []
     for components in pid.repetitions(3) if pid.raw(3) else pid.repetitions(2)[:1]:
         parts = [*components, "", "", "", ""]
         if parts[0]:
-            found.append([parts[0][:64], parts[3].split(pid.delimiters.subcomponent)[0][:64]])
-    return found
+            ids.append([parts[0][:64], parts[3].split(pid.delimiters.subcomponent)[0][:64]])
+    return ids
 
 
 def _author(group: _Group) -> str:

@@ -20,8 +20,10 @@ def words_of(
     compared: the result has a prior; without one a change is no answer to anything. A finding that the node was not
     asked for gives words too ("correct" on an empty statement): they label training.
     """
-    said = {str(item.get("key")): item for item in prediction.get("findings", [])}
-    return [word for key, finding in findings.items() for word in _words(finding, said.get(key, {}), compared=compared)]
+    predicted = {str(item.get("key")): item for item in prediction.get("findings", [])}
+    return [
+        word for key, finding in findings.items() for word in _words(finding, predicted.get(key, {}), compared=compared)
+    ]
 
 
 def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -> Iterator[FeedbackWord]:

@@ -127,7 +127,7 @@ def select_studies(
     held: StudyInstanceUIDs that we hold whole. newer_than: date and time of the best prior that we have already. What
     the peer leaves unsaid is no objection: the images' own headers decide once they are here.
     """
-    wanted: list[RemoteStudy] = []
+    chosen: list[RemoteStudy] = []
     passed_over: set[str] = set()
     for study in {s.study_instance_uid: s for s in sorted(listed, key=repr) if s.study_instance_uid}.values():
         if study.study_instance_uid == current.study_instance_uid or study.study_instance_uid in held:
@@ -136,9 +136,9 @@ def select_studies(
         if identity.identity is Identity.CONFLICT:
             passed_over.add(f"A study of {_day(study)} was not fetched: {identity.sentence}.")
         elif identity.identity is not Identity.OTHER and _may_be_prior(current, study, policy, newer_than):
-            wanted.append(study)
-    wanted.sort(key=lambda s: (s.study_date, s.study_time, s.study_instance_uid), reverse=True)
-    return Wanted(studies=tuple(wanted), passed_over=tuple(sorted(passed_over)))
+            chosen.append(study)
+    chosen.sort(key=lambda s: (s.study_date, s.study_time, s.study_instance_uid), reverse=True)
+    return Wanted(studies=tuple(chosen), passed_over=tuple(sorted(passed_over)))
 
 
 def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:
@@ -146,13 +146,13 @@ def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[Re
 
     The first of body part, series and study description that names one decides.
     """
-    wanted = []
+    chosen = []
     for s in series:
         texts = (s.body_part, s.description, study.description)
         body = next((body for text in texts if (body := body_in(text)) is not None), None)
         if (not s.modality or s.modality in MODALITIES) and body is not Body.OTHER:
-            wanted.append(s)
-    return sorted(wanted, key=lambda s: s.series_instance_uid)
+            chosen.append(s)
+    return sorted(chosen, key=lambda s: s.series_instance_uid)
 
 
 def count_instances_of(series: Sequence[RemoteSeries]) -> int | None:

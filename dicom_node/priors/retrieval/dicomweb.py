@@ -53,20 +53,20 @@ class WebArchive:
     part_bytes: int = MAX_PART_BYTES
 
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
-        found = self._search({"PatientID": patient_id, "StudyDate": dates})
-        if len(found) >= MOST_RESPONSES:
+        matches = self._search({"PatientID": patient_id, "StudyDate": dates})
+        if len(matches) >= MOST_RESPONSES:
             raise self._error(f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys")
-        return [study for study in found if study.patient.key.patient_id == patient_id]
+        return [study for study in matches if study.patient.key.patient_id == patient_id]
 
     def list_studies(self, dates: str, times: str) -> StudyListing:
         filters = {"StudyDate": dates} | ({"StudyTime": times} if times else {})
-        found = self._search(filters)
-        cut = f"lists {MOST_RESPONSES} or more matches" if len(found) >= MOST_RESPONSES else ""
-        return StudyListing(studies=tuple(found), cut=cut)
+        matches = self._search(filters)
+        cut = f"lists {MOST_RESPONSES} or more matches" if len(matches) >= MOST_RESPONSES else ""
+        return StudyListing(studies=tuple(matches), cut=cut)
 
     def study(self, study_instance_uid: str) -> RemoteStudy | None:
-        found = self._search({"StudyInstanceUID": study_instance_uid})
-        return next((study for study in found if study.study_instance_uid == study_instance_uid), None)
+        matches = self._search({"StudyInstanceUID": study_instance_uid})
+        return next((study for study in matches if study.study_instance_uid == study_instance_uid), None)
 
     def _search(self, filters: dict[str, str]) -> list[RemoteStudy]:
         with self._map_errors("QIDO-RS"):

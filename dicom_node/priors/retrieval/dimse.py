@@ -78,13 +78,13 @@ class DimseArchive:
     def studies(self, patient_id: str, dates: str) -> list[RemoteStudy]:
         query = query_identifier("STUDY", STUDY_KEYS, PatientID=literal_patient_id(patient_id), StudyDate=dates)
         # A peer may ignore keys that it does not index: only what names the very ID is this patient's.
-        found = [remote_study(item) for item in self._find(query)]
-        return [study for study in found if study.patient.key.patient_id == patient_id]
+        matches = [remote_study(item) for item in self._find(query)]
+        return [study for study in matches if study.patient.key.patient_id == patient_id]
 
     def list_studies(self, dates: str, times: str) -> StudyListing:
         query = query_identifier("STUDY", STUDY_KEYS, StudyDate=dates, StudyTime=times)
-        found, cut = self._matches(query)
-        return StudyListing(studies=tuple(remote_study(item) for item in found), cut=cut)
+        matches, cut = self._matches(query)
+        return StudyListing(studies=tuple(remote_study(item) for item in matches), cut=cut)
 
     def study(self, study_instance_uid: str) -> RemoteStudy | None:
         query = query_identifier("STUDY", STUDY_KEYS, StudyInstanceUID=study_instance_uid)
@@ -148,29 +148,29 @@ class DimseArchive:
 
     def _find(self, query: Dataset) -> list[Dataset]:
         """All matches. Raises RetrieveError, also where the peer lists without end or limits its answer."""
-        found, cut = self._matches(query)
+        matches, cut = self._matches(query)
         if cut:
             raise self._error(cut)
-        return found
+        return matches
 
     def _matches(self, query: Dataset) -> tuple[list[Dataset], str]:
         """The matches, and why they may not be all: a query of MOST_RESPONSES answers is cancelled, and a peer may
         answer that it is out of resources (PS3.4 section C.4.1.1.4), as Orthanc does at its LimitFindResults."""
-        found: list[Dataset] = []
+        matches: list[Dataset] = []
         with self._open_association([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
             for answer, identifier in self._responses(association.send_c_find(query, FIND, msg_id=_MESSAGE_ID)):
                 status = self._status(answer, "C-FIND")
                 if status in PENDING:
                     if identifier is not None:
-                        found += readable_identifiers(identifier)
-                    if len(found) == MOST_RESPONSES:
+                        matches += readable_identifiers(identifier)
+                    if len(matches) == MOST_RESPONSES:
                         association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
-                elif status == SUCCESS and len(found) < MOST_RESPONSES:
-                    return found, ""
+                elif status == SUCCESS and len(matches) < MOST_RESPONSES:
+                    return matches, ""
                 elif status in (SUCCESS, CANCELLED):
-                    return found, f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys"
+                    return matches, f"lists {MOST_RESPONSES} or more matches and does not seem to know the keys"
                 elif status & 0xFF00 == OUT_OF_RESOURCES:
-                    return found, f"answered C-FIND with status {status_words(status)}"
+                    return matches, f"answered C-FIND with status {status_words(status)}"
                 else:
                     raise self._error(f"answered C-FIND with status {status_words(status)}")
         raise self._error("ended the query without a final answer")

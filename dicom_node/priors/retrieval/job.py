@@ -105,11 +105,11 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
     try:
         dates = date_range(have.current.study_date, policy.look_back_days)
         listed = [study for patient_id in have.patient_ids for study in archive.studies(patient_id, dates)]
-        wanted = select_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
+        selected = select_studies(have.current, listed, policy, held=have.held, newer_than=have.newer_than)
     except RetrieveError as error:
         return Search(peer=peer.name, outcome=SearchOutcome.FAILED, detail=_sentence(str(error)))
     limit = node.settings.priors.fetch_studies
-    for study in wanted.studies[: STUDIES_LOOKED_INTO * limit]:
+    for study in selected.studies[: STUDIES_LOOKED_INTO * limit]:
         if useful + len(failures) >= limit or node.stop.is_set():
             break
         try:
@@ -118,16 +118,16 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
                 useful += holds_frontal_chest(study.study_instance_uid, policy, node)
         except RetrieveError as error:
             failures.append(_sentence(str(error)))
-    said = [*failures, *wanted.passed_over]
+    notes = [*failures, *selected.passed_over]
     if failures:
         outcome = SearchOutcome.FAILED
     elif fetched:
         outcome = SearchOutcome.FETCHED
     else:
         outcome = SearchOutcome.NOTHING
-        said.append(f"The archive {peer.name!r} lists no earlier chest radiograph of this patient that is not here.")
+        notes.append(f"The archive {peer.name!r} lists no earlier chest radiograph of this patient that is not here.")
     return Search(
-        peer=peer.name, outcome=outcome, detail=" ".join(said), found=len(wanted.studies), fetched=tuple(fetched)
+        peer=peer.name, outcome=outcome, detail=" ".join(notes), found=len(selected.studies), fetched=tuple(fetched)
     )
 
 

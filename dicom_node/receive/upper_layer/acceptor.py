@@ -136,7 +136,7 @@ class ConnectionAcceptor:
             elif key.data is not None:
                 self._accept(*key.data)
         now = time.monotonic()
-        for pending in [one for one in self._waiting if one.deadline <= now]:
+        for pending in [expired for expired in self._waiting if expired.deadline <= now]:
             log.info("connection closed: no association in time", peer=pending.address, stage=pending.stage.name)
             if pending.stage is not _Stage.AWAIT_CLOSE:
                 self._tell_refusal(pending.address, NO_REQUEST)

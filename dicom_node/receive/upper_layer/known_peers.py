@@ -27,13 +27,17 @@ class KnownPeers:
 
     def __init__(self, settings: Settings) -> None:
         self._hosts: dict[str, set[str]] = {}
-        peers = [(one.ae_title, one.host) for one in settings.destinations if not one.url]
+        peers = [
+            (destination.ae_title, destination.host) for destination in settings.destinations if not destination.url
+        ]
         # An archive that is asked by DIMSE may have a url as well.
-        peers += [(one.ae_title, one.host) for one in settings.query if one.retrieve is not Retrieve.DICOMWEB]
+        peers += [(peer.ae_title, peer.host) for peer in settings.query if peer.retrieve is not Retrieve.DICOMWEB]
         for ae_title, host in peers:
             self._hosts.setdefault(ae_title, set()).add(host)
         self._networks = {peer.ae_title: peer.addresses for peer in settings.receive.peers if peer.addresses}
-        self._destinations = {one.name: one.ae_title for one in settings.destinations if not one.url}
+        self._destinations = {
+            destination.name: destination.ae_title for destination in settings.destinations if not destination.url
+        }
         self._resolved: dict[str, tuple[float, frozenset[IPv4Address | IPv6Address]]] = {}
         self._guard = threading.Lock()
 
@@ -57,8 +61,8 @@ class KnownPeers:
         if now < until:
             return known
         try:
-            found = {parse_address(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
-            known = frozenset(found)
+            resolved = {parse_address(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
+            known = frozenset(resolved)
         except OSError as error:
             # What was known stays believed: a name server that is away must not make a stranger of the archive.
             log.warning("host name not resolved", host=host, why=error.strerror)

@@ -51,12 +51,12 @@ def _faces(share: Path) -> tuple[Face, ...]:
     if not pairs[0][0].is_file() and (spec := find_spec("matplotlib")) is not None and spec.origin:
         folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
         pairs.insert(0, (folder / "DejaVuSans.ttf", folder / "DejaVuSans-Bold.ttf"))
-    found = []
+    available = []
     for regular, bold in pairs:
         characters = _characters(regular)
         if characters:
-            found.append(Face(regular=regular, bold=bold if bold.is_file() else regular, characters=characters))
-    return tuple(found)
+            available.append(Face(regular=regular, bold=bold if bold.is_file() else regular, characters=characters))
+    return tuple(available)
 
 
 def _characters(path: Path) -> frozenset[int]:

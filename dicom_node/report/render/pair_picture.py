@@ -96,8 +96,8 @@ def draw_pair(shown: ShownReport, *, prior: DisplayImage | None, current: Displa
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The machine's DejaVu Sans; else pillow's own font, which has ASCII only (see `_drawable`)."""
-    found = faces()
-    return ImageFont.truetype(str(found[0].regular), size) if found else ImageFont.load_default(size)
+    installed = faces()
+    return ImageFont.truetype(str(installed[0].regular), size) if installed else ImageFont.load_default(size)
 
 
 def _drawable(text: str) -> str:
@@ -133,10 +133,10 @@ def _draw_marks(draw: ImageDraw.ImageDraw, panel: _Panel, outlines: list[Outline
             box = draw.textbbox((0, 0), text, font=_font(15))
             labels.append((text, colour, (box[2] + 8, box[3] + 6, bounding_box(points))))
     bounds = (panel.left, panel.top, panel.left + panel.image.width, panel.top + panel.image.height)
-    for (text, colour, wanted), corner in zip(labels, place_labels([one[2] for one in labels], bounds), strict=True):
+    for (text, colour, size), corner in zip(labels, place_labels([label[2] for label in labels], bounds), strict=True):
         if corner is not None:
             x, y = corner
-            draw.rectangle((x, y, x + wanted[0], y + wanted[1]), fill=_BLACK)
+            draw.rectangle((x, y, x + size[0], y + size[1]), fill=_BLACK)
             draw.text((x + 4, y + 2), text, fill=colour, font=_font(15))
 
 

@@ -194,8 +194,8 @@ def _extent(region: Region) -> float:
 
 def _captions(request: ReportRequest, words: Catalogue) -> tuple[Caption, ...]:
     lines = [
-        Caption(text=label(one, words), finding=one.finding.key, change=one.coded_change)
-        for one in drawn_statements(request)
+        Caption(text=label(statement, words), finding=statement.finding.key, change=statement.coded_change)
+        for statement in drawn_statements(request)
     ]
     mark = "origin.demonstration_mark" if request.model.demonstration else "origin.unverified"
     return (*(lines or [Caption(text=summary_sentence(request))]), Caption(text=words.text(mark)))

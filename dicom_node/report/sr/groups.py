@@ -119,23 +119,23 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
 
     Each has a tracking UID of its own, because viewers merge groups of one tracking UID and then draw one region.
     """
-    drawn = [(one, _largest_first(one.finding, role)) for one in drawn_statements(request)]
+    drawn = [(statement, _largest_first(statement.finding, role)) for statement in drawn_statements(request)]
     groups = [
         PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_region=image_region(source, region),
-            **_common_items(request, one.finding, role, f"{role.value} image region {number}"),
+            **_common_items(request, statement.finding, role, f"{role.value} image region {number}"),
         )
-        for one, regions in drawn
+        for statement, regions in drawn
         for number, region in enumerate(regions, start=1)
     ]
-    labelled = [(one, regions[0]) for one, regions in drawn if regions]
-    texts = [region_label(one, role, catalogue("en")) for one, _ in labelled]
+    labelled = [(statement, regions[0]) for statement, regions in drawn if regions]
+    texts = [region_label(statement, role, catalogue("en")) for statement, _ in labelled]
     columns, rows = stored_size(source)
-    wanted = [(text.line, region.points) for text, (_, region) in zip(texts, labelled, strict=True)]
-    boxes = label_boxes(wanted, columns, rows) if columns and rows else []
+    lines = [(text.line, region.points) for text, (_, region) in zip(texts, labelled, strict=True)]
+    boxes = label_boxes(lines, columns, rows) if columns and rows else []
     labels = [
-        _label_group(request, one, (role, source), text, box)
-        for (one, _), text, box in zip(labelled, texts, boxes, strict=False)
+        _label_group(request, statement, (role, source), text, box)
+        for (statement, _), text, box in zip(labelled, texts, boxes, strict=False)
     ]
     return [*labels, *groups]
 
@@ -258,10 +258,10 @@ def _certainty(statement: Statement) -> list[Measurement]:
 
 def _site(finding: Finding) -> list[FindingSite]:
     concept = finding_concept(finding.key)
-    side, place = codes.place_codes(finding.location)
+    side, modifier = codes.place_codes(finding.location)
     return [
         FindingSite(
-            anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=place
+            anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=modifier
         )
     ]
 

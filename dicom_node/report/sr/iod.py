@@ -70,7 +70,7 @@ def referenceable(source: SourceImage | None) -> bool:
 
 def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_class_uid: str, rung: str) -> Dataset:
     """Everything but the content: what SR, PDF and picture share."""
-    place, model = PLACES[kind], request.model
+    series, model = PLACES[kind], request.model
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     for element in header.elements:
@@ -79,9 +79,9 @@ def common(request: ReportRequest, header: CleanHeader, kind: DocumentKind, sop_
     ds.InstanceCreationDate, ds.InstanceCreationTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, document_uid(request, kind, rung)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study_uid(request), series_uid(request, kind)
-    ds.Modality = place.modality
-    ds.SeriesNumber = SERIES_NUMBER + place.series_offset
-    ds.InstanceNumber = place.instance_number
+    ds.Modality = series.modality
+    ds.SeriesNumber = SERIES_NUMBER + series.series_offset
+    ds.InstanceNumber = series.instance_number
     ds.SeriesDescription = series_description(request, kind)
     ds.SeriesDate, ds.SeriesTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
     ds.ContentDate, ds.ContentTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"

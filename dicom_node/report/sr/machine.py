@@ -103,8 +103,8 @@ def _summary(request: ReportRequest) -> str:
     if not has_answer(request):
         return "value.no_algorithm"
     stated = statements(request)
-    has_findings = any(one.rank is not Rank.NONE for one in stated)
-    is_open = any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for one in stated)
+    has_findings = any(statement.rank is not Rank.NONE for statement in stated)
+    is_open = any(statement.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for statement in stated)
     return f"value.{'open_' if is_open else ''}{'with' if has_findings else 'without'}_findings"
 
 

@@ -61,8 +61,8 @@ def languages() -> tuple[str, ...]:
 @cache
 def catalogue(language: str) -> Catalogue:
     """The catalogue for a tag such as "de" or "de-AT"; English where there is none: a result must not fail on it."""
-    wanted = language.lower().replace("_", "-").split("-")[0]
-    name = wanted if wanted in languages() else DEFAULT_LANGUAGE
+    tag = language.lower().replace("_", "-").split("-")[0]
+    name = tag if tag in languages() else DEFAULT_LANGUAGE
     raw = resources.files("dicom_node.report").joinpath("locales", f"{name}.toml").read_text("utf-8")
     return Catalogue(language=name, messages=_flat(tomllib.loads(raw), ""))
 

@@ -29,11 +29,11 @@ def phrase(finding: Finding, words: Catalogue) -> str:
     location = (finding.location or "").lower().split()
     if finding.key.startswith("lung_") and [word for word in location if word not in _SIDES] == ["lung"]:
         location.remove("lung")  # a lung opacity of the left lung is a left lung opacity
-    level, place = _degree(finding, words, is_plural=is_plural), place_text(location, words)
-    if place.endswith(f" {name.split()[0]}"):
-        place = place.removesuffix(name.split()[0]).rstrip()  # "upper lung" and "lung nodule"
+    level, site = _degree(finding, words, is_plural=is_plural), place_text(location, words)
+    if site.endswith(f" {name.split()[0]}"):
+        site = site.removesuffix(name.split()[0]).rstrip()  # "upper lung" and "lung nodule"
     form = {(False, False): "plain", (False, True): "placed", (True, False): "graded", (True, True): "graded_placed"}
-    return words.text(f"phrase.{form[bool(level), bool(place)]}", finding=name, level=level, place=place)
+    return words.text(f"phrase.{form[bool(level), bool(site)]}", finding=name, level=level, place=site)
 
 
 def place_text(location: Sequence[str], words: Catalogue) -> str:
@@ -101,7 +101,14 @@ def _degree(finding: Finding, words: Catalogue, *, is_plural: bool) -> str:
         return ""
     is_sized = finding.key in MEASURED_BY_SIZE and f"size.{finding.level}" in words.messages
     adjective = words.word("size" if is_sized else "level", finding.level)
-    gender = next((one for one in ("masculine", "feminine") if finding.key in words.text(f"grammar.{one}").split()), "")
+    gender = next(
+        (
+            candidate
+            for candidate in ("masculine", "feminine")
+            if finding.key in words.text(f"grammar.{candidate}").split()
+        ),
+        "",
+    )
     form = "plural" if is_plural else gender or "neuter"
     ending, between = words.text(f"grammar.ending_{form}"), words.text("grammar.range")
     return between.join(part if part.endswith("-") else part + ending for part in adjective.split(between))

@@ -35,10 +35,10 @@ def in_language(text: str, words: Catalogue) -> str:
     if not text:
         return text
     if len(sentences := _SENTENCES.split(text.removesuffix("."))) > 1:
-        return ". ".join(in_language(one, words) for one in sentences) + "."
+        return ". ".join(in_language(sentence, words) for sentence in sentences) + "."
     for key, pattern in _patterns():
-        if found := pattern.fullmatch(text):
-            places = {name: in_language(value, words) for name, value in found.groupdict().items()}
+        if match := pattern.fullmatch(text):
+            places = {name: in_language(value, words) for name, value in match.groupdict().items()}
             plain = key.replace(_SECTION, _PLAIN_SECTION, 1)
             return words.text(plain if plain in words.messages else key, **places)
     if date := STAMP.fullmatch(text):
@@ -47,8 +47,8 @@ def in_language(text: str, words: Catalogue) -> str:
     if len(clauses) > 1 or _SAYS.fullmatch(text):
         return "; ".join(_clauses(clauses, words))
     listed = _LIST.split(text)
-    said = [in_language(one, words) for one in listed] if len(listed) > 1 else listed
-    return words.join(said) if all(now != was for now, was in zip(said, listed, strict=True)) else text
+    translated = [in_language(part, words) for part in listed] if len(listed) > 1 else listed
+    return words.join(translated) if all(now != was for now, was in zip(translated, listed, strict=True)) else text
 
 
 def names_attributes(text: str) -> bool:
@@ -64,15 +64,15 @@ def header_statements(text: str) -> list[str]:
 
 def _clauses(clauses: list[str], words: Catalogue) -> list[str]:
     """Each clause in this language; all that elements of the header say is one clause."""
-    stated = [found["what"] for clause in clauses if (found := _SAYS.fullmatch(clause))]
-    said: list[str] = []
+    stated = [match["what"] for clause in clauses if (match := _SAYS.fullmatch(clause))]
+    clauses_said: list[str] = []
     for clause in clauses:
         if not _SAYS.fullmatch(clause):
-            said.append(in_language(clause, words))
+            clauses_said.append(in_language(clause, words))
         elif stated:
-            said.append(words.text(f"{_PLAIN_SECTION}says", what=words.join(list(dict.fromkeys(stated)))))
+            clauses_said.append(words.text(f"{_PLAIN_SECTION}says", what=words.join(list(dict.fromkeys(stated)))))
             stated = []
-    return said
+    return clauses_said
 
 
 _PLAIN = "[^;]+"
@@ -84,14 +84,14 @@ _HELD = {"why": ".+", "when": r"[\d: -]+|unknown date", "number": r"\d+", "count
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """(key, pattern) of each English template, the one with the most words of its own first."""
     english = catalogue(DEFAULT_LANGUAGE).messages
-    made = []
+    patterns = []
     for key in (key for key in english if key.startswith(_SECTION)):
         parts = re.split(r"\{(\w+)\}", english[key])
         pattern = "".join(
             re.escape(part) if n % 2 == 0 else f"(?P<{part}>{_HELD.get(part, _PLAIN)})" for n, part in enumerate(parts)
         )
-        made.append((sum(map(len, parts[::2])), key, re.compile(pattern, re.DOTALL)))
-    return tuple((key, pattern) for _, key, pattern in sorted(made, key=lambda item: -item[0]))
+        patterns.append((sum(map(len, parts[::2])), key, re.compile(pattern, re.DOTALL)))
+    return tuple((key, pattern) for _, key, pattern in sorted(patterns, key=lambda item: -item[0]))
 
 
 def _date(found: re.Match[str], words: Catalogue) -> str:

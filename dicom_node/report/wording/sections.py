@@ -141,7 +141,7 @@ def _limitations(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
             lines.append(words.text("limitations.probability"))
         lines.append(words.text("limitations.one_view"))
         lines += _about_the_images(request, words)
-        if any(one.finding.regions for one in drawn_statements(request)):
+        if any(statement.finding.regions for statement in drawn_statements(request)):
             lines.append(words.text("limitations.regions"))
         lines += _dropped_regions(request, words)
     else:
@@ -177,7 +177,7 @@ def _about_the_refusal(request: ReportRequest, words: Catalogue) -> list[str]:
 
 def _dropped_regions(request: ReportRequest, words: Catalogue) -> list[str]:
     """The regions that are not drawn, with the reasons (`report.region_rules`)."""
-    drawn = {one.finding.key for one in drawn_statements(request)}
+    drawn = {statement.finding.key for statement in drawn_statements(request)}
     names: dict[RegionFault, list[str]] = {}
     for dropped in request.dropped_regions:
         if dropped.finding in drawn:

@@ -25,17 +25,17 @@ def families(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
     )
     kappas = GaugeMetricFamily("dicom_node_agreement_kappa", "Cohen's kappa, last week", labels=["finding", "aspect"])
     for aspect in ("presence", "change"):
-        found = agreement.figures(judged, since=now - WINDOW, aspect=aspect)
-        for key, one in found.items():
-            counts.add_metric([key, aspect, "agree"], one.agree)
-            counts.add_metric([key, aspect, "contradictory"], one.contradictory)
+        by_finding = agreement.figures(judged, since=now - WINDOW, aspect=aspect)
+        for key, finding_agreement in by_finding.items():
+            counts.add_metric([key, aspect, "agree"], finding_agreement.agree)
+            counts.add_metric([key, aspect, "contradictory"], finding_agreement.contradictory)
             if aspect == "presence":
-                counts.add_metric([key, aspect, "node only"], one.node_only)
-                counts.add_metric([key, aspect, "radiologist only"], one.radiologist_only)
+                counts.add_metric([key, aspect, "node only"], finding_agreement.node_only)
+                counts.add_metric([key, aspect, "radiologist only"], finding_agreement.radiologist_only)
             else:
-                counts.add_metric([key, aspect, "disagree"], one.judged - one.agree)
-            if one.kappa is not None:
-                kappas.add_metric([key, aspect], one.kappa)
+                counts.add_metric([key, aspect, "disagree"], finding_agreement.judged - finding_agreement.agree)
+            if finding_agreement.kappa is not None:
+                kappas.add_metric([key, aspect], finding_agreement.kappa)
     yield counts
     yield kappas
     reports = GaugeMetricFamily("dicom_node_reports", "Radiologists' reports received", labels=["state"])

@@ -45,12 +45,12 @@ def _serving(session: Session, now: dt.datetime) -> Iterator[GaugeMetricFamily]:
         key = (line["folder"] or "configured", line["device_uid"])
         counts[key] = counts.get(key, 0) + bool(line["device_uid"])
         if line["error"]:
-            wanted = line["wanted"] or "configured"
-            failing[wanted] = failing.get(wanted, 0) + 1
+            folder = line["wanted"] or "configured"
+            failing[folder] = failing.get(folder, 0) + 1
     for key, count in sorted(counts.items()):
         serving.add_metric(list(key), count)
-    for wanted, count in sorted(failing.items()):
-        broken.add_metric([wanted], count)
+    for folder, count in sorted(failing.items()):
+        broken.add_metric([folder], count)
     yield serving
     yield broken
 
@@ -112,18 +112,18 @@ def _validation(session: Session, node: NodeContext, now: dt.datetime) -> Iterat
     labels = ["device_uid", "bin", "of"]
     sure = GaugeMetricFamily("dicom_node_checkpoint_certainty_ratio", "Share by mean |2p - 1|", labels=labels)
     serving = set(session.scalars(select(ModelServing.device_uid)))
-    for device, found in validation_sets(session, node.settings, node.models_dir).items():
+    for device, validation in validation_sets(session, node.settings, node.models_dir).items():
         live = _live(session, device, now)
         if not live and device not in serving:
             continue
-        for key, count in found.present.items():
-            rates.add_metric([device, key, "validation"], count / found.pairs)
+        for key, count in validation.present.items():
+            rates.add_metric([device, key, "validation"], count / validation.pairs)
             asked = [f["presence"] == "present" for findings in live for f in findings if f["key"] == key]
             if asked:
                 rates.add_metric([device, key, "live"], sum(asked) / len(asked))
-        here = bin_counts([certainty_of(findings) for findings in live], found.certainty_edges)
-        for name, before, count in zip(_bin_names(found), found.certainty, here, strict=True):
-            sure.add_metric([device, name, "validation"], before / found.pairs)
+        here = bin_counts([certainty_of(findings) for findings in live], validation.certainty_edges)
+        for name, before, count in zip(_bin_names(validation), validation.certainty, here, strict=True):
+            sure.add_metric([device, name, "validation"], before / validation.pairs)
             if live:
                 sure.add_metric([device, name, "live"], count / len(live))
     yield rates

@@ -79,7 +79,7 @@ def _destinations_page(call: Call, *, asked: str, answer: str | None) -> Respons
     with call.node.database.read() as session:
         for name, state, count in reading.delivery_counts(session):
             counts.setdefault(name, {})[state.value] = count
-        stalled = {one.destination: one for one in find_stalled(session)}
+        stalled = {destination.destination: destination for destination in find_stalled(session)}
     return render(
         call.request,
         "destinations.html",

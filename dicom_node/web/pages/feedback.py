@@ -30,7 +30,7 @@ def feedback_page(call: Call) -> Response:
     since = call.node.clock() - dt.timedelta(days=int(window)) if window else None
     with call.node.database.read() as session:
         judged = opinions.load(session, since=since)
-        found = {aspect: agreement.figures(judged, since=since, aspect=aspect) for aspect in ("presence", "change")}
+        by_aspect = {aspect: agreement.figures(judged, since=since, aspect=aspect) for aspect in ("presence", "change")}
         states = (ReportState(given),) if given else feedback_listing.OPEN
         reports = feedback_listing.report_lines(session, states)
         contradictions = feedback_listing.contradiction_lines(session)
@@ -41,7 +41,10 @@ def feedback_page(call: Call) -> Response:
         user=call.user,
         window=window,
         windows=WINDOWS,
-        tables={aspect: [*one.values(), agreement.overall(one)] if one else [] for aspect, one in found.items()},
+        tables={
+            aspect: [*by_finding.values(), agreement.overall(by_finding)] if by_finding else []
+            for aspect, by_finding in by_aspect.items()
+        },
         names={key: concept.name for key, concept in ontology().findings.items()},
         reports=reports,
         contradictions=contradictions,

@@ -32,16 +32,16 @@ Choice = TypeVar("Choice", StudyState, Outcome, DeliveryState, reading.Urgency, 
 
 def work_list(call: Call) -> Response:
     """The studies that were sent to us."""
-    wanted = filter_of(call)
+    chosen = filter_of(call)
     with call.node.database.read() as session:
-        lines, total = reading.work_list(session, wanted)
+        lines, total = reading.work_list(session, chosen)
     return render(
         call.request,
         "worklist.html",
         user=call.user,
         lines=lines,
         total=total,
-        wanted=wanted,
+        wanted=chosen,
         states=list(StudyState),
         outcomes=list(Outcome),
         delivery_states=list(DeliveryState),
