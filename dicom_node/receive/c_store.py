@@ -95,6 +95,7 @@ class InstanceUpload:
         self._received += len(data)
         if self._received > self._limits.max_instance_bytes:
             raise ProtocolError(f"a data set above {self._limits.max_instance_bytes // _MIB} MiB")
+        # The beginning is kept in memory: only an object with a very long header is read a second time.
         if len(self._head) < HEADER_BYTES:
             self._head += data[: HEADER_BYTES - len(self._head)]
         if self._file is None:
@@ -201,6 +202,8 @@ def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
 
 def _store_and_index(service: StoreService, request: Request, upload: InstanceUpload) -> Failure | None:
     """None only once file and row are durable; otherwise nothing of it stays, quarantined objects excepted."""
+    # The file first, the row second. A file without a row is found by recovery; a row without a file would be an image
+    # that was acknowledged and lost.
     stored = upload.commit()
     if isinstance(stored, Failure):
         return stored
@@ -304,6 +307,7 @@ def _settle(
     if registration.outcome is Registered.NEW:
         return None
     if registration.outcome is Registered.REPLACED:
+        # Only now that the row names the new file: until the commit it named this one.
         _drop(service, registration.replaced)
         return None
     if registration.outcome is Registered.DUPLICATE:
@@ -360,6 +364,7 @@ def _quarantine(
     except IndexUnavailableError:
         _drop(service, moved.path)
         raise
+    # The same bytes were set apart before: a peer that tries for ever must not fill the disk.
     if not is_first:
         _drop(service, moved.path)
     log.error("instance quarantined", reason=reason, detail=detail, calling=request.caller.calling_ae_title)

@@ -166,6 +166,7 @@ class Receiver:
         """Recover what an earlier life left, listen, and return. Raises ConfigurationError, NodeError."""
         tls = self._settings.tls
         context = server_context(tls) if tls is not None else None
+        # Before listening, so that nothing of this process is on its way in while store and index are compared.
         if self._store.recovers_at_start:
             recover(self._database, self._store, clock=self._clock)
         else:
@@ -224,6 +225,7 @@ class Receiver:
             if not self._has_room(arrival.address, is_named=self._rules.of(calling, arrival.address).is_named):
                 return LIMIT_EXCEEDED
             thread = threading.Thread(target=self._serve, args=(arrival, calling), name="association", daemon=True)
+            # Entered before it starts: an association that ends at once takes itself out, and must find itself in.
             self._threads.add(thread)
             self._by_address[arrival.address] += 1
         thread.start()
@@ -236,6 +238,7 @@ class Receiver:
         """
         limits = self._settings.receive
         kept = 0 if is_named else self._reserved
+        # One that was told to give way keeps its thread for a moment, but its place counts as free at once.
         per_address = self._by_address[address] - self._ended_by_address[address]
         total = len(self._threads) - self._ended_by_address.total()
         if per_address >= limits.max_associations_per_address:
@@ -311,6 +314,7 @@ class Receiver:
             log.info("presentation contexts refused", calling=calling, count=count, among_them=few)
         with self._guard:
             self._associations[association] = None
+        # `stop` may have made its list of associations before this one stood in it.
         if self._stopping:
             association.stop()
         try:

@@ -79,6 +79,8 @@ class Bucket:
 
         with self._errors():
             try:
+                # If-None-Match or If-Match: the service compares and writes in one step, so of two machines that swap
+                # one is refused.
                 mode: Any = "create" if e_tag is None else {"e_tag": e_tag}
                 obstore.put(self._store, key, content, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
@@ -171,6 +173,8 @@ class Bucket:
         except (BaseError, PermissionError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and NO_BUCKET not in str(error):
                 raise
+            # The first line only: what follows repeats the request with its headers, and perhaps the service's page of
+            # XML.
             text = str(error).split("\n", 1)[0].split(": <?xml", 1)[0]
             raise StoreUnavailableError(f"the object store {self.place()} does not work: {text}") from error
 

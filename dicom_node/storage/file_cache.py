@@ -50,6 +50,7 @@ class FileCache:
         """Move a whole file of the same file system in. Raises OSError."""
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Used now: a file that was long on its way would otherwise be the first to go.
         os.utime(source)
         size = source.stat().st_size
         source.replace(target)

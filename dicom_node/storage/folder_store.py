@@ -77,6 +77,7 @@ class FolderStore(InstanceStore):
         try:
             make_folder(target.parent)
             source.rename(target)
+            # The new name goes to the disk first: with the old one's removal alone a power cut would lose the file.
             fsync_folder(target.parent)
             fsync_folder(source.parent)
         except OSError as error:
@@ -150,11 +151,14 @@ class _FolderFile(SpooledFile):
         relative = final_name(self._temporary.stem)
         target = self._root / relative
         try:
+            # The order makes the file whole or absent after a power cut at any line: its bytes on the disk, then its
+            # name, then the name on the disk.
             self._close(durably=True)
             make_folder(target.parent)
             self._temporary.rename(target)
             fsync_folder(target.parent)
         except OSError as error:
+            # The rename may have happened and only the last fsync failed: what is not acknowledged must not stay.
             target.unlink(missing_ok=True)
             self.discard()
             raise as_storage_error(error) from error

@@ -118,6 +118,7 @@ class ObjectStore(InstanceStore):
         """Once a day for the whole bucket, by its own clock: the last time is an object."""
         last = self.bucket.look(RECOVERED_KEY)
         is_due = last is None or dt.datetime.now(dt.UTC) - last.modified_at >= RECOVER_EVERY
+        # Where the block raises, the mark below is not written, and another machine tries.
         yield is_due
         if is_due:
             self.bucket.put(RECOVERED_KEY, b"")
@@ -168,6 +169,8 @@ class _ObjectFile(SpooledFile):
         """Write the object; what was spooled becomes this machine's copy. Raises StorageError."""
         digest = self._hash.hexdigest()
         try:
+            # Not fsynced: the bucket's answer is what makes an instance durable, and a spool that survives is thrown
+            # away.
             self._close(durably=False)
             name = put_instance(self._store.bucket, self._temporary, final_name(self._temporary.stem), digest)
             self._store.cache.take(self._temporary, name)

@@ -110,6 +110,8 @@ class SpooledFile(IncomingFile):
         """End the writing. Raises OSError."""
         if durably:
             os.fsync(self._descriptor)
+        # Forgotten before it is closed: close(2) frees the number even where it fails, and a second close could hit
+        # another thread's file.
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
 
@@ -128,6 +130,7 @@ class SpooledFile(IncomingFile):
     def _write_all(self, view: memoryview) -> None:
         try:
             while view:
+                # write(2) may take less than it was given, as on a disk that is just getting full.
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             raise as_storage_error(error) from error

@@ -19,6 +19,7 @@ def end_with_parent(parent_pid: int) -> None:
     Linux tells by signal. Elsewhere a thread looks once a second.
     """
     if platform.system() == "Linux":
+        # SIGKILL, because a Python handler of any other signal waits for the native call in hand.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:  # it died before prctl took effect
             os._exit(1)

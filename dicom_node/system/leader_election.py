@@ -63,6 +63,8 @@ class Leadership:
 
     def _take(self) -> bool:
         try:
+            # PostgreSQL ends an idle session only outside a transaction (idle_session_timeout): with one left open, a
+            # leader that hangs would keep the lead.
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         except DBAPIError:
             return False
@@ -74,6 +76,7 @@ class Leadership:
                 connection.exec_driver_sql(f"SET {setting}")
         except DBAPIError as error:
             log.error("the lead could not be taken", error=str(error.orig))
+            # The lock may be held already: the session ends here and does not go back into the pool with it.
             connection.invalidate()
             connection.close()
             return False
@@ -88,6 +91,7 @@ class Leadership:
         """Speak on the connection until it is gone, given up, or the ticks have stopped to ask."""
         while not self._ended.wait(SPEAK_SECONDS):
             with self._one_at_a_time:
+                # The lead was lost and taken again, and the new connection has a keeper of its own.
                 if self._connection is not connection:
                     return
                 silent = time.monotonic() - self._asked_at

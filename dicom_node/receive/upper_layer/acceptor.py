@@ -95,6 +95,7 @@ class ConnectionAcceptor:
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[_Pending, None] = {}  # ordered: oldest first
         self._by_address: Counter[str] = Counter()
+        # With nobody waiting, select sleeps without a limit: `stop` wakes it by a byte on this pair.
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._stopping = False
@@ -178,10 +179,13 @@ class ConnectionAcceptor:
             busiest = self._by_address.most_common(1)[0][0]
             self._close(next(pending for pending in self._waiting if pending.address == busiest))
         connection.setblocking(False)
+        # DIMSE is question and answer in small PDUs: Nagle's algorithm would hold each answer until the peer's delayed
+        # ACK.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stage = _Stage.REQUEST
         if context is not None:
             try:
+                # The handshake is made step by step in `_serve`, as its bytes come: made here it would have to block.
                 connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             except (OSError, ValueError) as error:  # the peer is gone already
                 log.info("connection lost before TLS", peer=address, why=str(error))
@@ -209,6 +213,8 @@ class ConnectionAcceptor:
             if pending.stage is _Stage.REQUEST:
                 self._read_request(pending)
             elif pending.stage is _Stage.AWAIT_CLOSE:
+                # Read and dropped: a socket that is closed with unread bytes sends RST, which can destroy our last PDU
+                # before the peer has read it.
                 while pending.connection.recv(_RECV_BYTES):
                     pass
                 self._close(pending)
@@ -238,6 +244,7 @@ class ConnectionAcceptor:
                 self._close(pending)
                 return
             pending.received += data
+            # Looked at as soon as its header is here: a length of gigabytes is refused and not waited for.
             if len(pending.received) >= HEADER_BYTES and not self._is_request(pending):
                 return
         self._hand_over(pending)
@@ -259,6 +266,7 @@ class ConnectionAcceptor:
         return True
 
     def _hand_over(self, pending: _Pending) -> None:
+        # Before `decide`, which starts the association's thread: the socket is that thread's to read from then on.
         self._selector.unregister(pending.connection)
         arrival = Arrival(
             connection=pending.connection,
@@ -281,6 +289,8 @@ class ConnectionAcceptor:
         pending.received = bytearray()
         pending.deadline = time.monotonic() + LINGER_SECONDS
         pending.connection.send(last_pdu)  # ten bytes into an empty buffer; what does not fit is lost with the pending
+        # The base class's method: SSLSocket.shutdown would drop the TLS layer, through which the peer's end is still
+        # read.
         socket.socket.shutdown(pending.connection, socket.SHUT_WR)
 
     def _wait_for(self, pending: _Pending, event: int) -> None:

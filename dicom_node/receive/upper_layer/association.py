@@ -169,6 +169,8 @@ class Association:
 
     def stop(self) -> None:
         """End after the message that is being worked on; at once where none is."""
+        # `_next_pdu` sets `_idle` under the same guard after it looked at `_stopping`, so no association falls asleep
+        # in between. One that is in a message is not interrupted: its data set, or the answer to it, would be lost.
         with self._guard:
             self._stopping = True
             if self._idle:
@@ -205,6 +207,8 @@ class Association:
     def _next_pdu(self) -> tuple[PduType, memoryview]:
         """The next PDU under the deadline that fits where we are: between messages, or inside of one."""
         if self._incoming.in_progress:
+            # A peer that falls silent inside a message gets the DIMSE time-out; only between messages may it be idle
+            # for long.
             start_by = min(time.monotonic() + self._limits.dimse_seconds, self._ends_by)
             return self._stream.read_pdu(start_by=start_by, whole_within=self._limits.dimse_seconds)
         with self._guard:
@@ -214,6 +218,8 @@ class Association:
         try:
             return self._between_messages()
         except PeerGoneError:
+            # `interrupt` looks like a close by the peer, but it is this node that ends: the peer is told so by an
+            # A-ABORT.
             if self._stopping:
                 raise ProtocolError(self._why_stopping, AbortReason.NOT_SPECIFIED) from None
             raise
@@ -229,9 +235,12 @@ class Association:
         """Wait for the peer, and send what was put off once it has been silent long enough."""
         is_new_stranger = not (self._has_served or self._caller.rule.is_named)
         limits = self._limits
+        # A stranger that has asked for nothing yet holds a place that others may need, so it gets less patience.
         patience = min(limits.first_message_seconds, limits.idle_seconds) if is_new_stranger else limits.idle_seconds
         give_up = min(time.monotonic() + patience, self._ends_by)
         while True:
+            # A read may not be broken off once bytes have come, so its deadline for the first byte is also the alarm
+            # clock for what was put off.
             due = min((when for when, _ in self._later), default=give_up)
             try:
                 return self._stream.read_pdu(start_by=min(due, give_up), whole_within=self._limits.dimse_seconds)
@@ -276,10 +285,12 @@ class Association:
             return
         handler = self._services.handlers.get(command.field)
         if handler is None:
+            # Bit 15 marks a response (PS3.7 annex E).
             if command.field & 0x8000:
                 raise ProtocolError(f"a response {command.field:#06x} that nobody asked for")
             self._send(response(command, context.context_id, UNRECOGNIZED_OPERATION))
             return
+        # Message ids come again: a cancel of an earlier request with this id must not end the new one.
         self._cancelled.clear()
         request = Request(
             caller=self._caller,
@@ -306,6 +317,7 @@ class Association:
             if pdu_type is not PduType.P_DATA:
                 raise PeerGoneError(f"{pdu_type.name} while being answered")
             for fragment in fragments(body):
+                # A data fragment here has no command of its own, and C-CANCEL has no data set: it is passed over.
                 command = self._incoming.add_command(fragment) if fragment.is_command else None
                 if command is None:
                     continue
@@ -378,6 +390,7 @@ class _IncomingMessage:
         """The whole message; the next one may begin."""
         assert self._command is not None
         assert self._sink is not None
+        # From here on the sink is the handler's: `discard` at the association's end must not find it again.
         command, sink = self._command, self._sink
         self._sink = None
         self.reset()

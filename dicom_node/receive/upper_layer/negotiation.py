@@ -101,6 +101,7 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
         struct.error,
     ) as error:
         raise ProtocolError(f"an A-ASSOCIATE-RQ that cannot be understood: {type(error).__name__}") from error
+    # Only bit 0 is tested, which means version 1 (PS3.8 table 9-11): a peer may offer later versions beside it.
     if not pdu.protocol_version & 1:
         return PROTOCOL_NOT_SUPPORTED
     if asked.application_context_name != _APPLICATION_CONTEXT:
@@ -139,6 +140,7 @@ def _result(
     answer.abstract_syntax = context.abstract_syntax
     allowed = _transfer_syntaxes(str(context.abstract_syntax), rule)
     chosen = next((uid for uid in context.transfer_syntax if uid in allowed), None)
+    # A refused context names a transfer syntax too, which the peer does not look at (PS3.8 table 9-18).
     answer.transfer_syntax = [chosen or UID(UNCOMPRESSED[1])]
     if not allowed:
         answer.result = _NO_ABSTRACT_SYNTAX

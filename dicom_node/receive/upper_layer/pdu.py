@@ -166,6 +166,7 @@ class PeerStream:
                 self._begin = self._end = 0
             elif self._begin + count > len(self._buffer):
                 rest = self._end - self._begin
+                # Copied out first: source and target may overlap.
                 self._view[:rest] = bytes(self._view[self._begin : self._end])
                 self._begin, self._end = 0, rest
             left = deadline - time.monotonic()
@@ -197,6 +198,7 @@ def fragments(body: memoryview) -> Iterator[Fragment]:
             raise ProtocolError(f"a presentation data value that says it has {length} bytes")
         yield Fragment(
             context_id=context_id,
+            # Message control header: bit 0 a command, bit 1 the last fragment (PS3.8 section E.2).
             is_command=bool(control & 1),
             is_last=bool(control & 2),
             data=body[position + _PDV_HEADER_BYTES : end],
@@ -207,6 +209,7 @@ def fragments(body: memoryview) -> Iterator[Fragment]:
 def p_data(context_id: int, data: bytes, *, is_command: bool, max_pdu_bytes: int) -> Iterator[bytes]:
     """P-DATA PDUs of one command or data set; `max_pdu_bytes` is the peer's cap, 0 for none (PS3.8 section D.1)."""
     room = (max_pdu_bytes if max_pdu_bytes else 131_072) - _PDV_HEADER_BYTES
+    # An empty data set is one empty fragment too: without a last one the peer would wait for it.
     for start in range(0, max(len(data), 1), room):
         piece = data[start : start + room]
         control = (1 if is_command else 0) | (2 if start + room >= len(data) else 0)
