@@ -222,6 +222,7 @@ class Engine:
             if name in ALIGNED:
                 parts = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
             inputs[name] = torch.cat(parts)
+        # No logits are needed, but 0 would mean all of them: the vocabulary over a whole prefix.
         outputs = self.vlm.model(**inputs, use_cache=True, logits_to_keep=1)
         if outputs.past_key_values is None:
             raise InferenceError("the model gives no cache")

@@ -24,6 +24,7 @@ def write_rows(
     cache = repeat_cache(prefix.cache, count)
     pairs = prefix.lengths.shape[0]
     width = max(len(suffix) for suffix in suffixes)
+    # Padded on the left, so that every answer begins behind the last column.
     ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in suffixes] * pairs, device=device)
     real = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in suffixes] * pairs, device=device)
     mask = torch.cat([prefix.mask.long().repeat_interleave(count, dim=0), real], dim=1)
@@ -41,6 +42,7 @@ def write_rows(
             logits_to_keep=1,
         )
         token = outputs.logits[:, -1].argmax(-1)
+        # A row that has ended goes on with stop tokens, which `_text` cuts off, until the last row has ended.
         written.append(token.masked_fill(done, int(stops[0])))
         done |= torch.isin(token, stops)
         if bool(done.all()):

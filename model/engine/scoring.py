@@ -31,12 +31,16 @@ def score_packed(vlm: NvilaVlm, prefix: Prefix, plan: PackedPlan) -> list[list[t
     """One pass of the language model over pairs x rows; the vocabulary only where an answer token is predicted."""
     device, llm = vlm.device, vlm.model.llm
     pairs, (count, width) = prefix.lengths.shape[0], plan.ids.shape
+    # Batch rows lie pair by pair: what a pair has (prefix, length) repeats in place, what a plan has repeats as a
+    # whole.
     own = plan.mask.to(device).repeat(pairs, 1, 1)[:, None]
     shared = prefix.mask.repeat_interleave(count, dim=0)[:, None, None, :].expand(-1, 1, width, -1)
+    # Padding has offset -1. Nobody sees it, but a position is never negative.
     offsets = plan.offsets.to(device).clamp(min=0).repeat(pairs, 1)
     hidden = llm.model(
         input_ids=plan.ids.to(device).repeat(pairs, 1),
         attention_mask=_mask(vlm, torch.cat([shared, own], dim=-1)),
+        # Behind the pair's own length: a shorter prefix is padded in the cache, and padding takes up no position.
         position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
         past_key_values=repeat_cache(prefix.cache, count),
         use_cache=True,
@@ -44,6 +48,7 @@ def score_packed(vlm: NvilaVlm, prefix: Prefix, plan: PackedPlan) -> list[list[t
     # Several answer tokens are predicted from the same place: project each place once.
     places, back = torch.unique(plan.rows * width + plan.columns, return_inverse=True)
     needed = hidden.flatten(1, 2)[:, places.to(device)]
+    # In float32: half precision keeps two or three digits of a log-probability, and answers are told apart by less.
     logs = llm.lm_head(needed).float().log_softmax(-1)
     taken = logs[:, back.to(device), plan.targets.to(device)]  # [pairs, answer tokens]
     totals = torch.zeros(pairs, sum(plan.answers), device=device).index_add_(1, plan.owners.to(device), taken)
@@ -74,6 +79,7 @@ def score_rows(vlm: Vlm, prefix: Prefix, closed: Sequence[QuestionTokens]) -> li
 def _score_chunk(vlm: Vlm, prefix: Prefix, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[float]:
     """Score rows (suffix, answer), padded on the right, over a copy of the cache for each."""
     device = vlm.device
+    # The last token of an answer is predicted and never fed.
     fed = [suffix + answer[:-1] for suffix, answer in rows]
     width = max(len(row) for row in fed)
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in fed], device=device)
@@ -89,6 +95,7 @@ def _score_chunk(vlm: Vlm, prefix: Prefix, rows: Sequence[tuple[tuple[int, ...],
     )
     totals = []
     for index, (suffix, answer) in enumerate(rows):
+        # The logits at a token are of the next one: those of an answer begin at the last token of the suffix.
         logs = outputs.logits[index, len(suffix) - 1 : len(suffix) - 1 + len(answer)].float().log_softmax(-1)
         totals.append(float(logs.gather(1, torch.tensor(answer, device=device)[:, None]).sum()))
     return totals

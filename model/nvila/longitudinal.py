@@ -99,6 +99,7 @@ class LongitudinalExtras(nn.Module):
     def difference(self, prior: Tensor, current: Tensor) -> Tensor:
         """[B, tokens, hidden] twice -> [B, difference_tokens, hidden]: projected current - prior, beside both."""
         if self.align is not None and prior.shape[1] == self.place.shape[0]:
+            # Queries and keys carry the place, values do not: what is fetched from there is the prior's content alone.
             keys = self.norm(prior) + self.place
             difference, _ = self.align(self.norm(current) + self.place, keys, prior, need_weights=False)
             prior = prior + difference

@@ -137,9 +137,8 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
             text = self._with_tile_placeholders(text, images)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         parts = sum(len(image.sequence_tokens) for image in images)
-        own = int(
-            self.extra_tokens(len(images)) > 0
-        )  # the extras may have a placeholder of their own, after the images
+        # The longitudinal extras may have a placeholder of their own, after the images'.
+        own = int(self.extra_tokens(len(images)) > 0)
         if ids.count(self.image_token_id) not in (parts, parts + own):
             raise ValueError(f"{ids.count(self.image_token_id)} {IMAGE_TOKEN} in the text for {parts} image parts")
         return ids

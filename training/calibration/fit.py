@@ -112,6 +112,7 @@ def fit_temperature(scores: Sequence[ArrayLike], truths: Sequence[int]) -> float
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = loss(left), loss(right)
+    # Each turn keeps one of the two probes for the next one, so it costs one evaluation of the loss.
     while high - low > 1e-5:
         if at_left <= at_right:
             high, right, at_right = right, left, at_left
@@ -139,10 +140,13 @@ def fit_joint(samples: Sequence[tuple[FindingAnswers, str]]) -> JointWeights:
     free, rows = len(names) - 1, np.arange(len(samples))
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        # The last state ("none") is the reference with bias 0: without one, all biases could rise together and change
+        # nothing.
         slopes, biases = values[: len(POOLED)], np.append(values[len(POOLED) :], 0.0)
         scores = np.where(allowed, table @ slopes + biases, -np.inf)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
+        # The gradient of the mean of -log p(truth) by a score is its share minus one at the truth.
         surplus = shares.copy()
         surplus[rows, truths] -= 1.0
         by_slope = np.einsum("ns,nsk->k", surplus, table) / len(truths)
@@ -221,6 +225,7 @@ def choose_threshold(
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         raise ValueError(f"a threshold needs both classes, got {positives} present and {negatives} absent")
+    # A cut between two neighbouring values is one of a kind: any other between them decides every case alike.
     levels = np.unique(values)
     cuts = [float(levels[0]), *((levels[:-1] + levels[1:]) / 2).tolist()]
     options = [_at(values, truth, cut, positives, negatives) for cut in cuts]
@@ -246,6 +251,7 @@ def choose_floor(
         raise ValueError("a certainty floor needs answers to be chosen on")
     if not 0.0 <= least_coverage <= 1.0:
         raise ValueError(f"a coverage lies in 0..1, got {least_coverage}")
+    # From the surest answer down: `running` is the accuracy of all answers that a floor at this place would keep.
     order = np.argsort(-sure, kind="stable")
     running = np.cumsum(right[order]) / np.arange(1, sure.size + 1)
     last = np.append(np.diff(sure[order]) != 0, True)  # a floor cannot part equal certainties

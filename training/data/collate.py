@@ -141,6 +141,7 @@ def pad_rows(rows: Sequence[PackedRow], pad: int) -> dict[str, Tensor]:
         ids[index, used], positions[index, used] = row.ids, row.positions
         labels[index, used], segments[index, used] = row.labels, row.segments
     mine, theirs = segments[:, :, None], segments[:, None, :]
+    # Of what stands before it a token sees its own question and the prefix (segment 0); padding is segment -1.
     causal = np.tril(np.ones((length, length), bool))
     # padding looks at itself: a row that may look nowhere would become NaN
     mask = causal & ((theirs == mine) | (theirs == 0)) & (theirs >= 0) | np.eye(length, dtype=bool)

@@ -50,6 +50,7 @@ class MixSchedule:
         block, slot = divmod(number, BLOCK)
         owners, ranks = self._block(block)
         pool = int(owners[slot])
+        # How many items this pool has given by now follows from block and slot alone, so a restart needs no counter.
         epoch, item = divmod(block * self.quotas[pool] + int(ranks[slot]), self.sizes[pool])
         return pool, int(self._order(pool, epoch)[item])
 
@@ -81,5 +82,6 @@ def quotas(shares: Sequence[float]) -> tuple[int, ...]:
     while (missing := BLOCK - sum(counts)) != 0:
         step = 1 if missing > 0 else -1
         able = [n for n, value in enumerate(exact) if value > 0 and counts[n] + step >= 1]
+        # Give to (or take from) the pool that is farthest below (above) its exact share; none falls below one place.
         counts[max(able, key=lambda n: step * (exact[n] - counts[n]))] += step
     return tuple(counts)

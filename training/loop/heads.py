@@ -74,8 +74,9 @@ def head_losses(outputs: HeadOutputs, batch: Batch) -> dict[str, Tensor]:
 
     presence: binary cross-entropy. side: the same for left and right of what is present. severity: squared error of
     the sigmoid, absent = 0. change: cross-entropy over the six answers with the absent ones weighted down.
-    outline: binary cross-entropy of each patch against the share of it that the finding covers; from scratch it is
-    what gets a vision transformer going: a label of the whole image alone left it at the marginals for 15,000 images.
+    outline: binary cross-entropy of each patch against the share of it that the finding covers (of its fullest cell,
+    where marks are finer than patches). From scratch it is what gets a vision transformer going: a label of the whole
+    image alone left it at the marginals for 15,000 images.
     """
     rows, places, labelled = _image_rows(batch.image_counts)
 

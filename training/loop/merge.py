@@ -50,6 +50,7 @@ def merge_run(checkpoint: Path, to: Path) -> int:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.parent}: no recipe.json of a run: {error}") from error
     state = merge_parts(checkpoint)
+    # The recipe does not say how many findings there are; the heads have one query for each.
     findings = len(state[_QUERIES]) if _QUERIES in state else 0
     learner = restore_learner(recipe, findings, state)
     _, processor = build(recipe, findings)

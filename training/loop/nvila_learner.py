@@ -153,6 +153,8 @@ class Trainable(Learner):
         hidden = llm.model(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
         ).last_hidden_state
+        # A token predicts its right neighbour. In a packed row that may be another question's first token, which has no
+        # label.
         targets = batch.labels[:, 1:]
         learned = targets != UNKNOWN  # only here is the vocabulary worth computing
         logits = llm.lm_head(hidden[:, :-1][learned])

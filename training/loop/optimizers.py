@@ -42,6 +42,7 @@ def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
 
 def _layer_matrices(owner: nn.Module) -> set[int]:
     """The weights of linear and attention layers that are no embedding and no output over the vocabulary."""
+    # Where embeddings are tied, the output layer's weight is the embedding itself.
     tied = {id(m.weight) for m in owner.modules() if isinstance(m, nn.Embedding)}
     layers: set[int] = set()
     for name, layer in owner.named_modules():

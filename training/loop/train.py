@@ -60,6 +60,7 @@ class _Numbered(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         micro, offset = divmod(index, self.batch)
         micro += self.first * self.per_step
+        # The ranks share out consecutive numbers: no number is seen twice, and none is left out.
         return self.source.sample((micro * self.ranks + self.rank) * self.batch + offset)
 
 
@@ -104,6 +105,7 @@ def train(
     if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it asks for this where it is given no loader
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.optimiser.batch
     model, *optimisers = accelerator.prepare(module, *optimisers)
+    # Kept with the checkpoint but not prepared: accelerate would step each schedule once for every process.
     accelerator.register_for_checkpointing(*schedules)
 
     first = 0
@@ -135,6 +137,7 @@ def train(
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
                 for optimiser in optimisers:
+                    # accelerate lets both pass without effect until the step's last batch.
                     optimiser.step()
                     optimiser.zero_grad()
             for name, loss in losses.items():
@@ -199,6 +202,7 @@ def _save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        # Every rank has written its part by now: only a whole checkpoint gets a name that `newest_checkpoint` finds.
         partial.replace(final)
         steps = sorted((int(path.name.removeprefix("step-")), path) for path in out.glob("step-*"))
         for _, path in steps[:-keep]:

@@ -29,7 +29,9 @@ def set_structured_start(model: NvilaForConditionalGeneration, films: NDArray[np
     patches = patches.unfold(1, side, side).unfold(2, side, side).reshape(-1, side * side)
     coefficients = (patches - patches.mean()) @ basis.T
     scale = PATCH_SCALE / coefficients.std(0).clamp(min=1e-3)
+    # Scaled to equal variance, so that the first layer sees fine structure as strongly as brightness.
     filters = basis * scale[:, None]
+    # The channels of a grey film are equal: each takes its part of the filter. The bias takes the mean brightness away.
     weight[:whole] = filters.view(whole, 1, side, side).expand(-1, channels, -1, -1) / channels
     embeddings.patch_embedding.bias[:whole] = -filters.sum(1) * patches.mean()
     places = embeddings.position_embedding.weight
