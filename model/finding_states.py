@@ -6,7 +6,7 @@ there now, was it there before, how did it change. The rules:
 
 1. The belief in a state is a weighted product of the three answers' calibrated probabilities times a factor of the
    state (a logarithmic opinion pool; Genest and Zidek 1986): p(s) ~ presence^a * prior^b * change^c * exp(d_s). The
-   weights are fitted on validation pairs (`calibrate.fit_joint`) and stand in the manifest; three answers of one model
+   weights are fitted on validation pairs (`fit_joint` of training) and stand in the manifest; three answers of one model
    are no three witnesses, and their plain product is far too sure of itself.
 2. The probability that a finding is there is the sum over the states in which it is. It is present where that reaches
    the threshold. Without a prior, it is the presence answer alone.

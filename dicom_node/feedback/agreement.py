@@ -85,8 +85,8 @@ def figures(
 ) -> dict[str, FindingAgreement]:
     """Agreement by finding, in ontology order, of the opinions whose newest word falls into [since, until). Pure.
 
-    judged: from `opinions.load(session)` or `opinions.settle(rows, predictions)`. device_uid: only statements of that
-    checkpoint. aspect: "presence" or "change". Findings of which nobody said anything are left out; so are statements
+    judged: from `consensus.load(session)` or `consensus.settle(rows, predictions)`. device_uid: only statements of
+    that checkpoint. aspect: "presence" or "change". Findings of which nobody said anything are left out; so are statements
     that the node did not make (abstained, not comparable).
     """
     tables: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)

@@ -2,9 +2,9 @@
 
 Rules (transition letters of `tables.StudyState`):
   B quiet     no instance of any of its series came, and no receiver was busy with it, for `quiet_seconds`
-  B count     a query peer holds exactly as many instances as we do (`priors.counting` asks)
+  B count     a query peer holds exactly as many instances as this node (`priors.retrieval.instance_count` asks)
   B deadline  open for `deadline_seconds`: processed with what is there, and flagged; never discarded
-Transition C, a late image, is the receiver's (`index.ingest`): it opens the study again in the image's transaction.
+Transition C, a late image, is the receiver's (`studies.register`): it opens the study again in the image's transaction.
 The state is in the database only, so any number of receivers and sweeps on any number of machines agree: a study is
 locked by a SELECT whose WHERE is the rule, closed under that lock, and the analyse job commits with it.
 """

@@ -1,8 +1,7 @@
 """DICOM → display image: the one place where stored values become what a person would see, for training and serving.
 
-The steps, each in a module of its own: read and check (`pixels_read`), grey values (`pixels_grey`), border
-(`pixels_crop`), the model's square (`pixels_fit`). Untrusted files are opened through `model.images.sandbox`, in a
-child.
+The steps, each in a module of this package: read and check (`read`), grey values (`grayscale`), border (`crop`), the
+model's square (`square`). Untrusted files are opened through `model.images.sandbox`, in a child.
 """
 
 from __future__ import annotations

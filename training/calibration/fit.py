@@ -126,10 +126,10 @@ def fit_temperature(scores: Sequence[ArrayLike], truths: Sequence[int]) -> float
 
 
 def fit_joint(samples: Sequence[tuple[FindingAnswers, str]]) -> JointWeights:
-    """The weights of `reading.JointWeights` of least loss on a validation set; the defaults for an empty one.
+    """The weights of `JointWeights` of least loss on a validation set; the defaults for an empty one.
 
     samples: the calibrated answers on one finding of one pair with a prior, and its true state (a key of
-    `reading.STATES`). loss = mean of -log p(true state) + JOINT_PENALTY * sum of squared biases, weights not negative:
+    `STATES`). loss = mean of -log p(true state) + JOINT_PENALTY * sum of squared biases, weights not negative:
     a multinomial logistic regression with three shared slopes and five intercepts ("none" has 0). It is convex, so the
     minimum found is the one there is. Raises ValueError for a state that its change question does not allow.
     """

@@ -43,7 +43,7 @@ _SERIES_FIELDS = ("BodyPartExamined", "SeriesDescription", "NumberOfSeriesRelate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebArchive:
-    """A DICOMweb service. Implements `remote.Archive`."""
+    """A DICOMweb service. Implements `Archive`."""
 
     peer: QueryPeer
     query_seconds: float

@@ -66,7 +66,7 @@ accept_odd_associate_acs()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimseArchive:
-    """A peer that is asked by C-FIND and fetched from by C-MOVE or C-GET. Implements `remote.Archive`."""
+    """A peer that is asked by C-FIND and fetched from by C-MOVE or C-GET. Implements `Archive`."""
 
     peer: QueryPeer
     own_ae_title: str
