@@ -6,8 +6,8 @@ there now, was it there before, how did it change. The rules:
 
 1. The belief in a state is a weighted product of the three answers' calibrated probabilities times a factor of the
    state (a logarithmic opinion pool; Genest and Zidek 1986): p(s) ~ presence^a * prior^b * change^c * exp(d_s). The
-   weights are fitted on validation pairs (`fit_joint` of training) and stand in the manifest; three answers of one model
-   are no three witnesses, and their plain product is far too sure of itself.
+   weights are fitted on validation pairs (`fit_joint` of training) and stand in the manifest; three answers of one
+   model are no three witnesses, and their plain product is far too sure of itself.
 2. The probability that a finding is there is the sum over the states in which it is. It is present where that reaches
    the threshold. Without a prior, it is the presence answer alone.
 3. The change is the likeliest state that agrees with rule 2, so "resolved" is never said of what is called present, nor

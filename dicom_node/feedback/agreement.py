@@ -86,8 +86,8 @@ def figures(
     """Agreement by finding, in ontology order, of the opinions whose newest word falls into [since, until). Pure.
 
     judged: from `consensus.load(session)` or `consensus.settle(rows, predictions)`. device_uid: only statements of
-    that checkpoint. aspect: "presence" or "change". Findings of which nobody said anything are left out; so are statements
-    that the node did not make (abstained, not comparable).
+    that checkpoint. aspect: "presence" or "change". Findings of which nobody said anything are left out; so are
+    statements that the node did not make (abstained, not comparable).
     """
     tables: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     contradictory: Counter[str] = Counter()

@@ -2,8 +2,8 @@
 
 Before each study the pointer is read (one small file). A new champion loads in a second process while the one before
 it goes on answering; it takes over with the first study after it is ready. One that does not load is reported (notice,
-row, metric) and the first of `promotion.candidates` that does load answers. A withdrawn one answers no further study. The
-champion before this one stays loaded where [model] standby says so, and a rollback then takes effect with the next
+row, metric) and the first of `promotion.candidates` that does load answers. A withdrawn one answers no further study.
+The champion before this one stays loaded where [model] standby says so, and a rollback then takes effect with the next
 study.
 """
 

@@ -1,6 +1,7 @@
 """The scene of a phantom, as plain values: the person, how each film was taken, and the findings with their degree.
 
-No pixels here. `training.phantom.render` renders these values; the truth of a pair is computed from them and never from pixels.
+No pixels here. `training.phantom.render` renders these values; the truth of a pair is computed from them and never
+from pixels.
 """
 
 from __future__ import annotations
