@@ -123,6 +123,7 @@ def _is_behind(after: tuple[str, str, int]) -> ColumnElement[bool]:
 
 def _days(part: BackfillRange) -> float:
     """The length of a range in days."""
+    # DTZ007: DICOM dates are local.
     first, last = (dt.datetime.strptime(value, "%Y%m%d") for value in (part.first_date, part.last_date))  # noqa: DTZ007
     days = float((last - first).days + 1)
     if part.first_time or part.last_time:

@@ -100,7 +100,7 @@ def load_command(name: str) -> Any:
     single.callback()(_no_options)
     importlib.import_module(f"dicom_node.cli.{COMMANDS[name][0]}").register(single)
     group = get_command(single)
-    return group.commands[name]  # type: ignore[attr-defined]
+    return group.commands[name]  # type: ignore[attr-defined]  # a Typer app with one callback is a group
 
 
 def _no_options() -> None:

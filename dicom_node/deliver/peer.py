@@ -119,7 +119,7 @@ def open_association(
         raise DestinationUnreachableError(_why_not(association, destination, opened=opened.is_set()))
     try:
         yield association
-    except BaseException:
+    except BaseException:  # also at a stop: raised again once the peer knows
         association.abort()
         raise
     association.release()

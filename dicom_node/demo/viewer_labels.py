@@ -98,7 +98,7 @@ def open_browser() -> Iterator[Browser]:
 
 def open_regions(browser: Browser, address: str, study_instance_uid: str) -> Page:
     """A page with the study in OHIF and its machine report opened: the image with what is marked on it."""
-    page = browser.new_page(viewport=SCREEN)  # type: ignore[arg-type]
+    page = browser.new_page(viewport=SCREEN)  # type: ignore[arg-type]  # a dict in the form of Playwright's
     page.set_default_timeout(WAIT_MILLISECONDS)
     page.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
     page.goto(f"{address}/viewer?StudyInstanceUIDs={study_instance_uid}")

@@ -135,7 +135,7 @@ class Worker:
             except IndexUnavailableError as error:
                 log.error("no work can be claimed", error=str(error))
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
-            except Exception:
+            except Exception:  # the edge of a lane: see above
                 log.exception("a lane failed and goes on", lane=name)
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
 
@@ -190,7 +190,7 @@ class Worker:
             self._fail(job, str(error), permanent=isinstance(error, DeliveryError) and error.permanent)
             if isinstance(error, StorageError):
                 self._suspect_machine(job, str(error), status)
-        except Exception as error:
+        except Exception as error:  # the edge of a job: whatever its handler raises ends this attempt alone
             log.exception("job failed unexpectedly", job=job.key)
             self._fail(job, f"{type(error).__name__}: {error}", permanent=False, logged=type(error).__name__)
             self._suspect_machine(job, type(error).__name__, status)

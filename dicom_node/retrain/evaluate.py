@@ -36,7 +36,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
         name: Remembered(
             plan.folder / "answers" / f"{name}.jsonl",
             _identity(manifests[name]),
-            lambda folder=folder: _load(folder, plan),  # type: ignore[misc]
+            lambda folder=folder: _load(folder, plan),  # type: ignore[misc]  # the default binds this turn's value
             between=between,
         )
         for name, folder in sides.items()
@@ -53,6 +53,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
             report,
             data=f"frozen set of snapshot {plan.snapshot_name}",
             options=EvaluationOptions(meteor=False),
+            # The default argument binds the value of this turn of the loop; mypy infers no type for it.
             progress=lambda done, before=number * frozen: progress.at(before + done),  # type: ignore[misc]
         )
         write_report(evaluations[name], plan.folder / name, produced_at=_now())

@@ -214,7 +214,7 @@ def _s3_store(section: StorageSection) -> S3Store:
         section.bucket,
         prefix=section.prefix.strip("/") or None,
         region=section.region,
-        client_options=client,  # type: ignore[arg-type]
+        client_options=client,  # type: ignore[arg-type]  # built key by key
         retry_config={
             "max_retries": MAX_RETRIES,
             "retry_timeout": dt.timedelta(seconds=section.request_seconds),

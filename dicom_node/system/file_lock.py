@@ -26,7 +26,7 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except BaseException:
+        except BaseException:  # raised again: only the descriptor is given back
             os.close(descriptor)
             raise
         return cls(descriptor)

@@ -225,6 +225,7 @@ class OidcProvider:
         with self._guard:
             known, age = self._keys, time.monotonic() - self._keys_at
         if known is None or age > DISCOVERY_SECONDS or (anew and age > KEYS_SECONDS):
+            # Whatever JSON the provider gives: joserfc checks its form.
             known = KeySet.import_key_set(self._get(self._endpoint("jwks_uri")))  # type: ignore[arg-type]
             with self._guard:
                 self._keys, self._keys_at = known, time.monotonic()

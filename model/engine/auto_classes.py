@@ -91,7 +91,7 @@ def without_video(stock: Any) -> Any:
     parts = [name for name in stock.get_attributes() if name != "video_processor"]
     takes_video = "video_processor" in inspect.signature(stock.__init__).parameters
 
-    class Parts(ProcessorMixin):  # type: ignore[misc,unused-ignore]
+    class Parts(ProcessorMixin):  # type: ignore[misc,unused-ignore]  # bases without types
         """Stands behind the stock class, which hands all its parts on to its base."""
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -99,7 +99,7 @@ def without_video(stock: Any) -> Any:
             given.pop("video_processor", None)
             super().__init__(**given)
 
-    class WithoutVideo(stock, Parts):  # type: ignore[misc,unused-ignore]
+    class WithoutVideo(stock, Parts):  # type: ignore[misc,unused-ignore]  # bases without types
         @classmethod
         def get_attributes(cls) -> list[str]:
             return parts

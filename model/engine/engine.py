@@ -248,7 +248,7 @@ class Engine:
             if len(self._plans) > 64:
                 self._plans.clear()
             plan = self._plans.get(key) or self._plans.setdefault(key, pack_plan(closed))
-            return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]
+            return score_packed(self.vlm, prefix, plan)  # type: ignore[arg-type]  # PACKED is NVILA's
         return [score_rows(self.vlm, prefix, closed)]
 
     def _check(self, job: EngineJob) -> None:

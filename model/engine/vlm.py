@@ -224,7 +224,7 @@ class AutoVlm(Vlm):
         picture = Image.new("RGB", (self.image_size, self.image_size), "gray")
         try:
             batch = self._process(self.prompt(PromptLayout(priors=1), "is there edema?"), [picture, picture])
-        except Exception as error:
+        except Exception as error:  # the edge to a foreign processor: whatever it raises, it is refused
             kind = type(error).__name__
             raise CheckpointError(f"its processor takes no prompt with two images: {kind}: {error}") from error
         length = batch["input_ids"].shape[1]

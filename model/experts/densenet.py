@@ -36,7 +36,7 @@ class _DenseLayer(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         # The first ReLU works in place, but on the output of its normalisation, never on `images`.
-        return torch.cat([images, super().forward(images)], dim=1)  # type: ignore[no-untyped-call]
+        return torch.cat([images, super().forward(images)], dim=1)  # type: ignore[no-untyped-call]  # untyped
 
 
 def _transition(channels: int) -> nn.Module:

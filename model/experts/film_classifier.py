@@ -215,7 +215,7 @@ def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> Fi
     own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
     state = grow_heads(own)
     network = FilmNetwork()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this form
     try:
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:

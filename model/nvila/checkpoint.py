@@ -254,7 +254,7 @@ def _part_tensors(part: Path) -> Iterator[tuple[str, Tensor]]:
     for file in _part_files(part):
         try:
             with safe_open(file, "pt", backend="pread") as handle:
-                for key in handle.keys():  # noqa: SIM118
+                for key in handle.keys():  # noqa: SIM118 (as above)
                     # Transformers 5 dropped the wrapper level of SiglipVisionModel.
                     yield key.removeprefix("vision_model."), handle.get_tensor(key)
         except (OSError, SafetensorError) as error:

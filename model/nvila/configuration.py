@@ -10,7 +10,7 @@ PROJECTOR_KINDS = ("mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3
 IMAGE_MODES = ("resize", "dynamic", "dynamic_s2")
 
 
-class NvilaConfig(PreTrainedConfig):  # type: ignore[misc,unused-ignore]
+class NvilaConfig(PreTrainedConfig):  # type: ignore[misc,unused-ignore]  # a base without types
     """Configuration of `NvilaForConditionalGeneration`.
 
     vision_config, text_config: of `SiglipVisionModel` and `Qwen2ForCausalLM`.

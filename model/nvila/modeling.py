@@ -34,7 +34,7 @@ class ImageFeatures:
 
 
 @dataclass
-class NvilaOutput(ModelOutput):  # type: ignore[misc,unused-ignore]
+class NvilaOutput(ModelOutput):  # type: ignore[misc,unused-ignore]  # a base without types
     """loss where labels were given, logits [B, L or kept, vocabulary], the key-value cache, and what was asked for."""
 
     loss: Tensor | None = None
@@ -44,7 +44,7 @@ class NvilaOutput(ModelOutput):  # type: ignore[misc,unused-ignore]
     attentions: tuple[Tensor, ...] | None = None
 
 
-class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
+class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]  # a base without types
     """The base class, with what Transformers must know of the family."""
 
     config_class = NvilaConfig
@@ -60,6 +60,7 @@ class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
     _supports_attention_backend = True
 
 
+# Transformers has no types, so its bases are Any to mypy.
 class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # type: ignore[misc,unused-ignore]
     """Vision tower + projector + language model (+ optional longitudinal extras).
 
@@ -90,7 +91,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token embeddings."""
-        return self.llm.get_input_embeddings()  # type: ignore[no-any-return]
+        return self.llm.get_input_embeddings()  # type: ignore[no-any-return]  # Transformers has no types
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace them."""
@@ -98,7 +99,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
-        return self.llm.get_output_embeddings()  # type: ignore[no-any-return]
+        return self.llm.get_output_embeddings()  # type: ignore[no-any-return]  # Transformers has no types
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
         """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm.
@@ -111,7 +112,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         hidden = tower.embeddings(pixel_values.to(tower.dtype))
         for layer in tower.encoder.layers[:count]:
             hidden = layer(hidden, None)
-        return hidden  # type: ignore[no-any-return]
+        return hidden  # type: ignore[no-any-return]  # Transformers has no types
 
     def encode_images(self, pixel_values: Tensor, image_grids: Tensor | None = None) -> ImageFeatures:
         """Encode every tile of a request once and put each image's tokens in order.
@@ -212,6 +213,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
+            # Exactly one of both is given, so the ids are no None here.
             inputs_embeds = self.embed(input_ids, pixel_values, image_grids, image_counts)  # type: ignore[arg-type]
         kwargs.pop("return_dict", None)
         outputs = self.llm(

@@ -43,7 +43,7 @@ def geometry_of(config: NvilaConfig) -> dict[str, Any]:
     }
 
 
-class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]
+class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]  # a base without types
     """Tokenizer and image cutting of one checkpoint.
 
     geometry: see `geometry_of`. tiling: the `Tiling` used where a call does not say; stored with the checkpoint so that

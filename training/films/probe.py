@@ -33,7 +33,7 @@ def probe_heads(network: FilmNetwork, films: FilmSet) -> None:
         given = [normal @ weight.T * PROBE_SCALE + bias for weight, bias in zip(weights, biases, strict=True)]
         loss = _probe_loss(given, mined, marked, areas)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimizer.step()
     with torch.no_grad():
         for head, weight, bias in zip(heads, weights, biases, strict=True):

@@ -111,10 +111,10 @@ def _logistic(features: Tensor, truth: Tensor, penalty: float) -> tuple[Tensor, 
     def closure() -> float:
         optimizer.zero_grad()
         loss = _loss(features @ weight.T + bias, truth) + penalty * weight.square().sum() / OUTPUTS
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         return float(loss)
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch has no types here
     return weight.detach(), bias.detach()
 
 

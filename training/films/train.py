@@ -78,6 +78,7 @@ class FilmTraining:
             _take_over(self.network, trained, self._draw().grey)
         self._frozen = first_blocks(self.network.body, FROZEN_BLOCKS)
         set_training(self.network, self._frozen)
+        # torch's types lack this form of `to`.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._change = ChangeLoss()
         self._optimizer = _optimizer(self.network, self._change, goes_on=self._starts_trained)
@@ -99,7 +100,7 @@ class FilmTraining:
             group["lr"] = group["full"] * _rate(self.step, steps)
         loss = _loss(self.network, self._change, self._films, self._draw())
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
         self._optimizer.step()
         _mix(self._average, self.network, min(AVERAGE, (self.step + 2) / (self.step + 11)))

@@ -149,7 +149,7 @@ def train(
     for step in range(steps):
         loss = loss_of(net, batch_of(chests, drawn, rng, batch))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimiser.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:

@@ -26,6 +26,7 @@ def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
         owner = module.part(part)
         if owner is None:
             continue
+        # The rates have a key for each of PARTS; mypy sees any text.
         rate = recipe.optimiser.rate * recipe.optimiser.rates.get(part, 1.0)  # type: ignore[call-overload]
         inner = set() if part == "heads" else _layer_matrices(owner)
         learned = [p for p in owner.parameters() if p.requires_grad]

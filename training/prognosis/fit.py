@@ -81,7 +81,7 @@ def fit_head(
         target = torch.from_numpy(answers[rows]).flatten()
         loss = functional.cross_entropy(scores.flatten(0, 1), target, ignore_index=UNKNOWN)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimiser.step()
         schedule.step()
     learned = {name: value.detach().numpy() for name, value in weights.items()}

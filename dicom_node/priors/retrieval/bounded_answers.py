@@ -42,7 +42,7 @@ class AnswerLimits:
         def iter_content(chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[bytes]:
             return self._pieces(response)
 
-        response.iter_content = iter_content  # type: ignore[method-assign]
+        response.iter_content = iter_content  # type: ignore[method-assign]  # requests reads a body by this alone
 
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
         """The inflated body as it arrives. `read` would wait until so much is there, and never look at the clock."""

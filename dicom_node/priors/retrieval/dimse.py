@@ -237,7 +237,7 @@ class DimseArchive:
         watcher.start()
         try:
             yield association
-        except BaseException:
+        except BaseException:  # also at a stop: raised again once the peer knows
             association.abort()
             raise
         else:
