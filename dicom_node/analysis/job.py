@@ -240,7 +240,7 @@ def _commit(
 
 
 def _is_overtaken(session: Session, study: Study, generation: int) -> bool:
-    """Whether an analysis that was asked for later is stored already: it knew more than this one."""
+    """Tell whether an analysis that was asked for later is stored already: it knew more than this one."""
     newer = (Result.study_pk == study.id, Result.revision == study.revision, Result.generation > generation)
     return session.scalar(select(Result.id).where(*newer).limit(1)) is not None
 

@@ -1,4 +1,4 @@
-"""What a run would do, counted without beginning it: the archive is asked, and nothing is fetched or written."""
+"""A run counted without beginning it: the archive is asked, and nothing is fetched or written."""
 
 from __future__ import annotations
 

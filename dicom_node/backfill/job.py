@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.backfill.fetching import Ending, bring
 from dicom_node.backfill.limits import obstacle
-from dicom_node.backfill.listing import Answer, ask
+from dicom_node.backfill.listing import SpanListing, ask
 from dicom_node.backfill.runs import add_item, hold_run, peer_named
 from dicom_node.backfill.settle import end_item
 from dicom_node.backfill.spans import Span
@@ -58,7 +58,7 @@ def _list_range(job: ClaimedJob, node: NodeContext) -> None:
     span = Span(
         first_date=part.first_date, last_date=part.last_date, first_time=part.first_time, last_time=part.last_time
     )
-    answer: Answer | None = None
+    answer: SpanListing | None = None
     failure: RetrieveError | UsageError | None = None
     if not obstacle(run, node):
         try:
@@ -86,7 +86,7 @@ def _list_range(job: ClaimedJob, node: NodeContext) -> None:
 
 
 def _keep_answer(
-    session: Session, run: BackfillRun, part: BackfillRange, span: Span, answer: Answer, node: NodeContext
+    session: Session, run: BackfillRun, part: BackfillRange, span: Span, answer: SpanListing, node: NodeContext
 ) -> None:
     """Make items of what was listed; where it was cut short, the halves are asked as well."""
     now = node.clock()

@@ -1,4 +1,4 @@
-"""What an archive lists in a span of dates: the radiographs, and whether these are all."""
+"""An archive's listing of a span of dates: its radiographs, and whether these are all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_node.priors.suitability import MODALITIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class SpanListing:
     """An archive's answer on one span.
 
     radiographs: studies that hold one, or may: of an archive that does not tell modalities, all.
@@ -28,7 +28,7 @@ class Answer:
     is_deaf: bool = False
 
 
-def ask(archive: Archive, span: Span, *, most: int) -> Answer:
+def ask(archive: Archive, span: Span, *, most: int) -> SpanListing:
     """Ask for the studies of a span. Raises RetrieveError.
 
     The modality is no key of the query: archives that do not support ModalitiesInStudy (PS3.4 table C.6-5 makes it
@@ -43,7 +43,7 @@ def ask(archive: Archive, span: Span, *, most: int) -> Answer:
     cut = listing.cut
     if not cut and len(listing.studies) >= most:
         cut = f"lists {len(listing.studies)} studies, and {most} or more are taken for a limited answer"
-    return Answer(
+    return SpanListing(
         radiographs=tuple(sorted(radiographs, key=lambda s: (s.study_date, s.study_time, s.study_instance_uid))),
         others=len(inside) - len(radiographs),
         cut=cut,
@@ -51,7 +51,7 @@ def ask(archive: Archive, span: Span, *, most: int) -> Answer:
     )
 
 
-def ask_in_parts(archive: Archive, span: Span, *, most: int) -> Iterator[tuple[Span, Answer]]:
+def ask_in_parts(archive: Archive, span: Span, *, most: int) -> Iterator[tuple[Span, SpanListing]]:
     """Ask for a span and, where the answer was cut short, for its halves, in order of time; for a dry run.
 
     Yields each part with its answer; one whose `cut` is not empty could not be halved any more. Raises RetrieveError.

@@ -1,4 +1,4 @@
-"""How far a run is, how fast it goes and how long it may still take; and its studies one by one, for the report."""
+"""The progress of a run: how far it is, how fast, how long it may still take; and its studies, for the report."""
 
 from __future__ import annotations
 

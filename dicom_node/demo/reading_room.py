@@ -104,7 +104,7 @@ def count(reading: RoomReading, requests: Iterable[ReportRequest], said: Mapping
 
 
 def _outcome(request: ReportRequest) -> str:
-    """How the analysis ended, with the reason where it gave no answer."""
+    """The outcome of the analysis, with the reason where it gave no answer."""
     abstained = request.prediction.abstained if request.prediction is not None else None
     return request.outcome.value if abstained is None else f"{request.outcome.value} ({abstained.value})"
 

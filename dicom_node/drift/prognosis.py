@@ -24,7 +24,7 @@ from dicom_node.index.tables.core import Outcome, Result
 from model.schema import Change
 
 CAME_TRUE = "prognosis came true"
-"""How the names of the figures begin."""
+"""The beginning of the figures' names."""
 BANDS = (0.0, 0.4, 0.6, 0.8, 1.0)
 """Edges of the stated probability."""
 STATED = "stated probabilities"

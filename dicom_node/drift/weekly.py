@@ -92,7 +92,7 @@ def run(node: NodeContext) -> None:
 
 
 def prognosis_verdicts(session: Session, settings: DriftSection, now: dt.datetime) -> Iterator[WeekVerdicts]:
-    """What came of the prognoses that the studies of the closed weeks judge, where that has no rows yet."""
+    """The verdicts on prognoses that the studies of the closed weeks judge, where there are no rows of them yet."""
     this_week = week_of(now)
     known = {
         (row.week, row.device_uid)

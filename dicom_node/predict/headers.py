@@ -24,7 +24,7 @@ from model.errors import PixelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileHeader:
-    """What the plan needs of one file.
+    """The facts of one file that the plan needs.
 
     study_date: DA, "" where there is none. patient_ids: under which this person's other studies may be filed. person:
     digest of ID, birth date and name, to tell two people apart. fault: why the file cannot be used, "" where it can.

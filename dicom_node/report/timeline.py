@@ -59,7 +59,7 @@ class FindingCourse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Film:
+class _DatedReading:
     """A film with its result's word on the finding. degree: the smaller, the more marked; None where none is stated."""
 
     when: dt.datetime
@@ -86,12 +86,14 @@ def _course(statement: Statement, request: ReportRequest, now: dt.datetime) -> F
     sides = {side_of(reading.location) for _, reading in known if reading.seen is Seen.SEEN} - {None, "bilateral"}
     if len(known) < MIN_FILMS or len(sides) > 1 or own.seen not in (Seen.SEEN, Seen.NOT_SEEN):
         return None
-    films = [_Film(when=when, is_seen=reading.seen is Seen.SEEN, degree=_degree(reading)) for when, reading in known]
+    films = [
+        _DatedReading(when=when, is_seen=reading.seen is Seen.SEEN, degree=_degree(reading)) for when, reading in known
+    ]
     clauses = [*_presence(films), *_most_marked(films, statement, _prior_moment(request))]
     return FindingCourse(key=key, clauses=_in_time(clauses)) if clauses else None
 
 
-def _presence(films: Sequence[_Film]) -> list[CourseClause]:
+def _presence(films: Sequence[_DatedReading]) -> list[CourseClause]:
     """When the finding came and went."""
     clauses: list[CourseClause] = []
     was_seen = False
@@ -105,7 +107,7 @@ def _presence(films: Sequence[_Film]) -> list[CourseClause]:
     return clauses
 
 
-def _most_marked(films: Sequence[_Film], statement: Statement, prior: dt.datetime | None) -> list[CourseClause]:
+def _most_marked(films: Sequence[_DatedReading], statement: Statement, prior: dt.datetime | None) -> list[CourseClause]:
     """Rule 3."""
     graded = [film for film in films if film.is_seen and film.degree is not None]
     if len(graded) < 2 or prior is None:

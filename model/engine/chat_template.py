@@ -112,7 +112,7 @@ class ChatTemplate:
         )
 
     def _written_image(self) -> str:
-        """What the template writes for an image part; empty where it takes none."""
+        """The text that the template writes for an image part; empty where it takes none."""
         words = {"type": "text", "text": _MARKS[0]}
         try:
             bare, shown = (
@@ -177,7 +177,7 @@ def _common_length(one: str, other: str) -> int:
 
 
 def _is_in_order(text: str) -> bool:
-    """Whether something stands between each two of the marks, which stand once each, and no part is printed."""
+    """Tell whether something stands between each two of the marks, which stand once each, and no part is printed."""
     places = [text.find(mark) for mark in _MARKS]
     if -1 in places or places != sorted(places) or any(text.count(mark) != 1 for mark in _MARKS):
         return False

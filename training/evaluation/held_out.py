@@ -38,7 +38,7 @@ class TrainingSet:
     salt: str
 
     def teaches(self, split: Split) -> bool:
-        """Whether records of this split taught the weights."""
+        """Tell whether records of this split taught the weights."""
         return self.split == "all" or split.value == self.split
 
 

@@ -1,4 +1,4 @@
-"""What radiologists would mark on films that only a report speaks of: the truth that probabilities are calibrated to.
+"""The marks that radiologists would make on films that only a report speaks of: the truth of calibration.
 
 Reports under-report: radiologists marked a consolidation on four in ten of the films that they read, reports mention
 one on one in twelve of these. Radiologists read only films whose report mentions a finding. So the truth of a film is

@@ -184,7 +184,7 @@ def _is_negated(clause: str, kind: EventKind) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """What became of one difference answer: an accepted text, or why there is none."""
+    """The outcome of one difference answer: an accepted text, or why there is none."""
 
     record_id: str
     text: str = ""
@@ -207,7 +207,7 @@ def rewrite(sources: Iterable[tuple[str, str]], writer: Writer, report: DropRepo
 def rewritten(
     sources: Iterable[tuple[str, str]], writer: Writer, *, batch: int = 64
 ) -> Iterator[tuple[Rewritten, ...]]:
-    """What became of each (record id, difference answer), batch by batch.
+    """Rewrite each (record id, difference answer); yields the outcomes batch by batch.
 
     Raises InferenceError where the writer's server fails for good; the batches before are given by then.
     """

@@ -66,7 +66,7 @@ def _append(descriptor: int, lines: list[str]) -> None:
 
 
 def _read(journal: Path, writer: str) -> list[Rewritten]:
-    """What the journal holds; a last line that was cut off is cut away. Raises DataError for another writer's."""
+    """The outcomes in the journal; a last line that was cut off is cut away. Raises DataError for another writer's."""
     if not journal.exists():
         return []
     content = journal.read_bytes()

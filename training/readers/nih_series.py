@@ -45,7 +45,7 @@ _NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Film:
+class _NihFilm:
     """A film that was read. sides: ontology key → sides of its boxes; patient, context: from the films' own table."""
 
     image: ImageRef
@@ -89,7 +89,7 @@ def read_nih_marks(root: Path, report: DropReport, *, check_images: bool = True)
             yield _alone(film)
 
 
-def _pair(prior: _Film, current: _Film, known: Mapping[str, Change]) -> Record:
+def _pair(prior: _NihFilm, current: _NihFilm, known: Mapping[str, Change]) -> Record:
     findings = {
         key: FindingTruth(key=key, current=current.truth(key), prior=prior.truth(key), change=known.get(key))
         for key in MARKS.values()
@@ -105,7 +105,7 @@ def _pair(prior: _Film, current: _Film, known: Mapping[str, Change]) -> Record:
     return Record(truth=truth, current=current.image, prior=prior.image, context=current.context, split=current.split)
 
 
-def _alone(film: _Film) -> Record:
+def _alone(film: _NihFilm) -> Record:
     truth = PairTruth(
         pair_id=f"nih-marks/{film.image.image_id}",
         patient_id=film.patient,
@@ -117,7 +117,7 @@ def _alone(film: _Film) -> Record:
     return Record(truth=truth, current=film.image, context=film.context, split=film.split)
 
 
-def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[str, _Film]:
+def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[str, _NihFilm]:
     """Name → film, of those that were read."""
     sides: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, word, side in read_rows(find_table(root, "boxes.csv"), ("image", "finding", "side"), report):
@@ -129,7 +129,7 @@ def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[s
     if other.is_dir():
         about = _read_table(other, report) | about
         files = find_image_files(other) | files
-    films: dict[str, _Film] = {}
+    films: dict[str, _NihFilm] = {}
     for name, split, words in read_rows(find_table(root, "read.csv"), ("image", "split", "findings"), report):
         marked = [word for word in words.split("|") if word]
         path = files.get(Path(name).stem)
@@ -139,7 +139,7 @@ def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[s
             report.drop(f"unknown mark {unknown[0]!r}", name)
         else:
             patient, view, context = about[name]
-            films[name] = _Film(
+            films[name] = _NihFilm(
                 image=ImageRef(key=str(path or name), image_id=name, study_id=name, view=view),
                 patient=patient,
                 split=SPLIT_WORDS.get(split, Split.TRAIN),

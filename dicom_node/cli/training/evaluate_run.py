@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRun:
-    """What is asked of whom. data: the set in words. findings: of a checkpoint without a manifest."""
+    """The model and the questions of one run. data: the set in words. findings: of a checkpoint without a manifest."""
 
     model: str
     device: str
@@ -49,7 +49,7 @@ class EvaluationRun:
         return MAX_IMAGES if self.options.prognosis else 2
 
     def facts(self, records: Sequence[Record]) -> dict[str, str]:
-        """What makes two runs the same."""
+        """The facts by which two runs are the same."""
         folder = Path(resolve_source(self.model))
         stamp = sha256_of(folder / MANIFEST_NAME) if (folder / MANIFEST_NAME).is_file() else ""
         return {

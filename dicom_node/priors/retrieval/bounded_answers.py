@@ -25,7 +25,7 @@ class AnswerTooLongError(requests.RequestException):
 
 @dataclass(slots=True, kw_only=True)
 class AnswerLimits:
-    """What one answer may take. `bytes_read` is set back to 0 where an object of the answer is whole.
+    """The limits of one answer. `bytes_read` is set back to 0 where an object of the answer is whole.
 
     Used as a response hook of a `requests.Session`.
     """

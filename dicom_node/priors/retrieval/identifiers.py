@@ -1,4 +1,4 @@
-"""What a query asks and what its answers say: identifiers and statuses of C-FIND (PS3.4 annex C), as plain values."""
+"""Identifiers and statuses of C-FIND (PS3.4 annex C), of queries and of their answers, as plain values."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dicom_node.report.request import ReportRequest
 from dicom_node.report.wording.catalogue import Catalogue
 
 _PLANNED = " planned"
-"""How the names end of what was ordered and is still to be done (`dicom_node.config.chart.TREATMENT_NAMES`)."""
+"""The end of the names of what was ordered and is still to be done (`dicom_node.config.chart.TREATMENT_NAMES`)."""
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 
