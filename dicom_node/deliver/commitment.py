@@ -123,6 +123,7 @@ def record_commitment_report(
         select(Delivery, Document)
         .join(Document, Delivery.document_pk == Document.id)
         .where(Delivery.commitment_transaction_uid == transaction_uid)
+        # Reports of one transaction may come twice at once: on the association that asked, and on a new one.
         .with_for_update(of=Delivery)
     ).all()
     rows = [row for row in rows if is_from(row.Delivery.destination)]

@@ -122,7 +122,9 @@ def read_header(
         if element.tag == _OTHER_PATIENT_IDS:
             others = others or tuple(_items(data, element, encoding))
         elif element.tag in _WANTED and not element.is_undefined:
+            # `setdefault`: of an element that stands there twice the first counts.
             values.setdefault(element.tag, _short_value(data, element))
+    # No element is shorter than eight bytes: with fewer left, nobody can tell whether another one follows.
     is_cut_short = count > 0 and not has_pixels and position + 8 > len(data)
     header = _header(values, others, encoding.order, count)
     return replace(header, is_cut_short=is_cut_short, has_compressed_pixels=is_compressed)

@@ -29,6 +29,8 @@ def _data_set(answer: dict[str, Any]) -> Dataset:
     for tag, element in answer.items():
         for form in (element, _repair_element(tag, element)):
             try:
+                # Element by element, and each value looked at: pydicom converts at the first look, and would raise for
+                # them all.
                 read = Dataset.from_json({tag: form})
                 for item in read:
                     str(item.value)

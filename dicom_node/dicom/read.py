@@ -161,6 +161,7 @@ def _grown(stream: BinaryIO, syntax: str) -> Dataset:
                 raise UnreadableObjectError(f"it is cut off after {len(data)} bytes") from error
             if len(data) >= MAX_BYTES:
                 raise UnreadableObjectError(f"its header has more than {MAX_BYTES >> 20} MiB") from error
+        # Each try reads from the start again; growing eightfold, all earlier ones together cost a seventh of the last.
         limit = min(8 * limit, MAX_BYTES)
 
 
@@ -224,6 +225,7 @@ def _data_set(
     """Elements as a data set with every value converted. declared: the character sets of the data set around it."""
     data_set = Dataset()
     data_set.set_original_encoding(encoding.implicit, not encoding.big_endian)
+    # Looked for first: elements may come in any order, and the texts before it need it too.
     for element in found:
         if element.tag == _CHARACTER_SET and not element.is_undefined:
             declared = character_sets(data[element.start : element.end])
@@ -249,11 +251,14 @@ def _convert_element(
     """One element with its value; None for what cannot be converted, nests too deep or is too long."""
     if element.tag in PIXEL_DATA:
         return DataElement(Tag(element.tag), "OW", b"")
+    # What a UN of undefined length holds is implicit VR little endian, whatever is around it (PS3.5 section 6.2.2 note
+    # 2).
     inner = IMPLICIT if element.vr == "UN" else encoding
     if element.is_undefined or element.vr == "SQ":
         return _sequence(data, element, encoding if element.vr == "SQ" else inner, budget, declared, depth)
     if element.end - element.start > MAX_VALUE_BYTES and element.vr:
         return None
+    # One byte more than is allowed, by which `_leaf` sees that the value is too long.
     value = data[element.start : min(element.end, element.start + MAX_VALUE_BYTES + 1)]
     raw = RawDataElement(
         Tag(element.tag),
@@ -302,6 +307,7 @@ def _leaf(raw: RawDataElement, data_set: Dataset, budget: _Budget, declared: lis
     value = raw.value or b""
     if len(value) > MAX_VALUE_BYTES:
         return None
+    # Counted before pydicom splits it: a megabyte of backslashes would become a million objects.
     budget.spend(value.count(b"\\"))
     vr = _vr_of(raw, data_set)
     encodings = encodings_that_decode(value, declared) if vr in TEXT_VRS else declared or ["iso8859"]

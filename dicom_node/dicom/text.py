@@ -42,6 +42,7 @@ def encodings_that_decode(value: bytes, declared: list[str]) -> list[str]:
     declared
         Python encodings of the data set, [] if it declares none but the default repertoire.
     """
+    # ESC is ASCII too, but switches the character set (ISO 2022): what follows may be Japanese in seven bits.
     if value.isascii() and b"\x1b" not in value:
         return declared or [_DEFAULT_ENCODING]
     for encodings in (declared or ["ascii"], ["utf-8"]):
@@ -62,4 +63,5 @@ def _decode_by(value: bytes, encodings: list[str]) -> str | None:
         text = decode_bytes(value, encodings, set()) if b"\x1b" in value else value.decode(encodings[0])
     except (UnicodeError, LookupError, ValueError):
         return None
+    # pydicom replaces what it cannot decode by U+FFFD and warns, where it is not told to be strict.
     return None if "\ufffd" in text else text

@@ -143,6 +143,7 @@ class Worker:
         """Do the next job, or wait until there may be one."""
         kinds = (status.kind,)
         pause = status.health.pause_left()
+        # Read before the queue is looked at: a job that comes between look and wait then ends the wait at once.
         generation = self._wakeups.generation(kinds)
         status.beat()
         if pause:
@@ -211,6 +212,7 @@ class Worker:
 
     def _suspect_machine(self, job: ClaimedJob, error: str, status: LaneStatus) -> None:
         """Count a failure that may be this machine's; where the lane pauses, uncount what its jobs were charged."""
+        # The next look at this machine is a fresh one, not the answer that was kept from before the failure.
         self._check.forget()
         spent = status.health.record_failure(job.id, error)
         if not spent:

@@ -146,6 +146,8 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
     settings, now = node.settings.retention, node.clock()
     with node.database.write() as session:
         pk, destinations = removal.candidate.study_pk, node.settings.destinations
+        # Asked again under this transaction: since the plan an image may have come, or a person may have held the
+        # study.
         still = candidates(session, settings, destinations=destinations, now=now, study_pk=pk)
         mine = still[0] if still else None
         if mine is None or (mine.needed_as_prior and removal.why is not Why.EMERGENCY):

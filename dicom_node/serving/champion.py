@@ -122,6 +122,7 @@ class ServingModels:
         errors = []
         for candidate in chain:
             process = self._models.get(candidate.source)
+            # A study does not wait for minutes of loading while another one could answer.
             if process is None and any(self._is_loaded(later) for later in chain):
                 continue  # the watcher loads it; until then the next one answers
             if process is None or process.loaded is None:
@@ -238,6 +239,7 @@ class ServingModels:
     def _drop_others(self, chain: tuple[Candidate, ...], wanted: set[str]) -> None:
         """End what nobody needs; never while a study is being answered, and never the only one that answers."""
         with self._state:
+            # A study is answered by one model from its first image to its last.
             if self._leases:
                 return
             answering = next((c.source for c in chain if self._is_loaded(c)), "")

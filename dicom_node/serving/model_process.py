@@ -144,6 +144,7 @@ class InferenceProcess:
             target=_serve, args=(child_end, section, self._threads, self._nice, os.getpid()), name="model", daemon=True
         )
         child.start()
+        # With a second holder of the child's end, the child's death would not end a `recv` here.
         child_end.close()
         running = _Running(child=child, pipe=pipe)
         deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
@@ -169,6 +170,7 @@ class InferenceProcess:
             is_late.set()
             running.child.kill()
 
+        # A timer and no `poll`: `send` blocks as well, where a child that hangs does not empty the pipe.
         limit = threading.Timer(timeout, stop)
         limit.daemon = True
         limit.start()
