@@ -72,7 +72,7 @@ def test_a_job_ends_as_its_handler_does(
     _enqueue(node, "a", max_attempts=attempts)
     worker = Worker(node, {JobKind.DELIVER: handler})
     worker.start()
-    wait_until(lambda: _job(node, "a").state is state, seconds=20, what=f"the job to be {state}")
+    wait_until(lambda: _job(node, "a").state is state, what=f"the job to be {state}")
     worker.stop()
     assert error in _job(node, "a").last_error
 
@@ -85,7 +85,7 @@ def test_an_unexpected_error_does_not_stop_the_next_job(node: NodeContext) -> No
     _enqueue(node, "good")
     worker = Worker(node, {JobKind.DELIVER: handler})
     worker.start()
-    wait_until(lambda: _job(node, "good").state is JobState.DONE, seconds=20, what="the good job")
+    wait_until(lambda: _job(node, "good").state is JobState.DONE, what="the good job")
     worker.stop()
     assert _job(node, "bad").state is JobState.READY
     assert _job(node, "bad").run_at > utc_now()
@@ -102,7 +102,7 @@ def test_a_job_that_outlasts_the_grace_goes_back_to_the_queue(node: NodeContext)
     _enqueue(node, "slow")
     worker = Worker(node, {JobKind.DELIVER: slow})
     worker.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     worker.stop(grace_seconds=0.1)
     job = _job(node, "slow")
     assert job.state is JobState.READY
@@ -127,8 +127,8 @@ def test_jobs_of_a_dead_process_are_taken_back_at_once(node: NodeContext) -> Non
             assert jobs.claim(session, kinds=[JobKind.DELIVER], owner=owner)
     worker = Worker(node, {JobKind.DELIVER: _done})
     worker.start()
-    wait_until(lambda: _job(node, "dead").state is JobState.DONE, seconds=20, what="the dead worker's job")
-    wait_until(lambda: _job(node, "reused").state is JobState.DONE, seconds=20, what="the job of the earlier life")
+    wait_until(lambda: _job(node, "dead").state is JobState.DONE, what="the dead worker's job")
+    wait_until(lambda: _job(node, "reused").state is JobState.DONE, what="the job of the earlier life")
     worker.stop()
     assert _job(node, "alive").state is _job(node, "elsewhere").state is JobState.RUNNING
 

@@ -61,7 +61,7 @@ def test_connection_cut_at_any_byte_loses_nothing_that_was_acknowledged(tmp_path
             with (
                 cutting_proxy(node.port, 60 + 97 * number) as port,
                 contextlib.suppress(OSError, EOFError),
-                Peer(port, seconds=10) as peer,
+                Peer(port, seconds=60) as peer,
             ):
                 peer.associate([(CR, [EXPLICIT])])
                 if peer.store(1, CR, film.SOPInstanceUID, encode_data_set(film, EXPLICIT)).status == 0:

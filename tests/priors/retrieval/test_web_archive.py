@@ -48,7 +48,7 @@ class Archive:
                 name="web", url=f"http://127.0.0.1:{self.port}/dicom-web", retrieve=Retrieve.DICOMWEB, ae_title="WEB"
             ),
             query_seconds=query_seconds,
-            retrieve_seconds=10,
+            retrieve_seconds=60,
             stop=threading.Event(),
             sink=sink,
             part_bytes=part_bytes,
