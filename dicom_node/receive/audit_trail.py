@@ -24,7 +24,7 @@ from dicom_node.index import counters as tally
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.upper_layer.access_rules import ALERTS
-from dicom_node.receive.upper_layer.association import Caller
+from dicom_node.receive.upper_layer.services import Caller
 from dicom_node.receive.upper_layer.transfers import TransferBook, about
 
 log = get_logger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.dimse import Message, response
 from dicom_node.receive.upper_layer.negotiation import VERIFICATION
+from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.statuses import NO_SUCH_SOP_CLASS, SUCCESS
 
 

@@ -15,9 +15,9 @@ from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.c_find_query import BadKeyError, QueryLevel, TooManyMatchesError, find
 from dicom_node.receive.identifiers import UnreadableError, decode_data_set, encode_data_set
 from dicom_node.receive.upper_layer import statuses
-from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.dimse import Message, response
 from dicom_node.receive.upper_layer.negotiation import PATIENT_ROOT, QUERIES
+from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.sinks import MemorySink
 from dicom_node.receive.upper_layer.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
 

@@ -22,7 +22,6 @@ from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.group_commit import IndexWriter
 from dicom_node.receive.upper_layer import statuses
 from dicom_node.receive.upper_layer.access_rules import PeerRule
-from dicom_node.receive.upper_layer.association import Request
 from dicom_node.receive.upper_layer.dimse import (
     AFFECTED_SOP_CLASS_UID,
     AFFECTED_SOP_INSTANCE_UID,
@@ -33,6 +32,7 @@ from dicom_node.receive.upper_layer.dimse import (
 )
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
+from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
 from dicom_node.storage.instance_store import (
     FullError,

@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_node.dicom.read import read_data_set
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.receive.upper_layer.association import Request
+from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.sinks import MAX_MEMORY_BYTES, MemorySink
 
 

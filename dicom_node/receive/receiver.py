@@ -28,10 +28,11 @@ from dicom_node.receive.recovery import recover
 from dicom_node.receive.storage_commitment import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor, listen
 from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
-from dicom_node.receive.upper_layer.association import Association, Caller, DataSink, Handler
+from dicom_node.receive.upper_layer.association import Association
 from dicom_node.receive.upper_layer.dimse import Command, CommandField
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext, ae_titles, negotiate
 from dicom_node.receive.upper_layer.pdu import PeerStream, ProtocolError, abort, reject
+from dicom_node.receive.upper_layer.services import Caller, DataSink, Handler
 from dicom_node.receive.upper_layer.sinks import MAX_PASSED_OVER_BYTES, MemorySink
 from dicom_node.receive.upper_layer.tls import server_context
 from dicom_node.receive.upper_layer.transfers import TransferBook

@@ -20,7 +20,6 @@ from dicom_node.index.upsert import insert_or_update
 from dicom_node.logs import get_logger
 from dicom_node.receive.identifiers import UnreadableError, decode_data_set, encode_data_set
 from dicom_node.receive.upper_layer import statuses
-from dicom_node.receive.upper_layer.association import Caller, Request
 from dicom_node.receive.upper_layer.dimse import (
     ACTION_TYPE_ID,
     AFFECTED_SOP_CLASS_UID,
@@ -36,6 +35,7 @@ from dicom_node.receive.upper_layer.dimse import (
     response,
 )
 from dicom_node.receive.upper_layer.negotiation import COMMITMENT
+from dicom_node.receive.upper_layer.services import Caller, Request
 from dicom_node.receive.upper_layer.statuses import SUCCESS
 from dicom_node.storage.instance_store import InstanceStore, StoreUnavailableError
 

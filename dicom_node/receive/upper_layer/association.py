@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from dicom_node.config import ReceiveSection
 from dicom_node.errors import NodeError
 from dicom_node.logs import get_logger
-from dicom_node.receive.upper_layer.access_rules import PeerRule
 from dicom_node.receive.upper_layer.dimse import (
-    MAX_COMMAND_BYTES,
     MESSAGE_ID_RESPONDED_TO,
     Command,
     CommandField,
     Message,
-    decode_command,
     encode_command,
     response,
 )
+from dicom_node.receive.upper_layer.incoming_message import IncomingMessage
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext, Negotiated
 from dicom_node.receive.upper_layer.pdu import (
     AbortReason,
@@ -41,6 +37,7 @@ from dicom_node.receive.upper_layer.pdu import (
     p_data,
     release_response,
 )
+from dicom_node.receive.upper_layer.services import Caller, DataSink, PutOff, Request, Services
 from dicom_node.receive.upper_layer.transfers import TransferBook
 
 log = get_logger(__name__)
@@ -49,64 +46,6 @@ UNRECOGNIZED_OPERATION: Final = 0x0211
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 """PS3.7 annex C."""
 _CANCEL_LOOK_SECONDS: Final = 0.001
-
-
-class DataSink(Protocol):
-    """Where the data set of a message goes while it arrives."""
-
-    def write(self, data: memoryview) -> None:
-        """Take the next bytes; the view is valid only during the call. Raises ProtocolError above its cap."""
-
-    def discard(self) -> None:
-        """Drop what came: the message will not be completed, or its handler is done with it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who is at the other end."""
-
-    address: str
-    calling_ae_title: str
-    called_ae_title: str
-    rule: PeerRule
-    is_tls: bool
-
-
-PutOff = Callable[[], Message | None]
-"""Makes a message when its time has come; None: it is not needed any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One whole message from the peer, as its handler sees it."""
-
-    caller: Caller
-    context: AcceptedContext
-    command: Command
-    data: DataSink | None
-    send_later: Callable[[PutOff, float], None]
-    """Ask for a message after so many seconds and send it between two of the peer's, if the association still lives."""
-    outstanding: dict[int, int]
-    """Message id of a request that we sent on this association → what its handler wants to remember about it."""
-    is_cancelled: Callable[[], bool]
-    """Tells whether the peer has cancelled this request since; looks at the wire."""
-    transfers: TransferBook
-    """The objects that have come over this association so far."""
-
-
-Handler = Callable[[Request], Iterable[Message]]
-
-
-class Services(Protocol):
-    """The services that the node offers on an association."""
-
-    handlers: Mapping[int, Handler]
-
-    def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
-        """Where the data set that follows this command shall go."""
-
-    def ended(self, caller: Caller, transfers: TransferBook) -> None:
-        """The association is over, with what came over it. Must not raise."""
 
 
 class Association:
@@ -127,7 +66,7 @@ class Association:
         self._services = services
         self._limits = limits
         self._ends_by = time.monotonic() + limits.lifetime_seconds
-        self._incoming = _IncomingMessage(limits)
+        self._incoming = IncomingMessage(limits)
         self._later: list[tuple[float, PutOff]] = []
         self._outstanding: dict[int, int] = {}
         self._cancelled: set[int] = set()
@@ -344,74 +283,3 @@ class Association:
         if context is None:
             raise ProtocolError(f"a message in presentation context {context_id}, which was not accepted")
         return context
-
-
-class _IncomingMessage:
-    """The message that is being put together, with its caps."""
-
-    def __init__(self, limits: ReceiveSection) -> None:
-        self._limits = limits
-        self._command_bytes = bytearray()
-        self._command: Command | None = None
-        self._context_id = 0
-        self._sink: DataSink | None = None
-        self._began_at = 0.0
-        self._received = 0
-
-    @property
-    def in_progress(self) -> bool:
-        """Tell whether a message has begun and is not whole."""
-        return self._began_at > 0.0
-
-    def add_command(self, fragment: Fragment) -> Command | None:
-        """Returns the command once it is whole. Raises ProtocolError, DeadlineError."""
-        if self._sink is not None:
-            raise ProtocolError("a new command before the data set of the last one was whole")
-        self._count(fragment)
-        if len(self._command_bytes) + len(fragment.data) > MAX_COMMAND_BYTES:
-            raise ProtocolError("a command set above 64 KiB")
-        self._command_bytes += fragment.data
-        return decode_command(self._command_bytes) if fragment.is_last else None
-
-    def expect_data_set(self, command: Command, context_id: int, sink: DataSink) -> None:
-        self._command, self._context_id, self._sink = command, context_id, sink
-
-    def add_data(self, fragment: Fragment) -> bool:
-        """Returns whether the data set is whole. Raises ProtocolError, DeadlineError."""
-        if self._sink is None:
-            raise ProtocolError("a data set without a command")
-        if fragment.context_id != self._context_id:
-            raise ProtocolError("a data set in another presentation context than its command")
-        self._count(fragment)
-        self._sink.write(fragment.data)
-        return fragment.is_last
-
-    def take(self) -> tuple[Command, DataSink]:
-        """The whole message; the next one may begin."""
-        assert self._command is not None
-        assert self._sink is not None
-        # From here on the sink is the handler's: `discard` at the association's end must not find it again.
-        command, sink = self._command, self._sink
-        self._sink = None
-        self.reset()
-        return command, sink
-
-    def reset(self) -> None:
-        self._command_bytes = bytearray()
-        self._command = None
-        self._began_at, self._received = 0.0, 0
-
-    def discard(self) -> None:
-        """Drop a half-received data set."""
-        if self._sink is not None:
-            self._sink.discard()
-            self._sink = None
-
-    def _count(self, fragment: Fragment) -> None:
-        """Cut off a peer that drips: after a first grace the whole message must keep up a least speed."""
-        now = time.monotonic()
-        self._began_at = self._began_at or now
-        self._received += len(fragment.data)
-        seconds = now - self._began_at - self._limits.dimse_seconds
-        if seconds > 0 and self._received < seconds * self._limits.min_bytes_per_second:
-            raise DeadlineError("a message comes too slowly")
