@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,36 +10,22 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, InstanceHeader, read_header
-from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.rejection_notes import is_rejection_note
+from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
 from dicom_node.index.tables.core import QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.group_commit import IndexWriter
+from dicom_node.receive.instance_upload import InstanceUpload, StoreLimits, failure_of
 from dicom_node.receive.upper_layer import statuses
 from dicom_node.receive.upper_layer.access_rules import PeerRule
-from dicom_node.receive.upper_layer.dimse import (
-    AFFECTED_SOP_CLASS_UID,
-    AFFECTED_SOP_INSTANCE_UID,
-    MOVE_ORIGINATOR,
-    Command,
-    Message,
-    response,
-)
+from dicom_node.receive.upper_layer.dimse import MOVE_ORIGINATOR, Command, Message, response
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
-from dicom_node.storage.instance_store import (
-    FullError,
-    IncomingFile,
-    InstanceStore,
-    StoredFile,
-    StoreUnavailableError,
-)
+from dicom_node.storage.instance_store import InstanceStore, StoredFile
 from dicom_node.studies.expected_retrieval import source_of_retrieval
 from dicom_node.studies.register import (
     PRIOR,
@@ -56,111 +41,6 @@ log = get_logger(__name__)
 
 TAKEN: Final = (Registered.NEW, Registered.DUPLICATE, Registered.REPLACED)
 """Outcomes that are answered with Success, and so are transfers."""
-_MIB: Final = 1 << 20
-_LONG_HEADERS: Final = threading.Lock()
-"""A header of megabytes is read again by one association at a time, or a hundred of them would fill the memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLimits:
-    """The resources that a C-STORE may use."""
-
-    max_instance_bytes: int
-    min_free_bytes: int
-
-
-class InstanceUpload:
-    """The data set of a C-STORE on its way into the store. A failure on the way lets the rest pass by unstored."""
-
-    def __init__(
-        self, *, store: InstanceStore, command: Command, context: AcceptedContext, limits: StoreLimits
-    ) -> None:
-        self.sop_class_uid = command.text(AFFECTED_SOP_CLASS_UID)
-        self.sop_instance_uid = command.text(AFFECTED_SOP_INSTANCE_UID)
-        self.transfer_syntax_uid = context.transfer_syntax
-        self.failure: Failure | None = None
-        self._limits = limits
-        self._head = bytearray()
-        self._received = 0
-        self._file: IncomingFile | None = None
-        if self.sop_class_uid != context.abstract_syntax:
-            self.failure = statuses.CLASS_MISMATCH
-        elif store.free_bytes() < limits.min_free_bytes:
-            self.failure = statuses.OUT_OF_SPACE
-        else:
-            self._begin(store)
-
-    def write(self, data: memoryview) -> None:
-        """Take the next bytes. Raises ProtocolError above the cap: what follows may have no end."""
-        self._received += len(data)
-        if self._received > self._limits.max_instance_bytes:
-            raise ProtocolError(f"a data set above {self._limits.max_instance_bytes // _MIB} MiB")
-        # The beginning is kept in memory: only an object with a very long header is read a second time.
-        if len(self._head) < HEADER_BYTES:
-            self._head += data[: HEADER_BYTES - len(self._head)]
-        if self._file is None:
-            return
-        try:
-            self._file.write(data)
-        except StorageError as error:
-            self._fail(error)
-
-    def commit(self) -> StoredFile | Failure:
-        """Make the file durable. It is in the store then, and in no index."""
-        if self._file is not None:
-            try:
-                return self._file.commit()
-            except StorageError as error:
-                self._fail(error)
-        assert self.failure is not None
-        return self.failure
-
-    def discard(self) -> None:
-        """Drop what is not committed."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
-        self._head = bytearray()
-
-    def header(self) -> InstanceHeader:
-        """The elements at the start of the data set."""
-        return read_header(self._head, self.transfer_syntax_uid)
-
-    def whole_header(self, store: InstanceStore, stored: StoredFile) -> InstanceHeader:
-        """The data set's header, read again from its file where it goes on behind the part kept in memory."""
-        header = self.header()
-        if not header.is_cut_short or self._received <= len(self._head):
-            return header
-        with _LONG_HEADERS, store.open(stored.path) as stream:
-            read_meta(stream)
-            return read_header(stream.read(LONG_HEADER_BYTES), self.transfer_syntax_uid, max_bytes=LONG_HEADER_BYTES)
-
-    @property
-    def meta(self) -> FileMeta:
-        """The elements of the file's header."""
-        return FileMeta(
-            sop_class_uid=self.sop_class_uid,
-            # What is no UID comes this far only to be quarantined; its text has no place in a file meta either.
-            sop_instance_uid=self.sop_instance_uid if is_uid(self.sop_instance_uid) else "",
-            transfer_syntax_uid=self.transfer_syntax_uid,
-        )
-
-    def is_rejection_note(self) -> bool:
-        """Tell whether the data set takes instances back."""
-        return is_rejection_note(bytes(self._head), self.meta)
-
-    def _begin(self, store: InstanceStore) -> None:
-        try:
-            self._file = store.begin(self.meta)
-        except StorageError as error:
-            self._fail(error)
-
-    def _fail(self, error: StorageError) -> None:
-        log.error("instance not stored", why=str(error))
-        self.failure = _failure_of(error)
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +106,7 @@ def _store_and_index(service: StoreService, request: Request, upload: InstanceUp
     except StorageError as error:
         # Whether a row was committed or not, an instance that is sent again comes out the same.
         log.error("instance not stored", why=str(error))
-        return _failure_of(error)
+        return failure_of(error)
 
 
 def _drop(service: StoreService, path: str) -> None:
@@ -235,13 +115,6 @@ def _drop(service: StoreService, path: str) -> None:
         service.store.delete(path)
     except (StorageError, OSError) as error:
         log.error("a file that is not needed was left in the store", path=path, why=str(error))
-
-
-def _failure_of(error: StorageError) -> Failure:
-    """The status for the peer. An object store that is away takes the instance later: A700H, like a full disk."""
-    if isinstance(error, StoreUnavailableError):
-        return statuses.STORE_AWAY
-    return statuses.OUT_OF_SPACE if isinstance(error, FullError) else statuses.STORE_FAILED
 
 
 def _defect(

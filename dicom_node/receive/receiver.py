@@ -21,9 +21,10 @@ from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.c_echo import handle_echo
 from dicom_node.receive.c_find import handle_find
-from dicom_node.receive.c_store import StoreLimits, StoreService, handle_store
+from dicom_node.receive.c_store import StoreService, handle_store
 from dicom_node.receive.commitment_reporter import CommitmentReporter
 from dicom_node.receive.group_commit import IndexWriter
+from dicom_node.receive.instance_upload import StoreLimits
 from dicom_node.receive.recovery import recover
 from dicom_node.receive.storage_commitment import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor, listen
