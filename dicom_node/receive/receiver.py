@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import socket
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Final
 
 from dicom_node.config import Settings
@@ -19,24 +17,16 @@ from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
-from dicom_node.receive.c_echo import handle_echo
-from dicom_node.receive.c_find import handle_find
-from dicom_node.receive.c_store import StoreService, handle_store
 from dicom_node.receive.commitment_reporter import CommitmentReporter
-from dicom_node.receive.group_commit import IndexWriter
-from dicom_node.receive.instance_upload import StoreLimits
+from dicom_node.receive.node_services import NodeServices
 from dicom_node.receive.recovery import recover
-from dicom_node.receive.storage_commitment import CommitmentService, handle_action, handle_event, handle_event_response
 from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor, listen
 from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
 from dicom_node.receive.upper_layer.association import Association
-from dicom_node.receive.upper_layer.dimse import Command, CommandField
-from dicom_node.receive.upper_layer.negotiation import AcceptedContext, ae_titles, negotiate
+from dicom_node.receive.upper_layer.negotiation import ae_titles, negotiate
 from dicom_node.receive.upper_layer.pdu import PeerStream, ProtocolError, abort, reject
-from dicom_node.receive.upper_layer.services import Caller, DataSink, Handler
-from dicom_node.receive.upper_layer.sinks import MAX_PASSED_OVER_BYTES, MemorySink
+from dicom_node.receive.upper_layer.services import Caller
 from dicom_node.receive.upper_layer.tls import server_context
-from dicom_node.receive.upper_layer.transfers import TransferBook
 from dicom_node.storage.instance_store import InstanceStore
 
 log = get_logger(__name__)
@@ -49,61 +39,6 @@ MIN_IDLE_SECONDS: Final = 1.0
 """An association that was accepted a moment ago is about to be used."""
 STOP_SECONDS: Final = 10.0
 """An association in the middle of a message gets so long to finish it when the receiver stops."""
-_MIB: Final = 1 << 20
-
-
-class _NodeServices:
-    """All services of the node on its associations."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        store: InstanceStore,
-        audit: ReceiveAudit,
-        rules: Rules,
-        clock: Callable[[], dt.datetime],
-    ) -> None:
-        self._audit = audit
-        limits = StoreLimits(
-            max_instance_bytes=settings.receive.max_instance_mib * _MIB,
-            min_free_bytes=settings.receive.min_free_mib * _MIB,
-        )
-        self._storing = StoreService(
-            store=store,
-            index=IndexWriter(database),
-            audit=audit,
-            limits=limits,
-            own_ae_title=settings.node.ae_title,
-            clock=clock,
-            is_peer_at=rules.known.is_at,
-            expects_unnamed=any(not peer.names_originator for peer in settings.query),
-        )
-        committing = CommitmentService(
-            database=database,
-            store=store,
-            clock=clock,
-            is_destination=lambda name, caller: rules.known.is_destination(
-                name, ae_title=caller.calling_ae_title, address=caller.address
-            ),
-        )
-        self.handlers: Mapping[int, Handler] = {
-            CommandField.C_ECHO_RQ: handle_echo,
-            CommandField.C_STORE_RQ: partial(handle_store, self._storing),
-            CommandField.C_FIND_RQ: partial(handle_find, database, audit),
-            CommandField.N_ACTION_RQ: partial(handle_action, committing),
-            CommandField.N_EVENT_REPORT_RQ: partial(handle_event, committing),
-            CommandField.N_EVENT_REPORT_RSP: partial(handle_event_response, committing),
-        }
-
-    def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
-        if command.field == CommandField.C_STORE_RQ:
-            return self._storing.upload(command, context)
-        is_commitment = command.field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ)
-        return MemorySink(max_bytes=MAX_PASSED_OVER_BYTES) if is_commitment else MemorySink()
-
-    def ended(self, caller: Caller, transfers: TransferBook) -> None:
-        self._audit.association_ended(caller, transfers)
 
 
 def listeners_of(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
@@ -146,7 +81,7 @@ class Receiver:
         # All receivers of a node write times by one clock: the index's, where it has one of its own.
         clock = self._clock = clock_of(database)
         self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=clock)
-        self._services = _NodeServices(settings, database, store, self._audit, self._rules, clock)
+        self._services = NodeServices(settings, database, store, self._audit, self._rules, clock)
         self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=clock)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
