@@ -34,7 +34,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import own_peak_bytes  # noqa: E402
 from benchmarks.shapes import DTYPES, SHAPES, Where, load  # noqa: E402
-from model.engine.engine import ClosedAnswer, Engine, EngineJob  # noqa: E402
+from model.engine.answers import ClosedAnswer, EngineJob  # noqa: E402
+from model.engine.engine import Engine  # noqa: E402
 from model.engine.plan import BatteryTokens, battery_tokens, pack_plan  # noqa: E402
 from model.engine.vlm import NvilaVlm  # noqa: E402
 from model.questions.battery import battery  # noqa: E402

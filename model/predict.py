@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 
+from model.checkpoints.files import MANIFEST_NAME
 from model.checkpoints.foreign import device_uid_of, foreign_manifest
-from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
+from model.checkpoints.manifest import Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
+from model.engine.answers import ClosedAnswer, EngineJob, JobAnswers
 from model.engine.auto_classes import local_folder
-from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
+from model.engine.engine import Engine
 from model.engine.vlm import NvilaVlm, Vlm, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert

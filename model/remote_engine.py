@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.engine.engine import ClosedAnswer, EngineJob, JobAnswers, OpenAnswer
+from model.engine.answers import ClosedAnswer, EngineJob, JobAnswers, OpenAnswer
 from model.questions.battery import Question
 from model.questions.prompts import PromptLayout, Turn, clean_text, messages
 from model.remote.client import ServerClient

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from model.checkpoints.foreign import FOREIGN_TYPES
 from model.checkpoints.manifest import CheckpointKind, Manifest
 from model.derived_uids import uid_of_digest
-from model.engine.engine import Engine, EngineJob
+from model.engine.answers import EngineJob
+from model.engine.engine import Engine
 from model.engine.vlm import Vlm
 from model.errors import InferenceError
 from model.images.square import fit

@@ -11,7 +11,7 @@ from dicom_node.analysis.study import Setting, analyse_study
 from dicom_node.config import Settings
 from dicom_node.errors import AnalysisError, UsageError
 from dicom_node.priors import policy_of
-from dicom_node.serving.model_process import load
+from dicom_node.serving.predictor import load
 from model.errors import ModelError, PixelError
 from model.images.sandbox import decode_in_child
 

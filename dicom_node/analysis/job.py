@@ -38,7 +38,7 @@ from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDo
 from dicom_node.report.result import result_json
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
-from dicom_node.serving.model_process import PairPredictor
+from dicom_node.serving.predictor import PairPredictor
 from dicom_node.storage.instance_store import StoreUnavailableError
 from dicom_node.studies.backfilled import is_report_wanted, priority_of
 from dicom_node.studies.received_reports import result_came

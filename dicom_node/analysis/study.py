@@ -27,7 +27,7 @@ from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
 from dicom_node.report.exposure import moment
 from dicom_node.report.region_rules import films_of, with_fitting_regions
 from dicom_node.report.request import PredecessorDocument, ReportRequest, SourceImage
-from dicom_node.serving.model_process import PairPredictor, ask_together
+from dicom_node.serving.predictor import PairPredictor, ask_together
 from model.errors import InferenceError
 from model.schema import AbstainReason, DisplayImage, Prediction, StudyPair
 

@@ -30,7 +30,7 @@ from dicom_node.report.statements import drawn_statements, statements
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, languages
 from dicom_node.report.wording.phrases import region_label
 from dicom_node.report.wording.sections import ReportSection, SectionKey, sections
-from dicom_node.serving.model_process import PairPredictor, load
+from dicom_node.serving.predictor import PairPredictor, load
 from model.checks.lung_fields import find_lungs
 from model.errors import PixelError
 from model.images.display import load_display_image

@@ -20,7 +20,7 @@ from dicom_node.predict.locations import Locations
 from dicom_node.predict.plan import StudyItem
 from dicom_node.predict.rows import Row, error_row, rows_of
 from dicom_node.priors.types import PriorPolicy
-from dicom_node.serving.model_process import PairPredictor, ask_together, load
+from dicom_node.serving.predictor import PairPredictor, ask_together, load
 from dicom_node.storage.instance_store import StoreUnavailableError
 from model.errors import InferenceError, ModelError, PixelError
 from model.images.sandbox import decode_in_child

@@ -13,7 +13,8 @@ from typing import Any
 from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE, DECISION_FILE, PAGE_FILE
 from dicom_node.retrain.plan import Plan
 from dicom_node.retrain.stages import StageProgress
-from model.checkpoints.manifest import Manifest, read_manifest, write_text_atomically
+from model.checkpoints.files import write_text_atomically
+from model.checkpoints.manifest import Manifest, read_manifest
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
 from training.data.datasets import load_records, open_records, parse_spec

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.index.tables.retrain import RetrainSplit
 from dicom_node.retrain.types import SPLIT_FILES, RetrainError
-from model.checkpoints.manifest import write_text_atomically
+from model.checkpoints.files import write_text_atomically
 
 PLAN_FILE = "plan.json"
 PLACEHOLDER = "SNAPSHOT"

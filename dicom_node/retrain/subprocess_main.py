@@ -102,7 +102,7 @@ def probe(plan: Plan, between: Between) -> None:
 
 def train_stage(plan: Plan, between: Between) -> None:
     """Train to the end, calibrate, and move the finished challenger into the models folder in one rename."""
-    from model.checkpoints.manifest import MANIFEST_NAME
+    from model.checkpoints.files import MANIFEST_NAME
     from training.loop.train import newest_checkpoint, train
     from training.recipe.recipe import Recipe
     from training.release.challenger import finish_challenger

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dicom_node.errors import NodeError
-from dicom_node.serving.model_process import InferenceProcess, ask_together
+from dicom_node.serving.model_process import InferenceProcess
+from dicom_node.serving.predictor import ask_together
 from dicom_node.system.leader_batch import LeaderBatch
 from model.errors import InferenceError, ModelError
 from model.schema import ModelIdentity, Prediction, StudyPair

@@ -23,7 +23,8 @@ from dicom_node.index.tables.models import ModelServing
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.serving.batching import BatchedPredictor
-from dicom_node.serving.model_process import InferenceProcess, PairPredictor
+from dicom_node.serving.model_process import InferenceProcess
+from dicom_node.serving.predictor import PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
 from dicom_node.system.process_identity import ProcessIdentity, describe_process, machine
 

@@ -20,7 +20,7 @@ from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.storage.bucket import Bucket
 from dicom_node.storage.opening import bucket_of
-from model.checkpoints.manifest import MANIFEST_NAME, PLAIN_NAME, write_text_atomically
+from model.checkpoints.files import MANIFEST_NAME, PLAIN_NAME, write_text_atomically
 from model.checkpoints.registry import CHAMPION_NAME, ChampionPointer
 
 log = get_logger(__name__)

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.checkpoints.manifest import CheckpointKind, Manifest, sha256_of
+from model.checkpoints.files import sha256_of
+from model.checkpoints.manifest import CheckpointKind, Manifest
 from model.derived_uids import uid_of_digest
 from model.questions.battery import QuestionType
 

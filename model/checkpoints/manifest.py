@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +15,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model.checkpoints.files import (
+    MANIFEST_NAME,
+    PLAIN_NAME,
+    FileEntry,
+    files_of,
+    hash_files,
+    refuse_unsafe,
+    sha256_of,
+    write_text_atomically,
+)
 from model.checkpoints.prognosis_evidence import PrognosisEvidence
 from model.checkpoints.validation_counts import ValidationSet
 from model.derived_uids import uid_of_digest
@@ -26,13 +34,7 @@ from model.finding_states import JointWeights
 from model.ontology import ontology
 from model.schema import MAX_IMAGES
 
-MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""The permitted names of a checkpoint, version or file: never a path."""
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")
-_CODE = (".py", ".pyc", ".so")
-_BLOCK = 1 << 20
 _READING = frozenset({"findings", "question_types", "thresholds", "calibration", "joint", "certainty_floor", "films"})
 """The fields that decide how the same scores are read."""
 
@@ -44,15 +46,6 @@ class CheckpointKind(StrEnum):
     """`model.nvila.load_nvila`."""
     AUTO = "auto"
     """Transformers' AutoModelForImageTextToText and AutoProcessor."""
-
-
-class FileEntry(BaseModel):
-    """One file of the folder: SHA-256 in hexadecimal and size in bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0)
 
 
 class Manifest(BaseModel):
@@ -177,7 +170,7 @@ def write_manifest(folder: str | Path, **values: Any) -> Manifest:
     weights or code, or where a value does not fit.
     """
     folder = Path(folder)
-    files = _hash_files(folder)
+    files = hash_files(folder)
     if not any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{folder}: holds no safetensors weights")
     manifest = _built({**values, "files": files})
@@ -245,47 +238,10 @@ def _device_uid(content: Mapping[str, Any]) -> str:
     return uid_of_digest(digest)
 
 
-def _files_of(folder: Path) -> list[tuple[str, Path]]:
-    """Every file below the folder by its POSIX path there, but the manifest itself."""
-    files = []
-    # The Hub's cache keeps each file once and links to it (models--…/snapshots/COMMIT → models--…/blobs).
-    blobs = folder.resolve().parents[1] / "blobs" if folder.resolve().parent.name == "snapshots" else None
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() and (blobs is None or path.resolve().parent != blobs):
-            raise CheckpointError(f"{folder}: {name} is a link; a checkpoint holds plain files")
-        if "__pycache__" in path.parts:
-            continue
-        if path.is_file() and name not in (MANIFEST_NAME, f"{MANIFEST_NAME}.tmp"):
-            files.append((name, path))
-    return files
-
-
-def _refuse_unsafe(folder: Path, name: str) -> None:
-    if name.lower().endswith(_PICKLED):
-        raise CheckpointError(f"{folder}: {name} may hold pickled objects; weights must be safetensors")
-    if name.lower().endswith(_CODE):
-        raise CheckpointError(f"{folder}: {name} is code; a checkpoint holds none")
-
-
-def refuse_unsafe_files(folder: Path) -> None:
-    """Raise CheckpointError where the folder holds code, pickles, or links that lead out of it."""
-    for name, _ in _files_of(folder):
-        _refuse_unsafe(folder, name)
-
-
-def _hash_files(folder: Path) -> dict[str, FileEntry]:
-    entries = {}
-    for name, path in _files_of(folder):
-        _refuse_unsafe(folder, name)
-        entries[name] = FileEntry(sha256=sha256_of(path), size=path.stat().st_size)
-    return entries
-
-
 def _verify(folder: Path, manifest: Manifest) -> None:
-    present = dict(_files_of(folder))
+    present = dict(files_of(folder))
     for name in present:
-        _refuse_unsafe(folder, name)
+        refuse_unsafe(folder, name)
     if missing := sorted(set(manifest.files) - set(present)):
         raise CheckpointError(f"{folder}: {missing[0]} is missing; the checkpoint is half-written")
     if foreign := sorted(set(present) - set(manifest.files)):
@@ -296,27 +252,3 @@ def _verify(folder: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"{folder}: {name} was changed ({size} bytes, the manifest says {entry.size})")
         if sha256_of(present[name]) != entry.sha256:
             raise CheckpointError(f"{folder}: {name} was changed (its SHA-256 is not that of the manifest)")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Temporary file, fsync, rename, fsync of the folder: a reader sees the old text or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,17 +16,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model.checkpoints.manifest import (
-    MANIFEST_NAME,
-    PLAIN_NAME,
-    CheckpointKind,
-    FileEntry,
-    Manifest,
-    read_manifest,
-    rewrite_manifest,
-    write_manifest,
-    write_text_atomically,
-)
+from model.checkpoints.files import MANIFEST_NAME, PLAIN_NAME, FileEntry, write_text_atomically
+from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.errors import CheckpointError
 
 CHAMPION_NAME = "champion.json"

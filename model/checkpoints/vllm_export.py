@@ -16,7 +16,7 @@ from typing import Any, Final
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model.checkpoints.manifest import MANIFEST_NAME
+from model.checkpoints.files import MANIFEST_NAME
 from model.errors import CheckpointError
 
 TOWERS: Final = frozenset({"siglip_vision_model", "clip_vision_model"})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from model.checkpoints.manifest import sha256_of
+from model.checkpoints.files import sha256_of
 from model.errors import CheckpointError, InferenceError
 from model.experts.densenet import DenseNet121
 from model.experts.film_network import FilmExpert

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model.checkpoints.manifest import Manifest
-from model.engine.engine import ClosedAnswer, Engine, EngineJob
+from model.engine.answers import ClosedAnswer, EngineJob
+from model.engine.engine import Engine
 from model.engine.vlm import Vlm
 from model.finding_states import NONE, likeliest
 from model.ontology import ontology

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from dicom_node.cli.training import models
 from dicom_node.errors import NodeError
 from dicom_node.report.wording.sections import impressions
-from model.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.manifest import read_manifest
 from model.predict import load_predictor
 from tests.support.report_cases import request
 from tests.support.tiny_nvila import FINDINGS, save_tiny

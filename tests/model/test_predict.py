@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dicom_node.config import ModelSection
-from dicom_node.serving.model_process import load
+from dicom_node.serving.predictor import load
 from model.checkpoints.registry import promote, rewrite_manifest
 from model.engine.engine import Engine
 from model.errors import CheckpointError, InferenceError

@@ -23,7 +23,7 @@ from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.rejection_notes import is_rejection_note
 from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Result, Study, StudyPurpose
 from dicom_node.jobs import queue as jobs
-from dicom_node.serving.model_process import PairPredictor
+from dicom_node.serving.predictor import PairPredictor
 from dicom_node.studies import completion
 from dicom_node.studies.register import ReceivedInstance, Registered, Registration, register_instance
 from dicom_node.studies.reopen import quarantine_instance

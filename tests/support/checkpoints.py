@@ -14,7 +14,7 @@ from dicom_node.context import NodeContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.storage.folder_store import FolderStore
-from model.checkpoints.manifest import MANIFEST_NAME
+from model.checkpoints.files import MANIFEST_NAME
 from model.checkpoints.registry import Manifest, read_manifest, write_manifest
 
 

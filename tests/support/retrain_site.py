@@ -24,7 +24,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.priors import policy_of
 from dicom_node.retrain.site_export import KEY_NAME
 from dicom_node.serving.champion import ServingModels
-from dicom_node.serving.model_process import PairPredictor
+from dicom_node.serving.predictor import PairPredictor
 from dicom_node.studies import completion
 from model.images.display import load_display_image
 from model.schema import Change

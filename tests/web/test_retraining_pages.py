@@ -12,7 +12,7 @@ import pytest
 from dicom_node.index.tables.retrain import Promote, RetrainRun, RetrainSnapshot, RunState
 from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE
 from dicom_node.retrain.types import folders_of
-from model.checkpoints.manifest import sha256_of
+from model.checkpoints.files import sha256_of
 from tests.support.champions import untrained
 from tests.support.web_site import Site, running_site
 from training.gate.decision import Decision, GateCheck

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from model.engine.engine import Engine, EngineJob, JobAnswers
+from model.engine.answers import EngineJob, JobAnswers
+from model.engine.engine import Engine
 from model.engine.vlm import NvilaVlm
 from model.questions.answers import YES_NO
 from model.questions.battery import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.checkpoints.manifest import Manifest
-from model.engine.engine import ClosedAnswer
+from model.engine.answers import ClosedAnswer
 from model.finding_states import FindingAnswers, JointWeights, believe, read_finding
 from model.predict import Predictor, finding_answers
 from model.questions.battery import Question, QuestionType

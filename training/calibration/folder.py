@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoints.manifest import MANIFEST_NAME, Manifest, refuse_unsafe_files, rewrite_manifest, write_manifest
+from model.checkpoints.files import MANIFEST_NAME, refuse_unsafe_files
+from model.checkpoints.manifest import Manifest, rewrite_manifest, write_manifest
 from model.errors import CheckpointError
 from model.predict import load_predictor
 from model.schema import StudyPair

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, write_text_atomically
+from model.checkpoints.files import MANIFEST_NAME, write_text_atomically
+from model.checkpoints.manifest import Manifest, read_manifest
 from model.checkpoints.validation_counts import ValidationSet, bin_counts, edges_of, pair_certainty, pair_change
-from model.engine.engine import ClosedAnswer, EngineJob
+from model.engine.answers import ClosedAnswer, EngineJob
 from model.errors import ModelError
 from model.finding_states import JointWeights, read_finding
 from model.predict import Predictor, finding_answers, load_predictor

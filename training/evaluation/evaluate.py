@@ -15,6 +15,7 @@ from training.evaluation.breakdown import Subgroup, change_confusion, subgroup_s
 from training.evaluation.cases import Case, case_of, keep_asked, per_question_of, worst_of
 from training.evaluation.choices import ChoiceScores
 from training.evaluation.consistency import score_consistency
+from training.evaluation.curves import Curve, _confidences, _curves
 from training.evaluation.forecasts import Foretold, can_foretell, foretell, score_forecasts
 from training.evaluation.inversion import score_inversion
 from training.evaluation.texts import (
@@ -26,9 +27,9 @@ from training.evaluation.texts import (
     score_texts,
 )
 from training.metrics.baselines import MajorityFindings, majority_findings
-from training.metrics.classification import ReliabilityBin, auroc, reliability, roc_curve
+from training.metrics.classification import ReliabilityBin, reliability
 from training.metrics.forecasts import SettingScore
-from training.metrics.pairs import Answered, PairScores, PrognosisScores, change_said, score_pairs, score_prognosis
+from training.metrics.pairs import Answered, PairScores, PrognosisScores, score_pairs, score_prognosis
 from training.metrics.significance import Interval
 from training.phantom.ceiling import Knowledge
 from training.records.drops import DropReport
@@ -68,18 +69,6 @@ class EvaluationOptions:
     resamples: int = 1000
     worst: int = WORST_CASES
     meteor: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """An ROC curve of one finding. positives, negatives: images with and without it by the truth."""
-
-    finding: str
-    auroc: float
-    positives: int
-    negatives: int
-    false_rate: tuple[float, ...]
-    true_rate: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -259,47 +248,3 @@ def _baselines(
         )
         for name, unchanged in (("majority", False), ("nothing has changed", True))
     }
-
-
-def _confidences(answered: Sequence[Answered]) -> tuple[tuple[list[float], list[bool]], tuple[list[float], list[bool]]]:
-    """(confidence, right) of every presence and every stated change that has a truth and a probability."""
-    presence: tuple[list[float], list[bool]] = ([], [])
-    change: tuple[list[float], list[bool]] = ([], [])
-    for answer in answered:
-        for finding in answer.said.findings:
-            truth = answer.truth.findings.get(finding.key)
-            if truth is None:
-                continue
-            if truth.current is not None:
-                presence[0].append(max(finding.probability, 1 - finding.probability))
-                presence[1].append((finding.probability >= 0.5) == truth.current.present)
-            if finding.change_probability is not None and truth.change_answer is not None and answer.truth.has_prior:
-                change[0].append(finding.change_probability)
-                change[1].append(change_said(finding) == truth.change_answer)
-    return presence, change
-
-
-def _curves(answered: Sequence[Answered]) -> tuple[Curve, ...]:
-    scores: dict[str, tuple[list[bool], list[float]]] = {}
-    for answer in answered:
-        for finding in answer.said.findings:
-            truth = answer.truth.findings.get(finding.key)
-            if truth is not None and truth.current is not None:
-                columns = scores.setdefault(finding.key, ([], []))
-                columns[0].append(truth.current.present)
-                columns[1].append(finding.probability)
-    curves = []
-    for key, (present, probability) in scores.items():
-        false_rate, true_rate = roc_curve(present, probability)
-        if false_rate.size:
-            curves.append(
-                Curve(
-                    finding=key,
-                    auroc=auroc(present, probability),
-                    positives=sum(present),
-                    negatives=len(present) - sum(present),
-                    false_rate=tuple(false_rate.tolist()),
-                    true_rate=tuple(true_rate.tolist()),
-                )
-            )
-    return tuple(curves)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from training.evaluation.evaluate import Curve
+from training.evaluation.curves import Curve
 from training.metrics.classification import ReliabilityBin
 
 MIN_BIN_ANSWERS = 10

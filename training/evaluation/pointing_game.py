@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.manifest import read_manifest
 from model.engine.vlm import Vlm, open_vlm
 from model.images.display import from_grey
 from model.localise.outline import outlines, peak

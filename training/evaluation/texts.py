@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from model.engine.engine import EngineJob
+from model.engine.answers import EngineJob
 from model.predict import Predictor
 from model.questions.answers import YES_NO
 from model.questions.battery import Question, QuestionType, parse_question

@@ -21,7 +21,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
 from model.checkpoints.prognosis_evidence import PrognosisEvidence, SettingFigures
 from model.errors import CheckpointError, ModelError
 from model.experts.film_classifier import FilmKind

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.manifest import MANIFEST_NAME, sha256_of
+from model.checkpoints.files import MANIFEST_NAME, sha256_of
 
 _PATHS = frozenset({"cache", "instructions", "expert", "image_cache", "features", "long_answers", "heads"})
 _HASHED_BYTES = 4 << 30

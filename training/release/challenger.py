@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest, rewrite_manifest, write_manifest
+from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.manifest import Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.experts import film_classifier
 from model.localise.relevance import HEADS_FILE
 from model.predict import load_predictor

@@ -20,7 +20,7 @@ from dicom_node.cli.training.bulk_work import (
     read_lines,
     said_of,
 )
-from model.checkpoints.manifest import sha256_of
+from model.checkpoints.files import sha256_of
 from model.checkpoints.registry import MANIFEST_NAME, resolve_source
 from model.schema import MAX_IMAGES
 from training.records.drops import DropReport

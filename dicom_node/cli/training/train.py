@@ -141,7 +141,7 @@ def evaluate_command(
 
 def recipe_of(model: str) -> Mapping[str, Any] | str:
     """The recipe that a checkpoint's manifest keeps; "" of one without a manifest."""
-    from model.checkpoints.manifest import MANIFEST_NAME
+    from model.checkpoints.files import MANIFEST_NAME
     from model.checkpoints.registry import read_manifest, resolve_source
 
     folder = Path(resolve_source(model))

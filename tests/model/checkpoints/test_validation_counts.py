@@ -10,7 +10,8 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-from model.checkpoints.manifest import MANIFEST_NAME, read_manifest, rewrite_manifest
+from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.manifest import read_manifest, rewrite_manifest
 from model.checkpoints.validation_counts import ValidationSet
 from model.errors import CheckpointError
 from model.predict import load_predictor

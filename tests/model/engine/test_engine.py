@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine.engine import Engine, EngineJob, JobAnswers, Strategy
+from model.engine.answers import EngineJob, JobAnswers
+from model.engine.engine import Engine, Strategy
 from model.engine.plan import ancestor_mask, battery_tokens, pack_plan
 from model.engine.vlm import NvilaVlm
 from model.nvila import Tiling

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from transformers import AutoProcessor
 
+from model.engine.answers import EngineJob
 from model.engine.chat_template import without_thoughts
-from model.engine.engine import Engine, EngineJob
+from model.engine.engine import Engine
 from model.engine.generation import write_plainly
 from model.engine.vlm import AutoVlm, open_vlm
 from model.errors import CheckpointError

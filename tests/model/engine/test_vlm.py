@@ -15,8 +15,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from model.engine.answers import EngineJob
 from model.engine.auto_classes import load_processor
-from model.engine.engine import Engine, EngineJob, Strategy
+from model.engine.engine import Engine, Strategy
 from model.engine.plan import battery_tokens
 from model.engine.vlm import AutoVlm, open_vlm
 from model.errors import CheckpointError, InferenceError

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import model.remote.client
 from dicom_node.config import ModelSection
-from dicom_node.serving.model_process import load
-from model.engine.engine import Engine, EngineJob
+from dicom_node.serving.predictor import load
+from model.engine.answers import EngineJob
+from model.engine.engine import Engine
 from model.engine.vlm import NvilaVlm
 from model.errors import InferenceError
 from model.images.display import from_grey

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from model.checkpoints.vllm_export import export_for_vllm
-from model.engine.engine import Engine, EngineJob
+from model.engine.answers import EngineJob
+from model.engine.engine import Engine
 from model.engine.vlm import Vlm, open_vlm
 from model.errors import RefusedRequestError
 from model.questions.battery import battery

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from model.checkpoints.manifest import rewrite_manifest
-from model.engine.engine import ClosedAnswer, Engine, EngineJob, JobAnswers
+from model.engine.answers import ClosedAnswer, EngineJob, JobAnswers
+from model.engine.engine import Engine
 from model.finding_states import STATES, JointWeights
 from model.images.display import from_grey
 from model.predict import Predictor, load_predictor

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine.engine import Engine, EngineJob
+from model.engine.answers import EngineJob
+from model.engine.engine import Engine
 from model.engine.vlm import NvilaVlm, open_vlm
 from model.questions.battery import battery
 from model.questions.prompts import PromptLayout, Turn
