@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,13 +9,12 @@ from typing import Any, Final
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
-from sqlalchemy import Boolean, ColumnElement, Select, Text, and_, distinct, func, or_, select
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from dicom_node.dicom.header import normalise_date, normalise_time
 from dicom_node.index.tables.core import Instance, Series, Study
+from dicom_node.receive.text_matching import like_condition, name_condition
 
 MAX_VALUES: Final = 100
 """Of one key; each may become a condition of its own."""
@@ -168,83 +166,10 @@ def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[
         except ValueError as error:
             raise BadKeyError(keyword) from error
     if key.matching is Matching.TEXT:
-        return or_(*(_like(column, value) for value in values))
+        return or_(*(like_condition(column, value) for value in values))
     if key.matching is Matching.NAME:
-        return or_(*(_name_condition(column, value) for value in values))
+        return or_(*(name_condition(column, value) for value in values))
     return _range(keyword, column, values[0], key.matching)
-
-
-def _name_condition(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Each component group that the key gives must match a group of the name (PS3.4 section C.2.2.2.1)."""
-    conditions = []
-    for group in filter(None, value.split("=")):
-        pattern = _pattern(group.rstrip("^") or "*")
-        forms = (pattern, f"{pattern}=%", f"%={pattern}", f"%={pattern}=%")
-        conditions.append(or_(*(_fold_case(column).like(form.lower(), escape="\\") for form in forms)))
-    return and_(*conditions)
-
-
-def _like(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match text with its case, as all VRs but PN are (PS3.4 section C.2.2.2.1); SQLite's LIKE folds ASCII letters."""
-    if not re.search(r"[*?]", value):
-        return column == value
-    return _CasedLike(column, value)
-
-
-class _CasedLike(ColumnElement[bool]):
-    """LIKE with case: GLOB on SQLite, LIKE elsewhere."""
-
-    inherit_cache = False
-
-    def __init__(self, column: ColumnElement[Any], value: str) -> None:
-        self.type = Boolean()
-        self.as_like = column.like(_pattern(value), escape="\\")
-        self.as_glob = column.op("GLOB", is_comparison=True)(_glob(value))
-
-
-@compiles(_CasedLike)
-def _compile_cased_like(element: _CasedLike, compiler: SQLCompiler, **arguments: Any) -> str:
-    return str(compiler.process(element.as_like, **arguments))
-
-
-@compiles(_CasedLike, "sqlite")
-def _compile_cased_like_sqlite(element: _CasedLike, compiler: SQLCompiler, **arguments: Any) -> str:
-    return str(compiler.process(element.as_glob, **arguments))
-
-
-def _glob(value: str) -> str:
-    """DICOM's wildcards as GLOB's, which are the same; its brackets mean themselves here."""
-    return value.replace("[", "[[]")
-
-
-def _fold_case(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column without case, umlauts included: SQLite's own `lower` folds ASCII only."""
-    return _Folded(column)
-
-
-class _Folded(ColumnElement[str]):
-    """`fold_case`, which `Database` gives to SQLite, or `lower` elsewhere."""
-
-    inherit_cache = False
-
-    def __init__(self, column: ColumnElement[Any]) -> None:
-        self.type = Text()
-        self.column = column
-
-
-@compiles(_Folded)
-def _compile_folded(element: _Folded, compiler: SQLCompiler, **arguments: Any) -> str:
-    return f"lower({compiler.process(element.column, **arguments)})"
-
-
-@compiles(_Folded, "sqlite")
-def _compile_folded_sqlite(element: _Folded, compiler: SQLCompiler, **arguments: Any) -> str:
-    return f"fold_case({compiler.process(element.column, **arguments)})"
-
-
-def _pattern(value: str) -> str:
-    """DICOM's wildcards as SQL's."""
-    return re.sub(r"([\\%_])", r"\\\1", value).replace("*", "%").replace("?", "_")
 
 
 def _range(keyword: str, column: ColumnElement[Any], value: str, matching: Matching) -> ColumnElement[bool]:

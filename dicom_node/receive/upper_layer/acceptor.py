@@ -14,14 +14,14 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 from typing import Final
 
 from dicom_node.config import ReceiveSection
 from dicom_node.logs import get_logger
 from dicom_node.receive.upper_layer.access_rules import ADDRESS_NOT_ALLOWED, NO_REQUEST, TLS_REFUSED, Rejection
 from dicom_node.receive.upper_layer.pdu import HEADER_BYTES, LINGER_SECONDS, AbortReason, PduType, abort, reject
+from dicom_node.receive.upper_layer.pending import ConnectionStage, PendingConnection
 
 log = get_logger(__name__)
 
@@ -32,32 +32,6 @@ _BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _RECV_BYTES: Final = 65_536
 _OUT_OF_FILES_PAUSE: Final = 0.05
-
-
-class _Stage(Enum):
-    HANDSHAKE = auto()
-    REQUEST = auto()
-    AWAIT_CLOSE = auto()
-    """Sta13: refused; the peer may read why, and closes."""
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """One connection that has no association yet."""
-
-    connection: socket.socket
-    address: str
-    is_tls: bool
-    deadline: float
-    stage: _Stage
-    received: bytearray = field(default_factory=bytearray)
-
-    @property
-    def missing(self) -> int:
-        """The number of bytes the request still needs, as far as that is known."""
-        if len(self.received) < HEADER_BYTES:
-            return HEADER_BYTES - len(self.received)
-        return HEADER_BYTES + int.from_bytes(self.received[2:6], "big") - len(self.received)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +67,7 @@ class ConnectionAcceptor:
         self._decide = decide
         self._tell_refusal = tell_refusal
         self._selector = selectors.DefaultSelector()
-        self._waiting: dict[_Pending, None] = {}  # ordered: oldest first
+        self._waiting: dict[PendingConnection, None] = {}  # ordered: oldest first
         self._by_address: Counter[str] = Counter()
         # With nobody waiting, select sleeps without a limit: `stop` wakes it by a byte on this pair.
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -131,7 +105,7 @@ class ConnectionAcceptor:
         # One thread serves every connection that has not asked for an association yet, and never blocks on one: a peer
         # that drips its request costs the others nothing. Only a whole request is worth a thread of its own.
         for key, _ in self._selector.select(self._until_next_deadline()):
-            if isinstance(key.data, _Pending):
+            if isinstance(key.data, PendingConnection):
                 if key.data in self._waiting:  # an accept of the same turn may have put it out
                     self._serve(key.data)
             elif key.data is not None:
@@ -139,7 +113,7 @@ class ConnectionAcceptor:
         now = time.monotonic()
         for pending in [expired for expired in self._waiting if expired.deadline <= now]:
             log.info("connection closed: no association in time", peer=pending.address, stage=pending.stage.name)
-            if pending.stage is not _Stage.AWAIT_CLOSE:
+            if pending.stage is not ConnectionStage.AWAIT_CLOSE:
                 self._tell_refusal(pending.address, NO_REQUEST)
             self._close(pending)
 
@@ -182,7 +156,7 @@ class ConnectionAcceptor:
         # DIMSE is question and answer in small PDUs: Nagle's algorithm would hold each answer until the peer's delayed
         # ACK.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stage = _Stage.REQUEST
+        stage = ConnectionStage.REQUEST
         if context is not None:
             try:
                 # The handshake is made step by step in `_serve`, as its bytes come: made here it would have to block.
@@ -191,8 +165,8 @@ class ConnectionAcceptor:
                 log.info("connection lost before TLS", peer=address, why=str(error))
                 connection.close()
                 return
-            stage = _Stage.HANDSHAKE
-        pending = _Pending(
+            stage = ConnectionStage.HANDSHAKE
+        pending = PendingConnection(
             connection=connection,
             address=address,
             is_tls=context is not None,
@@ -203,16 +177,16 @@ class ConnectionAcceptor:
         self._by_address[address] += 1
         self._selector.register(connection, selectors.EVENT_READ, pending)
 
-    def _serve(self, pending: _Pending) -> None:
+    def _serve(self, pending: PendingConnection) -> None:
         """Go on with a pending whose socket is ready."""
         try:
-            if pending.stage is _Stage.HANDSHAKE:
+            if pending.stage is ConnectionStage.HANDSHAKE:
                 # The request may come in the same record as the end of the handshake. It then lies decrypted in the
                 # TLS layer, where select does not see it: go on to read it in this turn.
                 self._shake_hands(pending)
-            if pending.stage is _Stage.REQUEST:
+            if pending.stage is ConnectionStage.REQUEST:
                 self._read_request(pending)
-            elif pending.stage is _Stage.AWAIT_CLOSE:
+            elif pending.stage is ConnectionStage.AWAIT_CLOSE:
                 # Read and dropped: a socket that is closed with unread bytes sends RST, which can destroy our last PDU
                 # before the peer has read it.
                 while pending.connection.recv(_RECV_BYTES):
@@ -230,13 +204,13 @@ class ConnectionAcceptor:
             log.info("connection lost", peer=pending.address, why=error.strerror)
             self._close(pending)
 
-    def _shake_hands(self, pending: _Pending) -> None:
+    def _shake_hands(self, pending: PendingConnection) -> None:
         assert isinstance(pending.connection, ssl.SSLSocket)
         pending.connection.do_handshake()
-        pending.stage = _Stage.REQUEST
+        pending.stage = ConnectionStage.REQUEST
         self._wait_for(pending, selectors.EVENT_READ)
 
-    def _read_request(self, pending: _Pending) -> None:
+    def _read_request(self, pending: PendingConnection) -> None:
         # Never a byte more than the request: what follows belongs to the association's own reader.
         while (missing := pending.missing) > 0:
             data = pending.connection.recv(min(missing, _RECV_BYTES))
@@ -249,7 +223,7 @@ class ConnectionAcceptor:
                 return
         self._hand_over(pending)
 
-    def _is_request(self, pending: _Pending) -> bool:
+    def _is_request(self, pending: PendingConnection) -> bool:
         """Check the header; a pending with another one is sent away."""
         length = int.from_bytes(pending.received[2:6], "big")
         if pending.received[0] != PduType.ASSOCIATE_RQ:
@@ -265,7 +239,7 @@ class ConnectionAcceptor:
             return False
         return True
 
-    def _hand_over(self, pending: _Pending) -> None:
+    def _hand_over(self, pending: PendingConnection) -> None:
         # Before `decide`, which starts the association's thread: the socket is that thread's to read from then on.
         self._selector.unregister(pending.connection)
         arrival = Arrival(
@@ -283,9 +257,9 @@ class ConnectionAcceptor:
         self._tell_refusal(pending.address, rejection.why)
         self._refuse(pending, reject(rejection))
 
-    def _refuse(self, pending: _Pending, last_pdu: bytes) -> None:
+    def _refuse(self, pending: PendingConnection, last_pdu: bytes) -> None:
         """Say why and wait a little for the peer to close: closing first could destroy what it has not read yet."""
-        pending.stage = _Stage.AWAIT_CLOSE
+        pending.stage = ConnectionStage.AWAIT_CLOSE
         pending.received = bytearray()
         pending.deadline = time.monotonic() + LINGER_SECONDS
         pending.connection.send(last_pdu)  # ten bytes into an empty buffer; what does not fit is lost with the pending
@@ -293,15 +267,15 @@ class ConnectionAcceptor:
         # read.
         socket.socket.shutdown(pending.connection, socket.SHUT_WR)
 
-    def _wait_for(self, pending: _Pending, event: int) -> None:
+    def _wait_for(self, pending: PendingConnection, event: int) -> None:
         self._selector.modify(pending.connection, event, pending)
 
-    def _close(self, pending: _Pending) -> None:
+    def _close(self, pending: PendingConnection) -> None:
         self._selector.unregister(pending.connection)
         pending.connection.close()
         self._forget(pending)
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: PendingConnection) -> None:
         del self._waiting[pending]
         self._by_address[pending.address] -= 1
         if not self._by_address[pending.address]:
