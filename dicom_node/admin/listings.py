@@ -277,50 +277,6 @@ def delivery_line(delivery: Delivery, document: Document, study_instance_uid: st
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLine:
-    """One checkpoint as its results show it."""
-
-    name: str
-    version: str
-    device_uid: str
-    results: int
-    first_at: dt.datetime
-    last_at: dt.datetime
-    outcomes: Mapping[str, int]
-
-
-def models(session: Session) -> list[ModelLine]:
-    """The checkpoints that made results, the latest first."""
-    rows = session.execute(
-        select(
-            Result.model_name,
-            Result.model_version,
-            Result.device_uid,
-            Result.outcome,
-            func.count(),
-            func.min(Result.created_at),
-            func.max(Result.created_at),
-        ).group_by(Result.model_name, Result.model_version, Result.device_uid, Result.outcome)
-    ).all()
-    lines: dict[str, list[Any]] = {}
-    for row in rows:
-        lines.setdefault(row[2], []).append(row)
-    model_lines = [
-        ModelLine(
-            name=group[0][0],
-            version=group[0][1],
-            device_uid=uid,
-            results=sum(row[4] for row in group),
-            first_at=min(row[5] for row in group),
-            last_at=max(row[6] for row in group),
-            outcomes={row[3].value: row[4] for row in group},
-        )
-        for uid, group in lines.items()
-    ]
-    return sorted(model_lines, key=lambda line: line.last_at, reverse=True)
-
-
 def delivery_counts(session: Session) -> list[tuple[str, DeliveryState, int]]:
     """(destination, state, how many)."""
     rows = session.execute(

@@ -9,20 +9,16 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import os
-import re
 import socket
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from ipaddress import ip_address
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
+from dicom_node.audit.xml_parts import access_point_type, add_code, add_detail, writable
 from dicom_node.index.tables.core import AuditEvent
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""XML 1.0 section 2.2, production 2, turned round."""
 
 
 class AuditedEvent(Enum):
@@ -160,9 +156,9 @@ def record(
         EventDateTime=now.isoformat(timespec="milliseconds"),
         EventOutcomeIndicator=str(int(outcome)),
     )
-    _code(identification, "EventID", event.value)
+    add_code(identification, "EventID", event.value)
     if event_type is not None:
-        _code(identification, "EventTypeCode", event_type.value)
+        add_code(identification, "EventTypeCode", event_type.value)
     for participant in participants:
         _participant(root, participant)
     source = ET.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"dicom-node@{socket.gethostname()}")
@@ -185,19 +181,8 @@ def record(
             event_id=event.value[0],
             event_type=event_type.value[0] if event_type else "",
             outcome=int(outcome),
-            message=_writable(ET.tostring(root, encoding="unicode")),
+            message=writable(ET.tostring(root, encoding="unicode")),
         )
-    )
-
-
-def _writable(xml: str) -> str:
-    """Without the characters that XML 1.0 has no place for: names and AE titles come from strangers."""
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", xml)
-
-
-def _code(parent: ET.Element, tag: str, code: tuple[str, str]) -> None:
-    ET.SubElement(
-        parent, tag, {"csd-code": code[0], "codeSystemName": "DCM", "originalText": code[1], "displayName": code[1]}
     )
 
 
@@ -211,20 +196,9 @@ def _participant(root: ET.Element, participant: Participant) -> None:
         element.set("UserName", participant.name)
     if participant.address:
         element.set("NetworkAccessPointID", participant.address)
-        element.set("NetworkAccessPointTypeCode", _access_point_type(participant.address))
+        element.set("NetworkAccessPointTypeCode", access_point_type(participant.address))
     if participant.role:
-        _code(element, "RoleIDCode", ROLES[participant.role])
-
-
-def _access_point_type(address: str) -> str:
-    """NetworkAccessPointTypeCode: 1 a machine's name, 2 an IP address, 5 a URI."""
-    if "://" in address:
-        return "5"
-    try:
-        ip_address(address)
-    except ValueError:
-        return "1"
-    return "2"
+        add_code(element, "RoleIDCode", ROLES[participant.role])
 
 
 def _study(root: ET.Element, study: AboutStudy) -> None:
@@ -236,7 +210,7 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
         ParticipantObjectTypeCode="2",
         ParticipantObjectTypeCodeRole="3",
     )
-    _code(element, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
+    add_code(element, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
     # The schema of section A.5.1 wants a name or a query in every object, also where there is none to give.
     ET.SubElement(element, "ParticipantObjectName")
     description = ET.SubElement(element, "ParticipantObjectDescription")
@@ -268,9 +242,9 @@ def _query(root: ET.Element, query: AskedQuery) -> None:
         ParticipantObjectTypeCode="2",
         ParticipantObjectTypeCodeRole="3",
     )
-    _code(element, "ParticipantObjectIDTypeCode", ("110181", "SOP Class UID"))
+    add_code(element, "ParticipantObjectIDTypeCode", ("110181", "SOP Class UID"))
     ET.SubElement(element, "ParticipantObjectQuery").text = base64.b64encode(query.identifier).decode()
-    _detail(element, "TransferSyntax", query.transfer_syntax_uid)
+    add_detail(element, "TransferSyntax", query.transfer_syntax_uid)
 
 
 def _audit_log(root: ET.Element, uri: str) -> None:
@@ -291,14 +265,9 @@ def _alert(root: ET.Element, alert: str, about_node: str) -> None:
     element = ET.SubElement(
         root, "ParticipantObjectIdentification", ParticipantObjectID=about_node, ParticipantObjectTypeCode="2"
     )
-    _code(element, "ParticipantObjectIDTypeCode", ("110182", "Node ID"))
+    add_code(element, "ParticipantObjectIDTypeCode", ("110182", "Node ID"))
     ET.SubElement(element, "ParticipantObjectName").text = about_node
-    _detail(element, "Alert Description", alert)
-
-
-def _detail(element: ET.Element, kind: str, text: str) -> None:
-    value = base64.b64encode(text.encode()).decode()
-    ET.SubElement(element, "ParticipantObjectDetail", type=kind, value=value)
+    add_detail(element, "Alert Description", alert)
 
 
 def forget(session: Session, *, before: dt.datetime) -> int:

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
-
 from dicom_node.context import NodeContext
 from dicom_node.errors import AnalysisError, NodeError
 from dicom_node.index.tables.models import ModelServing
@@ -26,7 +24,8 @@ from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess
 from dicom_node.serving.predictor import PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
-from dicom_node.system.process_identity import ProcessIdentity, describe_process, machine
+from dicom_node.serving.status import forget_dead_workers
+from dicom_node.system.process_identity import describe_process
 
 log = get_logger(__name__)
 
@@ -205,7 +204,11 @@ class ServingModels:
 
     def _watch(self) -> None:
         """Keep the row alive and end what nobody needs, also while a large checkpoint takes minutes to load."""
-        self._forget_dead_workers()
+        try:
+            with self._node.database.write() as session:
+                forget_dead_workers(session, own=self._worker)
+        except NodeError as error:
+            log.error("rows of dead workers stay", error=str(error))
         while not self._closed.wait(WATCH_SECONDS):
             if not self._models and not self._failures:
                 continue  # no study came yet
@@ -289,19 +292,3 @@ class ServingModels:
             log.error("who answers is not in the index", error=str(error))
             return
         self._said, self._said_at = status, time.monotonic()
-
-    def _forget_dead_workers(self) -> None:
-        """Delete the rows of worker processes of this machine that are gone."""
-        try:
-            with self._node.database.write() as session:
-                here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
-                names = list(session.scalars(select(ModelServing.worker).where(here)))
-                gone = [name for name in names if _is_gone(name)]
-                session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, self._worker])))
-        except NodeError as error:
-            log.error("rows of dead workers stay", error=str(error))
-
-
-def _is_gone(worker: str) -> bool:
-    process = ProcessIdentity.parse(worker)
-    return process is not None and process.is_gone()

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.models import ModelEvent, ModelServing
 from dicom_node.serving.promotion import ModelsError, champion
-from dicom_node.system.process_identity import shown_name
+from dicom_node.system.process_identity import ProcessIdentity, machine, shown_name
 from model.checkpoints import registry
 from model.checkpoints.registry import ModelEntry
 from model.errors import CheckpointError
@@ -144,3 +144,16 @@ def folder_of(models_dir: Path, name: str) -> Path:
         known = ", ".join(e.folder.name for e in registry.list_models(models_dir)) or "none"
         raise ModelsError(f"there is no checkpoint {name!r} in {models_dir}; there are: {known}")
     return entry.folder
+
+
+def forget_dead_workers(session: Session, *, own: str) -> None:
+    """Delete the rows of worker processes of this machine that are gone, and the one of this name."""
+    here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
+    names = list(session.scalars(select(ModelServing.worker).where(here)))
+    gone = [name for name in names if _is_gone(name)]
+    session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, own])))
+
+
+def _is_gone(worker: str) -> bool:
+    process = ProcessIdentity.parse(worker)
+    return process is not None and process.is_gone()

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node.admin import listings as reading
+from dicom_node.admin import model_listing
 from dicom_node.config import Role
 from dicom_node.drift import weekly as weeks
 from dicom_node.drift.prognosis import CAME_TRUE
@@ -34,7 +34,7 @@ def overview(call: Call) -> Response:
     with node.database.read() as session:
         challenger = shadow.challenger(session, node.settings)
         values: dict[str, Any] = {
-            "made": reading.models(session),
+            "made": model_listing.models(session),
             "serving": serving_lines(session, node.clock()),
             "history": history_lines(session, limit=50),
             "night": session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none(),
