@@ -12,16 +12,8 @@ from model.errors import PixelError
 from model.questions.prompts import render_conversation
 from training.data.datasets import load_image
 from training.evaluation.report import picture_url
-from training.instructions.streams import (
-    Conversation,
-    ExpertText,
-    InstructionOptions,
-    LongAnswers,
-    conversations,
-    mix_pools,
-    mixing_weights,
-    pools_of,
-)
+from training.instructions.mixing import mix_pools, mixing_weights, pools_of
+from training.instructions.streams import Conversation, ExpertText, InstructionOptions, LongAnswers, conversations
 from training.records.drops import DataError, DropReport
 from training.records.record import Record
 

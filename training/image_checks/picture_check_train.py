@@ -21,14 +21,8 @@ from safetensors.numpy import load_file, save_file
 from model.checks.frontal_view import check_view
 from model.checks.plausibility import PictureMeasures, coarse_square, measure, normalise, picture_fault
 from model.images.display import from_grey
-from training.image_checks.view_check_data import (
-    OTHER_FAMILIES,
-    Grey,
-    expose_film,
-    lateral_sample,
-    move_film,
-    other_sample,
-)
+from training.image_checks.drawn_pictures import Grey
+from training.image_checks.view_check_data import OTHER_FAMILIES, expose_film, lateral_sample, move_film, other_sample
 from training.image_checks.view_check_train import frontals, phantoms
 
 COMPONENTS = 40

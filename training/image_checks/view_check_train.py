@@ -26,9 +26,8 @@ from torch.nn import functional
 
 from model.checks.frontal_view import FRONTAL_FLOOR, KINDS, ROTATIONS, SIDE, forward, view_input
 from model.images.display import from_grey, load_picture
+from training.image_checks.drawn_pictures import CANVAS, Grey
 from training.image_checks.view_check_data import (
-    CANVAS,
-    Grey,
     ViewSample,
     chest_sample,
     expose_film,

@@ -7,8 +7,7 @@ training taught.
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,7 +26,7 @@ from model.questions.grammar import Tense, parse_events, write_events
 from model.questions.prompts import PromptLayout, Turn, context_text
 from training.instructions.turns import FlaggedTurn, events_of_truth, lumen_turns, make_closed_turns, prediction_turns
 from training.records.drops import DropReport
-from training.records.record import ImageRef, Record
+from training.records.record import ImageRef, Record, days_between
 from training.records.truth import PairTruth
 
 
@@ -181,20 +180,6 @@ def _parts(
             )
 
 
-def days_between(images: Sequence[ImageRef]) -> tuple[int | None, ...]:
-    """Days between each image and the last one; None where a date is not known, empty for a single image."""
-
-    def day(image: ImageRef) -> dt.date | None:
-        try:
-            return dt.datetime.fromisoformat(image.when).date()
-        except ValueError:
-            return None  # a follow-up number, or nothing
-
-    dates = [day(image) for image in images]
-    last = dates[-1]
-    return tuple(None if date is None or last is None else (last - date).days for date in dates[:-1])
-
-
 def _foretold(record: Record, future: PairTruth, options: InstructionOptions) -> Iterator[_Part]:
     """Parts on the next image, asked of the current one, of it with its prior, and of as many as are let in."""
     turns = prediction_turns(future) if options.closed else []
@@ -306,42 +291,3 @@ def _chosen(
     kept += absent
     order = rng.permutation(len(kept))[: options.max_turns]
     return tuple(kept[number] for number in order)
-
-
-def mixing_weights(counts: Mapping[Stream, int], temperature: float) -> dict[Stream, float]:
-    """Share of each stream, ∝ count^(1/temperature): 1 keeps the counts, infinity makes all streams equal.
-
-    Raises ValueError for a temperature below 1 (it would starve the small streams further).
-    """
-    if temperature < 1:
-        raise ValueError("the mixing temperature is at least 1")
-    raised = {stream: float(count) ** (1 / temperature) for stream, count in counts.items() if count}
-    total = sum(raised.values())
-    return {stream: value / total for stream, value in raised.items()}
-
-
-def mix_pools(
-    pools: Mapping[Stream, Sequence[Conversation]], *, temperature: float, seed: int, length: int
-) -> Iterator[Conversation]:
-    """`length` conversations drawn stream by stream with the mixing weights; each pool is gone through in its own
-    shuffled order and begun again when it is used up, so that nothing is drawn twice before all were drawn once."""
-    rng = np.random.default_rng(seed)
-    weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
-    names = list(weights)
-    cycles = {name: _cycle(pools[name], np.random.default_rng([seed, number])) for number, name in enumerate(names)}
-    for _ in range(length if names else 0):
-        yield next(cycles[names[int(rng.choice(len(names), p=list(weights.values())))]])
-
-
-def _cycle(pool: Sequence[Conversation], rng: np.random.Generator) -> Iterator[Conversation]:
-    while True:
-        for number in rng.permutation(len(pool)):
-            yield pool[number]
-
-
-def pools_of(made: Iterable[Conversation]) -> dict[Stream, list[Conversation]]:
-    """Conversations sorted by stream, for `mix_pools`."""
-    pools: dict[Stream, list[Conversation]] = {}
-    for conversation in made:
-        pools.setdefault(conversation.stream, []).append(conversation)
-    return pools

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -34,6 +36,20 @@ class ImageRef:
     study_id: str = ""
     view: str | None = None
     when: str = ""
+
+
+def days_between(images: Sequence[ImageRef]) -> tuple[int | None, ...]:
+    """Days between each image and the last one; None where a date is not known, empty for a single image."""
+
+    def day(image: ImageRef) -> dt.date | None:
+        try:
+            return dt.datetime.fromisoformat(image.when).date()
+        except ValueError:
+            return None  # a follow-up number, or nothing
+
+    dates = [day(image) for image in images]
+    last = dates[-1]
+    return tuple(None if date is None or last is None else (last - date).days for date in dates[:-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

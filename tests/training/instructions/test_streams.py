@@ -16,16 +16,8 @@ from model.questions.battery import PREDICTION_TEXT, QuestionType, battery, clos
 from model.questions.grammar import Tense, parse_events
 from model.questions.prompts import render_conversation
 from model.schema import Change, PatientContext
-from training.instructions.streams import (
-    Conversation,
-    InstructionOptions,
-    PredictionInputs,
-    Stream,
-    conversations,
-    mix_pools,
-    mixing_weights,
-    pools_of,
-)
+from training.instructions.mixing import mix_pools, mixing_weights, pools_of
+from training.instructions.streams import Conversation, InstructionOptions, PredictionInputs, Stream, conversations
 from training.instructions.turns import events_of_truth
 from training.phantom.sampling import sample_pair
 from training.phantom.scene import PHANTOM_FINDINGS
