@@ -8,7 +8,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
-from dicom_node.dicom.read import convert_values
+from dicom_node.dicom.convert import convert_values
 from dicom_node.errors import UnreadableObjectError
 
 

@@ -20,10 +20,11 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_node.dicom.convert import MAX_DEPTH, MAX_VALUES, convert_values
 from dicom_node.dicom.elements import Encoding, Ends, elements, items
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta, part10_header, read_meta
-from dicom_node.dicom.read import MAX_BYTES, MAX_DEPTH, MAX_VALUES, convert_values, read_data_set, read_object
+from dicom_node.dicom.read import MAX_BYTES, read_data_set, read_object
 from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.errors import StorageError, UnreadableObjectError
 from dicom_node.priors import facts_of

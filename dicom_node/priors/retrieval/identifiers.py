@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydicom import Dataset
 
-from dicom_node.dicom.read import convert_values
+from dicom_node.dicom.convert import convert_values
 from dicom_node.errors import UnreadableObjectError
 
 MEANINGS = {
