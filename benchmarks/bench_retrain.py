@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench_study import START, study_seconds
-from dicom_node.analysis.study import Setting
+from dicom_node.analysis.prepared import Setting
 from dicom_node.config import ModelSection, RetrainSection
 from dicom_node.priors.types import PriorPolicy
 from dicom_node.retrain.scheduled_run import PAUSE_VARIABLE, QUIET_SECONDS

@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.config import ModelSection
 from dicom_node.priors.types import PriorPolicy
 from dicom_node.report.documents import build_documents

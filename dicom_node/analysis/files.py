@@ -6,8 +6,9 @@ import datetime as dt
 from pathlib import Path
 
 from dicom_node.analysis.outputs import write_outputs
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import StoredImage, read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.config import Settings
 from dicom_node.errors import AnalysisError, UsageError
 from dicom_node.priors import policy_of

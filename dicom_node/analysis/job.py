@@ -17,8 +17,9 @@ from dicom_node.analysis.earlier_results import EarlierResults
 from dicom_node.analysis.later_studies import report_next_anew
 from dicom_node.analysis.outputs import write_result
 from dicom_node.analysis.predecessors import predecessors_of, replacing_all
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import StoredImage, damaged_image, read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.context import NodeContext
 from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of

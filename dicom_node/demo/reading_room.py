@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from dicom_node.analysis.earlier_results import EarlierReadings
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import StoredImage, read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.config import Settings
 from dicom_node.priors import policy_of
 from dicom_node.report.label_positions import LabelBox, label_boxes

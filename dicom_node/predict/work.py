@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from dicom_node.analysis.prepared import PreparedStudy, Setting
 from dicom_node.analysis.stored_images import Decode, StoredImage
-from dicom_node.analysis.study import PreparedStudy, Setting, finish_study, prepare_study
+from dicom_node.analysis.study import finish_study, prepare_study
 from dicom_node.bulk.work import BulkError, Work
 from dicom_node.config import ModelSection, StorageSection
 from dicom_node.errors import AnalysisError

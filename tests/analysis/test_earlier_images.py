@@ -11,8 +11,9 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import StoredImage, read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.priors import PriorPolicy
 from dicom_node.report.render.text import as_text
 from dicom_node.report.request import ReportRequest

@@ -10,8 +10,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import StoredImage, read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables.core import Outcome

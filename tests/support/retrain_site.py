@@ -12,8 +12,9 @@ from sqlalchemy import delete, select
 
 from dicom_node.admin.import_folder import import_files
 from dicom_node.analysis.job import _result_row, handler
+from dicom_node.analysis.prepared import Setting
 from dicom_node.analysis.stored_images import read_stored
-from dicom_node.analysis.study import Setting, analyse_study
+from dicom_node.analysis.study import analyse_study
 from dicom_node.context import NodeContext
 from dicom_node.feedback import record as feedback
 from dicom_node.feedback.record import Aspect, FeedbackWord, Source
