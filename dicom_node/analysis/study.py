@@ -17,15 +17,12 @@ from dicom_node.analysis.prepared import PreparedImage, PreparedStudy, Setting
 from dicom_node.analysis.requests import request_of_abstention, request_of_refusal, request_with_answer
 from dicom_node.analysis.stored_images import LookedImages, StoredImage, checked
 from dicom_node.dicom.rejection_notes import withdrawn_by
-from dicom_node.logs import get_logger
 from dicom_node.priors import select_current
 from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
 from dicom_node.serving.predictor import ask_together
 from model.errors import InferenceError
 from model.schema import AbstainReason, Prediction
-
-log = get_logger(__name__)
 
 
 def analyse_study(
