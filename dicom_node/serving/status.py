@@ -34,6 +34,19 @@ class Effect:
     seconds: float
 
 
+def forget_dead_workers(session: Session, *, own: str) -> None:
+    """Delete the rows of worker processes of this machine that are gone, and the one of this name."""
+    here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
+    names = list(session.scalars(select(ModelServing.worker).where(here)))
+    gone = [name for name in names if _is_gone(name)]
+    session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, own])))
+
+
+def _is_gone(worker: str) -> bool:
+    process = ProcessIdentity.parse(worker)
+    return process is not None and process.is_gone()
+
+
 def model_lines(node: NodeContext, *, shadow: str = "") -> list[dict[str, Any]]:
     """Every checkpoint of the models folder, the configured model last."""
     serving = champion(node.models_dir)
@@ -144,16 +157,3 @@ def folder_of(models_dir: Path, name: str) -> Path:
         known = ", ".join(e.folder.name for e in registry.list_models(models_dir)) or "none"
         raise ModelsError(f"there is no checkpoint {name!r} in {models_dir}; there are: {known}")
     return entry.folder
-
-
-def forget_dead_workers(session: Session, *, own: str) -> None:
-    """Delete the rows of worker processes of this machine that are gone, and the one of this name."""
-    here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
-    names = list(session.scalars(select(ModelServing.worker).where(here)))
-    gone = [name for name in names if _is_gone(name)]
-    session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, own])))
-
-
-def _is_gone(worker: str) -> bool:
-    process = ProcessIdentity.parse(worker)
-    return process is not None and process.is_gone()
