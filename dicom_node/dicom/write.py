@@ -43,6 +43,7 @@ def part10_bytes(dataset: Dataset) -> bytes:
     if not body:
         dataset.save_as(header, enforce_file_format=True)
         return header.getvalue()
+    # pydicom writes preamble and File Meta Information; the data set behind them is already encoded.
     bare = Dataset()
     bare.file_meta = dataset.file_meta
     bare.save_as(header, enforce_file_format=True)

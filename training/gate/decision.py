@@ -173,6 +173,7 @@ def _not_below(name: str, first: float, second: float, margin: float, cases: int
     if not (math.isfinite(first) and math.isfinite(second)):
         return GateCheck(name=name, passed=None, words=f"{name}: not known on this set, not judged", cases=cases)
     limit = first - margin
+    # A fall of exactly the margin is not above it, whatever the rounding.
     passed = second >= limit - 1e-9
     judged = f" over {of}" if of else ""
     verdict = "holds" if passed else f"falls by more than {margin:.3g}"

@@ -63,6 +63,7 @@ class FilmObservation:
 
 def stationary(chain: Chain) -> Matrix:
     """The distribution [S] that a step leaves as it is: courses start in it, so that no film is special."""
+    # The row of ones asks for a sum of 1: without it nothing at all would solve the equations too.
     weights = np.vstack([chain.step.T - np.eye(chain.size), np.ones(chain.size)])
     target = np.zeros(chain.size + 1)
     target[-1] = 1.0
@@ -94,6 +95,7 @@ def filter_states(chain: Chain, films: Sequence[FilmObservation], steps: int, *,
     across = chain.across(steps)
     belief = start
     for number, seen in enumerate(films):
+        # Scaled to 1 at each film: the plain product of a long course would run into zero.
         belief = (belief @ across if number else belief) * likelihood(chain, seen)
         total = belief.sum()
         if total <= 0:
@@ -108,6 +110,7 @@ def sample_states(chain: Chain, steps: int, films: int, rng: Generator, *, start
     states = [int(rng.choice(chain.size, p=start))]
     for _ in range(films - 1):
         row = across[states[-1]]
+        # A matrix power sums to 1 but for rounding, which `choice` does not forgive.
         states.append(int(rng.choice(chain.size, p=row / row.sum())))
     return states
 

@@ -108,6 +108,7 @@ class Hl7Listener:
         task = asyncio.current_task()
         assert task is not None
         address = str(writer.get_extra_info("peername")[0])
+        # Counted before this one is in the set.
         full = len(self._connections) >= self._settings.max_connections
         self._connections.add(task)
         try:
@@ -128,6 +129,7 @@ class Hl7Listener:
 
     def _admits(self, address: str) -> bool:
         parsed = ip_address(address.split("%")[0])
+        # A socket for both families shows an IPv4 peer as ::ffff:a.b.c.d, which is in no IPv4 network.
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         allowed = self._settings.addresses
         return not allowed or any(parsed.version == network.version and parsed in network for network in allowed)
@@ -152,6 +154,7 @@ class Hl7Listener:
                 await self._answer(writer, self._refusal(await reader.read(HEAD_BYTES), text, "AR"))
                 log.warning("HL7 connection ended: message too long", address=address)
                 return
+            # In a thread: a commit that waits for the index would hold up every other sender.
             answer = await self._loop.run_in_executor(None, self._take, frame[:-1], address)
             await self._answer(writer, answer)
 
