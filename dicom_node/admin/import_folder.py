@@ -67,9 +67,9 @@ def import_files(files: list[Path], node: NodeContext, *, purpose: StudyPurpose)
     before is only looked up, so an import that was interrupted goes on where it ended. Raises StorageError where the
     store cannot take any more.
     """
-    wanted = storage_classes(node.settings.receive.sop_classes)
+    sop_classes = storage_classes(node.settings.receive.sop_classes)
     for path in files:
-        yield path, _take(path, node, wanted, purpose)
+        yield path, _take(path, node, sop_classes, purpose)
 
 
 def summary(taken: Iterator[tuple[Path, Taken]]) -> Imported:

@@ -61,7 +61,7 @@ def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.da
     without_row, without_file = _differences(database, store)
     counts = Counter(_recover_row(database, store, path, clock()) for path in without_row)
     missing = _still_missing(database, store, without_file)
-    found = Recovered(
+    recovered = Recovered(
         orphans_removed=orphans,
         indexed=counts[_Ended.INDEXED],
         surplus_removed=counts[_Ended.SURPLUS],
@@ -69,12 +69,12 @@ def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.da
         unreadable=counts[_Ended.UNREADABLE],
         missing=missing,
     )
-    if found != Recovered():
-        numbers = {name: value for name, value in asdict(found).items() if name != "missing"}
+    if recovered != Recovered():
+        numbers = {name: value for name, value in asdict(recovered).items() if name != "missing"}
         log.warning("recovered", **numbers, rows_without_file=len(missing))
     if missing:
         log.error("instances of the index have lost their file", count=len(missing), sop_instance_uids=missing[:20])
-    return found
+    return recovered
 
 
 class _Ended(StrEnum):

@@ -128,8 +128,8 @@ def _retrieve(
             break
     arrived = _wait_for_images(node, uid, series, expected or 1, patient=failure is None)
     if arrived < (expected or 1):
-        said = str(failure) if failure else f"the archive {peer.name!r} said success"
-        raise RetrieveError(f"{said}; {arrived} of {expected if expected is not None else 'the'} images arrived")
+        outcome = str(failure) if failure else f"the archive {peer.name!r} said success"
+        raise RetrieveError(f"{outcome}; {arrived} of {expected if expected is not None else 'the'} images arrived")
     if failure is not None and expected is None:
         raise failure
 
@@ -148,12 +148,12 @@ def _wait_for_images(
 
 
 def _count_arrived(node: NodeContext, uid: str, series: Sequence[RemoteSeries]) -> int:
-    wanted = Study.study_instance_uid == uid
+    condition = Study.study_instance_uid == uid
     if series:
-        wanted &= Series.series_instance_uid.in_([s.series_instance_uid for s in series])
+        condition &= Series.series_instance_uid.in_([s.series_instance_uid for s in series])
     counted = select(func.count(Instance.id)).select_from(Instance).join(Instance.series).join(Series.study)
     with node.database.read() as session:
-        return session.scalar(counted.where(wanted)) or 0
+        return session.scalar(counted.where(condition)) or 0
 
 
 def holds_frontal_chest(uid: str, policy: PriorPolicy, node: NodeContext) -> bool:
