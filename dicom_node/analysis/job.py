@@ -201,6 +201,8 @@ def _commit(
             log.info("a result on an earlier film came during the analysis; it is done once more")
             jobs.postpone(session, job)
             return
+        # Before anything is written, for it is fenced by the lease: what follows is written only by the worker that
+        # still holds the job. And a job whose analysis is out of date ends all the same.
         jobs.complete(session, job)
         study = session.get_one(Study, study_pk)
         if study.revision != int(job.payload["revision"]):

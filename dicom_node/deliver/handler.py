@@ -162,6 +162,8 @@ def _prove(task: Task, association: Association, reports: ReportReceiver, *, pro
         )
     else:  # a request that itself failed is no report that did not come: the job's own attempts end it
         transaction_uid = str(generate_uid(prefix=None))
+        # Committed before the request leaves: the report may come before the answer to the request, and to the
+        # receiver.
         note_proof_request(task, transaction_uid)
         request_commitment(
             association,

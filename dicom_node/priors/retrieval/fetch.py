@@ -130,6 +130,7 @@ def _retrieve(
     if arrived < (expected or 1):
         outcome = str(failure) if failure else f"the archive {peer.name!r} said success"
         raise RetrieveError(f"{outcome}; {arrived} of {expected if expected is not None else 'the'} images arrived")
+    # Without a number from the archive nobody can tell whether all of it came before the failure.
     if failure is not None and expected is None:
         raise failure
 
