@@ -41,7 +41,10 @@ QUIET_LOGGERS: Mapping[str, int] = {
     # pydicom quotes the values that it complains about.
     "pydicom": logging.CRITICAL + 1,
     "highdicom": logging.CRITICAL + 1,
-    "dicomweb_client": logging.WARNING,
+    # Both quote what names a patient: the Warning header of an answer, and the query of its address.
+    "dicomweb_client": logging.ERROR,
+    "urllib3": logging.ERROR,
+    "retrying": logging.ERROR,
     "sqlalchemy": logging.WARNING,
     # One line per request would carry search words of the work list.
     "uvicorn.access": logging.CRITICAL + 1,

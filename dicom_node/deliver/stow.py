@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import ParseError
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import requests
 from dicomweb_client.api import DICOMwebClient
@@ -10,10 +11,16 @@ from pydicom import Dataset
 
 from dicom_node.config import DeliverySection, Destination
 from dicom_node.deliver import peer
+from dicom_node.dicom.bounded_answers import MAX_JSON_BYTES, AnswerLimits, AnswerTooLongError, bound_answers
+from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.errors import DeliveryError
 
 DUPLICATE = 0x0111
 """Failure Reason of PS3.18 table I.2-2 for an instance that the service has already."""
+
+
+MAX_REASONS = 10
+"""Failure reasons of an answer that are told; one document is sent at a time."""
 
 
 def open_client(destination: Destination, settings: DeliverySection) -> DICOMwebClient:
@@ -21,6 +28,8 @@ def open_client(destination: Destination, settings: DeliverySection) -> DICOMweb
     session = requests.Session()
     session.trust_env = False  # a proxy variable of some shell must not carry patient data elsewhere …
     session.max_redirects = 0  # … and neither must the answer of a server
+    seconds = settings.response_seconds
+    bound_answers(session, AnswerLimits(most_bytes=MAX_JSON_BYTES, most_seconds=seconds), head_seconds=seconds)
     if destination.tls is not None:
         session.verify = str(destination.tls.ca)
         if destination.tls.certificate is not None:
@@ -32,83 +41,84 @@ def open_client(destination: Destination, settings: DeliverySection) -> DICOMweb
         except OSError as error:
             raise DeliveryError(f"token_file of {destination.name} cannot be read: {error.strerror}") from error
         session.headers["Authorization"] = f"Bearer {token}"
-    client = DICOMwebClient(
-        url=str(destination.url), session=session, timeout=(settings.connect_seconds, settings.response_seconds)
-    )
+    client = DICOMwebClient(url=str(destination.url), session=session, timeout=(settings.connect_seconds, seconds))
     client.set_http_retry_params(retry=False)  # the job queue retries, with a longer breath and on the record
     return client
 
 
 def store(client: DICOMwebClient, dataset: Dataset, reference: peer.InstanceReference) -> None:
     """STOW-RS one document. Returns where the service has it; raises DeliveryError."""
-    try:
-        answer = client.store_instances([dataset], reference.study_instance_uid)
-    except requests.HTTPError as error:
-        if error.response is not None and error.response.status_code == requests.codes.conflict:
+    with _map_errors("STOW-RS"):
+        try:
+            answer = client.store_instances([dataset], reference.study_instance_uid)
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code != requests.codes.conflict:
+                raise
             if _is_duplicate(error.response) or found(client, reference):
                 return
             raise peer.RefusedError(f"STOW-RS refused the document (409){_reason(error.response)}") from error
-        raise _as_delivery_error(error, "STOW-RS") from error
-    except requests.TooManyRedirects as error:
-        raise _elsewhere("STOW-RS") from error
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise peer.DestinationUnreachableError(f"STOW-RS: {_short(error)}") from error
-    except (requests.RequestException, ValueError, KeyError, ParseError) as error:
-        raise DeliveryError(f"the answer to STOW-RS is not understood: {_short(error)}") from error
-    stored = {str(item.get("ReferencedSOPInstanceUID", "")) for item in answer.get("ReferencedSOPSequence") or []}
+        stored = {str(item.get("ReferencedSOPInstanceUID", "")) for item in answer.get("ReferencedSOPSequence") or []}
     if reference.sop_instance_uid not in stored and not found(client, reference):
         raise peer.RefusedError("the answer to STOW-RS does not list the document as stored")
 
 
 def found(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
-    """Tell whether QIDO-RS lists exactly this object."""
-    try:
-        matches = client.search_for_instances(
-            reference.study_instance_uid,
-            reference.series_instance_uid,
-            search_filters={"SOPInstanceUID": reference.sop_instance_uid},
-        )
-    except requests.HTTPError as error:
-        if error.response is not None and error.response.status_code == requests.codes.not_found:
+    """Tell whether QIDO-RS lists exactly this object. Raises DeliveryError."""
+    with _map_errors("QIDO-RS"):
+        try:
+            matches = client.search_for_instances(
+                reference.study_instance_uid,
+                reference.series_instance_uid,
+                search_filters={"SOPInstanceUID": reference.sop_instance_uid},
+            )
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code != requests.codes.not_found:
+                raise
             return False
-        raise _as_delivery_error(error, "QIDO-RS") from error
-    except requests.TooManyRedirects as error:
-        raise _elsewhere("QIDO-RS") from error
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise peer.DestinationUnreachableError(f"QIDO-RS: {_short(error)}") from error
-    except (requests.RequestException, ValueError) as error:
-        raise DeliveryError(f"the answer to QIDO-RS is not understood: {_short(error)}") from error
-    return any(reference.sop_instance_uid in match.get("00080018", {}).get("Value", []) for match in matches)
+        return any(match.get("SOPInstanceUID") == reference.sop_instance_uid for match in data_sets_of_json(matches))
 
 
 def check(destination: Destination, settings: DeliverySection) -> None:
     """Check that the service answers a query at all (for `dicom-node echo`). Raises DeliveryError."""
-    try:
+    with _map_errors("QIDO-RS"):
         open_client(destination, settings).search_for_studies(limit=1)
+
+
+@contextmanager
+def _map_errors(what: str) -> Iterator[None]:
+    """Map whatever the client and the answer can raise to DeliveryError."""
+    try:
+        yield
     except requests.HTTPError as error:
-        raise _as_delivery_error(error, "QIDO-RS") from error
+        raise _as_delivery_error(error, what) from error
     except requests.TooManyRedirects as error:
-        raise _elsewhere("QIDO-RS") from error
-    except requests.RequestException as error:
-        raise peer.DestinationUnreachableError(f"{destination.name}: {_short(error)}") from error
-    except ValueError as error:
-        raise DeliveryError(f"the answer to QIDO-RS is not understood: {_short(error)}") from error
+        raise _elsewhere(what) from error
+    except AnswerTooLongError as error:
+        raise DeliveryError(f"the answer to {what} is too long: {error}") from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise peer.DestinationUnreachableError(f"{what}: {_short(error)}") from error
+    except DeliveryError:
+        raise
+    except Exception as error:  # the edge to a stranger's answer
+        # Whatever client and parser raise, the queue tries again and says why.
+        raise DeliveryError(f"the answer to {what} is not understood: {_short(error)}") from error
 
 
 def _is_duplicate(response: requests.Response) -> bool:
-    return any(int(item.get("FailureReason", 0) or 0) == DUPLICATE for item in _failures(response))
+    return DUPLICATE in _failure_reasons(response)
 
 
 def _reason(response: requests.Response) -> str:
-    reasons = [f"{int(item.get('FailureReason', 0) or 0):04X}H" for item in _failures(response)]
+    reasons = [f"{reason:04X}H" for reason in _failure_reasons(response)]
     return f", failure reason {', '.join(reasons)}" if reasons else ""
 
 
-def _failures(response: requests.Response) -> list[Dataset]:
-    """The items of Failed SOP Sequence of a JSON answer; none where the answer is of another kind."""
+def _failure_reasons(response: requests.Response) -> list[int]:
+    """Of the items of Failed SOP Sequence of a JSON answer; none where the answer is of another kind."""
     try:
-        return list(Dataset.from_json(response.json()).get("FailedSOPSequence") or [])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        failed = [item for answer in data_sets_of_json([response.json()]) for item in answer.FailedSOPSequence]
+        return [int(item.get("FailureReason") or 0) for item in failed][:MAX_REASONS]
+    except Exception:  # noqa: BLE001 (foreign JSON: whatever it is, it is no reason)
         return []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import http.server
 import io
 import json
@@ -21,12 +23,14 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
+from dicom_node.dicom.bounded_answers import MAX_JSON_BYTES
 from dicom_node.index.tables.core import AuditEvent, DeliveryState, JobState
 from tests.support.certificates import Authority
 from tests.support.common import free_port
 from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result, run_due, run_until_quiet
 
 ALREADY_THERE, OTHER = 0x0111, 0x0110
+BOMB = gzip.compress(b"[" + bytes(2 * MAX_JSON_BYTES), 1)
 
 
 class Fault(StrEnum):
@@ -50,6 +54,14 @@ class Fault(StrEnum):
     """401."""
     FAILS_POLITELY = "fails politely"
     """202 (some were not stored), and in the list the object has failed."""
+    INFLATES = "inflates"
+    """Keeps the object and answers 200 with a bomb."""
+    DRIPS = "drips"
+    """Keeps the object and answers 200 with a blank every now and then, for ever."""
+    HEAD_DRIPS = "head drips"
+    """Keeps the object and never comes to the end of the answer's header."""
+    ODD = "odd"
+    """Keeps the object and answers 409 with a failure reason that is no number."""
     ELSEWHERE = "elsewhere"
     """307 to `elsewhere`."""
 
@@ -68,6 +80,7 @@ class WebArchive:
     warning: int = 0
     """Warning Reason (PS3.18 table I.2-1) of what is stored, with 202."""
     authorisations: set[str | None] = field(default_factory=set)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def take(self, body: bytes, boundary: bytes) -> tuple[int, Dataset]:
         """Status and answer to a STOW-RS request of one object (PS3.18 section 10.5)."""
@@ -120,8 +133,28 @@ def archive(made: WebArchive, *, port: int = 0, tls: ssl.SSLContext | None = Non
             if Fault.CUTS in made.faults:
                 self.close_connection = True
                 return
+            if made.faults & {Fault.DRIPS, Fault.HEAD_DRIPS}:
+                self.drip()
+                return
+            if Fault.INFLATES in made.faults:
+                self.say(200, BOMB, **{"Content-Encoding": "gzip"})
+                return
+            if Fault.ODD in made.faults:
+                self.say(
+                    409, b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": ["soon"]}}, 7]}}'
+                )
+                return
             text = b"<html>all is well" if Fault.GARBAGE in made.faults else answer.to_json().encode()
             self.say(status, text)
+
+        def drip(self) -> None:
+            self.close_connection = True
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            if Fault.DRIPS in made.faults:
+                self.wfile.write(b"Content-Type: application/dicom+json\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not made.ended.wait(0.02):
+                    self.wfile.write(b" " if Fault.DRIPS in made.faults else b"a")
 
         def do_GET(self) -> None:
             wanted = urllib.parse.parse_qs(urllib.parse.urlparse(self.path).query).get("SOPInstanceUID", [""])[0]
@@ -149,6 +182,7 @@ def archive(made: WebArchive, *, port: int = 0, tls: ssl.SSLContext | None = Non
     try:
         yield made
     finally:
+        made.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -170,6 +204,7 @@ def to(port: int, **more: Any) -> dict[str, Any]:
         Fault.BUSY,
         Fault.ANONYMOUS,
         Fault.FAILS_POLITELY,
+        Fault.ODD,
     ],
 )
 def test_a_fault_that_passes_leaves_one_proven_copy(tmp_path: Path, fault: Fault) -> None:
@@ -178,13 +213,36 @@ def test_a_fault_that_passes_leaves_one_proven_copy(tmp_path: Path, fault: Fault
         node = make_node(tmp_path, clock, to(web.port), delivery={"proof_timeout_seconds": 60})
         uids = make_result(node)
         run_due(node)
-        if fault is not Fault.GARBAGE:
+        if fault not in (Fault.GARBAGE, Fault.ODD):
             assert DeliveryState.CONFIRMED not in {row.state for row in deliveries(node)}
         web.faults.clear()
         run_until_quiet(node, clock)
         assert web.kept == dict.fromkeys(uids, 1)
         assert [(row.state, row.proof) for row in deliveries(node)] == [(DeliveryState.CONFIRMED, "find")] * 2
         assert {job.state for job in all_jobs(node)} == {JobState.DONE}
+
+
+ENDLESS = {
+    Fault.INFLATES: "the answer to STOW-RS is too long: more than 64 MiB",
+    Fault.DRIPS: "the answer to STOW-RS is too long: not whole after 1 s",
+    Fault.HEAD_DRIPS: "destination down: STOW-RS: ConnectionError",
+}
+
+
+@pytest.mark.parametrize("fault", ENDLESS)
+def test_answer_without_an_end_is_left_at_the_limit_and_the_document_is_there_once(
+    tmp_path: Path, fault: Fault
+) -> None:
+    clock = Clock()
+    with archive(WebArchive(faults={fault})) as web:
+        node = make_node(tmp_path, clock, to(web.port), delivery={"response_seconds": 1})
+        uids = make_result(node)
+        run_due(node)
+        assert ENDLESS[fault] in {row.last_error for row in deliveries(node)}
+        web.faults.clear()
+        run_until_quiet(node, clock)
+        assert web.kept == dict.fromkeys(uids, 1)
+        assert {row.state for row in deliveries(node)} == {DeliveryState.CONFIRMED}
 
 
 @pytest.mark.parametrize("names_reason", [True, False])

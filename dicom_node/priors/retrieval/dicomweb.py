@@ -13,19 +13,20 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 
 from dicom_node.config import QueryPeer
+from dicom_node.dicom.bounded_answers import (
+    MAX_JSON_BYTES,
+    MAX_PART_BYTES,
+    MAX_RETRIEVE_SECONDS,
+    AnswerLimits,
+    AnswerTooLongError,
+    bound_answers,
+)
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.errors import ArchiveUnreachableError, NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
-from dicom_node.priors.retrieval.bounded_answers import (
-    MAX_JSON_BYTES,
-    MAX_PART_BYTES,
-    MAX_RETRIEVE_SECONDS,
-    AnswerLimits,
-    AnswerTooLongError,
-)
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
 
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -125,7 +126,8 @@ class WebArchive:
 
     def _client(self, seconds: float, limits: AnswerLimits | None = None) -> DICOMwebClient:
         session = requests.Session()
-        session.hooks["response"] = [limits or AnswerLimits(most_bytes=MAX_JSON_BYTES, most_seconds=seconds)]
+        limits = limits or AnswerLimits(most_bytes=MAX_JSON_BYTES, most_seconds=seconds)
+        bound_answers(session, limits, head_seconds=seconds)
         session.trust_env = False  # a proxy variable of some shell must not carry patient data elsewhere
         if self.peer.tls is not None:
             session.verify = str(self.peer.tls.ca)

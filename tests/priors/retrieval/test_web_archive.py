@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from dicom_node.config import QueryPeer, Retrieve
+from dicom_node.config import LoggingSection, QueryPeer, Retrieve
+from dicom_node.dicom.bounded_answers import MAX_JSON_BYTES, MAX_PART_BYTES
 from dicom_node.dicom.part10 import FileMeta
-from dicom_node.errors import RetrieveError
-from dicom_node.priors.retrieval.bounded_answers import MAX_JSON_BYTES, MAX_PART_BYTES
+from dicom_node.errors import ArchiveUnreachableError, RetrieveError
+from dicom_node.logs import configure, get_logger
 from dicom_node.priors.retrieval.dicomweb import WebArchive
 from tests.dicom.test_json import STUDY
 from tests.support.receiver import radiograph
@@ -32,6 +33,9 @@ class Archive:
     encoding: str = ""
     drips: bool = False
     """The answer never ends: a byte every now and then."""
+    head_drips: bool = False
+    """The same in its header."""
+    more_header: tuple[tuple[str, str], ...] = ()
     arrived: list[FileMeta] = field(default_factory=list)
     port: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
@@ -62,6 +66,12 @@ def archive() -> Iterator[Archive]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
+            with contextlib.suppress(OSError):
+                while state.head_drips and not state.ended.wait(0.02):
+                    self.flush_headers()
+                    self.wfile.write(b"a")
+            for line in state.more_header:
+                self.send_header(*line)
             self.send_header("Content-Type", state.kind)
             if state.encoding:
                 self.send_header("Content-Encoding", state.encoding)
@@ -135,6 +145,27 @@ def test_gzipped_answer_is_read(archive: Archive) -> None:
 def test_answer_that_drips_has_failed_after_the_time_of_a_query(archive: Archive) -> None:
     archive.drips = True
     with pytest.raises(RetrieveError, match=r"not whole after 0\.3 s"):
+        archive.open(query_seconds=0.3).studies("P1", "20200101-20260101")
+
+
+def test_odd_header_brings_no_patient_into_the_log(archive: Archive) -> None:
+    """urllib3 warns of a header line that is none with the address and its query; the client quotes a Warning."""
+    archive.body = json.dumps([STUDY]).encode()
+    archive.more_header = (
+        ("Warning", '299 pacs "fuzzy matching of SECRETPATIENT"'),
+        ("X-Odd", "1\r\nno header line"),
+    )
+    out = io.StringIO()
+    configure(LoggingSection(), stream=out)
+    get_logger("test").warning("the log is written")
+    archive.open().studies("SECRETPATIENT", "20200101-20260101")
+    assert "the log is written" in out.getvalue()
+    assert "SECRETPATIENT" not in out.getvalue()
+
+
+def test_header_that_drips_is_cut_after_the_time_of_a_query(archive: Archive) -> None:
+    archive.head_drips = True
+    with pytest.raises(ArchiveUnreachableError, match="'web' cannot be reached by QIDO-RS"):
         archive.open(query_seconds=0.3).studies("P1", "20200101-20260101")
 
 
