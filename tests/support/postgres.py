@@ -10,7 +10,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,6 +32,8 @@ class PostgresServer:
     """A running server; trusts every local client."""
 
     port: int
+    restart: Callable[[], None]
+    """End it as a crash does and start it again; only what was started as durable keeps its last commits."""
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def url(self, database: str) -> str:
@@ -67,11 +69,22 @@ def running_postgres(*, durable: bool = False, options: Sequence[str] = ()) -> I
         run(initdb, "-D", data, "-A", "trust", "-U", ACCOUNT, "-E", "UTF8", "--locale=C", "--no-sync")
         settings = ("-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}")
         arguments = (*settings, *(() if durable else _FAST), *options)
-        run(control, "-D", data, "-w", "-t", "60", "-l", str(folder / "log"), "-o", " ".join(arguments), "start")
-        try:
-            yield PostgresServer(port=port)
-        finally:
+
+        def start() -> None:
+            run(control, "-D", data, "-w", "-t", "60", "-l", str(folder / "log"), "-o", " ".join(arguments), "start")
+
+        def stop() -> None:
             run(control, "-D", data, "-w", "-m", "immediate", "stop")
+
+        def restart() -> None:
+            stop()
+            start()
+
+        start()
+        try:
+            yield PostgresServer(port=port, restart=restart)
+        finally:
+            stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
