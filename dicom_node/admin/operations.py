@@ -26,6 +26,7 @@ from dicom_node.index.tables.core import (
     StudyState,
 )
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.logs import get_logger
 from dicom_node.studies.completion import analyse_key, force
 
@@ -50,7 +51,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     generation = (session.scalar(newest) or 0) + 1
     key = analyse_key(study_instance_uid, study.revision, generation)
     payload = {"study_instance_uid": study_instance_uid, "revision": study.revision, "generation": generation}
-    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=jobs.Priority.BULK):
+    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=Priority.BULK):
         jobs.retry_dead(session, keys=[key])
     study.state = StudyState.COMPLETE
     record_change(session, settings, study, now=now, who=who)

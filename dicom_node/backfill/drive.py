@@ -25,6 +25,7 @@ from dicom_node.index.tables.backfill import (
 )
 from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 
@@ -84,7 +85,7 @@ def _dispatch_range(session: Session, run: BackfillRun, now: dt.datetime) -> Non
     part.state = BackfillRangeState.ASKING
     part.dispatches += 1
     payload = {"run": run.id, "range": part.id, "dispatch": part.dispatches}
-    jobs.enqueue(session, JobKind.BACKFILL, range_key(part), payload, priority=jobs.Priority.BULK)
+    jobs.enqueue(session, JobKind.BACKFILL, range_key(part), payload, priority=Priority.BULK)
 
 
 def _dispatch_items(session: Session, run: BackfillRun, now: dt.datetime) -> None:
@@ -112,7 +113,7 @@ def _dispatch_items(session: Session, run: BackfillRun, now: dt.datetime) -> Non
             "dispatch": item.dispatches,
             "study_instance_uid": item.study_instance_uid,  # retention leaves alone what a job's payload names
         }
-        jobs.enqueue(session, JobKind.BACKFILL, item_key(item), payload, priority=jobs.Priority.BULK)
+        jobs.enqueue(session, JobKind.BACKFILL, item_key(item), payload, priority=Priority.BULK)
     run.next_fetch_at = next_at
 
 

@@ -17,6 +17,7 @@ from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.backfill import BackfillItem, BackfillItemState, BackfillReason, BackfillRun
 from dicom_node.index.tables.core import CompletedBy, JobKind, SearchOutcome, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.logs import get_logger
 from dicom_node.priors.current import select_current
 from dicom_node.priors.policy import policy_of
@@ -115,7 +116,7 @@ def _have_analysed(session: Session, item: BackfillItem, now: dt.datetime) -> No
     item.study_date, item.study_time = study.study_date, study.study_time
     key = analyse_key(study.study_instance_uid, study.revision)
     payload = {"study_instance_uid": study.study_instance_uid, "revision": study.revision, "generation": 1}
-    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=jobs.Priority.BULK):
+    if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=Priority.BULK):
         jobs.restart(session, key)
 
 

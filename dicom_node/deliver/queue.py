@@ -13,6 +13,7 @@ from dicom_node.deliver import transitions
 from dicom_node.index.clock import database_time
 from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Result
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.jobs.upkeep import reschedule
 from dicom_node.report.sr.fallback_classes import variant_uid
 
@@ -42,7 +43,7 @@ def enqueue_deliveries(
     now: dt.datetime,
     *,
     delivery: DeliverySection | None = None,
-    priority: int = jobs.Priority.ROUTINE,
+    priority: Priority = Priority.ROUTINE,
 ) -> int:
     """Make a Delivery row and a job for each document and each destination that wants it; returns how many are new.
 
@@ -92,7 +93,7 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
             JobKind.DELIVER,
             key,
             {"delivery_id": delivery.id},
-            priority=jobs.Priority.BULK,
+            priority=Priority.BULK,
             max_attempts=settings.max_attempts,
         )
         if not made:

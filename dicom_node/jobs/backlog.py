@@ -6,11 +6,12 @@ import datetime as dt
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import case, exists, func, or_, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.index.clock import database_time
 from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, WorkerLane
+from dicom_node.jobs.due import Priority, next_due
 
 UNCLAIMED = dt.timedelta(minutes=5)
 """Due work that has waited for so long while no lane of its kind works is told of."""
@@ -37,22 +38,28 @@ def analyses_have_work(session: Session, *, machine: str | None = None) -> bool:
 
     machine: only those count that run there (`dicom_node.system.process_identity`); a waiting one may come here.
     """
-    is_running = Job.state == JobState.RUNNING
+    running = select(Job.id).where(Job.kind == JobKind.ANALYSE, Job.state == JobState.RUNNING)
     if machine is not None:
-        is_running &= Job.lease_owner.startswith(f"{machine}/", autoescape=True)
-    is_waiting = (Job.state == JobState.READY) & (Job.run_at <= database_time(session))
-    return bool(session.scalar(select(exists().where(Job.kind == JobKind.ANALYSE, or_(is_running, is_waiting)))))
+        running = running.where(Job.lease_owner.startswith(f"{machine}/", autoescape=True))
+    # In the order of the index, as `next_due` says.
+    if session.scalar(running.order_by(Job.priority, Job.run_at, Job.id).limit(1)) is not None:
+        return True
+    return seconds_to_next(session, (JobKind.ANALYSE,), within=dt.timedelta(0)) is not None
 
 
 def seconds_to_next(session: Session, kinds: Collection[JobKind], *, within: dt.timedelta) -> float | None:
     """Return in how many seconds the next job of these kinds is due (0: now), or None where none is due `within`."""
-    now = database_time(session)
-    waiting = Job.kind.in_(list(kinds)) & (Job.state == JobState.READY)
-    is_due = exists().where(waiting, Job.run_at <= now)
-    soon = select(func.min(Job.run_at)).where(waiting, Job.run_at <= database_time(session, within)).scalar_subquery()
-    # One round trip. CASE looks for the soonest, which reads all that are due by then, only where none is due now.
-    run_at, present = session.execute(select(case((is_due, now), else_=soon), now)).one()
-    return None if run_at is None else max(0.0, (run_at - present).total_seconds())
+    soonest, present = _soonest(session, kinds, by=database_time(session, within))
+    return None if soonest is None else max(0.0, (soonest - present).total_seconds())
+
+
+def _soonest(
+    session: Session, kinds: Collection[JobKind], *, by: ColumnElement[dt.datetime]
+) -> tuple[dt.datetime | None, dt.datetime]:
+    """When the first of the ready jobs was due that are due `by` then, and the database's time, in one round trip."""
+    looks = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind in kinds for urgency in Priority]
+    *due, present = session.execute(select(*looks, database_time(session))).one()
+    return min((run_at for run_at in due if run_at is not None), default=None), present
 
 
 def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
@@ -66,8 +73,7 @@ def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     old = database_time(session, -UNCLAIMED)
     found = []
     for kind in JobKind:
-        waiting = (Job.kind == kind) & (Job.state == JobState.READY) & (Job.run_at <= old)
-        due_since = session.scalar(select(Job.run_at).where(waiting).order_by(Job.priority, Job.run_at).limit(1))
+        due_since, _present = _soonest(session, (kind,), by=old)
         if due_since is None:
             continue
         reason = _why_nobody_works(session, kind)

@@ -25,28 +25,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, select, update
+from sqlalchemy import ColumnElement, case, func, update
 from sqlalchemy.orm import Session
 
 from dicom_node.index.clock import database_time
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
+from dicom_node.jobs.due import Priority, next_due
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
 FIRST_RETRY = dt.timedelta(seconds=5)
 LONGEST_RETRY = dt.timedelta(hours=1)
 LOST_AT_EVERY_ATTEMPT = "the worker was lost at every attempt"
-
-
-class Priority:
-    """Lower runs first. A job of lower urgency is claimed only while no more urgent one of its kind is due."""
-
-    ROUTINE = 100
-    BULK = 200
-    """Reprocessing, resending and backfill of many studies: never before what came from the modality tonight, however
-    long it has waited. Routine work that never ends holds it up for ever, which is the order that a hospital wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +65,7 @@ def enqueue(
     payload: Mapping[str, Any],
     *,
     run_at: dt.datetime | None = None,
-    priority: int = Priority.ROUTINE,
+    priority: Priority = Priority.ROUTINE,
     max_attempts: int = 8,
 ) -> bool:
     """Add a job in the caller's transaction, due at `run_at` (None: at once).
@@ -100,27 +92,18 @@ def enqueue(
 def claim(
     session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta | None = None
 ) -> ClaimedJob | None:
-    """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread.
-
-    The order is that of ix_job_next: for one kind one index entry is read, however long the queue is.
-    """
-    # One kind as an equality: behind = the index is read in order, behind IN its rows are sorted.
-    of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
-    # Due times are the database's: the clocks of two machines differ, and neither may start a job early.
-    candidate = (
-        select(Job.id)
-        .where(of_kind, Job.state == JobState.READY, Job.run_at <= database_time(session))
-        .order_by(Job.priority, Job.run_at, Job.id)
-        .limit(1)
-    )
+    """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread."""
+    candidates = [next_due(Job.id, kinds, urgency, by=database_time(session)) for urgency in Priority]
     if session.get_bind().dialect.name == "postgresql":
         # Rows that another claimer is just taking are passed over instead of waited for.
-        candidate = candidate.with_for_update(skip_locked=True)
+        candidates = [candidate.with_for_update(skip_locked=True) for candidate in candidates]
+    # COALESCE looks for less urgent work only where there is none that is more urgent.
+    chosen = func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
     # Choice and change are one statement, and the state is asked again where the row changes: if it has changed hands
     # in between, no row comes back and the lane looks again. Two owners of one job would send a document twice.
     row = session.execute(
         update(Job)
-        .where(Job.id == candidate.scalar_subquery(), Job.state == JobState.READY)
+        .where(Job.id == chosen, Job.state == JobState.READY)
         .values(
             state=JobState.RUNNING,
             attempts=Job.attempts + 1,

@@ -20,6 +20,7 @@ from dicom_node.index.tables.core import Instance, JobKind, Outcome, Result
 from dicom_node.index.tables.models import ModelEventKind, ShadowChoice, ShadowResult
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.backlog import analyses_have_work
+from dicom_node.jobs.due import Priority
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import bound, get_logger
 from dicom_node.notifications import raise_notice
@@ -36,7 +37,7 @@ from model.schema import ModelIdentity, Prediction, StudyPair
 
 log = get_logger(__name__)
 
-PRIORITY = jobs.Priority.BULK + 100
+PRIORITY = Priority.SHADOW
 THREADS = 1
 GIVE_WAY = dt.timedelta(seconds=2)
 """So long a shadow job waits before it looks again whether the analyses have nothing to do."""

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.index.tables.backfill import BackfillItem, BackfillRun
 from dicom_node.index.tables.core import Study, StudyPurpose
-from dicom_node.jobs.queue import Priority
+from dicom_node.jobs.due import Priority
 
 
 def is_report_wanted(session: Session, study: Study) -> bool:
@@ -19,6 +19,6 @@ def is_report_wanted(session: Session, study: Study) -> bool:
     return session.scalar(sending.where(has_it, BackfillRun.sends_reports).limit(1)) is not None
 
 
-def priority_of(purpose: StudyPurpose) -> int:
+def priority_of(purpose: StudyPurpose) -> Priority:
     """The priority of work on a study: what a backfill brought never goes before what was sent tonight."""
     return Priority.BULK if purpose is StudyPurpose.BACKFILL else Priority.ROUTINE

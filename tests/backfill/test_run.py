@@ -22,6 +22,7 @@ from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.backfill import BackfillItemState, BackfillRangeState, BackfillReason, BackfillRunState
 from dicom_node.index.tables.core import Delivery, Job, JobKind, Outcome, Result, Study, StudyPurpose
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.priors.retrieval import fetch
 from dicom_node.priors.retrieval.fetch import open_archive
 from dicom_node.studies import completion
@@ -117,7 +118,7 @@ def test_a_run_brings_everything_once_and_says_what_it_skipped(past: Past, tmp_p
         assert compared == len(past.frontal) - PATIENTS, "each but a patient's first has a prior"
         assert site.count(Result.generation > 1) == 0, "oldest first: none had to be made anew"
         assert site.count(Delivery.id > 0) == 0
-        analyses = site.count(Job.kind == JobKind.ANALYSE, Job.priority == jobs.Priority.BULK)
+        analyses = site.count(Job.kind == JobKind.ANALYSE, Job.priority == Priority.BULK)
         assert analyses == len(past.frontal) + 1
         with site.node.database.read() as session:
             purposes = set(session.scalars(select(Study.purpose).join(Study.results)))
@@ -152,7 +153,7 @@ def test_reports_are_sent_only_where_the_run_says_so(past: Past, tmp_path: Path)
         site.start("told", dates=None, studies=[told], sends_reports=True)
         site.work()
         assert (site.count(Result.is_current), site.count(Delivery.id > 0)) == (2, 2)
-        sent = site.count(Job.kind == JobKind.DELIVER, Job.priority == jobs.Priority.BULK)
+        sent = site.count(Job.kind == JobKind.DELIVER, Job.priority == Priority.BULK)
         assert sent == 2, "after everything that is of tonight"
 
 

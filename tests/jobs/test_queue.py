@@ -19,6 +19,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.due import Priority
 from dicom_node.jobs.queue import ClaimedJob, LeaseLostError
 from dicom_node.jobs.upkeep import forget_done
 
@@ -85,10 +86,10 @@ def test_a_job_and_its_effect_commit_together(database: Database) -> None:
 
 def test_claim_by_kind_time_priority_and_age(database: Database) -> None:
     add(database, "later", run_at=NOW + 5 * SECOND)
-    add(database, "bulk", priority=jobs.Priority.BULK, run_at=NOW - 9 * SECOND)
+    add(database, "bulk", priority=Priority.BULK, run_at=NOW - 9 * SECOND)
     add(database, "second", run_at=NOW - 1 * SECOND)
     add(database, "first", run_at=NOW - 2 * SECOND)
-    add(database, "other", kind=JobKind.FETCH, priority=1)
+    add(database, "other", kind=JobKind.FETCH, run_at=NOW - 3 * SECOND)
     only = (JobKind.ANALYSE,)
     assert [take(database, kinds=only).key for _ in range(3)] == ["first", "second", "bulk"]
     assert nothing_due(database, kinds=only)
@@ -98,7 +99,7 @@ def test_claim_by_kind_time_priority_and_age(database: Database) -> None:
 
 def test_bulk_work_never_goes_before_what_came_tonight_however_long_it_has_waited(database: Database) -> None:
     for number in range(20):
-        add(database, f"bulk {number}", priority=jobs.Priority.BULK, run_at=NOW - dt.timedelta(days=9))
+        add(database, f"bulk {number}", priority=Priority.BULK, run_at=NOW - dt.timedelta(days=9))
     add(database, "tonight", run_at=NOW - 1 * SECOND)
     assert take(database).key == "tonight"
     assert take(database).key == "bulk 0"
