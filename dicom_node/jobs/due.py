@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from dicom_node.index.tables.core import Job, JobKind, JobState
-
-Value = TypeVar("Value")
 
 
 class Priority(IntEnum):
@@ -30,12 +28,12 @@ class Priority(IntEnum):
 
 
 def next_due(
-    column: InstrumentedAttribute[Value],
+    column: InstrumentedAttribute[Any],
     kinds: Collection[JobKind],
     priority: Priority,
     *,
     by: ColumnElement[dt.datetime],
-) -> Select[tuple[Value]]:
+) -> Select[Any]:
     """Select a column of the ready job of one priority that is the first of those due `by` then: one entry of an index.
 
     The kind and the priority are compared as equal, and the order is that of ix_job_next, so that its first entry is

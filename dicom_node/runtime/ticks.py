@@ -35,6 +35,7 @@ from dicom_node.studies.received_reports import look_again as look_at_reports_ag
 log = get_logger(__name__)
 
 KEEP_DONE_JOBS = dt.timedelta(days=7)
+_NOT_ENDED = (DeliveryState.PENDING, DeliveryState.STORED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,33 +70,41 @@ def rescue_jobs(node: NodeContext) -> None:
 
 def reconcile_deliveries(node: NodeContext) -> None:
     """A delivery that is not at its end has a live job; one whose job was given up is dead. Mends both."""
-    with node.database.write() as session:
-        now = node.clock()
+    with node.database.read() as session:
         rows = session.execute(
-            select(Delivery, Document.sop_instance_uid)
+            select(Delivery.id, Document.sop_instance_uid, Delivery.destination)
             .join(Document, Delivery.document_pk == Document.id)
-            .where(Delivery.state.in_([DeliveryState.PENDING, DeliveryState.STORED]))
+            .where(Delivery.state.in_(_NOT_ENDED))
         ).all()
-        keys = {job_key(uid, delivery.destination): delivery for delivery, uid in rows}
+        keys = {job_key(uid, destination): delivery_id for delivery_id, uid, destination in rows}
         states = _job_states(session, keys)
-        for key, delivery in keys.items():
-            state = states.get(key)
-            if state is JobState.DEAD:
-                transitions.give_up(delivery, delivery.last_error, now)
-                log.warning("delivery given up with its job", delivery=delivery.id)
-            elif state is None or state is JobState.DONE:
-                jobs.restart(session, key)
-                jobs.enqueue(
-                    session,
-                    JobKind.DELIVER,
-                    key,
-                    {"delivery_id": delivery.id},
-                    max_attempts=node.settings.delivery.max_attempts,
-                )
-                log.error("delivery without a job: enqueued again", delivery=delivery.id)
+    for key, delivery_id in keys.items():
+        if states.get(key) not in (JobState.READY, JobState.RUNNING):
+            with node.database.write() as session:
+                _mend_delivery(session, delivery_id, key, node)
 
 
-def _job_states(session: Session, keys: Mapping[str, Delivery]) -> dict[str, JobState]:
+def _mend_delivery(session: Session, delivery_id: int, key: str, node: NodeContext) -> None:
+    """Mend a delivery that seemed to be without a live job, if it still is.
+
+    A worker ends a delivery and its job in one transaction. Two looks may see the delivery before that and the job
+    after it, and would have a proven document sent again; behind the delivery's lock both are as one commit left them.
+    """
+    delivery = session.get(Delivery, delivery_id, with_for_update=True)
+    if delivery is None or delivery.state not in _NOT_ENDED:
+        return
+    state = session.scalar(select(Job.state).where(Job.key == key))
+    if state is JobState.DEAD:
+        transitions.give_up(delivery, delivery.last_error, node.clock())
+        log.warning("delivery given up with its job", delivery=delivery_id)
+    elif state is None or state is JobState.DONE:
+        jobs.restart(session, key)
+        most = node.settings.delivery.max_attempts
+        jobs.enqueue(session, JobKind.DELIVER, key, {"delivery_id": delivery_id}, max_attempts=most)
+        log.error("delivery without a job: enqueued again", delivery=delivery_id)
+
+
+def _job_states(session: Session, keys: Mapping[str, int]) -> dict[str, JobState]:
     found: dict[str, JobState] = {}
     wanted = list(keys)
     for start in range(0, len(wanted), 500):  # SQLite takes a limited number of parameters

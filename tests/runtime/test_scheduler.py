@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import (
@@ -55,6 +55,30 @@ def test_a_delivery_that_lost_its_job_gets_one_and_a_dead_job_ends_its_delivery(
     assert sorted(job.state for job in all_jobs(node)) == [JobState.DEAD, JobState.READY]
     ticks.reconcile_deliveries(node)
     assert len(all_jobs(node)) == 2
+
+
+@pytest.mark.usefixtures("each_index")
+def test_a_delivery_that_is_just_being_proven_is_not_sent_again(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), PACS)
+    make_result(node)
+    with node.database.write() as session:
+        session.execute(update(Job).values(state=JobState.DONE))  # as if its end had been seen before the delivery's
+    with ThreadPoolExecutor(1) as pool:
+        with node.database.write() as session:
+            for row in session.scalars(select(Delivery)):
+                row.state = DeliveryState.CONFIRMED
+            session.flush()
+            tick = pool.submit(ticks.reconcile_deliveries, node)
+            if not node.database.is_sqlite:
+                wait_until(lambda: _waits_for_a_lock(node), what="the tick to reach the delivery")
+        tick.result()
+    assert [row.state for row in deliveries(node)] == [DeliveryState.CONFIRMED] * 2
+    assert {job.state for job in all_jobs(node)} == {JobState.DONE}
+
+
+def _waits_for_a_lock(node: NodeContext) -> bool:
+    with node.database.read() as session:
+        return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 def test_a_lost_lease_is_rescued_and_old_finished_jobs_are_forgotten(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ KINDS = ("worker killed", "worker cut off", "receiver killed", "worker stopped")
 
 @dataclass(slots=True, kw_only=True)
 class Member:
-    """One process that is started again whenever it ends."""
+    """One process, with its own wire to the database."""
 
     name: str
     command: Sequence[str]
@@ -80,6 +80,9 @@ class Group:
         for number in itertools.count():
             if number == times or ended.wait(dice.uniform(0.5, 1.5) * pause):
                 return
+            for member in self.members:
+                if member.process.poll() is not None:  # it ended by itself; `serve` would start it again at once
+                    member.start()
             what = KINDS[number % len(KINDS)]
             self.events[what] += 1
             self._do(what, dice, ended)
