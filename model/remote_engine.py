@@ -138,6 +138,7 @@ class RemoteEngine:
             for (walk, beginning, _), some, reply in zip(waiting, ids, replies, strict=True):
                 tokens = top_tokens(reply) if some is None else self._tokens.name_tokens(reply, some)
                 if some is not None and beginning:
+                    # The server named the shares of the asked tokens only; what they leave counts as the answer's end.
                     tokens[ENDS] = math.log(max(1.0 - sum(map(math.exp, tokens.values())), TINY))
                 walk.take(beginning, tokens)
         return [walk.scores() for walk in walks]

@@ -54,6 +54,7 @@ def patient_course(session: Session, study: Study, device_uid: str) -> tuple[Cou
     for of, prediction in rows:
         findings = prediction.get("findings") or []
         if findings and (of.id in newest or len(newest) < MAX_STUDIES):
+            # Rows of one study come by result id, so the result that was stored first stays.
             newest.setdefault(of.id, (of, {str(finding["key"]): finding for finding in findings}))
     films = list(newest.values())[::-1]
     if len(films) < 2:

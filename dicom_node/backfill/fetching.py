@@ -85,6 +85,8 @@ def bring(item: BackfillItem, peer: QueryPeer, node: NodeContext, *, is_last_try
         return Ending(reason=refused[0], detail=refused[1], fetched=count)
     searches = search_everywhere(uid, node)
     failed = [s.detail for s in searches if s.outcome is SearchOutcome.FAILED]
+    # The study itself is here. For its priors another try or two is worth the wait, and then it is analysed without
+    # them.
     if failed and item.attempts + 1 < PRIOR_TRIES and not is_last_try:
         raise RetrieveError("; ".join(failed))
     return Ending(fetched=count + sum(len(s.fetched) for s in searches))

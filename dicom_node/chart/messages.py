@@ -172,6 +172,7 @@ def _orders(found: Sequence[Segment], message: ChartMessage, vocabulary: ChartVo
     """One item for each ORC with the segments up to the next one."""
     pid: Segment | None = None
     group: list[Segment] = []
+    # None stands for the end, which closes the last order.
     for segment in (*found, None):
         if (segment is None or segment.name in ("PID", "ORC")) and group and pid is not None:
             item = _order(pid, group, message, vocabulary)

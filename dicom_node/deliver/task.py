@@ -65,9 +65,11 @@ def begin(job: ClaimedJob, node: NodeContext) -> Task | None:
             jobs.complete(session, job)
             return None
         delivery, document = row.Delivery, row.Document
+        # What the destination has accepted already is followed to its proof all the same.
         if not row.Result.is_current and delivery.state is not DeliveryState.STORED:
             give_up_as_superseded(session, job, delivery, now)
             return None
+        # Else an older report could arrive behind the one that replaces it, and be read as the newest.
         if predecessor_is_on_its_way(session, row.Result, delivery.destination):
             jobs.postpone(session, job, until=now + WAIT_FOR_PREDECESSOR)
             return None

@@ -140,6 +140,7 @@ def verdicts(
         for week in recent:
             if (week, device) in known or len(own[week]) < settings.min_pairs:
                 continue
+            # Only a week behind a complete baseline: one of the baseline's own weeks would be compared with itself.
             over = len(base_weeks) == settings.baseline_weeks and week > base_weeks[-1]
             before = [sample for base in base_weeks for sample in own[base]] if over else []
             if not before and brought is None:

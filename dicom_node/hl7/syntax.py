@@ -159,6 +159,7 @@ def segments(data: bytes, *, charset: str) -> list[Segment]:
     except UnicodeDecodeError as error:
         raise Hl7Error(f"byte {error.start} is not {encoding}; name the character set in MSH-18") from error
     marks = fields[2]
+    # Counted before anything is split: a megabyte of separators would become a million objects.
     if sum(map(text.count, (fields[1], *marks[:2], marks[3]))) > MAX_FIELDS:
         raise Hl7Error(f"the message has more than {MAX_FIELDS} fields", code="AR")
     delimiters = Delimiters(
@@ -167,6 +168,7 @@ def segments(data: bytes, *, charset: str) -> list[Segment]:
     parsed = []
     for line in _lines(text, fields[1]):
         parts = line.split(fields[1])
+        # MSH-1 is the separator itself: put in, the numbers of the fields are those of the Standard.
         if parts[0] == "MSH":
             parts = ["MSH", fields[1], *parts[1:]]
         parsed.append(Segment(fields=tuple(parts), delimiters=delimiters, encoding=encoding))
@@ -209,6 +211,7 @@ def _lines(text: str, separator: str) -> Iterator[str]:
         is_cr = before == "\r" or text[max(position - 2, 0) : position] == "\r\n"
         name = piece[:3]
         begins = piece[3:4] == separator and _SEGMENT.match(name) is not None
+        # Behind a lone line feed only a segment that exists begins one: a line of a report may look like any other.
         if begins and (is_cr or is_lf_message or _KNOWN.match(name)):
             if line:
                 yield line

@@ -119,6 +119,8 @@ def _candidates(
         if other is not study
         and (not other.date or (other.date >= first and (not study.date or other.date <= study.date)))
     }
+    # Two stable sorts: the newest first, and by UID among those of one moment, so that the same files give the same
+    # plan.
     newest = sorted(candidates.values(), key=lambda other: other.uid)
     newest.sort(key=lambda other: (other.date, other.time), reverse=True)
     return [file for other in newest[:MOST_STUDIES] for file in other.files]

@@ -168,6 +168,7 @@ class NightWatch:
                     seen_at = time.monotonic()
             except NodeError as error:
                 log.error("the index does not answer: the training pauses", error=str(error))
+                # Whether analyses wait is not known, and they go first.
                 pauses.look(True)
             self._node.stop.wait(LOOK_SECONDS)
         state = NightState.DONE if process.returncode == 0 else NightState.FAILED

@@ -52,6 +52,8 @@ def _missing_tiles(codestream: bytes, start: int) -> str | None:
     announced: dict[int, int] = {}
     position = _first_tile_part(codestream, start)
     while codestream[position : position + 2] == _SOT:
+        # SOT: tile, length of the part (0: up to the end of the codestream), its number, and how many parts the tile
+        # has.
         tile, length, _, parts = struct.unpack(">HIBB", codestream[position + 4 : position + 12])
         end = position + length if length else codestream.rfind(_EOC, position + _MIN_TILE_PART_BYTES)
         if end < position + _MIN_TILE_PART_BYTES or end > len(codestream):

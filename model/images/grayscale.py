@@ -153,6 +153,7 @@ def _voi(
     window = first_window(source)
     if window is not None:
         grey = window(values)
+        # Judged on the film alone: padding lies at the end of any window.
         inside = grey if padding is None else grey[~padding]
         if max(float((inside <= 0.0).mean()), float((inside >= 1.0).mean())) <= FLAT_SHARE:
             return grey

@@ -99,6 +99,7 @@ def _label(item: _LlmItem, sections: dict[str, str], rule: str) -> Label:
         raise LabellerError(f"the language model names a level that does not exist: {item.level!r}")
     if item.change is Change.NOT_COMPARABLE:
         raise LabellerError("the language model calls a change of a report not comparable")
+    # What is quoted must stand in the report: a finding that the model made up has no sentence there.
     quoted = _plain(item.sentence)
     section = sections.get(quoted)
     if section is None:

@@ -43,6 +43,7 @@ def measure_run(said: Sequence[ArmAnswer]) -> dict[str, Summed]:
     if changes := of[AnswerSet.CHANGE]:
         figures["change macro F1"] = _changes(changes)
         figures["order-swap"] = _mean(changes, [float(_inverse(i.said) == i.back) for i in changes])
+        # Where nothing happened and nothing is said, agreeing in both orders is no merit.
         stated = [i for i in changes if {i.truth, i.said, i.back} != {"none"}]
         figures["order-swap, changed"] = _mean(stated, [float(_inverse(i.said) == i.back) for i in stated])
     return figures

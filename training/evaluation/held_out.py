@@ -111,6 +111,7 @@ def count_seen(
         record_split = patient_split(record.patient_id, salt, Shares()) if by_patient else record.split
         if split is None or record_split is split:
             asked[record.patient_id] = asked.get(record.patient_id, 0) + 1
+    # Splits by salt need no pass over the set: they follow from the patient's name alone.
     taught.update(
         patient
         for patient in asked

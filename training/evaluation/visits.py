@@ -122,6 +122,7 @@ def courses_of(kind: str, text: str) -> tuple[Course, ...] | None:
         if not _NOTHING.match(text):
             return None
         return tuple(course for course in COURSES if len(_events(course, words[1] == "emergence")) <= number)
+    # A finding appears or goes between two visits that follow each other; no course has any other interval.
     if int(places[2]) != int(places[1]) + 1:
         return None
     return tuple(

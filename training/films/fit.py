@@ -153,8 +153,7 @@ def _logistic(values: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[
 
     def loss(free: NDArray[np.float64]) -> float:
         odds = free[0] * values + free[1]
-        # Cross-entropy by log-odds, for which the truth may be a probability; without the small penalty labels that
-        # part cleanly would drive the slope without end.
+        # Cross-entropy by log-odds; without the penalty, labels that part cleanly would drive the slope without end.
         return float((np.logaddexp(0.0, odds) - truth * odds).mean() + 1e-4 * (free**2).sum())
 
     fitted = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.0, 5.0), (None, None)]).x
@@ -246,7 +245,6 @@ def _fit_degree(rows: Sequence[tuple[float, int]], start: tuple[float, float], p
 
     def loss(free: NDArray[np.float64]) -> float:
         worse, better = free[0] + free[1] * difference, free[0] - free[1] * difference
-        # "stable" is the reference, whose log-odds are 0.
         normal = np.logaddexp(np.logaddexp(worse, better), 0.0)
         stated = np.where(degree == 1, worse, np.where(degree == -1, better, 0.0))
         distance = float(((free - np.array(start)) ** 2).sum())

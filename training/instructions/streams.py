@@ -157,6 +157,7 @@ def _parts(
         yield from _diagnostic(record, options)
     if Stream.PREDICTION in options.streams and record.future is not None:
         yield from _foretold(record, record.future, options)
+    # All that follows is asked of a pair.
     if record.prior is None:
         return
     earlier = record.earlier[max(0, len(record.earlier) - (options.max_images - 2)) :] if options.max_images > 2 else ()

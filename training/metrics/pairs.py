@@ -127,6 +127,7 @@ def _rows(number: int, item: Answered) -> list[PairRow]:
                 grade=(current.grade or "") if current is not None and current.present else "",
                 said_grade=_grade(answer),
                 swap_agrees=float(_inverse(stated) == back) if item.swapped is not None else float("nan"),
+                # Where nothing happened and neither order states anything, agreement is no merit.
                 swap_counts=stated != "none" or back != "none" or happened not in (None, "none"),
                 same_agrees=float(again in ("stable", "none")) if item.same is not None else float("nan"),
             )

@@ -108,6 +108,7 @@ def _draw_states(rng: Generator, key: str, change: Change) -> tuple[FindingState
     if key not in GRADED:
         return (None if change is Change.NEW else base), (None if change is Change.RESOLVED else base)
     if change in (Change.WORSENING, Change.IMPROVING):
+        # Two grades that differ: a change within one grade could not be told by its words.
         low, high = sorted(rng.choice(3, size=2, replace=False).tolist())
         less = replace(base, severity=_draw_severity(rng, GRADES[low]))
         more = replace(base, severity=_draw_severity(rng, GRADES[high]))
@@ -118,6 +119,7 @@ def _draw_states(rng: Generator, key: str, change: Change) -> tuple[FindingState
         return None, state
     if change is Change.RESOLVED:
         return state, None
+    # A stable finding is not drawn twice alike, but it keeps its grade, or the truth would be another.
     low_end, high_end = GRADE_RANGES[grade]
     jitter = float(np.clip(state.severity + rng.uniform(-STABLE_JITTER, STABLE_JITTER), low_end, high_end))
     return state, replace(state, severity=jitter)

@@ -53,6 +53,7 @@ def rank_settings(
         )
         whole = _aurocs(probabilities, came, known)
         drawn = np.stack([_aurocs(probabilities[rows], came[rows], known[rows]) for rows in draws])
+        # The same draws for every setting: a gain is the difference within a draw, and its interval that of the pair.
         macros = np.append(np.nanmean(whole), np.nanmean(drawn, axis=1))
         ranks.append(
             NextPresence(

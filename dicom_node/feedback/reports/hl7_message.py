@@ -137,6 +137,7 @@ def _groups(found: Sequence[Segment]) -> Iterator[_Group]:
     pid: Segment | None = None
     groups: list[_Group] = []
     of_patient: list[Segment] = []
+    # None stands for the end, which closes the last patient's groups.
     for segment in (*found, None):
         if segment is None or segment.name == "PID":
             for group in groups:
@@ -148,6 +149,8 @@ def _groups(found: Sequence[Segment]) -> Iterator[_Group]:
         elif segment.name == "OBX" and groups:
             groups[-1].observations.append(segment)
         elif segment.name in ("ZDS", "IPC"):
+            # Some senders write the study behind each order, some once for all of a patient's: an order's own comes
+            # first.
             of_patient.append(segment)
             if groups:
                 groups[-1].studies.append(segment)

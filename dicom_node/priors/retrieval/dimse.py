@@ -165,6 +165,7 @@ class DimseArchive:
                         matches += readable_identifiers(identifier)
                     if len(matches) == MOST_RESPONSES:
                         association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
+                # A peer that ends at the very cap may have heard the cancel: its list is not taken for complete.
                 elif status == SUCCESS and len(matches) < MOST_RESPONSES:
                     return matches, ""
                 elif status in (SUCCESS, CANCELLED):

@@ -86,9 +86,11 @@ def _correct_spelling(token: str) -> str:
     words = word_list()
     if token in words.known or len(token) < 5 or not token.isalpha():
         return token
+    # The plural of a known word is no misspelling of another one.
     if token.endswith("s") and token[:-1] in words.known:
         return token
     if len(token) < words.min_letters:
+        # A short word has too many near ones: only two letters that changed places are put right.
         swapped = {token[:at] + token[at + 1] + token[at] + token[at + 2 :] for at in range(1, len(token) - 1)}
         swapped &= words.known
         return swapped.pop() if len(swapped) == 1 else token
@@ -100,6 +102,7 @@ def _correct_spelling(token: str) -> str:
             if (_is_one_edit(token, known) if edits == 1 else _is_two_edits(token, known))
         }
         if near:
+            # Of two that are equally near nobody can tell which was meant.
             return near.pop() if len(near) == 1 else token
     return token
 
