@@ -95,6 +95,7 @@ class Doorkeeper:
         self._settings = settings
         self._ended = ended
         self._hasher = PasswordHasher()
+        # Checked for a name that does not exist: an answer that comes sooner would tell which names do.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
         self._failures: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
@@ -182,6 +183,8 @@ class Doorkeeper:
         now = time.monotonic()
         with self._lock:
             for key in keys:
+                # Taken out and put in again at the end: beyond MAX_TRACKED the key that has been quiet longest goes
+                # first.
                 count, at = self._failures.pop(key, (0, now))
                 if failed:
                     self._failures[key] = (1 if now - at > PAUSE_SECONDS else count + 1, now)
@@ -208,6 +211,7 @@ def csrf_holds(session: Mapping[str, Any], headers: Headers, given: str) -> bool
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     expected = session.get("csrf")
+    # As bytes: compare_digest refuses text that is not ASCII, which a stranger may send.
     return isinstance(expected, str) and hmac.compare_digest(expected.encode(), given.encode())
 
 

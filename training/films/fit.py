@@ -153,7 +153,7 @@ def _logistic(values: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[
 
     def loss(free: NDArray[np.float64]) -> float:
         odds = free[0] * values + free[1]
-        # Cross-entropy by log-odds; without the penalty, labels that part cleanly would drive the slope without end.
+        # The penalty bounds the slope where the scores part the labels cleanly.
         return float((np.logaddexp(0.0, odds) - truth * odds).mean() + 1e-4 * (free**2).sum())
 
     fitted = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.0, 5.0), (None, None)]).x
