@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from model.film_rules import (
-    FilmRule,
-    FilmScores,
-    believe_films,
-    difference_of,
-    film_log_odds,
-    read_film_finding,
-)
+from model.film_rules import FilmRule, FilmScores, believe_films, difference_of, film_log_odds, read_film_finding
 from training.films.expected_marks import MarkOdds, expected_marks, expected_pairs, fit_mark_odds
 from training.metrics.classification import auroc, class_scores, macro_f1
 
