@@ -50,7 +50,7 @@ def enqueue_deliveries(
     The documents must be flushed (they need their primary keys). Running it twice makes nothing twice.
     """
     settings = delivery or DeliverySection()
-    made = 0
+    enqueued = 0
     for document in document_rows:
         for destination in destinations:
             if not wants(destination, document):
@@ -62,7 +62,7 @@ def enqueue_deliveries(
                 row = Delivery(document_pk=document.id, destination=destination.name, created_at=now, updated_at=now)
                 session.add(row)
                 session.flush()
-            made += jobs.enqueue(
+            enqueued += jobs.enqueue(
                 session,
                 JobKind.DELIVER,
                 job_key(document.sop_instance_uid, destination.name),
@@ -70,7 +70,7 @@ def enqueue_deliveries(
                 priority=priority,
                 max_attempts=settings.max_attempts,
             )
-    return made
+    return enqueued
 
 
 def wants(destination: Destination, document: Document) -> bool:
@@ -88,7 +88,7 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
     for delivery, document in rows:
         transitions.restart(delivery, now)
         key = job_key(document.sop_instance_uid, delivery.destination)
-        made = jobs.enqueue(
+        is_new = jobs.enqueue(
             session,
             JobKind.DELIVER,
             key,
@@ -96,7 +96,7 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
             priority=Priority.BULK,
             max_attempts=settings.max_attempts,
         )
-        if not made:
+        if not is_new:
             jobs.restart(session, key)
     return len(rows)
 

@@ -71,15 +71,15 @@ def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
 def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     """Return the kinds of which due work waits although no lane works on them, each with the reason."""
     old = database_time(session, -UNCLAIMED)
-    found = []
+    unclaimed = []
     for kind in JobKind:
         due_since, _present = _soonest(session, (kind,), by=old)
         if due_since is None:
             continue
         reason = _why_nobody_works(session, kind)
         if reason:
-            found.append(Unclaimed(kind=kind, due_since=due_since, reason=reason))
-    return found
+            unclaimed.append(Unclaimed(kind=kind, due_since=due_since, reason=reason))
+    return unclaimed
 
 
 def _why_nobody_works(session: Session, kind: JobKind) -> str:

@@ -49,8 +49,8 @@ ANSWERED = (Outcome.COMPARED, Outcome.FINDINGS_ONLY)
 
 def challenger(session: Session, settings: Settings) -> str:
     """The folder that runs in the shadow, "" for none: what a command said, else the configuration."""
-    said = session.get(ShadowChoice, 1)
-    return said.folder if said is not None else settings.model.shadow
+    choice = session.get(ShadowChoice, 1)
+    return choice.folder if choice is not None else settings.model.shadow
 
 
 def choose(node: NodeContext, name: str, *, who: str) -> str:
@@ -118,10 +118,10 @@ class ShadowModel:
         with bound(job=job.key):
             folder = str(job.payload["folder"])
             with node.database.read() as session:
-                wanted = challenger(session, node.settings)
+                current = challenger(session, node.settings)
                 busy = analyses_have_work(session)
                 result = session.get(Result, int(job.payload["result_pk"]))
-            if folder != wanted or result is None:
+            if folder != current or result is None:
                 self._leave(job)
             elif busy:
                 now = node.clock()
@@ -227,7 +227,7 @@ def _row(
     now: dt.datetime,
 ) -> ShadowResult:
     findings = [finding_values(finding) for finding in prediction.findings] if prediction is not None else []
-    found = differences(model_answers(result.prediction), findings)
+    differing = differences(model_answers(result.prediction), findings)
     return ShadowResult(
         result_pk=result.id,
         folder=folder,
@@ -235,8 +235,8 @@ def _row(
         model_version=identity.version,
         device_uid=identity.device_uid,
         findings=findings,
-        differences=found,
-        disagreements=len(found),
+        differences=differing,
+        disagreements=len(differing),
         seconds=seconds,
         error=error[:2000],
         created_at=now,
