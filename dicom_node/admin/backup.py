@@ -146,13 +146,13 @@ def _require_alone(settings: Settings) -> None:
 
 
 def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:
-    copied = there = size = 0
+    copied = skipped = size = 0
     files = list(_files(source))
     for relative in watch(what, files, len(files)):
         destination = target / relative
         length = (source / relative).stat().st_size
         if destination.is_file() and destination.stat().st_size == length:
-            there += 1
+            skipped += 1
             continue
         destination.parent.mkdir(parents=True, exist_ok=True)
         part = destination.with_name(f"{destination.name}.part")
@@ -162,7 +162,7 @@ def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:
             continue  # retention removed it since it was listed
         _durable(part, destination)
         copied, size = copied + 1, size + length
-    return Copied(copied=copied, there=there, bytes=size)
+    return Copied(copied=copied, there=skipped, bytes=size)
 
 
 def _files(root: Path) -> Iterator[Path]:

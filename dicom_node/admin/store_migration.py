@@ -101,8 +101,8 @@ def _copy(node: NodeContext, bucket: Bucket, name: str, of_row: str | None) -> t
         size = path.stat().st_size
         if of_row not in (None, stored.sha256):
             return MigratedInstances.DAMAGED, 0
-        there = bucket.look(name)
-        if there is not None and (there.size, there.attributes.get(SHA256)) == (size, stored.sha256):
+        copied = bucket.look(name)
+        if copied is not None and (copied.size, copied.attributes.get(SHA256)) == (size, stored.sha256):
             return MigratedInstances.THERE, 0
         put_instance(bucket, path, name, stored.sha256)
     except FileNotFoundError:
@@ -116,8 +116,8 @@ def _copy_document(bucket: Bucket, name: str, path: Path) -> tuple[MigratedInsta
         content = path.read_bytes()
     except FileNotFoundError:
         return MigratedInstances.GONE, 0
-    there = bucket.read(name)
-    if there is not None and there[0] == content:
+    copied = bucket.read(name)
+    if copied is not None and copied[0] == content:
         return MigratedInstances.THERE, 0
     bucket.put(name, content)
     return MigratedInstances.NEW, len(content)
@@ -133,14 +133,14 @@ def _digests(node: NodeContext, names: list[str]) -> dict[str, str]:
 def _remove_what_is_gone(node: NodeContext, bucket: Bucket) -> int:
     """Delete objects whose file is gone from the folder: while the folder is the store, nothing else writes there."""
     instances, documents = instances_dir(node.settings), documents_dir(node.settings)
-    gone = [
+    superfluous = [
         key
         for prefix, folder in ((FILES, instances), (QUARANTINE, instances), (DOCUMENTS, documents.parent))
         for key, _time in bucket.list(prefix)
         if (is_own_name(key) or prefix == DOCUMENTS) and not (folder / key).exists()
     ]
-    if gone and not (instances / FILES).is_dir():
+    if superfluous and not (instances / FILES).is_dir():
         raise StorageError(f"{instances} is not there: is it mounted? Nothing was removed from the bucket")
-    for start in range(0, len(gone), _BATCH):
-        bucket.delete(gone[start : start + _BATCH])
-    return len(gone)
+    for start in range(0, len(superfluous), _BATCH):
+        bucket.delete(superfluous[start : start + _BATCH])
+    return len(superfluous)

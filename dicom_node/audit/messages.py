@@ -272,5 +272,5 @@ def _alert(root: ET.Element, alert: str, about_node: str) -> None:
 
 def forget(session: Session, *, before: dt.datetime) -> int:
     """Remove messages older than the law asks for; returns how many."""
-    gone = session.execute(delete(AuditEvent).where(AuditEvent.at < before).returning(AuditEvent.id))
-    return len(gone.all())
+    deleted = session.execute(delete(AuditEvent).where(AuditEvent.at < before).returning(AuditEvent.id))
+    return len(deleted.all())

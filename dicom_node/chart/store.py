@@ -40,21 +40,21 @@ def _keep_item(session: Session, item: ChartItem, message: ChartMessage, *, now:
     if insert_if_absent(session, ChartEntry, values, unique=["item_key"]) is not None:
         return True
     row = session.scalars(select(ChartEntry).where(ChartEntry.item_key == item.key).with_for_update()).one()
-    told = {name: value for name, value in _values(item, message).items() if name not in ("item_key", "kind")}
+    columns = {name: value for name, value in _values(item, message).items() if name not in ("item_key", "kind")}
     is_older = message.at.text < row.message_at
     stands = (row.is_withdrawn, row.value, row.comparator)
     differs = item.kind is ChartKind.LAB and stands != (item.is_withdrawn, item.value, item.comparator)
     if is_older and differs:  # what stands was made known by the later message, whenever the laboratory reported
-        told = {"known_at": max(row.known_at, row.message_at)} if row.known_at else {}
+        columns = {"known_at": max(row.known_at, row.message_at)} if row.known_at else {}
     elif is_older:  # it can only fill in what a later message left open, such as a cancellation that came first
-        told = {name: value for name, value in told.items() if getattr(row, name) in ("", None)}
+        columns = {name: value for name, value in columns.items() if getattr(row, name) in ("", None)}
     elif item.ends is not None and item.begins is None:  # the end of an order says nothing of its begin
-        told = {name: told[name] for name in ("ends_at", "ends_zone", "message_at")}
+        columns = {name: columns[name] for name in ("ends_at", "ends_zone", "message_at")}
     elif item.value is not None and not differs:
-        del told["known_at"], told["known_zone"]  # said again: it was known before
+        del columns["known_at"], columns["known_zone"]  # said again: it was known before
     elif differs and item.known is not None and message.at.is_after(item.known):
-        told["known_at"] = message.at.text  # corrected under the status and the time of the first report
-    changes = {name: value for name, value in told.items() if getattr(row, name) != value}
+        columns["known_at"] = message.at.text  # corrected under the status and the time of the first report
+    changes = {name: value for name, value in columns.items() if getattr(row, name) != value}
     for name, value in changes.items():
         setattr(row, name, value)
     return bool(changes)
@@ -113,10 +113,10 @@ def forget(session: Session, *, before: dt.datetime) -> int:
         .join(Study, Series.study_pk == Study.id)
         .where(of_patient)
     )
-    gone = session.execute(
+    deleted = session.execute(
         delete(ChartEntry)
         .where((ChartEntry.received_at < before) | (has_studies & ~has_images))
         .returning(ChartEntry.id)
         .execution_options(synchronize_session=False)
     )
-    return len(gone.all())
+    return len(deleted.all())

@@ -110,9 +110,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _no_destination_is_this_node(self) -> Settings:
-        here = {"127.0.0.1", "::1", "localhost", self.node.host}
+        own_addresses = {"127.0.0.1", "::1", "localhost", self.node.host}
         for destination in self.destinations:
-            if destination.url is None and destination.host in here and destination.port == self.node.port:
+            if destination.url is None and destination.host in own_addresses and destination.port == self.node.port:
                 raise ValueError(
                     f"destination {destination.name!r} is this node's own port {destination.port}: "
                     "reports would come back"
@@ -200,15 +200,15 @@ def _error_line(item: Any) -> str:
 
 def _keys_allowed_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that may stand where an unknown one was found."""
-    here: Any = Settings
+    section: Any = Settings
     for part in location[:-1]:
         if isinstance(part, int):
             continue
-        field = here.model_fields.get(part)
+        field = section.model_fields.get(part)
         if field is None:
             break
-        here = _model_of(field.annotation)
-    return sorted(here.model_fields)
+        section = _model_of(field.annotation)
+    return sorted(section.model_fields)
 
 
 def _model_of(annotation: Any) -> Any:

@@ -66,9 +66,9 @@ def judged_prognoses(session: Session, *, since: dt.datetime, until: dt.datetime
     )
     judged: dict[str, list[JudgedPrognosis]] = {}
     for device_uid, before, after in rows:
-        came = _judged(before, after)
-        if came:
-            judged.setdefault(device_uid, []).extend(came)
+        verifiable = _judged(before, after)
+        if verifiable:
+            judged.setdefault(device_uid, []).extend(verifiable)
     return judged
 
 

@@ -201,7 +201,7 @@ def _shares(
     now: Sequence[DriftSample], before: Baseline, words: Mapping[str, tuple[Share, Share]], least: int
 ) -> dict[str, tuple[Share, Share]]:
     ours = output_shares(now)
-    pairs = {name: (ours[name], theirs) for name, theirs in before.shares.items() if name in ours} | dict(words)
+    pairs = {name: (ours[name], baseline) for name, baseline in before.shares.items() if name in ours} | dict(words)
     return {name: both for name, both in pairs.items() if min(both[0].n, both[1].n) >= least}
 
 

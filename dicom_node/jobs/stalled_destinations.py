@@ -51,14 +51,14 @@ def find_stalled(session: Session) -> list[StalledDestination]:
     ).all()
     stalled = []
     for destination, oldest in rows:
-        there = Delivery.destination == destination
-        arrived = session.scalar(select(func.max(Delivery.stored_at)).where(there))
+        is_there = Delivery.destination == destination
+        arrived = session.scalar(select(func.max(Delivery.stored_at)).where(is_there))
         since = max(oldest, arrived) if arrived is not None else oldest
         if since > old:
             continue
-        waiting = session.scalar(select(func.count()).where(there, Delivery.state == DeliveryState.PENDING)) or 0
+        waiting = session.scalar(select(func.count()).where(is_there, Delivery.state == DeliveryState.PENDING)) or 0
         error = session.scalar(
-            select(Delivery.last_error).where(there, tried).order_by(Delivery.updated_at.desc()).limit(1)
+            select(Delivery.last_error).where(is_there, tried).order_by(Delivery.updated_at.desc()).limit(1)
         )
         stalled.append(
             StalledDestination(destination=destination, waiting_since=since, waiting=waiting, error=error or "")

@@ -40,10 +40,10 @@ def shift_times(session: Session, *, before: dt.datetime, now: dt.datetime) -> N
 
 def forget_done(session: Session, *, age: dt.timedelta) -> int:
     """Delete the rows of jobs that were done longer ago than `age`: a finished job's effect is elsewhere."""
-    gone = session.execute(
+    deleted = session.execute(
         delete(Job)
         .where(Job.state == JobState.DONE, Job.finished_at < database_time(session, -age))
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
-    return len(gone.all())
+    return len(deleted.all())

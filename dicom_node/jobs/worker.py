@@ -117,9 +117,9 @@ class Worker:
 
     def _take_back(self) -> None:
         """Give back at once what processes of this machine held that are certainly gone, not when leases run out."""
-        here = Job.lease_owner.startswith(f"{machine()}/", autoescape=True)
+        is_of_machine = Job.lease_owner.startswith(f"{machine()}/", autoescape=True)
         with self._node.database.write() as session:
-            owners = set(session.scalars(select(Job.lease_owner).where(Job.state == JobState.RUNNING, here)))
+            owners = set(session.scalars(select(Job.lease_owner).where(Job.state == JobState.RUNNING, is_of_machine)))
             for owner in owners:
                 process = ProcessIdentity.parse(owner)
                 if process is not None and process.is_gone():

@@ -48,7 +48,7 @@ def _is_same_person(node: NodeContext, path: str, ours: Patient, policy: PriorPo
     except (OSError, UnreadableObjectError, StorageError) as error:
         log.error("quarantined object cannot be read", why=str(error))
         return False
-    theirs = patient_of(header)
-    if theirs.key == ours.key and theirs.birth_date == ours.birth_date and theirs.name == ours.name:
+    patient = patient_of(header)
+    if patient.key == ours.key and patient.birth_date == ours.birth_date and patient.name == ours.name:
         return True  # the same words, or the same silence: another rendition of one film
-    return compare_identity(ours, theirs, policy).identity is Identity.SAME
+    return compare_identity(ours, patient, policy).identity is Identity.SAME

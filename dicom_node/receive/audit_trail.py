@@ -167,14 +167,14 @@ class ReceiveAudit:
         )
 
     def _participants(self, caller: Caller) -> tuple[Participant, ...]:
-        theirs = Participant(
+        peer = Participant(
             user_id=caller.calling_ae_title,
             ae_title=caller.calling_ae_title,
             requestor=True,
             role="source",
             address=caller.address,
         )
-        return (theirs, this_node(self._ae_title, role="destination"))
+        return (peer, this_node(self._ae_title, role="destination"))
 
     def _run(self) -> None:
         while not self._ended.wait(WRITE_SECONDS):

@@ -197,9 +197,9 @@ def _instance_of_file(meta: FileMeta, stored: StoredFile, head: bytes) -> Receiv
 
 def _still_missing(database: Database, store: InstanceStore, paths: list[str]) -> tuple[str, ...]:
     """SOPInstanceUIDs of rows whose file is really gone (a retention run may have removed both meanwhile)."""
-    gone = iter([path for path in paths if not store.has(path)])
+    lost_paths = iter([path for path in paths if not store.has(path)])
     missing: list[str] = []
-    while batch := list(islice(gone, 500)):
+    while batch := list(islice(lost_paths, 500)):
         with database.read() as session:
             missing += session.scalars(select(Instance.sop_instance_uid).where(Instance.path.in_(batch)))
     return tuple(missing)

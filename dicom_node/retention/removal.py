@@ -124,7 +124,7 @@ def run(node: NodeContext) -> None:
 
 def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:
     """Remove these studies, each looked at again in its own transaction; returns how many went."""
-    gone = 0
+    removed = 0
     for removal in removals:
         paths = _forget_rows(node, removal)
         if paths is None:
@@ -135,10 +135,10 @@ def carry_out(node: NodeContext, removals: Sequence[Removal]) -> int:
             node.store.delete(path)
         for folder in {Path(path).parent.as_posix() for path in documents if Path(path).parent != Path()}:
             node.documents.remove(folder)
-        gone += 1
-    if gone:
-        log.info("studies removed", count=gone, reasons=",".join(sorted({r.why.value for r in removals})))
-    return gone
+        removed += 1
+    if removed:
+        log.info("studies removed", count=removed, reasons=",".join(sorted({r.why.value for r in removals})))
+    return removed
 
 
 def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[str]] | None:
@@ -149,10 +149,10 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
         # Asked again under this transaction: since the plan an image may have come, or a person may have held the
         # study.
         still = candidates(session, settings, destinations=destinations, now=now, study_pk=pk)
-        mine = still[0] if still else None
-        if mine is None or (mine.needed_as_prior and removal.why is not Why.EMERGENCY):
+        candidate = still[0] if still else None
+        if candidate is None or (candidate.needed_as_prior and removal.why is not Why.EMERGENCY):
             return None
-        study = session.get_one(Study, mine.study_pk)
+        study = session.get_one(Study, candidate.study_pk)
         series = select(Series.id).where(Series.study_pk == study.id)
         instances = list(session.scalars(select(Instance.path).where(Instance.series_pk.in_(series))))
         counts = session.execute(

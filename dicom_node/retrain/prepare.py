@@ -142,13 +142,13 @@ def require_unchanged(node: NodeContext, snapshot_pk: int, plan: Plan) -> None:
             for row in session.execute(select(Instance.sop_instance_uid, Instance.path))
             if row.sop_instance_uid in sha256_of
         }
-    gone = sorted(set(sha256_of) - set(stored))
+    missing = sorted(set(sha256_of) - set(stored))
     films = (
         Film(sop_instance_uid=uid, study_instance_uid="", sha256=sha256, path=node.store.path(stored[uid]))
         for uid, sha256 in sha256_of.items()
         if uid in stored
     )
-    wrong = dict.fromkeys(gone, "no longer in the index") | snapshots.find_damaged(films)
+    wrong = dict.fromkeys(missing, "no longer in the index") | snapshots.find_damaged(films)
     if wrong:
         named = ", ".join(f"{uid}: {problem}" for uid, problem in list(wrong.items())[:5])
         raise RetrainError(f"{len(wrong)} images of the snapshot are not what was locked: {named}")

@@ -81,8 +81,12 @@ def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, 
         session.add(night)
         session.flush()
         return night.id
-    here = night.host == host
-    lost = night.seen_at < now - LOST or (here and not is_running(night.pid)) or (here and night.pid == pid)
+    is_of_machine = night.host == host
+    lost = (
+        night.seen_at < now - LOST
+        or (is_of_machine and not is_running(night.pid))
+        or (is_of_machine and night.pid == pid)
+    )
     if night.state is not NightState.RUNNING or not lost:
         return None
     night.host, night.pid, night.seen_at = host, pid, now

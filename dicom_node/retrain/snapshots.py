@@ -104,8 +104,8 @@ def films_of(item: Item) -> list[Film]:
 
 def release(session: Session, name: str) -> int:
     """Let retention have a snapshot's studies again; returns how many holds went."""
-    gone = session.execute(delete(Hold).where(Hold.holder == holder_of(name)).returning(Hold.id))
-    return len(gone.all())
+    released = session.execute(delete(Hold).where(Hold.holder == holder_of(name)).returning(Hold.id))
+    return len(released.all())
 
 
 def verify_files(folder: Path, manifest_sha256: str) -> None:

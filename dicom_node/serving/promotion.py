@@ -79,7 +79,8 @@ def candidates(settings: Settings, models_dir: Path) -> tuple[Candidate, ...]:
     if settings.model.backend != "transformers":
         return (configured,)
     pointer = _pointer(models_dir)
-    withdrawn_at = {gone.folder: gone.at for gone in pointer.withdrawn}  # the last one of a folder counts
+    # The last withdrawal of a folder counts.
+    withdrawn_at = {withdrawal.folder: withdrawal.at for withdrawal in pointer.withdrawn}
     promoted = (
         entry.folder
         for entry in reversed(pointer.history)
@@ -140,10 +141,10 @@ def catch_up(node: NodeContext) -> None:
 def changes_of(pointer: ChampionPointer) -> Iterator[ChampionChange]:
     """Every promotion and rollback that the pointer remembers, oldest first."""
     changes = [ChampionChange(kind=ModelEventKind.PROMOTED, promotion=entry) for entry in pointer.history]
-    for gone in pointer.withdrawn:
-        if gone.promoted is not None:
-            changes.append(ChampionChange(kind=ModelEventKind.PROMOTED, promotion=gone.promoted))
-        changes.append(ChampionChange(kind=ModelEventKind.ROLLED_BACK, promotion=gone))
+    for withdrawal in pointer.withdrawn:
+        if withdrawal.promoted is not None:
+            changes.append(ChampionChange(kind=ModelEventKind.PROMOTED, promotion=withdrawal.promoted))
+        changes.append(ChampionChange(kind=ModelEventKind.ROLLED_BACK, promotion=withdrawal))
     yield from sorted(changes, key=lambda change: change.promotion.at)
 
 

@@ -245,5 +245,5 @@ def _row(
 
 def forget(session: Session, *, before: dt.datetime) -> int:
     """Retention: remove shadow answers older than `before`; returns how many."""
-    gone = session.execute(delete(ShadowResult).where(ShadowResult.created_at < before).returning(ShadowResult.id))
-    return len(gone.all())
+    deleted = session.execute(delete(ShadowResult).where(ShadowResult.created_at < before).returning(ShadowResult.id))
+    return len(deleted.all())

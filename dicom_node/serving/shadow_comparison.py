@@ -16,10 +16,10 @@ def differences(
     champion_says: Sequence[Mapping[str, Any]], challenger_says: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Where two answers to one pair differ in presence or change; findings that only one of them is asked are not."""
-    theirs = {str(finding["key"]): finding for finding in challenger_says}
+    challenged = {str(finding["key"]): finding for finding in challenger_says}
     differing = []
     for ours in champion_says:
-        other = theirs.get(str(ours["key"]))
+        other = challenged.get(str(ours["key"]))
         if other is None:
             continue
         for aspect, certainty in (("presence", "probability"), ("change", "change_probability")):

@@ -143,8 +143,8 @@ def rollback(directory: str | Path, *, at: dt.datetime, who: str = "", reason: s
             raise CheckpointError(f"{directory}: nothing was promoted, so there is nothing to roll back")
         *earlier, last = pointer.history
         manifest = read_manifest(_folder(directory, earlier[-1].folder)) if earlier else None
-        gone = Promotion(folder=last.folder, at=_aware(at), who=who, reason=reason, promoted=last)
-        _write_pointer(directory, ChampionPointer(history=tuple(earlier), withdrawn=(*pointer.withdrawn, gone)))
+        withdrawal = Promotion(folder=last.folder, at=_aware(at), who=who, reason=reason, promoted=last)
+        _write_pointer(directory, ChampionPointer(history=tuple(earlier), withdrawn=(*pointer.withdrawn, withdrawal)))
     return manifest
 
 

@@ -173,7 +173,7 @@ def _opening_of(tokenizer: Any) -> str:
 
 def _common_length(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _is_in_order(text: str) -> bool:

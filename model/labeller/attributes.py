@@ -123,22 +123,22 @@ def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
         if not mark.has(Part.EXCHANGED) or mark.has(Part.CHANGE) or mark.role == "plan":
             continue
         start, end = _bounds(read, cue)
-        gone = [target for target in targets.values() if target.is_device and start <= target.position < cue][-1:]
-        came = [target for target in targets.values() if target.is_device and cue < target.position < end][:1]
+        removed = [target for target in targets.values() if target.is_device and start <= target.position < cue][-1:]
+        inserted = [target for target in targets.values() if target.is_device and cue < target.position < end][:1]
         link = read.marks[cue + 1].text if cue + 1 < len(read.marks) else ""
         is_passive = link in ("by", "with", "for", "to")
         if not is_passive:
             if cue and read.marks[cue - 1].text.endswith(("been", "was", "were", "be")):
                 continue  # nothing is said of what came in its place
-            gone, came = came, gone
-        if not gone or (is_passive and not came and not _names_other(read.marks[cue + 2 :])):
+            removed, inserted = inserted, removed
+        if not removed or (is_passive and not inserted and not _names_other(read.marks[cue + 2 :])):
             continue
-        same_kind = bool(came) and came[0].named.keys == gone[0].named.keys
-        if same_kind and (not gone[0].sides or set(came[0].sides) == set(gone[0].sides)):
-            gone[0].left_out = "replaced by one of its kind"
+        same_kind = bool(inserted) and inserted[0].named.keys == removed[0].named.keys
+        if same_kind and (not removed[0].sides or set(inserted[0].sides) == set(removed[0].sides)):
+            removed[0].left_out = "replaced by one of its kind"
             continue
-        _change(gone, mark, Change.RESOLVED)
-        _change(came, mark, Change.NEW)
+        _change(removed, mark, Change.RESOLVED)
+        _change(inserted, mark, Change.NEW)
 
 
 def _bounds(read: SentenceStatement, position: int) -> tuple[int, int]:

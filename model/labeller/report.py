@@ -116,8 +116,8 @@ def _denials(no: Sequence[Label]) -> list[Label]:
     """The denials, where together they deny the finding in the whole patient. A removed device is denied."""
     sides = {label.side for label in no}
     lateral = None not in sides and not {"left", "right"} <= sides and "bilateral" not in sides
-    gone = any(label.change is Change.RESOLVED for label in no)
-    return [] if lateral and not gone else list(no)
+    is_removed = any(label.change is Change.RESOLVED for label in no)
+    return [] if lateral and not is_removed else list(no)
 
 
 def _is_decided(plain: Sequence[Label], doubt: Sequence[Label]) -> bool:

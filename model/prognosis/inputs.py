@@ -112,8 +112,8 @@ def _own(now: NDArray[np.float64], course: Sequence[NDArray[np.float64]]) -> NDA
     """One finding's course: each image's reading, current against prior, and how long it has been as it is."""
     parts = [now]
     for lag in range(LAGS):
-        there = lag < len(course)
-        parts.append(np.append(course[lag] if there else np.zeros(len(DEGREES)), float(there)))
+        is_known = lag < len(course)
+        parts.append(np.append(course[lag] if is_known else np.zeros(len(DEGREES)), float(is_known)))
     older = course[LAGS:]
     parts.append(np.append(np.mean(older, axis=0) if older else np.zeros(len(DEGREES)), float(bool(older))))
     parts.append(np.outer(now, course[0]).ravel() if course else np.zeros(len(DEGREES) ** 2))

@@ -136,9 +136,9 @@ def _ask_levels(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
             _open(f"{type.value}/{finding}", type, lumen_question(type, finding=finding))
             for type in (QuestionType.LOCATION, QuestionType.LEVEL)
         ]
-        there = [asked for asked in shown if any(q.text in _lumen_truths(asked.pair) for q in questions)]
-        answers = engine.ask([asked.job(("current",), questions) for asked in there])
-        for asked, answer in zip(there, answers, strict=True):
+        askable = [asked for asked in shown if any(q.text in _lumen_truths(asked.pair) for q in questions)]
+        answers = engine.ask([asked.job(("current",), questions) for asked in askable])
+        for asked, answer in zip(askable, answers, strict=True):
             truths = _lumen_truths(asked.pair)
             for question in questions:
                 if question.text in truths:

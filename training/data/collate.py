@@ -140,11 +140,11 @@ def pad_rows(rows: Sequence[PackedRow], pad: int) -> dict[str, Tensor]:
         used = slice(0, len(row.ids))
         ids[index, used], positions[index, used] = row.ids, row.positions
         labels[index, used], segments[index, used] = row.labels, row.segments
-    mine, theirs = segments[:, :, None], segments[:, None, :]
+    looking, looked_at = segments[:, :, None], segments[:, None, :]
     # Of what stands before it a token sees its own question and the prefix (segment 0); padding is segment -1.
     causal = np.tril(np.ones((length, length), bool))
     # padding looks at itself: a row that may look nowhere would become NaN
-    mask = causal & ((theirs == mine) | (theirs == 0)) & (theirs >= 0) | np.eye(length, dtype=bool)
+    mask = causal & ((looked_at == looking) | (looked_at == 0)) & (looked_at >= 0) | np.eye(length, dtype=bool)
     return {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions),

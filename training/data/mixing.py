@@ -59,8 +59,8 @@ class MixSchedule:
         owners = np.random.default_rng([self._seed, 7, block]).permutation(owners)
         ranks = np.zeros(BLOCK, np.int64)
         for pool in range(len(self.quotas)):
-            mine = owners == pool
-            ranks[mine] = np.arange(int(mine.sum()))
+            of_pool = owners == pool
+            ranks[of_pool] = np.arange(int(of_pool.sum()))
         return owners, ranks
 
     def _make_order(self, pool: int, epoch: int) -> NDArray[np.int32]:

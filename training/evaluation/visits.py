@@ -95,8 +95,8 @@ def option_score(item: ChoiceItem, text: str, reading: VisitReading) -> float | 
 def course_belief(course: Course, presence: Sequence[float]) -> float:
     """The likelihood of a course, each visit taken by itself."""
     belief = 1.0
-    for there, probability in zip(course, presence, strict=True):
-        belief *= probability if there else 1.0 - probability
+    for is_present, probability in zip(course, presence, strict=True):
+        belief *= probability if is_present else 1.0 - probability
     return belief
 
 

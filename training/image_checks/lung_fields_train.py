@@ -180,8 +180,8 @@ def measure(films: Sequence[Outlined]) -> dict[str, float]:
             given_up += 1
             continue
         true = [fit_grey(plane, SIDE) > 127 for plane in (film.right, film.left)]
-        for mine, drawn in zip((lungs.right, lungs.left), true, strict=True):
-            dice.append(2.0 * float((mine & drawn).sum()) / float(mine.sum() + drawn.sum()))
+        for outlined, drawn in zip((lungs.right, lungs.left), true, strict=True):
+            dice.append(2.0 * float((outlined & drawn).sum()) / float(outlined.sum() + drawn.sum()))
         rows = [int(row) for row in np.flatnonzero(true[0].any(1) & true[1].any(1))]
         gap = [(SIDE - int(np.argmax(true[0][row, ::-1])) + int(np.argmax(true[1][row]))) / 2 for row in rows]
         off = [abs(lungs.midline_at(row) - middle) for row, middle in zip(rows, gap, strict=True)]

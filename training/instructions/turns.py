@@ -90,11 +90,11 @@ def lumen_turns(truth: PairTruth, *, of: Image) -> list[FlaggedTurn]:
     if not known:
         return turns
     # Devices are no abnormalities: the published set has none in these answers.
-    there = [
+    present = [
         key for key, image in known.items() if image.present and ontology().findings[key].kind is FindingKind.FINDING
     ]
-    turns.append((Turn(question=lumen_question(QuestionType.ABNORMALITY), answer=write_findings(there)), False))
-    any_there = "yes" if there else "no"
+    turns.append((Turn(question=lumen_question(QuestionType.ABNORMALITY), answer=write_findings(present)), False))
+    any_there = "yes" if present else "no"
     turns.append((Turn(question=lumen_question(QuestionType.ABNORMALITY, 2), answer=any_there), False))
     for key, image in known.items():
         presence = lumen_question(QuestionType.PRESENCE, finding=key)

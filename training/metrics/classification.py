@@ -152,10 +152,10 @@ def reliability(
         raise ValueError(f"{confidences.shape} confidences and {right.shape} outcomes")
     if confidences.size and not (np.isfinite(confidences).all() and 0 <= confidences.min() <= confidences.max() <= 1):
         raise ValueError("a confidence lies outside 0..1")
-    which = np.minimum((confidences * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidences * bins).astype(int), bins - 1)
     result = []
     for number in range(bins):
-        inside = which == number
+        inside = bin_of == number
         if inside.any():
             result.append(
                 ReliabilityBin(

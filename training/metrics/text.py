@@ -66,11 +66,11 @@ def bleu_counts(references: Sequence[Sequence[str]], answer: Sequence[str], n: i
     """[matches of order 1..n, possible of order 1..n, length, closest reference length (the shorter of two equals)]."""
     matches, possible = [], []
     for order in range(1, n + 1):
-        there: Grams = Counter()
+        of_references: Grams = Counter()
         for reference in references:
-            there |= grams(reference, order)
+            of_references |= grams(reference, order)
         produced = grams(answer, order)
-        matches.append((produced & there).total())
+        matches.append((produced & of_references).total())
         possible.append(max(0, len(answer) - order + 1))
     closest = min((abs(len(reference) - len(answer)), len(reference)) for reference in references)[1]
     return [*matches, *possible, len(answer), closest]
@@ -164,9 +164,11 @@ def _similarity(answer: _Vector, reference: _Vector, sigma: float) -> float:
     """Sum over the orders of the clipped cosine, times the length penalty."""
     total = 0.0
     for order in range(MAX_N):
-        there = reference.weights[order]
+        weights = reference.weights[order]
         product = math.fsum(
-            min(value, there[gram]) * there[gram] for gram, value in answer.weights[order].items() if gram in there
+            min(value, weights[gram]) * weights[gram]
+            for gram, value in answer.weights[order].items()
+            if gram in weights
         )
         norms = answer.norms[order] * reference.norms[order]
         total += product / norms if norms else product

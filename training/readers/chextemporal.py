@@ -55,7 +55,7 @@ def read_chextemporal(
     for row in _rows(folder, table):
         _note(row, table, pairs, report)
     for (dataset, patient, before, now, *paths), labels in pairs.items():
-        which = f"{dataset}/{patient}/{now} against {before}"
+        pair_name = f"{dataset}/{patient}/{now} against {before}"
         prior, current = (
             ImageRef(key=str(images / path), image_id=f"{dataset}/{path}", study_id=study)
             for path, study in zip(paths, (before, now), strict=True)
@@ -67,16 +67,16 @@ def read_chextemporal(
             key: _truth(key, change) for key, change in labels.changes.items() if key not in labels.contradicted
         }
         if prior.key == current.key:
-            report.drop("pair of an image with itself", which)
+            report.drop("pair of an image with itself", pair_name)
         elif missing is not None:
             report.drop("image file missing", missing)
         elif not findings:
-            report.drop("no finding with one label", which)
+            report.drop("no finding with one label", pair_name)
         else:
             report.keep()
             yield Record(
                 truth=PairTruth(
-                    pair_id=f"chextemporal/{which}".replace(" against ", "/"),
+                    pair_id=f"chextemporal/{pair_name}".replace(" against ", "/"),
                     patient_id=f"{dataset}/{patient.removeprefix('p') if dataset == 'mimic' else patient}",
                     findings=findings,
                     proxy=table == SILVER,
@@ -91,22 +91,22 @@ def _note(row: Mapping[str, str], table: str, pairs: dict[_Pair, _Labels], repor
     """Put one row to its pair, or drop it with its reason."""
     name, before_path, now_path = (row[column].strip() for column in _COLUMNS[table])
     dataset, patient, before, now, progression = (row[column].strip() for column in _SHARED)
-    which = f"{dataset}/{patient}/{now}: {name} {progression}"
+    label_name = f"{dataset}/{patient}/{now}: {name} {progression}"
     key, change = (
         chexpert_keys().get(" ".join(name.replace("_", " ").split()).title()),
         PROGRESSIONS.get(progression.lower()),
     )
     if not (before_path and now_path):
-        report.drop("no image path", which)
+        report.drop("no image path", label_name)
     elif key is None:
-        report.drop("unknown finding", which)
+        report.drop("unknown finding", label_name)
     elif change is None:
-        report.drop("unknown progression label", which)
+        report.drop("unknown progression label", label_name)
     else:
         labels = pairs.setdefault((dataset, patient, before, now, before_path, now_path), _Labels())
         if labels.changes.setdefault(key, change) is not change:
             labels.contradicted.add(key)
-            report.drop("two labels of one finding", which)
+            report.drop("two labels of one finding", label_name)
 
 
 def _truth(key: str, change: Change) -> FindingTruth:

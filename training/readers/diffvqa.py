@@ -235,12 +235,12 @@ class _Context:
         if current is None or prior is None:
             return None
         study, reference = self.studies[study_id], self.studies[reference_id]
-        which = f"{study_id} against {reference_id}"
+        pair_name = f"{study_id} against {reference_id}"
         if study.subject_id != reference.subject_id:
-            self._drop_all("pair of two subjects", which, len(asked))
+            self._drop_all("pair of two subjects", pair_name, len(asked))
             return None
         if study.moment == reference.moment:
-            self._drop_all("pair without an order in time", which, len(asked))
+            self._drop_all("pair without an order in time", pair_name, len(asked))
             return None
         record = Record(
             truth=pair_truth(
@@ -259,11 +259,11 @@ class _Context:
             return record
         back = swapped(record) if self.reversed_pairs is Reversed.SWAP else None
         if back is None:
-            self._drop_all("reversed pair", which, len(asked))
+            self._drop_all("reversed pair", pair_name, len(asked))
             return None
         pair_id = _pair_id(reference_id, study_id, split)
         if (int(reference_id), int(study_id), split) in self.pairs:  # the release holds some pairs both ways round
-            self._drop_all("reversed pair that is there forwards as well", which, len(asked))
+            self._drop_all("reversed pair that is there forwards as well", pair_name, len(asked))
             return None
         self.report.note("reversed pair swapped")
         return replace(back, truth=replace(back.truth, pair_id=pair_id))

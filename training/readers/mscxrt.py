@@ -31,19 +31,19 @@ def read_ms_cxr_t(
         labels, quality = row[len(ids) : len(columns)], row[len(columns) :]
         # The table gives image ids as "p10/p10000032/s50414267/<dicom_id>" in some releases, bare in others.
         dicom, previous_dicom = dicom.rpartition("/")[2], previous_dicom.rpartition("/")[2]
-        which = f"{dicom} against {previous_dicom}"
+        pair_name = f"{dicom} against {previous_dicom}"
         if (dicom, previous_dicom) in seen:
-            report.drop("duplicate pair", which)
+            report.drop("duplicate pair", pair_name)
             continue
         seen.add((dicom, previous_dicom))
         if dicom == previous_dicom:
-            report.drop("pair of an image with itself", which)
+            report.drop("pair of an image with itself", pair_name)
             continue
-        findings = _findings(labels, which, report)
+        findings = _findings(labels, pair_name, report)
         current = _image(images, subject, study, dicom, report, check_images=check_images)
         prior = _image(images, subject, previous_study, previous_dicom, report, check_images=check_images)
         if not findings:
-            report.drop("no progression label", which)
+            report.drop("no progression label", pair_name)
         elif current is not None and prior is not None:
             report.keep()
             facts = {f"{key} quality": text for key, text in zip(FINDINGS, quality, strict=True) if text}

@@ -61,7 +61,7 @@ class LeakageReport:
         for kind, leaks in (("patients", self.patients), ("images", self.images)):
             lines.append(f"{kind} in more than one split: {len(leaks)}")
             lines += [
-                f"  {which}: {', '.join(sorted(s.value for s in where))}" for which, where in list(leaks.items())[:10]
+                f"  {name}: {', '.join(sorted(s.value for s in where))}" for name, where in list(leaks.items())[:10]
             ]
         return lines
 
@@ -76,16 +76,16 @@ def find_leakage(records: Iterable[Record]) -> LeakageReport:
         counts[record.split] += 1
         shown = [record.current, *record.earlier, *([record.prior] if record.prior is not None else [])]
         for table, ids in ((patients, [record.patient_id]), (images, [image.image_id for image in shown])):
-            for which in ids:
-                where = table.get(which)
+            for name in ids:
+                where = table.get(name)
                 if where is None:
-                    table[which] = single[record.split]
+                    table[name] = single[record.split]
                 elif record.split not in where:
-                    table[which] = where | {record.split}
+                    table[name] = where | {record.split}
     return LeakageReport(
         records=dict(counts),
-        patients={which: where for which, where in patients.items() if len(where) > 1},
-        images={which: where for which, where in images.items() if len(where) > 1},
+        patients={name: where for name, where in patients.items() if len(where) > 1},
+        images={name: where for name, where in images.items() if len(where) > 1},
     )
 
 

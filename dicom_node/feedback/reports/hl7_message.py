@@ -67,10 +67,10 @@ def envelope(data: bytes) -> Envelope:
 def acknowledgement(header: Envelope, code: str, text: str, *, now: dt.datetime) -> bytes:
     """The ACK (HL7 v2.5.1 section 2.9.2): sender and receiver swapped, MSA with code, control id and reason."""
     moment = f"{now:%Y%m%d%H%M%S}"
-    mine = hashlib.sha256(f"{header.control_id}{moment}{code}".encode()).hexdigest()[:20]
+    own_id = hashlib.sha256(f"{header.control_id}{moment}{code}".encode()).hexdigest()[:20]
     msh = "|".join(
         (
-            *("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", f"ACK^{header.trigger}^ACK", mine),
+            *("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", f"ACK^{header.trigger}^ACK", own_id),
             *(header.processing_id, header.version),
         )
     )

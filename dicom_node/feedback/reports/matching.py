@@ -62,8 +62,8 @@ def _is_proven(study: Study, patient_ids: Iterable[list[str]]) -> bool:
     ours = [(study.patient_id, study.issuer_of_patient_id)]
     ours += [(other.get("id", ""), other.get("issuer", "")) for other in study.other_patient_ids]
     return any(
-        mine == theirs and (not issuer or not their_issuer or issuer == their_issuer)
-        for mine, issuer in ours
-        if mine
-        for theirs, their_issuer in patient_ids
+        own_id == their_id and (not issuer or not their_issuer or issuer == their_issuer)
+        for own_id, issuer in ours
+        if own_id
+        for their_id, their_issuer in patient_ids
     )

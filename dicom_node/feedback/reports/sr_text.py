@@ -107,13 +107,13 @@ def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
             if left[0] < 0 or depth > MAX_DEPTH:
                 return
             name = _meaning(child)
-            here = heading
+            below = heading
             if text_of(child, "ValueType") == "TEXT":
                 own = name if name.lower() in skipped or not heading else heading
                 yield own, _long(child)
             elif text_of(child, "ValueType") == "CONTAINER":
-                here = heading if heading.lower() in skipped else name or heading
-            yield from walk(child, here, depth + 1)
+                below = heading if heading.lower() in skipped else name or heading
+            yield from walk(child, below, depth + 1)
 
     for heading, words in walk(dataset, "", 0):
         if words.strip():

@@ -192,8 +192,8 @@ def expect_retrieval(peer: QueryPeer, uid: str, node: NodeContext, *, expected: 
     now = node.clock()
     seconds = 4 * node.settings.priors.retrieve_seconds if expected else LATE_SECONDS
     with node.database.write() as session:
-        gone = (ExpectedRetrieval.study_instance_uid == uid) | (ExpectedRetrieval.until < now)
-        session.execute(delete(ExpectedRetrieval).where(gone))
+        is_over = (ExpectedRetrieval.study_instance_uid == uid) | (ExpectedRetrieval.until < now)
+        session.execute(delete(ExpectedRetrieval).where(is_over))
         if expected or peer.names_originator:
             until = now + dt.timedelta(seconds=seconds)
             session.add(ExpectedRetrieval(study_instance_uid=uid, calling_ae_title=peer.ae_title, until=until))

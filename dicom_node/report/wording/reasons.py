@@ -48,7 +48,9 @@ def in_language(text: str, words: Catalogue) -> str:
         return "; ".join(_clauses(clauses, words))
     listed = _LIST.split(text)
     translated = [in_language(part, words) for part in listed] if len(listed) > 1 else listed
-    return words.join(translated) if all(now != was for now, was in zip(translated, listed, strict=True)) else text
+    return (
+        words.join(translated) if all(now != before for now, before in zip(translated, listed, strict=True)) else text
+    )
 
 
 def names_attributes(text: str) -> bool:

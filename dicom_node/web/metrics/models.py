@@ -121,8 +121,8 @@ def _validation(session: Session, node: NodeContext, now: dt.datetime) -> Iterat
             asked = [f["presence"] == "present" for findings in live for f in findings if f["key"] == key]
             if asked:
                 rates.add_metric([device, key, "live"], sum(asked) / len(asked))
-        here = bin_counts([certainty_of(findings) for findings in live], validation.certainty_edges)
-        for name, before, count in zip(_bin_names(validation), validation.certainty, here, strict=True):
+        live_counts = bin_counts([certainty_of(findings) for findings in live], validation.certainty_edges)
+        for name, before, count in zip(_bin_names(validation), validation.certainty, live_counts, strict=True):
             sure.add_metric([device, name, "validation"], before / validation.pairs)
             if live:
                 sure.add_metric([device, name, "live"], count / len(live))
