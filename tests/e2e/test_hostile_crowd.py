@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
-from benchmarks.bench_soak import MIB, Watcher, make_films, send, site, unproven, waiting
+from benchmarks.bench_soak import make_films, send, site, unproven, waiting
+from benchmarks.watcher import MIB, Watcher
 from dicom_node.index.tables.core import Job, JobState, Study
 from tests.support.common import wait_until
 from tests.support.node import Node
