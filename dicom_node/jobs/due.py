@@ -1,4 +1,4 @@
-"""Which job is due next: the order of urgency, and the one form of query that finds it however long the queue is."""
+"""The job that is due next: the order of urgency, and the one form of query that finds it however long the queue is."""
 
 from __future__ import annotations
 

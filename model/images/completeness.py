@@ -86,7 +86,7 @@ def _first_tile_part(codestream: bytes, start: int) -> int:
 
 
 def decode_and_listen(decode: Callable[[], _T]) -> tuple[_T, str | None]:
-    """What `decode` gives, and the complaint of a JPEG library about data that it made up; None where it had none.
+    """The result of `decode`, and the complaint of a JPEG library about data that it made up; None where it had none.
 
     The libraries write to the standard error of the process, which is held for so long and then gets what was written.
     """

@@ -23,7 +23,7 @@ from training.data.samples import UNKNOWN, Dropped, Sample, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
+class PackedBatch:
     """One step's input.
 
     input_ids, position_ids, labels: int64 [B, L]; labels UNKNOWN where no loss is taken. mask: bool [B, 1, L, L], True
@@ -50,11 +50,11 @@ class Batch:
     marked: Tensor | None = None
     dropped: tuple[Dropped, ...] = ()
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> PackedBatch:
         """The same on another device."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in given.items() if isinstance(v, Tensor)}
-        return Batch(**moved, dropped=self.dropped)
+        return PackedBatch(**moved, dropped=self.dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class Collator:
     def _tokenise(self, text: str) -> tuple[int, ...]:
         return tuple(self.processor.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[Sample]) -> PackedBatch:
         """Collate. Raises ValueError for a sequence longer than `max_length`: nothing is cut off silently."""
         tiled = [self._cut_tiles(sample) for sample in samples]
         parts: dict[str, Any] = self.processor.image_inputs(tiled)
@@ -96,7 +96,7 @@ class Collator:
             if longest > self.max_length:
                 raise ValueError(f"a sequence has {longest} tokens, more than max_length = {self.max_length}")
             parts |= pad_rows(rows, self.processor.tokenizer.pad_token_id)
-        return Batch(**parts, dropped=tuple(drop for sample in samples for drop in sample.dropped))
+        return PackedBatch(**parts, dropped=tuple(drop for sample in samples for drop in sample.dropped))
 
     def _cut_tiles(self, sample: Sample) -> list[TiledImage]:
         """The tiles of a sample's images; where it brings features, empty ones that only tell their number."""

@@ -1,4 +1,4 @@
-"""How sure a system's answers are beside how often they are right: ROC curves and reliability."""
+"""ROC curves and reliability: the certainty of a system's answers beside how often they are right."""
 
 from __future__ import annotations
 

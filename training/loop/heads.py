@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.questions.answers import CHANGE_ANSWERS
-from training.data.collate import Batch
+from training.data.collate import PackedBatch
 from training.data.samples import UNKNOWN
 
 
@@ -69,7 +69,7 @@ class AuxiliaryHeads(nn.Module):
         return HeadOutputs(single=single, outline=outline, change=change)
 
 
-def head_losses(outputs: HeadOutputs, batch: Batch) -> dict[str, Tensor]:
+def head_losses(outputs: HeadOutputs, batch: PackedBatch) -> dict[str, Tensor]:
     """The losses of the heads by name; every one is a mean over what is known.
 
     presence: binary cross-entropy. side: the same for left and right of what is present. severity: squared error of

@@ -22,7 +22,7 @@ from model.nvila.configuration import NvilaConfig
 from model.nvila.longitudinal import LongitudinalExtras
 from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import NvilaProcessor, geometry_of
-from training.data.collate import Batch, Collator
+from training.data.collate import Collator, PackedBatch
 from training.data.samples import UNKNOWN
 from training.loop.chat_learner import open_foreign
 from training.loop.heads import AuxiliaryHeads, head_losses
@@ -105,7 +105,7 @@ class Trainable(Learner):
             state = {name: value.contiguous() for name, value in self.heads.state_dict().items()}
             save_file(state, folder / HEADS_FILE)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: PackedBatch) -> dict[str, Tensor]:
         """Losses of one batch, float32 scalars."""
         if batch.features is not None:
             features = self.model.project_features(batch.features.to(self.model.dtype), batch.image_grids)
@@ -132,7 +132,7 @@ class Trainable(Learner):
             losses |= extra_losses
         return losses | {"loss": total}
 
-    def _answer_loss(self, batch: Batch, samples: list[list[Tensor]], extras: list[Tensor] | None) -> Tensor:
+    def _answer_loss(self, batch: PackedBatch, samples: list[list[Tensor]], extras: list[Tensor] | None) -> Tensor:
         if batch.input_ids is None or batch.mask is None or batch.labels is None:
             raise ValueError("the objective 'instructions' needs samples with turns")
         places = batch.input_ids == self.model.config.image_token_id
@@ -162,7 +162,7 @@ class Trainable(Learner):
 
     def _head_losses(
         self,
-        batch: Batch,
+        batch: PackedBatch,
         patches: Tensor,
         sequences: list[Tensor],
         counts: list[int],

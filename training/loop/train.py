@@ -24,7 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, bro
 from torch.utils.data import DataLoader, Dataset
 
 from model.errors import ModelError
-from training.data.collate import Batch, Collator
+from training.data.collate import Collator, PackedBatch
 from training.data.data_log import DataLog
 from training.data.features import Features, tower_hash
 from training.data.pictures import picture_side
@@ -216,7 +216,7 @@ def newest_checkpoint(out: Path) -> Path | None:
     return max(checkpoints, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def batches_of(recipe: Recipe, cache: Path, processor: Any, work: Path) -> Iterator[Batch]:
+def batches_of(recipe: Recipe, cache: Path, processor: Any, work: Path) -> Iterator[PackedBatch]:
     """The batches of a run without the run: for benches and tests of the data path. work: folder for the index."""
     source = source_of(recipe, Place(work=work, size=picture_side(recipe), cache=cache))
     samples = _Numbered(source, first_step=0, recipe=recipe, rank=0, ranks=1)
