@@ -17,6 +17,7 @@ from model.experts.film_classifier import (
     FilmView,
     TowerFeatures,
     load_film_classifier,
+    squares_of,
 )
 from model.experts.film_network import SIDE
 from model.film_rules import FilmReading, read_film_finding
@@ -63,15 +64,29 @@ class FilmReader:
         }
 
     def look(self, pairs: Sequence[StudyPair]) -> list[PairView]:
-        """Look at the films of each pair once."""
+        """Look at the films of each pair once. Where the current one is no film of a person, both are only recognised:
+        nothing else of them is read."""
         images = [image for pair in pairs for image in (pair.prior, pair.current) if image is not None]
-        views = iter(self.classifier.look(images))
-        return [PairView(prior=next(views) if pair.prior is not None else None, current=next(views)) for pair in pairs]
+        if not images:
+            return []
+        squares = squares_of(images)
+        recognised = self.classifier.recognise(squares)
+        views = list(recognised.views)
+        places = [place for pair in _places(pairs) if views[pair[-1]].kind is FilmKind.PERSON for place in pair]
+        if places:
+            read = self.classifier.read(squares[places], recognised.of(places))
+            for place, view in zip(places, read, strict=True):
+                views[place] = view
+        return [
+            PairView(prior=views[pair[0]] if len(pair) > 1 else None, current=views[pair[-1]])
+            for pair in _places(pairs)
+        ]
 
     def course(self, study: StudyPair, view: PairView, kinds: Collection[str]) -> StudyPair | None:
         """The part of a study that was measured: all its images are of these kinds (else None), and the course begins
         after the newest image that is unlike those of training (None where that is the current one)."""
-        views = [*self.classifier.look(study.earlier), *view.films]
+        earlier = self.classifier.recognise(squares_of(study.earlier)).views if study.earlier else ()
+        views = [*earlier, *view.films]
         if any(film.kind not in kinds for film in views):
             return None
         unlike = [place for place, film in enumerate(views) if film.unfamiliarity > FAMILIAR]
@@ -112,6 +127,16 @@ class FilmReader:
         findings = tuple(replace(f, regions=tuple(found.get(f.key, ()))) for f in prediction.findings)
         seconds = {**prediction.seconds, "localise": time.perf_counter() - started}
         return replace(prediction, findings=findings, seconds=seconds)
+
+
+def _places(pairs: Sequence[StudyPair]) -> list[tuple[int, ...]]:
+    """The places of each pair's films, the current one last, among those of all pairs."""
+    places, used = [], 0
+    for pair in pairs:
+        count = 1 if pair.prior is None else 2
+        places.append(tuple(range(used, used + count)))
+        used += count
+    return places
 
 
 def film_heatmap(view: PairView, key: str, role: ImageRole) -> Heatmap | None:

@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR
 from model.film_reader import FilmReader, PairView, is_person, open_film_reader
 from model.finding_states import FindingAnswers, JointWeights, read_finding, says_something
+from model.images.square import keep_squares
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
 from model.prognosis.foresight import Foresight, items_of_answers, open_foresight, within_gap, without_contradictions
@@ -75,6 +76,8 @@ class Predictor:
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
         self._warned = False
+        self.asks_open = True
+        """Open questions are asked as well; the node states nothing of their text and asks none."""
         self.foresight: Foresight | None = None
         self.expert = expert if manifest.expert else None
         self._identity = ModelIdentity(
@@ -101,6 +104,10 @@ class Predictor:
 
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         """Answer several pairs, in batches where the model allows it."""
+        with keep_squares(), self.vlm.model.keep_features() if isinstance(self.vlm, NvilaVlm) else nullcontext():
+            return self._predict(pairs)
+
+    def _predict(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         started = time.perf_counter()
         with _failures_of_memory():
             views = self.films.look(pairs) if self.films is not None else [None] * len(pairs)
@@ -171,6 +178,7 @@ class Predictor:
             if (question.type in known or (foretold and question.type is QuestionType.PREDICTION))
             # The open prediction has no place in a Prediction: its closed questions say the same, coded.
             and not (question.type is QuestionType.PREDICTION and question.allowed is None)
+            and (self.asks_open or question.allowed is not None)
         )
 
     def jobs(self, pair: StudyPair) -> list[EngineJob]:

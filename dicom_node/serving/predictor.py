@@ -45,6 +45,7 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
         trust_remote_code=section.trust_remote_code,
         experts=section.experts,
     )
+    predictor.asks_open = False  # no report quotes what a model writes freely
     if section.experts is not None and predictor.expert is None:
         log.warning("[model] experts is not used: this checkpoint was not trained with it", source=section.source)
     return predictor
@@ -57,7 +58,7 @@ def _remote(section: ModelSection) -> PairPredictor:
 
     assert section.base_url is not None  # the settings refuse an openai back end without one
     key = section.api_key_file.read_text("utf-8").strip() if section.api_key_file is not None else None
-    return open_remote_predictor(
+    predictor = open_remote_predictor(
         section.base_url,
         findings=section.findings,
         model=None if section.source == DEMO else section.source,
@@ -67,6 +68,8 @@ def _remote(section: ModelSection) -> PairPredictor:
         connections=section.requests_at_once,
         min_mass=section.min_answer_mass,
     )
+    predictor.asks_open = False
+    return predictor
 
 
 def ask_together(predictor: PairPredictor, pairs: Sequence[StudyPair]) -> list[Prediction | InferenceError]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork, grow_heads
+from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork, FilmOutputs, grow_heads
 from model.experts.tower_heads import TowerHeads
 from model.film_rules import FilmScores
 from model.images.square import fit
@@ -80,14 +80,15 @@ class Domains:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilmView:
     """The classifier's answer on one film. kind: by `kinds_of`. unfamiliarity: distance from it as a share of its
-    limit, above 1 for a film that is like none that it learned on. maps: MARKED key → probability [GRID, GRID]."""
+    limit, above 1 for a film that is like none that it learned on. maps: MARKED key → probability [GRID, GRID]. The
+    other values are empty where the film was only recognised."""
 
     kind: FilmKind
     unfamiliarity: float
-    mined: Mapping[str, float]
-    marked: Mapping[str, float]
-    amounts: Mapping[str, float]
-    maps: Mapping[str, NDArray[np.float32]]
+    mined: Mapping[str, float] = field(default_factory=dict)
+    marked: Mapping[str, float] = field(default_factory=dict)
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def scores(self, key: str) -> FilmScores:
         """The scores of one finding of the ontology."""
@@ -99,6 +100,18 @@ class FilmView:
             amount=self.amounts.get(key),
             side=side_of(self.maps[key]) if concept is not None and concept.lateral and key in self.maps else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recognition:
+    """A look of the first member at films. views: kind and unfamiliarity of each. outputs: all that the member gave."""
+
+    views: tuple[FilmView, ...]
+    outputs: FilmOutputs
+
+    def of(self, places: Sequence[int]) -> Recognition:
+        """The same of some of the films."""
+        return Recognition(views=tuple(self.views[place] for place in places), outputs=self.outputs.of(places))
 
 
 def kinds_of(distances: Tensor) -> Tensor:
@@ -124,49 +137,74 @@ class FilmClassifier:
     @torch.inference_mode()
     def look(self, images: Sequence[DisplayImage]) -> list[FilmView]:
         """Classify each film."""
-        if not images:
-            return []
-        squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32) / 255.0
-        return self.look_at_squares(torch.from_numpy(squares)[:, None])
+        return self.look_at_squares(squares_of(images)) if images else []
 
     @torch.inference_mode()
     def look_at_squares(self, squares: Tensor) -> list[FilmView]:
         """As `look`, of grey squares [N, 1, SIDE, SIDE] in 0..1."""
-        mined, marked, amounts, maps, features = (value.float() for value in average_outputs(self._members, squares))
+        return self.read(squares, self.recognise(squares))
+
+    @torch.inference_mode()
+    def recognise(self, squares: Tensor) -> Recognition:
+        """Tell the kind of each film and how like those of training it is, by the first member alone."""
+        outputs: FilmOutputs = self._members[0](_channels_last(squares))
+        distances = self._domains.distances(outputs.features)
+        views = [
+            FilmView(kind=KINDS[place], unfamiliarity=float(row[place]))
+            for place, row in zip(kinds_of(distances).tolist(), distances, strict=True)
+        ]
+        return Recognition(views=tuple(views), outputs=outputs)
+
+    @torch.inference_mode()
+    def read(self, squares: Tensor, recognised: Recognition) -> list[FilmView]:
+        """Add all outputs to the views of recognised films."""
+        mined, marked, amounts, maps, _ = (
+            value.float() for value in average_outputs(self._members, squares, recognised.outputs)
+        )
         if self._heads is not None and self._tower is not None:
             pictures = (squares[:, 0] * 255.0).round().byte().numpy()
             mined, marked = self._heads.blend(mined, marked, self._tower(list(pictures)))
-        distances = self._domains.distances(features)
-        kinds = kinds_of(distances)
-        views = []
-        for number in range(len(squares)):
-            nearest = int(kinds[number])
-            views.append(
-                FilmView(
-                    kind=KINDS[nearest],
-                    unfamiliarity=float(distances[number, nearest]),
-                    mined=dict(zip(MINED, mined[number].tolist(), strict=True)),
-                    marked=dict(zip(MARKED, marked[number].tolist(), strict=True)),
-                    amounts=dict(zip(GRADED, amounts[number].tolist(), strict=True)),
-                    maps={key: maps[number, place].numpy() for place, key in enumerate(MARKED)},
-                )
+        return [
+            replace(
+                view,
+                mined=dict(zip(MINED, mined[number].tolist(), strict=True)),
+                marked=dict(zip(MARKED, marked[number].tolist(), strict=True)),
+                amounts=dict(zip(GRADED, amounts[number].tolist(), strict=True)),
+                maps={key: maps[number, place].numpy() for place, key in enumerate(MARKED)},
             )
-        return views
+            for number, view in enumerate(recognised.views)
+        ]
+
+
+def squares_of(images: Sequence[DisplayImage]) -> Tensor:
+    """The grey squares [N, 1, SIDE, SIDE] in 0..1 of films; there must be one."""
+    squares = np.stack([fit(image, SIDE) for image in images]).astype(np.float32) / 255.0
+    return torch.from_numpy(squares)[:, None]
 
 
 @torch.inference_mode()
-def average_outputs(members: Sequence[FilmNetwork], squares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def average_outputs(
+    members: Sequence[FilmNetwork], squares: Tensor, first: FilmOutputs | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Mined, marked and amounts as `FilmOutputs`, maps as probabilities, averaged over the members and over the film
-    and its mirror image, whose maps are turned back; features of the first member on the film as it is."""
-    given = []
+    and its mirror image, whose maps are turned back; features of the first member on the film as it is.
+
+    first: of the first member on the films as they are, where it has looked already.
+    """
+    given: list[FilmOutputs] = []
     for member in members:
         for picture in (squares, squares.flip(-1)):
-            given.append(member(picture.contiguous(memory_format=torch.channels_last)))
+            known = first if not given else None
+            given.append(known if known is not None else member(_channels_last(picture)))
     maps = torch.stack([one.maps if number % 2 == 0 else one.maps.flip(-1) for number, one in enumerate(given)])
     mined = torch.stack([one.mined for one in given]).mean(0)
     marked = torch.stack([one.marked for one in given]).mean(0)
     amounts = torch.stack([one.amount for one in given]).mean(0)
     return mined, marked, amounts, maps.sigmoid().mean(0), given[0].features
+
+
+def _channels_last(squares: Tensor) -> Tensor:
+    return squares.contiguous(memory_format=torch.channels_last)
 
 
 def side_of(grid: NDArray[np.float32]) -> str | None:

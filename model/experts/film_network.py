@@ -7,8 +7,8 @@ disagree; a shared backbone lets each profit from the other (docs/demonstration-
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,11 @@ class FilmOutputs:
     maps: Tensor
     features: Tensor
     joined: Tensor
+
+    def of(self, places: Sequence[int]) -> FilmOutputs:
+        """The outputs of some of the images."""
+        chosen = list(places)
+        return FilmOutputs(**{part.name: getattr(self, part.name)[chosen] for part in fields(self)})
 
 
 class FilmNetwork(nn.Module):

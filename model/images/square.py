@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.schema import DisplayImage, SourceGeometry
+
+_kept: ContextVar[dict[tuple[int, int], tuple[DisplayImage, NDArray[np.uint8]]] | None] = ContextVar(
+    "kept squares", default=None
+)
+"""(id of an image, size) → the image, held so that its id stays its own, and its square."""
+
+
+@contextmanager
+def keep_squares() -> Iterator[None]:
+    """Make each square of an image once until the block ends: several readers of one request want the same."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +70,13 @@ def square_pixels(height: int, width: int, pixel_aspect: float) -> tuple[int, in
 
 
 def fit(image: DisplayImage, size: int) -> NDArray[np.uint8]:
-    """The picture as uint8 [size, size]: aspect ratio kept, centred, padded with black (air)."""
-    return fit_grey(image.pixels, size)
+    """The picture as uint8 [size, size]: aspect ratio kept, centred, padded with black (air). Not to be written to."""
+    kept = _kept.get()
+    if kept is None:
+        return fit_grey(image.pixels, size)
+    if (id(image), size) not in kept:
+        kept[id(image), size] = (image, fit_grey(image.pixels, size))
+    return kept[id(image), size][1]
 
 
 def fit_grey(pixels: NDArray[np.float32], size: int) -> NDArray[np.uint8]:

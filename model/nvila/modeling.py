@@ -6,6 +6,9 @@ have the length that the language model sees. The algorithm is that of NVlabs/VI
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,9 @@ from transformers.utils import ModelOutput
 
 from model.nvila.configuration import NvilaConfig
 from model.nvila.projector import Projector, merge_scales, mosaic
+
+MAX_KEPT_TILES = 64
+"""Tiles whose features are kept at once; bounds the memory of tiled pictures and of large towers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +86,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         width = config.vision_config.hidden_size * config.scale_count
         self.mm_projector = Projector(config.projector_type, width, hidden)
         self.llm = Qwen2ForCausalLM._from_config(config.text_config)
+        self._kept: dict[bytes, Tensor] | None = None
         self.longitudinal: Any = None  # LongitudinalExtras, imported below where it is wanted
         if config.longitudinal is not None:
             from model.nvila.longitudinal import LongitudinalExtras  # plain NVILA does not need it
@@ -101,11 +108,28 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         """The language model's head."""
         return self.llm.get_output_embeddings()  # type: ignore[no-any-return]  # Transformers has no types
 
-    def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm.
+    @contextmanager
+    def keep_features(self) -> Iterator[None]:
+        """Run the vision tower once for each tile until the block ends; for inference, with weights that stay."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
 
-        The layers above the chosen one are not run: nothing reads them.
-        """
+    def vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm."""
+        if self._kept is None or torch.is_grad_enabled():
+            return self._run_tower(pixel_values)
+        tiles = {_digest(tile): place for place, tile in enumerate(pixel_values)}
+        known, new = dict(self._kept), [name for name in tiles if name not in self._kept]
+        if new:
+            known |= zip(new, self._run_tower(pixel_values[[tiles[name] for name in new]]), strict=True)
+            self._kept |= {name: known[name] for name in new[: max(0, MAX_KEPT_TILES - len(self._kept))]}
+        return torch.stack([known[_digest(tile)] for tile in pixel_values])
+
+    def _run_tower(self, pixel_values: Tensor) -> Tensor:
+        """The layers above the chosen one are not run: nothing reads them."""
         tower = self.vision_tower
         # hidden_states holds the embeddings and each layer's output, so index -2 is the output of layer L - 1.
         count = range(len(tower.encoder.layers) + 1)[self.config.vision_select_layer]
@@ -234,6 +258,10 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _digest(tile: Tensor) -> bytes:
+    return hashlib.blake2b(memoryview(tile.contiguous().view(torch.uint8).cpu().numpy()), digest_size=16).digest()
 
 
 __all__ = ["ImageFeatures", "NvilaForConditionalGeneration", "NvilaOutput", "NvilaPreTrainedModel"]

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from model.experts.film_classifier import FilmKind
 from model.images.display import from_grey, load_display_image
 from model.predict import Predictor, load_predictor
 from model.schema import Change, DisplayImage, Presence, StudyPair
@@ -39,6 +40,40 @@ def test_phantoms_are_read_by_the_language_model(predictor: Predictor) -> None:
         assert said.unfamiliarity is not None
         assert said.unfamiliarity < 1.5
         assert said.difference_text is not None
+
+
+def test_of_phantoms_the_film_classifier_only_tells_the_kind(predictor: Predictor) -> None:
+    assert predictor.films is not None
+    pairs = [load_pair(record) for record in open_records(parse_spec("phantom:3"), DropReport())]
+    for pair, seen in zip(pairs, predictor.films.look(pairs), strict=True):
+        (whole,) = predictor.films.classifier.look([pair.current])
+        assert seen.current.kind is whole.kind is FilmKind.PHANTOM
+        assert seen.current.unfamiliarity == pytest.approx(whole.unfamiliarity, abs=1e-5)
+        assert whole.maps
+        assert not seen.current.maps
+
+
+def test_a_persons_films_among_phantoms_are_read_as_alone(predictor: Predictor) -> None:
+    assert predictor.films is not None
+    phantom = load_pair(next(iter(open_records(parse_spec("phantom:1"), DropReport()))))
+    (person,) = _people(1)
+    mixed = [phantom, StudyPair(current=person), StudyPair(current=person, prior=phantom.current)]
+    first, second, third = predictor.films.look(mixed)
+    (alone,) = predictor.films.look([StudyPair(current=person)])
+    assert first.current.kind is FilmKind.PHANTOM
+    for seen in (second, third):
+        assert seen.current.kind is FilmKind.PERSON
+        assert seen.current.marked == pytest.approx(dict(alone.current.marked), abs=1e-4)
+    assert third.prior is not None
+    assert third.prior.marked  # of a pair that is read, both films are
+    assert predictor.films.look([]) == []
+
+
+def _people(count: int) -> list[DisplayImage]:
+    records = read_nih_series(shared("data/nih_series"), DropReport())
+    dev = (record for record in records if record.split is Split.VALIDATE)
+    films = (load_pair(record).current for record in dev)
+    return list(islice(films, count))
 
 
 def test_films_of_people_are_read_by_the_film_classifier(predictor: Predictor, pairs: list[StudyPair]) -> None:

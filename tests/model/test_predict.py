@@ -72,6 +72,20 @@ def test_without_a_prior_nothing_is_said_on_change(predictor: Predictor) -> None
         assert finding.prior_probability is None
 
 
+def test_the_node_asks_for_no_text_and_finds_the_same(folder: Path, predictor: Predictor) -> None:
+    served = load(ModelSection(source=str(folder)))
+    pair = StudyPair(current=image(1), prior=image(2))
+    prediction, whole = served.predict(pair), predictor.predict(pair)
+    assert prediction.difference_text is None
+    assert whole.difference_text is not None
+    assert [(f.key, f.presence, f.change, f.location, f.level) for f in prediction.findings] == [
+        (f.key, f.presence, f.change, f.location, f.level) for f in whole.findings
+    ]
+    for left, right in zip(prediction.findings, whole.findings, strict=True):
+        assert left.probability == pytest.approx(right.probability, abs=1e-5)
+    assert [item.key for item in prediction.prognosis] == [item.key for item in whole.prognosis]
+
+
 def test_several_pairs_at_once_give_what_each_gives_alone(predictor: Predictor) -> None:
     pairs = [StudyPair(current=image(n), prior=image(n + 10) if n != 1 else None) for n in range(3)]
     for together, pair in zip(predictor.predict_many(pairs), pairs, strict=True):

@@ -16,7 +16,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from model.errors import CheckpointError
-from model.nvila import NvilaConfig, NvilaForConditionalGeneration, NvilaProcessor, load_nvila, save_nvila
+from model.nvila import (
+    NvilaConfig,
+    NvilaForConditionalGeneration,
+    NvilaProcessor,
+    Tiling,
+    load_nvila,
+    modeling,
+    save_nvila,
+)
 from model.nvila.projector import Downsample, cut_mosaic, merge_scales, mosaic
 from model.questions.prompts import PromptLayout, render_prefix, render_question
 from tests.support.tiny_nvila import picture, save_tiny, tiny_nvila
@@ -37,6 +45,48 @@ def batch_of(processor: NvilaProcessor) -> Any:
     for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
         labels[row, length - 4 : length] = batch["input_ids"][row, length - 4 : length]
     return batch | {"labels": labels}
+
+
+def tile_of(processor: NvilaProcessor, seed: int) -> Tensor:
+    pixels: Tensor = processor.image_inputs([processor.tile([picture(seed)], Tiling.NEVER)])["pixel_values"]
+    return pixels
+
+
+@torch.inference_mode()
+def test_kept_features_run_the_tower_once_for_each_tile(
+    tiny: tuple[NvilaForConditionalGeneration, NvilaProcessor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = tiny
+    one, two, three = (tile_of(processor, seed) for seed in (1, 2, 3))
+    plain = model.vision_features(torch.cat([one, two, three]))
+    ran: list[int] = []
+    tower = model.vision_tower.encoder.layers[0].register_forward_hook(
+        lambda _layer, given, _out: ran.append(len(given[0]))
+    )
+    with model.keep_features():
+        for tiles, expected in (([one, two], [0, 1]), ([two, three, two], [1, 2, 1]), ([three, one], [2, 0])):
+            assert torch.allclose(model.vision_features(torch.cat(tiles)), plain[expected], atol=1e-5)
+    assert ran == [2, 1]
+    monkeypatch.setattr(modeling, "MAX_KEPT_TILES", 1)
+    with model.keep_features():
+        for _ in range(2):
+            assert torch.allclose(model.vision_features(torch.cat([one, two])), plain[:2], atol=1e-5)
+    assert ran == [2, 1, 2, 1], "beyond the limit a tile is computed anew"
+    model.vision_features(one)
+    assert ran[-1] == 1, "and nothing is kept afterwards"
+    assert len(ran) == 5
+    tower.remove()
+
+
+def test_features_are_not_kept_where_gradients_are_wanted(
+    tiny: tuple[NvilaForConditionalGeneration, NvilaProcessor],
+) -> None:
+    model, processor = tiny
+    tile = tile_of(processor, 1)
+    with model.keep_features():
+        with torch.inference_mode():
+            model.vision_features(tile)
+        assert model.vision_features(tile).requires_grad
 
 
 @pytest.mark.parametrize(
