@@ -59,6 +59,8 @@ class Hl7Listener:
         self._ended: asyncio.Event | None = None
         self._failure = ""
         self._connections: set[asyncio.Task[None]] = set()
+        self._idle: dict[asyncio.Task[None], None] = {}
+        """Those between two messages, the longest first."""
         self._thread = threading.Thread(target=self._run, name="hl7", daemon=True)
         self.port = 0
 
@@ -100,32 +102,49 @@ class Hl7Listener:
         self._ready.set()
         async with server:
             await self._ended.wait()
-        for task in list(self._connections):
+        connections = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in connections:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         address = str(writer.get_extra_info("peername")[0])
-        # Counted before this one is in the set.
-        full = len(self._connections) >= self._settings.max_connections
+        is_allowed = self._admits(address)
+        full = is_allowed and not self._has_room()  # counted before this one is in the set; a stranger takes no place
         self._connections.add(task)
         try:
-            if not self._admits(address):
+            if not is_allowed:
                 log.warning("HL7 connection refused: address not allowed", address=address)
             elif full:
                 log.warning("HL7 connection refused: too many at once", address=address)
             else:
                 await self._converse(reader, writer, address)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+        except (OSError, asyncio.IncompleteReadError, TimeoutError, asyncio.CancelledError) as error:
             log.info("HL7 connection ended", address=address, why=type(error).__name__)
         finally:
             self._connections.discard(task)
+            self._idle.pop(task, None)
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await writer.wait_closed()
+
+    def _has_room(self) -> bool:
+        """Tell whether one more connection may be served; where there are too many, the longest idle one gives way.
+
+        A RIS that was switched off leaves its connections behind and needs new ones at once.
+        """
+        if len(self._connections) < self._settings.max_connections:
+            return True
+        longest = next(iter(self._idle), None)
+        if longest is None:
+            return False
+        del self._idle[longest]
+        self._connections.discard(longest)
+        longest.cancel()
+        return True
 
     def _admits(self, address: str) -> bool:
         parsed = ip_address(address.split("%")[0])
@@ -137,8 +156,7 @@ class Hl7Listener:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         """Message after message until the peer goes, says nothing for long, or breaks the framing."""
         while True:
-            async with asyncio.timeout(self._settings.idle_seconds):
-                first = await reader.read(1)
+            first = await self._first_byte(reader)
             if not first:
                 return
             if first in b"\r\n":
@@ -157,6 +175,16 @@ class Hl7Listener:
             # In a thread: a commit that waits for the index would hold up every other sender.
             answer = await self._loop.run_in_executor(None, self._take, frame[:-1], address)
             await self._answer(writer, answer)
+
+    async def _first_byte(self, reader: asyncio.StreamReader) -> bytes:
+        """The next byte of an idle connection. Raises CancelledError where another one needs its place."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._idle[task] = None
+        async with asyncio.timeout(self._settings.idle_seconds):
+            first = await reader.read(1)
+        self._idle.pop(task, None)
+        return first
 
     async def _answer(self, writer: asyncio.StreamWriter, message: bytes) -> None:
         writer.write(START + message + END)

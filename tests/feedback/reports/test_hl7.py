@@ -152,17 +152,30 @@ def test_unframed_oversize_and_slow_peers_are_cut_off(tmp_path: Path) -> None:
         assert not reports(node)
 
 
-def test_only_allowed_addresses_and_so_many_at_once(tmp_path: Path) -> None:
+def test_only_allowed_addresses_may_connect(tmp_path: Path) -> None:
     with (
         listening(tmp_path / "a", addresses=["192.0.2.0/24"]) as (_node, _clock, port),
         MllpPeer(port) as peer,
     ):
         assert peer.answer() == ""
-    with listening(tmp_path / "b", max_connections=1) as (_node, _clock, port), MllpPeer(port) as first:
-        assert first.ask(oru()).startswith("MSA|AA|")
-        with MllpPeer(port) as second:
+
+
+def test_longest_idle_connection_gives_way_where_there_are_too_many(tmp_path: Path) -> None:
+    """A RIS that lost its power leaves connections behind; those must not keep it out for ten minutes."""
+    with (
+        listening(tmp_path, max_connections=2) as (_node, _clock, port),
+        MllpPeer(port) as first,
+        MllpPeer(port) as second,
+    ):
+        for peer, control in ((first, "1"), (second, "2"), (first, "3")):
+            assert peer.ask(oru(control=control)).startswith("MSA|AA|")
+        with MllpPeer(port) as third:
+            assert third.ask(oru(control="4")).startswith("MSA|AA|")
             assert second.answer() == ""
-        assert first.ask(oru(control="MSG2")).startswith("MSA|AA|")
+            assert first.ask(oru(control="5")).startswith("MSA|AA|")
+        for number in range(40):  # a crowd of silent ones
+            with MllpPeer(port) as silent:
+                assert silent.ask(oru(control=f"S{number}")).startswith("MSA|AA|")
 
 
 def test_taken_port_is_said_at_the_start(tmp_path: Path) -> None:
