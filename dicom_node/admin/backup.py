@@ -1,8 +1,8 @@
 """Backup of index and files while the node runs, and their return: nothing that was acknowledged is lost by either.
 
 The index is copied first and the files after it. So every file that the copy names is there, unless retention removed
-it meanwhile, and newer files come along without a row: the receiver indexes them at its next start. Files have random
-names and never change, so a second backup into the same folder copies only what is new.
+it meanwhile, and newer files come along without a row: the receiver indexes them at its next start. A second backup
+into the same folder copies only what is new, or has another length or time: instances never change, secrets do.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ DUMP: Final = "index.dump"
 FOLDERS: Final = ("instances/files", "instances/quarantine", "documents", "models")
 SECRETS: Final = ("web-secret",)
 _PAGES_AT_ONCE: Final = 1000
+_SAME_TIME_SECONDS: Final = 2.0
+"""Some file systems keep the time of a file to two seconds only."""
 _OTHERS: Final = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend'"
@@ -66,13 +68,15 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _unwatched) -> C
         else:
             _postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
             (target / f"{DUMP}.part").replace(target / DUMP)
-        return _copy_all(data, target, "backing up", watch)
+        return _copy_all(data, target, "backing up", watch, is_there=_is_same)
     except (OSError, sqlite3.Error) as error:
         raise NodeError(f"the backup is not complete: {error}; run the command again, it goes on") from error
 
 
 def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch = _unwatched) -> Copied:
     """Bring a backup back into an installation that is stopped. Files that are there stay; an index is set aside.
+
+    So is a file of another length than in the backup, such as one that a damaged disk cut off.
 
     An older index over newer files is no loss: the receiver indexes at its start what the index does not name. Raises
     UsageError where the folder is no backup, NodeError saying what failed.
@@ -84,7 +88,8 @@ def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch 
     data = settings.node.data_dir
     try:
         data.mkdir(parents=True, exist_ok=True)
-        copied = _copy_all(source, data, "restoring", watch)
+        aside = data / f"files.before-{now:%Y%m%dT%H%M%S}"
+        copied = _copy_all(source, data, "restoring", watch, is_there=_has_same_length, aside=aside)
         if is_sqlite:
             _replace_sqlite(saved, _sqlite_file(settings), now)
         else:
@@ -118,10 +123,14 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
     part = target.with_name(f"{target.name}.restored")
     shutil.copyfile(saved, part)
-    for suffix in ("", "-wal", "-shm"):
+    aside = f"{target.name}.before-{now:%Y%m%dT%H%M%S}"
+    if target.exists():
+        # A second name, not another one: a kill must not leave a node without an index, which would begin a new one.
+        os.link(target, target.with_name(aside))
+    for suffix in ("-wal", "-shm"):
         old = target.with_name(target.name + suffix)
         if old.exists():
-            old.rename(target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}{suffix}"))
+            old.rename(target.with_name(f"{aside}{suffix}"))
     _durable(part, target)
 
 
@@ -145,13 +154,21 @@ def _require_alone(settings: Settings) -> None:
         raise UsageError(f"{others} connections to the index are open; stop all nodes and tools that use it first")
 
 
-def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:
+def _copy_all(
+    source: Path,
+    target: Path,
+    what: str,
+    watch: Watch,
+    *,
+    is_there: Callable[[Path, Path], bool],
+    aside: Path | None = None,
+) -> Copied:
+    """Copy what `is_there` does not find in the target; `aside`: where a file goes whose place another one takes."""
     copied = skipped = size = 0
     files = list(_files(source))
     for relative in watch(what, files, len(files)):
         destination = target / relative
-        length = (source / relative).stat().st_size
-        if destination.is_file() and destination.stat().st_size == length:
+        if destination.is_file() and is_there(source / relative, destination):
             skipped += 1
             continue
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +177,23 @@ def _copy_all(source: Path, target: Path, what: str, watch: Watch) -> Copied:
             shutil.copy2(source / relative, part)
         except FileNotFoundError:
             continue  # retention removed it since it was listed
+        if aside is not None and destination.is_file():
+            (aside / relative).parent.mkdir(parents=True, exist_ok=True)
+            destination.rename(aside / relative)
+        length = part.stat().st_size
         _durable(part, destination)
         copied, size = copied + 1, size + length
     return Copied(copied=copied, there=skipped, bytes=size)
+
+
+def _is_same(source: Path, copy: Path) -> bool:
+    """Tell by length and time whether a copy is of this file as it is now."""
+    one, other = source.stat(), copy.stat()
+    return one.st_size == other.st_size and abs(one.st_mtime - other.st_mtime) <= _SAME_TIME_SECONDS
+
+
+def _has_same_length(source: Path, there: Path) -> bool:
+    return source.stat().st_size == there.stat().st_size
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -83,6 +86,78 @@ def test_backup_that_was_killed_in_the_middle_goes_on(tmp_path: Path, monkeypatc
         monkeypatch.undo()
         again = back_up(node.settings, tmp_path / "backup")
     assert (again.copied, again.there) == (2, 1)
+
+
+def test_secret_that_was_changed_since_the_last_backup_is_copied_again(tmp_path: Path) -> None:
+    """Of the same length: by that alone it would look like the one that was copied."""
+    settings = settings_for(tmp_path / "node")
+    with running_node(tmp_path / "node"):
+        secret = settings.node.data_dir / "web-secret"
+        secret.write_bytes(b"a" * 32)
+        os.utime(secret, (1_700_000_000, 1_700_000_000))
+        back_up(settings, tmp_path / "backup")
+        assert back_up(settings, tmp_path / "backup").copied == 0
+        secret.write_bytes(b"b" * 32)
+        assert back_up(settings, tmp_path / "backup").copied == 1
+    assert (tmp_path / "backup" / "web-secret").read_bytes() == b"b" * 32
+
+
+def test_restore_that_is_killed_while_the_index_is_set_aside_leaves_a_node_with_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_node(tmp_path / "node") as node:
+        send(node, radiograph())
+        back_up(node.settings, tmp_path / "backup")
+        held = uids(node)
+
+    def dies(part: Path, target: Path) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(backups, "_durable", dies)
+    with pytest.raises(NodeError, match="run the command again"):
+        restore(settings_for(tmp_path / "node"), tmp_path / "backup", now=utc_now())
+    with running_node(tmp_path / "node") as again:
+        assert uids(again) == held
+        assert not again.quarantined()
+
+
+def test_file_that_a_damaged_disk_cut_off_comes_back_and_is_set_aside(tmp_path: Path) -> None:
+    with running_node(tmp_path / "node") as node:
+        send(node, radiograph())
+        back_up(node.settings, tmp_path / "backup")
+        (row,) = node.instances()
+        stored, whole = node.store.path(row.path), node.store.read(row.path)
+    stored.write_bytes(whole[:300])
+    now = utc_now()
+    done = restore(settings_for(tmp_path / "node"), tmp_path / "backup", now=now)
+    assert (done.copied, stored.read_bytes()) == (1, whole)
+    (cut,) = (path for path in (tmp_path / "node" / f"files.before-{now:%Y%m%dT%H%M%S}").rglob("*.dcm"))
+    assert cut.read_bytes() == whole[:300]
+
+
+def test_restore_onto_a_full_disk_goes_on_when_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_node(tmp_path / "node") as node:
+        send(node, radiograph(), radiograph(), radiograph())
+        back_up(node.settings, tmp_path / "backup")
+        held = uids(node)
+    settings, real, calls = settings_for(tmp_path / "new"), shutil.copy2, list[Path]()
+
+    def fills_the_disk(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            target.write_bytes(source.read_bytes()[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", fills_the_disk)
+    with pytest.raises(NodeError, match="No space left on device; run the command again, it goes on"):
+        restore(settings, tmp_path / "backup", now=utc_now())
+    monkeypatch.undo()
+    assert not (tmp_path / "new" / "index.db").exists(), "the index comes last"
+    done = restore(settings, tmp_path / "backup", now=utc_now())
+    assert (done.copied, done.there) == (2, 1)
+    with running_node(tmp_path / "new") as again:
+        assert uids(again) == held
 
 
 def test_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
