@@ -54,6 +54,7 @@ def store(client: DICOMwebClient, dataset: Dataset, reference: peer.InstanceRefe
         except requests.HTTPError as error:
             if error.response is None or error.response.status_code != requests.codes.conflict:
                 raise
+            # 409 says that nothing was stored; of an object that is there already that is no failure.
             if _is_duplicate(error.response) or found(client, reference):
                 return
             raise peer.RefusedError(f"STOW-RS refused the document (409){_reason(error.response)}") from error

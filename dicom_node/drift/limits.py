@@ -95,6 +95,7 @@ def _merge_bins(now: Mapping[str, int], before: Mapping[str, int]) -> list[tuple
     small = tuple(name for name, count in expected.items() if count < LEAST_EXPECTED)
     if not small:
         return large
+    # Small bins are pooled; where even the pool is small, it joins a large one.
     if sum(expected[name] for name in small) >= LEAST_EXPECTED or not large:
         return [*large, small]
     return [*large[:-1], (*large[-1], *small)]

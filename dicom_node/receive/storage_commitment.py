@@ -102,6 +102,7 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     calling = request.caller.calling_ae_title[:16]
     try:
         with service.database.write() as session:
+            # Committed before the answer: Success promises a report, whatever becomes of this process.
             row_id = _note(session, transaction_uid, calling, references, service.clock())
         is_complete = _is_complete(service, references)
     except IndexUnavailableError as error:

@@ -50,6 +50,7 @@ def assign(links: Iterable[tuple[str, str]], known: Mapping[str, RetrainSplit], 
             new.append(person)
     new.sort(key=lambda person: _place(person, "frozen"))
     frozen = sum(where is RetrainSplit.FROZEN for where in split.values())
+    # At most a share of the new patients: a set that is still small must not take all that training could learn from.
     missing = min(shares.frozen_patients - frozen, math.ceil(shares.frozen * len(new)))
     held, rest = new[: max(0, missing)], new[max(0, missing) :]
     rest.sort(key=lambda person: _place(person, "validate"))

@@ -56,6 +56,7 @@ def run_stage(node: NodeContext, plan: Plan, stage: Stage, progress: ProgressLis
 def _watch(node: NodeContext, folder: Path, child: subprocess.Popen[bytes], progress: ProgressListener) -> None:
     reported = ("", -1, 0)
     while True:
+        # Asked before the progress is read, so that what the child wrote last is told as well.
         ended = child.poll() is not None
         now = _progress(folder)
         if now is not None and now != reported:

@@ -81,6 +81,7 @@ class FileCache:
             return
         unused_since = time.time() - self._kept_seconds
         for used_at, size, path in files:
+            # Sorted by last use: all that follow were used later still.
             if total <= self._max_bytes * SLACK or used_at > unused_since:
                 return
             path.unlink(missing_ok=True)

@@ -81,6 +81,7 @@ class _DecoderChild:
             header = json.loads(bytes(self._read(length, deadline)))
             if "error" in header:
                 raise PixelError(str(header["error"]))
+            # The child may be in the hands of a hostile file: no size that it names is believed.
             rows, columns = (int(side) for side in header["shape"])
             if not 0 < rows * columns <= MAX_FRAME_PIXELS:
                 raise _Fault("the decoder answered nonsense")

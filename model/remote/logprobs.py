@@ -67,9 +67,11 @@ class Walk:
             followers = self._beginning_with(longer)
             answers.update(followers)
             value = so_far + math.log(max(sum(spelled.values()), TINY))
+            # One answer alone goes on so: its further tokens need not be asked for.
             if len(followers) == 1:
                 self._add(followers[0], value)
             else:
+                # Several do: the next token is asked for behind the likeliest spelling of their common beginning.
                 self._open[max(spelled, key=lambda text: spelled[text])] = value
         unlisted = so_far + _bound_unlisted(tokens)
         for answer in here:

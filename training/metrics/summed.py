@@ -143,6 +143,7 @@ def interval(runs: Sequence[Summed], *, resamples: int = 1000, seed: int = 0) ->
         by_patient.append(sums)
     value = float(np.mean([run.total() for run in runs]))
     rng = np.random.default_rng(seed)
+    # Drawing patients with replacement counts each so many times: sums of a resample are then one product of matrices.
     drawn = rng.multinomial(len(everybody), np.full(len(everybody), 1 / len(everybody)), size=resamples).astype(float)
     tables = [drawn @ sums for sums in by_patient]
     scores = [

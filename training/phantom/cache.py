@@ -156,6 +156,7 @@ def write_shard(
         "process": "pairs" if isinstance(options, PairOptions) else "clinical",
         "options": asdict(options),
     }
+    # Written last: pixels without their JSON are half a shard, and are not read.
     (folder / f"{name}.json").write_text(json.dumps(about) + "\n", "utf-8")
     return read_shard(folder / f"{name}.json")
 

@@ -119,6 +119,7 @@ def publish(
         rewrite_manifest(draft, **fitted.manifest_values())
     measured = {test.data: _measure_figures(draft, test, device, salt, watch) for test in tests}
     rewrite_manifest(draft, metrics=measured)
+    # Only now, with figures and thresholds: a folder under its own name is always whole.
     draft.rename(folder)
     return read_manifest(folder)
 

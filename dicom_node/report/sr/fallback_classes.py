@@ -60,6 +60,7 @@ def convert_document(dataset: Dataset, sop_class_uid: str) -> Dataset:
     for study in copy.get("PredecessorDocumentsSequence", []):
         for series in study.ReferencedSeriesSequence:
             for reference in series.ReferencedSOPSequence:
+                # What is replaced went out in the same poorer class: there it bears the UID of that variant.
                 if str(reference.ReferencedSOPClassUID) == str(dataset.SOPClassUID):
                     earlier = str(reference.ReferencedSOPInstanceUID)
                     reference.ReferencedSOPInstanceUID = variant_uid(earlier, sop_class_uid)
@@ -97,6 +98,7 @@ def _basic(item: Dataset) -> list[Dataset]:
     """One item as Basic Text SR may hold it: one item, or what stood below it where it has no place itself."""
     if item.ValueType == "NUM":
         return [_number_as_text(item), *_images_below(item)]
+    # Basic Text SR has no coordinates; the image that they lie on is still named.
     if item.ValueType == "SCOORD":
         return _images_below(item)
     if item.ValueType not in _BASIC_TYPES:
