@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import Dataset
@@ -18,6 +18,7 @@ from dicom_node.analysis.later_studies import report_next_anew
 from dicom_node.analysis.outputs import write_result
 from dicom_node.analysis.predecessors import predecessors_of, replacing_all
 from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.result_rows import Finished, document_row, result_row
 from dicom_node.analysis.stored_images import StoredImage, damaged_image, read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.context import NodeContext
@@ -25,7 +26,8 @@ from dicom_node.deliver.queue import enqueue_deliveries
 from dicom_node.drift.record import statistics_of
 from dicom_node.errors import AnalysisError, StorageError
 from dicom_node.index.queries import instances_of_study, prior_candidates, study_by_uid
-from dicom_node.index.tables.core import Document, Instance, Job, Result, Study, StudyPurpose, StudyState
+from dicom_node.index.tables.core import Instance, Job, Result, Study, StudyPurpose, StudyState
+from dicom_node.index.tables.models import PairStatistics
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Handler
@@ -35,8 +37,7 @@ from dicom_node.priors.disputes import DISPUTED, find_disputed_uids
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
 from dicom_node.report.documents import STANDARD_KINDS, build_documents
-from dicom_node.report.request import BuiltDocument, DocumentKind, PredecessorDocument, ReportRequest
-from dicom_node.report.result import result_json
+from dicom_node.report.request import DocumentKind, PredecessorDocument, ReportRequest
 from dicom_node.serving import shadow
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.predictor import PairPredictor
@@ -50,16 +51,6 @@ log = get_logger(__name__)
 
 MODEL_TRIES = 3
 """A model that failed so often on one study fails because of it: the report then says so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Finished:
-    """A request and its documents on the disk. folder: relative to the documents folder; digests: SHA-256 of each."""
-
-    request: ReportRequest
-    documents: tuple[BuiltDocument, ...]
-    folder: Path
-    digests: Mapping[DocumentKind, str]
 
 
 def handler(models: ServingModels) -> Handler:
@@ -213,33 +204,48 @@ def _commit(
             return
         before = _supersede(session, study_pk)
         superseded = {row.sop_instance_uid: row.id for row in before}
-        after = []
-        for analysed, seen in zip(finished, statistics, strict=True):
-            result = _result_row(study_pk, analysed.request, superseded, now=now)
-            session.add(result)
-            after.append(result)
-            session.flush()
-            rows = [_document_row(result, document, analysed) for document in analysed.documents]
-            session.add_all(rows)
-            session.flush()
-            enqueued = 0
-            if is_report_wanted(session, study):
-                enqueued = enqueue_deliveries(
-                    session,
-                    rows,
-                    node.settings.destinations,
-                    now,
-                    delivery=node.settings.delivery,
-                    priority=priority_of(study.purpose),
-                )
-            if seen is not None and study.purpose is not StudyPurpose.BACKFILL:  # drift is about today's studies
-                seen.result_pk = result.id
-                session.add(seen)
-            shadow.enqueue(session, node, result)
-            log.info("result stored", outcome=analysed.request.outcome, documents=len(rows), deliveries=enqueued)
+        after = [
+            _store(session, node, study, analysed, seen, superseded, now=now)
+            for analysed, seen in zip(finished, statistics, strict=True)
+        ]
         study.state = StudyState.ANALYSED
         result_came(session, study.study_instance_uid, now=now)
         report_next_anew(session, job, study, before=before, after=after, settings=node.settings.priors, now=now)
+
+
+def _store(
+    session: Session,
+    node: NodeContext,
+    study: Study,
+    analysed: Finished,
+    seen: PairStatistics | None,
+    superseded: dict[str, int],
+    *,
+    now: dt.datetime,
+) -> Result:
+    """One result with its documents, their deliveries, the pair's statistics and the challenger's job."""
+    result = result_row(study.id, analysed.request, superseded, now=now)
+    session.add(result)
+    session.flush()
+    rows = [document_row(result, document, analysed) for document in analysed.documents]
+    session.add_all(rows)
+    session.flush()
+    enqueued = 0
+    if is_report_wanted(session, study):
+        enqueued = enqueue_deliveries(
+            session,
+            rows,
+            node.settings.destinations,
+            now,
+            delivery=node.settings.delivery,
+            priority=priority_of(study.purpose),
+        )
+    if seen is not None and study.purpose is not StudyPurpose.BACKFILL:  # drift is about today's studies
+        seen.result_pk = result.id
+        session.add(seen)
+    shadow.enqueue(session, node, result)
+    log.info("result stored", outcome=analysed.request.outcome, documents=len(rows), deliveries=enqueued)
+    return result
 
 
 def _is_overtaken(session: Session, study: Study, generation: int) -> bool:
@@ -255,40 +261,3 @@ def _supersede(session: Session, study_pk: int) -> Sequence[Result]:
         row.is_current = False
     session.flush()
     return current
-
-
-def _result_row(study_pk: int, request: ReportRequest, superseded: dict[str, int], *, now: dt.datetime) -> Result:
-    image_uid = str(request.current.header.get("SOPInstanceUID", "") or "")
-    prior = request.prior.header if request.prior is not None else None
-    prediction = request.prediction
-    return Result(
-        study_pk=study_pk,
-        revision=request.revision,
-        generation=request.generation,
-        sop_instance_uid=image_uid,
-        outcome=request.outcome,
-        reason=request.reason,
-        prior_study_instance_uid=str(prior.get("StudyInstanceUID", "") or "") if prior is not None else "",
-        prior_sop_instance_uid=str(prior.get("SOPInstanceUID", "") or "") if prior is not None else "",
-        prior_reasons=list(request.prior_reasons),
-        prediction=result_json(request),
-        model_name=request.model.name,
-        model_version=request.model.version,
-        device_uid=request.model.device_uid,
-        seconds=dict(prediction.seconds) if prediction is not None else {},
-        is_current=True,
-        supersedes_pk=superseded.get(image_uid),
-        created_at=now,
-    )
-
-
-def _document_row(result: Result, document: BuiltDocument, finished: Finished) -> Document:
-    return Document(
-        result_pk=result.id,
-        kind=document.kind,
-        sop_instance_uid=document.sop_instance_uid,
-        sop_class_uid=document.sop_class_uid,
-        series_instance_uid=document.series_instance_uid,
-        path=str(finished.folder / f"{document.kind}.dcm"),
-        sha256=finished.digests[document.kind],
-    )

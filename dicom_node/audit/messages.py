@@ -149,22 +149,10 @@ def record(
     fit ("R" for instances that were held already, PS3.15 table A.5.3.7-1).
     """
     root = ET.Element("AuditMessage")
-    identification = ET.SubElement(
-        root,
-        "EventIdentification",
-        EventActionCode=action or ACTIONS[event],
-        EventDateTime=now.isoformat(timespec="milliseconds"),
-        EventOutcomeIndicator=str(int(outcome)),
-    )
-    add_code(identification, "EventID", event.value)
-    if event_type is not None:
-        add_code(identification, "EventTypeCode", event_type.value)
+    _event(root, event, event_type, action=action or ACTIONS[event], outcome=outcome, now=now)
     for participant in participants:
         _participant(root, participant)
-    source = ET.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"dicom-node@{socket.gethostname()}")
-    if site:
-        source.set("AuditEnterpriseSiteID", site)
-    ET.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
+    _source(root, site)
     if study is not None:
         _study(root, study)
     elif patient_id:
@@ -184,6 +172,34 @@ def record(
             message=writable(ET.tostring(root, encoding="unicode")),
         )
     )
+
+
+def _event(
+    root: ET.Element,
+    event: AuditedEvent,
+    event_type: EventType | None,
+    *,
+    action: str,
+    outcome: EventOutcome,
+    now: dt.datetime,
+) -> None:
+    identification = ET.SubElement(
+        root,
+        "EventIdentification",
+        EventActionCode=action,
+        EventDateTime=now.isoformat(timespec="milliseconds"),
+        EventOutcomeIndicator=str(int(outcome)),
+    )
+    add_code(identification, "EventID", event.value)
+    if event_type is not None:
+        add_code(identification, "EventTypeCode", event_type.value)
+
+
+def _source(root: ET.Element, site: str) -> None:
+    source = ET.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"dicom-node@{socket.gethostname()}")
+    if site:
+        source.set("AuditEnterpriseSiteID", site)
+    ET.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
 
 
 def _participant(root: ET.Element, participant: Participant) -> None:

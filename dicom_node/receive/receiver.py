@@ -249,6 +249,10 @@ class Receiver:
         if negotiated.refused:
             few, count = negotiated.refused[:MAX_NAMED_CLASSES], len(negotiated.refused)
             log.info("presentation contexts refused", calling=calling, count=count, among_them=few)
+        self._run(association)
+
+    def _run(self, association: Association) -> None:
+        """Run an association to its end, among those that `stop` and a lack of places look at."""
         with self._guard:
             self._associations[association] = None
         # `stop` may have made its list of associations before this one stood in it.
@@ -261,7 +265,7 @@ class Receiver:
                 del self._associations[association]
                 if association in self._ended:
                     self._ended.discard(association)
-                    self._ended_by_address[arrival.address] -= 1
+                    self._ended_by_address[association.caller.address] -= 1
 
     def _running(self) -> list[Association]:
         with self._guard:

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from dicom_node.admin.import_folder import import_files
-from dicom_node.analysis.job import _result_row, handler
+from dicom_node.analysis.job import handler
 from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.result_rows import result_row
 from dicom_node.analysis.stored_images import read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.context import NodeContext
@@ -128,7 +129,7 @@ class Hospital:
                     [read_stored(self.node.store.path(row.path)) for row in rows] for rows in (images, earlier)
                 )
                 for request in analyse_study(stored, priors, setting):
-                    session.add(_result_row(study.id, request, {}, now=self.clock()))
+                    session.add(result_row(study.id, request, {}, now=self.clock()))
                 study.state = StudyState.ANALYSED
             session.execute(delete(Job).where(Job.kind == JobKind.ANALYSE))
 
