@@ -72,14 +72,16 @@ class FilmReader:
         squares = squares_of(images)
         recognised = self.classifier.recognise(squares)
         views = list(recognised.views)
-        places = [place for pair in _places(pairs) if views[pair[-1]].kind is FilmKind.PERSON for place in pair]
-        if places:
-            read = self.classifier.read(squares[places], recognised.of(places))
-            for place, view in zip(places, read, strict=True):
-                views[place] = view
+        of_people = [
+            index for pair in _film_indices(pairs) if views[pair[-1]].kind is FilmKind.PERSON for index in pair
+        ]
+        if of_people:
+            read = self.classifier.read(squares[of_people], recognised.of(of_people))
+            for index, view in zip(of_people, read, strict=True):
+                views[index] = view
         return [
             PairView(prior=views[pair[0]] if len(pair) > 1 else None, current=views[pair[-1]])
-            for pair in _places(pairs)
+            for pair in _film_indices(pairs)
         ]
 
     def course(self, study: StudyPair, view: PairView, kinds: Collection[str]) -> StudyPair | None:
@@ -89,7 +91,7 @@ class FilmReader:
         views = [*earlier, *view.films]
         if any(film.kind not in kinds for film in views):
             return None
-        unlike = [place for place, film in enumerate(views) if film.unfamiliarity > FAMILIAR]
+        unlike = [index for index, film in enumerate(views) if film.unfamiliarity > FAMILIAR]
         readable = len(views) - 1 - unlike[-1] if unlike else len(views)
         return study.newest(readable) if readable else None
 
@@ -114,29 +116,29 @@ class FilmReader:
     def add_regions(self, pair: StudyPair, view: PairView, prediction: Prediction) -> Prediction:
         """The prediction with regions of its positive and changed findings where the maps were measured."""
         started = time.perf_counter()
-        found: dict[str, list[Region]] = {}
+        regions: dict[str, list[Region]] = {}
         for key, role in choose_regions(prediction.findings, self._localised):
             image = pair.current if role is ImageRole.CURRENT else pair.prior
             heatmap = film_heatmap(view, key, role)
             if image is None or heatmap is None:
                 continue
-            found.setdefault(key, []).extend(
+            regions.setdefault(key, []).extend(
                 Region(role=role, points=points, method=heatmap.method.value)
                 for points in outlines(heatmap.grid, image, SIDE)
             )
-        findings = tuple(replace(f, regions=tuple(found.get(f.key, ()))) for f in prediction.findings)
+        findings = tuple(replace(f, regions=tuple(regions.get(f.key, ()))) for f in prediction.findings)
         seconds = {**prediction.seconds, "localise": time.perf_counter() - started}
         return replace(prediction, findings=findings, seconds=seconds)
 
 
-def _places(pairs: Sequence[StudyPair]) -> list[tuple[int, ...]]:
-    """The places of each pair's films, the current one last, among those of all pairs."""
-    places, used = [], 0
+def _film_indices(pairs: Sequence[StudyPair]) -> list[tuple[int, ...]]:
+    """The indices of each pair's films, the current one last, among those of all pairs."""
+    indices, used = [], 0
     for pair in pairs:
         count = 1 if pair.prior is None else 2
-        places.append(tuple(range(used, used + count)))
+        indices.append(tuple(range(used, used + count)))
         used += count
-    return places
+    return indices
 
 
 def film_heatmap(view: PairView, key: str, role: ImageRole) -> Heatmap | None:

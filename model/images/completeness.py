@@ -48,7 +48,7 @@ def _missing_tiles(codestream: bytes, start: int) -> str | None:
     expected = _tile_count(codestream, start)
     if not 0 < expected <= _MAX_TILES:
         return "its tiles cannot be counted"
-    found: dict[int, int] = {}
+    parts_seen: dict[int, int] = {}
     announced: dict[int, int] = {}
     position = _first_tile_part(codestream, start)
     while codestream[position : position + 2] == _SOT:
@@ -58,14 +58,14 @@ def _missing_tiles(codestream: bytes, start: int) -> str | None:
         end = position + length if length else codestream.rfind(_EOC, position + _MIN_TILE_PART_BYTES)
         if end < position + _MIN_TILE_PART_BYTES or end > len(codestream):
             return "it ends within a tile"
-        found[tile] = found.get(tile, 0) + 1
+        parts_seen[tile] = parts_seen.get(tile, 0) + 1
         announced[tile] = max(parts, announced.get(tile, 0))
         position = end
     if codestream[position : position + 2] != _EOC:
         return "its end is missing"
-    if len(found) < expected:
-        return f"{expected - len(found)} of {expected} tiles are missing"
-    if any(found[tile] < parts for tile, parts in announced.items()):
+    if len(parts_seen) < expected:
+        return f"{expected - len(parts_seen)} of {expected} tiles are missing"
+    if any(parts_seen[tile] < parts for tile, parts in announced.items()):
         return "a part of a tile is missing"
     return None
 
