@@ -1,10 +1,10 @@
 """The film classifier of a checkpoint folder: what it gives for films, whether a film is like those it learned on.
 
 Two files beside the checkpoint's weights: `films.json` (which outputs) and `films.safetensors` (half precision; one set
-of weights for each member, and the statistics of the features). Outputs are averaged over the members and over the
-film and its mirror image; where the file holds heads on the language model's vision tower
-(`model.experts.tower_heads`), these are blended in. How the outputs become findings stands in the manifest
-(`model.film_rules`).
+of weights for each member, and the statistics of the features). Outputs are averaged over the members, evenly or by
+the shares that `films.json` gives a kind of output, and over the film and its mirror image; where the file holds heads
+on the language model's vision tower (`model.experts.tower_heads`), these are blended in. How the outputs become
+findings stands in the manifest (`model.film_rules`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.experts.film_network import GRADED, MARKED, MINED, SIDE, FilmNetwork, FilmOutputs, grow_heads
+from model.experts.film_network import (
+    GRADED,
+    MARKED,
+    MINED,
+    OUTPUT_KINDS,
+    SIDE,
+    FilmNetwork,
+    FilmOutputs,
+    MemberShares,
+    check_shares,
+    grow_heads,
+)
 from model.experts.tower_heads import TowerHeads
 from model.film_rules import FilmScores
 from model.images.square import fit
@@ -37,10 +48,9 @@ FAMILIAR = 1.0
 """Greatest unfamiliarity of a film that is like those of training."""
 PHANTOM_REACH = 1.2
 """Distance from phantoms, as a share of their limit, within which a film is one: no validation film of a person came
-nearer than 1.38, and few phantoms lie further."""
+nearer than 1.31, and few phantoms lie further."""
 _BILATERAL_SHARE = 0.3
 """Of the map's weight on the lighter side from which a finding is called bilateral."""
-
 
 TowerFeatures = Callable[[Sequence[NDArray[np.uint8]]], Tensor]
 """Square pictures → what the language model's vision tower has for each [N, F] (`NvilaVlm.tower_features`)."""
@@ -121,7 +131,7 @@ def kinds_of(distances: Tensor) -> Tensor:
 
 
 class FilmClassifier:
-    """The loaded networks. Not for several threads at once. heads, tower: go together."""
+    """The loaded networks. Not for several threads at once. heads, tower: go together. shares: as `average_outputs`."""
 
     def __init__(
         self,
@@ -129,10 +139,12 @@ class FilmClassifier:
         domains: Domains,
         heads: TowerHeads | None = None,
         tower: TowerFeatures | None = None,
+        shares: MemberShares | None = None,
     ) -> None:
         self._members = [member.eval() for member in members]
         self._domains = domains
         self._heads, self._tower = heads, tower
+        self._shares = shares
 
     @torch.inference_mode()
     def look(self, images: Sequence[DisplayImage]) -> list[FilmView]:
@@ -159,7 +171,7 @@ class FilmClassifier:
     def read(self, squares: Tensor, recognised: Recognition) -> list[FilmView]:
         """Add all outputs to the views of recognised films."""
         mined, marked, amounts, maps, _ = (
-            value.float() for value in average_outputs(self._members, squares, recognised.outputs)
+            value.float() for value in average_outputs(self._members, squares, recognised.outputs, self._shares)
         )
         if self._heads is not None and self._tower is not None:
             pictures = (squares[:, 0] * 255.0).round().byte().numpy()
@@ -184,10 +196,13 @@ def squares_of(images: Sequence[DisplayImage]) -> Tensor:
 
 @torch.inference_mode()
 def average_outputs(
-    members: Sequence[FilmNetwork], squares: Tensor, first: FilmOutputs | None = None
+    members: Sequence[FilmNetwork],
+    squares: Tensor,
+    first: FilmOutputs | None = None,
+    shares: MemberShares | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mined, marked and amounts as `FilmOutputs`, maps as probabilities, averaged over the members and over the film
-    and its mirror image, whose maps are turned back; features of the first member on the film as it is.
+    """Mined, marked and amounts as `FilmOutputs`, maps as probabilities, averaged over the members by their shares and
+    over the film and its mirror image, whose maps are turned back; features of the first member on the plain film.
 
     first: of the first member on the films as they are, where it has looked already.
     """
@@ -196,11 +211,25 @@ def average_outputs(
         for picture in (squares, squares.flip(-1)):
             known = first if not given else None
             given.append(known if known is not None else member(_channels_last(picture)))
-    maps = torch.stack([one.maps if number % 2 == 0 else one.maps.flip(-1) for number, one in enumerate(given)])
-    mined = torch.stack([one.mined for one in given]).mean(0)
-    marked = torch.stack([one.marked for one in given]).mean(0)
-    amounts = torch.stack([one.amount for one in given]).mean(0)
-    return mined, marked, amounts, maps.sigmoid().mean(0), given[0].features
+    maps = [one.maps if number % 2 == 0 else one.maps.flip(-1) for number, one in enumerate(given)]
+    values = {
+        "mined": [one.mined for one in given],
+        "marked": [one.marked for one in given],
+        "amounts": [one.amount for one in given],
+        "maps": [one.sigmoid() for one in maps],
+    }
+    mined, marked, amounts, places = (_average(values[kind], (shares or {}).get(kind)) for kind in OUTPUT_KINDS)
+    return mined, marked, amounts, places, given[0].features
+
+
+def _average(values: Sequence[Tensor], shares: Sequence[float] | None) -> Tensor:
+    """The mean of two values of each member; shares: of the members."""
+    stacked = torch.stack(list(values))
+    if shares is None:
+        return stacked.mean(0)
+    weights = torch.tensor([share / 2.0 for share in shares for _ in range(2)], dtype=stacked.dtype)
+    mean: Tensor = torch.tensordot(weights, stacked, dims=1)
+    return mean
 
 
 def _channels_last(squares: Tensor) -> Tensor:
@@ -235,9 +264,11 @@ def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> Fi
     try:
         configuration = json.loads((folder / CONFIGURATION).read_text("utf-8"))
         architecture, count = str(configuration["architecture"]), int(configuration["members"])
+        shares = {str(kind): [float(one) for one in some] for kind, some in configuration.get("shares", {}).items()}
+        check_shares(shares, count)
         tensors = {name: value.to(torch.float32, copy=True) for name, value in load_file(folder / WEIGHTS).items()}
         domains = Domains(**{name: tensors.pop(f"domain.{name}") for name in STATISTICS})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no film classifier: {error}") from error
     if architecture != ARCHITECTURE or count < 1:
         raise CheckpointError(f"{folder}: {count} film classifiers of {architecture!r}; known: {ARCHITECTURE!r}")
@@ -245,7 +276,7 @@ def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> Fi
     if heads is not None and tower is None:
         raise CheckpointError(f"{folder}: the film classifier has heads on a vision tower that the model does not have")
     members = [_load_member(folder, number, tensors) for number in range(count)]
-    return FilmClassifier(members, domains, heads, tower)
+    return FilmClassifier(members, domains, heads, tower, shares)
 
 
 def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> FilmNetwork:

@@ -52,6 +52,10 @@ MARKED = (
 """The findings that radiologists marked (ChestX-Det), in the order of the outputs and the maps."""
 GRADED = (*MARKED, "edema", "cardiomegaly")
 """The findings with an output of their amount."""
+OUTPUT_KINDS = ("mined", "marked", "amounts", "maps")
+"""The kinds of output in which members may have shares of their own."""
+MemberShares = Mapping[str, Sequence[float]]
+"""Kind of output → share of each member in it, together 1. A kind that is missing is averaged evenly."""
 _WIDTH = 128
 FEATURES = sum(LATERAL_CHANNELS[:2]) + _WIDTH
 JOINED = _WIDTH + LAST_CHANNELS
@@ -120,6 +124,15 @@ class FilmNetwork(nn.Module):
             features=torch.cat([*means, highest_inside], dim=1),
             joined=whole,
         )
+
+
+def check_shares(shares: MemberShares, members: int) -> None:
+    """Raise ValueError where a kind of output is none, or its shares are not one for each member, together 1."""
+    for kind, some in shares.items():
+        if kind not in OUTPUT_KINDS:
+            raise ValueError(f"shares in {kind!r}; known: {', '.join(OUTPUT_KINDS)}")
+        if len(some) != members or min(some) < 0.0 or not math.isclose(sum(some), 1.0, abs_tol=1e-6):
+            raise ValueError(f"shares {some} in {kind!r} are not {members} that add up to 1")
 
 
 def grow_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,60 +2,56 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
-from model.experts.film_classifier import STATISTICS, WEIGHTS, Domains
-from model.experts.film_network import SIDE, FilmNetwork, grow_heads
-from model.images.display import from_grey
+from model.experts.film_classifier import Domains
+from model.experts.film_network import SIDE, FilmNetwork
+from model.images.display import from_grey, load_display_image
 from model.images.square import fit
 from training.films.film_set import FilmSet
 from training.films.outputs import domains_of, features_of
+from training.phantom.course import ClinicalOptions
+from training.phantom.course_dicom import write_course
 from training.phantom.render import render_pair, sample_pair
 
 PHANTOM_SEED, PHANTOM_FILMS, PHANTOM_SIDE = 8_500_000, 240, 320
-"""Phantom films for the statistics of their kind; a third is held back for its limit."""
+"""Phantom films of pairs for the statistics of their kind; a third is held back for its limit."""
+COURSE_SEED, COURSES, COURSE_FILMS = 3_200_000, 80, (2, 3)
+"""Phantom courses beside them, as DICOM: sicker than pairs, and of the shape of a film instead of a square."""
+HELD_COURSE = 3
+"""One course in so many is held back for the limit."""
 LEARNED_STEP = 8
 """One in so many training films gives the statistics of people."""
 
-
-def kept_domains(folder: Path, first: FilmNetwork) -> Domains | None:
-    """The statistics of the classifier that the checkpoint has, if this network is its first member, whose features
-    they are of: what counts as a phantom then stays as it was. None otherwise."""
-    if not (folder / WEIGHTS).is_file():
-        return None
-    tensors = load_file(folder / WEIGHTS)
-    own = {name.removeprefix("0."): value.float() for name, value in tensors.items() if name.startswith("0.")}
-    state = first.state_dict()
-    for name, value in grow_heads(own).items():
-        if not torch.equal(state[name].half().float(), value):
-            return None
-    return Domains(**{name: tensors[f"domain.{name}"] for name in STATISTICS})
+Features = NDArray[np.float32]
 
 
-def film_domains(films: FilmSet, first: FilmNetwork, kept: Domains | None = None) -> Domains:
+def film_domains(films: FilmSet, first: FilmNetwork, phantoms: tuple[Features, Features] | None = None) -> Domains:
     """Statistics of the first member's features for films of people and for phantoms.
 
-    Films of every size by their share: of films of 64 px one in five would else be unlike those of training. kept: what
-    `kept_domains` gave; what it says of phantoms then stays.
+    Films of every size by their share: of films of 64 px one in five would else be unlike those of training. phantoms:
+    what `phantom_features` gave, where it is known.
     """
     learned, held = np.flatnonzero(films.is_training)[::LEARNED_STEP], np.flatnonzero(films.is_validation)
     people, kept_back = (features_of(first, films.squares[rows]) for rows in (learned, held))
-    if kept is not None:
-        return _with_people(kept, domains_of([people], [kept_back]))
-    phantoms = features_of(first, phantom_squares(PHANTOM_FILMS, PHANTOM_SEED))
-    third = len(phantoms) // 3
-    return domains_of([people, phantoms[third:]], [kept_back, phantoms[:third]])
+    drawn, drawn_back = phantoms or phantom_features(first)
+    return domains_of([people, drawn], [kept_back, drawn_back])
 
 
-def _with_people(kept: Domains, people: Domains) -> Domains:
-    """The statistics of phantoms in `kept` behind those of people."""
-    rows = {name: torch.cat([getattr(people, name), getattr(kept, name)[1:]]) for name in STATISTICS}
-    return Domains(**rows)
+def phantom_features(
+    first: FilmNetwork, pairs: int = PHANTOM_FILMS // 2, courses: int = COURSES
+) -> tuple[Features, Features]:
+    """Features of phantom films for their statistics, and of those held back for the limit; no patient is in both."""
+    squares = phantom_squares(2 * pairs, PHANTOM_SEED)
+    held = 2 * (pairs // 3)
+    learned, back = [squares[held:]], [squares[:held]]
+    for seed in range(COURSE_SEED, COURSE_SEED + courses):
+        (back if seed % HELD_COURSE == 0 else learned).append(course_squares(seed))
+    return features_of(first, np.concatenate(learned)), features_of(first, np.concatenate(back))
 
 
 def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
@@ -65,3 +61,11 @@ def phantom_squares(count: int, first_seed: int) -> NDArray[np.uint8]:
         for film in render_pair(sample_pair(seed), PHANTOM_SIDE, PHANTOM_SIDE):
             squares.append(fit(from_grey(film.pixels), SIDE))
     return np.stack(squares)
+
+
+def course_squares(seed: int, films: tuple[int, int] = COURSE_FILMS) -> NDArray[np.uint8]:
+    """The films of a phantom course, written as DICOM and read as a node reads them; films: fewest and most."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ClinicalOptions(films=films)
+        course = write_course(Path(folder), seed, options=options, long_side=PHANTOM_SIDE)
+        return np.stack([fit(load_display_image(study.files[0]), SIDE) for study in course.studies])

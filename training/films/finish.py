@@ -5,7 +5,6 @@ python -m training.films.finish CHECKPOINT --weights RUN/a.safetensors --series 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,17 +13,15 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from model.checkpoints.manifest import Manifest, read_manifest, write_manifest
-from model.experts.film_classifier import ARCHITECTURE, CONFIGURATION, STATISTICS, WEIGHTS, Domains
-from model.experts.film_network import MARKED, MINED, SIDE, FilmNetwork, grow_heads
-from model.experts.tower_heads import TowerHeads
+from model.experts.film_files import count_parameters, read_member, write_classifier
+from model.experts.film_network import MARKED, MINED, SIDE, MemberShares, check_shares
 from model.film_rules import Figure, FilmReading, FilmRule, believe_films
 from model.ontology import ontology
 from model.predict import load_predictor
 from training.evaluation.pointing_game import Pointing
-from training.films.domains import film_domains, kept_domains
+from training.films.domains import film_domains
 from training.films.film_set import UNKNOWN, FilmSet, film_pairs, read_film_set
 from training.films.fit import FilmSample, PairSample, fit_degree, fit_rule
 from training.films.measure import (
@@ -68,15 +65,6 @@ ON = {
 SNAPSHOT = "; film classifier: "
 """Before what the classifier learned on, at the end of a checkpoint's data."""
 MIN_HIT_SHARE, MIN_BOXES = 0.5, 12
-
-
-def read_member(path: Path) -> FilmNetwork:
-    """A trained network of `training.films.train`."""
-    network = FilmNetwork()
-    state = {name: value.float() for name, value in load_file(path).items()}
-    network.load_state_dict(grow_heads(state), strict=False)
-    # torch's types lack this form of `to`.
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def samples_of(
@@ -180,29 +168,6 @@ def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, 
     return Pointing(shown=len(chances), hits=hits, chance=chance, overlap=0.0)
 
 
-def write_classifier(
-    folder: Path, members: Sequence[FilmNetwork], domains: Domains, heads: TowerHeads | None = None
-) -> None:
-    """Write the two files of `model.experts.film_classifier` beside a checkpoint's weights, in half precision."""
-    tensors = {f"domain.{name}": getattr(domains, name).float().contiguous() for name in STATISTICS}
-    for number, member in enumerate(members):
-        for name, value in member.state_dict().items():
-            if not name.endswith("num_batches_tracked"):
-                tensors[f"{number}.{name}"] = value.half().contiguous()
-    save_file(tensors | (heads.tensors() if heads is not None else {}), folder / WEIGHTS)
-    configuration = {"architecture": ARCHITECTURE, "members": len(members)}
-    (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1) + "\n", "utf-8")
-
-
-def count_parameters(folder: Path) -> int:
-    """Learned values of the classifier's file; 0 where there is none."""
-    if not (folder / WEIGHTS).is_file():
-        return 0
-    tensors = load_file(folder / WEIGHTS)
-    learned = (name for name in tensors if not name.startswith("domain.") and "running" not in name)
-    return sum(tensors[name].numel() for name in learned)
-
-
 def finish_films(
     folder: Path,
     weights: Sequence[Path],
@@ -211,23 +176,24 @@ def finish_films(
     version: str,
     tower: TowerTable | None = None,
     table: FilmOutputTable | None = None,
+    shares: MemberShares | None = None,
 ) -> Manifest:
     """Add the classifier to a finished checkpoint; its own reading of phantoms, its counts and figures stay.
 
     tower: features of the checkpoint's vision tower for the larger training films and all validation films; heads on
     it are then fitted and blended in. table: what the networks give for the validation films, where it is known.
+    shares: of the networks, as `average_outputs`.
     """
     before = read_manifest(folder)
     members = [read_member(path) for path in weights]
     rows = np.flatnonzero(films.is_validation)
-    table = table or outputs_of(members, films.squares[rows])
+    table = table or outputs_of(members, films.squares[rows], shares)
     heads = fit_tower_heads(films, tower, table) if tower is not None else None
     if heads is not None and tower is not None:
         table = blend_outputs(table, heads, tower.of(rows))
     rules = fit_reading(films, rows, table, film_pairs(films, pairs))
     others = before.parameters - count_parameters(folder)
-    domains = film_domains(films, members[0], kept_domains(folder, members[0]))
-    write_classifier(folder, members, domains, heads)
+    write_classifier(folder, members, film_domains(films, members[0]), heads, shares)
     counted = {
         "patients": len(set(films.patients[films.is_training].tolist())),
         "films": int(films.is_training.sum()),
@@ -243,6 +209,19 @@ def finish_films(
         "data_snapshot": f"{before.data_snapshot.partition(SNAPSHOT)[0]}{SNAPSHOT}{reading.learned_on}",
     }
     return write_manifest(folder, **(kept | changed))
+
+
+def member_shares(texts: Sequence[str], members: int) -> MemberShares:
+    """The shares of `--share`: "maps:0,1" takes the maps from the second network alone. Raises BadParameter."""
+    shares: dict[str, list[float]] = {}
+    for text in texts:
+        kind, _, values = text.partition(":")
+        try:
+            shares[kind] = [float(value) for value in values.split(",")]
+            check_shares({kind: shares[kind]}, members)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r}: KIND:SHARE,SHARE… with a share for each network: {error}") from error
+    return shares
 
 
 def open_film_set(series: Path, cache: Path | None) -> FilmSet:
@@ -277,6 +256,10 @@ def main(
     version: Annotated[str, typer.Option(help="version of the checkpoint")],
     cache: Annotated[Path | None, typer.Option(help="file that keeps the decoded films (.npz)")] = None,
     tower: Annotated[Path | None, typer.Option(help="file that keeps the vision tower's features (.npz)")] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(help='"KIND:SHARE,SHARE…" of the networks in a kind of output; others are averaged evenly'),
+    ] = None,
 ) -> None:
     """Fit, measure and write."""
     torch.set_num_threads(2)
@@ -284,7 +267,8 @@ def main(
     report = DropReport()
     pairs = [*read_nih_series(series, report), *read_nih_marks(series, report)]
     features = open_tower_table(checkpoint, films, tower)
-    manifest = finish_films(checkpoint, weights, films, pairs, version, features)
+    shares = member_shares(share or [], len(weights))
+    manifest = finish_films(checkpoint, weights, films, pairs, version, features, shares=shares)
     assert manifest.films is not None
     for key, rule in manifest.films.findings.items():
         print(key, rule.model_dump_json(exclude_defaults=True))

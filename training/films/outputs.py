@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.experts.film_classifier import Domains, average_outputs
-from model.experts.film_network import GRADED, MARKED, MINED, FilmNetwork
+from model.experts.film_network import GRADED, MARKED, MINED, FilmNetwork, MemberShares
 from model.film_rules import FilmScores
 from model.ontology import ontology
 from training.readers.nih_series import MARKS
@@ -47,12 +47,14 @@ def word_of(key: str) -> str:
 
 
 @torch.inference_mode()
-def outputs_of(members: Sequence[FilmNetwork], squares: NDArray[np.uint8]) -> FilmOutputTable:
-    """Ask every member about every film; squares uint8 [N, SIDE, SIDE]."""
+def outputs_of(
+    members: Sequence[FilmNetwork], squares: NDArray[np.uint8], shares: MemberShares | None = None
+) -> FilmOutputTable:
+    """Ask every member about every film; squares uint8 [N, SIDE, SIDE]. shares: as `average_outputs`."""
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(5)]
     for start in range(0, len(squares), BATCH):
         grey = torch.from_numpy(squares[start : start + BATCH]).float()[:, None] / 255.0
-        for part, value in zip(parts, average_outputs(members, grey), strict=True):
+        for part, value in zip(parts, average_outputs(members, grey, shares=shares), strict=True):
             part.append(value.numpy())
     mined, marked, amounts, maps_, features = (np.concatenate(part) for part in parts)
     return FilmOutputTable(mined=mined, marked=marked, amounts=amounts, maps=maps_, features=features)

@@ -27,7 +27,7 @@ BATCH = 32
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 """Of the squared weights on features of unit variance; the one with the least loss on validation films is taken."""
 ROUNDS = 60
-SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
+SHARES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 FEWEST = 12
 """With fewer positives on validation films a label's own share is not sought."""
 

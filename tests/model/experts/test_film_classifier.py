@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from model.experts.film_classifier import (
     WEIGHTS,
     Domains,
     FilmKind,
+    average_outputs,
     has_film_classifier,
     load_film_classifier,
     side_of,
 )
-from model.experts.film_network import FEATURES, GRID, JOINED, MINED, SIDE, FilmNetwork, grow_heads
+from model.experts.film_files import write_classifier
+from model.experts.film_network import FEATURES, GRID, JOINED, MARKED, MINED, SIDE, FilmNetwork, grow_heads
 from model.experts.tower_heads import OUTPUTS, TowerHeads
 from model.images.display import from_grey
-from training.films.finish import write_classifier
 from training.films.outputs import domains_of
 
 
@@ -60,6 +62,42 @@ def test_outputs_are_the_mean_of_the_members(folder: Path) -> None:
     assert list(view.mined) == list(MINED)
     assert np.allclose(list(view.mined.values()), given.numpy(), atol=0.02)  # half precision on disk
     assert view.maps["consolidation"].shape == (GRID, GRID)
+
+
+def test_a_kind_of_output_may_be_one_members_alone(tmp_path: Path) -> None:
+    write_classifier(
+        tmp_path, [_network(1), _network(2)], _domains(), shares={"mined": [0.0, 1.0], "maps": [0.25, 0.75]}
+    )
+    classifier = load_film_classifier(tmp_path)
+    assert classifier is not None
+    grey = torch.from_numpy(np.random.default_rng(1).random((1, 1, SIDE, SIDE), dtype=np.float32))
+    view = classifier.look_at_squares(grey)[0]
+    mined, marked, _, maps, _ = zip(*(average_outputs([_network(seed)], grey) for seed in (1, 2)), strict=True)
+    assert np.allclose(list(view.mined.values()), mined[1][0], atol=0.02)
+    assert not np.allclose(mined[0][0], mined[1][0], atol=0.02), "the members differ, or this shows nothing"
+    assert np.allclose(list(view.marked.values()), (marked[0][0] + marked[1][0]) / 2.0, atol=0.02)
+    place = MARKED.index("consolidation")
+    assert np.allclose(view.maps["consolidation"], maps[0][0, place] * 0.25 + maps[1][0, place] * 0.75, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({"mined": [1.0]}, "2 that add up to 1"),
+        ({"mined": [0.4, 0.4]}, "add up to 1"),
+        ({"mined": [1.5, -0.5]}, "add up to 1"),
+        ({"mined": [float("nan"), 1.0]}, "add up to 1"),
+        ({"sides": [0.5, 0.5]}, "known: mined, marked, amounts, maps"),
+        ({"mined": "all"}, "no film classifier"),
+        ([0.5, 0.5], "no film classifier"),
+    ],
+)
+def test_shares_that_are_none_are_refused(folder: Path, tmp_path: Path, shares: object, words: str) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    configuration = json.loads((folder / CONFIGURATION).read_text("utf-8")) | {"shares": shares}
+    (tmp_path / CONFIGURATION).write_text(json.dumps(configuration), "utf-8")
+    with pytest.raises(CheckpointError, match=words):
+        load_film_classifier(tmp_path)
 
 
 def test_films_are_looked_at_in_their_order(folder: Path) -> None:

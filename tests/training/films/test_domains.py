@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.experts.film_network import FEATURES, MARKED, MINED, SIDE, FilmNetwork
-from training.films.domains import film_domains, kept_domains
+from training.films.domains import course_squares, film_domains, phantom_features, phantom_squares
 from training.films.film_set import MASK_SIDE, FilmSet
-from training.films.finish import write_classifier
 from training.films.outputs import domains_of, features_of
 
 FILMS = 320
@@ -46,16 +43,16 @@ def _unlike(features: NDArray[np.float32], centre: torch.Tensor, whitening: torc
     return float((distances > 1.0).float().mean())
 
 
-def test_small_films_count_by_their_share_and_phantoms_stay() -> None:
+def test_small_films_count_by_their_share_and_phantoms_by_their_own() -> None:
     torch.manual_seed(0)
     network, films = FilmNetwork().eval(), _films()
     rng = np.random.default_rng(1)
     first, second = (rng.normal(size=(60, FEATURES)).astype(np.float32) for _ in range(2))
-    kept = domains_of([first, second + 5.0], [first, second + 5.0])
-    found = film_domains(films, network, kept)
+    apart = domains_of([second, first], [first, second])
+    found = film_domains(films, network, (first, second))
     for name in ("centres", "whitening", "limits"):
-        assert torch.equal(getattr(found, name)[1], getattr(kept, name)[1]), "phantoms are told as before"
-        assert not torch.equal(getattr(found, name)[0], getattr(kept, name)[0])
+        assert torch.equal(getattr(found, name)[1], getattr(apart, name)[1]), "by phantoms and by nothing else"
+        assert not torch.equal(getattr(found, name)[0], getattr(apart, name)[0])
     small = np.flatnonzero(films.is_validation & (films.pixels < SIDE))
     assert len(small) >= 5
     features = features_of(network, films.squares[small])
@@ -65,17 +62,12 @@ def test_small_films_count_by_their_share_and_phantoms_stay() -> None:
     assert _unlike(features, alone.centres[0], alone.whitening[0], float(alone.limits[0])) == 1.0
 
 
-def test_statistics_are_kept_for_the_same_first_member_only(tmp_path: Path) -> None:
+def test_phantoms_of_pairs_and_courses_are_learned_from_or_held_back() -> None:
     torch.manual_seed(0)
-    network, other = FilmNetwork().eval(), FilmNetwork().eval()
-    state = {name: value.half().float() for name, value in network.state_dict().items() if value.is_floating_point()}
-    network.load_state_dict(state, strict=False)
-    rng = np.random.default_rng(2)
-    some = rng.normal(size=(60, FEATURES)).astype(np.float32)
-    domains = domains_of([some, some + 5.0], [some, some + 5.0])
-    assert kept_domains(tmp_path, network) is None
-    write_classifier(tmp_path, [network], domains)
-    kept = kept_domains(tmp_path, network)
-    assert kept is not None
-    assert torch.equal(kept.limits, domains.limits)
-    assert kept_domains(tmp_path, other) is None
+    network = FilmNetwork().eval()
+    learned, held = phantom_features(network, pairs=3, courses=3)
+    # 3,200,001 is the one of the three seeds that 3 divides.
+    courses = [course_squares(seed) for seed in (3_200_000, 3_200_001, 3_200_002)]
+    pairs = phantom_squares(6, 8_500_000)
+    assert np.allclose(held, features_of(network, np.concatenate([pairs[:2], courses[1]])), atol=1e-3)
+    assert np.allclose(learned, features_of(network, np.concatenate([pairs[2:], courses[0], courses[2]])), atol=1e-3)
