@@ -1,4 +1,5 @@
-"""Telling people: dead letters, disk, quarantine and a new model become rows, and rows go out by webhook and e-mail.
+"""Telling people: dead letters, disk, quarantine, dates that lie ahead and a new model become rows, and rows go out by
+webhook and e-mail.
 
 The same trouble is told once (its key is unique). No patient data leaves: texts speak of our own job keys and counts.
 """
@@ -16,7 +17,17 @@ from sqlalchemy.orm import Session
 from dicom_node.config import NotifySection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables.core import Delivery, Job, JobKind, JobState, Notice, Quarantine, Result
+from dicom_node.index.tables.core import (
+    Delivery,
+    Job,
+    JobKind,
+    JobState,
+    Notice,
+    Quarantine,
+    Result,
+    Study,
+    StudyPurpose,
+)
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
@@ -24,7 +35,7 @@ from dicom_node.logs import get_logger
 log = get_logger(__name__)
 
 LATEST_RESULTS = 1000
-"""So many are looked through for another model at each tick: far more than one tick brings."""
+"""Results, and studies, that each tick looks through from the newest: far more than one tick brings."""
 SEND_SECONDS = 10.0
 FIRST_RETRY = dt.timedelta(seconds=30)
 LONGEST_RETRY = dt.timedelta(hours=1)
@@ -50,6 +61,7 @@ def run(node: NodeContext) -> None:
         now = node.clock()
         _dead_letters(session, now)
         _add_quarantine_notices(session, now)
+        _add_future_dates(session, now)
         _new_model(session, now)
     settings = node.settings.notify
     if settings.webhook_url or settings.email_to:
@@ -84,6 +96,25 @@ def _add_quarantine_notices(session: Session, now: dt.datetime) -> None:
     for row in rows:
         text = f"object {row.id} from {row.calling_ae_title} is in quarantine: {row.reason}"
         raise_notice(session, key=f"quarantine:{row.id}", kind="quarantine", text=text, now=now)
+
+
+def _add_future_dates(session: Session, now: dt.datetime) -> None:
+    """Studies of tomorrow: they stand above all others, and every later film of the patient is "older" than they are.
+
+    A day is allowed for sites east of UTC.
+    """
+    tomorrow = f"{now + dt.timedelta(days=1):%Y%m%d}"
+    latest = session.scalar(select(func.max(Study.id))) or 0
+    rows = session.execute(
+        select(Study.id, Study.study_instance_uid, Study.study_date).where(
+            Study.id > latest - LATEST_RESULTS, Study.study_date > tomorrow, Study.purpose == StudyPurpose.ROUTED
+        )
+    )
+    for row in rows:
+        if not row.study_date.isdigit():
+            continue  # what is no date sorts behind every date
+        text = f"study {row.study_instance_uid} is dated {row.study_date}, in the future: check the modality's clock"
+        raise_notice(session, key=f"future date:{row.id}", kind="date", text=text, now=now)
 
 
 def _new_model(session: Session, now: dt.datetime) -> None:

@@ -71,7 +71,7 @@ class AbstainReason(StrEnum):
     NO_PIXELS = "no pixel data"
     UNREADABLE = "unreadable image"
     NOT_USABLE = "image not usable"
-    """Readable, but mirrored, turned, withdrawn or of disputed identity."""
+    """Readable, but too small, mirrored, turned, withdrawn or of disputed identity."""
     LOW_CERTAINTY = "certainty too low"
     UNFAMILIAR = "unlike the training images"
     """Beyond the checkpoint's limit of unfamiliarity: nothing that it says of such an image was ever measured."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -103,6 +103,11 @@ def clock(value: str) -> str:
 def label(value: object) -> str:
     """A state in words; most states are words already."""
     return LABELS.get(str(value), str(value))
+
+
+def words_for(states: Iterable[str]) -> str:
+    """Name the words of an option's values, where they differ: "ready: waiting; dead: failed, needs attention"."""
+    return "; ".join(f"{state}: {label(state)}" for state in map(str, states) if label(state) != state)
 
 
 def span(seconds: float | None) -> str:

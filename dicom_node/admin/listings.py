@@ -89,6 +89,8 @@ class Line:
     """Delivery state → documents."""
     failed: bool
     """A dead job or delivery: somebody must look."""
+    is_dated_ahead: bool = False
+    """The study's date lies after the day on which it was received."""
 
 
 def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
@@ -197,6 +199,8 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         possible=sum(f.get("seen") in ("possible", "no statement") and f.get("judged", True) for f in findings),
         deliveries=deliveries,
         failed=dead or DeliveryState.DEAD.value in deliveries,
+        is_dated_ahead=study.study_date.isdigit()
+        and study.study_date > f"{study.last_instance_at + dt.timedelta(days=1):%Y%m%d}",
     )
 
 

@@ -107,8 +107,8 @@ def abandon(
     others = sorted(set(ids) - {row.Job.id for row in rows})
     if others:
         raise UsageError(
-            f"no dead delivery: job {', '.join(map(str, others))}; `dicom-node jobs --state dead` lists them, and a"
-            " dead analysis is ended by `dicom-node reprocess`"
+            f"no failed delivery: job {', '.join(map(str, others))}; `dicom-node jobs --state dead` lists the failed"
+            " jobs, and a failed analysis is ended by `dicom-node reprocess`"
         )
     jobs.abandon(session, [row.Job.id for row in rows])
     for row in rows:

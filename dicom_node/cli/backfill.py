@@ -58,7 +58,10 @@ def start(
     hours: HoursOption = None,
     timezone: ZoneOption = None,
     most_answers: Annotated[
-        int, typer.Option("--answers", min=2, max=1000, help="So many answers or more: ask again in halves.")
+        int,
+        typer.Option(
+            "--answers", min=2, max=1000, help="From this many answers on, split the dates in two and ask again."
+        ),
     ] = MOST_ANSWERS,
     is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the archive and count; begin nothing.")] = False,
     config: ConfigOption = None,

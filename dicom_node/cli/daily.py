@@ -11,7 +11,7 @@ from rich.table import Table
 from sqlalchemy import func, select
 
 from dicom_node.admin import listings as reading
-from dicom_node.admin.formats import day, moment, person_name
+from dicom_node.admin.formats import day, label, moment, person_name, words_for
 from dicom_node.admin.job_listings import job_lines
 from dicom_node.backfill.words import summary_lines, unfinished_runs
 from dicom_node.chart import store as chart
@@ -38,7 +38,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         for what in ("studies", "jobs", "deliveries"):
             for which, count in values[what].items():
                 style = "red" if which.endswith("dead") else None
-                table.add_row(what, which, str(count), style=style)
+                table.add_row(what, _in_words(what, which), str(count), style=style)
         console.print(table)
         disk = values["disk"]
         console.print(f"disk    {disk['free_percent']:.1f} % free of {disk['total_bytes'] / 10**9:.0f} GB")
@@ -51,6 +51,13 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             console.print(f"trouble  {trouble}", style="red")
     if values["troubles"]:
         raise typer.Exit(1)
+
+
+def _in_words(what: str, which: str) -> str:
+    """A key of the counts, "deliver dead" or "pacs stored", as the pages say it; a destination keeps its name."""
+    first, _, state = which.rpartition(" ")
+    of = label(first) if what == "jobs" else first
+    return f"{of}: {label(state)}" if of else label(state)
 
 
 def _status(node: NodeContext) -> dict[str, Any]:
@@ -73,7 +80,11 @@ def _status(node: NodeContext) -> dict[str, Any]:
         backfills = [line for run in unfinished_runs(session) for line in summary_lines(session, run, node)]
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
-    troubles = [f"{count} jobs are dead: {name}" for name, count in depth.items() if name.endswith(" dead")]
+    troubles = [
+        f"{_in_words('jobs', name)}: {count}; `dicom-node jobs` says why"
+        for name, count in depth.items()
+        if name.endswith(f" {JobState.DEAD.value}")
+    ]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
     troubles += unclaimed + stalled
     if unsettled:
@@ -93,8 +104,12 @@ def _status(node: NodeContext) -> dict[str, Any]:
 
 def studies(
     search: Annotated[str, typer.Option("--search", help="Words of name, ID or accession number.")] = "",
-    state: Annotated[StudyState | None, typer.Option("--state", help="Only studies in this state.")] = None,
-    outcome: Annotated[Outcome | None, typer.Option("--outcome", help="Only results with this outcome.")] = None,
+    state: Annotated[
+        StudyState | None, typer.Option("--state", help=f"Only studies in this state ({words_for(StudyState)}).")
+    ] = None,
+    outcome: Annotated[
+        Outcome | None, typer.Option("--outcome", help=f"Only results with this outcome ({words_for(Outcome)}).")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 50,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -110,12 +125,16 @@ def studies(
         Row(
             cells=(
                 day(line.study_date),
-                line.state,
-                line.outcome,
-                ", ".join(f"{name} {count}" for name, count in line.deliveries.items()),
+                label(line.state),
+                label(line.outcome),
+                "; ".join(f"{label(name)}: {count}" for name, count in line.deliveries.items()),
                 f"{person_name(line.patient_name)} ({line.patient_id})",
             ),
-            below=(", ".join(f"{change}: {finding}" for change, finding in line.changes), line.study_instance_uid),
+            below=(
+                "its date lies in the future" if line.is_dated_ahead else "",
+                ", ".join(f"{label(change)}: {finding}" for change, finding in line.changes),
+                line.study_instance_uid,
+            ),
             style="red" if line.failed else None,
         )
         for line in lines
@@ -125,7 +144,9 @@ def studies(
 
 
 def jobs(
-    state: Annotated[JobState | None, typer.Option("--state", help="Default: all that are not done.")] = None,
+    state: Annotated[
+        JobState | None, typer.Option("--state", help=f"Default: all that are not done ({words_for(JobState)}).")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 200,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -139,7 +160,13 @@ def jobs(
         return
     shown = [
         Row(
-            cells=(str(row.id), row.kind, row.state, f"{row.attempts}/{row.max_attempts}", moment(row.run_at)),
+            cells=(
+                str(row.id),
+                label(row.kind),
+                label(row.state),
+                f"{row.attempts}/{row.max_attempts}",
+                moment(row.run_at),
+            ),
             below=(row.key, row.last_error),
             style="red" if row.state is JobState.DEAD else None,
         )
@@ -150,8 +177,8 @@ def jobs(
 
 
 def retry(
-    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of dead jobs (see `jobs`).")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Numbers of failed jobs (see `jobs`).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All failed jobs.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -159,7 +186,7 @@ def retry(
     from dicom_node.admin import operations
 
     if bool(ids) == everything:
-        raise UsageError("name the dead jobs by their numbers, or give --all")
+        raise UsageError("name the failed jobs by their numbers, or give --all")
     with open_node(config) as node, node.database.write() as session:
         keys = None
         if ids:
@@ -176,7 +203,7 @@ def retry(
 
 
 def abandon(
-    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Numbers of dead deliveries (see `jobs`).")],
+    ids: Annotated[list[int], typer.Argument(metavar="ID", help="Job numbers of failed deliveries (see `jobs`).")],
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the delivery.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from dicom_node.admin.formats import label
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.feedback import agreement
@@ -40,7 +41,8 @@ def import_feedback(
 
 def list_feedback(
     state: Annotated[
-        list[ReportState] | None, typer.Option("--state", help="Reports in this state; default: what needs a look.")
+        list[ReportState] | None,
+        typer.Option("--state", help="Reports in this state; default: unmatched and contradictory ones."),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of each.")] = 200,
     config: ConfigOption = None,
@@ -62,16 +64,18 @@ def list_feedback(
         return
     rows = [
         Row(
-            cells=(str(line.id), line.kind, line.state, str(line.words), line.reason),
+            cells=(str(line.id), label(line.kind), label(line.state), str(line.words), line.reason),
             below=(line.study_instance_uid,),
         )
         for line in reports
     ]
     print_rows(("report", "by", "state", "words", "why"), rows)
     for one in contradictions:
-        said = "; ".join(f"{value}: {', '.join(who)}" for value, who in one.said)
-        console.print(f"contradiction  {one.study_instance_uid}  {one.finding} {one.aspect}  {said}")
-    console.print("reports: " + (", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"))
+        said = "; ".join(f"{label(value)}: {', '.join(who)}" for value, who in one.said)
+        of = f"{one.finding.replace('_', ' ')} {label(one.aspect)}"
+        console.print(f"contradiction  {one.study_instance_uid}  {of}  {said}")
+    shown = ", ".join(f"{label(name)}: {count}" for name, count in sorted(counts.items()))
+    console.print(f"reports: {shown or 'none'}")
 
 
 def show_report(
@@ -118,7 +122,7 @@ def read_report_file(
 
 
 def show_agreement(
-    days: Annotated[float | None, typer.Option("--days", min=0.01, help="Words of the last so many days.")] = None,
+    days: Annotated[float | None, typer.Option("--days", min=0.01, help="Only feedback of the last days.")] = None,
     device_uid: Annotated[str | None, typer.Option("--device-uid", help="Only this checkpoint's statements.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

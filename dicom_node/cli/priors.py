@@ -45,7 +45,7 @@ def explain(
             console.print(f"  {reason}")
         if choice.earlier:
             dates = ", ".join(before.when for before in choice.earlier)
-            console.print(f"  Shown as well where the checkpoint takes so many images: {dates}.")
+            console.print(f"  Also shown to a checkpoint that takes more than two images: {dates}.")
         print_rows(("rank", "taken", "view"), [_row(verdict) for verdict in choice.verdicts])
     for note in notes:
         console.print(note)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
 from dicom_node.demo.reading_room import RoomReading
 from dicom_node.demo.viewer import ViewerMissingError, running_dicomweb, running_viewer, upload
 from dicom_node.dicom.write import part10_bytes
@@ -150,10 +153,19 @@ def _joined(text: str) -> str:
     return " ".join(text.split())
 
 
+def _servable(path: Path) -> bytes:
+    """The file, inflated where it is deflated: Orthanc keeps such an object but answers 500 for its frames."""
+    dataset = dcmread(path)
+    if dataset.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
+        return path.read_bytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return part10_bytes(dataset)
+
+
 def _upload(port: int, request: ReportRequest, files: Mapping[str, Path]) -> None:
     """Put the images of a result, and its documents, into the viewer's archive."""
     for source in (request.current, request.prior):
         if source is not None:
-            upload(port, files[header_uid(source, "SOPInstanceUID")].read_bytes())
+            upload(port, _servable(files[header_uid(source, "SOPInstanceUID")]))
     for document in build_documents(request):
         upload(port, part10_bytes(document.dataset))

@@ -182,9 +182,7 @@ def _reasons_for_none(current: ImageFacts, verdicts: tuple[CandidateVerdict, ...
         return ("No comparison: the current image bears no patient ID, so no earlier one is proven the same person's.",)
     lines = _refusal_lines(verdicts)
     known = any(not verdict.against[0].startswith(_NO_NEWS) for verdict in verdicts)
-    what = (
-        "no earlier image of this patient is suitable for it" if known else "no earlier image of this patient is known"
-    )
+    what = "no earlier image of this patient is suitable" if known else "no earlier image of this patient is known"
     return (f"No comparison: {what}.", *lines)
 
 
@@ -200,7 +198,7 @@ def _refusal_lines(verdicts: tuple[CandidateVerdict, ...]) -> list[str]:
     lines = [_refusal_line(verdict) for verdict in told]
     if any(verdict.against == (SAME_ID_OTHER_ISSUER,) for verdict in verdicts):
         # Of another person's images neither date nor number is told.
-        lines.append(f"Not used: what is filed under {SAME_ID_OTHER_ISSUER}.")
+        lines.append(f"Not used: images filed under {SAME_ID_OTHER_ISSUER}.")
     more = len(lines) - _REFUSED_SHOWN
     return lines if more <= 0 else [*lines[:_REFUSED_SHOWN], f"{more} more not used for reasons of the same kinds."]
 

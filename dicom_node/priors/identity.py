@@ -10,7 +10,7 @@ from dicom_node.priors.person_names import NameAgreement, compare_names
 from dicom_node.priors.types import Patient, PatientKey, PriorPolicy
 
 OTHER_ID = "another patient ID"
-SAME_ID_OTHER_ISSUER = "the same patient ID but of another issuer, so another person's"
+SAME_ID_OTHER_ISSUER = "the same patient ID from another issuer, which is another person's"
 ID_CONFLICT = "the patient ID agrees but the"
 NOTHING_TO_CHECK = "no birth date, sex or name to check against"
 

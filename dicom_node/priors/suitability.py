@@ -83,7 +83,7 @@ def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
         what = "a lateral view" if view is View.LATERAL else "not a plain frontal view"
         return _refuse(view, Refusal.NOT_FRONTAL, decided_on, f"it is {what}")
     if min(image.rows or 0, image.columns or 0) < SMALLEST_SIDE:
-        return _refuse(view, Refusal.NO_PIXELS, decided_on, f"it has only {image.columns} × {image.rows} pixels")
+        return _refuse(view, Refusal.TOO_SMALL, decided_on, f"it has only {image.columns} × {image.rows} pixels")
     if pose := _pose(image):
         doubted = "its grey values" if pose.endswith("has black and white exchanged") else "left and right"
         return _refuse(view, Refusal.NOT_UPRIGHT, decided_on, f"{pose}, so {doubted} cannot be trusted")

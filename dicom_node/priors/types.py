@@ -35,6 +35,7 @@ class Refusal(StrEnum):
     NOT_RADIOGRAPH = "not a projection radiograph"
     NOT_HUMAN = "not a person"
     NO_PIXELS = "no pixel data"
+    TOO_SMALL = "too few pixels"
     NOT_CHEST = "not a chest radiograph"
     NOT_FRONTAL = "not a frontal view"
     UNDECIDED = "body part or view cannot be told"
@@ -55,6 +56,7 @@ _ABSTAIN = {
     Refusal.NOT_RADIOGRAPH: AbstainReason.NOT_CHEST,
     Refusal.NOT_HUMAN: AbstainReason.NOT_CHEST,
     Refusal.NO_PIXELS: AbstainReason.NO_PIXELS,
+    Refusal.TOO_SMALL: AbstainReason.NOT_USABLE,
     Refusal.NOT_CHEST: AbstainReason.NOT_CHEST,
     Refusal.NOT_FRONTAL: AbstainReason.NOT_FRONTAL,
     Refusal.UNDECIDED: AbstainReason.NOT_FRONTAL,

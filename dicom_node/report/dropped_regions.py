@@ -16,6 +16,8 @@ class RegionFault(StrEnum):
     WRONG_SIDE = "wrong side"
     TOO_LARGE = "too large"
     LUNGS_NOT_FOUND = "lungs not found"
+    NOT_SQUARE = "pixels not square"
+    """OHIF 3.13 takes the spacing of rows for that of columns, and draws elsewhere than the coordinates say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

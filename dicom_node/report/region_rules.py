@@ -5,7 +5,9 @@
 4b. It lies on the side that the sentence says, by the midline between the lungs: at least `MIN_ON_SIDE` of it. The side
     of a tube or line is where it enters, and its tip may cross the midline: only a chest tube is held to its side.
 4c. It is not larger than its finding can be (`MAX_SHARE` of both lungs' area).
-4d. What is drawn is clipped to the lungs or the heart where that is the finding's site.
+4d. Nothing is drawn on an image whose pixels are not square: OHIF's `imageToWorldCoords` exchanges the two spacings,
+    so that what is rightly coded is shown beside its place.
+4e. What is drawn is clipped to the lungs or the heart where that is the finding's site.
 What breaks a rule is not drawn, and Limitations says so; so is every region where the lungs were not found.
 """
 
@@ -46,6 +48,8 @@ MAX_SHARE: Mapping[str, float] = {
 """Finding → largest area of a region as a share of both lungs' area (these include the heart)."""
 USUAL_MAX_SHARE = 0.6
 """Of what is not named above: one lung, and a little more."""
+MAX_OFF_SQUARE = 0.02
+"""Of a pixel's height against its width: less moves an outline by less than it is coarse."""
 DEVICE_REACH: Mapping[str, frozenset[str]] = {
     "endotracheal_tube": frozenset({"above"}),
     "feeding_tube": frozenset({"above", "below"}),
@@ -100,6 +104,8 @@ def with_fitting_regions(
 
 def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region | RegionFault:
     """The region as it may be drawn, or why it may not."""
+    if abs(film.image.geometry.pixel_aspect - 1.0) > MAX_OFF_SQUARE:
+        return RegionFault.NOT_SQUARE
     if film.lungs is None:
         return RegionFault.LUNGS_NOT_FOUND
     lungs = film.lungs

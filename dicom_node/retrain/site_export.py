@@ -20,6 +20,7 @@ from dicom_node.errors import StorageError
 from dicom_node.feedback import consensus as opinions
 from dicom_node.feedback.record import Aspect
 from dicom_node.index.tables.core import Feedback, Instance, Result, Study, Verdict
+from dicom_node.index.tables.models import PairStatistics
 from dicom_node.storage.spool import fsync_folder
 
 FORMAT, VERSION = "dicom-node-site", 1
@@ -80,12 +81,13 @@ def _images(
     session: Session, node: NodeContext, folder: Path, key: bytes, report: Counts, *, everything: bool
 ) -> Iterator[dict[str, Any]]:
     rows = session.execute(
-        select(Result, Study)
+        select(Result, Study, PairStatistics.manufacturer)
         .join(Study, Study.id == Result.study_pk)
+        .outerjoin(PairStatistics, PairStatistics.result_pk == Result.id)
         .where(Result.is_current, Result.sop_instance_uid != "")
         .order_by(Result.id)
     )
-    for result, study in rows:
+    for result, study, manufacturer in rows:
         words = list(
             session.scalars(
                 select(Feedback).where(
@@ -109,6 +111,7 @@ def _images(
             "when": current.when,
             "path": current.path,
             "view": current.view,
+            "manufacturer": manufacturer or "",
             "prior_image": result.prior_sop_instance_uid if prior else "",
             "prior_path": prior.path if prior else "",
             "prior_when": prior.when if prior else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,25 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(value, int | float):
                 numbers[str(name)] = float(value)
     return numbers
+
+
+def figure_lines(metrics: Mapping[str, Any], only: Collection[str] = ()) -> list[str]:
+    """The figures of a manifest's evaluations, each beside what the baselines have on the same pairs, where it says so.
+
+    only: names of the figures; all where it is empty.
+    """
+    lines = []
+    for data, evaluation in metrics.items():
+        values = evaluation.get("figures") if isinstance(evaluation, Mapping) else None
+        for name, found in (values or {}).items():
+            value = found.get("value") if isinstance(found, Mapping) else found
+            if not isinstance(value, int | float) or (only and name not in only):
+                continue
+            others = found.get("baselines", {}) if isinstance(found, Mapping) else {}
+            beside = "".join(f"; {other} {known:.2f}" for other, known in others.items())
+            of = f"{evaluation.get('pairs', '?')} pairs of {data}"
+            lines.append(f"{name.replace('_', ' ')} {value:.2f}{beside} ({of})")
+    return lines
 
 
 def folder_of(models_dir: Path, name: str) -> Path:

@@ -22,12 +22,13 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from dicom_node import notifications as notify
+from dicom_node.admin.listings import Filter, work_list
 from dicom_node.audit import messages as audit
 from dicom_node.audit import syslog
 from dicom_node.audit.messages import AuditedEvent, EventType, Participant
 from dicom_node.audit.syslog import AuditError
 from dicom_node.config import LoggingSection
-from dicom_node.index.tables.core import AuditEvent, Job, JobState, Notice, QuarantineReason, Result
+from dicom_node.index.tables.core import AuditEvent, Job, JobState, Notice, QuarantineReason, Result, Study
 from dicom_node.logs import bound, configure, get_logger
 from dicom_node.notifications import NotifyError
 from dicom_node.retention import removal as retention
@@ -331,6 +332,26 @@ def test_quarantine_a_full_disk_and_a_new_model_are_told_once_each(tmp_path: Pat
         wanted = ["model change", "quarantine"] + ["disk"] * disk_is_full
         assert sorted(notice["kind"] for notice in notices) == sorted(wanted)
         assert not any(word in body for body in bodies for word in (PATIENT_ID, "Marchetti", ACCESSION))
+
+
+def test_a_study_of_the_future_is_told_once_and_marked_on_the_work_list(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock)
+    dates = {"1.2.77": "20991231", "1.2.78": "UNKNOWN", "1.2.79": f"{clock.now:%Y%m%d}", "1.2.80": ""}
+    for uid, date in dates.items():
+        make_result(node, study_uid=uid)
+        with node.database.write() as session:
+            session.execute(update(Study).where(Study.study_instance_uid == uid).values(study_date=date))
+    for _ in range(2):
+        notify.run(node)
+        clock.forward(seconds=60)
+    with node.database.read() as session:
+        told = session.scalars(select(Notice.text).where(Notice.kind == "date")).all()
+        lines, _ = work_list(session, Filter())
+    assert len(told) == 1
+    assert "1.2.77" in told[0]
+    assert PATIENT_ID not in told[0]
+    assert {line.study_instance_uid for line in lines if line.is_dated_ahead} == {"1.2.77"}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from dicom_node.cli.training import train_run
+from model.checkpoints.manifest import MANIFEST_NAME
 from model.experts.densenet import DenseNet121
 from model.experts.expert import LABELS, load_expert
 from model.experts.export import write_expert
@@ -63,6 +64,22 @@ def test_an_evaluation_over_processes_gives_the_figures_of_one(tmp_path: Path) -
     for name in ("seconds_per_pair", "produced_at"):
         del values[name], expected[name]
     _assert_alike(values, expected)
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "evaluation.json"]
+
+
+def test_a_zero_shot_model_stands_beside_the_other_baselines_on_the_same_pairs(tmp_path: Path) -> None:
+    folder, out = save_tiny(tmp_path / "tuned", layers=2), tmp_path / "out"
+    base = save_tiny(tmp_path / "base", layers=1)
+    (base / MANIFEST_NAME).unlink()  # as a base model of the Hub: nobody says what it was taught
+    models = ("--model", str(folder), "--zero-shot", str(base))
+    _run("evaluate", "--data", DATA, *models, "--out", str(out), "--processes", "1")
+    values, page = json.loads((out / "evaluation.json").read_text()), (out / "evaluation.html").read_text()
+    names = list(values["baselines"])
+    assert names[:2] == ["majority", "nothing has changed"]
+    assert names[2].startswith("zero-shot: ")
+    assert values["baselines"][names[2]]["pairs"] == values["scores"]["pairs"]
+    assert names[2] in page
+    assert "none was asked for" not in page
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "evaluation.json"]
 
 

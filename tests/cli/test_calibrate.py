@@ -22,7 +22,7 @@ from training.readers.phantom import HELD_OUT_SEED, read_phantom_pairs
 from training.records.drops import DropReport
 
 DATA = "phantom:14"
-UNCALIBRATED = "Uncalibrated model: it is only stated what is seen, without any certainty."
+UNCALIBRATED = "Uncalibrated model: only what is seen is stated, without any certainty."
 app = Typer()
 models.register(app)
 

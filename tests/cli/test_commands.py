@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def test_status_studies_and_jobs_say_how_it_stands(config: Path, node: NodeConte
     assert json.loads(run(config, "studies", "--search", "nobody", "--json"))["total"] == 0
     assert len(json.loads(run(config, "jobs", "--json"))) == 2
     assert "Marchetti" in run(config, "studies")
+
+
+def test_the_tables_speak_the_words_of_the_pages(config: Path, node: NodeContext) -> None:
+    said = {command: run(config, command, status=command == "status") for command in ("status", "studies", "jobs")}
+    assert "delivery: waiting" in said["status"]
+    assert "pacs: waiting" in said["status"]
+    assert "waiting: 2" in said["studies"]
+    assert "no comparison" in said["studies"] or "compared" in said["studies"]
+    with node.database.write() as session:
+        session.execute(update(Job).values(state=JobState.DEAD, finished_at=node.clock()))
+    said = {command: run(config, command, status=command == "status") for command in ("status", "studies", "jobs")}
+    assert "failed, needs attention" in said["jobs"]
+    assert "delivery: failed, needs attention: 2; `dicom-node jobs` says why" in said["status"]
+    for words in said.values():
+        assert not re.search(r"\b(dead|pending|ready|confirmed|findings only)\b", words), words
 
 
 def test_a_name_steers_neither_the_table_nor_the_terminal(config: Path, node: NodeContext) -> None:

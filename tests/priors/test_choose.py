@@ -38,7 +38,7 @@ def test_the_most_recent_of_the_same_view() -> None:
     [
         (before(-1), "taken later than the current image"),
         (before(0, "same time"), "taken at the very time of the current image"),
-        (before(5, patient=patient(issuer="CLINIC B")), "the same patient ID but of another issuer"),
+        (before(5, patient=patient(issuer="CLINIC B")), "the same patient ID from another issuer"),
         (before(5, patient=patient("P2")), "another patient ID"),
         (before(5, patient=patient(birth_date="19710130")), "the patient ID agrees but the birth date differs"),
         (before(5, patient=patient(sex="F", name="Weber^Anna")), "the patient ID agrees but the sex and name differ"),

@@ -79,7 +79,7 @@ def test_view(changes: dict[str, Any], view: View | None) -> None:
         ({"sop_class_uid": SecondaryCaptureImageStorage, "modality": "DX"}, None),
         ({"species": "canine"}, Refusal.NOT_HUMAN),
         ({"has_pixels": False}, Refusal.NO_PIXELS),
-        ({"rows": 16, "columns": 16}, Refusal.NO_PIXELS),
+        ({"rows": 16, "columns": 16}, Refusal.TOO_SMALL),
         ({"frames": 20}, Refusal.NOT_FRONTAL),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, Refusal.NOT_FRONTAL),
         ({"sop_class_uid": DigitalXRayImageStorageForProcessing}, Refusal.FOR_PROCESSING),

@@ -113,7 +113,7 @@ def test_for_processing_is_refused_beside_its_presentation(shelf: Shelf) -> None
 
 def test_other_issuer_under_the_same_id_is_told(shelf: Shelf) -> None:
     reasons = choose(shelf, "HAN-0664ee2b/3").reasons
-    assert any("the same patient ID but of another issuer" in reason for reason in reasons)
+    assert any("the same patient ID from another issuer" in reason for reason in reasons)
 
 
 def test_same_pixels_in_another_dress_are_seen(shelf: Shelf) -> None:

@@ -90,6 +90,20 @@ def test_an_outline_is_clipped_to_the_lung_of_its_side() -> None:
     assert half_of(_lungs(), _film().image, fitting.points) == 1.0
 
 
+@pytest.mark.parametrize(("aspect", "is_drawn"), [(1.0, True), (1.01, True), (0.82, False), (1.22, False)])
+def test_nothing_is_drawn_where_viewers_would_show_it_beside_its_place(aspect: float, is_drawn: bool) -> None:
+    film = _film()
+    geometry = dataclasses.replace(film.image.geometry, pixel_aspect=aspect)
+    film = dataclasses.replace(film, image=dataclasses.replace(film.image, geometry=geometry))
+    said = prediction(finding("pneumothorax", Change.NEW, location="left", regions=(PATIENTS_LEFT,)))
+    checked, dropped = with_fitting_regions(said, {ImageRole.CURRENT: film})
+    assert bool(checked.finding("pneumothorax").regions) is is_drawn
+    assert [one.fault for one in dropped] == ([] if is_drawn else [RegionFault.NOT_SQUARE])
+    for language, words in (("en", "are not square"), ("de", "nicht quadratisch")):
+        text = " ".join(as_text(request(checked, dropped_regions=dropped, language=language)).split())
+        assert (words in text) is not is_drawn
+
+
 def test_without_lungs_nothing_is_drawn_and_the_report_says_why() -> None:
     said = prediction(finding("pneumothorax", Change.NEW, location="left", regions=(PATIENTS_LEFT,)))
     film = dataclasses.replace(_film(), lungs=None)

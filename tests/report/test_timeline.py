@@ -56,7 +56,7 @@ def test_first_largest_smaller_with_their_dates() -> None:
         "Pleural effusion: first seen on 3 March 2026, largest on 9 March 2026, smaller since.",
     ]
     assert _told(request, "de") == [
-        "Pleuraerguss: zuerst gesehen am 3. März 2026, am größten am 9. März 2026, seither kleiner."
+        "Pleuraerguss: zuerst nachweisbar am 3. März 2026, am größten am 9. März 2026, seither kleiner."
     ]
     keys = [section.key for section in sections(request)]
     assert keys.index(SectionKey.COURSE) == keys.index(SectionKey.FINDINGS) + 1

@@ -23,6 +23,7 @@ from dicom_node.index.tables.core import AuditEvent, Notice, Outcome, Result, St
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.serving import promotion as models
 from dicom_node.serving.promotion import ModelsError
+from dicom_node.serving.status import figure_lines
 from model.checkpoints import registry
 from model.checkpoints.registry import CHAMPION_NAME
 from tests.support.checkpoints import open_context, paper_checkpoint
@@ -50,6 +51,22 @@ def _journal(node: NodeContext) -> list[tuple[str, str]]:
         return [
             (event.kind.value, event.folder) for event in session.scalars(select(ModelEvent).order_by(ModelEvent.at))
         ]
+
+
+def test_figures_stand_beside_what_the_majority_has() -> None:
+    metrics = {
+        "phantom:20": {
+            "pairs": 20,
+            "figures": {
+                "presence_auroc": {"value": 0.531, "low": 0.4, "high": 0.6, "baselines": {"majority": 0.5}},
+                "presence_ece": {"value": 0.1, "low": 0.0, "high": 0.2},
+            },
+        },
+        "films": {"statements": 3},
+    }
+    beside = "presence auroc 0.53; majority 0.50 (20 pairs of phantom:20)"
+    assert figure_lines(metrics, only=("presence_auroc",)) == [beside]
+    assert figure_lines(metrics) == [beside, "presence ece 0.10 (20 pairs of phantom:20)"]
 
 
 def test_first_promotion_can_be_undone_back_to_the_configured_model(node: NodeContext) -> None:

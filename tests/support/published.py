@@ -142,6 +142,7 @@ def _dicom(study: Study) -> Dataset:
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     ds.SOPInstanceUID = generate_uid(entropy_srcs=[study.dicom])
     ds.PatientID, ds.StudyDate = study.subject, study.date
+    ds.Manufacturer = "ACME "
     ds.StudyTime, ds.ViewPosition = study.time.split(".")[0].zfill(6), study.view
     ds.Rows = ds.Columns = 8
     ds.BitsAllocated = ds.BitsStored = 8

@@ -137,7 +137,7 @@ def test_from_the_work_list_to_a_delivered_dead_letter(site: Site, browser: Brow
     row.locator("select[name=change]").select_option(label="larger or worse")
     row.locator("select[name=level]").select_option("severe")
     row.get_by_role("button", name="Save correction").click()
-    expect(page.get_by_text("your word is kept")).to_be_visible()
+    expect(page.get_by_text("your feedback is saved")).to_be_visible()
     expect(page.locator("ul.words")).to_contain_text("larger or worse")
     expect(page.locator("ul.words")).to_contain_text("severe")
 
@@ -209,7 +209,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(site: Site, browser: Browse
         assert wide <= 0, f"{path} is {wide} pixels wider than the phone"
     page.goto(site.base + study)
     expect(page.locator("canvas[data-role=current][data-ready]")).to_be_visible()
-    assert page.get_by_text("Your word").count() == 0, "a viewer gives no feedback"
+    assert page.get_by_text("Your feedback").count() == 0, "a viewer gives no feedback"
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (dark == "rgb(16, 20, 24)") == (scheme == "dark")
     picture(page, f"phone-{scheme}")

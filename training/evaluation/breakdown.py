@@ -12,12 +12,13 @@ from training.metrics.pairs import Answered, change_said
 from training.metrics.significance import Interval
 from training.metrics.summed import interval, mean_figure
 from training.records.record import Record
+from training.records.truth import MANUFACTURER
 
 MIN_SUBGROUP_PATIENTS = 10
 """A smaller subgroup is named with its size and gets no figure: its interval would cover everything."""
 AGE_BANDS = ((0, 18), (18, 40), (40, 60), (60, 75), (75, 150))
 """Years, the upper end excluded."""
-AXES = ("age", "sex", "view", "manufacturer")
+AXES = ("age", "sex", "view", MANUFACTURER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,8 @@ def _places(record: Record) -> Iterator[tuple[str, str]]:
         yield "sex", context.sex
     if view:
         yield "view", view
-    if manufacturer := record.truth.facts.get("manufacturer"):
-        yield "manufacturer", manufacturer
+    if manufacturer := record.truth.facts.get(MANUFACTURER):
+        yield MANUFACTURER, manufacturer
 
 
 def _subgroup(axis: str, value: str, answered: Sequence[Answered], resamples: int) -> Subgroup:

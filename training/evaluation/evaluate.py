@@ -37,6 +37,8 @@ from training.records.record import Record
 
 WORST_CASES = 12
 """The number of pairs in the report."""
+ZERO_SHOT = "zero-shot"
+"""First word of the name of a baseline that is a model which was not tuned to the task."""
 
 
 class EvaluatedPredictor(Protocol):

@@ -18,7 +18,7 @@ from model.ontology import ontology
 from model.questions.answers import CHANGE_ANSWERS
 from model.schema import DisplayImage
 from training.evaluation.breakdown import MIN_SUBGROUP_PATIENTS
-from training.evaluation.evaluate import Evaluation
+from training.evaluation.evaluate import ZERO_SHOT, Evaluation
 from training.evaluation.judge import JudgeScores, JudgeVerdict
 from training.evaluation.plots import MIN_BIN_ANSWERS, reliability_plot, roc_plot
 from training.evaluation.texts import reference_sentence
@@ -147,6 +147,7 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         scores=evaluation.scores,
         by_finding=list(dict.fromkeys([*scores.finding_auroc, *scores.finding_change_f1])) if scores else [],
         baselines=evaluation.baselines,
+        has_zero_shot=any(name.startswith(ZERO_SHOT) for name in evaluation.baselines),
         texts=evaluation.texts,
         published=evaluation.published,
         progression=evaluation.progression,

@@ -15,6 +15,7 @@ from training.readers.series import LabelledImage, series_records
 from training.readers.tables import find_table, read_rows
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
+from training.records.truth import MANUFACTURER
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv"
 SPLITS = "mimic-cxr-2.0.0-split.csv"
@@ -41,6 +42,7 @@ class MimicImage:
     study_id: str
     view: str
     when: str
+    manufacturer: str = ""
 
 
 def image_folder(subject_id: str, study_id: str) -> str:
@@ -159,4 +161,5 @@ def label_image(image: MimicImage, path: Path, known: Known) -> LabelledImage:
         ),
         known=known,
         order=(image.when,),
+        facts={MANUFACTURER: image.manufacturer} if image.manufacturer else {},
     )

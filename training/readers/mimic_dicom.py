@@ -26,7 +26,7 @@ from training.records.record import Record, Split
 
 RECORDS = "cxr-record-list.csv"
 STUDIES = "cxr-study-list.csv"
-_TAGS = ("ViewPosition", "StudyDate", "StudyTime")
+_TAGS = ("ViewPosition", "StudyDate", "StudyTime", "Manufacturer")
 
 
 def read_mimic_cxr_dicom(root: Path, report: DropReport, *, tables: Path | None = None) -> Iterator[Record]:
@@ -90,7 +90,7 @@ def _read_header(path: Path, subject_id: str, study_id: str, dicom_id: str, repo
         return None
     try:
         header = pydicom.dcmread(path, specific_tags=list(_TAGS), stop_before_pixels=True)
-        position, date, time = (str(header.get(tag) or "") for tag in _TAGS)
+        position, date, time, manufacturer = (str(header.get(tag) or "") for tag in _TAGS)
     except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError, OSError):
         report.drop("unreadable DICOM", dicom_id)
         return None
@@ -100,5 +100,12 @@ def _read_header(path: Path, subject_id: str, study_id: str, dicom_id: str, repo
     elif when is None:
         report.drop("StudyDate or StudyTime is malformed", dicom_id)
     else:
-        return MimicImage(dicom_id=dicom_id, subject_id=subject_id, study_id=study_id, view=view, when=when)
+        return MimicImage(
+            dicom_id=dicom_id,
+            subject_id=subject_id,
+            study_id=study_id,
+            view=view,
+            when=when,
+            manufacturer=manufacturer.strip(),
+        )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.schema import PatientContext
@@ -21,6 +21,8 @@ class LabelledImage:
     known: Known
     order: tuple[float | int | str, ...]
     context: PatientContext | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Further facts of each record whose current image this is."""
 
 
 def series_records(
@@ -59,7 +61,10 @@ def series_records(
                 view=item.image.view,
                 prior_view=before.image.view if before else None,
                 proxy=proxy,
-                facts=dict(facts(before.image.image_id, item.image.image_id)) if facts and before else {},
+                facts={
+                    **item.facts,
+                    **(facts(before.image.image_id, item.image.image_id) if facts and before else {}),
+                },
             ),
             current=item.image,
             prior=before.image if before else None,

@@ -21,7 +21,7 @@ from model.questions.vocabulary import grade_of_level
 from model.schema import Change, Presence
 from training.records.drops import DataError, DropReport
 from training.records.record import ImageRef, Record, Split
-from training.records.truth import FindingTruth, ImageTruth, PairTruth
+from training.records.truth import MANUFACTURER, FindingTruth, ImageTruth, PairTruth
 
 FORMAT, VERSION = "dicom-node-site", 1
 
@@ -67,6 +67,7 @@ class SiteImage(BaseModel):
     path: str
     """Relative to the folder of the export."""
     view: str | None = None
+    manufacturer: str = ""
     prior_image: str = ""
     prior_path: str = ""
     prior_when: str = ""
@@ -170,6 +171,7 @@ def _record(image: SiteImage, current: str, prior: str, earlier: Mapping[str, bo
             has_prior=has_prior,
             view=image.view,
             prior_view=image.prior_view if has_prior else None,
+            facts={MANUFACTURER: image.manufacturer} if image.manufacturer else {},
         ),
         current=ImageRef(key=current, image_id=image.image, study_id=image.study, view=image.view, when=image.when),
         prior=ImageRef(key=prior, image_id=image.prior_image, view=image.prior_view, when=image.prior_when)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from model.ontology import ontology
 from model.schema import INVERSE_CHANGE, Change
 
+MANUFACTURER = "manufacturer"
+"""Key of `PairTruth.facts`: the maker of the modality that took the current image, where the data set knows it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTruth:

@@ -14,7 +14,7 @@ HEADS = ("figure", "n", "value", "limits", "baseline", "against", "")
 
 
 def drift(
-    last: Annotated[int, typer.Option("--weeks", min=1, max=520, help="So many of the newest judged weeks.")] = 1,
+    last: Annotated[int, typer.Option("--weeks", min=1, max=520, help="Number of judged weeks to show.")] = 1,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

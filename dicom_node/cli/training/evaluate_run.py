@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_node.bulk.mappers import Placement, open_mapper
 from dicom_node.bulk.run import run_shards
 from dicom_node.bulk.shards import ShardFolder, digest_of
+from dicom_node.bulk.work import BulkError
 from dicom_node.cli.training.bulk_work import (
     EVALUATE_CUT,
     ITEM_SECONDS,
@@ -21,7 +22,7 @@ from dicom_node.cli.training.bulk_work import (
     said_of,
 )
 from model.checkpoints.files import sha256_of
-from model.checkpoints.registry import MANIFEST_NAME, resolve_source
+from model.checkpoints.registry import MANIFEST_NAME, read_manifest, resolve_source
 from model.schema import MAX_IMAGES
 from training.records.drops import DropReport
 from training.records.record import Record
@@ -116,6 +117,54 @@ def ask_all(
     identity = identities().validate_python(model)
     cases = _worst_cases(run, asked)
     return score_asked(asked, identity, report, data=run.data, options=run.options, baseline=baseline, cases=cases)
+
+
+def with_zero_shot(
+    result: Evaluation,
+    run: EvaluationRun,
+    source: str,
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    ray: str,
+    processes: int,
+    progress: Callable[[int, int], None],
+) -> Evaluation:
+    """Add a model that was not tuned to the task as one more baseline: what a base model says without any training.
+
+    It is asked once about each pair, and about the findings of the evaluated checkpoint unless a manifest of its own
+    says otherwise; one that answered fewer pairs stands there with their number. Raises BulkError.
+    """
+    from training.evaluation.evaluate import ZERO_SHOT
+
+    other = ask_all(
+        replace(
+            run,
+            model=source,
+            findings=run.findings or _findings_of(run.model),
+            options=replace(run.options, consistency=False, prognosis=False, worst=0),
+            lumen=False,
+        ),
+        records,
+        folder,
+        DropReport(),
+        baseline=None,
+        ray=ray,
+        processes=processes,
+        progress=progress,
+    )
+    if other is None or other.scores is None:
+        raise BulkError(f"{source} answers no pair of {run.data}")
+    name = f"{ZERO_SHOT}: {other.model.name}"
+    if result.scores is None or other.scores.pairs != result.scores.pairs:
+        name += f" ({other.scores.pairs} pairs)"
+    return replace(result, baselines=result.baselines | {name: other.scores})
+
+
+def _findings_of(model: str) -> tuple[str, ...]:
+    """What a checkpoint with a manifest may be asked."""
+    folder = Path(resolve_source(model))
+    return tuple(read_manifest(folder, verify=False).findings) if (folder / MANIFEST_NAME).is_file() else ()
 
 
 def _worst_cases(run: EvaluationRun, asked: Sequence[tuple[Record, AskedRecord]]) -> list[Case]:

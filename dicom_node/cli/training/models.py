@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.admin.formats import label, percent
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, errors, open_node, print_json, print_rows
 from dicom_node.errors import UsageError
 from dicom_node.serving import promotion as models
@@ -15,6 +16,7 @@ from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
 from dicom_node.serving.status import (
     Effect,
+    figure_lines,
     folder_of,
     history_lines,
     model_lines,
@@ -25,11 +27,11 @@ from dicom_node.serving.status import (
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Folder of the checkpoint below data_dir/models.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in journal and audit.")]
-WaitOption = Annotated[
-    float, typer.Option("--wait", min=0, help="Wait at most so many seconds until the running workers follow.")
-]
+WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the running workers to follow.")]
 WAIT_SECONDS = 60.0
 SIDES = ("champion", "challenger")
+DECISIVE = ("presence_auroc", "change_f1")
+"""Figures of a checkpoint that `promote` shows to whoever decides."""
 
 
 def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -62,9 +64,9 @@ def show_command(name: NameArgument, config: ConfigOption = None, as_json: JsonO
         print_json(values)
     else:
         for key in ("folder", "name", "version", "device_uid", "champion", "bytes"):
-            console.print(f"{key:12} {values[key]}")
-        for figure, value in values["metrics"].items():
-            console.print(f"{figure:28} {value:.4f}")
+            console.print(f"{key.replace('_', ' '):12} {values[key]}")
+        for line in figure_lines(values.get("manifest", {}).get("metrics", {})):
+            console.print(f"{'measured':12} {line}")
         for line in values["history"]:
             console.print(f"{line['at']:%F %T}  {line['kind']} by {line['who']}  {line['reason']}")
     if values["problem"]:
@@ -84,6 +86,9 @@ def promote_command(
         folder_of(node.models_dir, name)
         manifest = models.promote(node, name, who=getpass.getuser(), reason=reason)
         effect = wait_for_effect(node, name, seconds=wait)
+    if not as_json:
+        for line in figure_lines(manifest.metrics, only=DECISIVE) or ["its manifest has no figures"]:
+            console.print(f"measured: {line}")
     _report(f"{name} is the champion", name, manifest.device_uid, effect, as_json=as_json)
 
 
@@ -125,7 +130,7 @@ def shadow_command(
     name: Annotated[str, typer.Argument(metavar="NAME|off|default", help="A checkpoint; default: as configured.")],
     config: ConfigOption = None,
 ) -> None:
-    """Let a challenger answer live studies unheard, or stop it."""
+    """Let a challenger answer live studies without being reported, or stop it."""
     with open_node(config) as node:
         chosen = shadow.choose(node, name, who=getpass.getuser())
     console.print(f"{chosen} runs in the shadow" if chosen else "nothing runs in the shadow")
@@ -150,7 +155,11 @@ def disagreements_command(
     )
     rows = [
         Row(
-            cells=(difference["finding"], difference["aspect"], *(_said(difference, who) for who in SIDES)),
+            cells=(
+                difference["finding"].replace("_", " "),
+                label(difference["aspect"]),
+                *(_said(difference, who) for who in SIDES),
+            ),
             below=(line["study_instance_uid"],),
         )
         for line in lines
@@ -161,7 +170,7 @@ def disagreements_command(
 
 def _said(difference: dict[str, Any], who: str) -> str:
     probability = difference[f"{who}_probability"]
-    return f"{difference[who]}" + (f" ({probability:.2f})" if probability is not None else "")
+    return label(difference[who]) + (f" ({percent(probability)})" if probability is not None else "")
 
 
 def export_command(

@@ -74,6 +74,9 @@ def evaluate_command(
     ] = "",
     lumen: Annotated[bool, typer.Option(help="Ask LUMEN's questions on one image where the set has none.")] = False,
     majority: Annotated[str, typer.Option(help="Data set whose train split the majority baseline learns from.")] = "",
+    zero_shot: Annotated[
+        str, typer.Option(help="Baseline: a model that was not tuned to the task, a folder or a Hub id.")
+    ] = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
@@ -81,7 +84,7 @@ def evaluate_command(
     ray: RayOption = "",
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
-    from dicom_node.cli.training.evaluate_run import EvaluationRun, ask_all
+    from dicom_node.cli.training.evaluate_run import EvaluationRun, ask_all, with_zero_shot
     from training.data.datasets import open_records, parse_spec, select_records
     from training.evaluation.evaluate import EvaluationOptions
     from training.evaluation.held_out import require_held_out, salt_of
@@ -127,13 +130,26 @@ def evaluate_command(
             )
         if result is None:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
+        if zero_shot:
+            with Progress() as progress:
+                result = with_zero_shot(
+                    result,
+                    run,
+                    zero_shot,
+                    wanted,
+                    out / "_zero_shot",
+                    ray=ray,
+                    processes=processes,
+                    progress=lambda done, total: progress.step("zero-shot baseline", done, total),
+                )
         if choices:
             result = replace(result, choices=_choose(run, choices, report))
         verdicts = _judge_sentences(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
         )
-        shutil.rmtree(out / "_answers")
+        for folder in ("_answers", "_zero_shot"):
+            shutil.rmtree(out / folder, ignore_errors=True)
     for line in report.lines():
         console.print(line)
     console.print(f"{page}\n{values}")
@@ -170,7 +186,7 @@ def preview(
     split: SplitOption = "train",
     streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
     samples: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 24,
-    limit: Annotated[int, typer.Option(min=1, help="Read at most so many records.")] = 500,
+    limit: Annotated[int, typer.Option(min=1, help="Greatest number of records to read.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the choice of samples.")] = 0,
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
 ) -> None:

@@ -55,7 +55,7 @@ def prepare_command(
     by_patient: Annotated[bool, typer.Option(help="Patient-disjoint split instead of the official one.")] = False,
     streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many records.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of records to read.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the turns.")] = 0,
 ) -> None:
     """Write conversations to a folder, to look at, to change, and to train on with kind = "instructions"."""

@@ -73,9 +73,10 @@ def _not_seen(group: Sequence[Statement], words: Catalogue) -> str:
     names = words.join([name_of(one.finding.key, words) for one in group])
     if not group[0].is_calibrated:
         return words.text("finding_line.not_seen", findings=names)
+    if len(group) == 1:
+        return words.text("finding_line.not_seen", findings=f"{names}{_percent(group[0], words)}")
     most = max(math.ceil(round(one.finding.probability * 100, 6)) for one in group)
-    key = "finding_line.not_seen_one" if len(group) == 1 else "finding_line.not_seen_each"
-    return words.text(key, findings=names, value=max(most, 1))
+    return words.text("finding_line.not_seen_each", findings=names, value=max(most, 1))
 
 
 def _percent(statement: Statement, words: Catalogue) -> str:

@@ -2,8 +2,9 @@
 
 1. doubts about the patient's identity, or why there is no result
 2. that the model is a demonstration or not calibrated; which of several images of the study this is
-3. what is critical; new; larger or worse; seen (without a prior); smaller or better; no longer seen; not comparable
-4. what is otherwise unchanged; that nothing else is seen, or what is possible, not seen and not judged
+3. what is critical, or possible and then critical; new; larger or worse; seen (without a prior); smaller or better; no
+   longer seen; not comparable
+4. what is otherwise unchanged; that nothing else is seen, or what is not excluded, possible, not seen and not judged
 5. why there is no comparison, or why a newer image was not compared with
 """
 
@@ -104,13 +105,14 @@ def _number(request: ReportRequest, words: Catalogue) -> list[str]:
 
 
 def _possible_critical(stated: Sequence[Statement], words: Catalogue) -> list[str]:
-    """The critical findings that are open, by name: of these alone a reader must know before looking any further."""
-    open_ = {
-        seen: [name_of(one.finding.key, words) for one in stated if _is_critical_and_open(one) and one.seen is seen]
-        for seen in (Seen.POSSIBLE, Seen.UNDECIDED)
-    }
-    keys = {Seen.POSSIBLE: "impression.possible_critical", Seen.UNDECIDED: "finding_line.undecided"}
-    return [words.text(keys[seen], findings=words.join(names)) for seen, names in open_.items() if names]
+    """The critical findings that are possible, by name: a reader must know of them before looking any further."""
+    return _critical_and_open(Seen.POSSIBLE, "impression.possible_critical", stated, words)
+
+
+def _critical_and_open(seen: Seen, key: str, stated: Sequence[Statement], words: Catalogue) -> list[str]:
+    """The sentence on the critical findings that are possible, or that are neither seen nor excluded."""
+    names = [name_of(one.finding.key, words) for one in stated if _is_critical_and_open(one) and one.seen is seen]
+    return [words.text(key, findings=words.join(names))] if names else []
 
 
 def _is_critical_and_open(statement: Statement) -> bool:
@@ -201,14 +203,19 @@ def _is_open(statement: Statement) -> bool:
 
 
 def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: bool) -> list[str]:
-    """How many findings are possible, or neither seen nor excluded; without names, which would be headlines."""
+    """How many findings are possible, or neither seen nor excluded; without names, which would be headlines.
+
+    A critical one that is not excluded is named here and not at the top: a checkpoint that can never exclude it would
+    open every report with it, and readers would learn to skip the line that says a critical finding is possible.
+    """
+    not_excluded = _critical_and_open(Seen.UNDECIDED, "finding_line.undecided", stated, words)
     open_ = [one for one in stated if one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) and not one.is_omitted]
     seen = [one.seen for one in open_ if not _is_critical_and_open(one)]
     if not seen:
-        return []
+        return not_excluded
     how = "both" if len(set(seen)) == 2 else "possible" if seen[0] is Seen.POSSIBLE else "undecided"
     key = f"impression.open{'_other' if has_named else ''}{'_one' if len(seen) == 1 else ''}"
-    return [words.text(key, count=len(seen), how=words.text(f"impression.open_how_{how}"))]
+    return [*not_excluded, words.text(key, count=len(seen), how=words.text(f"impression.open_how_{how}"))]
 
 
 def _was_as_empty(stated: Sequence[Statement], request: ReportRequest) -> bool:

@@ -6,16 +6,18 @@ import stat
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from dicom_node.feedback.record import Aspect, FeedbackWord, Source, record
 from dicom_node.index.tables.core import Result, Study, Verdict
+from dicom_node.index.tables.models import PairStatistics
 from dicom_node.retrain.site_export import KEY_NAME, export_site
 from model.schema import Change
 from tests.support.web_site import Site, running_site
 from training.data.datasets import load_pair
 from training.readers.site import read_site
 from training.records.drops import DropReport
-from training.records.truth import FindingTruth, ImageTruth
+from training.records.truth import MANUFACTURER, FindingTruth, ImageTruth
 
 
 def say(site: Site, *words: FeedbackWord, author: str = "radiologist") -> None:
@@ -48,6 +50,9 @@ def test_what_was_said_comes_back_as_truth_without_names(tmp_path: Path) -> None
             FeedbackWord(finding="pleural_effusion", aspect=Aspect.LEVEL, verdict=Verdict.CORRECT, value="severe"),
             FeedbackWord(finding="cardiomegaly", aspect=Aspect.PRESENCE, verdict=Verdict.WRONG),
         )
+        with site.node.database.write() as session:
+            for result_pk in session.scalars(select(Result.id)).all():
+                session.merge(PairStatistics(result_pk=result_pk, created_at=site.node.clock(), manufacturer="ACME"))
         assert export_site(site.node, export, report) == 1
         (found,) = read_site(export, DropReport())
         assert found.truth.findings["pleural_effusion"] == FindingTruth(
@@ -62,6 +67,7 @@ def test_what_was_said_comes_back_as_truth_without_names(tmp_path: Path) -> None
         assert pair.prior is not None
         assert pair.current.sop_instance_uid == site.current_sop
         assert pair.prior.sop_instance_uid == site.prior_sop
+        assert found.truth.facts == {MANUFACTURER: "ACME"}
         text = export.read_text("utf-8")
         for private in (site.patient_id, site.patient_name, "radiologist^"):
             assert private not in text

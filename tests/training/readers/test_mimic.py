@@ -31,6 +31,7 @@ from training.readers.mscxrt import FINDINGS, TABLE, read_ms_cxr_t
 from training.readers.splits import find_leakage
 from training.records.drops import DataError, DropReport
 from training.records.record import Record, Split
+from training.records.truth import MANUFACTURER
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,7 @@ def test_the_dicom_set_reads_view_and_time_from_the_headers(tmp_path: Path, jpg_
     views = {s.dicom: s.view for s in studies}
     assert all(record.current.view == views[record.current.image_id] for record in records)
     assert any(record.prior is not None for record in records)
+    assert {record.truth.facts[MANUFACTURER] for record in records} == {"ACME"}
     assert list(read_study_list(tmp_path, DropReport())) == [(s.subject, s.study) for s in studies]
     assert report_path(tmp_path, studies[0].subject, studies[0].study).is_file()
     without_tables = list(read_mimic_cxr_dicom(tmp_path, DropReport()))
