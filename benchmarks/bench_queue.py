@@ -17,7 +17,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
-from dicom_node.jobs.worker import SLOW_POLL
+from dicom_node.jobs.wakeups import SLOW_POLL
 from tests.support.postgres import running_postgres
 
 BULK = """

@@ -49,17 +49,33 @@ def analyses_have_work(session: Session, *, machine: str | None = None) -> bool:
 
 def seconds_to_next(session: Session, kinds: Collection[JobKind], *, within: dt.timedelta) -> float | None:
     """Return in how many seconds the next job of these kinds is due (0: now), or None where none is due `within`."""
-    soonest, present = _soonest(session, kinds, by=database_time(session, within))
-    return None if soonest is None else max(0.0, (soonest - present).total_seconds())
+    times, present = _soonest(session, kinds, by=database_time(session, within))
+    return max(0.0, (min(times.values()) - present).total_seconds()) if times else None
+
+
+def next_times(
+    session: Session, kinds: Collection[JobKind], *, within: dt.timedelta
+) -> dict[JobKind, tuple[dt.datetime, bool]]:
+    """Return for each kind of which a job is due `within` when the first is, and whether that is now or past."""
+    times, present = _soonest(session, kinds, by=database_time(session, within))
+    return {kind: (run_at, run_at <= present) for kind, run_at in times.items()}
 
 
 def _soonest(
     session: Session, kinds: Collection[JobKind], *, by: ColumnElement[dt.datetime]
-) -> tuple[dt.datetime | None, dt.datetime]:
-    """When the first of the ready jobs was due that are due `by` then, and the database's time, in one round trip."""
-    looks = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind in kinds for urgency in Priority]
+) -> tuple[dict[JobKind, dt.datetime], dt.datetime]:
+    """When the first ready job of each kind was or is due, of those due `by` then, and the database's time.
+
+    One round trip.
+    """
+    asked = [(kind, urgency) for kind in kinds for urgency in Priority]
+    looks = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind, urgency in asked]
     *due, present = session.execute(select(*looks, database_time(session))).one()
-    return min((run_at for run_at in due if run_at is not None), default=None), present
+    times: dict[JobKind, dt.datetime] = {}
+    for (kind, _), run_at in zip(asked, due, strict=True):
+        if run_at is not None:
+            times[kind] = min(run_at, times.get(kind, run_at))
+    return times, present
 
 
 def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:

@@ -261,7 +261,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
 
 
 def _digest(tile: Tensor) -> bytes:
-    return hashlib.blake2b(memoryview(tile.contiguous().view(torch.uint8).cpu().numpy()), digest_size=16).digest()
+    return hashlib.blake2b(tile.contiguous().view(torch.uint8).cpu().numpy().tobytes(), digest_size=16).digest()
 
 
 __all__ = ["ImageFeatures", "NvilaForConditionalGeneration", "NvilaOutput", "NvilaPreTrainedModel"]

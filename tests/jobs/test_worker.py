@@ -21,6 +21,7 @@ from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, Work
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.jobs.wakeups import SLOW_POLL, Wakeups
 from dicom_node.jobs.worker import Worker
 from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.process_identity import machine
@@ -228,3 +229,25 @@ def test_an_idle_lane_is_woken_by_a_job_of_another_connection(
     _enqueue(other, "now")
     wait_until(lambda: _job(other, "now").state is JobState.DONE, seconds=30, what="the job to be done")
     worker.stop()
+
+
+def test_a_commit_wakes_only_the_lanes_that_have_work(shared: Callable[[], NodeContext]) -> None:
+    node, other = shared(), shared()
+    wakeups = Wakeups(node)
+    wakeups.start()
+
+    def enqueue(kind: JobKind, key: str, **when: dt.datetime) -> None:
+        with other.database.write() as session:
+            jobs.enqueue(session, kind, key, {}, **when)
+
+    enqueue(JobKind.REPORT, "first")
+    wait_until(lambda: wakeups.generation([JobKind.REPORT]) > 0, what="the watch to begin")
+    before = {kind: wakeups.generation([kind]) for kind in JobKind}
+    enqueue(JobKind.DELIVER, "second")
+    wait_until(lambda: wakeups.generation([JobKind.DELIVER]) > before[JobKind.DELIVER], what="the lane to be woken")
+    enqueue(JobKind.FETCH, "soon", run_at=utc_now() + SLOW_POLL / 2)
+    wait_until(lambda: wakeups.generation([JobKind.FETCH]) > before[JobKind.FETCH], what="one that is due soon")
+    for idle in (JobKind.ANALYSE, JobKind.SHADOW, JobKind.BACKFILL):
+        assert wakeups.generation([idle]) == before[idle]
+    node.stop.set()
+    wakeups.join()

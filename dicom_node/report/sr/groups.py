@@ -95,15 +95,12 @@ def _finding_group(request: ReportRequest, statement: Statement) -> Group:
     if level is not None:
         evaluations.append(_evaluation("name.severity", level))
     images = [
-        SourceImageForMeasurementGroup(
-            referenced_sop_class_uid=header_uid(source, "SOPClassUID"),
-            referenced_sop_instance_uid=header_uid(source, "SOPInstanceUID"),
-        )
+        _source_image(header_uid(source, "SOPClassUID"), header_uid(source, "SOPInstanceUID"))
         for _, source in sources(request)
     ]
     group: Group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_finding_tracking(request, finding),
-        time_point_context=TimePointContext(time_point=ImageRole.CURRENT.value),
+        time_point_context=_time_point(ImageRole.CURRENT),
         finding_type=codes.concept_of(concept.code),
         algorithm_id=_algorithm(request),
         finding_sites=_site(finding),
@@ -168,7 +165,7 @@ def _common_items(request: ReportRequest, finding: Finding, role: ImageRole, wha
     concept = finding_concept(finding.key)
     return {
         "tracking_identifier": _tracking(request, concept.name, what),
-        "time_point_context": TimePointContext(time_point=role.value),
+        "time_point_context": _time_point(role),
         "finding_type": codes.concept_of(concept.code),
         "algorithm_id": _algorithm(request),
     }
@@ -231,13 +228,30 @@ def _finding_tracking(request: ReportRequest, finding: Finding) -> TrackingIdent
     )
 
 
+# highdicom takes a millisecond or two for an item, and a report repeats a few items in some twenty groups. Nothing
+# writes to an item that stands in a tree, so equal ones are one object.
+
+
+@lru_cache(maxsize=16)
+def _source_image(sop_class_uid: str, sop_instance_uid: str) -> SourceImageForMeasurementGroup:
+    return SourceImageForMeasurementGroup(
+        referenced_sop_class_uid=sop_class_uid, referenced_sop_instance_uid=sop_instance_uid
+    )
+
+
+@lru_cache
+def _time_point(role: ImageRole) -> TimePointContext:
+    return TimePointContext(time_point=role.value)
+
+
 def _percent(name: CodedConcept, probability: float) -> Measurement:
     """A NUM in percent. Never 0 or 100, which would claim certainty."""
-    return Measurement(
-        name=name,
-        value=min(max(round(float(probability) * 100, 1), 0.1), 99.9),
-        unit=dicom_codes.UCUM.Percent,
-    )
+    return _measure_percent(name, min(max(round(float(probability) * 100, 1), 0.1), 99.9))
+
+
+@lru_cache(maxsize=4096)
+def _measure_percent(name: CodedConcept, percent: float) -> Measurement:
+    return Measurement(name=name, value=percent, unit=dicom_codes.UCUM.Percent)
 
 
 def _certainty(statement: Statement) -> list[Measurement]:
@@ -258,13 +272,14 @@ def _certainty(statement: Statement) -> list[Measurement]:
 
 def _site(finding: Finding) -> list[FindingSite]:
     concept = finding_concept(finding.key)
-    side, modifier = codes.place_codes(finding.location)
-    return [
-        FindingSite(
-            anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=modifier
-        )
-    ]
+    return [_finding_site(codes.concept(f"site.{concept.site}"), *codes.place_codes(finding.location))]
 
 
+@lru_cache(maxsize=1024)
+def _finding_site(anatomy: CodedConcept, side: CodedConcept | None, place: CodedConcept | None) -> FindingSite:
+    return FindingSite(anatomic_location=anatomy, laterality=side, topographical_modifier=place)
+
+
+@lru_cache(maxsize=1024)
 def _evaluation(name: str, value: CodedConcept) -> QualitativeEvaluation:
     return QualitativeEvaluation(name=codes.concept(name), value=value)
