@@ -26,6 +26,11 @@ def _finding_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+STUDIES_BY_LOAD = 3
+"""Studies analysed side by side where the load decides: each holds its images in memory, and a batch of three pairs
+takes four fifths of the CPU of three pairs alone."""
+
+
 class ModelSection(Section):
     """The model that answers, and where it runs."""
 
@@ -86,10 +91,10 @@ class ModelSection(Section):
         description="images beyond the checkpoint's limit of unfamiliarity: not analysed, or read with a warning",
     )
     studies_at_once: int = Field(
-        default=1,
-        ge=1,
+        default=0,
+        ge=0,
         le=32,
-        description="waiting studies analysed side by side in one batch; more than 1 is for a GPU",
+        description="waiting studies analysed side by side in one batch; 0: by the load, up to 3 while others wait",
         json_schema_extra={"unit": "studies"},
     )
     shadow: str = Field(
@@ -107,6 +112,11 @@ class ModelSection(Section):
     standby: bool = Field(
         default=True, description="keep the previous champion loaded, so that a rollback takes effect at once"
     )
+
+    @property
+    def most_studies_at_once(self) -> int:
+        """The most studies that are analysed side by side."""
+        return self.studies_at_once or STUDIES_BY_LOAD
 
     @model_validator(mode="after")
     def _remote_needs_url(self) -> ModelSection:

@@ -61,6 +61,17 @@ def next_times(
     return {kind: (run_at, run_at <= present) for kind, run_at in times.items()}
 
 
+def count_due(session: Session, kind: JobKind, *, most: int) -> int:
+    """Count the jobs of a kind that are due and wait, but not further than `most`."""
+    now, found = database_time(session), 0
+    for urgency in Priority:
+        looked_at = next_due(Job.id, (kind,), urgency, by=now).limit(most - found)
+        found += len(session.scalars(looked_at).all())
+        if found == most:
+            break
+    return found
+
+
 def _soonest(
     session: Session, kinds: Collection[JobKind], *, by: ColumnElement[dt.datetime]
 ) -> tuple[dict[JobKind, dt.datetime], dt.datetime]:

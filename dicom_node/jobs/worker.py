@@ -43,7 +43,7 @@ class Lane:
 
 
 LANES = (
-    Lane(kind=JobKind.ANALYSE),  # one model; [model] studies_at_once threads
+    Lane(kind=JobKind.ANALYSE),  # one model; [model] most_studies_at_once threads
     Lane(kind=JobKind.DELIVER, threads=2),  # a slow destination must not hold up the others
     Lane(kind=JobKind.FETCH, threads=2),
     Lane(kind=JobKind.BACKFILL, threads=2),  # a lane of its own: an archive that is slow holds up no study of tonight
@@ -76,7 +76,9 @@ class Worker:
             status = self._reporter.add(lane.kind)
             for number in range(self._threads_of(lane)):
                 name = f"{lane.kind}-{number}"
-                self._threads.append(threading.Thread(target=self._run, args=(name, status), name=name, daemon=True))
+                beside = number if self._is_by_load(lane) else 0
+                lane_thread = threading.Thread(target=self._run, args=(name, status, beside), name=name, daemon=True)
+                self._threads.append(lane_thread)
         self._threads.append(threading.Thread(target=self._keep_leases, name="leases", daemon=True))
         self._wakeups.start()
         for thread in self._threads:
@@ -87,7 +89,11 @@ class Worker:
         return all(thread.is_alive() for thread in self._threads) and self._reporter.is_moving()
 
     def _threads_of(self, lane: Lane) -> int:
-        return self._node.settings.model.studies_at_once if lane.kind is JobKind.ANALYSE else lane.threads
+        return self._node.settings.model.most_studies_at_once if lane.kind is JobKind.ANALYSE else lane.threads
+
+    def _is_by_load(self, lane: Lane) -> bool:
+        """Tell whether the lane's further threads work only while others wait."""
+        return lane.kind is JobKind.ANALYSE and self._node.settings.model.studies_at_once == 0
 
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """Stop claiming, wait for jobs in hand, and give back those that take longer than the grace."""
@@ -123,12 +129,15 @@ class Worker:
                     jobs.release(session, owner_prefix=owner)
                     log.warning("jobs of a lost worker taken back", worker=owner)
 
-    def _run(self, name: str, status: LaneStatus) -> None:
-        """Work until the node stops. Whatever is raised, the lane goes on: without it due work would wait for ever."""
+    def _run(self, name: str, status: LaneStatus, beside: int) -> None:
+        """Work until the node stops. Whatever is raised, the lane goes on: without it due work would wait for ever.
+
+        beside: more jobs than this must wait before one is begun beside those in hand; 0 for a thread that takes any.
+        """
         owner = f"{self._name}/{name}"
         while not self._node.stop.is_set():
             try:
-                self._work_once(owner, status)
+                self._work_once(owner, status, beside)
             except IndexUnavailableError as error:
                 log.error("no work can be claimed", error=str(error))
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
@@ -136,7 +145,7 @@ class Worker:
                 log.exception("a lane failed and goes on", lane=name)
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
 
-    def _work_once(self, owner: str, status: LaneStatus) -> None:
+    def _work_once(self, owner: str, status: LaneStatus, beside: int) -> None:
         """Do the next job, or wait until there may be one."""
         kinds = (status.kind,)
         pause = status.health.pause_left()
@@ -149,6 +158,8 @@ class Worker:
             return
         with self._node.database.read() as session:
             due_in = backlog.seconds_to_next(session, kinds, within=SLOW_POLL)
+            if due_in == 0.0 and beside and backlog.count_due(session, status.kind, most=beside + 1) <= beside:
+                due_in = None  # the first thread takes it, at once or next: one study alone is done soonest alone
         if due_in != 0.0:
             status.idle()
             self._wakeups.wait(kinds, generation, SLOW_POLL.total_seconds() if due_in is None else due_in)

@@ -100,7 +100,7 @@ class ServingModels:
 
     def _share(self, process: InferenceProcess) -> PairPredictor:
         """Where several studies are analysed side by side, the one queue before this process."""
-        most = self._node.settings.model.studies_at_once
+        most = self._node.settings.model.most_studies_at_once
         if most == 1:
             return process
         with self._state:

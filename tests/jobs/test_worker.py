@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import event, select, update
 
 from dicom_node.config import NodeSection, Settings
+from dicom_node.config.models import STUDIES_BY_LOAD
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
 from dicom_node.index.database import Database
@@ -251,3 +252,37 @@ def test_a_commit_wakes_only_the_lanes_that_have_work(shared: Callable[[], NodeC
         assert wakeups.generation([idle]) == before[idle]
     node.stop.set()
     wakeups.join()
+
+
+def test_studies_are_analysed_side_by_side_only_while_others_wait(shared: Callable[[], NodeContext]) -> None:
+    node, other = shared(), shared()
+    go_on, begun = threading.Event(), []
+
+    def analyse(job: ClaimedJob, context: NodeContext) -> None:
+        begun.append(job.key)
+        assert go_on.wait(120)
+        _done(job, context)
+
+    def enqueue(*keys: str) -> None:
+        with other.database.write() as session:
+            for key in keys:
+                jobs.enqueue(session, JobKind.ANALYSE, key, {})
+
+    worker = Worker(node, {JobKind.ANALYSE: analyse})
+    worker.start()
+    enqueue("first")
+    wait_until(lambda: begun == ["first"], what="the first study")
+    enqueue("second")
+    with node.database.read() as session:
+        assert backlog.count_due(session, JobKind.ANALYSE, most=5) == 1
+    enqueue("third")
+    wait_until(lambda: len(begun) == 2, what="a study beside the first, because another one waits")
+    with node.database.read() as session:
+        assert backlog.count_due(session, JobKind.ANALYSE, most=5) == 1, "and that one waits for its turn"
+        assert backlog.count_due(session, JobKind.ANALYSE, most=0) == 0
+    enqueue(*(f"more {number}" for number in range(4)))
+    wait_until(lambda: len(begun) == STUDIES_BY_LOAD, what="as many as the load allows")
+    go_on.set()
+    wait_until(lambda: len(begun) == 7, what="all to be begun")
+    worker.stop()
+    assert len(set(begun)) == 7
