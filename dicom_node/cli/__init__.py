@@ -137,9 +137,7 @@ def _take_options(
 
 def main() -> None:
     """Run the command line and map errors to exit statuses."""
-    # Before torch is imported, here or in a child: threads that spin while they wait for each other took 2 to 3 times
-    # the CPU of the model's work where other work ran beside it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _let_waiting_threads_sleep()
     try:
         app()
     except NodeError as error:
@@ -153,6 +151,17 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"dicom-node: {where}{error.strerror or error}\n")
         sys.exit(1)
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Set what OpenMP (torch) and OpenBLAS (numpy) read when they are loaded, here or in a child.
+
+    By default their threads spin while they wait for each other, which took two to three times the CPU of the model's
+    own work where other work ran beside it. numpy's matrices are too small here to share out. What the environment
+    says already stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _print_as_json_if_asked(error: Exception) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from dicom_node.config import ModelSection
 from dicom_node.errors import AnalysisError
 from dicom_node.logs import get_logger
+from dicom_node.serving.film_pipe import receive_value, send_value
 from dicom_node.serving.predictor import PairPredictor, load
 from dicom_node.system.child_process import end_with_parent
 from model.errors import InferenceError, ModelError
@@ -160,12 +161,12 @@ class InferenceProcess:
             is_late.set()
             running.child.kill()
 
-        # A timer and no `poll`: `send` blocks as well, where a child that hangs does not empty the pipe.
+        # A timer and no `poll`: sending blocks as well, where a child that hangs does not empty the pipe.
         limit = threading.Timer(timeout, stop)
         limit.daemon = True
         limit.start()
         try:
-            running.pipe.send(pairs)
+            send_value(running.pipe, pairs)
             answer: _Answer = running.pipe.recv()
         except (EOFError, OSError) as error:
             if not is_late.is_set():
@@ -214,7 +215,7 @@ def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: i
     pipe.send(_Answer(value=predictor.identity))
     while True:
         try:
-            pairs = pipe.recv()
+            pairs = receive_value(pipe)
         except EOFError:
             return
         except MemoryError:

@@ -151,3 +151,24 @@ def test_no_bar_of_another_library_is_drawn_into_a_file() -> None:
     transformers_logging.enable_progress_bar()
     no_bars_in_files()  # under pytest standard error is no terminal
     assert not transformers_logging.is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE", "OPENBLAS_NUM_THREADS": "4"}])
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(given: dict[str, str]) -> None:
+    program = (
+        "import os, sys; from dicom_node.cli import main; sys.argv = ['dicom-node', '--version']\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], os.environ['OPENBLAS_NUM_THREADS'])\n"
+    )
+    names = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+    surroundings = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=surroundings | given,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == " ".join({**names, **given}.values())
