@@ -97,12 +97,9 @@ def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
 
 def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     """Return the kinds of which due work waits although no lane works on them, each with the reason."""
-    old = database_time(session, -UNCLAIMED)
+    times, _ = _soonest(session, tuple(JobKind), by=database_time(session, -UNCLAIMED))
     unclaimed = []
-    for kind in JobKind:
-        due_since, _present = _soonest(session, (kind,), by=old)
-        if due_since is None:
-            continue
+    for kind, due_since in times.items():
         reason = _why_nobody_works(session, kind)
         if reason:
             unclaimed.append(Unclaimed(kind=kind, due_since=due_since, reason=reason))

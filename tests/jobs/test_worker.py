@@ -237,9 +237,9 @@ def test_a_commit_wakes_only_the_lanes_that_have_work(shared: Callable[[], NodeC
     wakeups = Wakeups(node)
     wakeups.start()
 
-    def enqueue(kind: JobKind, key: str, **when: dt.datetime) -> None:
+    def enqueue(kind: JobKind, key: str, run_at: dt.datetime | None = None) -> None:
         with other.database.write() as session:
-            jobs.enqueue(session, kind, key, {}, **when)
+            jobs.enqueue(session, kind, key, {}, run_at=run_at)
 
     enqueue(JobKind.REPORT, "first")
     wait_until(lambda: wakeups.generation([JobKind.REPORT]) > 0, what="the watch to begin")
