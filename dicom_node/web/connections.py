@@ -23,6 +23,8 @@ MAX_SHARE_OF_DESCRIPTORS: Final = 4
 """At most one file descriptor of so many is a connection to the pages."""
 HEADER_SECONDS: Final = 10.0
 """For a whole request header to arrive, from the connection on."""
+STALL_SECONDS: Final = 60.0
+"""For a peer that takes nothing of its answer to take some."""
 BACKLOG: Final = 32
 """asyncio accepts so many connections before it looks at one of them."""
 
@@ -72,18 +74,34 @@ class CappedProtocol(H11Protocol):
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self._deadline = self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
+        self._stall: asyncio.TimerHandle | None = None
         self.all_open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
+        self._end_stall()
         self.all_open.remove(self)
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        """Begin to wait for a peer that does not take its answer."""
+        super().pause_writing()
+        self._stall = self._stall or self.loop.call_later(STALL_SECONDS, self.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_stall()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     @property
     def is_silent(self) -> bool:
-        """Tell whether no request is being answered on it."""
+        """Tell whether this node waits for the peer: for a request or the rest of one, or until it takes the answer."""
         cycle: Any = self.cycle  # None until a request came, whatever its annotation says
-        return cycle is None or bool(cycle.response_complete)
+        return cycle is None or bool(cycle.response_complete or cycle.more_body or self.flow.write_paused)
 
     def abort(self) -> None:
         """Close at once and give the descriptor back."""

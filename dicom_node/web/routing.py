@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
@@ -19,6 +20,8 @@ from dicom_node.web.authentication import HEADERS, Doorkeeper, User, client_addr
 from dicom_node.web.rendering import render
 
 MAX_BODY_BYTES = 65_536
+BODY_SECONDS = 30.0
+"""For a whole request body to arrive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,11 +107,16 @@ async def _answer(view: View, call: Call) -> Response:
 async def _body(request: Request) -> bytes:
     """The body up to MAX_BODY_BYTES; whatever its headers claim, no more is read."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise HTTPException(413, f"a request has at most {MAX_BODY_BYTES} bytes")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"a request has at most {MAX_BODY_BYTES} bytes")
+                parts.append(part)
+    except TimeoutError:
+        words = f"the request was not whole after {BODY_SECONDS:g} s"
+        raise HTTPException(408, words, headers={"Connection": "close"}) from None
     return b"".join(parts)
 
 
