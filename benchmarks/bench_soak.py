@@ -202,7 +202,7 @@ def report(run: Soaked) -> str:
     """The run as Markdown."""
     lines = [
         f"`python benchmarks/bench_soak.py --seconds {run.seconds:.0f} --rate {run.rate:g} --model {run.model}"
-        f"{f' --at-once {run.at_once}' if run.at_once > 1 else ''}`,"
+        f"{f' --at-once {run.at_once}' if run.at_once else ''}`,"
         f" {run.began:%Y-%m-%d %H:%M} UTC, {os.cpu_count()} shared cores, load at the end {run.load:.1f}.",
         "",
         f"{run.sent} studies sent, {run.refused} refused; C-STORE with its association: median {run.send_p50:.2f} s,"
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=2.0, help="studies per second")
     parser.add_argument("--model", default="tiny", help='"tiny", "demo" or another [model] source')
-    parser.add_argument("--at-once", type=int, default=1, help="[model] studies_at_once")
+    parser.add_argument("--at-once", type=int, default=0, help="[model] studies_at_once; 0, as by default: by the load")
     parser.add_argument("--write", action="store_true", help="write the figures to docs/benchmarks.md")
     parser.add_argument("--folder", type=Path, help="where the node lies (kept); else a temporary folder")
     options = parser.parse_args()
