@@ -12,7 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from dicom_node.cli.training import train_run
-from model.checkpoints.manifest import MANIFEST_NAME
+from model.checkpoints.files import MANIFEST_NAME
 from model.experts.densenet import DenseNet121
 from model.experts.expert import LABELS, load_expert
 from model.experts.export import write_expert
