@@ -184,7 +184,7 @@ class Receiver:
             return True
         if len(self._threads) >= 2 * limits.max_associations:
             return False  # those that were ended have not gone yet
-        oldest = self._longest_idle_stranger()
+        oldest = self._longest_idle_stranger(than_address_with=per_address)
         if oldest is None:
             return False
         log.warning("idle association ended for another one", peer=oldest.caller.address)
@@ -193,15 +193,19 @@ class Receiver:
         oldest.give_way()
         return True
 
-    def _longest_idle_stranger(self) -> Association | None:
+    def _longest_idle_stranger(self, *, than_address_with: int) -> Association | None:
         """The unnamed peer's association that has waited longest without any transfer, of the busiest address."""
-        idle_before = time.monotonic() - MIN_IDLE_SECONDS
+        # One that began a moment ago counts where its address has two more than the one that asks: else a crowd that
+        # comes again every second would keep out a sender that needs one place.
+        now = time.monotonic()
         idle = [
             association
             for association in self._associations
             if association not in self._ended
             and not association.caller.rule.is_named
-            and association.has_only_waited_since(idle_before)
+            and association.has_only_waited_since(
+                now if self._by_address[association.caller.address] > than_address_with + 1 else now - MIN_IDLE_SECONDS
+            )
         ]
         return min(idle, key=lambda one: (-self._by_address[one.caller.address], one.idle_since), default=None)
 

@@ -307,6 +307,17 @@ def test_a_thousand_associations(receiver: ReceiverProcess) -> None:
         assert receiver.threads() < 100
 
 
+def test_crowd_that_has_only_just_come_leaves_a_place_for_one_of_another_address(receiver: ReceiverProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(44):  # more than there are places
+            stranger = stack.enter_context(Peer(receiver.port, source=f"127.0.0.{number % 4 + 40}"))
+            with contextlib.suppress(OSError, EOFError, AssertionError):
+                stranger.associate([(VERIFICATION, [IMPLICIT])])
+        with Peer(receiver.port, source="127.0.0.50") as single:
+            single.associate([(VERIFICATION, [IMPLICIT])])
+            assert single.echo().status == 0
+
+
 def _answer(stranger: Peer) -> str:
     try:
         kind, body = stranger.read_pdu()
