@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
 import threading
 import time
@@ -24,6 +25,8 @@ from dicom_node.system.process_identity import ProcessIdentity, machine, this_pr
 
 log = get_logger(__name__)
 
+BESIDE_POLL = dt.timedelta(seconds=60)
+"""The same of a thread that works only while others wait; a wake-up comes with each study that does."""
 PAUSE_AFTER_TROUBLE_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 10.0
 """The interval at which a lane whose machine has a fault checks whether it still has it."""
@@ -162,7 +165,8 @@ class Worker:
                 due_in = None  # the first thread takes it, at once or next: one study alone is done soonest alone
         if due_in != 0.0:
             status.idle()
-            self._wakeups.wait(kinds, generation, SLOW_POLL.total_seconds() if due_in is None else due_in)
+            seldom = BESIDE_POLL if beside else SLOW_POLL  # the first thread looks for all when nothing happens
+            self._wakeups.wait(kinds, generation, seldom.total_seconds() if due_in is None else due_in)
             return
         fault = self._check.fault(status.kind)
         if fault:
