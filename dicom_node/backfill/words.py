@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
@@ -11,8 +12,12 @@ from sqlalchemy.orm import Session
 
 from dicom_node.backfill.limits import obstacle
 from dicom_node.backfill.progress import RunProgress, progress_of
+from dicom_node.backfill.runs import ENDED
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.backfill import BackfillRun, BackfillRunState
+
+SHOWN_AFTER_END = dt.timedelta(days=7)
+"""The Jobs page shows a run so long after its end."""
 
 
 def run_lines(run: BackfillRun, counted: RunProgress, waits_for: str) -> Iterator[str]:
@@ -70,18 +75,58 @@ def run_values(run: BackfillRun, node: NodeContext) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run in few words, for the Jobs page and `dicom-node status`."""
+
+    name: str
+    archive: str
+    state: str
+    ended: int
+    """Studies that have their end."""
+    expected: int
+    """Studies that there may be in all."""
+    studies: dict[str, int]
+    """Studies by state."""
+    waits_for: str
+    """What holds a running run up; "" where nothing does."""
+    left: str
+    """The time that it may still take, "" where it cannot be told."""
+
+
+def run_summary(session: Session, run: BackfillRun, node: NodeContext) -> RunSummary:
+    """Count what there is of a run, and say what it waits for."""
+    counted = progress_of(session, run, now=node.clock())
+    can_tell = counted.left and counted.time_left is not None and run.state not in ENDED
+    return RunSummary(
+        name=run.name,
+        archive=run.archive,
+        state=run.state.value,
+        ended=counted.total - counted.left,
+        expected=counted.expected,
+        studies={state: count for state, count in sorted(counted.studies.items()) if count},
+        waits_for=obstacle(run, node) if run.state is BackfillRunState.RUNNING else "",
+        left=duration(counted.time_left) if can_tell and counted.time_left is not None else "",
+    )
+
+
 def unfinished_runs(session: Session) -> list[BackfillRun]:
     """The runs that are running or paused, oldest first."""
-    states = (BackfillRunState.RUNNING, BackfillRunState.PAUSED)
-    return list(session.scalars(select(BackfillRun).where(BackfillRun.state.in_(states)).order_by(BackfillRun.id)))
+    return list(session.scalars(select(BackfillRun).where(~BackfillRun.state.in_(ENDED)).order_by(BackfillRun.id)))
 
 
-def summary_lines(session: Session, run: BackfillRun, node: NodeContext) -> Iterator[str]:
+def recent_runs(session: Session, *, now: dt.datetime) -> list[BackfillRun]:
+    """The unfinished runs, and those that ended within SHOWN_AFTER_END, newest first."""
+    is_recent = ~BackfillRun.state.in_(ENDED) | (BackfillRun.ended_at > now - SHOWN_AFTER_END)
+    return list(session.scalars(select(BackfillRun).where(is_recent).order_by(BackfillRun.id.desc())))
+
+
+def summary_line(session: Session, run: BackfillRun, node: NodeContext) -> str:
     """One line on a run for `dicom-node status`."""
-    counted = progress_of(session, run, now=node.clock())
-    left = f", about {duration(counted.time_left)} left" if counted.left and counted.time_left is not None else ""
-    waits = f"; {why}" if (why := obstacle(run, node)) and run.state is BackfillRunState.RUNNING else ""
-    yield f"{run.name} {run.state}: {counted.total - counted.left} of {counted.expected} studies{left}{waits}"
+    summary = run_summary(session, run, node)
+    left = f", about {summary.left} left" if summary.left else ""
+    waits = f"; {summary.waits_for}" if summary.waits_for else ""
+    return f"{summary.name} {summary.state}: {summary.ended} of {summary.expected} studies{left}{waits}"
 
 
 def duration(span: dt.timedelta) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from dicom_node.admin import listings as reading
 from dicom_node.admin.formats import day, label, moment, person_name, words_for
 from dicom_node.admin.job_listings import job_lines
-from dicom_node.backfill.words import summary_lines, unfinished_runs
+from dicom_node.backfill.words import summary_line, unfinished_runs
 from dicom_node.chart import store as chart
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
@@ -77,7 +77,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         ]
         stalled = [one.sentence() for one in find_stalled(session)]
         unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
-        backfills = [line for run in unfinished_runs(session) for line in summary_lines(session, run, node)]
+        backfills = [summary_line(session, run, node) for run in unfinished_runs(session)]
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [

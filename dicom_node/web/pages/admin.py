@@ -10,6 +10,7 @@ from dicom_node.admin import job_listings as reading_jobs
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
 from dicom_node.admin.formats import label
+from dicom_node.backfill.words import recent_runs, run_summary
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError
@@ -31,12 +32,14 @@ def jobs(call: Call) -> Response:
         lines = reading_jobs.job_lines(session, JobState(given) if given else None)
         abouts = reading_jobs.what_jobs_are_about(session, lines)
         depth = backlog.depth(session)
+        runs = [run_summary(session, run, call.node) for run in recent_runs(session, now=call.node.clock())]
     return render(
         call.request,
         "jobs.html",
         user=call.user,
         jobs=lines,
         abouts=abouts,
+        backfills=runs,
         depth={f"{label(kind)}, {label(state)}": count for (kind, state), count in sorted(depth.items())},
         dead=sum(count for (_, state), count in depth.items() if state is JobState.DEAD),
         state=given,
