@@ -52,14 +52,15 @@ class HeaderWork(Work[InputFile, list[FileHeader], FileHeader]):
 
     storage: StorageSection
     policy: PriorPolicy
+    cache: Path | None = None
 
     def open_reader(self) -> Callable[[Sequence[InputFile]], list[FileHeader]]:
         """Make what reads the headers of a batch."""
-        locations = Locations(self.storage)
+        locations = Locations(self.storage, self.cache)
 
         def read(files: Sequence[InputFile]) -> list[FileHeader]:
             try:
-                with locations.fetched([file.location for file in files]) as local:
+                with locations.fetched({file.location: file.stamp for file in files}) as local:
                     return [header_of(file, local.get(file.location), self.policy) for file in files]
             except StoreUnavailableError as error:
                 raise BulkError(str(error)) from error

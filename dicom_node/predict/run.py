@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from dicom_node.bulk.work import Batch, DirectMapper, Mapper
 from dicom_node.config import ModelSection, Settings
 from dicom_node.predict.headers import FileHeader, HeaderWork, encode_headers
 from dicom_node.predict.inputs import InputFile, list_inputs
-from dicom_node.predict.locations import Locations
+from dicom_node.predict.locations import BLOCKS, Locations
 from dicom_node.predict.plan import StudyItem, plan_studies
 from dicom_node.predict.rows import FORMAT, encode_rows, pyarrow_of
 from dicom_node.predict.work import AnalysisRules, IdentityWork, PredictWork
@@ -27,6 +28,8 @@ from model.errors import ModelError
 from model.schema import ModelIdentity
 
 HEADERS: Final = "_headers"
+OBJECTS: Final = "_objects"
+"""Folder of results in which the objects of a bucket are kept until the run is done."""
 HEADER_CUT: Final = Cut(batch=64, shard=16)
 HEADER_SECONDS: Final = 60.0
 STUDY_SECONDS: Final = 300.0
@@ -82,15 +85,19 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     files = list_inputs(inputs, Locations(settings.storage), out=out)
     policy = policy_of(settings)
+    # The machines of a cluster need not share `out`, and nobody would tidy a folder there.
+    cache = None if options.ray else out / OBJECTS
+    shutil.rmtree(out / OBJECTS / BLOCKS, ignore_errors=True)
     rules = AnalysisRules(
         model=settings.model,
         storage=settings.storage,
         policy=policy,
+        cache=cache,
         language=settings.node.language,
         threads=None if is_on_gpu(settings.model) else 1,
     )
     headers = _read_headers(
-        files, out / HEADERS, HeaderWork(storage=settings.storage, policy=policy), options, progress
+        files, out / HEADERS, HeaderWork(storage=settings.storage, policy=policy, cache=cache), options, progress
     )
     items = plan_studies(files, headers, look_back_days=policy.look_back_days)
     with open_mapper(
@@ -100,7 +107,9 @@ def predict(
         is_on_gpu=is_on_gpu(settings.model),
         weights=_weights(settings.model),
     ) as mapper:
-        return _predict_items(items, rules, out, files, mapper, options, progress)
+        summary = _predict_items(items, rules, out, files, mapper, options, progress)
+    shutil.rmtree(out / OBJECTS, ignore_errors=True)
+    return summary
 
 
 def _predict_items(

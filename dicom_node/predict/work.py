@@ -36,11 +36,13 @@ DISPUTED: Final = "another file with its UID names another patient or study"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisRules:
-    """The site's rules of a run, from its settings. threads: of torch in each process; None: as it likes."""
+    """The site's rules of a run, from its settings. threads: of torch in each process; None: as it likes. cache: folder
+    for copies of fetched objects; None: without."""
 
     model: ModelSection
     storage: StorageSection
     policy: PriorPolicy
+    cache: Path | None = None
     language: str = "en"
     threads: int | None = 1
 
@@ -85,7 +87,7 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
 
     def open_reader(self) -> Callable[[Sequence[StudyItem]], list[PreparedItem]]:
         """Make what fetches, decodes and chooses priors."""
-        locations = Locations(self.rules.storage)
+        locations = Locations(self.rules.storage, self.rules.cache)
 
         def read(items: Sequence[StudyItem]) -> list[PreparedItem]:
             try:
@@ -122,7 +124,7 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
     def _read(self, item: StudyItem, locations: Locations) -> PreparedItem:
         if item.fault:
             return PreparedItem(item=item, where={}, rows=(self.error(item, item.fault),))
-        with locations.fetched([file.location for file in (*item.images, *item.earlier)]) as local:
+        with locations.fetched({file.location: file.stamp for file in (*item.images, *item.earlier)}) as local:
             images, rows = self._stored(item, item.images, local)
             earlier, _ = self._stored(item, item.earlier, local)  # what cannot be read has a row of its own
             where = {image.facts.sop_instance_uid: file.location for file, image in (*images, *earlier)}

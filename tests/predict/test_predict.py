@@ -72,14 +72,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny", layers=2)
 
 
-def _planned(inputs: Sequence[str], out: Path, storage: StorageSection = NO_BUCKET) -> list[StudyItem]:
+def _planned(
+    inputs: Sequence[str], out: Path, storage: StorageSection = NO_BUCKET, cache: Path | None = None
+) -> list[StudyItem]:
     files = list_inputs(inputs, Locations(storage), out=out)
-    headers = HeaderWork(storage=storage, policy=PriorPolicy()).open_reader()(files)
+    headers = HeaderWork(storage=storage, policy=PriorPolicy(), cache=cache).open_reader()(files)
     return plan_studies(files, headers, look_back_days=PriorPolicy().look_back_days)
 
 
-def _work(checkpoint: Path, storage: StorageSection = NO_BUCKET) -> PredictWork:
-    rules = AnalysisRules(model=ModelSection(source=str(checkpoint)), storage=storage, policy=PriorPolicy())
+def _work(checkpoint: Path, storage: StorageSection = NO_BUCKET, cache: Path | None = None) -> PredictWork:
+    model = ModelSection(source=str(checkpoint))
+    rules = AnalysisRules(model=model, storage=storage, policy=PriorPolicy(), cache=cache)
     [identity] = IdentityWork(rules=rules).open_answerer()(None)
     return PredictWork(rules=rules, identity=identity, node_version="0")
 
@@ -193,6 +196,44 @@ def test_a_bucket_gives_the_rows_of_its_folder(
     bucket.delete("films/patient-51/current/image.dcm")
     [lost] = work.open_answerer()(work.open_reader()(items[:1]))
     assert lost["reason"] == "the object is gone from its bucket"
+
+
+def test_an_object_is_fetched_once_for_header_study_and_prior(
+    films: Path, tmp_path: Path, s3_server: S3Server, checkpoint: Path
+) -> None:
+    storage = s3_server.new_bucket(tmp_path, prefix="")
+    bucket, cache = Bucket(storage), tmp_path / "cache"
+    keys = [f"films/{role}.dcm" for role in ("current", "prior")]
+    for key in keys:
+        bucket.put(key, (films / "patient-51" / Path(key).stem / "image.dcm").read_bytes())
+    inputs = [f"s3://{storage.bucket}/films"]
+    items = _planned(inputs, tmp_path / "out", storage, cache)
+    bucket.delete(keys)  # whoever asks for an object a second time gets none
+    read = _work(checkpoint, storage, cache).open_reader()
+    prepared = [one for item in items for one in read([item])]
+    assert [len(one.study.pairs) if one.study else 0 for one in prepared] == [1, 1]
+    assert any(pair.prior is not None for one in prepared if one.study for pair in one.study.pairs)
+    assert list((cache / "blocks").iterdir()) == []
+
+
+def test_a_cache_gives_no_old_copy_and_keeps_no_more_than_it_may(tmp_path: Path, s3_server: S3Server) -> None:
+    storage = s3_server.new_bucket(tmp_path, prefix="")
+    bucket, place = Bucket(storage), f"s3://{storage.bucket}/film.dcm"
+    locations = Locations(storage, tmp_path / "cache")
+
+    def content(stamp: str) -> bytes:
+        with locations.fetched({place: stamp}) as local:
+            return local[place].read_bytes()
+
+    bucket.put("film.dcm", b"first")
+    assert content("Monday") == b"first"
+    bucket.put("film.dcm", b"second")
+    assert (content("Monday"), content("Tuesday")) == (b"first", b"second")
+
+    full = Locations(storage.model_copy(update={"cache_gigabytes": 1e-9}), tmp_path / "full")
+    with full.fetched({place: "Monday"}) as local:
+        assert list((tmp_path / "full" / "objects").iterdir()) == []
+        assert local[place].read_bytes() == b"second", "what is being read stays"
 
 
 def test_killed_and_started_again_it_gives_the_same_rows_once(
