@@ -99,9 +99,12 @@ class Database:
         """
         with _map_errors(), self.engine.connect() as connection:
             connection.detach()
+            raw: Any = connection.connection.dbapi_connection
             try:
-                yield connection.connection.dbapi_connection
+                yield raw
             except self.engine.dialect.loaded_dbapi.Error as error:
+                raw.close()
+                connection.invalidate()  # or a rollback is tried on it, and fails with a traceback in the log
                 raise IndexUnavailableError(f"the connection to the index was lost: {error}") from error
 
     @contextmanager
