@@ -195,9 +195,7 @@ class Receiver:
 
     def _longest_idle_stranger(self, *, than_address_with: int) -> Association | None:
         """The unnamed peer's association that has waited longest without any transfer, of the busiest address."""
-        # One that began a moment ago counts where its address has two more than the one that asks: else a crowd that
-        # comes again every second would keep out a sender that needs one place.
-        now = time.monotonic()
+        now = time.monotonic()  # one that began a moment ago counts of a busier address only: a crowd comes again
         idle = [
             association
             for association in self._associations
