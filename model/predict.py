@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +17,15 @@ from model.checkpoints.registry import resolve_source
 from model.engine.answers import ClosedAnswer, EngineJob, JobAnswers
 from model.engine.auto_classes import local_folder
 from model.engine.engine import Engine
+from model.engine.mass import MassWatch
+from model.engine.memory import failures_of_memory
 from model.engine.vlm import NvilaVlm, Vlm, open_vlm
 from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR
 from model.film_reader import FilmReader, PairView, is_person, open_film_reader
-from model.finding_states import FindingAnswers, JointWeights, read_finding, says_something
+from model.finding_answers import finding_answers
+from model.finding_states import JointWeights, read_finding
 from model.images.square import keep_squares
 from model.localise.relevance import Localiser, read_outline_head
 from model.ontology import ontology
@@ -42,11 +43,6 @@ from model.schema import (
     PrognosisItem,
     StudyPair,
 )
-
-log = logging.getLogger(__name__)
-
-LEAST_MASS = 0.05
-"""Of a model's probability that its presence answers hold together; below it, it would rather say something else."""
 
 
 class Predictor:
@@ -75,7 +71,7 @@ class Predictor:
         order = list(ontology().findings)
         self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
         self._weights = JointWeights.from_values(manifest.joint)
-        self._warned = False
+        self._mass_watch = MassWatch(manifest.label)
         self.asks_open = True
         """Open questions are asked as well; the node states nothing of their text and asks none."""
         self.foresight: Foresight | None = None
@@ -109,22 +105,19 @@ class Predictor:
 
     def _predict(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         started = time.perf_counter()
-        with _failures_of_memory():
+        with failures_of_memory():
             views = self.films.look(pairs) if self.films is not None else [None] * len(pairs)
             jobs, owners = self._all_jobs(pairs, views)
             answered = self.engine.ask(jobs) if jobs else []
         merged = [JobAnswers() for _ in pairs]
         for owner, answers in zip(owners, answered, strict=True):
-            merged[owner].closed |= answers.closed
-            merged[owner].open |= answers.open
-            for stage, value in answers.seconds.items():
-                merged[owner].seconds[stage] = merged[owner].seconds.get(stage, 0.0) + value
+            merged[owner].add(answers)
         share = (time.perf_counter() - started) / max(len(pairs), 1)
-        self._note_mass(merged)
+        self._mass_watch.note(merged)
         shown = dict(zip(reversed(owners), (job.layout for job in reversed(jobs)), strict=True))  # the first one's
         result = []
         for number, (pair, answers, view) in enumerate(zip(pairs, merged, views, strict=True)):
-            with _failures_of_memory():
+            with failures_of_memory():
                 read = self._read(pair, answers, view, share)
             result.append(self._with_regions(pair, read, view, shown.get(number)))
         return result
@@ -153,19 +146,6 @@ class Predictor:
         None where the checkpoint has no film classifier. `predict` gives the same value in `Prediction.unfamiliarity`.
         """
         return self.films.look([pair])[0].unfamiliarity if self.films is not None else None
-
-    def _note_mass(self, answers: Sequence[JobAnswers]) -> None:
-        """Warn once where the model hardly answers in the allowed words: their ratio is then of little worth."""
-        asked = [a for each in answers for a in each.closed.values() if a.question.type is QuestionType.PRESENCE]
-        mass = statistics.median([answer.mass for answer in asked]) if asked else 1.0
-        if mass < LEAST_MASS and not self._warned:
-            self._warned = True
-            log.warning(
-                '%s: "yes" and "no" hold %.2g of its probability; it would rather answer in other words, and what '
-                "is made of these says little",
-                self.manifest.label,
-                mass,
-            )
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
         """The questions for a pair: the battery of the checkpoint's findings, without types it was not trained on."""
@@ -275,26 +255,6 @@ class Predictor:
         return items_of_answers(calibrated, self.findings, self.manifest.certainty_floor)
 
 
-def finding_answers(key: str, calibrated: Mapping[str, Mapping[str, float]]) -> FindingAnswers | None:
-    """The answers on one finding among those of a pair (question key → calibrated shares); None where its presence was
-    not asked. What an even answer says is what one that was not asked says: nothing."""
-
-    def of(type: QuestionType) -> Mapping[str, float] | None:
-        shares = calibrated.get(f"{type.value}/{key}")
-        return shares if shares is not None and says_something(shares) else None
-
-    presence, prior = calibrated.get(f"{QuestionType.PRESENCE.value}/{key}"), of(QuestionType.PRIOR_PRESENCE)
-    if presence is None:
-        return None
-    return FindingAnswers(
-        presence=presence["yes"],
-        prior_presence=prior["yes"] if prior is not None else None,
-        change=of(QuestionType.CHANGE),
-        side=of(QuestionType.SIDE),
-        grade=of(QuestionType.GRADE),
-    )
-
-
 def load_predictor(
     source: str | Path,
     *,
@@ -333,16 +293,3 @@ def load_predictor(
         )
     vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return Predictor(vlm, foreign_manifest(source, resolved, revision, vlm.kind, findings))
-
-
-@contextmanager
-def _failures_of_memory() -> Iterator[None]:
-    """Raise InferenceError in the place of the many errors by which memory says that there is none left."""
-    try:
-        yield
-    except MemoryError as error:
-        raise InferenceError("the model ran out of memory") from error
-    except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("memory", "allocate")):
-            raise
-        raise InferenceError(f"the model ran out of memory: {error}") from error

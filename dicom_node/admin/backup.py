@@ -66,7 +66,7 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _unwatched) -> C
         if settings.database.url.startswith("sqlite"):
             _copy_sqlite(_sqlite_file(settings), target / INDEX)
         else:
-            _postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
+            _run_postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
             (target / f"{DUMP}.part").replace(target / DUMP)
         return _copy_all(data, target, "backing up", watch, is_there=_is_same)
     except (OSError, sqlite3.Error) as error:
@@ -117,7 +117,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         if (verdict := copy.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(f"the copy of the index is damaged: {verdict}")
     copy.close()
-    _durable(part, target)
+    _name_durably(part, target)
 
 
 def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
@@ -131,15 +131,15 @@ def _replace_sqlite(saved: Path, target: Path, now: dt.datetime) -> None:
         old = target.with_name(target.name + suffix)
         if old.exists():
             old.rename(target.with_name(f"{aside}{suffix}"))
-    _durable(part, target)
+    _name_durably(part, target)
 
 
 def _replace_postgresql(saved: Path, settings: Settings, aside: Path) -> None:
     """Set what is there aside and bring the saved index back in one transaction: a kill leaves the one or the other."""
     _require_alone(settings)
-    _postgresql("pg_dump", settings, ["--format=custom", f"--file={aside}"])
+    _run_postgresql("pg_dump", settings, ["--format=custom", f"--file={aside}"])
     options = ["--clean", "--if-exists", "--no-owner", "--single-transaction"]
-    _postgresql("pg_restore", settings, [*options, str(saved)])
+    _run_postgresql("pg_restore", settings, [*options, str(saved)])
 
 
 def _require_alone(settings: Settings) -> None:
@@ -181,15 +181,15 @@ def _copy_all(
             (aside / relative).parent.mkdir(parents=True, exist_ok=True)
             destination.rename(aside / relative)
         length = part.stat().st_size
-        _durable(part, destination)
+        _name_durably(part, destination)
         copied, size = copied + 1, size + length
     return Copied(copied=copied, there=skipped, bytes=size)
 
 
 def _is_same(source: Path, copy: Path) -> bool:
     """Tell by length and time whether a copy is of this file as it is now."""
-    one, other = source.stat(), copy.stat()
-    return one.st_size == other.st_size and abs(one.st_mtime - other.st_mtime) <= _SAME_TIME_SECONDS
+    original, copied = source.stat(), copy.stat()
+    return original.st_size == copied.st_size and abs(original.st_mtime - copied.st_mtime) <= _SAME_TIME_SECONDS
 
 
 def _has_same_length(source: Path, there: Path) -> bool:
@@ -205,7 +205,7 @@ def _files(root: Path) -> Iterator[Path]:
     yield from (Path(name) for name in SECRETS if (root / name).is_file())
 
 
-def _durable(part: Path, target: Path) -> None:
+def _name_durably(part: Path, target: Path) -> None:
     """Give a written file its name once its bytes are on the disk."""
     with part.open("rb") as written:
         os.fsync(written.fileno())
@@ -213,7 +213,7 @@ def _durable(part: Path, target: Path) -> None:
     fsync_folder(target.parent)
 
 
-def _postgresql(program: str, settings: Settings, arguments: list[str]) -> None:
+def _run_postgresql(program: str, settings: Settings, arguments: list[str]) -> None:
     """Run one of PostgreSQL's programs against the index. Raises NodeError with its words."""
     url = make_url(settings.database.url)
     environment = {**os.environ, "PGPASSWORD": url.password or ""}

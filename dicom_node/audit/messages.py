@@ -151,18 +151,18 @@ def record(
     root = ET.Element("AuditMessage")
     _event(root, event, event_type, action=action or ACTIONS[event], outcome=outcome, now=now)
     for participant in participants:
-        _participant(root, participant)
-    _source(root, site)
+        _add_participant(root, participant)
+    _add_source(root, site)
     if study is not None:
-        _study(root, study)
+        _add_study(root, study)
     elif patient_id:
-        _patient(root, patient_id, "")
+        _add_patient(root, patient_id, "")
     if query is not None:
         _query(root, query)
     if audit_log:
         _audit_log(root, audit_log)
     if alert:
-        _alert(root, alert, about_node or "dicom-node")
+        _add_alert(root, alert, about_node or "dicom-node")
     session.add(
         AuditEvent(
             at=now,
@@ -195,14 +195,14 @@ def _event(
         add_code(identification, "EventTypeCode", event_type.value)
 
 
-def _source(root: ET.Element, site: str) -> None:
+def _add_source(root: ET.Element, site: str) -> None:
     source = ET.SubElement(root, "AuditSourceIdentification", AuditSourceID=f"dicom-node@{socket.gethostname()}")
     if site:
         source.set("AuditEnterpriseSiteID", site)
     ET.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
 
 
-def _participant(root: ET.Element, participant: Participant) -> None:
+def _add_participant(root: ET.Element, participant: Participant) -> None:
     element = ET.SubElement(
         root, "ActiveParticipant", UserID=participant.user_id, UserIsRequestor=str(participant.requestor).lower()
     )
@@ -217,7 +217,7 @@ def _participant(root: ET.Element, participant: Participant) -> None:
         add_code(element, "RoleIDCode", ROLES[participant.role])
 
 
-def _study(root: ET.Element, study: AboutStudy) -> None:
+def _add_study(root: ET.Element, study: AboutStudy) -> None:
     """The study and patient objects of PS3.15 table A.5.3.7-1 and its kin."""
     element = ET.SubElement(
         root,
@@ -234,10 +234,10 @@ def _study(root: ET.Element, study: AboutStudy) -> None:
         ET.SubElement(description, "Accession", Number=study.accession_number)
     for sop_class, count in study.sop_classes:
         ET.SubElement(description, "SOPClass", UID=sop_class, NumberOfInstances=str(count))
-    _patient(root, study.patient_id or "unknown", study.patient_name)
+    _add_patient(root, study.patient_id or "unknown", study.patient_name)
 
 
-def _patient(root: ET.Element, patient_id: str, name: str) -> None:
+def _add_patient(root: ET.Element, patient_id: str, name: str) -> None:
     patient = ET.SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -277,7 +277,7 @@ def _audit_log(root: ET.Element, uri: str) -> None:
     ET.SubElement(element, "ParticipantObjectName").text = "Security Audit Log"
 
 
-def _alert(root: ET.Element, alert: str, about_node: str) -> None:
+def _add_alert(root: ET.Element, alert: str, about_node: str) -> None:
     element = ET.SubElement(
         root, "ParticipantObjectIdentification", ParticipantObjectID=about_node, ParticipantObjectTypeCode="2"
     )

@@ -126,7 +126,7 @@ def _handler(pages: Path, orthanc_port: int) -> type[BaseHTTPRequestHandler]:
             if self.path.startswith("/dicom-web"):
                 self._forward()
             else:
-                self._page()
+                self._send_page()
 
         def _forward(self) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", orthanc_port, timeout=ANSWER_SECONDS)
@@ -137,7 +137,7 @@ def _handler(pages: Path, orthanc_port: int) -> type[BaseHTTPRequestHandler]:
             self._send(answer.status, answer.getheader("Content-Type") or "application/octet-stream", answer.read())
             connection.close()
 
-        def _page(self) -> None:
+        def _send_page(self) -> None:
             name = self.path.split("?")[0].lstrip("/")
             if name == "app-config.js":
                 self._send(200, "text/javascript", APP_CONFIG.encode())

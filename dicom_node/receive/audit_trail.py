@@ -145,13 +145,13 @@ class ReceiveAudit:
         """Security alerts of refused nodes (section A.5.3.11), the busiest first."""
         ranked = alerts.most_common()
         for (address, why), count in ranked[:MOST_ALERTS]:
-            self._alert(session, f"{why}: refused {count} times", address=address)
+            self._record_alert(session, f"{why}: refused {count} times", address=address)
         rest = ranked[MOST_ALERTS:]
         if rest:
             total = sum(count for _, count in rest)
-            self._alert(session, f"{total} more refusals from {len(rest)} other addresses or for other reasons")
+            self._record_alert(session, f"{total} more refusals from {len(rest)} other addresses or for other reasons")
 
-    def _alert(self, session: Session, text: str, *, address: str = "") -> None:
+    def _record_alert(self, session: Session, text: str, *, address: str = "") -> None:
         # Who performed what the alert is about is no requestor (table A.5.3.11-1).
         stranger = (Participant(user_id=address, address=address),) if address else ()
         audit.record(

@@ -35,7 +35,7 @@ from dicom_node.studies.register import (
     is_own_document,
     register_instance,
 )
-from dicom_node.studies.reopen import heals, quarantine_instance
+from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)
 
@@ -184,7 +184,7 @@ def _settle(
         _drop(service, registration.replaced)
         return None
     if registration.outcome is Registered.DUPLICATE:
-        if registration.path != stored.path and not heals(
+        if registration.path != stored.path and not replace_lost(
             service.store,
             service.index.run,
             lost=registration.path,

@@ -23,7 +23,7 @@ from dicom_node.index.tables.core import Instance, QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile, hash_stored_file
 from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
-from dicom_node.studies.reopen import heals, quarantine_instance
+from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)
 
@@ -141,19 +141,19 @@ def _recover_row(database: Database, store: InstanceStore, path: str, now: dt.da
     if registration.outcome is Registered.NEW or registration.path == path:
         return _Ended.INDEXED
     if registration.outcome is Registered.DUPLICATE:
-        return _same_or_adopted(database, store, meta, stored, registration.path)
+        return _adopt_or_delete(database, store, meta, stored, registration.path)
     detail = registration.detail or "found without a row, and the index contradicts it"
     return _set_apart(database, store, meta, stored, detail, now)
 
 
-def _same_or_adopted(database: Database, store: InstanceStore, meta: FileMeta, stored: StoredFile, held: str) -> _Ended:
+def _adopt_or_delete(database: Database, store: InstanceStore, meta: FileMeta, stored: StoredFile, held: str) -> _Ended:
     """Give the row this file where its own is gone; else it is one too many."""
 
     def run(work: Callable[[Session], _T]) -> _T:
         with database.write() as session:
             return work(session)
 
-    if heals(
+    if replace_lost(
         store,
         run,
         lost=held,

@@ -189,7 +189,7 @@ def _write(folder: Path, name: str, contents: Contents, node: NodeContext) -> st
             "items": [item.as_json() for item in contents.items],
         }
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        _durable(partial / MANIFEST_FILE, text)
+        _write_durably(partial / MANIFEST_FILE, text)
         partial.rename(folder)
         fsync_folder(folder.parent)
     except OSError as error:
@@ -202,10 +202,10 @@ def write_splits(folder: Path, contents: Contents, node: NodeContext) -> None:
     header = json.dumps({"format": FORMAT, "version": VERSION, "exported_at": node.clock().isoformat()})
     for split in RetrainSplit:
         lines = [header + "\n", *(item.line for item in contents.of(split))]
-        _durable(folder / SPLIT_FILES[split], "".join(lines))
+        _write_durably(folder / SPLIT_FILES[split], "".join(lines))
 
 
-def _durable(path: Path, text: str) -> None:
+def _write_durably(path: Path, text: str) -> None:
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

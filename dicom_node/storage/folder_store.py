@@ -115,7 +115,7 @@ class FolderStore(InstanceStore):
     def probe(self) -> None:
         """Raise StorageError where the folder cannot be written."""
         try:
-            self._spool.own_folder()
+            self._spool.claim_folder()
         except OSError as error:
             raise as_storage_error(error) from error
 

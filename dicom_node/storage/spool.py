@@ -33,10 +33,10 @@ class Spool:
 
     def new_path(self) -> Path:
         """Return a name for a new file, in this process's folder. Raises OSError."""
-        return self.own_folder() / f"{secrets.token_hex(16)}.part"
+        return self.claim_folder() / f"{secrets.token_hex(16)}.part"
 
-    def own_folder(self) -> Path:
-        """This process's folder, made and locked at the first need. Raises OSError."""
+    def claim_folder(self) -> Path:
+        """Make and lock this process's folder at the first need, and return it. Raises OSError."""
         with self._guard:
             if self._own is None:
                 make_folder(self.folder)

@@ -104,7 +104,7 @@ def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.date
     )
 
 
-def heals(
+def replace_lost(
     store: InstanceStore, run: Run, *, lost: str, stored: StoredFile, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bool:
     """Replace a missing stored file by this duplicate; False if the file is still there."""

@@ -229,7 +229,7 @@ def within(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     return any(parsed.version == network.version and parsed in network for network in networks)
 
 
-def session_secret(data_dir: Path) -> str:
+def ensure_session_secret(data_dir: Path) -> str:
     """The key that signs sessions: made once, readable by the node's user only, shared by its restarts."""
     path = data_dir / "web-secret"
     data_dir.mkdir(parents=True, exist_ok=True)

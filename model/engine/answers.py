@@ -62,3 +62,10 @@ class JobAnswers:
     closed: dict[str, ClosedAnswer] = field(default_factory=dict)
     open: dict[str, OpenAnswer] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: JobAnswers) -> None:
+        """Take over the answers of another job on the same images; the seconds of both add up."""
+        self.closed |= other.closed
+        self.open |= other.open
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

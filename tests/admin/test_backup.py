@@ -70,7 +70,7 @@ def test_newer_index_over_older_files_names_what_is_missing(tmp_path: Path) -> N
 
 
 def test_backup_that_was_killed_in_the_middle_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = backups._durable, []
+    real, calls = backups._name_durably, []
 
     def dies_at_the_second_file(part: Path, target: Path) -> None:
         calls.append(target)
@@ -80,7 +80,7 @@ def test_backup_that_was_killed_in_the_middle_goes_on(tmp_path: Path, monkeypatc
 
     with running_node(tmp_path / "node") as node:
         send(node, radiograph(), radiograph(), radiograph())
-        monkeypatch.setattr(backups, "_durable", dies_at_the_second_file)
+        monkeypatch.setattr(backups, "_name_durably", dies_at_the_second_file)
         with pytest.raises(NodeError, match="run the command again"):
             back_up(node.settings, tmp_path / "backup")
         monkeypatch.undo()
@@ -113,7 +113,7 @@ def test_restore_that_is_killed_while_the_index_is_set_aside_leaves_a_node_with_
     def dies(part: Path, target: Path) -> None:
         raise OSError("killed")
 
-    monkeypatch.setattr(backups, "_durable", dies)
+    monkeypatch.setattr(backups, "_name_durably", dies)
     with pytest.raises(NodeError, match="run the command again"):
         restore(settings_for(tmp_path / "node"), tmp_path / "backup", now=utc_now())
     with running_node(tmp_path / "node") as again:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.finding_answers import finding_answers
 from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, believe, read_finding, shift_probability
-from model.predict import finding_answers
 from model.questions.answers import CHANGE_ANSWERS, DEGREE_CHANGES
 from model.schema import INVERSE_CHANGE, Change, Presence
 

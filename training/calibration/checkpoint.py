@@ -13,8 +13,9 @@ from typing import Any
 
 from model.checkpoints.manifest import Manifest
 from model.engine.answers import ClosedAnswer
+from model.finding_answers import finding_answers
 from model.finding_states import FindingAnswers, JointWeights, believe, read_finding
-from model.predict import Predictor, finding_answers
+from model.predict import Predictor
 from model.questions.battery import Question, QuestionType
 from model.schema import Change, StudyPair
 from training.calibration.fit import ThresholdObjective, choose_floor, choose_threshold, fit_joint, fit_temperature

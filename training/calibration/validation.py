@@ -22,8 +22,9 @@ from model.checkpoints.manifest import Manifest, read_manifest
 from model.checkpoints.validation_counts import ValidationSet, bin_counts, edges_of, pair_certainty, pair_change
 from model.engine.answers import ClosedAnswer, EngineJob
 from model.errors import ModelError
+from model.finding_answers import finding_answers
 from model.finding_states import JointWeights, read_finding
-from model.predict import Predictor, finding_answers, load_predictor
+from model.predict import Predictor, load_predictor
 from model.schema import Finding, Presence, StudyPair
 from training.data.datasets import load_records, open_records, parse_spec
 from training.records.drops import DataError, DropReport

@@ -51,12 +51,12 @@ def sample_pair(
     """A pair from a seed; `wanted` names findings and their changes that it must have, and nothing else then."""
     options = options or PairOptions()
     rng = np.random.default_rng([seed, 3])
-    asked = wanted is not None
-    if wanted is None:
-        wanted = {} if rng.random() < options.normal else _draw_changes(rng, options.share)
+    changes = wanted
+    if changes is None:
+        changes = {} if rng.random() < options.normal else _draw_changes(rng, options.share)
     prior: dict[str, FindingState] = {}
     current: dict[str, FindingState] = {}
-    for key, change in wanted.items():
+    for key, change in changes.items():
         before, after = _draw_states(rng, key, change)
         if before is not None:
             prior[key] = before
@@ -65,7 +65,7 @@ def sample_pair(
     prior, current = _keep_visible(rng, prior, current)
     patient = sample_patient(seed)
     films = [sample_acquisition(seed * 2 + i, strength=options.strength) for i in (0, 1)]
-    if rng.random() < options.same_film and not asked:
+    if rng.random() < options.same_film and wanted is None:
         prior = dict(current)
         films[0] = replace(films[1], seed=films[0].seed)
     return PhantomPair(

@@ -45,7 +45,7 @@ from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
 from dicom_node.priors.types import ImageFacts, PriorPolicy
 from dicom_node.storage.instance_store import StoredFile
 from dicom_node.studies.register import PRIOR, ReceivedInstance, Registered, Registration, register_instance
-from dicom_node.studies.reopen import heals, quarantine_instance
+from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)
 
@@ -251,7 +251,7 @@ def _keep_or_drop(
         with node.database.write() as session:
             return work(session)
 
-    if registration.outcome is not Registered.DUPLICATE or not heals(
+    if registration.outcome is not Registered.DUPLICATE or not replace_lost(
         node.store,
         run,
         lost=registration.path,
