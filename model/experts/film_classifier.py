@@ -119,13 +119,13 @@ class Recognition:
     views: tuple[FilmView, ...]
     outputs: FilmOutputs
 
-    def of(self, places: Sequence[int]) -> Recognition:
+    def of(self, indices: Sequence[int]) -> Recognition:
         """The same of some of the films."""
-        return Recognition(views=tuple(self.views[place] for place in places), outputs=self.outputs.of(places))
+        return Recognition(views=tuple(self.views[index] for index in indices), outputs=self.outputs.of(indices))
 
 
 def kinds_of(distances: Tensor) -> Tensor:
-    """Distances [N, kinds] → place in `KINDS` [N]: a phantom where it is nearer to these, or within their reach."""
+    """Distances [N, kinds] → index in `KINDS` [N]: a phantom where it is nearer to these, or within their reach."""
     people, phantoms = distances.unbind(dim=1)
     return (phantoms < people.clamp(min=PHANTOM_REACH)).long()
 
@@ -162,8 +162,8 @@ class FilmClassifier:
         outputs: FilmOutputs = self._members[0](_channels_last(squares))
         distances = self._domains.distances(outputs.features)
         views = [
-            FilmView(kind=KINDS[place], unfamiliarity=float(row[place]))
-            for place, row in zip(kinds_of(distances).tolist(), distances, strict=True)
+            FilmView(kind=KINDS[kind], unfamiliarity=float(row[kind]))
+            for kind, row in zip(kinds_of(distances).tolist(), distances, strict=True)
         ]
         return Recognition(views=tuple(views), outputs=outputs)
 
@@ -182,7 +182,7 @@ class FilmClassifier:
                 mined=dict(zip(MINED, mined[number].tolist(), strict=True)),
                 marked=dict(zip(MARKED, marked[number].tolist(), strict=True)),
                 amounts=dict(zip(GRADED, amounts[number].tolist(), strict=True)),
-                maps={key: maps[number, place].numpy() for place, key in enumerate(MARKED)},
+                maps={key: maps[number, channel].numpy() for channel, key in enumerate(MARKED)},
             )
             for number, view in enumerate(recognised.views)
         ]
@@ -211,15 +211,15 @@ def average_outputs(
         for picture in (squares, squares.flip(-1)):
             known = first if not given else None
             given.append(known if known is not None else member(_channels_last(picture)))
-    maps = [one.maps if number % 2 == 0 else one.maps.flip(-1) for number, one in enumerate(given)]
+    maps = [outputs.maps if number % 2 == 0 else outputs.maps.flip(-1) for number, outputs in enumerate(given)]
     values = {
-        "mined": [one.mined for one in given],
-        "marked": [one.marked for one in given],
-        "amounts": [one.amount for one in given],
-        "maps": [one.sigmoid() for one in maps],
+        "mined": [outputs.mined for outputs in given],
+        "marked": [outputs.marked for outputs in given],
+        "amounts": [outputs.amount for outputs in given],
+        "maps": [logits.sigmoid() for logits in maps],
     }
-    mined, marked, amounts, places = (_average(values[kind], (shares or {}).get(kind)) for kind in OUTPUT_KINDS)
-    return mined, marked, amounts, places, given[0].features
+    mined, marked, amounts, probabilities = (_average(values[kind], (shares or {}).get(kind)) for kind in OUTPUT_KINDS)
+    return mined, marked, amounts, probabilities, given[0].features
 
 
 def _average(values: Sequence[Tensor], shares: Sequence[float] | None) -> Tensor:
@@ -264,7 +264,9 @@ def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> Fi
     try:
         configuration = json.loads((folder / CONFIGURATION).read_text("utf-8"))
         architecture, count = str(configuration["architecture"]), int(configuration["members"])
-        shares = {str(kind): [float(one) for one in some] for kind, some in configuration.get("shares", {}).items()}
+        shares = {
+            str(kind): [float(share) for share in members] for kind, members in configuration.get("shares", {}).items()
+        }
         check_shares(shares, count)
         tensors = {name: value.to(torch.float32, copy=True) for name, value in load_file(folder / WEIGHTS).items()}
         domains = Domains(**{name: tensors.pop(f"domain.{name}") for name in STATISTICS})
