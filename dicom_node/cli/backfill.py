@@ -97,13 +97,13 @@ def status(
     with open_node(config) as node:
         with node.database.read() as session:
             named = [runs.run_named(session, name)] if name else []
-            found = named or list(session.scalars(select(BackfillRun).order_by(BackfillRun.id)))
+            shown = named or list(session.scalars(select(BackfillRun).order_by(BackfillRun.id)))
         if as_json:
-            print_json([run_values(run, node) for run in found])
+            print_json([run_values(run, node) for run in shown])
             return
-        if not found:
+        if not shown:
             console.print("there is no run; `dicom-node backfill start` begins one")
-        for run in found:
+        for run in shown:
             _print_run(run, node)
 
 

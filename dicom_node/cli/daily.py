@@ -75,7 +75,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
             {"kind": row.kind, "code": row.code, "system": row.system, "times": row.times}
             for row in chart.unknown_parts(session, limit=10)
         ]
-        stalled = [one.sentence() for one in find_stalled(session)]
+        stalled = [destination.sentence() for destination in find_stalled(session)]
         unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
         backfills = [summary_line(session, run, node) for run in unfinished_runs(session)]
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
@@ -116,8 +116,8 @@ def studies(
 ) -> None:
     """List the studies that were sent to the node, newest first."""
     with open_node(config) as node, node.database.read() as session:
-        wanted = reading.Filter(words=search, state=state, outcome=outcome, limit=limit)
-        lines, total = reading.work_list(session, wanted)
+        chosen = reading.Filter(words=search, state=state, outcome=outcome, limit=limit)
+        lines, total = reading.work_list(session, chosen)
     if as_json:
         print_json({"total": total, "studies": [dataclasses.asdict(line) for line in lines]})
         return
@@ -190,11 +190,11 @@ def retry(
     with open_node(config) as node, node.database.write() as session:
         keys = None
         if ids:
-            found = {row.id: row.key for row in session.execute(select(Job.id, Job.key).where(Job.id.in_(ids)))}
-            missing = [str(one) for one in ids if one not in found]
+            key_of = {row.id: row.key for row in session.execute(select(Job.id, Job.key).where(Job.id.in_(ids)))}
+            missing = [str(job_id) for job_id in ids if job_id not in key_of]
             if missing:
                 raise UsageError(f"no job {', '.join(missing)}; `dicom-node jobs` lists them")
-            keys = list(found.values())
+            keys = list(key_of.values())
         revived = operations.retry(session, now=node.clock(), keys=keys)
     if as_json:
         print_json({"revived": revived})
@@ -277,10 +277,10 @@ def purge(
         return
     rows = [
         Row(
-            cells=(day(one.candidate.study_date), f"{one.candidate.size_bytes / MEGABYTE:.1f}", one.why),
-            below=(one.candidate.study_instance_uid,),
+            cells=(day(removal.candidate.study_date), f"{removal.candidate.size_bytes / MEGABYTE:.1f}", removal.why),
+            below=(removal.candidate.study_instance_uid,),
         )
-        for one in plan
+        for removal in plan
     ]
     print_rows(("date", "MB", "why"), rows)
     total = sum(removal.candidate.size_bytes for removal in plan) / MEGABYTE

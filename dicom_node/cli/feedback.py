@@ -27,15 +27,15 @@ def import_feedback(
     """Take a table of radiologists' words. Exit 1 where a row was rejected; the others are taken."""
     text = _read_text(file, "a table")
     with open_node(config) as node, node.database.write() as session:
-        made = import_table(session, text, now=node.clock())
+        imported = import_table(session, text, now=node.clock())
     if as_json:
-        rejected = [{"line": line, "reason": reason} for line, reason in made.rejected]
-        print_json({"added": made.added, "known": made.known, "rejected": rejected})
+        rejected = [{"line": line, "reason": reason} for line, reason in imported.rejected]
+        print_json({"added": imported.added, "known": imported.known, "rejected": rejected})
     else:
-        console.print(f"{made.added} added, {made.known} known already, {len(made.rejected)} rejected")
-        for line, reason in made.rejected:
+        console.print(f"{imported.added} added, {imported.known} known already, {len(imported.rejected)} rejected")
+        for line, reason in imported.rejected:
             console.print(f"  line {line}: {reason}")
-    if made.rejected:
+    if imported.rejected:
         raise typer.Exit(1)
 
 
@@ -70,10 +70,10 @@ def list_feedback(
         for line in reports
     ]
     print_rows(("report", "by", "state", "words", "why"), rows)
-    for one in contradictions:
-        said = "; ".join(f"{label(value)}: {', '.join(who)}" for value, who in one.said)
-        of = f"{one.finding.replace('_', ' ')} {label(one.aspect)}"
-        console.print(f"contradiction  {one.study_instance_uid}  {of}  {said}")
+    for contradiction in contradictions:
+        opinions = "; ".join(f"{label(value)}: {', '.join(who)}" for value, who in contradiction.said)
+        of = f"{contradiction.finding.replace('_', ' ')} {label(contradiction.aspect)}"
+        console.print(f"contradiction  {contradiction.study_instance_uid}  {of}  {opinions}")
     shown = ", ".join(f"{label(name)}: {count}" for name, count in sorted(counts.items()))
     console.print(f"reports: {shown or 'none'}")
 
@@ -130,16 +130,16 @@ def show_agreement(
     """Show the agreement of node and radiologists by finding: counts and Cohen's kappa."""
     with open_node(config) as node, node.database.read() as session:
         since = node.clock() - dt.timedelta(days=days) if days is not None else None
-        found = {
+        figures = {
             aspect: agreement.load_figures(session, since=since, device_uid=device_uid, aspect=aspect)
             for aspect in ("presence", "change")
         }
     if as_json:
-        print_json({aspect: feedback_listing.agreement_json(one) for aspect, one in found.items()})
+        print_json({aspect: feedback_listing.agreement_json(by_finding) for aspect, by_finding in figures.items()})
         return
-    for aspect, one in found.items():
+    for aspect, by_finding in figures.items():
         table = Table(aspect, "judged", "agree", "kappa", "node only", "radiologist only", "contradictory", box=None)
-        for line in (*one.values(), agreement.overall(one)):
+        for line in (*by_finding.values(), agreement.overall(by_finding)):
             table.add_row(
                 line.finding or "all",
                 str(line.judged),

@@ -29,7 +29,7 @@ def explain(
         with node.database.read() as session:
             decided = stored_decisions(session, study_uid)
     if as_json:
-        print_json({"decided": [asdict(one) for one in decided]} | as_values(current, choices, notes))
+        print_json({"decided": [asdict(stored) for stored in decided]} | as_values(current, choices, notes))
         return
     for decision in decided:
         _print_decision(decision)
@@ -53,8 +53,8 @@ def explain(
 
 def _print_decision(decision: StoredDecision) -> None:
     """The stored decision: what the report says, whatever would be chosen now."""
-    made = f"Decided by the analysis on {decision.decided_at:%Y-%m-%d %H:%M} UTC, by headers and pixels:"
-    console.print(f"{made}\nimage {decision.sop_instance_uid or '(none)'}", style="bold")
+    heading = f"Decided by the analysis on {decision.decided_at:%Y-%m-%d %H:%M} UTC, by headers and pixels:"
+    console.print(f"{heading}\nimage {decision.sop_instance_uid or '(none)'}", style="bold")
     if decision.prior_sop_instance_uid:
         console.print(f"  compared with the image of {decision.prior_date or 'an unknown date'}")
         console.print(f"  prior image {decision.prior_sop_instance_uid}")
@@ -68,10 +68,10 @@ def _print_decision(decision: StoredDecision) -> None:
 
 def _row(verdict: CandidateVerdict) -> Row:
     """One candidate: its rank, or "-" where it may not be compared with, and what speaks for and against it."""
-    said = [("for", text) for text in verdict.in_favour] + [("against", text) for text in verdict.against]
+    clauses = [("for", text) for text in verdict.in_favour] + [("against", text) for text in verdict.against]
     return Row(
         cells=("-" if verdict.rank is None else str(verdict.rank), verdict.image.when, str(verdict.view)),
-        below=(*(f"{which:7}  {text}" for which, text in said), verdict.image.sop_instance_uid),
+        below=(*(f"{which:7}  {text}" for which, text in clauses), verdict.image.sop_instance_uid),
     )
 
 

@@ -100,12 +100,12 @@ def header_contradictions(image: ImageFacts) -> tuple[str, ...]:
     check = image.check
     if check is None or check.probability < CONFIDENT or not check.view.is_frontal:
         return ()
-    said = []
+    clauses = []
     if body_in(image.body_part) is Body.OTHER:
-        said.append(f"BodyPartExamined says {image.body_part}")
+        clauses.append(f"BodyPartExamined says {image.body_part}")
     if view_of_position(image.view_position) is View.LATERAL:
-        said.append(f"ViewPosition says {image.view_position}")
-    return tuple(said)
+        clauses.append(f"ViewPosition says {image.view_position}")
+    return tuple(clauses)
 
 
 def _refuse(view: View, refusal: Refusal, decided_on: tuple[str, ...], what: str) -> Suitability:
@@ -154,13 +154,13 @@ def is_for_processing(image: ImageFacts) -> bool:
 def _decide_body(image: ImageFacts) -> tuple[Refusal | None, tuple[str, ...]]:
     """None for a chest. A tie, and silence, are no proof."""
     votes: dict[bool, float] = defaultdict(float)
-    said: list[str] = []
+    clauses: list[str] = []
     for clause, is_chest, weight in _body_evidence(image):
         votes[is_chest] += weight
-        said.append(clause)
+        clauses.append(clause)
     if not votes:
         return Refusal.UNDECIDED, ()
-    return (None if votes[True] > votes[False] else Refusal.NOT_CHEST), tuple(said)
+    return (None if votes[True] > votes[False] else Refusal.NOT_CHEST), tuple(clauses)
 
 
 def _body_evidence(image: ImageFacts) -> Iterator[tuple[str, bool, float]]:
@@ -187,14 +187,14 @@ def _decide_view(image: ImageFacts) -> tuple[View, tuple[str, ...]]:
     kinds: dict[View, float] = defaultdict(float)
     for _, view, weight in evidence:
         kinds[View.FRONTAL if view.is_frontal else view] += weight
-    said = tuple(clause for clause, _, _ in evidence)
+    clauses = tuple(clause for clause, _, _ in evidence)
     if not kinds:
         return View.UNKNOWN, ()
     best, second = ([*sorted(kinds.items(), key=lambda item: -item[1]), (View.UNKNOWN, 0.0)])[:2]
     # PatientOrientation alone, and a tie, prove nothing.
     if best[1] <= ORIENTATION_WEIGHT or best[1] == second[1]:
-        return View.UNKNOWN, said
-    return (_pa_or_ap(evidence) if best[0] is View.FRONTAL else best[0]), said
+        return View.UNKNOWN, clauses
+    return (_pa_or_ap(evidence) if best[0] is View.FRONTAL else best[0]), clauses
 
 
 def _pa_or_ap(evidence: Iterable[_Evidence]) -> View:

@@ -173,4 +173,4 @@ def _worst_cases(run: EvaluationRun, asked: Sequence[tuple[Record, AskedRecord]]
     from training.evaluation.cases import case_of, loss_of
 
     worst = sorted(asked, key=lambda item: -loss_of(item[1].answer))[: run.options.worst]
-    return [case_of(found.answer, load_pair(record, most=run.most_images)) for record, found in worst]
+    return [case_of(replies.answer, load_pair(record, most=run.most_images)) for record, replies in worst]

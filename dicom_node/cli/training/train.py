@@ -116,11 +116,11 @@ def evaluate_command(
             lumen=lumen,
             data=f"{spec}, split {split}{' by patient' if by_patient else ''}",
         )
-        wanted = list(islice(select_records(records, report, split=split_of(split)), limit))
+        chosen = list(islice(select_records(records, report, split=split_of(split)), limit))
         with Progress() as progress:
             result = ask_all(
                 run,
-                wanted,
+                chosen,
                 out / "_answers",
                 report,
                 baseline=_learnt_majority(majority),
@@ -136,7 +136,7 @@ def evaluate_command(
                     result,
                     run,
                     zero_shot,
-                    wanted,
+                    chosen,
                     out / "_zero_shot",
                     ray=ray,
                     processes=processes,
@@ -198,7 +198,7 @@ def preview(
 
     with our_errors():
         try:
-            wanted = frozenset(Stream(name.strip()) for name in streams.split(","))
+            chosen_streams = frozenset(Stream(name.strip()) for name in streams.split(","))
         except ValueError as error:
             raise UsageError(f"--streams: {error}; there are {', '.join(Stream)}") from error
         report, chosen = DropReport(), split_of(split)
@@ -208,7 +208,7 @@ def preview(
         with Progress() as progress:
             shown = write_preview(
                 progress.watch("reading", islice(records, limit)),
-                InstructionOptions(streams=wanted),
+                InstructionOptions(streams=chosen_streams),
                 out,
                 report,
                 data=data,
@@ -234,10 +234,10 @@ def leakage_command(
         report = DropReport()
         with Progress() as progress:
             records = progress.watch("reading", open_records(parse_spec(data), report))
-            found = find_leakage(keep_patients_apart(records, salt=salt) if by_patient else records)
-    for line in (*report.lines(), *found.lines()):
+            leaks = find_leakage(keep_patients_apart(records, salt=salt) if by_patient else records)
+    for line in (*report.lines(), *leaks.lines()):
         console.print(line)
-    if not found.clean:
+    if not leaks.clean:
         errors.print("the splits leak")
         raise typer.Exit(1)
 
@@ -265,8 +265,8 @@ def compare_command(
     from training.evaluation.compare import compare_reports
 
     with our_errors():
-        for found in compare_reports(first, second):
-            console.print(found.line(), soft_wrap=True)
+        for comparison in compare_reports(first, second):
+            console.print(comparison.line(), soft_wrap=True)
 
 
 def _learnt_majority(data: str) -> MajorityFindings | None:

@@ -68,18 +68,18 @@ def prepare_command(
     from training.instructions.streams import Conversation, InstructionOptions, conversations
 
     with our_errors():
-        report, made = DropReport(), DropReport()
+        report, not_asked = DropReport(), DropReport()
         options = InstructionOptions(streams=_streams(streams))
         answers = load_answers(long_answers) if long_answers is not None else None
         rng = np.random.default_rng(seed)
 
         def all_of_them() -> Iterator[Conversation]:
             for record in progress.watch("reading", islice(_records(data, split, by_patient, report), limit), limit):
-                yield from conversations(record, options, rng, made, long_answers=answers)
+                yield from conversations(record, options, rng, not_asked, long_answers=answers)
 
         with Progress() as progress:
             written = write_prepared(out, all_of_them())
-    for line in (*report.lines(), *made.lines()):
+    for line in (*report.lines(), *not_asked.lines()):
         console.print(line)
     console.print(f"{written} conversations in {out}")
 
@@ -101,7 +101,7 @@ def expert_command(
     from training.data.expert_table import ExpertRow, images_of, write_rows
 
     with our_errors():
-        report, said = DropReport(), DropReport()
+        report, not_read = DropReport(), DropReport()
         loaded = load_expert(expert)
         with Progress() as progress:
             images = list(images_of(progress.watch("reading", _records(data, split, False, report))))
@@ -126,9 +126,9 @@ def expert_command(
                     progress=lambda done, total: progress.step("asking the expert", done, total),
                 )
         rows = (ExpertRow(**{**line, "shares": tuple(line["shares"])}) for line in read_lines(paths))
-        count = write_rows(rows, loaded.labels, out, said)
+        count = write_rows(rows, loaded.labels, out, not_read)
         shutil.rmtree(shards.folder)
-    for line in (*report.lines(), *said.lines()):
+    for line in (*report.lines(), *not_read.lines()):
         console.print(line)
     console.print(f"{count} images in {out}")
 
@@ -190,11 +190,13 @@ def _records(data: str, split: str, by_patient: bool, report: DropReport) -> Ite
     from training.data.datasets import open_records, parse_spec
     from training.readers.splits import keep_patients_apart
 
-    wanted, spec = split_of(split), parse_spec(data)
+    chosen_split, spec = split_of(split), parse_spec(data)
     records = open_records(spec, report)
     if by_patient:
         records = keep_patients_apart(records, salt="dicom-node")
-    return (record for record in records if wanted is None or record.split is wanted or spec.kind == "phantom")
+    return (
+        record for record in records if chosen_split is None or record.split is chosen_split or spec.kind == "phantom"
+    )
 
 
 def _streams(text: str) -> frozenset[Stream]:

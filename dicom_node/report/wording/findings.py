@@ -25,18 +25,22 @@ def finding_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ..
     stated = statements(request)
     ordered = in_order(stated)
     date = prior_date(request, words)
-    lines = [_line(one, date, words) for one in ordered if _has_line(one)]
-    possible = [one for one in ordered if one.seen is Seen.POSSIBLE]
+    lines = [_line(statement, date, words) for statement in ordered if _has_line(statement)]
+    possible = [statement for statement in ordered if statement.seen is Seen.POSSIBLE]
     if possible:
-        items = [f"{name_of(one.finding.key, words)}{_percent(one, words)}" for one in possible]
+        items = [f"{name_of(statement.finding.key, words)}{_percent(statement, words)}" for statement in possible]
         lines.append(words.text("finding_line.possible", findings=words.join(items)))
-    undecided = [name_of(one.finding.key, words) for one in stated if one.seen is Seen.UNDECIDED and not one.is_omitted]
+    undecided = [
+        name_of(statement.finding.key, words)
+        for statement in stated
+        if statement.seen is Seen.UNDECIDED and not statement.is_omitted
+    ]
     if undecided:
         lines.append(words.text("finding_line.undecided", findings=words.join(undecided)))
-    not_seen = [one for one in stated if one.seen is Seen.NOT_SEEN and not _has_line(one)]
+    not_seen = [statement for statement in stated if statement.seen is Seen.NOT_SEEN and not _has_line(statement)]
     if not_seen:
         lines.append(_not_seen(not_seen, words))
-    omitted = [name_of(one.finding.key, words) for one in stated if one.is_omitted]
+    omitted = [name_of(statement.finding.key, words) for statement in stated if statement.is_omitted]
     if omitted:
         text = words.text("finding_line.not_judged", findings=words.join(omitted))
         lines.append(f"{text} {words.text('finding_line.why_not_judged')}")
@@ -70,12 +74,12 @@ def _line(statement: Statement, date: str, words: Catalogue) -> str:
 
 def _not_seen(group: Sequence[Statement], words: Catalogue) -> str:
     """All that is not seen with the largest of their probabilities: a figure behind each of a dozen says nothing."""
-    names = words.join([name_of(one.finding.key, words) for one in group])
+    names = words.join([name_of(statement.finding.key, words) for statement in group])
     if not group[0].is_calibrated:
         return words.text("finding_line.not_seen", findings=names)
     if len(group) == 1:
         return words.text("finding_line.not_seen", findings=f"{names}{_percent(group[0], words)}")
-    most = max(math.ceil(round(one.finding.probability * 100, 6)) for one in group)
+    most = max(math.ceil(round(statement.finding.probability * 100, 6)) for statement in group)
     return words.text("finding_line.not_seen_each", findings=names, value=max(most, 1))
 
 

@@ -43,7 +43,7 @@ def impression_sentences(request: ReportRequest, words: Catalogue) -> tuple[str,
         return (*cautions, *no_result_sentences(request, words), *_marks(request, words), *_number(request, words))
     ordered = in_order(statements(request))
     lines = [*cautions, *_marks(request, words), *_number(request, words)]
-    groups = {rank: [one for one in ordered if one.rank is rank] for rank in Rank}
+    groups = {rank: [statement for statement in ordered if statement.rank is rank] for rank in Rank}
     date = prior_date(request, words)
     for rank in _GROUPS:
         lines += _group_sentences(rank, groups[rank], date, words)
@@ -111,7 +111,11 @@ def _possible_critical(stated: Sequence[Statement], words: Catalogue) -> list[st
 
 def _critical_and_open(seen: Seen, key: str, stated: Sequence[Statement], words: Catalogue) -> list[str]:
     """The sentence on the critical findings that are possible, or that are neither seen nor excluded."""
-    names = [name_of(one.finding.key, words) for one in stated if _is_critical_and_open(one) and one.seen is seen]
+    names = [
+        name_of(statement.finding.key, words)
+        for statement in stated
+        if _is_critical_and_open(statement) and statement.seen is seen
+    ]
     return [words.text(key, findings=words.join(names))] if names else []
 
 
@@ -127,8 +131,8 @@ def _group_sentences(rank: Rank, group: Sequence[Statement], date: str, words: C
     """The sentence on the statements of a rank; two where some lack certainty alone and others have another doubt."""
     if rank is not Rank.UNCERTAIN:
         return [_group_sentence(rank, group, date, words)] if group else []
-    unsure = [phrase(one.finding, words) for one in group if one.doubt is Doubt.LOW_CERTAINTY]
-    doubted = [one for one in group if one.doubt is not Doubt.LOW_CERTAINTY]
+    unsure = [phrase(statement.finding, words) for statement in group if statement.doubt is Doubt.LOW_CERTAINTY]
+    doubted = [statement for statement in group if statement.doubt is not Doubt.LOW_CERTAINTY]
     first = [words.text("impression.change_uncertain", date=date, findings=words.join(unsure))] if unsure else []
     return [*first, *([_group_sentence(rank, doubted, date, words)] if doubted else [])]
 
@@ -136,15 +140,15 @@ def _group_sentences(rank: Rank, group: Sequence[Statement], date: str, words: C
 def _group_sentence(rank: Rank, group: Sequence[Statement], date: str, words: Catalogue) -> str:
     """One sentence on the statements of a rank."""
     if rank is Rank.CRITICAL:
-        items = [_critical(one, date, words) for one in group]
+        items = [_critical(statement, date, words) for statement in group]
         return words.text("impression.critical", findings="; ".join(items))
     if rank in (Rank.UNCERTAIN, Rank.VANISHED):
-        items = [_sentence_of_doubt(one, words) for one in group]
+        items = [_sentence_of_doubt(statement, words) for statement in group]
     else:
-        items = [phrase(one.finding, words) for one in group]
+        items = [phrase(statement.finding, words) for statement in group]
     key = rank.name.lower()
     if rank in (Rank.WORSE, Rank.BETTER):
-        key = f"{key}_{size_form([one.finding.key for one in group])}"
+        key = f"{key}_{size_form([statement.finding.key for statement in group])}"
     return words.text(f"impression.{key}", date=date, findings=words.join(items))
 
 
@@ -171,16 +175,20 @@ def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words:
 
     That nothing (else) is seen is said only where nothing is open: a reader takes it for the whole answer.
     """
-    has_moved = any(one.change in MOVED or one.rank in (Rank.UNCERTAIN, Rank.VANISHED) for one in stated)
-    has_named = has_moved or any(one.seen is Seen.SEEN or _is_critical_and_open(one) for one in stated)
-    unchanged = [phrase(one.finding, words) for one in in_order(stated) if one.rank is Rank.UNCHANGED]
+    has_moved = any(
+        statement.change in MOVED or statement.rank in (Rank.UNCERTAIN, Rank.VANISHED) for statement in stated
+    )
+    has_named = has_moved or any(
+        statement.seen is Seen.SEEN or _is_critical_and_open(statement) for statement in stated
+    )
+    unchanged = [phrase(statement.finding, words) for statement in in_order(stated) if statement.rank is Rank.UNCHANGED]
     first = []
     if unchanged:
         key = "impression.otherwise_unchanged" if has_moved else "impression.unchanged"
         first.append(words.text(key, date=date, findings=words.join(unchanged)))
-    if not any(one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for one in stated):
+    if not any(statement.seen in (Seen.POSSIBLE, Seen.UNDECIDED) for statement in stated):
         if is_compared(request) and not has_named:
-            is_open = any(one.possible_change for one in stated)
+            is_open = any(statement.possible_change for statement in stated)
             first.append(
                 words.text("impression.no_statement_on_change" if is_open else "impression.no_change", date=date)
             )
@@ -188,7 +196,7 @@ def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words:
         return [" ".join(first)]
     first += _open_sentence(stated, words, has_named=has_named)
     states_change = has_moved or bool(unchanged)
-    if is_compared(request) and not states_change and any(_is_open(one) for one in stated):
+    if is_compared(request) and not states_change and any(_is_open(statement) for statement in stated):
         first.append(words.text("impression.no_statement_on_change", date=date))
     as_before = is_compared(request) and not states_change and not first and _was_as_empty(stated, request)
     second = [*_not_seen(stated, words, date if as_before else ""), *_not_judged(stated, words)]
@@ -209,8 +217,12 @@ def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: 
     open every report with it, and readers would learn to skip the line that says a critical finding is possible.
     """
     not_excluded = _critical_and_open(Seen.UNDECIDED, "finding_line.undecided", stated, words)
-    open_ = [one for one in stated if one.seen in (Seen.POSSIBLE, Seen.UNDECIDED) and not one.is_omitted]
-    seen = [one.seen for one in open_ if not _is_critical_and_open(one)]
+    open_ = [
+        statement
+        for statement in stated
+        if statement.seen in (Seen.POSSIBLE, Seen.UNDECIDED) and not statement.is_omitted
+    ]
+    seen = [statement.seen for statement in open_ if not _is_critical_and_open(statement)]
     if not seen:
         return not_excluded
     how = "both" if len(set(seen)) == 2 else "possible" if seen[0] is Seen.POSSIBLE else "undecided"
@@ -221,10 +233,13 @@ def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: 
 def _was_as_empty(stated: Sequence[Statement], request: ReportRequest) -> bool:
     """Tell whether nothing of what is not seen now was believed on the prior either, nor reported on it."""
     floor = request.prediction.certainty_floor if request.prediction is not None else 0.0
-    before = [one.finding.prior_probability for one in stated if one.seen is Seen.NOT_SEEN]
+    before = [statement.finding.prior_probability for statement in stated if statement.seen is Seen.NOT_SEEN]
     earlier = request.earlier or {}
-    said = [earlier[one.finding.key].seen for one in stated if one.finding.key in earlier]
-    return all(belief is not None and belief < possible_from(floor) for belief in before) and Seen.SEEN not in said
+    earlier_states = [earlier[statement.finding.key].seen for statement in stated if statement.finding.key in earlier]
+    return (
+        all(belief is not None and belief < possible_from(floor) for belief in before)
+        and Seen.SEEN not in earlier_states
+    )
 
 
 def _not_seen(stated: Sequence[Statement], words: Catalogue, date: str) -> list[str]:
@@ -232,10 +247,14 @@ def _not_seen(stated: Sequence[Statement], words: Catalogue, date: str) -> list[
 
     date: of a prior on which they were not seen either, "" where that is not to be said.
     """
-    names = [name_of(one.finding.key, words) for one in stated if one.seen is Seen.NOT_SEEN and one.rank is Rank.NONE]
+    names = [
+        name_of(statement.finding.key, words)
+        for statement in stated
+        if statement.seen is Seen.NOT_SEEN and statement.rank is Rank.NONE
+    ]
     if not names:
         return []
-    if len(names) > MAX_NAMED and not any(one.is_omitted for one in stated):
+    if len(names) > MAX_NAMED and not any(statement.is_omitted for statement in stated):
         return [words.text("impression.others_not_seen", count=len(names))]
     if date:
         return [words.text("impression.not_seen_as_before", date=date, findings=words.join(names))]
@@ -244,7 +263,7 @@ def _not_seen(stated: Sequence[Statement], words: Catalogue, date: str) -> list[
 
 def _not_judged(stated: Sequence[Statement], words: Catalogue) -> list[str]:
     """The findings on which nothing may be said of this film: by name where they are few."""
-    names = [name_of(one.finding.key, words) for one in stated if one.is_omitted]
+    names = [name_of(statement.finding.key, words) for statement in stated if statement.is_omitted]
     if len(names) > MAX_UNJUDGED_NAMED:
         return [words.text("impression.not_judged", count=len(names))]
     return [words.text("finding_line.not_judged", findings=words.join(names))] if names else []
