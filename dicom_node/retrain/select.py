@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import Instance, Outcome, Result, Series, Study
 from dicom_node.index.tables.retrain import RetrainItem, RetrainPatient, RetrainSplit
-from dicom_node.retrain.site_export import export_site, pseudonym, site_key
+from dicom_node.retrain.site_export import ensure_site_key, export_site, pseudonym
 from dicom_node.retrain.splits import Assignment, SplitShares, assign
 from dicom_node.retrain.types import Contents, Film, Item, RetrainError
 from training.readers.site import read_site
@@ -143,7 +143,7 @@ def _describe_lines(lines: Mapping[str, tuple[dict[str, Any], str]]) -> list[str
 
 def _films(session: Session, node: NodeContext, uids: list[str]) -> tuple[dict[str, Film], dict[str, str]]:
     """Films by SOP Instance UID, and the pseudonym of each film's patient."""
-    key = site_key(node.settings.node.data_dir)
+    key = ensure_site_key(node.settings.node.data_dir)
     films: dict[str, Film] = {}
     patients: dict[str, str] = {}
     for start in range(0, len(uids), _BATCH):

@@ -56,7 +56,7 @@ def export_site(node: NodeContext, target: Path, report: Counts, *, everything: 
     everything: also images without feedback (they give no truth, but a snapshot may want them). What cannot be
     exported (film deleted by retention) is counted. Raises StorageError.
     """
-    key = site_key(node.settings.node.data_dir)
+    key = ensure_site_key(node.settings.node.data_dir)
     temporary = target.with_name(target.name + ".part")
     count = 0
     try:
@@ -187,7 +187,7 @@ def pseudonym(study: Study, key: bytes) -> str:
     return hmac.new(key, person.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def site_key(data_dir: Path) -> bytes:
+def ensure_site_key(data_dir: Path) -> bytes:
     """The site's key, made on first use, readable by its owner alone."""
     path = data_dir / KEY_NAME
     try:

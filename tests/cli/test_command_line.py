@@ -146,7 +146,7 @@ def test_a_port_that_is_taken_is_named_and_the_node_does_not_start(tmp_path: Pat
 def test_no_bar_of_another_library_is_drawn_into_a_file() -> None:
     from transformers.utils import logging as transformers_logging
 
-    from dicom_node.cli.training.train import no_bars_in_files
+    from dicom_node.cli.training.options import no_bars_in_files
 
     transformers_logging.enable_progress_bar()
     no_bars_in_files()  # under pytest standard error is no terminal

@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
 from dicom_node.cli.progress import Progress
-from dicom_node.cli.training.train import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
+from dicom_node.cli.training.options import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
 from training.records.drops import DropReport
 
 

@@ -9,7 +9,7 @@ import typer
 
 from dicom_node.cli.common import console
 from dicom_node.cli.progress import Progress
-from dicom_node.cli.training.train import (
+from dicom_node.cli.training.options import (
     DataOption,
     ServerOption,
     SplitOption,

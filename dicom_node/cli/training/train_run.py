@@ -12,7 +12,8 @@ import typer
 from dicom_node.cli.common import ProcessesOption, RayOption, console
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training import train
-from dicom_node.cli.training.train import DataOption, SplitOption, group, no_bars_in_files, our_errors, split_of
+from dicom_node.cli.training.options import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
+from dicom_node.cli.training.train import group
 from dicom_node.errors import UsageError
 from training.records.drops import DropReport
 
