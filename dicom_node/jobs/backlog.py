@@ -63,13 +63,13 @@ def next_times(
 
 def count_due(session: Session, kind: JobKind, *, most: int) -> int:
     """Count the jobs of a kind that are due and wait, but not further than `most`."""
-    now, found = database_time(session), 0
+    now, counted = database_time(session), 0
     for urgency in Priority:
-        looked_at = next_due(Job.id, (kind,), urgency, by=now).limit(most - found)
-        found += len(session.scalars(looked_at).all())
-        if found == most:
+        looked_at = next_due(Job.id, (kind,), urgency, by=now).limit(most - counted)
+        counted += len(session.scalars(looked_at).all())
+        if counted == most:
             break
-    return found
+    return counted
 
 
 def _soonest(

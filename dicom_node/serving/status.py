@@ -158,11 +158,11 @@ def figure_lines(metrics: Mapping[str, Any], only: Collection[str] = ()) -> list
     lines = []
     for data, evaluation in metrics.items():
         values = evaluation.get("figures") if isinstance(evaluation, Mapping) else None
-        for name, found in (values or {}).items():
-            value = found.get("value") if isinstance(found, Mapping) else found
+        for name, figure in (values or {}).items():
+            value = figure.get("value") if isinstance(figure, Mapping) else figure
             if not isinstance(value, int | float) or (only and name not in only):
                 continue
-            others = found.get("baselines", {}) if isinstance(found, Mapping) else {}
+            others = figure.get("baselines", {}) if isinstance(figure, Mapping) else {}
             beside = "".join(f"; {other} {known:.2f}" for other, known in others.items())
             of = f"{evaluation.get('pairs', '?')} pairs of {data}"
             lines.append(f"{name.replace('_', ' ')} {value:.2f}{beside} ({of})")

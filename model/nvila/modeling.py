@@ -121,7 +121,7 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm."""
         if self._kept is None or torch.is_grad_enabled():
             return self._run_tower(pixel_values)
-        tiles = {_digest(tile): place for place, tile in enumerate(pixel_values)}
+        tiles = {_digest(tile): index for index, tile in enumerate(pixel_values)}
         known, new = dict(self._kept), [name for name in tiles if name not in self._kept]
         if new:
             known |= zip(new, self._run_tower(pixel_values[[tiles[name] for name in new]]), strict=True)

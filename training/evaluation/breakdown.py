@@ -38,7 +38,7 @@ def change_confusion(answered: Sequence[Answered]) -> tuple[tuple[int, ...], ...
     answers that are none of them ("not comparable", missing). Empty where no change is known."""
     truth, answers = [], []
     for answer in answered:
-        stated = {finding.key: change_said(finding) for finding in answer.said.findings}
+        stated = {finding.key: change_said(finding) for finding in answer.prediction.findings}
         for key, known in answer.truth.findings.items():
             if answer.truth.has_prior and known.change_answer is not None:
                 truth.append(known.change_answer)
@@ -94,7 +94,7 @@ def _share_right(answered: Sequence[Answered], aspect: str, resamples: int) -> I
     """Share of right answers on one aspect, all findings pooled, with its patient-clustered interval."""
     keys, patients, right = [], [], []
     for answer in answered:
-        stated_findings = {finding.key: finding for finding in answer.said.findings}
+        stated_findings = {finding.key: finding for finding in answer.prediction.findings}
         for key, truth in answer.truth.findings.items():
             for name, true, stated, _ in aspects(truth, stated_findings.get(key), answer.truth.has_prior):
                 if name == aspect:

@@ -29,7 +29,7 @@ def keep_asked(answered: Sequence[Answered]) -> tuple[list[Answered], tuple[str,
     What a model was not made for is not its error: it is named beside the figures. A finding that is answered for some
     pairs and missing for others stays, and is wrong where it is missing. A model that answers nothing keeps all.
     """
-    asked = {finding.key for answer in answered for finding in answer.said.findings}
+    asked = {finding.key for answer in answered for finding in answer.prediction.findings}
     labelled = dict.fromkeys(key for answer in answered for key in answer.truth.findings)
     never = tuple(key for key in labelled if key not in asked) if asked else ()
     if not never:
@@ -69,7 +69,7 @@ def loss_of(answer: Answered) -> float:
 
 
 def _losses(answer: Answered) -> tuple[float, tuple[tuple[str, str, str], ...]]:
-    findings = {finding.key: finding for finding in answer.said.findings}
+    findings = {finding.key: finding for finding in answer.prediction.findings}
     losses, wrong = [], []
     for key, truth in answer.truth.findings.items():
         if findings and key not in findings:
@@ -92,7 +92,7 @@ def per_question_of(answered: Sequence[Answered]) -> dict[str, float]:
     """ "pair/finding/aspect" → 1 where the answer is right, else 0."""
     result = {}
     for answer in answered:
-        findings = {finding.key: finding for finding in answer.said.findings}
+        findings = {finding.key: finding for finding in answer.prediction.findings}
         for key, truth in answer.truth.findings.items():
             for aspect, true, stated, _ in aspects(truth, findings.get(key), answer.truth.has_prior):
                 result[f"{answer.truth.pair_id}/{key}/{aspect}"] = float(true == stated)

@@ -23,7 +23,7 @@ def score_consistency(answered: Sequence[Answered], *, resamples: int = 1000) ->
         if item.swapped is None or item.same is None:
             continue
         back, again = _by_key(item.swapped.findings), _by_key(item.same.findings)
-        for finding in item.said.findings:
+        for finding in item.prediction.findings:
             key, patient = f"{item.truth.pair_id}/{finding.key}", item.truth.patient_id
             forth = change_said(finding)
             turned = change_said(back[finding.key]) if finding.key in back else "missing"

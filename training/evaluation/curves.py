@@ -26,7 +26,7 @@ def _confidences(answered: Sequence[Answered]) -> tuple[tuple[list[float], list[
     presence: tuple[list[float], list[bool]] = ([], [])
     change: tuple[list[float], list[bool]] = ([], [])
     for answer in answered:
-        for finding in answer.said.findings:
+        for finding in answer.prediction.findings:
             truth = answer.truth.findings.get(finding.key)
             if truth is None:
                 continue
@@ -42,7 +42,7 @@ def _confidences(answered: Sequence[Answered]) -> tuple[tuple[list[float], list[
 def _curves(answered: Sequence[Answered]) -> tuple[Curve, ...]:
     scores: dict[str, tuple[list[bool], list[float]]] = {}
     for answer in answered:
-        for finding in answer.said.findings:
+        for finding in answer.prediction.findings:
             truth = answer.truth.findings.get(finding.key)
             if truth is not None and truth.current is not None:
                 columns = scores.setdefault(finding.key, ([], []))

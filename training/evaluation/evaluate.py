@@ -140,7 +140,7 @@ def ask_record(
     answer = _answer(predictor, record, pair, options)
     alone, settings = None, None
     if options.prognosis and can_foretell(record):
-        settings = dict(foretell(predictor, record, pair).said)
+        settings = dict(foretell(predictor, record, pair).predictions)
     elif options.prognosis and pair.prior is not None and record.future is None and not record.earlier:
         alone = predictor.predict(StudyPair(current=pair.prior, context=pair.context))
     published = tuple(ask(record, pair)) if ask is not None and record.asked else None
@@ -185,10 +185,12 @@ def score_asked(
     """Score what was said of every record, in the order of the set. cases: the worst ones, with their images."""
     answered = [replies.answer for _, replies in asked]
     records = [record for record, _ in asked]
-    seconds = sum(answer.said.seconds.get("total", 0.0) for answer in answered)
+    seconds = sum(answer.prediction.seconds.get("total", 0.0) for answer in answered)
     foretold = [(record.truth, replies.alone) for record, replies in asked if replies.alone is not None]
     courses = [
-        Foretold(record=record, said=replies.settings) for record, replies in asked if replies.settings is not None
+        Foretold(record=record, predictions=replies.settings)
+        for record, replies in asked
+        if replies.settings is not None
     ]
     said_published = [(record, replies.published) for record, replies in asked if replies.published is not None]
     labelled = [answer for answer in answered if answer.truth.findings]
@@ -201,12 +203,12 @@ def score_asked(
         baselines=_baselines(scored, baseline, options) if scored else {},
         texts=score_texts(
             records,
-            [answer.said for answer in answered],
+            [answer.prediction for answer in answered],
             meteor_wanted=options.meteor,
             resamples=options.resamples,
         ),
         published=score_published(said_published, resamples=options.resamples) if said_published else None,
-        progression=progression_scores(records, [a.said for a in answered], resamples=options.resamples),
+        progression=progression_scores(records, [a.prediction for a in answered], resamples=options.resamples),
         presence_reliability=reliability(*presence),
         change_reliability=reliability(*change),
         curves=_curves(scored),
@@ -214,7 +216,7 @@ def score_asked(
         seconds_per_pair=seconds / len(answered) if answered else float("nan"),
         report=report,
         proxy=any(answer.truth.proxy for answer in answered),
-        sentences=tuple(answer.said.difference_text for answer in answered),
+        sentences=tuple(answer.prediction.difference_text for answer in answered),
         records=tuple(records),
         prognosis=score_prognosis(foretold) if foretold else None,
         forecasts=score_forecasts(courses, resamples=options.resamples),
@@ -231,7 +233,7 @@ def _answer(predictor: EvaluatedPredictor, record: Record, pair: StudyPair, opti
     ask_more = options.consistency and pair.prior is not None
     return Answered(
         truth=record.truth,
-        said=predictor.predict(pair),
+        prediction=predictor.predict(pair),
         swapped=predictor.predict(pair.swapped()) if ask_more else None,
         same=predictor.predict(StudyPair(current=pair.current, prior=pair.current, context=pair.context))
         if ask_more
@@ -245,7 +247,7 @@ def _baselines(
     learnt = learnt or majority_findings(answer.truth for answer in answered)
     return {
         name: score_pairs(
-            [Answered(truth=a.truth, said=learnt.predict(a.truth, unchanged=unchanged)) for a in answered],
+            [Answered(truth=a.truth, prediction=learnt.predict(a.truth, unchanged=unchanged)) for a in answered],
             resamples=options.resamples,
         )
         for name, unchanged in (("majority", False), ("nothing has changed", True))

@@ -38,7 +38,7 @@ class Foretold:
     """The predictions on one record in each setting."""
 
     record: Record
-    said: Mapping[Knowledge, Prediction]
+    predictions: Mapping[Knowledge, Prediction]
 
 
 def can_foretell(record: Record) -> bool:
@@ -49,7 +49,7 @@ def can_foretell(record: Record) -> bool:
 def foretell(predictor: StudyPredictor, record: Record, study: StudyPair) -> Foretold:
     """Ask for the prognosis of a study in every setting."""
     predictions = {setting: predictor.predict(study_in_setting(study, setting)) for setting in SETTINGS}
-    return Foretold(record=record, said=predictions)
+    return Foretold(record=record, predictions=predictions)
 
 
 def study_in_setting(study: StudyPair, setting: Knowledge) -> StudyPair:
@@ -103,7 +103,7 @@ def _rows(
 ) -> list[ForecastRow]:
     rows = []
     for course, best in zip(foretold, ceilings, strict=True):
-        prediction = course.said[setting]
+        prediction = course.predictions[setting]
         asked = {finding.key for finding in prediction.findings}
         stated = {item.key: item for item in prediction.prognosis}
         ideal = best(setting) if best is not None else None

@@ -44,7 +44,7 @@ def score_inversion(answered: Sequence[Answered], *, resamples: int = 1000) -> d
 def _rows(item: Answered) -> list[Row]:
     if item.swapped is None:
         return []
-    forth = {finding.key: change_said(finding) for finding in item.said.findings}
+    forth = {finding.key: change_said(finding) for finding in item.prediction.findings}
     back = {finding.key: change_said(finding) for finding in item.swapped.findings}
     return [
         (f"{item.truth.pair_id}/{key}", item.truth.patient_id, truth.change_answer, forth[key], back[key])

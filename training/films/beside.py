@@ -54,7 +54,7 @@ def ask_language_model(predictor: Predictor, pairs: Iterable[tuple[Record, Study
     """Ask the checkpoint as if it had no film classifier, as version 2 was."""
     films, predictor.films = predictor.films, None
     try:
-        return [Answered(truth=record.truth, said=predictor.predict(pair)) for record, pair in pairs]
+        return [Answered(truth=record.truth, prediction=predictor.predict(pair)) for record, pair in pairs]
     finally:
         predictor.films = films
 
@@ -77,6 +77,8 @@ def ask_studies(predictor: Predictor, studies: Path) -> list[Answered]:
                 continue
             current = load_display_image(studies / row["file"])
             prior = last[1] if last is not None and last[0] == row["patient_id"] else None
-            answered.append(Answered(truth=truth, said=predictor.predict(StudyPair(current=current, prior=prior))))
+            answered.append(
+                Answered(truth=truth, prediction=predictor.predict(StudyPair(current=current, prior=prior)))
+            )
             last = (row["patient_id"], current)
     return answered

@@ -53,7 +53,7 @@ def ask(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]], *, twic
         answered.append(
             Answered(
                 truth=record.truth,
-                said=predictor.predict(pair),
+                prediction=predictor.predict(pair),
                 swapped=predictor.predict(pair.swapped()) if more else None,
                 same=predictor.predict(same) if more else None,
             )
@@ -103,7 +103,7 @@ def evaluate_films(
     by_reports = ask(predictor, iterate_pairs())
     studies = series.parent / "studies"
     by_studies = ask_studies(predictor, studies) if studies.is_dir() else []
-    unlike = [item.said.unfamiliarity for item in by_reports if item.said.unfamiliarity is not None]
+    unlike = [item.prediction.unfamiliarity for item in by_reports if item.prediction.unfamiliarity is not None]
     return {
         "model": f"{predictor.identity.name} {predictor.identity.version} {predictor.identity.device_uid}",
         "films": {"marked": len(by_marks), "mined": len(by_reports)},

@@ -25,7 +25,7 @@ OLD = 60
 
 def presence_figures(answered: Sequence[Answered], keys: Sequence[str]) -> dict[str, Interval]:
     """AUROC of each finding, "macro" over all that have both classes, and "ece" of the probabilities."""
-    rows = [(item.truth.patient_id, finding, item) for item in answered for finding in item.said.findings]
+    rows = [(item.truth.patient_id, finding, item) for item in answered for finding in item.prediction.findings]
     intervals: dict[str, Interval] = {}
     for key in keys:
         table = _presence_table(answered, key)
@@ -91,12 +91,12 @@ def statements(answered: Sequence[Answered]) -> dict[str, int]:
     """Stated presences: hits, false ones, and present findings that were not stated, over the checkpoint's findings."""
     counts = {"hit": 0, "false": 0, "missed": 0, "not asked": 0}
     for item in answered:
-        for finding in item.said.findings:
+        for finding in item.prediction.findings:
             truth = item.truth.findings.get(finding.key)
             if truth is None or truth.current is None:
                 continue
             stated = finding.presence.value == "present"
-            if finding.key in item.said.unstated:
+            if finding.key in item.prediction.unstated:
                 counts["not asked"] += truth.current.present
             elif truth.current.present:
                 counts["hit" if stated else "missed"] += 1
@@ -164,7 +164,7 @@ def _log_odds(probability: float) -> float:
 
 
 def _finding(item: Answered, key: str) -> Finding | None:
-    return next((finding for finding in item.said.findings if finding.key == key), None)
+    return next((finding for finding in item.prediction.findings if finding.key == key), None)
 
 
 def auroc_interval(table: Sequence[tuple[str, bool, float]]) -> Interval:

@@ -36,7 +36,7 @@ class Answered:
     """
 
     truth: PairTruth
-    said: Prediction
+    prediction: Prediction
     swapped: Prediction | None = None
     same: Prediction | None = None
 
@@ -91,7 +91,7 @@ def score_pairs(answered: Sequence[Answered], *, resamples: int = 1000, seed: in
     return PairScores(
         pairs=len(answered),
         patients=len(set(patients)),
-        abstained=sum(item.said.abstained is not None for item in answered),
+        abstained=sum(item.prediction.abstained is not None for item in answered),
         figures=figures,
         finding_auroc={key: value for key, value in by_finding.items() if not math.isnan(value)},
         changes=change_scores(everything),
@@ -101,7 +101,7 @@ def score_pairs(answered: Sequence[Answered], *, resamples: int = 1000, seed: in
 
 
 def _rows(number: int, item: Answered) -> list[PairRow]:
-    findings = {finding.key: finding for finding in item.said.findings}
+    findings = {finding.key: finding for finding in item.prediction.findings}
     swapped = {finding.key: finding for finding in item.swapped.findings} if item.swapped else {}
     same = {finding.key: finding for finding in item.same.findings} if item.same else {}
     rows = []

@@ -67,10 +67,10 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         for name, i in evaluation.scores.figures.items()
         if i.value == i.value  # a figure of an empty set is not a number and says nothing
     }
-    for name, found in rounded.items():
+    for name, figure in rounded.items():
         others = {key: scores.figures.get(name) for key, scores in evaluation.baselines.items()}
         known = {key: other.value for key, other in others.items() if other is not None}
-        found["baselines"] = {key: round(value, 4) for key, value in known.items() if value == value}
+        figure["baselines"] = {key: round(value, 4) for key, value in known.items() if value == value}
     changes = {score.label: round(score.f1, 4) for score in evaluation.scores.changes}
     auroc = {key: round(value, 4) for key, value in evaluation.scores.finding_auroc.items()}
     return {"pairs": evaluation.scores.pairs, "figures": rounded, "change_f1_by_change": changes, "auroc": auroc}

@@ -162,7 +162,7 @@ def with_zero_shot(
 
 
 def _findings_of(model: str) -> tuple[str, ...]:
-    """What a checkpoint with a manifest may be asked."""
+    """The findings that a checkpoint with a manifest may be asked."""
     folder = Path(resolve_source(model))
     return tuple(read_manifest(folder, verify=False).findings) if (folder / MANIFEST_NAME).is_file() else ()
 

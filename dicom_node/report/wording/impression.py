@@ -171,7 +171,7 @@ def _critical(statement: Statement, date: str, words: Catalogue) -> str:
 
 
 def _rest(request: ReportRequest, stated: Sequence[Statement], date: str, words: Catalogue) -> list[str]:
-    """What the groups leave: unchanged, possible, neither seen nor excluded; then what is not seen and not judged.
+    """The sentences on the rest: unchanged, possible, neither seen nor excluded; then what is not seen and not judged.
 
     That nothing (else) is seen is said only where nothing is open: a reader takes it for the whole answer.
     """
@@ -211,7 +211,7 @@ def _is_open(statement: Statement) -> bool:
 
 
 def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: bool) -> list[str]:
-    """How many findings are possible, or neither seen nor excluded; without names, which would be headlines.
+    """The number of findings that are possible, or neither seen nor excluded; without names, which would be headlines.
 
     A critical one that is not excluded is named here and not at the top: a checkpoint that can never exclude it would
     open every report with it, and readers would learn to skip the line that says a critical finding is possible.

@@ -169,7 +169,7 @@ def test_pairs_without_a_known_future_are_foretold_from_the_prior_alone() -> Non
 
 def test_inversion_tells_a_model_that_sees_the_order_from_one_that_does_not() -> None:
     truths = [record.truth for record in read_phantom_pairs(12, DropReport())]
-    seeing = [Answered(truth=t, said=told(t), swapped=told(t.swapped())) for t in truths]
+    seeing = [Answered(truth=t, prediction=told(t), swapped=told(t.swapped())) for t in truths]
     assert {name: one.value for name, one in score_inversion(seeing, resamples=5).items()} == dict.fromkeys(
         (
             *("forward", "backward", "both", "consistency"),
@@ -178,11 +178,11 @@ def test_inversion_tells_a_model_that_sees_the_order_from_one_that_does_not() ->
         ),
         1.0,
     )
-    blind = [Answered(truth=t, said=told(t), swapped=told(t)) for t in truths]
+    blind = [Answered(truth=t, prediction=told(t), swapped=told(t)) for t in truths]
     figures = score_inversion(blind, resamples=5)
     assert figures["forward"].value == 1.0
     assert figures["sensitivity"].value == figures["both, changed"].value == figures["backward, changed"].value == 0.0
-    assert score_inversion([Answered(truth=truths[0], said=told(truths[0]))]) == {}
+    assert score_inversion([Answered(truth=truths[0], prediction=told(truths[0]))]) == {}
 
 
 # --- multiple choice ---

@@ -35,7 +35,7 @@ TRUTHS = [truth_of_phantom(sample_pair(seed), f"pair-{seed}") for seed in range(
 
 def perfect(truth: PairTruth) -> Answered:
     said = told(truth)
-    return Answered(truth=truth, said=said, swapped=told(truth.swapped()), same=unchanged(said))
+    return Answered(truth=truth, prediction=said, swapped=told(truth.swapped()), same=unchanged(said))
 
 
 def test_the_truth_itself_scores_perfectly() -> None:
@@ -59,7 +59,7 @@ def test_every_kind_of_error_moves_its_own_figure() -> None:
                 prediction, findings=tuple(replace(finding, **fields) for finding in prediction.findings)  # type: ignore[arg-type]
             )  # fmt: skip
 
-        return [replace(item, said=spoil(item.said)) for item in base]
+        return [replace(item, prediction=spoil(item.prediction)) for item in base]
 
     always_new = score_pairs(spoilt(change=Change.NEW), resamples=1)
     assert always_new.value("change_f1") < 0.2
@@ -68,15 +68,15 @@ def test_every_kind_of_error_moves_its_own_figure() -> None:
     assert score_pairs(spoilt(location=None), resamples=1).value("side_coverage") == 0.0
     assert score_pairs(spoilt(level="severe"), resamples=1).value("grade_accuracy") < 0.7
     assert score_pairs(spoilt(probability=0.5), resamples=1).value("presence_auroc") == 0.5
-    flipped = [replace(item, swapped=item.said) for item in base]
+    flipped = [replace(item, swapped=item.prediction) for item in base]
     assert score_pairs(flipped, resamples=1).value("swap_consistency_changed") < 0.7
-    drifting = [replace(item, same=item.said) for item in base]
+    drifting = [replace(item, same=item.prediction) for item in base]
     assert score_pairs(drifting, resamples=1).value("same_image_consistency") < 0.95
 
 
 def test_a_pair_that_the_model_abstains_on_is_wrong_not_missing() -> None:
     silent = Prediction(findings=(), model=IDENTITY, abstained=AbstainReason.LOW_CERTAINTY)
-    scores = score_pairs([Answered(truth=truth, said=silent) for truth in TRUTHS], resamples=1)
+    scores = score_pairs([Answered(truth=truth, prediction=silent) for truth in TRUTHS], resamples=1)
     assert scores.abstained == len(TRUTHS)
     assert scores.value("presence_accuracy") == 0.0
     assert scores.value("change_f1") == 0.0
@@ -103,10 +103,10 @@ def test_a_small_set_worked_out_by_hand() -> None:
 
     scores = score_pairs(
         [
-            Answered(truth=truth(1, True, False, Change.NEW), said=said(0.9, Change.NEW, 0.8)),
-            Answered(truth=truth(2, True, True, Change.STABLE), said=said(0.4, Change.RESOLVED, 0.6)),
-            Answered(truth=truth(3, False, True, Change.RESOLVED), said=said(0.2, Change.RESOLVED, 0.9)),
-            Answered(truth=truth(4, False, False, None), said=said(0.6, Change.NEW, 0.5)),
+            Answered(truth=truth(1, True, False, Change.NEW), prediction=said(0.9, Change.NEW, 0.8)),
+            Answered(truth=truth(2, True, True, Change.STABLE), prediction=said(0.4, Change.RESOLVED, 0.6)),
+            Answered(truth=truth(3, False, True, Change.RESOLVED), prediction=said(0.2, Change.RESOLVED, 0.9)),
+            Answered(truth=truth(4, False, False, None), prediction=said(0.6, Change.NEW, 0.5)),
         ],
         resamples=1,
     )
@@ -124,11 +124,11 @@ def test_a_small_set_worked_out_by_hand() -> None:
 
 def test_what_is_not_labelled_is_not_scored() -> None:
     unknown = PairTruth(pair_id="1", patient_id="p", findings={"edema": FindingTruth(key="edema")})
-    scores = score_pairs([Answered(truth=unknown, said=told(TRUTHS[0]))], resamples=1)
+    scores = score_pairs([Answered(truth=unknown, prediction=told(TRUTHS[0]))], resamples=1)
     assert math.isnan(scores.value("presence_auroc"))
     assert math.isnan(scores.value("change_f1"))
     with pytest.raises(ValueError, match="no labelled finding"):
-        score_pairs([Answered(truth=replace(unknown, findings={}), said=told(TRUTHS[0]))])
+        score_pairs([Answered(truth=replace(unknown, findings={}), prediction=told(TRUTHS[0]))])
     with pytest.raises(ValueError, match="not in the ontology"):
         PairTruth(pair_id="1", patient_id="p", findings={"wisdom": FindingTruth(key="wisdom")})
 

@@ -163,9 +163,9 @@ def test_the_majority_baseline_gives_the_most_frequent_answer() -> None:
 def test_baselines_on_phantoms_score_like_chance() -> None:
     truths = [truth_of_phantom(sample_pair(seed), f"{seed}") for seed in range(300)]
     learnt = majority_findings(truths[:150])
-    majority = score_pairs([Answered(truth=t, said=learnt.predict(t)) for t in truths[150:]], resamples=1)
+    majority = score_pairs([Answered(truth=t, prediction=learnt.predict(t)) for t in truths[150:]], resamples=1)
     unchanged = score_pairs(
-        [Answered(truth=t, said=learnt.predict(t, unchanged=True)) for t in truths[150:]], resamples=1
+        [Answered(truth=t, prediction=learnt.predict(t, unchanged=True)) for t in truths[150:]], resamples=1
     )
     assert majority.value("presence_auroc") == 0.5
     assert majority.value("change_f1") < 0.25
