@@ -31,7 +31,7 @@ def test_hardly_a_variable_is_named_by_a_word_that_tells_nothing_of_its_value(
     measured: dict[str, house.Measures], package: str
 ) -> None:
     measures = measured[package]
-    assert 1000 * measures.count("variables") / sum(measures.files) <= 3, measures.places["variables"]
+    assert 1000 * measures.count("variables") / sum(measures.files) <= 2, measures.places["variables"]
 
 
 def test_no_more_than_three_class_names_stand_for_two_classes(measured: dict[str, house.Measures]) -> None:
