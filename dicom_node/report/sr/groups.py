@@ -228,18 +228,12 @@ def _finding_tracking(request: ReportRequest, finding: Finding) -> TrackingIdent
     )
 
 
-# highdicom takes a millisecond or two for an item, and a report repeats a few items in some twenty groups. Nothing
-# writes to an item that stands in a tree, so equal ones are one object.
-
-
-@lru_cache(maxsize=16)
 def _source_image(sop_class_uid: str, sop_instance_uid: str) -> SourceImageForMeasurementGroup:
     return SourceImageForMeasurementGroup(
         referenced_sop_class_uid=sop_class_uid, referenced_sop_instance_uid=sop_instance_uid
     )
 
 
-@lru_cache
 def _time_point(role: ImageRole) -> TimePointContext:
     return TimePointContext(time_point=role.value)
 
@@ -249,7 +243,6 @@ def _percent(name: CodedConcept, probability: float) -> Measurement:
     return _measure_percent(name, min(max(round(float(probability) * 100, 1), 0.1), 99.9))
 
 
-@lru_cache(maxsize=4096)
 def _measure_percent(name: CodedConcept, percent: float) -> Measurement:
     return Measurement(name=name, value=percent, unit=dicom_codes.UCUM.Percent)
 
@@ -275,11 +268,9 @@ def _site(finding: Finding) -> list[FindingSite]:
     return [_finding_site(codes.concept(f"site.{concept.site}"), *codes.place_codes(finding.location))]
 
 
-@lru_cache(maxsize=1024)
 def _finding_site(anatomy: CodedConcept, side: CodedConcept | None, place: CodedConcept | None) -> FindingSite:
     return FindingSite(anatomic_location=anatomy, laterality=side, topographical_modifier=place)
 
 
-@lru_cache(maxsize=1024)
 def _evaluation(name: str, value: CodedConcept) -> QualitativeEvaluation:
     return QualitativeEvaluation(name=codes.concept(name), value=value)
