@@ -3,6 +3,9 @@
 Several processes share the folder without a lock. A file appears by a rename, whole; each use moves its time of last
 change forward; and a file that was used a short time ago is never removed, so that a path that was given out can still
 be opened. So the cache may hold more than its limit for that time.
+
+Copies are not fsynced, so after a power cut a file may have its name and not its bytes. Each start of the machine has a
+folder of its own in the cache: what an earlier one left is never read, and goes first when room is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dicom_node.system.process_identity import boot
+
 KEPT_SECONDS: Final = 900.0
 """A path that was given out can be opened for so long: longer than the analysis of a study takes."""
 SLACK: Final = 0.9
@@ -23,12 +28,13 @@ LOOK_AFTER_BYTES: Final = 256 << 20
 
 
 class FileCache:
-    """A folder of at most `max_bytes`."""
+    """A folder of at most `max_bytes`. folder: that of this start of the machine, below the one that is given."""
 
     def __init__(
         self, folder: Path, *, max_bytes: int, kept_seconds: float = KEPT_SECONDS, look_after: int = LOOK_AFTER_BYTES
     ) -> None:
-        self.folder = folder
+        self.folder = folder / boot()
+        self._all_starts = folder
         self._max_bytes = max_bytes
         self._kept_seconds = kept_seconds
         self._look_after = min(look_after, max_bytes // 10)
@@ -75,7 +81,7 @@ class FileCache:
         if self._since_look < self._look_after:
             return
         self._since_look = 0
-        files = sorted(_files(self.folder))
+        files = sorted(_files(self._all_starts))
         total = sum(size for _used_at, size, _path in files)
         if total <= self._max_bytes:
             return

@@ -22,6 +22,18 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @cache
+def boot() -> str:
+    """Return a name for this run of the machine, from one start of its kernel to the next.
+
+    Where the system does not tell (no Linux), the name is this process's own.
+    """
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return secrets.token_hex(16)
+
+
+@cache
 def machine() -> str:
     """Return a name for the set of processes in which a process id is unique: one boot, one PID namespace.
 

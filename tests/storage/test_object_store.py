@@ -177,6 +177,30 @@ def test_the_cache_lets_the_longest_unused_go_and_readers_fetch_it_again(store: 
     assert store.read_data_set(names[0]) == CONTENT + bytes([0])
 
 
+def test_a_copy_of_an_earlier_start_of_the_machine_is_not_read(
+    section: StorageSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are not fsynced: after a power cut one may have its name and not its bytes."""
+
+    def opened() -> ObjectStore:
+        cache = FileCache(tmp_path / "cache", max_bytes=1, kept_seconds=60, look_after=0)
+        return ObjectStore(Bucket(section), spool=tmp_path / "spool", cache=cache)
+
+    before = opened()
+    name = before.put(CONTENT, META).path
+    cut = before.cache.path(name)
+    before.close()
+    cut.parent.mkdir(parents=True, exist_ok=True)
+    cut.write_bytes(b"\0" * 8)
+    os.utime(cut, (0, 1000))
+    monkeypatch.setattr("dicom_node.storage.file_cache.boot", lambda: "the next start")
+    after = opened()
+    assert after.read_data_set(name) == CONTENT
+    after.put(CONTENT + b"X", META)
+    assert not cut.exists(), "it makes room"
+    after.close()
+
+
 def test_recovery_takes_old_objects_without_a_row_and_leaves_young_ones(
     section: StorageSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
