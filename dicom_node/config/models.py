@@ -91,7 +91,7 @@ class ModelSection(Section):
         description="images beyond the checkpoint's limit of unfamiliarity: not analysed, or read with a warning",
     )
     studies_at_once: int = Field(
-        default=0,
+        default=1,  # of one patient's films that come together, the later one's report rests on the earlier one's
         ge=0,
         le=32,
         description="waiting studies analysed side by side in one batch; 0: by the load, up to 3 while others wait",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, select, update
 
-from dicom_node.config import NodeSection, Settings
+from dicom_node.config import ModelSection, NodeSection, Settings
 from dicom_node.config.models import STUDIES_BY_LOAD
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
@@ -255,7 +256,9 @@ def test_a_commit_wakes_only_the_lanes_that_have_work(shared: Callable[[], NodeC
 
 
 def test_studies_are_analysed_side_by_side_only_while_others_wait(shared: Callable[[], NodeContext]) -> None:
-    node, other = shared(), shared()
+    other = shared()
+    by_load = other.settings.model_copy(update={"model": ModelSection(studies_at_once=0)})
+    node = dataclasses.replace(other, settings=by_load, stop=threading.Event())
     go_on, begun = threading.Event(), []
 
     def analyse(job: ClaimedJob, context: NodeContext) -> None:
