@@ -149,9 +149,9 @@ def fail(
 def postpone(session: Session, job: ClaimedJob, *, until: dt.datetime | None = None) -> None:
     """Give the job back without counting the attempt: what it waits for is not its own failure (shutdown, proof).
 
-    until: when it is due again; None: at once.
+    until: when it is due again; None: at once, in the place that it had.
     """
-    run_at = database_time(session) if until is None else until
+    run_at = Job.run_at if until is None else until
     _leave(session, job, JobState.READY, run_at=run_at, attempts=max(job.attempts - 1, 0))
 
 
@@ -192,6 +192,9 @@ def _take_from_lost(session: Session, is_lost: ColumnElement[bool]) -> list[str]
     """
     now = database_time(session)
     is_spent = Job.attempts >= Job.max_attempts
+    # Lost once, it keeps its place: a later film of the same patient, which rests on this one, does not go before it.
+    # Lost again, it may be what kills the worker, and goes behind all that wait.
+    keeps_its_place = is_spent | (Job.attempts <= 1)
     # A row that is locked is one that its owner is changing, so its worker is not lost.
     lost = lock_rows(session, Job, (Job.state == JobState.RUNNING) & is_lost, skip_locked=True)
     changed = session.execute(
@@ -199,7 +202,7 @@ def _take_from_lost(session: Session, is_lost: ColumnElement[bool]) -> list[str]
         .where(lost)
         .values(
             state=case((is_spent, JobState.DEAD), else_=JobState.READY),
-            run_at=case((is_spent, Job.run_at), else_=now),
+            run_at=case((keeps_its_place, Job.run_at), else_=now),
             finished_at=case((is_spent, now), else_=None),
             last_error=case((is_spent, LOST_AT_EVERY_ATTEMPT), else_="the worker was lost"),
             lease_until=None,

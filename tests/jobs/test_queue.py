@@ -270,6 +270,20 @@ def test_release_gives_back_only_what_the_gone_worker_held(database: Database) -
     assert take(database).key == "a"
 
 
+def test_what_was_in_hand_when_the_plug_was_pulled_goes_on_first_once(database: Database) -> None:
+    """A later film of the same patient rests on it. Lost again, it may be what kills the worker, and waits behind."""
+    add(database, "prior", run_at=NOW - 2 * SECOND)
+    add(database, "current", run_at=NOW - 1 * SECOND)
+    for after in ("prior", "current"):
+        assert take(database, "host:7:analyse").key == "prior"
+        with database.write() as session:
+            assert jobs.release(session, owner_prefix="host:") == 1
+        found = take(database, "host:8:analyse")
+        assert found.key == after
+        with database.write() as session:
+            jobs.postpone(session, found)
+
+
 def test_what_kills_the_whole_node_every_time_goes_dead(database: Database) -> None:
     """The node starts again, finds the job of its dead predecessor, and must not die of it for ever."""
     add(database, "killer", max_attempts=2)
