@@ -88,10 +88,10 @@ class Watcher:
 
     def _name(self, process: psutil.Process) -> str:
         if process.pid not in self._names:
-            self._names[process.pid] = self._named(process)
+            self._names[process.pid] = self._find_name(process)
         return self._names[process.pid]
 
-    def _named(self, process: psutil.Process) -> str:
+    def _find_name(self, process: psutil.Process) -> str:
         """The children of the main process name themselves in the log; theirs go by what they run."""
         if process.pid == self._main.pid:
             return "main (sweeps, pages)"

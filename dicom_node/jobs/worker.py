@@ -26,7 +26,7 @@ from dicom_node.system.process_identity import ProcessIdentity, machine, this_pr
 log = get_logger(__name__)
 
 BESIDE_POLL = dt.timedelta(seconds=60)
-"""The same of a thread that works only while others wait; a wake-up comes with each study that does."""
+"""`SLOW_POLL` of a thread that works only while others wait; a wake-up comes with each study that does."""
 PAUSE_AFTER_TROUBLE_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 10.0
 """The interval at which a lane whose machine has a fault checks whether it still has it."""

@@ -142,7 +142,7 @@ def answers() -> TypeAdapter[AskedRecord]:
 
 
 def said_of(line: Line) -> AskedRecord:
-    """What was said of a record, of its line."""
+    """Read the answers on a record from its line."""
     return answers().validate_python(line["said"])
 
 
