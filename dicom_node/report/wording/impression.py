@@ -106,17 +106,16 @@ def _number(request: ReportRequest, words: Catalogue) -> list[str]:
 
 def _possible_critical(stated: Sequence[Statement], words: Catalogue) -> list[str]:
     """The critical findings that are possible, by name: a reader must know of them before looking any further."""
-    return _critical_and_open(Seen.POSSIBLE, "impression.possible_critical", stated, words)
+    names = _names_of_critical_and_open(Seen.POSSIBLE, stated, words)
+    return [words.text("impression.possible_critical", findings=words.join(names))] if names else []
 
 
-def _critical_and_open(seen: Seen, key: str, stated: Sequence[Statement], words: Catalogue) -> list[str]:
-    """The sentence on the critical findings that are possible, or that are neither seen nor excluded."""
-    names = [
+def _names_of_critical_and_open(seen: Seen, stated: Sequence[Statement], words: Catalogue) -> list[str]:
+    return [
         name_of(statement.finding.key, words)
         for statement in stated
         if _is_critical_and_open(statement) and statement.seen is seen
     ]
-    return [words.text(key, findings=words.join(names))] if names else []
 
 
 def _is_critical_and_open(statement: Statement) -> bool:
@@ -216,7 +215,8 @@ def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: 
     A critical one that is not excluded is named here and not at the top: a checkpoint that can never exclude it would
     open every report with it, and readers would learn to skip the line that says a critical finding is possible.
     """
-    not_excluded = _critical_and_open(Seen.UNDECIDED, "finding_line.undecided", stated, words)
+    names = _names_of_critical_and_open(Seen.UNDECIDED, stated, words)
+    not_excluded = [words.text("finding_line.undecided", findings=words.join(names))] if names else []
     open_ = [
         statement
         for statement in stated
@@ -225,6 +225,9 @@ def _open_sentence(stated: Sequence[Statement], words: Catalogue, *, has_named: 
     seen = [statement.seen for statement in open_ if not _is_critical_and_open(statement)]
     if not seen:
         return not_excluded
+    if names and set(seen) == {Seen.UNDECIDED}:
+        others = words.text(f"impression.and_other{'_one' if len(seen) == 1 else ''}", count=len(seen))
+        return [words.text("finding_line.undecided", findings=words.join([*names, others]))]
     how = "both" if len(set(seen)) == 2 else "possible" if seen[0] is Seen.POSSIBLE else "undecided"
     key = f"impression.open{'_other' if has_named else ''}{'_one' if len(seen) == 1 else ''}"
     return [*not_excluded, words.text(key, count=len(seen), how=words.text(f"impression.open_how_{how}"))]

@@ -112,6 +112,16 @@ def test_a_critical_finding_that_is_not_excluded_stands_behind_what_is_seen(lang
     assert places[line] <= 3
 
 
+@pytest.mark.parametrize(("others", "said"), [(1, "one other finding"), (2, "2 other findings")])
+def test_what_is_not_excluded_is_said_in_one_sentence(others: int, said: str) -> None:
+    keys = ["pneumothorax", "edema", "consolidation"][: others + 1]
+    open_ = [finding(key, probability=0.2) for key in keys]
+    undecided = [dataclasses.replace(each, presence=Presence.PRESENT) for each in open_]
+    opening = " ".join(_impressions(request(prediction(*undecided))))
+    assert f"Neither seen nor excluded: pneumothorax and {said} (see Findings)." in opening
+    assert opening.count("excluded") == 1
+
+
 def test_a_comparison_in_which_nothing_is_seen_says_so_of_both_films() -> None:
     """Some findings may not be judged: of the others the reader learns that they were not there before either."""
     unsaid = dataclasses.replace(absent("cardiomegaly"), presence=Presence.ABSTAINED)
