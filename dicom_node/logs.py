@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
-from typing import TextIO, cast
-
-import structlog
-from structlog.contextvars import bound_contextvars as bound
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from dicom_node.config import LoggingSection
 from dicom_node.errors import NodeError
+
+if TYPE_CHECKING:  # imported with the first line: a command that logs nothing need not wait for it
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 __all__ = ["bound", "configure", "get_logger"]
 
@@ -62,9 +64,30 @@ QUIET_LOGGERS: Mapping[str, int] = {
 }
 
 
+class _ModuleLogger:
+    """The logger of a module, made by structlog for each line as it is set up then."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(_structlog().get_logger(self._name), method)
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of a module. Usable before `configure`, which then changes how its lines look."""
-    return cast(FilteringBoundLogger, structlog.get_logger(name))
+    return cast("FilteringBoundLogger", _ModuleLogger(name))
+
+
+@contextmanager
+def bound(**ids: Any) -> Iterator[None]:
+    """Give these ids to every line that is logged inside."""
+    from structlog.contextvars import bound_contextvars
+
+    with bound_contextvars(**ids):
+        yield
 
 
 def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None:
@@ -73,28 +96,9 @@ def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None
     Call once per process, at its start.
     """
     number = logging.getLevelNamesMapping()[settings.level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _without_patient_data,
-        structlog.processors.format_exc_info if number <= logging.DEBUG else _exception_without_words,
-        _one_line,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=_stdlib_logger,
-        cache_logger_on_first_use=False,
-    )
+    _set_up_later(lambda: _configure_structlog(number))
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
-        )
-    )
+    handler.setFormatter(_LateFormatter(lambda: _formatter(settings, number)))
     handler.addFilter(_hide_warning_text)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -104,12 +108,88 @@ def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None
     logging.captureWarnings(True)
 
 
+_setup: Callable[[], None] | None = None
+"""What structlog has still to be told, once it is imported."""
+_setup_lock = threading.Lock()
+
+
+def _set_up_later(setup: Callable[[], None]) -> None:
+    global _setup
+    _setup = setup
+    if "structlog" in sys.modules:
+        _structlog()
+
+
+def _structlog() -> ModuleType:
+    """structlog, imported where it was not and set up as was asked last."""
+    global _setup
+    import structlog
+
+    if _setup is not None:
+        with _setup_lock:
+            if _setup is not None:
+                _setup()
+                _setup = None  # only now: another thread's line waits at the lock until then
+    return structlog
+
+
+def _configure_structlog(number: int) -> None:
+    import structlog
+
+    structlog.configure(
+        processors=[*_processors(number), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=_stdlib_logger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _processors(number: int) -> list[Processor]:
+    """The steps of every line, our own and the libraries'."""
+    import structlog
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_patient_data,
+        structlog.processors.format_exc_info if number <= logging.DEBUG else _exception_without_words,
+        _one_line,
+    ]
+
+
+def _formatter(settings: LoggingSection, number: int) -> logging.Formatter:
+    import structlog
+
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_processors(number),
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
+    )
+
+
+class _LateFormatter(logging.Formatter):
+    """A formatter that is made with the first record."""
+
+    def __init__(self, make: Callable[[], logging.Formatter]) -> None:
+        super().__init__()
+        self._make = make
+        self._made: logging.Formatter | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._made is None:
+            self._made = self._make()
+        return self._made.format(record)
+
+
 def _stdlib_logger(*names: str) -> logging.Logger:
     return logging.getLogger(names[0] if names else "dicom_node")
 
 
 def _renderer(settings: LoggingSection) -> Processor:
     """key=value pairs for people and the journal of systemd, or one JSON object a line for collectors."""
+    import structlog
+
     if settings.format == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     return structlog.processors.LogfmtRenderer(
@@ -168,5 +248,11 @@ def _hide_warning_text(record: logging.LogRecord) -> bool:
     return True
 
 
-# Until `configure`: standard error, since the standard output of a command may be JSON for a program.
-structlog.configure(logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr))
+def _log_to_standard_error() -> None:
+    import structlog
+
+    structlog.configure(logger_factory=lambda *_names: structlog.PrintLogger(sys.stderr))
+
+
+# Until `configure`: the standard output of a command may be JSON for a program.
+_set_up_later(_log_to_standard_error)

@@ -14,6 +14,7 @@ from dicom_node.backfill.spans import months
 from dicom_node.config import QueryPeer, Settings
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.backfill import (
+    ENDED_RUN_STATES,
     BackfillItem,
     BackfillItemState,
     BackfillRange,
@@ -27,7 +28,6 @@ from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
 
-ENDED = (BackfillRunState.DONE, BackfillRunState.CANCELLED)
 MAX_NAME = 64
 
 
@@ -134,7 +134,7 @@ def resume_run(
 ) -> None:
     """Transition B, and new limits for a paused or a running run. An archive that was away is asked at once."""
     run = run_named(session, name, lock=True)
-    if run.state in ENDED:
+    if run.state in ENDED_RUN_STATES:
         raise UsageError(f"the run {name!r} is {run.state}; `dicom-node backfill retry {name}` tries again what failed")
     if limits is not None:
         run.per_minute, run.at_once = limits.per_minute, limits.at_once
@@ -146,7 +146,7 @@ def resume_run(
 def cancel_run(session: Session, name: str, *, settings: Settings, now: dt.datetime, who: str) -> None:
     """Transition D. What is being fetched or analysed comes to its end; the rest stays as it is in the report."""
     run = run_named(session, name, lock=True)
-    if run.state in ENDED:
+    if run.state in ENDED_RUN_STATES:
         raise UsageError(f"the run {name!r} is {run.state} already")
     run.ended_at = now
     _change(session, run, BackfillRunState.CANCELLED, settings, now=now, who=who)

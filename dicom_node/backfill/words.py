@@ -12,9 +12,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.backfill.limits import obstacle
 from dicom_node.backfill.progress import RunProgress, progress_of
-from dicom_node.backfill.runs import ENDED
 from dicom_node.context import NodeContext
-from dicom_node.index.tables.backfill import BackfillRun, BackfillRunState
+from dicom_node.index.tables.backfill import ENDED_RUN_STATES, BackfillRun, BackfillRunState
 
 SHOWN_AFTER_END = dt.timedelta(days=7)
 """The Jobs page shows a run so long after its end."""
@@ -97,7 +96,7 @@ class RunSummary:
 def run_summary(session: Session, run: BackfillRun, node: NodeContext) -> RunSummary:
     """Count what there is of a run, and say what it waits for."""
     counted = progress_of(session, run, now=node.clock())
-    can_tell = counted.left and counted.time_left is not None and run.state not in ENDED
+    can_tell = counted.left and counted.time_left is not None and run.state not in ENDED_RUN_STATES
     return RunSummary(
         name=run.name,
         archive=run.archive,
@@ -112,12 +111,14 @@ def run_summary(session: Session, run: BackfillRun, node: NodeContext) -> RunSum
 
 def unfinished_runs(session: Session) -> list[BackfillRun]:
     """The runs that are running or paused, oldest first."""
-    return list(session.scalars(select(BackfillRun).where(~BackfillRun.state.in_(ENDED)).order_by(BackfillRun.id)))
+    return list(
+        session.scalars(select(BackfillRun).where(~BackfillRun.state.in_(ENDED_RUN_STATES)).order_by(BackfillRun.id))
+    )
 
 
 def recent_runs(session: Session, *, now: dt.datetime) -> list[BackfillRun]:
     """The unfinished runs, and those that ended within SHOWN_AFTER_END, newest first."""
-    is_recent = ~BackfillRun.state.in_(ENDED) | (BackfillRun.ended_at > now - SHOWN_AFTER_END)
+    is_recent = ~BackfillRun.state.in_(ENDED_RUN_STATES) | (BackfillRun.ended_at > now - SHOWN_AFTER_END)
     return list(session.scalars(select(BackfillRun).where(is_recent).order_by(BackfillRun.id.desc())))
 
 

@@ -8,11 +8,12 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
-from dicom_node.chart.messages import ChartItem, ChartMessage, UnknownPart
+from dicom_node.chart.messages import ChartItem, ChartMessage
+from dicom_node.chart.not_understood import count_part
 from dicom_node.hl7.times import ClockTime
-from dicom_node.index.tables.chart import ChartEntry, ChartKind, ChartUnknown
+from dicom_node.index.tables.chart import ChartEntry, ChartKind
 from dicom_node.index.tables.core import Instance, Series, Study
-from dicom_node.index.upsert import insert_if_absent, insert_or_update
+from dicom_node.index.upsert import insert_if_absent
 
 
 def keep(session: Session, message: ChartMessage, *, now: dt.datetime, audited: audit.Participant, site: str) -> int:
@@ -31,7 +32,7 @@ def keep(session: Session, message: ChartMessage, *, now: dt.datetime, audited: 
             site=site,
         )
     for part in message.unknown:
-        _count(session, part, now=now)
+        count_part(session, part, now=now)
     return changed
 
 
@@ -81,23 +82,6 @@ def _values(item: ChartItem, message: ChartMessage) -> dict[str, object]:
 
 def _time(name: str, time: ClockTime | None) -> dict[str, object]:
     return {f"{name}_at": time.text if time else "", f"{name}_zone": time.zone if time else None}
-
-
-def _count(session: Session, part: UnknownPart, *, now: dt.datetime) -> None:
-    values = {"kind": part.kind, "code": part.code, "system": part.system, "times": 1, "last_at": now}
-    insert_or_update(
-        session,
-        ChartUnknown,
-        values,
-        unique=["kind", "code", "system"],
-        update={"times": ChartUnknown.times + 1, "last_at": now},
-    )
-
-
-def unknown_parts(session: Session, *, limit: int = 50) -> list[ChartUnknown]:
-    """The parts that were not understood, the most frequent first."""
-    rows = select(ChartUnknown).order_by(ChartUnknown.times.desc(), ChartUnknown.id).limit(limit)
-    return list(session.scalars(rows))
 
 
 def forget(session: Session, *, before: dt.datetime) -> int:

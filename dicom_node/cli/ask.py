@@ -40,11 +40,11 @@ def ask_command(
         print_json(values)
     else:
         certainty = f" ({values['certainty']:.0%})" if values["certainty"] is not None else ""
-        console.print(f"{values['answer']}{certainty}", highlight=False)
+        console.print(f"{values['answer']}{certainty}")
         for uid in values["images"]:
-            console.print(f"  image {uid}", highlight=False)
+            console.print(f"  image {uid}")
         if values["demonstration"]:
-            console.print("  The model is a demonstration, not for clinical use.", highlight=False)
+            console.print("  The model is a demonstration, not for clinical use.")
     if values["refused"]:
         raise typer.Exit(1)
 

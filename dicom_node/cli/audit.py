@@ -51,8 +51,11 @@ def list_command(
 
 def _row(line: AuditLine) -> Row:
     below = [f"by {', '.join(line.actors)}" if line.actors else "", *line.patients, *line.studies]
-    style = None if line.outcome == "success" else "red"
-    return Row(cells=(moment(line.at), line.event, line.event_type, line.outcome), below=tuple(below), style=style)
+    return Row(
+        cells=(moment(line.at), line.event, line.event_type, line.outcome),
+        below=tuple(below),
+        style=None if line.outcome == "success" else "red",
+    )
 
 
 def _time(text: str) -> dt.datetime | None:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console
 
+from dicom_node.cli.console import LineConsole, Style
 from dicom_node.config import Settings, config_path, load_settings
 from dicom_node.context import NodeContext
 from dicom_node.index import schema
@@ -31,9 +31,8 @@ ProcessesOption = Annotated[int, typer.Option(min=0, help="Processes; 0: as many
 RayOption = Annotated[str, typer.Option("--ray", help='Ray cluster: HOST:PORT, "auto", or "local" for a trial.')]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-# No markup and no emoji: names and errors come from strangers, and "[/b]" in one would be an error of rich's.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = LineConsole()
+errors = LineConsole(is_error=True)
 
 
 def settings_from(config: Path | None) -> Settings:
@@ -77,7 +76,7 @@ class Row:
 
     cells: tuple[str, ...]
     below: tuple[str, ...] = ()
-    style: str | None = None
+    style: Style | None = None
 
 
 def print_rows(heads: Sequence[str], rows: Sequence[Row]) -> None:

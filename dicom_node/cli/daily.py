@@ -7,22 +7,22 @@ import getpass
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from dicom_node.admin import listings as reading
 from dicom_node.admin.formats import day, label, moment, person_name, words_for
 from dicom_node.admin.job_listings import job_lines
-from dicom_node.backfill.words import summary_line, unfinished_runs
-from dicom_node.chart import store as chart
+from dicom_node.chart.not_understood import unknown_parts
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
+from dicom_node.index.tables.backfill import ENDED_RUN_STATES, BackfillRun
 from dicom_node.index.tables.core import Job, JobState, Outcome, Quarantine, Study, StudyPurpose, StudyState
 from dicom_node.jobs import backlog
 from dicom_node.jobs.stalled_destinations import find_stalled
 from dicom_node.retention.disk import disk_usage
-from dicom_node.serving.status import serving_lines
+from dicom_node.serving.workers import serving_lines
 
 MEGABYTE = 10**6
 
@@ -34,19 +34,22 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(values)
     else:
-        table = Table("what", "which", "count", box=None)
-        for what in ("studies", "jobs", "deliveries"):
-            for which, count in values[what].items():
-                style = "red" if which.endswith("dead") else None
-                table.add_row(what, _in_words(what, which), str(count), style=style)
-        console.print(table)
+        rows = [
+            Row(
+                cells=(what, _in_words(what, which), str(count)),
+                style="red" if which.endswith("dead") else None,
+            )
+            for what in ("studies", "jobs", "deliveries")
+            for which, count in values[what].items()
+        ]
+        print_rows(("what", "which", "count"), rows)
         disk = values["disk"]
         console.print(f"disk    {disk['free_percent']:.1f} % free of {disk['total_bytes'] / 10**9:.0f} GB")
         for part in values["chart_not_understood"]:
             code = f"{part['code'] or 'none'} ({part['system'] or 'no system'})"
-            console.print(f"chart    {part['kind']} not understood: {code}, {part['times']} times", markup=False)
+            console.print(f"chart    {part['kind']} not understood: {code}, {part['times']} times")
         for line in values["backfill"]:
-            console.print(f"backfill  {line}", markup=False)
+            console.print(f"backfill  {line}")
         for trouble in values["troubles"]:
             console.print(f"trouble  {trouble}", style="red")
     if values["troubles"]:
@@ -73,11 +76,11 @@ def _status(node: NodeContext) -> dict[str, Any]:
         serving = serving_lines(session, node.clock())
         unknown = [
             {"kind": row.kind, "code": row.code, "system": row.system, "times": row.times}
-            for row in chart.unknown_parts(session, limit=10)
+            for row in unknown_parts(session, limit=10)
         ]
         stalled = [destination.sentence() for destination in find_stalled(session)]
         unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
-        backfills = [summary_line(session, run, node) for run in unfinished_runs(session)]
+        backfills = _backfill_lines(session, node)
         unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
     usage = disk_usage(node)
     troubles = [
@@ -100,6 +103,16 @@ def _status(node: NodeContext) -> dict[str, Any]:
         "backfill": backfills,
         "troubles": troubles,
     }
+
+
+def _backfill_lines(session: Session, node: NodeContext) -> list[str]:
+    unfinished = ~BackfillRun.state.in_(ENDED_RUN_STATES)
+    if session.scalar(select(BackfillRun.id).where(unfinished).limit(1)) is None:
+        return []
+    # Imported where there is one: counting a run takes parts of the node that other nodes need not load here.
+    from dicom_node.backfill.words import summary_line, unfinished_runs
+
+    return [summary_line(session, run, node) for run in unfinished_runs(session)]
 
 
 def studies(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from dicom_node.admin.formats import label
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
@@ -118,7 +117,7 @@ def read_report_file(
         out.write_text(shown, "utf-8")
     except OSError as error:
         raise NodeError(f"{out}: cannot be written: {error.strerror}") from error
-    console.print(f"written: {out}", markup=False)
+    console.print(f"written: {out}")
 
 
 def show_agreement(
@@ -138,18 +137,21 @@ def show_agreement(
         print_json({aspect: feedback_listing.agreement_json(by_finding) for aspect, by_finding in figures.items()})
         return
     for aspect, by_finding in figures.items():
-        table = Table(aspect, "judged", "agree", "kappa", "node only", "radiologist only", "contradictory", box=None)
-        for line in (*by_finding.values(), agreement.overall(by_finding)):
-            table.add_row(
-                line.finding or "all",
-                str(line.judged),
-                "" if line.ratio is None else f"{100 * line.ratio:.0f} %",
-                "" if line.kappa is None else f"{line.kappa:.2f}",
-                str(line.node_only) if aspect == "presence" else "",
-                str(line.radiologist_only) if aspect == "presence" else "",
-                str(line.contradictory),
+        rows = [
+            Row(
+                cells=(
+                    line.finding or "all",
+                    str(line.judged),
+                    "" if line.ratio is None else f"{100 * line.ratio:.0f} %",
+                    "" if line.kappa is None else f"{line.kappa:.2f}",
+                    str(line.node_only) if aspect == "presence" else "",
+                    str(line.radiologist_only) if aspect == "presence" else "",
+                    str(line.contradictory),
+                )
             )
-        console.print(table)
+            for line in (*by_finding.values(), agreement.overall(by_finding))
+        ]
+        print_rows((aspect, "judged", "agree", "kappa", "node only", "radiologist only", "contradictory"), rows)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-
 from dicom_node.admin.formats import span
 from dicom_node.cli.common import errors
+from dicom_node.cli.console import LineConsole
 
 if TYPE_CHECKING:  # the bars take a tenth of a second to import, and only a terminal shows them
+    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -33,7 +33,7 @@ class Progress:
         Seconds from any origin.
     """
 
-    def __init__(self, *, console: Console = errors, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, console: LineConsole | Console = errors, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -118,7 +118,7 @@ class _StageBar:
         )
 
 
-def _bars(console: Console) -> Any:
+def _bars(console: LineConsole | Console) -> Any:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -129,4 +129,6 @@ def _bars(console: Console) -> Any:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console)
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console.rich() if isinstance(console, LineConsole) else console
+    )

@@ -24,7 +24,7 @@ from dicom_node.serving.batching import BatchedPredictor
 from dicom_node.serving.model_process import InferenceProcess
 from dicom_node.serving.predictor import PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
-from dicom_node.serving.status import forget_dead_workers
+from dicom_node.serving.workers import forget_dead_workers
 from dicom_node.system.process_identity import describe_process
 
 log = get_logger(__name__)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.index.tables.models import ModelEvent, ModelServing
+from dicom_node.index.tables.models import ModelEvent
 from dicom_node.serving.promotion import ModelsError, champion
-from dicom_node.system.process_identity import ProcessIdentity, machine, shown_name
+from dicom_node.serving.workers import serving_lines
 from model.checkpoints import registry
 from model.checkpoints.registry import ModelEntry
 from model.errors import CheckpointError
-
-ALIVE_SECONDS = 60.0
-"""A worker whose row is older is not counted: it renews it four times as often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +28,6 @@ class Effect:
     waiting: tuple[str, ...]
     errors: tuple[str, ...]
     seconds: float
-
-
-def forget_dead_workers(session: Session, *, own: str) -> None:
-    """Delete the rows of worker processes of this machine that are gone, and the one of this name."""
-    here = ModelServing.worker.startswith(f"{machine()}/", autoescape=True)
-    names = list(session.scalars(select(ModelServing.worker).where(here)))
-    gone = [name for name in names if _is_gone(name)]
-    session.execute(delete(ModelServing).where(ModelServing.worker.in_([*gone, own])))
-
-
-def _is_gone(worker: str) -> bool:
-    process = ProcessIdentity.parse(worker)
-    return process is not None and process.is_gone()
 
 
 def model_lines(node: NodeContext, *, shadow: str = "") -> list[dict[str, Any]]:
@@ -84,25 +67,6 @@ def history_lines(session: Session, limit: int = 200) -> list[dict[str, Any]]:
             "device_uid": row.device_uid,
             "who": row.who,
             "reason": row.reason,
-        }
-        for row in rows
-    ]
-
-
-def serving_lines(session: Session, now: dt.datetime) -> list[dict[str, Any]]:
-    """The model of each living worker. A worker that has had no study yet has loaded nothing and says nothing."""
-    fresh = now - dt.timedelta(seconds=ALIVE_SECONDS)
-    rows = session.scalars(select(ModelServing).where(ModelServing.seen_at >= fresh).order_by(ModelServing.worker))
-    return [
-        {
-            "worker": shown_name(row.worker),
-            "folder": row.folder,
-            "wanted": row.wanted,
-            "name": row.model_name,
-            "version": row.model_version,
-            "device_uid": row.device_uid,
-            "since": row.since,
-            "error": row.error,
         }
         for row in rows
     ]

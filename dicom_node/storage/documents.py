@@ -11,11 +11,13 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dicom_node.errors import StorageError
-from dicom_node.storage.bucket import Bucket
 from dicom_node.storage.spool import fsync_folder
+
+if TYPE_CHECKING:
+    from dicom_node.storage.bucket import Bucket
 
 DOCUMENTS: Final = "documents"
 

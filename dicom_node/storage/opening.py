@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dicom_node.config import Settings, StorageSection
-from dicom_node.storage.bucket import Bucket
 from dicom_node.storage.documents import DOCUMENTS, BucketDocuments, DocumentStore, FolderDocuments
-from dicom_node.storage.file_cache import FileCache
 from dicom_node.storage.folder_store import FolderStore
 from dicom_node.storage.instance_store import InstanceStore
-from dicom_node.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:  # what asks a bucket is imported where there is one
+    from dicom_node.storage.bucket import Bucket
 
 _GIGABYTE = 10**9
 
@@ -21,6 +22,9 @@ def open_store(settings: Settings) -> InstanceStore:
     folder = FolderStore(instances_dir(settings))
     if settings.storage.kind == "folder":
         return folder
+    from dicom_node.storage.file_cache import FileCache
+    from dicom_node.storage.object_store import ObjectStore
+
     data = settings.node.data_dir
     cache = FileCache(data / "cache", max_bytes=int(settings.storage.cache_gigabytes * _GIGABYTE))
     older = folder if folder.root.is_dir() else None
@@ -48,4 +52,6 @@ def documents_dir(settings: Settings) -> Path:
 @lru_cache(maxsize=8)
 def bucket_of(section: StorageSection) -> Bucket:
     """Return this process's one client of the bucket; it keeps its connections."""
+    from dicom_node.storage.bucket import Bucket
+
     return Bucket(section)

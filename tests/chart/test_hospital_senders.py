@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from dicom_node.chart import store
 from dicom_node.chart.messages import UnknownPart
+from dicom_node.chart.not_understood import unknown_parts
 from dicom_node.hl7.syntax import Hl7Error
 from dicom_node.hl7.times import clock_time
 from dicom_node.index.tables.chart import ChartEntry
@@ -212,7 +212,7 @@ def test_a_message_of_which_nothing_is_used_does_not_stop_the_senders_queue(tmp_
         assert peer.ask(coded.replace("LAB|HOSPITAL", "RIS|HOSPITAL")).startswith("MSA|AE|"), "who is not heard is told"
         with node.database.read() as session:
             assert session.scalar(select(func.count(ChartEntry.id))) == 0
-            assert store.unknown_parts(session) == []
+            assert unknown_parts(session) == []
 
 
 def test_batches_trials_and_what_is_too_long_are_refused_in_words(tmp_path: Path) -> None:

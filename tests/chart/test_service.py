@@ -14,7 +14,7 @@ from pydicom import Dataset
 from sqlalchemy import func, select
 
 from dicom_node.analysis.chart import KnownChart, known_chart
-from dicom_node.chart import store
+from dicom_node.chart.not_understood import unknown_parts
 from dicom_node.context import NodeContext
 from dicom_node.feedback.reports.hl7_listener import Hl7Listener
 from dicom_node.index.tables.chart import ChartEntry
@@ -145,7 +145,7 @@ def test_codes_that_are_not_known_are_counted_and_each_message_audited(tmp_path:
             peer.ask(lab(code="L0815^CRP^HIS", filler=filler))
         peer.ask(lab(filler="F-3"))
         with node.database.read() as session:
-            (part,) = store.unknown_parts(session)
+            (part,) = unknown_parts(session)
             assert (part.kind, part.code, part.system, part.times) == ("lab", "L0815", "HIS", 2)
             audited = session.scalars(select(AuditEvent.message).where(AuditEvent.event_id == "110110")).all()
         assert len(audited) == 1

@@ -12,8 +12,8 @@ from alembic.migration import MigrationContext
 from dicom_node.feedback import consensus as opinions
 from dicom_node.index import schema
 from dicom_node.index.database import Database
-from dicom_node.index.tables.core import Base
 from dicom_node.index.tables.reports import ReportState
+from dicom_node.index.tables.whole_schema import WHOLE_SCHEMA
 from dicom_node.studies.received_reports import look_again
 from tests.support.postgres import running_postgres
 from tests.support.reporting import add_study, read_reports, receive, report_sr, reporting_node, reports, words
@@ -34,7 +34,7 @@ def test_the_migration_makes_these_tables_and_the_story_runs(url: str, tmp_path:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [
-            one for one in compare_metadata(context, Base.metadata) if "report" in repr(one) or "feedback" in repr(one)
+            one for one in compare_metadata(context, WHOLE_SCHEMA) if "report" in repr(one) or "feedback" in repr(one)
         ]
     database.close()
     assert not found

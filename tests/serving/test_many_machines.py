@@ -22,7 +22,7 @@ from dicom_node.retrain import scheduled_run as night
 from dicom_node.serving import promotion as models
 from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
-from dicom_node.serving.status import serving_lines
+from dicom_node.serving.workers import serving_lines
 from dicom_node.storage.folder_store import FolderStore
 from dicom_node.system.leader_election import Leadership
 from dicom_node.web.metrics.models import families

@@ -7,12 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
-from rich.table import Table
 
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
+from dicom_node.cli.console import Style
 from dicom_node.cli.doctor import machine_checks
 from dicom_node.cli.doctor.machine_checks import Check, Grade
 from dicom_node.cli.doctor.storage_check import object_store
@@ -78,6 +78,9 @@ def _as_destination(query: QueryPeer) -> Destination:
     )
 
 
+_STYLES: Final[dict[Grade, Style]] = {Grade.GOOD: "green", Grade.WARNING: "yellow", Grade.BAD: "red"}
+
+
 def doctor(
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -89,15 +92,13 @@ def doctor(
     for check in examinations(settings, without_model=without_model):
         checks.append(check)
         if not as_json:
-            style = {Grade.GOOD: "green", Grade.WARNING: "yellow", Grade.BAD: "red"}[check.grade]
-            console.print(f"{check.grade:8}", style=style, end=" ")
+            console.print(f"{check.grade:8}", style=_STYLES[check.grade], end=" ")
             console.print(f"{check.what:22} {check.text}")
     if as_json:
         print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in checks])
     else:
-        table = Table(box=None, show_header=False)
-        table.add_row(*(f"{sum(1 for c in checks if c.grade is grade)} {grade}" for grade in Grade))
-        console.print(table)
+        counts = (f"{sum(1 for c in checks if c.grade is grade)} {grade}" for grade in Grade)
+        console.print(f" {'  '.join(counts)}")
     if any(check.grade is Grade.BAD for check in checks):
         raise typer.Exit(1)
 

@@ -21,9 +21,9 @@ from dicom_node.serving.status import (
     history_lines,
     model_lines,
     model_values,
-    serving_lines,
     wait_for_effect,
 )
+from dicom_node.serving.workers import serving_lines
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Folder of the checkpoint below data_dir/models.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in journal and audit.")]

@@ -261,7 +261,7 @@ def compare_command(
 
     with our_errors():
         for comparison in compare_reports(first, second):
-            console.print(comparison.line(), soft_wrap=True)
+            console.print(comparison.line())
 
 
 def _learnt_majority(data: str) -> MajorityFindings | None:

@@ -27,6 +27,9 @@ class BackfillRunState(StrEnum):
     """A person ended it; what was not begun stays undone."""
 
 
+ENDED_RUN_STATES = (BackfillRunState.DONE, BackfillRunState.CANCELLED)
+
+
 class BackfillRun(Base):
     """One backfill by its name, with its limits towards the archive."""
 

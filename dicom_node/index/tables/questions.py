@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.index.tables.base import Base, Key, Long, Name, Uid, Utc
+from dicom_node.index.tables.core import Base, Key, Long, Name, Uid, Utc
 
 
 class StudyQuestion(Base):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from dicom_node.index.tables.base import Base, Json, Key, Long, Name, Short, Uid, Utc, states
@@ -28,15 +28,7 @@ class Result(Base):
     __tablename__ = "result"
     __table_args__ = (
         UniqueConstraint("study_pk", "revision", "device_uid", "sop_instance_uid", "generation"),
-        # One current result per study and image: enforced by the database, not by care.
-        Index(
-            "uq_result_current",
-            "study_pk",
-            "sop_instance_uid",
-            unique=True,
-            sqlite_where=text("is_current"),
-            postgresql_where=text("is_current"),
-        ),
+        # One current result per study and image: its partial index stands in `whole_schema`.
     )
 
     id: Mapped[Key]

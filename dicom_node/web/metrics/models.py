@@ -17,7 +17,7 @@ from dicom_node.drift.baselines import validation_sets
 from dicom_node.drift.samples import certainty_of
 from dicom_node.index.tables.core import Outcome, Result
 from dicom_node.index.tables.models import ModelServing, Night, ShadowResult
-from dicom_node.serving.status import serving_lines
+from dicom_node.serving.workers import serving_lines
 from model.checkpoints.validation_counts import ValidationSet, bin_counts
 
 LIVE_WINDOW = dt.timedelta(days=7)

@@ -22,7 +22,8 @@ from dicom_node.retrain.scheduled_run import window_now, zone_of
 from dicom_node.serving import promotion as models
 from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
-from dicom_node.serving.status import history_lines, model_lines, serving_lines
+from dicom_node.serving.status import history_lines, model_lines
+from dicom_node.serving.workers import serving_lines
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
 from dicom_node.weekly_window import next_window, parse_schedule
