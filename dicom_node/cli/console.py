@@ -16,8 +16,9 @@ Style = Literal["bold", "red", "green", "yellow"]
 
 _CODES: Final[dict[str, str]] = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
 """ECMA-48 Select Graphic Rendition, the numbers that rich writes for these names."""
-_STEERING: Final = dict.fromkeys(map(ord, "\a\b\v\f\r"))
-"""Control codes that move the cursor: a text from a stranger could write over the line before it."""
+_STEERING: Final = dict.fromkeys([*(code for code in range(0x20) if chr(code) not in "\t\n"), *range(0x7F, 0xA0)])
+"""The control codes of ISO/IEC 6429 (C0 and C1, escape among them) but tab and line feed: a text from a stranger, as a
+patient's name, could else write over the lines before it, colour them, or set the terminal's title."""
 _DEFAULT_WIDTH: Final = 80
 
 
@@ -65,7 +66,10 @@ class LineConsole:
         code = self._code(style)
         if code and text:
             text = "\n".join(f"\x1b[{code}m{line}\x1b[0m" if line else line for line in text.split("\n"))
-        self.file.write(text + end)
+        try:
+            self.file.write(text + end)
+        except UnicodeEncodeError as error:  # the name of a file that is not UTF-8, or a terminal that is not
+            self.file.write((text + end).encode(error.encoding, "backslashreplace").decode(error.encoding))
         self.file.flush()
 
     def rich(self) -> Console:

@@ -68,3 +68,20 @@ def test_errors_go_to_standard_error(capsys: pytest.CaptureFixture[str], tmp_pat
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"{tmp_path}: no such file\n"
+
+
+@pytest.mark.parametrize("code", ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\x00", "\x7f"], ids=ascii)
+def test_a_text_from_a_stranger_does_not_steer_the_terminal(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    LineConsole().print(f"Doe{code}^Jane\tF\n1")
+    written = capsys.readouterr().out
+    assert written.startswith("Doe")
+    assert written.endswith("^Jane\tF\n1\n")
+    assert all(char.isprintable() or char in "\t\n" for char in written)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    LineConsole().print("b\udcfcrste.dcm")
+    assert raw.getvalue() == b"b\\udcfcrste.dcm\n"
