@@ -14,7 +14,7 @@ from dicom_node.dicom.read import read_object
 from dicom_node.errors import StorageError, UnreadableObjectError, UsageError
 from dicom_node.index.tables.core import Instance, Quarantine, QuarantineReason, Series, Study
 from dicom_node.logs import get_logger
-from dicom_node.priors import policy_of
+from dicom_node.priors import policy_in_service
 from dicom_node.priors.disputes import find_disputed_uids
 from dicom_node.priors.facts import patient_of
 from dicom_node.priors.types import Patient
@@ -71,7 +71,7 @@ def _find_claimed_uids(node: NodeContext, ids: Collection[int]) -> frozenset[str
             Instance.sop_instance_uid.in_([row.sop_instance_uid for row in conflicts])
         )
         held = {uid: _patient(node, path) for uid, path in session.execute(ours)}
-    return find_disputed_uids(node, held, policy_of(node.settings))
+    return find_disputed_uids(node, held, policy_in_service(node.settings))
 
 
 def _patient(node: NodeContext, path: str) -> Patient:

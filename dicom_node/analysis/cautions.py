@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dicom_node.priors.choose import LATER, PART_OF_CURRENT
 from dicom_node.priors.identity import ID_CONFLICT, NOTHING_TO_CHECK, OTHER_ID, SAME_ID_OTHER_ISSUER
 from dicom_node.priors.types import CandidateVerdict, PriorChoice
+from dicom_node.report.exposure import moment, taken
+from dicom_node.report.request import ReportRequest
 
 _NOT_THIS_PATIENTS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER, ID_CONFLICT)
 """Objections to images that are no earlier ones of this patient: nothing is said of these."""
@@ -29,6 +33,21 @@ def newer_image_note(choice: PriorChoice) -> str:
     newest = max(newer, key=lambda verdict: verdict.image.when)
     why = "; ".join(newest.against) or f"it has another view ({newest.view})"
     return f"Not compared with the more recent prior of {newest.image.when}: {why}."
+
+
+def same_study_note(request: ReportRequest, study: Sequence[ReportRequest]) -> str:
+    """Name the newest image of the same study that lies between the prior and this one; "" where there is none.
+
+    Images of one study are not compared with each other, and the prior is then not the last image before this one.
+    """
+    now, then = moment(request.current), moment(request.prior) if request.prior is not None else None
+    others = [exposure for other in study if (exposure := taken(other.current)) is not None]
+    between = [exposure for exposure in others if now is not None and then is not None and then < exposure.moment < now]
+    if not between:
+        return ""
+    newest = max(between, key=lambda exposure: exposure.moment)
+    when = newest.moment.strftime("%Y-%m-%d %H:%M" if newest.time_known else "%Y-%m-%d")
+    return f"Not compared with the more recent prior of {when}: it is {PART_OF_CURRENT}."
 
 
 def _is_newer(verdict: CandidateVerdict, choice: PriorChoice) -> bool:

@@ -32,7 +32,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker import Handler
 from dicom_node.logs import bound, get_logger
-from dicom_node.priors import linked_ids, patient_of_row, policy_of
+from dicom_node.priors import linked_ids, patient_of_row, policy_in_service
 from dicom_node.priors.disputes import DISPUTED, find_disputed_uids
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.search_notes import search_notes
@@ -94,7 +94,7 @@ def _handle(job: ClaimedJob, node: NodeContext, models: ServingModels) -> None:
 
 def _candidates(session: Session, study: Study, node: NodeContext) -> list[Instance]:
     """Instances that the rules may look at: under this ID, and under any other that is said to be this person's."""
-    policy = policy_of(node.settings)
+    policy = policy_in_service(node.settings)
     others = linked_ids(patient_of_row(study), policy)
     return prior_candidates(session, study, look_back_days=policy.look_back_days, other_ids=others)
 
@@ -129,7 +129,7 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))
             images.append(damaged_image(row, path, str(error)))
     claimed = find_disputed_uids(
-        node, {image.facts.sop_instance_uid: image.facts.patient for image in images}, policy_of(node.settings)
+        node, {image.facts.sop_instance_uid: image.facts.patient for image in images}, policy_in_service(node.settings)
     )
     return [
         replace(image, facts=replace(image.facts, disputed=DISPUTED))
@@ -148,7 +148,7 @@ def _setting(
 
     def chart(header: Dataset) -> KnownChart | None:
         with node.database.read() as session:
-            return known_chart(session, header, node.settings.chart, policy_of(node.settings))
+            return known_chart(session, header, node.settings.chart, policy_in_service(node.settings))
 
     with node.database.read() as session:
         comparison_notes = search_notes(session, study)
@@ -156,7 +156,7 @@ def _setting(
         predictor=predictor,
         comparison_notes=comparison_notes,
         decode=decode_in_child,
-        policy=policy_of(node.settings),
+        policy=policy_in_service(node.settings),
         produced_at=produced_at,
         language=node.settings.node.language,
         predecessors=predecessors,

@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from dicom_node.dicom.read import read_object
 from dicom_node.dicom.sop_classes import is_image
+from dicom_node.dicom.text import without_controls
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.index.tables.core import Instance
 from dicom_node.priors import facts_of, facts_of_rows, image_check
@@ -48,7 +49,7 @@ class LookedImages:
             try:
                 self.images[stored.path] = decode(stored.path)
             except PixelError as error:
-                self.failures[stored.path] = str(error)
+                self.failures[stored.path] = without_controls(str(error))  # it may quote the header
         return self.images.get(stored.path)
 
 

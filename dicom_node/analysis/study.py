@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from pydicom import Dataset
 
+from dicom_node.analysis.cautions import same_study_note
 from dicom_node.analysis.chart import KnownChart
 from dicom_node.analysis.earlier_images import ImageChooser
 from dicom_node.analysis.prepared import PreparedImage, PreparedStudy, Setting
@@ -97,7 +98,12 @@ def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
     by_time = sorted(range(len(requests)), key=lambda place: moment(requests[place].current) or late)
     numbers = {index: number for number, index in enumerate(by_time, start=1)}
     return [
-        replace(request, frontal_images=len(requests), frontal_number=numbers[index])
+        replace(
+            request,
+            frontal_images=len(requests),
+            frontal_number=numbers[index],
+            newer_prior=request.newer_prior or same_study_note(request, requests),
+        )
         for index, request in enumerate(requests)
     ]
 

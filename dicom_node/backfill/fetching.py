@@ -20,7 +20,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.due import Priority
 from dicom_node.logs import get_logger
 from dicom_node.priors.current import select_current
-from dicom_node.priors.policy import policy_of
+from dicom_node.priors.policy import policy_in_service
 from dicom_node.priors.retrieval.fetch import Fetched, facts_of_held, fetch_study, open_archive
 from dicom_node.priors.retrieval.job import search_everywhere
 from dicom_node.priors.types import Refusal
@@ -97,7 +97,7 @@ def _refusal(uid: str, node: NodeContext) -> tuple[str, str] | None:
     facts = facts_of_held(uid, node)
     if not facts:
         return BackfillReason.UNREADABLE, "no object of it can be read"
-    choice = select_current(facts, policy_of(node.settings))
+    choice = select_current(facts, policy_in_service(node.settings))
     if choice.chosen or choice.refusal is None or choice.refusal in NOT_BY_HEADERS:
         return None
     return choice.refusal.abstain_reason.value, choice.sentence

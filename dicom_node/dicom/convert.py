@@ -25,6 +25,8 @@ MAX_VALUES: Final = 50_000
 MAX_VALUE_BYTES: Final = 4 << 20
 """Of one element that is no sequence; a longer one, such as an overlay or a private blob, is left out."""
 _CHARACTER_SET: Final = 0x00080005
+_STRING_VRS: Final = TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UR"}
+"""Not UI: a UID with a NUL inside is none, and without it another object's."""
 
 
 @dataclass(slots=True)
@@ -140,6 +142,10 @@ def _leaf(raw: RawDataElement, data_set: Dataset, budget: ReadBudget, declared: 
     # Counted before pydicom splits it: a megabyte of backslashes would become a million objects.
     budget.spend(value.count(b"\\"))
     vr = _vr_of(raw, data_set)
+    if b"\0" in value and vr in _STRING_VRS:
+        # The index drops it too, and PostgreSQL refuses every sentence and statistic in which one stands.
+        value = value.replace(b"\0", b"")
+        raw = raw._replace(value=value, length=len(value))
     encodings = encodings_that_decode(value, declared) if vr in TEXT_VRS else declared or ["iso8859"]
     try:
         converted: Any = convert_raw_data_element(raw, encoding=encodings, ds=data_set)

@@ -16,7 +16,7 @@ from typing import Final
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_node.dicom.elements import PIXEL_DATA, Element, Encoding, elements, items
-from dicom_node.dicom.text import character_sets, decode_text
+from dicom_node.dicom.text import character_sets, decode_text, without_controls
 
 HEADER_BYTES: Final = 256 << 10
 """So much of a data set's start is looked at; what the index needs stands in groups 0008 to 0028."""
@@ -165,13 +165,13 @@ def _header(
     declared = character_sets(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, limit: int = _MAX_TEXT) -> str:
-        return decode_text(values.get(tag, b""), declared)[:limit].strip()
+        return without_controls(decode_text(values.get(tag, b""), declared))[:limit].strip()
 
     return InstanceHeader(
-        sop_class_uid=_plain(values, 0x00080016),
-        sop_instance_uid=_plain(values, 0x00080018),
-        study_instance_uid=_plain(values, 0x0020000D),
-        series_instance_uid=_plain(values, 0x0020000E),
+        sop_class_uid=_uid(values, 0x00080016),
+        sop_instance_uid=_uid(values, 0x00080018),
+        study_instance_uid=_uid(values, 0x0020000D),
+        series_instance_uid=_uid(values, 0x0020000E),
         patient_id=text(0x00100020, 64),
         issuer_of_patient_id=text(0x00100021, 64),
         patient_name=_person_name(values.get(0x00100010, b""), declared),
@@ -231,16 +231,18 @@ def inflate_start(data: bytes, max_bytes: int) -> bytes:
 
 def _person_name(value: bytes, declared: list[str]) -> str:
     """Decoded as a whole before it is split: inside a two-byte Japanese character "=" and "^" are ordinary bytes."""
-    groups = decode_text(value, declared).split("=")
+    groups = without_controls(decode_text(value, declared)).split("=")
     named = ["^".join(component.strip() for component in group.split("^")).rstrip("^") for group in groups]
     return "=".join(named).rstrip("=")[:_MAX_TEXT]
 
 
 def _other_ids(items: tuple[Mapping[int, bytes], ...], declared: list[str]) -> Iterator[Mapping[str, str]]:
     for item in items:
-        identifier = decode_text(item.get(0x00100020, b""), declared)[:64]
+        identifier, issuer = (
+            without_controls(decode_text(item.get(tag, b""), declared)).strip()[:64] for tag in (0x00100020, 0x00100021)
+        )
         if identifier:
-            yield {"id": identifier, "issuer": decode_text(item.get(0x00100021, b""), declared)[:64]}
+            yield {"id": identifier, "issuer": issuer}
 
 
 def _acquisition_moment(values: Mapping[int, bytes]) -> str:
@@ -255,7 +257,12 @@ def _acquisition_moment(values: Mapping[int, bytes]) -> str:
 
 def _plain(values: Mapping[int, bytes], tag: int) -> str:
     """A value of the default repertoire (codes, dates, UIDs), padding removed."""
-    return values.get(tag, b"").decode("ascii", "replace").replace("\x00", "").strip()
+    return without_controls(values.get(tag, b"").decode("ascii", "replace")).strip()
+
+
+def _uid(values: Mapping[int, bytes], tag: int) -> str:
+    """A UID without its padding. A NUL inside stays, so that it is none: without it, it would name another object."""
+    return values.get(tag, b"").decode("ascii", "replace").strip("\x00 ")
 
 
 def _integer(values: Mapping[int, bytes], tag: int) -> int | None:

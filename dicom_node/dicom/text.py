@@ -13,6 +13,13 @@ from pydicom.charset import decode_bytes, python_encoding
 TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """VRs that the Specific Character Set applies to (PS3.5 section 6.1.2.3)."""
 _DEFAULT_ENCODING: Final = python_encoding[""]
+_BREAKS: Final = "\t\n\x0b\x0c\r\x85"
+_STEERING: Final = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+"""Marks that turn the direction in which what follows is shown, a report's own words and dates too."""
+_SHOWN: Final = {
+    **dict.fromkeys((*range(32), *range(127, 160), *range(55296, 57344), *map(ord, _STEERING))),
+    **{ord(character): " " for character in _BREAKS},
+}
 
 
 def character_sets(value: bytes) -> list[str]:
@@ -55,6 +62,15 @@ def decode_text(value: bytes, declared: list[str]) -> str:
     """Text of a value by the encodings that decode it, without NULs and blanks around it. Never raises."""
     text = _decode_by(value, encodings_that_decode(value, declared))
     return (value.decode("latin-1") if text is None else text).replace("\x00", "").strip()
+
+
+def without_controls(text: str) -> str:
+    """The text on one line, without characters that show nothing: a sentence that quotes a header is kept and shown.
+
+    PostgreSQL refuses NUL, and a mark of direction would show the rest of the sentence backwards. Joiners stay: Persian
+    and Indic names need them.
+    """
+    return text.translate(_SHOWN)
 
 
 def _decode_by(value: bytes, encodings: list[str]) -> str | None:

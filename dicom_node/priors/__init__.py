@@ -17,7 +17,7 @@ from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.current import select_current
 from dicom_node.priors.facts import facts_of, facts_of_rows, patient_of, patient_of_row
 from dicom_node.priors.identity import compare_identity, linked_ids
-from dicom_node.priors.policy import image_check, policy_of
+from dicom_node.priors.policy import image_check, policy_in_service, policy_of
 from dicom_node.priors.same_film import same_picture
 from dicom_node.priors.types import (
     CandidateVerdict,
@@ -53,6 +53,7 @@ __all__ = [
     "linked_ids",
     "patient_of",
     "patient_of_row",
+    "policy_in_service",
     "policy_of",
     "same_picture",
     "select_current",

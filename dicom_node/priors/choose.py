@@ -7,6 +7,7 @@ A candidate is admitted where all of this is proven:
 3. It is a frontal chest radiograph for display (`suitability.judge`).
 4. Its exposure is earlier by date and time, and its study is not dated later. On one day both times must be known.
    Where both headers state their time zone, it is applied; where one does, the order must hold by more than 14 hours.
+   Where none does, it must hold on both readings of the hour in which clocks are set forward or back.
 5. It is not older than the look-back window.
 
 Ranking of the admitted:
@@ -31,6 +32,7 @@ LATER = "taken later than the current image"
 SAME_PICTURE = "the same picture as the current one, sent again: nothing has changed between them"
 ZONE_DOUBT = dt.timedelta(hours=14)
 """No two zones differ by more in their own day; so long an order of which one side's zone is unknown is not proven."""
+_DAY = dt.timedelta(days=1)
 _EARLIEST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - DICOM local time
 _NO_NEWS = (PART_OF_CURRENT, LATER, OTHER_ID, SAME_ID_OTHER_ISSUER)
 """Refusals that a reader does not wonder about: images that are not one of this patient's earlier films."""
@@ -100,12 +102,18 @@ def _time_objections(current: ImageFacts, image: ImageFacts, policy: PriorPolicy
         yield "it bears no date, so it is not proven to be earlier"
         return
     now, then = _comparable(current, image)
+    # The clock of another zone may show the day before: without a time of day the whole of it counts.
+    latest = then if image.taken_time_known else then + _DAY
     if image.taken_at.date() == current.taken_at.date() and not (image.taken_time_known and current.taken_time_known):
         yield "taken on the same day, and without both times it is not proven to be earlier"
     elif then > now:
         yield LATER
-    elif (image.zone is None) is not (current.zone is None) and now - then < ZONE_DOUBT:
+    elif (image.zone is None) is not (current.zone is None) and now - latest < ZONE_DOUBT:
         yield "only one of the two states its time zone and they lie within hours, so it is not proven to be earlier"
+    elif latest > now:
+        yield "without its time of day, in another time zone, it is not proven to be earlier"
+    elif image.zone is None and current.zone is None and now - latest < _DAY and _may_be_reversed(now, latest):
+        yield "taken in the hour in which clocks are set forward or back, so it is not proven to be earlier"
     elif then == now:
         yield "taken at the very time of the current image"
     elif _study_moment(image) > _study_moment(current) and image.study_date and current.study_date:
@@ -121,6 +129,12 @@ def _comparable(current: ImageFacts, image: ImageFacts) -> tuple[dt.datetime, dt
     if current.zone is None or image.zone is None:
         return current.taken_at, image.taken_at
     return current.taken_at - current.zone, image.taken_at - image.zone
+
+
+def _may_be_reversed(now: dt.datetime, then: dt.datetime) -> bool:
+    """Tell whether clocks that were set back between the two, in this machine's zone, may hide that `then` is later."""
+    earliest, latest = ([moment.replace(fold=fold).astimezone(dt.UTC) for fold in (0, 1)] for moment in (now, then))
+    return max(latest) >= min(earliest) and now > then
 
 
 def _study_moment(image: ImageFacts) -> str:

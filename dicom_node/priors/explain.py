@@ -27,7 +27,7 @@ from dicom_node.priors import (
     image_check,
     linked_ids,
     patient_of_row,
-    policy_of,
+    policy_in_service,
     same_picture,
     select_current,
 )
@@ -74,7 +74,7 @@ def explain_choice(
     decode: look at the pixels too, of every image and every candidate. Without it the headers alone speak, which is
     quick and misses what only a look tells: no chest film at all, the same film sent again, a file that is broken.
     """
-    policy = policy_of(node.settings)
+    policy = policy_in_service(node.settings)
     with node.database.read() as session:
         study = study_by_uid(session, study_instance_uid)
         if study is None:

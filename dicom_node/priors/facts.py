@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from dicom_node.dicom.text import without_controls
 from dicom_node.index.tables.core import Instance, Series, Study
 from dicom_node.priors.types import ImageFacts, Patient, PatientKey
 from model.images.exposure import da, exposure_of, moment_of, tm
@@ -113,13 +114,13 @@ def patient_of_row(study: Study) -> Patient:
 def patient_of(ds: Dataset) -> Patient:
     """Whose data set it is."""
     others = [
-        PatientKey(patient_id=text_of(item, "PatientID"), issuer=text_of(item, "IssuerOfPatientID"))
+        PatientKey(patient_id=_only_text_of(item, "PatientID"), issuer=_only_text_of(item, "IssuerOfPatientID"))
         for item in items_of(ds, "OtherPatientIDsSequence")
     ]
     return Patient(
-        key=PatientKey(patient_id=text_of(ds, "PatientID"), issuer=text_of(ds, "IssuerOfPatientID")),
-        birth_date=da(text_of(ds, "PatientBirthDate")),
-        sex=text_of(ds, "PatientSex").upper(),
+        key=PatientKey(patient_id=_only_text_of(ds, "PatientID"), issuer=_only_text_of(ds, "IssuerOfPatientID")),
+        birth_date=da(_only_text_of(ds, "PatientBirthDate")),
+        sex=_only_text_of(ds, "PatientSex").upper(),
         name=text_of(ds, "PatientName"),
         other_keys=tuple(key for key in others if key.patient_id),
     )
@@ -158,7 +159,13 @@ def text_of(ds: Dataset, keyword: str) -> str:
     value = _value(ds, keyword)
     if isinstance(value, MultiValue):
         value = value[0] if value else ""
-    return "" if value is None else str(value).strip().strip("\0").strip()
+    return "" if value is None else without_controls(str(value)).strip()
+
+
+def _only_text_of(ds: Dataset, keyword: str) -> str:
+    """An element's text where it has one value; "" of several, of which nobody said whose they are (PS3.6: VM 1)."""
+    value = _value(ds, keyword)
+    return "" if isinstance(value, MultiValue) and len(value) > 1 else text_of(ds, keyword)
 
 
 def values_of(ds: Dataset, keyword: str) -> tuple[str, ...]:
@@ -167,7 +174,7 @@ def values_of(ds: Dataset, keyword: str) -> tuple[str, ...]:
     if value is None:
         return ()
     values = value if isinstance(value, MultiValue) else [value]
-    return tuple(str(item).strip() for item in values if str(item).strip())
+    return tuple(text for item in values if (text := without_controls(str(item)).strip()))
 
 
 def number_of(ds: Dataset, keyword: str) -> int | None:

@@ -12,6 +12,8 @@ from dicom_node.priors.types import Patient, PatientKey, PriorPolicy
 OTHER_ID = "another patient ID"
 SAME_ID_OTHER_ISSUER = "the same patient ID from another issuer, which is another person's"
 ID_CONFLICT = "the patient ID agrees but the"
+NO_BIRTH_DATE = "19000101"
+"""Information systems put it where none is known: two patients who both have it agree in nothing."""
 NOTHING_TO_CHECK = "no birth date, sex or name to check against"
 
 
@@ -130,7 +132,7 @@ def _check_linked_ids(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) 
     """The linked IDs against birth date, sex and name."""
     agreeing: list[str] = []
     contradicting: list[str] = []
-    if a.birth_date and b.birth_date:
+    if a.birth_date and b.birth_date and not a.birth_date == b.birth_date == NO_BIRTH_DATE:
         (agreeing if a.birth_date == b.birth_date else contradicting).append("birth date")
     sex_a, sex_b = (p.sex if p.sex in ("M", "F") else "" for p in (a, b))
     if sex_a and sex_b:

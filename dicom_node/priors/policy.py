@@ -5,10 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from dicom_node.config import Settings
+from dicom_node.config import PriorsSection, Settings
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import get_logger
 from dicom_node.priors.merged_ids import read_merged
 from dicom_node.priors.types import ImageCheck, PatientKey, PriorPolicy, View
 from model.checks.frontal_view import ViewCheck, ViewKind
+
+log = get_logger(__name__)
 
 SURE_OF_POSE = 0.99
 """From this probability on a turned or inverted film is refused, not only remarked upon."""
@@ -18,6 +22,22 @@ _VIEWS = {ViewKind.FRONTAL_CHEST: View.FRONTAL, ViewKind.LATERAL_CHEST: View.LAT
 def policy_of(settings: Settings) -> PriorPolicy:
     """The policy that [priors] states. Raises ConfigurationError where the file of merged IDs is wrong."""
     section = settings.priors
+    return _policy(section, _read_merged_ids(section.merged_ids) if section.merged_ids is not None else ())
+
+
+def policy_in_service(settings: Settings) -> PriorPolicy:
+    """The same for a running node: while the file of merged IDs is wrong, no ID counts as merged, and work goes on.
+
+    A line that was typed wrong must not keep every patient's report back; without the merges fewer images are compared.
+    """
+    try:
+        return policy_of(settings)
+    except ConfigurationError as error:
+        log.error("no patient ID counts as merged until the file is mended", why=str(error))
+        return _policy(settings.priors, ())
+
+
+def _policy(section: PriorsSection, merged_keys: tuple[tuple[PatientKey, PatientKey], ...]) -> PriorPolicy:
     return PriorPolicy(
         look_back_days=section.look_back_days,
         same_view_days=section.same_view_days,
@@ -26,7 +46,7 @@ def policy_of(settings: Settings) -> PriorPolicy:
         max_images=section.max_images,
         max_priors=section.max_priors,
         default_issuer=section.default_issuer,
-        merged_keys=_read_merged_ids(section.merged_ids) if section.merged_ids is not None else (),
+        merged_keys=merged_keys,
     )
 
 

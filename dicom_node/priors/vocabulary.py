@@ -86,6 +86,7 @@ _OTHER_VIEW = re.compile(
 
 def body_in(text: str) -> Body | None:
     """The body part that a text names; None where it names none that we know."""
+    text = text.replace("_", " ")  # CS values have few other signs, and to \b an underscore is a letter
     chest, other = _CHEST.search(text) is not None, _OTHER_PART.search(text) is not None
     if chest and other:
         return Body.BOTH
@@ -94,6 +95,7 @@ def body_in(text: str) -> Body | None:
 
 def view_in(text: str) -> View | None:
     """The view that a text names; None where it names none, or a frontal and a lateral one ("Chest PA and lateral")."""
+    text = text.replace("_", " ")
     if _OTHER_VIEW.search(text):
         return View.OTHER
     pa, ap = _PA.search(text) is not None, _AP.search(text) is not None

@@ -71,4 +71,6 @@ def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.tim
     if now is None or then is None:
         return None
     interval = now.moment - then.moment
+    if now.zone is not None and then.zone is not None:
+        interval += then.zone - now.zone
     return interval if now.time_known and then.time_known else interval + _DAY

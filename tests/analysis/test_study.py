@@ -101,6 +101,27 @@ def test_both_films_in_one_batch(checkpoint: Path, films: list[StoredImage]) -> 
             assert mine.probability == pytest.approx(theirs.probability, abs=1e-4)
 
 
+def test_earlier_film_of_the_same_study_is_named_beside_an_older_prior(
+    checkpoint: Path, films: list[StoredImage], tmp_path: Path
+) -> None:
+    """Films of one study are not compared with each other; the second report spoke as if the first did not exist."""
+    prior = pydicom.dcmread(write_study_pair(tmp_path, 52, long_side=512).prior.files[0])
+    for keyword in ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(prior, keyword, films[0].header[keyword].value)
+    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+        setattr(prior, keyword, "20250801")
+    prior.save_as(tmp_path / "prior.dcm")
+    setting = _setting(Moody(predictor=load_predictor(checkpoint)))
+    requests = analyse_study(films, [read_stored(tmp_path / "prior.dcm")], setting)
+    first, second = sorted(requests, key=lambda request: request.frontal_number)
+    assert [request.outcome for request in (first, second)] == [Outcome.COMPARED] * 2
+    assert first.newer_prior == ""
+    when = films[0].facts.when
+    assert second.newer_prior == f"Not compared with the more recent prior of {when}: it is part of the current study."
+    assert "Nicht mit dem jüngsten früheren Bild" in as_text(replace(second, language="de"))
+    assert "es gehört zu dieser Untersuchung" in " ".join(as_text(replace(second, language="de")).split())
+
+
 def test_a_film_that_cannot_be_answered_costs_the_other_nothing(checkpoint: Path, films: list[StoredImage]) -> None:
     bad = films[1].facts.sop_instance_uid
     model = Moody(predictor=load_predictor(checkpoint), hates=bad)

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, read_header
+from dicom_node.dicom.uids import is_uid
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 UNDEFINED = 0xFFFFFFFF
@@ -29,6 +30,14 @@ def _un_sequence(tag: tuple[int, int]) -> bytes:
     inside = _implicit((8, 0x1150), b"1.2.840.10008.5.1.4.1.1.1\0") + _implicit((8, 0x1155), b"1.2.3.9\0")
     item = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED) + inside + _delimiter(0xE00D)
     return struct.pack("<HH2sHI", *tag, b"UN", 0, UNDEFINED) + item + _delimiter(0xE0DD)
+
+
+def test_uid_with_a_nul_inside_is_not_read_as_another_uid() -> None:
+    """Without the NUL it would be the UID of somebody else's study; what pads a UID is dropped."""
+    study = _explicit((0x20, 0xD), b"UI", b"1.2.3\x001 ")
+    header = read_header(_explicit((8, 0x18), b"UI", b"1.2.3.44\0 ") + study, EXPLICIT)
+    assert header.sop_instance_uid == "1.2.3.44"
+    assert not is_uid(header.study_instance_uid)
 
 
 FIRST = _explicit((8, 0x18), b"UI", b"1.2.3.44") + _explicit((9, 0x10), b"LO", b"ACME")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +95,59 @@ def test_the_order_on_one_clock(
     (verdict,) = choose_prior(image(zone=current_zone), [candidate]).verdicts
     assert (verdict.against == ()) is (why == "")
     assert why in " ".join(verdict.against)
+
+
+@pytest.mark.parametrize(
+    ("hours_before", "prior_zone", "current_zone", "is_proven"),
+    [
+        (32.5, None, None, True),
+        (32.5, HOUR, HOUR, True),
+        (32.5, -11 * HOUR, 13 * HOUR, False),
+        (32.5, HOUR, None, False),
+        (32.5, None, HOUR, False),
+        (56.5, -11 * HOUR, 13 * HOUR, True),
+        (56.5, HOUR, None, True),
+    ],
+)
+def test_a_date_without_a_time_is_the_whole_day_of_its_zone(
+    hours_before: float, prior_zone: dt.timedelta | None, current_zone: dt.timedelta | None, is_proven: bool
+) -> None:
+    """The day before, on a clock 24 hours behind, ends half a day after the current image."""
+    candidate = before(hours_before / 24, "day", zone=prior_zone, taken_time_known=False, study_date="", study_time="")
+    assert (choose_prior(image(zone=current_zone), [candidate]).prior == candidate) is is_proven
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that keeps Berlin's time."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("then", "now", "is_proven"),
+    [
+        ("2024-10-27 02:10", "2024-10-27 02:50", False),
+        ("2024-10-27 02:50", "2024-10-27 03:10", True),
+        ("2024-10-27 01:50", "2024-10-27 02:10", True),
+        ("2024-10-26 02:10", "2024-10-26 02:50", True),
+        ("2024-10-26 02:10", "2024-10-27 02:50", True),
+        ("2024-03-31 02:30", "2024-03-31 03:05", False),
+        ("2024-03-31 01:30", "2024-03-31 03:05", True),
+    ],
+)
+def test_the_hour_in_which_clocks_are_changed_proves_no_order(then: str, now: str, is_proven: bool) -> None:
+    """A film of 02:10 may have been taken 20 minutes after one of 02:50, and new would be read as resolved."""
+    current, candidate = (image(study, taken=dt.datetime.fromisoformat(at)) for study, at in (("c", now), ("p", then)))
+    choice = choose_prior(current, [candidate])
+    assert (choice.prior == candidate) is is_proven
+    assert ("clocks are set" in " ".join(choice.reasons)) is not is_proven
+    with_zones = [replace(made, zone=HOUR) for made in (current, candidate)]
+    assert choose_prior(with_zones[0], with_zones[1:]).prior is not None
 
 
 def test_a_conflict_is_told_in_the_report_and_hides_no_other_prior() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
 
+from dicom_node.cli.doctor.machine_checks import merged_ids
+from dicom_node.config import Settings
 from dicom_node.errors import ConfigurationError
-from dicom_node.priors import Patient, PatientKey, PriorPolicy, compare_identity
+from dicom_node.priors import Patient, PatientKey, PriorPolicy, compare_identity, patient_of, policy_in_service
 from dicom_node.priors.identity import Identity, canonical
 from dicom_node.priors.merged_ids import read_merged
 from tests.support.prior_values import patient
@@ -47,6 +51,42 @@ SAME, CONFLICT, UNPROVEN, OTHER = Identity.SAME, Identity.CONFLICT, Identity.UNP
 def test_against_a_full_record(other: Patient, expected: Identity) -> None:
     assert compare_identity(patient(), other).identity is expected
     assert compare_identity(other, patient()).identity is expected
+
+
+def test_birth_date_that_stands_for_none_proves_nobody() -> None:
+    """The ID agrees but for its issuer, the names are unreadable, and both were born on 1 January 1900."""
+    unknown = {"birth_date": "19000101", "name": "M?ller^Anna"}
+    bare, issued = patient(issuer="", **unknown), patient(issuer="CLINIC B", **unknown)
+    assert compare_identity(bare, issued).identity is UNPROVEN
+    assert compare_identity(bare, patient(issuer="CLINIC B", name="", birth_date="19620408")).identity is CONFLICT
+    assert compare_identity(issued, issued).identity is SAME, "the ID and its issuer prove it alone"
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"])
+def test_element_with_several_values_names_nobody(keyword: str) -> None:
+    """Of "P1\\P2" the first was taken, and the film compared with those of P1, who may be somebody else."""
+    header = Dataset()
+    header.PatientID, header.IssuerOfPatientID = "P1", "HOSPITAL"
+    header.PatientBirthDate, header.PatientSex = "19600130", "M"
+    whole = patient_of(header)
+    setattr(header, keyword, [header[keyword].value, {"PatientBirthDate": "19610130"}.get(keyword, "F")])
+    read = patient_of(header)
+    values = (read.key.patient_id, read.key.issuer, read.birth_date, read.sex)
+    kept = (whole.key.patient_id, whole.key.issuer, whole.birth_date, whole.sex)
+    assert [value for value, was in zip(values, kept, strict=True) if value != was] == [""]
+
+
+def test_wrong_file_of_merged_ids_costs_the_merges_and_no_report(tmp_path: Path) -> None:
+    """A line that was typed wrong while the node ran made every analysis fail until it was a dead letter."""
+    path = tmp_path / "merged.csv"
+    settings = Settings.model_validate({"priors": {"merged_ids": path}})
+    path.write_text("old_id,old_issuer,new_id,new_issuer\nA,HOSPITAL,B,HOSPITAL\n", "utf-8")
+    assert policy_in_service(settings).merged_keys == ((key("A"), key("B")),)
+    path.write_text("old_id,old_issuer,new_id,new_issuer\nA,HOSPITAL,,HOSPITAL,\n", "utf-8")
+    os.utime(path, (1, 1))
+    assert policy_in_service(settings).merged_keys == ()
+    with pytest.raises(ConfigurationError, match="old_id and new_id must both be given"):
+        merged_ids(settings)
 
 
 def test_a_changed_family_name_is_accepted_only_where_the_site_says_so() -> None:

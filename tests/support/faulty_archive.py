@@ -30,6 +30,8 @@ class Fault(StrEnum):
     FIND_FAILS = "answers C-FIND with a failure"
     FIND_ABORTS = "aborts in the middle of C-FIND"
     FIND_FLOODS = "lists studies without end"
+    FIND_UNSTOPPED = "lists studies without end and hears no cancel"
+    COUNTS_ZERO = "counts no instances anywhere, and lists each series twice"
     FIND_DRIPS = "lists one study every 0.3 s without end"
     FIND_DEAF = "ignores the keys and lists everybody's studies"
     FIND_GARBAGE = "lists studies without date, UID or ID"
@@ -75,6 +77,7 @@ class FaultyPeer:
             Fault.FIND_FAILS: lambda _event: iter([(0xA700, None)]),
             Fault.FIND_ABORTS: self._abort,
             Fault.FIND_FLOODS: lambda event: self._endless(event, pause=0.0),
+            Fault.FIND_UNSTOPPED: lambda event: self._endless(event, pause=0.0, hears_cancel=False),
             Fault.FIND_DRIPS: lambda event: self._endless(event, pause=0.3),
             Fault.FIND_GARBAGE: lambda event: self._garbage(event),
         }
@@ -90,11 +93,14 @@ class FaultyPeer:
                 continue
             if film[uids[level]].value in told:
                 continue
-            told.add(film[uids[level]].value)
+            if self.fault is not Fault.COUNTS_ZERO or level != "SERIES":
+                told.add(film[uids[level]].value)
             answer = Dataset()
             for element in query:
                 if element.keyword not in ("QueryRetrieveLevel", "SpecificCharacterSet"):
                     setattr(answer, element.keyword, film.get(element.keyword, ""))
+                if self.fault is Fault.COUNTS_ZERO and element.keyword.startswith("NumberOf"):
+                    setattr(answer, element.keyword, "0")
             yield answer
 
     def _hang(self, _event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
@@ -106,10 +112,14 @@ class FaultyPeer:
         event.assoc.abort(block=False)
         self.ended.wait(60)
 
-    def _endless(self, event: evt.Event, *, pause: float) -> Iterator[tuple[int, Dataset | None]]:
+    def _endless(
+        self, event: evt.Event, *, pause: float, hears_cancel: bool = True
+    ) -> Iterator[tuple[int, Dataset | None]]:
         answer = next(self._answers(event.identifier, "STUDY"))
         while not self.ended.wait(pause):
-            if event.is_cancelled:
+            if not event.assoc.is_established:
+                return
+            if hears_cancel and event.is_cancelled:
                 self.cancelled = True
                 yield 0xFE00, None
                 return

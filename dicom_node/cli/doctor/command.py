@@ -121,6 +121,8 @@ def examinations(settings: Settings, *, without_model: bool) -> Iterator[Check]:
     yield machine_checks.clock()
     if any("pdf" in destination.documents for destination in settings.destinations):
         yield machine_checks.fonts()
+    if settings.priors.merged_ids is not None:
+        yield from _run_check("merged IDs", lambda: machine_checks.merged_ids(settings))
     if settings.audit.host is not None:
         yield from _run_check("audit collector", lambda: machine_checks.collector(settings))
     if settings.notify.email_to:

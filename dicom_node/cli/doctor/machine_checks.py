@@ -184,6 +184,14 @@ def log_in_provider(settings: OidcSection) -> Check:
     return Check(what="log-in provider", grade=Grade.GOOD, text=f"{settings.issuer} answers, and its keys can be read")
 
 
+def merged_ids(settings: Settings) -> Check:
+    """Read the file of merged patient IDs as the node does. Raises ConfigurationError."""
+    from dicom_node.priors.policy import policy_of  # heavier than the other checks
+
+    count = len(policy_of(settings).merged_keys)
+    return Check(what="merged IDs", grade=Grade.GOOD, text=f"{count} merged patient IDs")
+
+
 def collector(settings: Settings) -> Check:
     """Connect to the audit collector, with TLS if configured. Raises OSError."""
     from dicom_node.audit.syslog import connect

@@ -92,7 +92,7 @@ def remote_study(identifier: Dataset) -> RemoteStudy:
         study_time=tm(text_of(identifier, "StudyTime")),
         modalities=tuple(sorted({value.upper() for value in modalities})),
         description=text_of(identifier, "StudyDescription"),
-        instances=number_of(identifier, "NumberOfStudyRelatedInstances"),
+        instances=_count_of(identifier, "NumberOfStudyRelatedInstances"),
     )
 
 
@@ -103,8 +103,14 @@ def remote_series(identifier: Dataset) -> RemoteSeries:
         modality=text_of(identifier, "Modality").upper(),
         body_part=text_of(identifier, "BodyPartExamined").upper(),
         description=text_of(identifier, "SeriesDescription"),
-        instances=number_of(identifier, "NumberOfSeriesRelatedInstances"),
+        instances=_count_of(identifier, "NumberOfSeriesRelatedInstances"),
     )
+
+
+def _count_of(identifier: Dataset, keyword: str) -> int | None:
+    """A number of instances. A study or series that is listed has some, so 0 is what a peer says that did not count."""
+    counted = number_of(identifier, keyword)
+    return counted if counted is not None and counted > 0 else None
 
 
 def date_range(study_date: str, look_back_days: int) -> str:
@@ -144,10 +150,10 @@ def select_studies(
 def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:
     """The series that may hold a frontal chest radiograph: of the modality, and not said to be of another body part.
 
-    The first of body part, series and study description that names one decides.
+    The first of body part, series and study description that names one decides. One that is listed twice counts once.
     """
     chosen = []
-    for s in series:
+    for s in {s.series_instance_uid: s for s in series if s.series_instance_uid}.values():
         texts = (s.body_part, s.description, study.description)
         body = next((body for text in texts if (body := body_in(text)) is not None), None)
         if (not s.modality or s.modality in MODALITIES) and body is not Body.OTHER:

@@ -28,6 +28,7 @@ from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.errors import ArchiveUnreachableError, NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
 from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
+from dicom_node.priors.retrieval.identifiers import is_answer_about
 
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Any transfer syntax: the server need not recode."""
@@ -81,7 +82,10 @@ class WebArchive:
             answers = self._client(self.query_seconds).search_for_series(
                 study_instance_uid, fields=list(_SERIES_FIELDS), limit=MOST_RESPONSES
             )
-            return [remote_series(data_set) for data_set in data_sets_of_json(answers)]
+            listed = [
+                data_set for data_set in data_sets_of_json(answers) if is_answer_about(data_set, study_instance_uid)
+            ]
+            return [remote_series(data_set) for data_set in listed]
 
     def count(self, study_instance_uid: str) -> int | None:
         with self._map_errors("QIDO-RS"):

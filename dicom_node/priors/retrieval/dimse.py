@@ -48,6 +48,9 @@ SUCCESS, WARNING, CANCELLED, OUT_OF_RESOURCES = 0x0000, 0xB000, 0xFE00, 0xA700
 PENDING = frozenset({0xFF00, 0xFF01})
 MOST_RESPONSES = 1000
 """A peer that lists more ignores the patient ID: the query is cancelled."""
+MOST_AFTER_CANCEL = 1000
+"""So many more may be on their way when a peer hears the cancel; one that goes on is left, or it would fill the
+memory."""
 CONNECT_SECONDS = 10.0
 UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 COMPRESSED = tuple(
@@ -165,6 +168,9 @@ class DimseArchive:
                         matches += readable_identifiers(identifier)
                     if len(matches) == MOST_RESPONSES:
                         association.send_c_cancel(_MESSAGE_ID, query_model=FIND)
+                    elif len(matches) == MOST_RESPONSES + MOST_AFTER_CANCEL:
+                        association.abort()
+                        return matches, f"lists {MOST_RESPONSES} or more matches and hears no cancel"
                 # A peer that ends at the very cap may have heard the cancel: its list is not taken for complete.
                 elif status == SUCCESS and len(matches) < MOST_RESPONSES:
                     return matches, ""

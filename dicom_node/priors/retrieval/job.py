@@ -25,7 +25,7 @@ from dicom_node.logs import bound, get_logger
 from dicom_node.priors.choose import choose_prior
 from dicom_node.priors.facts import facts_of_rows, patient_of_row
 from dicom_node.priors.identity import linked_ids
-from dicom_node.priors.policy import policy_of
+from dicom_node.priors.policy import policy_in_service
 from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.archive import RemoteStudy, date_range, select_studies
 from dicom_node.priors.retrieval.fetch import Fetched, fetch_study, holds_frontal_chest, open_archive
@@ -84,7 +84,7 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
 
 def search_everywhere(study_instance_uid: str, node: NodeContext) -> list[Search]:
     """Ask every query peer for priors of a held study, fetch them, and keep the answers beside the study."""
-    policy = policy_of(node.settings)
+    policy = policy_in_service(node.settings)
     with node.database.read() as session:
         study = study_by_uid(session, study_instance_uid)
         have = _have(session, study, policy) if study is not None and study.study_date else None

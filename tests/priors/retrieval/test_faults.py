@@ -48,7 +48,11 @@ def claimed(node: NodeContext, now: dt.datetime | None = None) -> jobs.ClaimedJo
 
 def fetched(folder: Path, peer: FaultyPeer, *, seconds: float = 20, **changes: Any) -> NodeContext:
     """Run the fetch job once against a peer; checks that it ends in time."""
-    patience = {"query_seconds": 20, "retrieve_seconds": 1} if peer.fault is Fault.FIND_FLOODS else PATIENCE
+    patience = (
+        {"query_seconds": 20, "retrieve_seconds": 1}
+        if "FLOODS" in peer.fault.name or "UNSTOPPED" in peer.fault.name
+        else PATIENCE
+    )
     with fetching_node(folder, [peer.peer(**changes)], port=peer.node_port, **patience) as node:
         job = claimed(node)
         begun = time.monotonic()
@@ -66,6 +70,8 @@ def fetched(folder: Path, peer: FaultyPeer, *, seconds: float = 20, **changes: A
         (Fault.FIND_FAILS, "failed", "answered C-FIND with status A700H"),
         (Fault.FIND_ABORTS, "failed", "did not answer C-FIND in time, or broke off"),
         (Fault.FIND_FLOODS, "failed", "lists 1000 or more matches"),
+        (Fault.FIND_UNSTOPPED, "failed", "lists 1000 or more matches and hears no cancel"),
+        (Fault.COUNTS_ZERO, "fetched", ""),
         (Fault.FIND_DRIPS, "failed", "did not answer C-FIND in time, or broke off"),
         (Fault.FIND_DEAF, "fetched", ""),
         (Fault.FIND_GARBAGE, "nothing", "lists no earlier chest radiograph"),
