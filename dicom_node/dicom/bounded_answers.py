@@ -44,6 +44,10 @@ class AnswerLimits:
     def __call__(self, response: requests.Response, *_: Any, **__: Any) -> None:
         """Have the answer's body read by `_pieces`."""
         self.bytes_read, self._deadline = 0, time.monotonic() + self.most_seconds
+        if (response.encoding or "").lower() in ("utf-8", "utf8"):
+            response.encoding = (
+                "utf-8-sig"  # some servers begin their JSON with a byte order mark (RFC 8259 section 8.1)
+            )
 
         def iter_content(chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[bytes]:
             return self._pieces(response)

@@ -143,6 +143,8 @@ def header_fields(data: bytes) -> list[str]:
         return []
     end = _HEADER_END.search(start)
     line = start[: end.start() if end else len(start)].decode("ascii", "replace")
+    if len(line) < 5:
+        return []  # its end, or another segment, stands where the separator belongs
     return ["MSH", line[3], *line[4:].split(line[3])]
 
 

@@ -73,7 +73,11 @@ def image_check(check: ViewCheck) -> ImageCheck:
 
 def _read_merged_ids(path: Path) -> tuple[tuple[PatientKey, PatientKey], ...]:
     """Read again only when the file changed: an administrator adds a line while the node runs."""
-    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise ConfigurationError(f"priors.merged_ids: {path} cannot be read: {error.strerror}") from error
+    return _read(path, changed)
 
 
 @lru_cache(maxsize=4)

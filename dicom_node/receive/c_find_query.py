@@ -146,9 +146,10 @@ def _join_tables(answered: Mapping[str, _Key], level: QueryLevel) -> Select[Any]
 
 
 def _values(value: Any) -> list[str]:
-    """The values of a key as text; [] for universal matching."""
+    """The values of a key as text; [] for universal matching. A NUL inside, which PostgreSQL refuses, stays as "?"."""
     values = list(value) if isinstance(value, MultiValue | list) else [value]
-    return [text for text in (str(item).strip() for item in values if item is not None) if text]
+    texts = (str(item).strip("\0 \t\r\n").replace("\0", "?") for item in values if item is not None)
+    return [text for text in texts if text]
 
 
 def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[bool] | None:
@@ -162,9 +163,14 @@ def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[
         return column.in_(values)
     if key.matching is Matching.NUMBER:
         try:
-            return column.in_([int(value) for value in values])
+            numbers = [int(value) for value in values]
         except ValueError as error:
             raise BadKeyError(keyword) from error
+        if not all(-(2**31) <= number < 2**31 for number in numbers):
+            raise BadKeyError(
+                keyword
+            )  # no element holds it (PS3.5 section 6.2, IS), and SQLite refuses more than 64 bits
+        return column.in_(numbers)
     if key.matching is Matching.TEXT:
         return or_(*(like_condition(column, value) for value in values))
     if key.matching is Matching.NAME:

@@ -61,10 +61,7 @@ def _word(row: Any) -> dict[str, Any]:
 
 def give_feedback(call: Call) -> Response:
     """One word on one statement of a result."""
-    try:
-        given = json.loads(call.body)
-    except ValueError:
-        raise HTTPException(400, "the body is no JSON") from None
+    given = call.json_value()
     if not isinstance(given, dict) or not all(isinstance(value, str | int) for value in given.values()):
         raise HTTPException(400, "the body must be an object of texts")
     fields = {str(key): str(value) for key, value in given.items()}

@@ -24,6 +24,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from dicom_node.config import OidcSection, Role
+from dicom_node.dicom.bounded_answers import AnswerLimits, bound_answers
+from dicom_node.dicom.text import without_controls
 from dicom_node.errors import NodeError
 
 ALGORITHMS: Final = (
@@ -46,6 +48,8 @@ DISCOVERY_SECONDS: Final = 3600.0
 KEYS_SECONDS: Final = 10.0
 """Keys are asked for again after this long where a token names one that is not known: the provider changed them."""
 ANSWER_SECONDS: Final = 10.0
+MAX_ANSWER_BYTES: Final = 1 << 20
+"""Of a document or token; those of real providers have some kilobytes."""
 LEEWAY_SECONDS: Final = 60
 """The two clocks may differ by this much."""
 
@@ -170,6 +174,7 @@ class OidcProvider:
             default_timeout=ANSWER_SECONDS,
         )
         session.trust_env = False  # a proxy variable of some shell must not carry codes elsewhere
+        _bound(session)
         session.verify = str(settings.ca) if settings.ca is not None else True
         return session
 
@@ -194,6 +199,7 @@ class OidcProvider:
     def _get(self, url: str, **headers: str) -> dict[str, Any]:
         with self._errors(), requests.Session() as session:
             session.trust_env = False
+            _bound(session)
             verify = str(self.settings.ca) if self.settings.ca is not None else True
             answer = session.get(url, headers=headers, timeout=ANSWER_SECONDS, verify=verify)
             answer.raise_for_status()
@@ -243,7 +249,7 @@ class OidcProvider:
 
     def _identity(self, claims: Mapping[str, Any]) -> SignedInIdentity:
         settings = self.settings
-        name = str(claims.get(settings.name_claim) or "").strip()[:255]
+        name = without_controls(str(claims.get(settings.name_claim) or "")).strip()[:255]
         if not name:
             raise LogInError(f"the provider gives no claim {settings.name_claim!r}; set oidc.name_claim")
         groups = set(_values_at(claims, settings.role_claim) or ())
@@ -271,6 +277,12 @@ class OidcProvider:
             raise LogInError(f"the provider's answer does not hold ({why}); log in again") from error
         except (ValueError, KeyError, TypeError) as error:
             raise LogInError("the provider's answer is not understood; tell the administrator") from error
+
+
+def _bound(session: requests.Session) -> None:
+    """Read no answer without end: whoever waits for it holds the lock that every log-in needs."""
+    limits = AnswerLimits(most_bytes=MAX_ANSWER_BYTES, most_seconds=ANSWER_SECONDS)
+    bound_answers(session, limits, head_seconds=ANSWER_SECONDS)
 
 
 def _values_at(claims: Mapping[str, Any], name: str) -> list[str] | None:

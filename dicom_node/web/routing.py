@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
@@ -44,6 +46,15 @@ class Call:
     def text(self, name: str, default: str = "") -> str:
         """One value of the query string."""
         return self.request.query_params.get(name, default)
+
+    def json_value(self) -> Any:
+        """The value of a JSON body. Raises HTTPException 400 where it is none, or holds half a character."""
+        try:
+            value = json.loads(self.body)
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is JSON, and no text that can be kept
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "the body is no JSON") from None
+        return value
 
     def number(self, name: str, default: int, *, least: int = 0, most: int = 1_000_000) -> int:
         """One whole number of the query string. Raises HTTPException 400 naming what is allowed."""

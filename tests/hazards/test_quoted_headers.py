@@ -46,7 +46,7 @@ def test_control_characters_in_a_header_neither_stop_a_report_nor_stand_in_it(
     """PostgreSQL keeps no NUL, so an analysis whose reason quoted one failed until it was a dead letter."""
     odd = {
         "refused": encoded(copied(film, PatientSpeciesDescription=f"dog{STEERING}")),
-        "refused by its body part": put(0x00180015, b"CS", b"KN\0EE\x07 ")(encoded(film)),
+        "contradicted by its picture": put(0x00180015, b"CS", b"KN\0EE\x07 ")(encoded(film)),
         "analysed": put(0x00080070, b"LO", b"AC\0ME\x07 ")(put(0x00185101, b"CS", b"P\0A ")(encoded(film))),
     }
     studies = []
@@ -63,5 +63,4 @@ def test_control_characters_in_a_header_neither_stop_a_report_nor_stand_in_it(
     for result in results:
         said = [result.reason, *result.prior_reasons, str(result.prediction), text_of(document(node, result))]
         assert not [character for character in "".join(said) if not character.isprintable() and character != "\n"]
-    outcomes = [Outcome.NOT_ANALYSED, Outcome.NOT_ANALYSED, Outcome.FINDINGS_ONLY]
-    assert [result.outcome for result in results] == outcomes
+    assert [result.outcome for result in results] == [Outcome.NOT_ANALYSED, *[Outcome.FINDINGS_ONLY] * 2]

@@ -87,6 +87,8 @@ def test_wrong_file_of_merged_ids_costs_the_merges_and_no_report(tmp_path: Path)
     assert policy_in_service(settings).merged_keys == ()
     with pytest.raises(ConfigurationError, match="old_id and new_id must both be given"):
         merged_ids(settings)
+    path.unlink()
+    assert policy_in_service(settings).merged_keys == ()
 
 
 def test_a_changed_family_name_is_accepted_only_where_the_site_says_so() -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.index.tables.core import AuditEvent
 from dicom_node.receive.c_find import MAX_IDENTIFIER_BYTES
-from dicom_node.receive.c_find_query import MAX_VALUES, BadKeyError, QueryLevel, find
+from dicom_node.receive.c_find_query import MAX_VALUES, BadKeyError, QueryLevel, _values, find
 from tests.support.receiver import RunningNode, radiograph, running_node, send
 from tests.support.scripted_peer import IMPLICIT, Peer, command, data_pdus, p_data
 
@@ -61,6 +61,20 @@ def test_keys_match_by_the_standard(node: RunningNode, keys: dict[str, str], exp
 def test_list_of_many_values_is_refused_before_sql_is_built(node: RunningNode) -> None:
     with pytest.raises(BadKeyError, match="PatientID"):
         answers(node, PatientID="\\".join(f"A{number}*" for number in range(MAX_VALUES + 1)))
+
+
+@pytest.mark.parametrize("number", ["9" * 25, str(-(2**31) - 1)])
+def test_number_that_no_element_holds_is_refused(node: RunningNode, number: str) -> None:
+    """SQLite raised at more than 64 bits, and the query ended without an answer."""
+    identifier = Dataset()
+    identifier.InstanceNumber = number
+    with node.database.read() as session, pytest.raises(BadKeyError, match="InstanceNumber"):
+        list(find(session, identifier, QueryLevel.IMAGE))
+
+
+def test_key_with_a_nul_inside_is_one_that_a_database_takes() -> None:
+    assert _values("1.2\x003") == ["1.2?3"]
+    assert _values(["1.2\0", "\0", None]) == ["1.2"]
 
 
 def test_long_identifier_is_refused_and_not_audited(node: RunningNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -100,6 +101,8 @@ class Provider(AuthorizationServer):  # type: ignore[misc]
         """Claims of the ID token that a wrong provider would give."""
         self.signing_key: RSAKey | None = None
         """Another key than the published one, for a forged token."""
+        self.endless = ""
+        """The path of a document that never ends."""
         self.issuer = ""
         self.client = Client(redirect_uri="")
         self.codes: dict[str, Code] = {}
@@ -224,6 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         provider: Provider = self.server.provider
         place = urlsplit(self.path).path
         provider.asked.append(place)
+        if place == provider.endless:
+            self._answer_without_end()
+            return
         if place == "/authorize":
             try:
                 grant = provider.get_consent_grant(request, end_user=provider.user or None)
@@ -246,6 +252,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def _answer_without_end(self) -> None:
+        """Send blanks, which may stand before any JSON, until the other side has had enough."""
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while self.wfile.write(b" " * 65_536):
+                pass
 
     def log_message(self, *arguments: Any) -> None:
         pass

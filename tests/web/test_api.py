@@ -70,13 +70,19 @@ def test_answers_fit_the_description_whatever_is_asked(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"null", b"[]", b"{", b'{"result": []}', b'{"a": "b"}', b"\xff\xfe", b'{"result": "-1"}', b"1e999"]
+    "body",
+    [
+        *(b"", b"null", b"[]", b"{", b'{"result": []}', b'{"a": "b"}', b"\xff\xfe", b'{"result": "-1"}', b"1e999"),
+        *(b"[" * 50_000, b'{"\\ud800": 1}', b'{"comment": "\\udfff"}', b'{"result": ' + b"9" * 5000 + b"}"),
+    ],
+    ids=lambda body: body[:24].decode("latin-1"),
 )
 def test_a_body_that_is_no_word_is_refused_with_a_reason(site: Site, client: httpx.Client, body: bytes) -> None:
     headers = {"X-CSRF-Token": token(client, "/jobs"), "Content-Type": "application/json"}
-    answer = client.post(f"/api/studies/{site.study_instance_uid}/feedback", content=body, headers=headers)
-    assert answer.status_code == 400
-    assert answer.json()["error"]
+    for route in ("feedback", "questions"):
+        answer = client.post(f"/api/studies/{site.study_instance_uid}/{route}", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]
 
 
 def test_a_word_goes_in_and_comes_out(site: Site, client: httpx.Client) -> None:

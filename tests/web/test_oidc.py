@@ -20,6 +20,7 @@ from dicom_node.config import Settings
 from dicom_node.errors import NodeError
 from dicom_node.index.tables.core import AuditEvent
 from dicom_node.web import oidc
+from dicom_node.web.oidc import LogInError, OidcProvider
 from tests.support.oidc_provider import CLIENT, SECRET, Provider, running_provider
 from tests.support.web_site import PASSWORD, Site, running_site, token
 
@@ -257,6 +258,24 @@ def test_provider_that_cannot_be_reached_or_is_another_is_said(tmp_path: Path) -
             client.post("/login", data={"name": "viewer", "password": PASSWORD, "csrf": token(client)}).status_code
             == 303
         )
+
+
+def test_document_without_end_is_left_and_said() -> None:
+    """The log-in that read it held the lock of all others, and the memory of the node."""
+    with running_provider() as provider:
+        table = {"issuer": provider.issuer, "client_id": CLIENT, "public_url": PUBLIC_URL, "viewers": ("everybody",)}
+        settings = Settings.model_validate({"oidc": table}).oidc
+        assert settings is not None
+        for path in ("/.well-known/openid-configuration", "/keys"):
+            provider.endless = path
+            with pytest.raises(LogInError, match="AnswerTooLongError"):
+                OidcProvider(settings, secret="s").check()
+
+
+def test_name_of_the_provider_is_one_that_can_be_kept(door: Door, client: httpx.Client) -> None:
+    """PostgreSQL keeps no NUL, and a mark of direction would turn the words beside the name around."""
+    assert door.log_in(client, preferred_username="a\0d\N{RIGHT-TO-LEFT OVERRIDE}a").status_code == 200
+    assert client.get("/api/token").json()["user"] == "ada"
 
 
 def test_failed_log_ins_of_one_address_are_paused_and_strangers_write_no_audit(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -27,10 +25,7 @@ def ask_by_form(call: Call) -> Response:
 
 def ask_by_json(call: Call) -> Response:
     """Answer {"question": TEXT}: 200 with the answer or, `refused` true, with the reason why there is none."""
-    try:
-        given = json.loads(call.body)
-    except ValueError:
-        raise HTTPException(400, "the body is no JSON") from None
+    given = call.json_value()
     if not isinstance(given, dict) or set(given) != {FIELD} or not isinstance(given[FIELD], str):
         raise HTTPException(400, f'the body must be {{"{FIELD}": TEXT}}')
     row, demonstration = _ask_and_keep(call, given[FIELD])

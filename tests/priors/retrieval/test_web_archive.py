@@ -142,6 +142,12 @@ def test_gzipped_answer_is_read(archive: Archive) -> None:
     assert len(archive.open().studies("P1", "20200101-20260101")) == 1
 
 
+@pytest.mark.parametrize("kind", ["application/dicom+json", "application/dicom+json; charset=utf-8"])
+def test_answer_that_begins_with_a_byte_order_mark_is_read(archive: Archive, kind: str) -> None:
+    archive.kind, archive.body = kind, b"\xef\xbb\xbf" + json.dumps([STUDY]).encode()
+    assert len(archive.open().studies("P1", "20200101-20260101")) == 1
+
+
 def test_answer_that_drips_has_failed_after_the_time_of_a_query(archive: Archive) -> None:
     archive.drips = True
     with pytest.raises(RetrieveError, match=r"not whole after 0\.3 s"):
