@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import socket
 import threading
@@ -44,10 +45,6 @@ class AnswerLimits:
     def __call__(self, response: requests.Response, *_: Any, **__: Any) -> None:
         """Have the answer's body read by `_pieces`."""
         self.bytes_read, self._deadline = 0, time.monotonic() + self.most_seconds
-        if (response.encoding or "").lower() in ("utf-8", "utf8"):
-            response.encoding = (
-                "utf-8-sig"  # some servers begin their JSON with a byte order mark (RFC 8259 section 8.1)
-            )
 
         def iter_content(chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[bytes]:
             return self._pieces(response)
@@ -56,9 +53,12 @@ class AnswerLimits:
 
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
         """The inflated body as it arrives. `read` would wait until so much is there, and never look at the clock."""
+        is_start = "json" in response.headers.get("Content-Type", "")
         try:
             while piece := response.raw.read1(_PIECE_BYTES, decode_content=True):
                 self.bytes_read += len(piece)
+                if is_start:  # a reader may pass over a byte order mark (RFC 8259 section 8.1); Python's raises
+                    piece, is_start = piece.removeprefix(codecs.BOM_UTF8), False
                 if self.bytes_read > self.most_bytes:
                     raise AnswerTooLongError(f"more than {self.most_bytes >> 20} MiB")
                 if time.monotonic() > self._deadline:

@@ -58,7 +58,9 @@ def compare_identity(a: Patient, b: Patient, policy: PriorPolicy | None = None) 
     if not a.key.patient_id or not b.key.patient_id:
         return IdentityVerdict(identity=Identity.UNPROVEN, sentence="one of the images bears no patient ID")
     link = _link(a, b, policy)
-    if link is not None and any(names_nobody(patient.key.patient_id) for patient in (a, b)):
+    # What an ID was merged into counts too: many may have been merged into "0".
+    keys = (key for patient in (a, b) for key in (patient.key, canonical(patient.key, policy)))
+    if link is not None and any(names_nobody(key.patient_id) for key in keys):
         sentence = "the patient ID is a placeholder, which many patients may share"
         return IdentityVerdict(identity=Identity.UNPROVEN, sentence=sentence)
     if link is None:

@@ -119,6 +119,11 @@ def test_merged_ids_are_followed_over_chains_and_survive_a_circle() -> None:
     assert {canonical(key(name), tailed) for name in "ABC"} == {key("B")}
 
 
+def test_ids_that_were_merged_into_a_placeholder_prove_nobody() -> None:
+    policy = PriorPolicy(merged_keys=((key("A"), key("0")), (key("B"), key("0"))))
+    assert compare_identity(patient("A"), patient("B"), policy).identity is UNPROVEN
+
+
 def test_merged_ids_still_yield_to_a_contradiction() -> None:
     policy = PriorPolicy(merged_keys=((key("A"), key("B")),))
     assert compare_identity(patient("A"), patient("B", sex="F"), policy).identity is CONFLICT
