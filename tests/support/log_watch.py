@@ -22,6 +22,8 @@ from dicom_node.config import LoggingSection
 OWN_FILE = "own-log.txt"
 _OURS = re.compile(rb"^(timestamp=\S+ level=|\{.*\"event\": )")
 """How a line of a configured node begins; Orthanc's, DCMTK's and PostgreSQL's logs are none of ours."""
+_PARTS = re.compile(rb"[\w.]+")
+"""What a line or a word is made of, where only ASCII letters and digits count as such."""
 _FIXTURES = ("PID-77120", "Marchetti", "Ottavia", "ACC-55019", "Doe^Jane", "Example^Erika", "Phantom^Number", "SOAK-1")
 SHORTEST = 5
 """Shorter words ("P1", "A1") stand in any log by chance."""
@@ -109,8 +111,23 @@ def tells(word: str) -> bool:
 
 def leaks(lines: Iterable[tuple[Path, bytes]], words: Iterable[str]) -> list[str]:
     """The lines in which one of the words stands by itself, with the file's name."""
-    parts = [re.escape(word.encode()) for word in sorted(words) if tells(word)]
-    if not parts:
+    wanted = [word.encode() for word in words if tells(word)]
+    if not wanted:
         return []
-    pattern = re.compile(rb"(?<![\w.])(?:" + b"|".join(parts) + rb")(?![\w.])")
-    return [f"{path.name}: {line[:400].decode(errors='replace')}" for path, line in lines if pattern.search(line)]
+    pattern = _by_themselves(wanted)
+    # A session has many thousand lines and hundreds of words. A word stands by itself only where the first of its parts
+    # is a part of the line too: looking the parts up in a set leaves few lines to search for all words.
+    first_parts = {parts[0] for word in wanted if (parts := _PARTS.findall(word))}
+    without_parts = [word for word in wanted if not _PARTS.search(word)]
+    others = _by_themselves(without_parts) if without_parts else None
+    return [
+        f"{path.name}: {line[:400].decode(errors='replace')}"
+        for path, line in lines
+        if (not first_parts.isdisjoint(_PARTS.findall(line)) and pattern.search(line))
+        or (others is not None and others.search(line))
+    ]
+
+
+def _by_themselves(words: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Any of the words with neither a letter, a digit nor a dot beside it."""
+    return re.compile(rb"(?<![\w.])(?:" + b"|".join(map(re.escape, sorted(words))) + rb")(?![\w.])")
