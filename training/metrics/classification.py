@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error (Guo et al. 2017 use 15)."""
@@ -111,7 +110,8 @@ def confusion(truth: Sequence[str], said: Sequence[str], labels: Sequence[str]) 
 def auroc(truth: ArrayLike, score: ArrayLike) -> float:
     """Area under the ROC curve: P(score of a positive > score of a negative) + ½·P(equal); NaN with one class only.
 
-    Computed from mid-ranks (Mann-Whitney U / (n₊·n₋)). Raises ValueError for scores that are not finite.
+    Computed from mid-ranks (Mann-Whitney U / (n₊·n₋)), by numpy alone: on the few scores of a bootstrap's thousand
+    resamples scipy's `rankdata` takes six times as long. Raises ValueError for scores that are not finite.
     """
     positive = np.asarray(truth, dtype=bool)
     scores = np.asarray(score, dtype=np.float64)
@@ -123,7 +123,11 @@ def auroc(truth: ArrayLike, score: ArrayLike) -> float:
     n_negative = positive.size - n_positive
     if n_positive == 0 or n_negative == 0:
         return float("nan")
-    u = float(rankdata(scores)[positive].sum()) - n_positive * (n_positive + 1) / 2
+    ascending, wanted = np.sort(scores), scores[positive]
+    below = np.searchsorted(ascending, wanted, side="left")
+    not_above = np.searchsorted(ascending, wanted, side="right")
+    ranks = (below + not_above + 1) / 2  # the mean of the places, from 1, that a score shares with its equals
+    u = float(ranks.sum()) - n_positive * (n_positive + 1) / 2
     return u / (n_positive * n_negative)
 
 
