@@ -27,6 +27,8 @@ mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"  # before what follows: a checkout
 bind "$base" "$base"
 bind "$repository" "$repository"
 bind "$venv" /opt/dicom-node
+real=$(realpath "$venv")  # what its programs name in their first line: elsewhere where several checkouts share it
+[ -e "$root$real" ] || bind "$real" "$real"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mkdir -p "$root/var/lib/dicom-node"
