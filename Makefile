@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-vllm lint docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
+.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -26,14 +26,24 @@ PEOPLE ?= ../shared/data/studies/HAN-2d1f1ee8
 demo: $(VENV)/.installed
 	$(BIN)/dicom-node demo --out demo-out $(if $(wildcard $(PEOPLE)),--beside $(PEOPLE))
 
-lint: $(VENV)/.installed-dev
+lint: style types
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# the types are checked beside the tests: mypy keeps one core busy for minutes; where either fails, the whole does
 test: $(VENV)/.installed-dev
 	scripts/install_test_tools.sh
-	$(MAKE) lint
+	$(MAKE) style
+	$(MAKE) -j 2 types pytest
+
+# a node's processes are started some hundred times: compiled once (where the environment forbids it too)
+pytest: export PYTHONDONTWRITEBYTECODE :=
+pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
 
 # make test-vllm   the model server against the real vLLM, in an environment of its own (3.5 GB, once); RECORD=1 writes its answers
@@ -112,6 +122,6 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
+.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

@@ -18,17 +18,41 @@ from tests.support.object_store import s3_server  # noqa: F401 - a fixture
 from tests.support.postgres import postgres_server  # noqa: F401 - a fixture
 
 LONGEST_FIRST = (
+    "tests/e2e/test_patient_course.py",
     "tests/retrain/test_story.py",
     "tests/retrain/test_kill.py",
-    "tests/demo/test_keep.py",
-    "tests/e2e/test_restart.py",
+    "tests/model/test_films_of_people.py",
+    "tests/e2e/test_story.py",
     "tests/serving/test_champion.py",
+    "tests/demo/test_keep.py",
+    "tests/deliver/test_proof.py",
+    "tests/e2e/test_restart.py",
+    "tests/backfill/test_kill.py",
+    "tests/e2e/test_backfill.py",
+    "tests/e2e/test_roles.py",
     "tests/deliver/test_kill.py",
-    "tests/report/sr/test_conformance.py",
     "tests/serving/test_batching.py",
+    "tests/retrain/test_families.py",
+    "tests/report/sr/test_conformance.py",
+    "tests/docs/test_five_minutes.py",
+    "tests/deploy/test_packages.py",
+    "tests/backfill/test_run.py",
+    "tests/e2e/test_fetched_prior.py",
+    "tests/runtime/test_reload.py",
+    "tests/chaos/test_group.py",
+    "tests/serving/test_shadow.py",
+    "tests/serving/test_model_process.py",
+    "tests/model/nvila/test_hub.py",
+    "tests/cli/test_bulk_training.py",
+    "tests/report/sr/test_studies.py",
+    "tests/docs/test_first_routing.py",
+    "tests/predict/test_predict.py",
 )
-"""Files that hold the slowest tests (`--durations`). A worker of xdist takes a file whole: a long one that begins last
-leaves the other worker idle, so `make test` keeps this order (--no-loadscope-reorder)."""
+"""Files that take more than a minute, the longest first.
+
+A worker of xdist takes a file whole: a long one that begins last leaves the other workers idle, so `make test` keeps
+this order (--no-loadscope-reorder).
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
