@@ -81,7 +81,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         stalled = [destination.sentence() for destination in find_stalled(session)]
         unsettled = session.scalar(select(func.count()).where(Quarantine.resolved_at.is_(None))) or 0
         backfills = _backfill_lines(session, node)
-        unclaimed = [waiting.sentence() for waiting in backlog.find_unclaimed_work(session)]
+        worker_troubles = backlog.worker_troubles(session)
     usage = disk_usage(node)
     troubles = [
         f"{_in_words('jobs', name)}: {count}; `dicom-node jobs` says why"
@@ -89,7 +89,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         if name.endswith(f" {JobState.DEAD.value}")
     ]
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
-    troubles += unclaimed + stalled
+    troubles += worker_troubles + stalled
     if unsettled:
         troubles.append(f"{unsettled} objects in quarantine need a decision: dicom-node quarantine")
     if usage.free_percent < node.settings.retention.keep_free_percent:

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
 from sqlalchemy import select
 
 from dicom_node.cli.common import ConfigOption, open_node, printable
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import NodeError, UsageError
 from dicom_node.index.tables.core import Document, DocumentKind, Result, Study
 
@@ -44,9 +44,9 @@ def show(
     from dicom_node.report.render.sr_tree import tree_lines, tree_page
 
     file = Path(what)
-    is_uid = UID(what).is_valid and not file.exists()
+    names_study = is_uid(what) and not file.exists()
     try:
-        dataset = dcmread(BytesIO(_document(what, kind, config)) if is_uid else file, stop_before_pixels=True)
+        dataset = dcmread(BytesIO(_document(what, kind, config)) if names_study else file, stop_before_pixels=True)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: no such file") from error
     except InvalidDicomError as error:

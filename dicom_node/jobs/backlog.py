@@ -106,6 +106,25 @@ def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     return unclaimed
 
 
+def find_lost_workers(session: Session) -> dt.datetime | None:
+    """Return when a worker last reported, where every one that is listed ended without stopping; else None.
+
+    One that stops withdraws its lanes. A node that was killed while nothing waited shows by this alone.
+    """
+    newest = func.max(WorkerLane.seen_at)
+    return session.scalar(select(newest).having(newest < database_time(session, -LANE_IS_GONE)))
+
+
+def worker_troubles(session: Session) -> list[str]:
+    """Say for `dicom-node status` what is wrong with the workers; empty where nothing is."""
+    unclaimed = [waiting.sentence() for waiting in find_unclaimed_work(session)]
+    lost_since = find_lost_workers(session)
+    if unclaimed or lost_since is None:
+        return unclaimed
+    since = f"{lost_since:%Y-%m-%d %H:%M} UTC"
+    return [f"no worker has reported since {since}, and none was stopped: is `dicom-node serve` running?"]
+
+
 def _why_nobody_works(session: Session, kind: JobKind) -> str:
     """Return "" where a lane of this kind reported lately and is not paused."""
     alive = select(WorkerLane).where(

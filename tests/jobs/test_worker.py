@@ -219,6 +219,22 @@ def test_due_work_that_no_lane_takes_is_told(database: Database, kind: JobKind) 
         assert "no worker reports" in backlog.find_unclaimed_work(session)[0].reason
 
 
+def test_workers_that_ended_without_stopping_are_told_of_though_nothing_waits(database: Database) -> None:
+    now = dt.datetime(2026, 3, 1, 22, tzinfo=dt.UTC)
+    database.clock = lambda: now
+    killed = now - backlog.LANE_IS_GONE - dt.timedelta(seconds=1)
+    with database.write() as session:
+        assert backlog.find_lost_workers(session) is None, "no worker was ever here, or each was stopped"
+        lane = {"lane": "analyse", "kind": JobKind.ANALYSE, "since": killed}
+        session.add(WorkerLane(**lane, worker="killed", seen_at=killed))
+        session.flush()
+        assert backlog.find_lost_workers(session) == killed
+        assert "since 2026-03-01 21:57 UTC, and none was stopped" in backlog.worker_troubles(session)[0]
+        session.add(WorkerLane(**lane, worker="started again", seen_at=now))
+        session.flush()
+        assert backlog.worker_troubles(session) == []
+
+
 def test_an_idle_lane_is_woken_by_a_job_of_another_connection(
     shared: Callable[[], NodeContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.errors import ModelError
 from training.recipe.data import DataSection
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""Recipes that come with the program, to be copied."""
 PARTS = ("vision_tower", "mm_projector", "llm", "longitudinal", "heads")
 
 
@@ -188,6 +190,8 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe; raises RecipeError naming the file, the key and what is allowed."""
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file; recipes to copy lie in {RECIPES}") from error
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: not a readable TOML file ({error})") from error
     try:

@@ -150,13 +150,13 @@ def _ae_titles(settings: Settings) -> Iterator[Check]:
     ours = settings.node.ae_title
     same = [d.name for d in settings.destinations if d.ae_title == ours and not d.url]
     if same:
-        text = f"{', '.join(same)}: has our own AE title {ours}; results would come back to us"
+        text = f"{', '.join(same)}: has this node's own AE title {ours}; results would come back to it"
         yield Check(what="AE titles", grade=Grade.BAD, text=text)
     elif any(d.ae_title == "ANY-SCP" and not d.url for d in settings.destinations):
         text = "a destination has the AE title ANY-SCP: most archives check the called AE title"
         yield Check(what="AE titles", grade=Grade.WARNING, text=text)
     else:
-        yield Check(what="AE titles", grade=Grade.GOOD, text=f"we are {ours}")
+        yield Check(what="AE titles", grade=Grade.GOOD, text=f"this node is {ours}")
 
 
 def _open_door(settings: Settings) -> Check:

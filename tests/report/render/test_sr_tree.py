@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_a_page_is_written(files: dict[str, Path], tmp_path: Path) -> None:
 def test_reports_of_others_are_shown() -> None:
     for path in sorted(shared("data", "dicom", "sr").glob("*.dcm")):
         assert len(_show(str(path)).splitlines()) > 3, path.name
+
+
+def test_a_file_name_is_not_warned_of_as_a_wrong_uid(files: dict[str, Path]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _show(str(files["reading"]))
 
 
 def test_what_is_no_report_is_called_so(tmp_path: Path) -> None:

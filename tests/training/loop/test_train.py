@@ -217,6 +217,12 @@ def test_unknown_and_wrong_keys_are_refused_by_name(tmp_path: Path, change: str,
         load_recipe(path)
 
 
+def test_a_recipe_that_is_not_there_is_called_so_and_the_ones_to_copy_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nix\.toml: no such file; recipes to copy lie in .*recipes") as told:
+        load_recipe(tmp_path / "nix.toml")
+    assert list(Path(str(told.value).rpartition(" in ")[2]).glob("*.toml"))
+
+
 def test_the_rate_warms_up_and_falls_to_its_floor(tmp_path: Path) -> None:
     recipe = _loaded(tmp_path, steps=100)
     factors = [rate_factor(step, recipe) for step in range(100)]
