@@ -65,9 +65,9 @@ def studies_per_minute(url: str, folder: Path, *, workers: int, number: int, mod
             assert process.stdout.readline(), "a worker ended"
         for film in films:
             receive(node, film)
-        wait_until(lambda: count(database) > 0, seconds=600, what="the first report")
+        wait_until(lambda: count(database) > 0, seconds=600, what="the first report", closely=True)
         began, first = time.monotonic(), count(database)
-        wait_until(lambda: count(database) == number, seconds=3600, what="the last report")
+        wait_until(lambda: count(database) == number, seconds=3600, what="the last report", closely=True)
         return 60 * (number - first) / (time.monotonic() - began)
     finally:
         for process in processes:

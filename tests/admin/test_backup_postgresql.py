@@ -109,7 +109,7 @@ def test_backup_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
     copies = tmp_path / "backup" / "instances" / "files" / "00"
     command = [sys.executable, "-m", "dicom_node", "backup", str(tmp_path / "backup"), "--config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
-        wait_until(lambda: len(list(copies.glob("*.dcm"))) > 5, seconds=120, what="the first copies")
+        wait_until(lambda: len(list(copies.glob("*.dcm"))) > 5, seconds=120, what="the first copies", closely=True)
         running.send_signal(signal.SIGKILL)
     copied = list(copies.glob("*.dcm"))
     assert 5 < len(copied) < 400

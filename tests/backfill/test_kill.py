@@ -91,7 +91,7 @@ verify = "find"
         for kill in range(1, KILLS + 1):
             process = _worker(config)
             # Killed while some of its studies have ended and others are being fetched or analysed.
-            wait_until(partial(_has_ended, database, kill), seconds=300, what="an end")
+            wait_until(partial(_has_ended, database, kill), seconds=300, what="an end", closely=True)
             process.kill()
             process.wait()
         process = _worker(config)

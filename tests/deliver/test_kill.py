@@ -99,7 +99,7 @@ def kill_at(node: NodeContext, config: Path, sign: Sign, *more: str) -> None:
     """One round: start, wait for the sign, kill. A stage may be over before it is seen; then the end is as good."""
     process = start(config, *more)
     try:
-        wait_until(lambda: sign() or finished(node), seconds=180, what="the moment to kill")
+        wait_until(lambda: sign() or finished(node), seconds=180, what="the moment to kill", closely=True)
     finally:
         process.kill()
         process.wait(30)

@@ -78,7 +78,9 @@ def test_a_run_is_paused_resumed_and_outlives_the_node_and_the_page_shows_it(tmp
         try:
             # One a minute: it is killed and paused long before it is done.
             _command(node, "start", "past", "--from", "2024-01-01", "--to", "2024-01-31", "--per-minute", "1")
-            wait_until(lambda: not _nothing_in_hand(node), seconds=300, what="the first study to be fetched")
+            wait_until(
+                lambda: not _nothing_in_hand(node), seconds=300, what="the first study to be fetched", closely=True
+            )
             node.kill()
             node.start()
             wait_until(lambda: _ended(node), seconds=300, what="the first study to be analysed")

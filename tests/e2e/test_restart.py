@@ -41,7 +41,7 @@ def test_interrupted_work_is_finished_once(end: Callable[[Node], object], orthan
     node.start()
     try:
         storescu([*made.prior.files, *made.current.files], node.port)
-        wait_until(lambda: _analyse_is_running(node), seconds=60, what="an analysis to begin")
+        wait_until(lambda: _analyse_is_running(node), seconds=60, what="an analysis to begin", closely=True)
         end(node)
         assert _all_received(node, len(made.prior.files) + len(made.current.files))
         node.start()

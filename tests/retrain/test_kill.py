@@ -76,7 +76,7 @@ def end(folder: Path) -> int:
 def kill_when(folder: Path, condition: Callable[[], bool], what: str) -> None:
     """SIGKILL to the command as soon as the condition holds; its training process goes with it."""
     process = start(folder)
-    wait_until(lambda: condition() or process.poll() is not None, seconds=1200, what=what)
+    wait_until(lambda: condition() or process.poll() is not None, seconds=1200, what=what, closely=True)
     assert process.poll() is None, (folder / "said").read_text("utf-8")
     children = _children(process.pid)
     assert children, "the training runs in a process of its own"
