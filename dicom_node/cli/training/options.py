@@ -21,7 +21,17 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the 
 DataOption = Annotated[
     str, typer.Option("--data", help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".')
 ]
-SplitOption = Annotated[str, typer.Option(help='Split: "train", "validate", "test", "fixture" or "all".')]
+
+
+def _require_split(word: str) -> str:
+    """Refuse a wrong split while the options are read: before torch is imported and a model loaded."""
+    split_of(word)
+    return word
+
+
+SplitOption = Annotated[
+    str, typer.Option(help='Split: "train", "validate", "test", "fixture" or "all".', callback=_require_split)
+]
 ServerOption = Annotated[str, typer.Option(help="OpenAI-compatible server of the text model, with its /v1.")]
 TextModelOption = Annotated[
     str, typer.Option(help="Text model: a name on the server, or a local folder or Hub id without one.")
