@@ -111,7 +111,9 @@ def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -
         (("evaluate", "--data", "phantom:2", "--split", "tset", "--out", "."), "--split is one of all, dev,"),
     ],
 )
-def test_a_wrong_path_or_word_is_named_without_a_traceback(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_a_wrong_path_or_word_is_named_without_a_traceback(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
     done = run(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
