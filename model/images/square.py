@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from model.images.resample import resample
 from model.schema import DisplayImage, SourceGeometry
 
 _kept: ContextVar[dict[tuple[int, int], tuple[DisplayImage, NDArray[np.uint8]]] | None] = ContextVar(
@@ -82,11 +82,9 @@ def fit(image: DisplayImage, size: int) -> NDArray[np.uint8]:
 def fit_grey(pixels: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """As `fit`, of display grey float32 [H, W] in 0..1."""
     where = square_fit(pixels.shape[0], pixels.shape[1], size)
-    picture = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.float32), mode="F")
-    # Pillow widens its filter when it reduces, so thin lines fade instead of breaking up
-    resized = picture.resize((where.width, where.height), Image.Resampling.BICUBIC)
+    resized = resample(pixels, where.height, where.width)
     square = np.zeros((size, size), dtype=np.uint8)
-    levels = np.clip(np.rint(np.asarray(resized) * 255.0), 0, 255).astype(np.uint8)
+    levels = np.clip(np.rint(resized * 255.0), 0, 255).astype(np.uint8)
     square[where.top : where.top + where.height, where.left : where.left + where.width] = levels
     return square
 
