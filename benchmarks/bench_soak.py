@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--rate", type=float, default=2.0, help="studies per second")
     parser.add_argument("--model", default="tiny", help='"tiny", "demo" or another [model] source')
-    parser.add_argument("--at-once", type=int, default=0, help="[model] studies_at_once; 0: by the load")
+    parser.add_argument("--at-once", type=int, default=0, help="[model] studies_at_once; 0, as by default: by the load")
     parser.add_argument("--write", action="store_true", help="write the figures to docs/benchmarks.md")
     parser.add_argument("--folder", type=Path, help="where the node lies (kept); else a temporary folder")
     options = parser.parse_args()

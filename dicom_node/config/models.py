@@ -91,10 +91,10 @@ class ModelSection(Section):
         description="images beyond the checkpoint's limit of unfamiliarity: not analysed, or read with a warning",
     )
     studies_at_once: int = Field(
-        default=1,  # of one patient's films that come together, the later one's report rests on the earlier one's
+        default=0,
         ge=0,
         le=32,
-        description="waiting studies analysed side by side in one batch; 0: by the load, up to 3 while others wait",
+        description="waiting studies analysed in one batch, one at a time of a patient; 0: by the load, up to 3",
         json_schema_extra={"unit": "studies"},
     )
     shadow: str = Field(

@@ -36,10 +36,18 @@ def database_time(session: Session, after: dt.timedelta = dt.timedelta(0)) -> Co
     that it is compared with is used; `clock_timestamp` is VOLATILE and would scan the table). SQLite has no clock of
     its own and lives on one machine: there it is the machine's time.
     """
+    clock = given_clock(session)
+    return server_time(after) if clock is None else literal(clock() + after, UtcDateTime())
+
+
+def given_clock(session: Session) -> Callable[[], dt.datetime] | None:
+    """Return the clock that stands in for a database without one of its own; None: the server's time is asked for."""
     database: Database | None = session.info.get("database")
-    clock = utc_now if database is None else database.clock
-    if clock is not None:
-        return literal(clock() + after, UtcDateTime())
+    return utc_now if database is None else database.clock
+
+
+def server_time(after: dt.timedelta = dt.timedelta(0)) -> ColumnElement[dt.datetime]:
+    """Build `database_time` for PostgreSQL: it stays true in a statement that is built once."""
     moment: ColumnElement[dt.datetime] = func.statement_timestamp(type_=DateTime(timezone=True))
     if after:
         moment = moment + literal(after, Interval())

@@ -6,12 +6,13 @@ import datetime as dt
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.index.clock import database_time
+from dicom_node.index.clock import database_time, given_clock
 from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, WorkerLane
-from dicom_node.jobs.due import Priority, next_due
+from dicom_node.jobs import due
+from dicom_node.jobs.due import Priority
 
 UNCLAIMED = dt.timedelta(minutes=5)
 """Due work that has waited for so long while no lane of its kind works is told of."""
@@ -49,7 +50,7 @@ def analyses_have_work(session: Session, *, machine: str | None = None) -> bool:
 
 def seconds_to_next(session: Session, kinds: Collection[JobKind], *, within: dt.timedelta) -> float | None:
     """Return in how many seconds the next job of these kinds is due (0: now), or None where none is due `within`."""
-    times, present = _soonest(session, kinds, by=database_time(session, within))
+    times, present = _soonest(session, kinds, within=within)
     return max(0.0, (min(times.values()) - present).total_seconds()) if times else None
 
 
@@ -57,33 +58,34 @@ def next_times(
     session: Session, kinds: Collection[JobKind], *, within: dt.timedelta
 ) -> dict[JobKind, tuple[dt.datetime, bool]]:
     """Return for each kind of which a job is due `within` when the first is, and whether that is now or past."""
-    times, present = _soonest(session, kinds, by=database_time(session, within))
+    times, present = _soonest(session, kinds, within=within)
     return {kind: (run_at, run_at <= present) for kind, run_at in times.items()}
 
 
 def count_due(session: Session, kind: JobKind, *, most: int) -> int:
     """Count the jobs of a kind that are due and wait, but not further than `most`."""
-    now, counted = database_time(session), 0
+    on_server, counted = given_clock(session) is None, 0
+    given = due.times(session, by=dt.timedelta(0))
     for urgency in Priority:
-        looked_at = next_due(Job.id, (kind,), urgency, by=now).limit(most - counted)
-        counted += len(session.scalars(looked_at).all())
+        looked_at = due.first_due(kind, urgency, on_server)
+        counted += len(session.scalars(looked_at, {**given, "most": most - counted}).all())
         if counted == most:
             break
     return counted
 
 
 def _soonest(
-    session: Session, kinds: Collection[JobKind], *, by: ColumnElement[dt.datetime]
+    session: Session, kinds: Collection[JobKind], *, within: dt.timedelta
 ) -> tuple[dict[JobKind, dt.datetime], dt.datetime]:
-    """When the first ready job of each kind was or is due, of those due `by` then, and the database's time.
+    """When the first ready job of each kind was or is due, of those due `within`, and the database's time.
 
     One round trip.
     """
     asked = [(kind, urgency) for kind in kinds for urgency in Priority]
-    looks = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind, urgency in asked]
-    *due, present = session.execute(select(*looks, database_time(session))).one()
+    given = due.times(session, by=within, present=dt.timedelta(0))
+    *first, present = session.execute(due.looks(tuple(kinds), within, given_clock(session) is None), given).one()
     times: dict[JobKind, dt.datetime] = {}
-    for (kind, _), run_at in zip(asked, due, strict=True):
+    for (kind, _), run_at in zip(asked, first, strict=True):
         if run_at is not None:
             times[kind] = min(run_at, times.get(kind, run_at))
     return times, present
@@ -97,7 +99,7 @@ def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
 
 def find_unclaimed_work(session: Session) -> list[Unclaimed]:
     """Return the kinds of which due work waits although no lane works on them, each with the reason."""
-    times, _ = _soonest(session, tuple(JobKind), by=database_time(session, -UNCLAIMED))
+    times, _ = _soonest(session, tuple(JobKind), within=-UNCLAIMED)
     unclaimed = []
     for kind, due_since in times.items():
         reason = _why_nobody_works(session, kind)

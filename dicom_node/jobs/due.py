@@ -5,12 +5,21 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, Integer, Select, String, bindparam, case, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from dicom_node.index.tables.core import Job, JobKind, JobState
+from dicom_node.index.clock import given_clock, server_time
+from dicom_node.index.tables.base import UtcDateTime
+from dicom_node.index.tables.core import Job, JobKind, JobState, Study
+
+CLAIMS_OF_ANALYSES = 7_310_018
+"""PostgreSQL's advisory lock of whoever claims an analysis: any number that no other lock of the index has."""
+LONGEST_CLAIM = "10s"
+"""A machine that stands still in the middle of a claim is cut off after so long, and its lock is free."""
 
 
 class Priority(IntEnum):
@@ -36,6 +45,9 @@ def next_due(
 ) -> Select[Any]:
     """Select a column of the ready job of one priority that is the first of those due `by` then: one entry of an index.
 
+    An analysis is passed over while one of the same person runs: the later film's report rests on the earlier one's,
+    and side by side the later film would be reported twice. So more entries are read where a person has many that wait.
+
     The kind and the priority are compared as equal, and the order is that of ix_job_next, so that its first entry is
     the answer however many jobs wait, now or later, on both databases. It must not be left to the planner: after
     ANALYZE of a queue of one kind, SQLite takes a condition without this order for one that holds of nearly all rows,
@@ -44,4 +56,100 @@ def next_due(
     of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
     # Due times are the database's: the clocks of two machines differ, and neither may start a job early.
     is_due = of_kind & (Job.state == JobState.READY) & (Job.priority == priority) & (Job.run_at <= by)
+    if JobKind.ANALYSE in kinds:
+        is_free = _person_of(Job).not_in(_persons_in_hand())
+        is_due &= is_free if len(kinds) == 1 else (Job.kind != JobKind.ANALYSE) | is_free
     return select(column).where(is_due).order_by(Job.run_at, Job.id).limit(1)
+
+
+def times(session: Session, **after: dt.timedelta) -> dict[str, dt.datetime]:
+    """Compute the parameters of the given names for statements that are built once: none where the server has a clock.
+
+    after: how long after the present each of them is.
+    """
+    clock = given_clock(session)
+    if clock is None:
+        return {}
+    now = clock()
+    return {name: now + later for name, later in after.items()}
+
+
+def moment(name: str, on_server: bool, after: dt.timedelta = dt.timedelta(0)) -> ColumnElement[dt.datetime]:
+    """Build the expression of a time of `times` in a statement that is built once."""
+    return server_time(after) if on_server else bindparam(name, type_=UtcDateTime())
+
+
+@lru_cache(maxsize=128)
+def looks(kinds: tuple[JobKind, ...], within: dt.timedelta, on_server: bool) -> Select[Any]:
+    """Build the question for the due time of the next job of each kind and priority, due `by` then, and the present.
+
+    Built once: to build it takes six times as long as to ask it, and a busy node asks it some ten times a study.
+    """
+    by = moment("by", on_server, within)
+    asked = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind in kinds for urgency in Priority]
+    return select(*asked, moment("present", on_server))
+
+
+@lru_cache(maxsize=32)
+def first_due(kind: JobKind, urgency: Priority, on_server: bool) -> Select[Any]:
+    """Build the question for the first `most` jobs of a kind that are due `by` then. Built once, as `looks`."""
+    by = moment("by", on_server)
+    return next_due(Job.id, (kind,), urgency, by=by).limit(bindparam("most", type_=Integer))
+
+
+@lru_cache(maxsize=32)
+def claim_next(
+    kinds: tuple[JobKind, ...], lease: dt.timedelta, is_postgresql: bool, on_server: bool
+) -> ReturningUpdate[int, JobKind, str, dict[str, Any], int, int]:
+    """Build the statement of a claim; once, because that takes longer than to execute it."""
+    candidates = [next_due(Job.id, kinds, urgency, by=moment("by", on_server)) for urgency in Priority]
+    if is_postgresql:
+        # Rows that another claimer is just taking are passed over instead of waited for.
+        candidates = [candidate.with_for_update(skip_locked=True) for candidate in candidates]
+    # COALESCE looks for less urgent work only where there is none that is more urgent.
+    chosen = func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
+    # Choice and change are one statement, and the state is asked again where the row changes: if it has changed hands
+    # in between, no row comes back and the lane looks again. Two owners of one job would send a document twice.
+    return (
+        update(Job)
+        .where(Job.id == chosen, Job.state == JobState.READY)
+        .values(
+            state=JobState.RUNNING,
+            attempts=Job.attempts + 1,
+            lease_owner=bindparam("claimer", type_=String),
+            lease_until=moment("until", on_server, lease),
+        )
+        .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def claim_analyses_alone(session: Session) -> None:
+    """Wait until no other claim of an analysis is under way: two that do not see each other would take one person's.
+
+    Only on PostgreSQL, in its own statement: the next one sees what was committed meanwhile. SQLite has one writer.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        limit = func.set_config("idle_in_transaction_session_timeout", LONGEST_CLAIM, True)
+        session.execute(select(limit, func.pg_advisory_xact_lock(CLAIMS_OF_ANALYSES)))
+
+
+def _persons_in_hand() -> Select[Any]:
+    """Select the persons of the analyses that run now, on whatever worker: a few rows of the index."""
+    running = aliased(Job)
+    in_hand = (running.kind == JobKind.ANALYSE) & (running.state == JobState.RUNNING)
+    # In the order of the index, as `next_due` says.
+    return select(_person_of(running)).where(in_hand).order_by(running.priority, running.run_at, running.id)
+
+
+def _person_of(job: type[Job]) -> ColumnElement[str]:
+    """Say whose analysis a job is: the study's patient ID, else the study, else the job itself.
+
+    Whoever issued the ID: an unknown issuer may be any, and another person of the same ID only waits for a moment. IDs
+    that only the site's list of merged ones says to be one person's are not known here: such films may be read side by
+    side, and the later one is then reported anew.
+    """
+    study = aliased(Study)
+    person = case((study.patient_id != "", "P" + study.patient_id), else_="S" + study.study_instance_uid)
+    looked_up = select(person).where(study.study_instance_uid == job.payload["study_instance_uid"].as_string())
+    return func.coalesce(looked_up.correlate(job).scalar_subquery(), "J" + job.key)

@@ -14,7 +14,8 @@ one: a machine whose clock is wrong writes and judges the same leases as all oth
 it applies only while the row has the worker's own lease owner *and* attempt, so that the late result of a lost lease
 is refused even where the job is back with the same worker.
 
-SQLite claims by UPDATE … RETURNING under BEGIN IMMEDIATE, PostgreSQL by FOR UPDATE SKIP LOCKED.
+SQLite claims by UPDATE … RETURNING under BEGIN IMMEDIATE, PostgreSQL by FOR UPDATE SKIP LOCKED. Of one person's
+analyses only one runs at a time, on whatever worker (`dicom_node.jobs.due`).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, update
+from sqlalchemy import ColumnElement, case, update
 from sqlalchemy.orm import Session
 
-from dicom_node.index.clock import database_time
+from dicom_node.index.clock import database_time, given_clock
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
-from dicom_node.jobs.due import Priority, next_due
+from dicom_node.jobs.due import Priority, claim_analyses_alone, claim_next, times
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
@@ -93,26 +94,13 @@ def claim(
     session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta | None = None
 ) -> ClaimedJob | None:
     """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread."""
-    candidates = [next_due(Job.id, kinds, urgency, by=database_time(session)) for urgency in Priority]
-    if session.get_bind().dialect.name == "postgresql":
-        # Rows that another claimer is just taking are passed over instead of waited for.
-        candidates = [candidate.with_for_update(skip_locked=True) for candidate in candidates]
-    # COALESCE looks for less urgent work only where there is none that is more urgent.
-    chosen = func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
-    # Choice and change are one statement, and the state is asked again where the row changes: if it has changed hands
-    # in between, no row comes back and the lane looks again. Two owners of one job would send a document twice.
-    row = session.execute(
-        update(Job)
-        .where(Job.id == chosen, Job.state == JobState.READY)
-        .values(
-            state=JobState.RUNNING,
-            attempts=Job.attempts + 1,
-            lease_owner=owner,
-            lease_until=database_time(session, lease or LEASE),
-        )
-        .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
+    if JobKind.ANALYSE in kinds:
+        claim_analyses_alone(session)
+    is_postgresql = session.get_bind().dialect.name == "postgresql"
+    held = lease or LEASE
+    statement = claim_next(tuple(kinds), held, is_postgresql, given_clock(session) is None)
+    given = {"claimer": owner, **times(session, by=dt.timedelta(0), until=held)}
+    row = session.execute(statement, given).one_or_none()
     return None if row is None else ClaimedJob(**row._mapping, lease_owner=owner)
 
 
