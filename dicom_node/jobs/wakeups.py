@@ -62,7 +62,8 @@ class Wakeups:
                 timeout=seconds,
             )
 
-    def _wake(self, kinds: Collection[JobKind]) -> None:
+    def wake(self, kinds: Collection[JobKind]) -> None:
+        """Let the lanes of these kinds look again."""
         with self._changed:
             for kind in kinds:
                 self._generations[kind] += 1
@@ -79,7 +80,7 @@ class Wakeups:
             except Exception:  # without this thread every job would wait for the slow poll from here on
                 log.exception("the queue is no longer watched; begun again")
                 self._node.stop.wait(RECONNECT_SECONDS)
-        self._wake(tuple(JobKind))  # a lane that waits has to see the sign to stop
+        self.wake(tuple(JobKind))  # a lane that waits has to see the sign to stop
 
     def _watch_sqlite(self) -> None:
         with self._node.database.raw_connection() as connection:
@@ -95,15 +96,15 @@ class Wakeups:
                 # took a fifth of a busy worker's time.
                 with self._node.database.read() as session:
                     times = backlog.next_times(session, tuple(JobKind), within=SLOW_POLL)
-                self._wake([kind for kind, (at, is_due) in times.items() if is_due or known.get(kind) != (at, False)])
+                self.wake([kind for kind, (at, is_due) in times.items() if is_due or known.get(kind) != (at, False)])
                 known = times
 
     def _listen(self) -> None:
         with self._node.database.raw_connection() as connection:
             connection.autocommit = True
             connection.execute(f"LISTEN {CHANNEL}")
-            self._wake(tuple(JobKind))  # what came while nobody listened
+            self.wake(tuple(JobKind))  # what came while nobody listened
             while not self._node.stop.is_set():
                 for notification in connection.notifies(timeout=LISTEN_SECONDS):
                     if notification.payload in set(JobKind):
-                        self._wake((JobKind(notification.payload),))
+                        self.wake((JobKind(notification.payload),))

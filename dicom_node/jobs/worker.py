@@ -179,6 +179,8 @@ class Worker:
             return
         with status.busy(job.key):
             self._do(job, status)
+        if status.kind is JobKind.ANALYSE:  # a further film of this person, which was passed over, may be taken now
+            self._wakeups.wake(kinds)
 
     def _claim(self, kind: JobKind, owner: str) -> ClaimedJob | None:
         with self._node.database.write() as session:

@@ -19,7 +19,7 @@ from dicom_node.config.models import STUDIES_BY_LOAD
 from dicom_node.context import NodeContext, utc_now
 from dicom_node.errors import DeliveryError
 from dicom_node.index.database import Database
-from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, WorkerLane
+from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, Study, WorkerLane
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
@@ -305,3 +305,32 @@ def test_studies_are_analysed_side_by_side_only_while_others_wait(shared: Callab
     wait_until(lambda: len(begun) == 7, what="all to be begun")
     worker.stop()
     assert len(set(begun)) == 7
+
+
+def test_two_films_of_one_patient_are_analysed_one_after_the_other(shared: Callable[[], NodeContext]) -> None:
+    other = shared()
+    by_load = other.settings.model_copy(update={"model": ModelSection(studies_at_once=0)})
+    node = dataclasses.replace(other, settings=by_load, stop=threading.Event())
+    go_on, begun = threading.Event(), []
+
+    def analyse(job: ClaimedJob, context: NodeContext) -> None:
+        begun.append(job.key)
+        assert go_on.wait(120)
+        _done(job, context)
+
+    with other.database.write() as session:
+        for uid, patient in (("1", "P"), ("2", "P"), ("3", "Q"), ("4", "Q"), ("5", "Q")):
+            now = utc_now()
+            study = Study(study_instance_uid=uid, patient_id=patient, first_instance_at=now, last_instance_at=now)
+            session.add(study)
+            jobs.enqueue(session, JobKind.ANALYSE, uid, {"study_instance_uid": uid})
+    worker = Worker(node, {JobKind.ANALYSE: analyse})
+    worker.start()
+    wait_until(lambda: len(begun) == 2, what="the first film of each patient")
+    assert set(begun) == {"1", "3"}
+    with node.database.read() as session:
+        assert backlog.count_due(session, JobKind.ANALYSE, most=9) == 0, "the others wait for them"
+    go_on.set()
+    wait_until(lambda: len(begun) == 5, what="all films")
+    worker.stop()
+    assert sorted(begun) == ["1", "2", "3", "4", "5"]
