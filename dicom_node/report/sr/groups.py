@@ -26,6 +26,7 @@ from dicom_node.report.concepts import finding_concept
 from dicom_node.report.label_positions import LabelBox, label_boxes
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
+from dicom_node.report.sr.copies import copied
 from dicom_node.report.sr.iod import referenceable
 from dicom_node.report.sr.regions import image_position, image_region, stored_size
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
@@ -189,7 +190,7 @@ def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
         finding_category=codes.concept("value.prognosis"),
         finding_type=codes.concept_of(concept.code),
         algorithm_id=_algorithm(request),
-        measurements=[_percent(codes.concept("name.probability"), item.probability)],
+        measurements=[_percent("name.probability", item.probability)],
         qualitative_evaluations=[_evaluation("name.predicted_change", codes.change_code(item.change))],
     )
 
@@ -228,23 +229,26 @@ def _finding_tracking(request: ReportRequest, finding: Finding) -> TrackingIdent
     )
 
 
+@copied
 def _source_image(sop_class_uid: str, sop_instance_uid: str) -> SourceImageForMeasurementGroup:
     return SourceImageForMeasurementGroup(
         referenced_sop_class_uid=sop_class_uid, referenced_sop_instance_uid=sop_instance_uid
     )
 
 
+@copied
 def _time_point(role: ImageRole) -> TimePointContext:
     return TimePointContext(time_point=role.value)
 
 
-def _percent(name: CodedConcept, probability: float) -> Measurement:
+def _percent(name: str, probability: float) -> Measurement:
     """A NUM in percent. Never 0 or 100, which would claim certainty."""
     return _measure_percent(name, min(max(round(float(probability) * 100, 1), 0.1), 99.9))
 
 
-def _measure_percent(name: CodedConcept, percent: float) -> Measurement:
-    return Measurement(name=name, value=percent, unit=dicom_codes.UCUM.Percent)
+@copied
+def _measure_percent(name: str, percent: float) -> Measurement:
+    return Measurement(name=codes.concept(name), value=percent, unit=dicom_codes.UCUM.Percent)
 
 
 def _certainty(statement: Statement) -> list[Measurement]:
@@ -256,20 +260,22 @@ def _certainty(statement: Statement) -> list[Measurement]:
     if not statement.is_calibrated or statement.is_omitted:
         return []
     certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
-    items = [_percent(codes.concept("name.certainty"), certainty[presence])] if presence in certainty else []
-    items.append(_percent(codes.concept("name.probability"), finding.probability))
+    items = [_percent("name.certainty", certainty[presence])] if presence in certainty else []
+    items.append(_percent("name.probability", finding.probability))
     if statement.change is not None and finding.change_probability is not None:
-        items.append(_percent(codes.concept("name.change_certainty"), finding.change_probability))
+        items.append(_percent("name.change_certainty", finding.change_probability))
     return items
 
 
 def _site(finding: Finding) -> list[FindingSite]:
     concept = finding_concept(finding.key)
-    return [_finding_site(codes.concept(f"site.{concept.site}"), *codes.place_codes(finding.location))]
+    return [_finding_site(f"site.{concept.site}", finding.location)]
 
 
-def _finding_site(anatomy: CodedConcept, side: CodedConcept | None, place: CodedConcept | None) -> FindingSite:
-    return FindingSite(anatomic_location=anatomy, laterality=side, topographical_modifier=place)
+@copied
+def _finding_site(anatomy: str, location: str | None) -> FindingSite:
+    side, place = codes.place_codes(location)
+    return FindingSite(anatomic_location=codes.concept(anatomy), laterality=side, topographical_modifier=place)
 
 
 def _evaluation(name: str, value: CodedConcept) -> QualitativeEvaluation:
