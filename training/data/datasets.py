@@ -174,6 +174,16 @@ def open_choices(text: str, report: DropReport) -> Iterator[ChoiceItem]:
     raise DataError(f"{text!r} names no multiple-choice set; write one of: {', '.join(CHOICE_SETS)}")
 
 
+def require_choices(text: str) -> None:
+    """Raise DataError where a set of choices cannot be opened or has no question whose images are there.
+
+    For the start of a long run: only the first such question is read.
+    """
+    report = DropReport()
+    if next(open_choices(text, report), None) is None:
+        raise DataError("\n".join([f"{text} gives no question", *report.lines()]))
+
+
 def load_choices(
     text: str, report: DropReport, *, limit: int | None = None
 ) -> Iterator[tuple[ChoiceItem, tuple[DisplayImage, ...]]]:

@@ -80,7 +80,7 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from dicom_node.cli.training.evaluate_run import EvaluationRun, ask_all, with_zero_shot
-    from training.data.datasets import open_records, parse_spec, select_records
+    from training.data.datasets import open_records, parse_spec, require_choices, select_records
     from training.evaluation.evaluate import EvaluationOptions
     from training.evaluation.held_out import require_held_out, salt_of
     from training.evaluation.report import write_report
@@ -90,6 +90,8 @@ def evaluate_command(
         no_bars_in_files()
         report = DropReport()
         spec = parse_spec(data)
+        if choices:
+            require_choices(choices)  # now, and not after hours of asking
         recipe = recipe_of(model)
         require_held_out(
             lambda: open_records(spec, DropReport()),

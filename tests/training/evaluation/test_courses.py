@@ -16,7 +16,7 @@ from model.images.display import from_grey
 from model.questions.answers import CHANGE_ANSWERS
 from model.schema import Change, DisplayImage, Finding, Prediction, Presence, PrognosisItem, StudyPair
 from tests.support.oracle import IDENTITY, told
-from training.data.datasets import load_choices, open_choices
+from training.data.datasets import load_choices, open_choices, require_choices
 from training.evaluation.choices import answer_choices, score_choices
 from training.evaluation.evaluate import EvaluationOptions, evaluate
 from training.evaluation.forecasts import SETTINGS, best_of, study_in_setting
@@ -313,3 +313,21 @@ def test_sets_of_choices_are_opened_by_name(tmp_path: Path) -> None:
             open_choices(text, report)
     with pytest.raises(DataError, match=r"micxr_test\.jsonl cannot be read"):
         list(open_choices(f"mi-cxr:{tmp_path},{tmp_path}", report))
+
+
+def test_a_set_without_a_question_is_named_before_anything_is_asked(tmp_path: Path) -> None:
+    require_choices("phantom:1")
+    visits = {f"T{number}": f"files/p10/p10000032/s{number}/{number}.jpg" for number in range(1, VISITS + 1)}
+    row = {
+        "qid": 1,
+        "group_type": "TEL",
+        "qtype": "single_emergence",
+        "images": visits,
+        "question": "When does edema newly appear?",
+        "choices": dict.fromkeys("ABCDE", "T1 → T2"),
+        "answer": "A",
+    }
+    (tmp_path / "micxr_test.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    for text, reason in ((f"mi-cxr:{tmp_path},{tmp_path}/elsewhere", "image file missing"), ("phantom:0", "no question")):
+        with pytest.raises(DataError, match=reason):
+            require_choices(text)

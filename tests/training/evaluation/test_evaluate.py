@@ -360,7 +360,10 @@ def test_two_reports_are_compared_by_command(
 def test_the_commands_name_what_is_wrong(runner: CliRunner, tmp_path: Path) -> None:
     from dicom_node.errors import NodeError, UsageError
 
+    out = tmp_path / "out"
+    choices = ["evaluate", "--data", "phantom:1", "--choices", "mi-cxr:nowhere,here", "--out", str(out)]
     for arguments, error, message in (
+        (choices, NodeError, r"micxr_test\.jsonl cannot be read"),
         (["train", "leakage", "--data", f"nih:{tmp_path}"], NodeError, "holds neither Data_Entry"),
         (["train", "preview", "--data", "phantom:1", "--out", "x", "--streams", "wisdom"], UsageError, "there are"),
         (["train", "preview", "--data", "phantom:1", "--out", "x", "--split", "odd"], UsageError, "is one of all"),
@@ -368,6 +371,7 @@ def test_the_commands_name_what_is_wrong(runner: CliRunner, tmp_path: Path) -> N
     ):
         with pytest.raises(error, match=message):
             runner.invoke(app(), arguments, catch_exceptions=False)
+    assert not out.exists(), "no pair was asked about before the questions were looked for"
 
 
 def test_published_questions_are_asked_of_the_model(checkpoint: Path) -> None:
