@@ -328,6 +328,9 @@ def test_a_set_without_a_question_is_named_before_anything_is_asked(tmp_path: Pa
         "answer": "A",
     }
     (tmp_path / "micxr_test.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
-    for text, reason in ((f"mi-cxr:{tmp_path},{tmp_path}/elsewhere", "image file missing"), ("phantom:0", "no question")):
+    for text, reason in (
+        (f"mi-cxr:{tmp_path},{tmp_path}/elsewhere", "image file missing"),
+        ("phantom:0", "no question"),
+    ):
         with pytest.raises(DataError, match=reason):
             require_choices(text)
