@@ -65,7 +65,7 @@ def next_times(
 def count_due(session: Session, kind: JobKind, *, most: int) -> int:
     """Count the jobs of a kind that are due and wait, but not further than `most`."""
     on_server, counted = given_clock(session) is None, 0
-    given = due.times(session, by=dt.timedelta(0))
+    given = due.given_times(session, by=dt.timedelta(0))
     for urgency in Priority:
         looked_at = due.first_due(kind, urgency, on_server)
         counted += len(session.scalars(looked_at, {**given, "most": most - counted}).all())
@@ -82,7 +82,7 @@ def _soonest(
     One round trip.
     """
     asked = [(kind, urgency) for kind in kinds for urgency in Priority]
-    given = due.times(session, by=within, present=dt.timedelta(0))
+    given = due.given_times(session, by=within, present=dt.timedelta(0))
     *first, present = session.execute(due.looks(tuple(kinds), within, given_clock(session) is None), given).one()
     times: dict[JobKind, dt.datetime] = {}
     for (kind, _), run_at in zip(asked, first, strict=True):

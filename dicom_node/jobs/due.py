@@ -62,7 +62,7 @@ def next_due(
     return select(column).where(is_due).order_by(Job.run_at, Job.id).limit(1)
 
 
-def times(session: Session, **after: dt.timedelta) -> dict[str, dt.datetime]:
+def given_times(session: Session, **after: dt.timedelta) -> dict[str, dt.datetime]:
     """Compute the parameters of the given names for statements that are built once: none where the server has a clock.
 
     after: how long after the present each of them is.
@@ -74,8 +74,8 @@ def times(session: Session, **after: dt.timedelta) -> dict[str, dt.datetime]:
     return {name: now + later for name, later in after.items()}
 
 
-def moment(name: str, on_server: bool, after: dt.timedelta = dt.timedelta(0)) -> ColumnElement[dt.datetime]:
-    """Build the expression of a time of `times` in a statement that is built once."""
+def time_parameter(name: str, on_server: bool, after: dt.timedelta = dt.timedelta(0)) -> ColumnElement[dt.datetime]:
+    """Build the expression of a time of `given_times` in a statement that is built once."""
     return server_time(after) if on_server else bindparam(name, type_=UtcDateTime())
 
 
@@ -85,15 +85,15 @@ def looks(kinds: tuple[JobKind, ...], within: dt.timedelta, on_server: bool) -> 
 
     Built once: to build it takes six times as long as to ask it, and a busy node asks it some ten times a study.
     """
-    by = moment("by", on_server, within)
+    by = time_parameter("by", on_server, within)
     asked = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind in kinds for urgency in Priority]
-    return select(*asked, moment("present", on_server))
+    return select(*asked, time_parameter("present", on_server))
 
 
 @lru_cache(maxsize=32)
 def first_due(kind: JobKind, urgency: Priority, on_server: bool) -> Select[Any]:
     """Build the question for the first `most` jobs of a kind that are due `by` then. Built once, as `looks`."""
-    by = moment("by", on_server)
+    by = time_parameter("by", on_server)
     return next_due(Job.id, (kind,), urgency, by=by).limit(bindparam("most", type_=Integer))
 
 
@@ -102,7 +102,7 @@ def claim_next(
     kinds: tuple[JobKind, ...], lease: dt.timedelta, is_postgresql: bool, on_server: bool
 ) -> ReturningUpdate[int, JobKind, str, dict[str, Any], int, int]:
     """Build the statement of a claim; once, because that takes longer than to execute it."""
-    candidates = [next_due(Job.id, kinds, urgency, by=moment("by", on_server)) for urgency in Priority]
+    candidates = [next_due(Job.id, kinds, urgency, by=time_parameter("by", on_server)) for urgency in Priority]
     if is_postgresql:
         # Rows that another claimer is just taking are passed over instead of waited for.
         candidates = [candidate.with_for_update(skip_locked=True) for candidate in candidates]
@@ -117,7 +117,7 @@ def claim_next(
             state=JobState.RUNNING,
             attempts=Job.attempts + 1,
             lease_owner=bindparam("claimer", type_=String),
-            lease_until=moment("until", on_server, lease),
+            lease_until=time_parameter("until", on_server, lease),
         )
         .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
         .execution_options(synchronize_session=False)

@@ -33,7 +33,7 @@ from dicom_node.index.clock import database_time, given_clock
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
-from dicom_node.jobs.due import Priority, claim_analyses_alone, claim_next, times
+from dicom_node.jobs.due import Priority, claim_analyses_alone, claim_next, given_times
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
@@ -99,7 +99,7 @@ def claim(
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     held = lease or LEASE
     statement = claim_next(tuple(kinds), held, is_postgresql, given_clock(session) is None)
-    given = {"claimer": owner, **times(session, by=dt.timedelta(0), until=held)}
+    given = {"claimer": owner, **given_times(session, by=dt.timedelta(0), until=held)}
     row = session.execute(statement, given).one_or_none()
     return None if row is None else ClaimedJob(**row._mapping, lease_owner=owner)
 

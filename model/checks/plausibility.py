@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from model.images.resample import Filter, resample
+from model.images.resample import ResamplingFilter, resample
 
 SIDE = 32
 """Cells of the coarse square, whatever the picture's shape."""
@@ -104,7 +104,7 @@ def _variance(pixels: NDArray[np.float32]) -> float:
 
 def coarse_square(pixels: NDArray[np.float32]) -> Square:
     """[H, W] → means of SIDE × SIDE cells; the shape of the picture is not kept."""
-    return resample(pixels, SIDE, SIDE, Filter.BOX).astype(np.float64)
+    return resample(pixels, SIDE, SIDE, ResamplingFilter.BOX).astype(np.float64)
 
 
 def normalise(square: Square) -> Square:

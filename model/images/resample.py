@@ -21,21 +21,21 @@ _AT_ONCE = 8
 """Rows of the result in one product: fewer read the film more often, more multiply more zeros."""
 
 
-class Filter(Enum):
+class ResamplingFilter(Enum):
     """The form of the weights; the value is the distance, in pixels of the result, beyond which they are zero."""
 
     BICUBIC = 2.0
     BOX = 0.5
 
 
-def resample(pixels: Picture, height: int, width: int, form: Filter = Filter.BICUBIC) -> Picture:
+def resample(pixels: Picture, height: int, width: int, form: ResamplingFilter = ResamplingFilter.BICUBIC) -> Picture:
     """Make a picture [H, W] one of height × width. Bicubic overshoots at edges: values may leave the range."""
     rows = _reduce_rows(np.ascontiguousarray(pixels, dtype=np.float32), height, form)
     columns = _reduce_rows(np.ascontiguousarray(rows.T), width, form)
     return np.ascontiguousarray(columns.T)
 
 
-def _reduce_rows(pixels: Picture, height: int, form: Filter) -> Picture:
+def _reduce_rows(pixels: Picture, height: int, form: ResamplingFilter) -> Picture:
     made = np.empty((height, pixels.shape[1]), dtype=np.float32)
     for start, (first, weights) in zip(range(0, height, _AT_ONCE), _strips(pixels.shape[0], height, form), strict=True):
         strip = pixels[first : first + weights.shape[1]]
@@ -44,7 +44,7 @@ def _reduce_rows(pixels: Picture, height: int, form: Filter) -> Picture:
 
 
 @lru_cache(maxsize=64)
-def _strips(source: int, target: int, form: Filter) -> tuple[tuple[int, Picture], ...]:
+def _strips(source: int, target: int, form: ResamplingFilter) -> tuple[tuple[int, Picture], ...]:
     """For each few rows of the result the first row of the picture that they need, and their weights over the strip."""
     scale = source / target
     widened = max(scale, 1.0)
@@ -66,9 +66,9 @@ def _strips(source: int, target: int, form: Filter) -> tuple[tuple[int, Picture]
     return tuple(strips)
 
 
-def _weights(away: NDArray[np.floating[Any]], form: Filter) -> NDArray[np.float64]:
+def _weights(away: NDArray[np.floating[Any]], form: ResamplingFilter) -> NDArray[np.float64]:
     """The filter at distances in pixels of the result (of the source where that is larger)."""
-    if form is Filter.BOX:
+    if form is ResamplingFilter.BOX:
         return ((away > -0.5) & (away <= 0.5)).astype(np.float64)
     x = np.abs(away)
     near = (1.5 * x - 2.5) * x * x + 1.0  # Keys' cubic with a = -0.5

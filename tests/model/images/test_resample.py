@@ -10,9 +10,9 @@ from PIL import Image
 
 from model.checks.plausibility import measure
 from model.images.display import fit_grey
-from model.images.resample import Filter, resample
+from model.images.resample import ResamplingFilter, resample
 
-PILLOWS = {Filter.BICUBIC: Image.Resampling.BICUBIC, Filter.BOX: Image.Resampling.BOX}
+PILLOWS = {ResamplingFilter.BICUBIC: Image.Resampling.BICUBIC, ResamplingFilter.BOX: Image.Resampling.BOX}
 SIDES = st.integers(1, 90)
 
 
@@ -21,10 +21,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-@pytest.mark.parametrize("form", list(Filter))
+@pytest.mark.parametrize("form", list(ResamplingFilter))
 @settings(max_examples=60, deadline=None)
 @given(shape=st.tuples(SIDES, SIDES), height=SIDES, width=SIDES, seed=st.integers(0, 2**31))
-def test_every_size_is_pillows(form: Filter, shape: tuple[int, int], height: int, width: int, seed: int) -> None:
+def test_every_size_is_pillows(
+    form: ResamplingFilter, shape: tuple[int, int], height: int, width: int, seed: int
+) -> None:
     pixels = np.random.default_rng(seed).random(shape, dtype=np.float32)
     expected = Image.fromarray(pixels, mode="F").resize((width, height), PILLOWS[form])
     assert np.abs(resample(pixels, height, width, form) - np.asarray(expected)).max() < 2e-6
