@@ -30,6 +30,8 @@ from model.schema import PatientContext
 
 MAX_INDICATION = 200
 """Characters of the free text of a request that are told."""
+MAX_AGE_YEARS = 120
+"""More is a birth date that stands for none, such as 1 January 1900."""
 _FLAG_WORDS = {"N": "normal", "H": "high", "HH": "very high"}
 """As the courses of training say it (docs/courses.md); a low value keeps its HL7 letter."""
 
@@ -86,9 +88,9 @@ def known_chart(session: Session, header: Dataset, settings: ChartSection, polic
 def _entries(session: Session, header: Dataset, policy: PriorPolicy) -> list[ChartEntry]:
     """Entries of this very patient: the same ID and issuer after the site's merges; of a placeholder ID none."""
     patient = patient_of(header)
-    if not patient.key.patient_id or names_nobody(patient.key.patient_id):
-        return []
     own = canonical(patient.key, policy)
+    if not patient.key.patient_id or names_nobody(patient.key.patient_id) or names_nobody(own.patient_id):
+        return []
     rows = session.scalars(
         select(ChartEntry)
         .where(ChartEntry.patient_id.in_(linked_ids(patient, policy)), ~ChartEntry.is_withdrawn)
@@ -141,9 +143,10 @@ def _lab_text(entry: ChartEntry, unit: str) -> str:
 def _person(header: Dataset, day: dt.date) -> list[ChartFact]:
     """Age and sex, and why the film was asked for, as the header says it."""
     born, sex = da(text_of(header, "PatientBirthDate")), text_of(header, "PatientSex").upper()
-    facts = []
+    facts, years = [], None
     if born and born <= f"{day:%Y%m%d}":
         years = day.year - int(born[:4]) - (f"{day:%m%d}" < born[4:])
+    if years is not None and years <= MAX_AGE_YEARS:
         facts.append(ChartFact(kind=FactKind.AGE, text=str(years)))
     if sex in ("F", "M"):
         facts.append(ChartFact(kind=FactKind.SEX, text=sex))

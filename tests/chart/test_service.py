@@ -19,7 +19,7 @@ from dicom_node.context import NodeContext
 from dicom_node.feedback.reports.hl7_listener import Hl7Listener
 from dicom_node.index.tables.chart import ChartEntry
 from dicom_node.index.tables.core import AuditEvent
-from dicom_node.priors import policy_of
+from dicom_node.priors import PatientKey, PriorPolicy, policy_of
 from dicom_node.report.chart_facts import FactKind
 from dicom_node.report.render.text import as_text
 from dicom_node.retention import removal
@@ -95,6 +95,28 @@ def test_it_is_told_of_this_very_patient_only(tmp_path: Path, whose: tuple[str, 
         peer.ask(lab(patient="UNKNOWN^^^HOSP", filler="F-2"))
         assert known_labs(node, header_at(patient=whose[0], issuer=whose[1])) == {}
         assert known_labs(node) != {}
+
+
+def test_charts_of_ids_that_were_merged_into_a_placeholder_stay_apart(tmp_path: Path) -> None:
+    """Many may have been merged into "0": the CRP of one would be told of another."""
+    into = PatientKey(patient_id="0", issuer="HOSP")
+    merged = tuple((PatientKey(patient_id=old, issuer="HOSP"), into) for old in ("P1", "P2"))
+    with listening(tmp_path) as (node, _clock, peer):
+        peer.ask(lab())
+        with node.database.read() as session:
+            policy = PriorPolicy(merged_keys=merged)
+            assert known_chart(session, header_at(patient="P2"), node.settings.chart, policy) is None
+
+
+def test_age_of_more_than_120_years_is_not_told(tmp_path: Path) -> None:
+    header = header_at()
+    header.PatientBirthDate = "19000101"
+    with reporting_node(tmp_path) as (node, _clock):
+        assert known_to(node, header) is None
+        header.PatientBirthDate = "19100101"
+        known = known_to(node, header)
+    assert known is not None
+    assert known.context.age_years == 116
 
 
 def test_messages_in_any_order_and_twice_leave_the_same(tmp_path: Path) -> None:
