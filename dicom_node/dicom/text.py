@@ -70,6 +70,8 @@ def without_controls(text: str) -> str:
     PostgreSQL refuses NUL, and a mark of direction would show the rest of the sentence backwards. Joiners stay: Persian
     and Indic names need them.
     """
+    if text.isascii() and text.isprintable():
+        return text  # most are, and each received object has two dozen
     return text.translate(_SHOWN)
 
 
