@@ -123,8 +123,8 @@ def worker_troubles(session: Session) -> list[str]:
     lost_since = find_lost_workers(session)
     if unclaimed or lost_since is None:
         return unclaimed
-    since = f"{lost_since:%Y-%m-%d %H:%M} UTC"
-    return [f"no worker has reported since {since}, and none was stopped: is `dicom-node serve` running?"]
+    ended = f"a worker that last reported at {lost_since:%Y-%m-%d %H:%M} UTC did not stop in order"
+    return [f"{ended}, and none works now: is `dicom-node serve` running?"]
 
 
 def _why_nobody_works(session: Session, kind: JobKind) -> str:

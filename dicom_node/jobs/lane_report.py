@@ -17,6 +17,7 @@ from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.clock import database_time
 from dicom_node.index.tables.core import JobKind, LaneState, WorkerLane
 from dicom_node.index.upsert import insert_or_update
+from dicom_node.jobs.backlog import LANE_IS_GONE
 from dicom_node.jobs.lane_health import LaneHealth
 from dicom_node.logs import get_logger
 
@@ -130,9 +131,11 @@ class LaneReporter:
             log.warning("the lanes' state is not in the index", error=str(error))
 
     def withdraw(self) -> None:
-        """Delete this worker's rows: it has stopped."""
+        """Delete this worker's rows: it has stopped. Those of workers killed before it go too, or they would be taken
+        for the last that were here (`backlog.find_lost_workers`)."""
         try:
             with self._node.database.write() as session:
-                session.execute(delete(WorkerLane).where(WorkerLane.worker == self._worker))
+                lost = WorkerLane.seen_at < database_time(session, -LANE_IS_GONE)
+                session.execute(delete(WorkerLane).where((WorkerLane.worker == self._worker) | lost))
         except IndexUnavailableError as error:
             log.warning("the lanes of this worker stay listed for a while", error=str(error))

@@ -22,6 +22,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Job, JobKind, JobState, LaneState, Study, WorkerLane
 from dicom_node.jobs import backlog
 from dicom_node.jobs import queue as jobs
+from dicom_node.jobs.lane_report import LaneReporter
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.wakeups import SLOW_POLL, Wakeups
 from dicom_node.jobs.worker import Worker
@@ -229,10 +230,24 @@ def test_workers_that_ended_without_stopping_are_told_of_though_nothing_waits(da
         session.add(WorkerLane(**lane, worker="killed", seen_at=killed))
         session.flush()
         assert backlog.find_lost_workers(session) == killed
-        assert "since 2026-03-01 21:57 UTC, and none was stopped" in backlog.worker_troubles(session)[0]
+        assert "last reported at 2026-03-01 21:57 UTC did not stop in order" in backlog.worker_troubles(session)[0]
         session.add(WorkerLane(**lane, worker="started again", seen_at=now))
         session.flush()
         assert backlog.worker_troubles(session) == []
+
+
+def test_a_worker_that_stops_takes_the_lanes_of_killed_ones_with_it(node: NodeContext) -> None:
+    reporter = LaneReporter(node, "stops")
+    reporter.add(JobKind.ANALYSE)
+    reporter.report()
+    lane = {"lane": "analyse", "kind": JobKind.ANALYSE}
+    long_ago = dt.datetime.now(dt.UTC) - 2 * backlog.LANE_IS_GONE
+    with node.database.write() as session:
+        session.add(WorkerLane(**lane, worker="killed", since=long_ago, seen_at=long_ago))
+        session.add(WorkerLane(**lane, worker="works", since=long_ago, seen_at=dt.datetime.now(dt.UTC)))
+    reporter.withdraw()
+    with node.database.read() as session:
+        assert session.scalars(select(WorkerLane.worker)).all() == ["works"]
 
 
 def test_an_idle_lane_is_woken_by_a_job_of_another_connection(
