@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
+.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo evaluate-films
 .DEFAULT_GOAL := help
 
 help:
@@ -117,11 +117,18 @@ check-vulnerabilities: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	$(BIN)/pytest -m soak
 
+# make evaluate-films   the demonstration model on films of people: the tables of docs/demonstration-model.md; goes on where it stopped
+SERIES ?= ../shared/data/nih_series
+FILMS_OUT ?= runs/films
+evaluate-films: $(VENV)/.installed-dev
+	@test -d $(SERIES) || { echo "$(SERIES) is not there: name the folder with SERIES=FOLDER"; exit 1; }
+	$(BIN)/python -m training.films.evaluate demo --series $(SERIES) --out $(FILMS_OUT)
+
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo
+.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo evaluate-films
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

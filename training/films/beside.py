@@ -10,6 +10,7 @@ from pathlib import Path
 from model.images.display import load_display_image
 from model.predict import Predictor
 from model.schema import DisplayImage, StudyPair
+from training.evaluation.evaluate import EvaluatedPredictor
 from training.metrics.pairs import Answered
 from training.readers.nih import read_nih
 from training.readers.nih_series import read_nih_series
@@ -59,7 +60,7 @@ def ask_language_model(predictor: Predictor, pairs: Iterable[tuple[Record, Study
         predictor.films = films
 
 
-def ask_studies(predictor: Predictor, studies: Path) -> list[Answered]:
+def ask_studies(predictor: EvaluatedPredictor, studies: Path) -> list[Answered]:
     """Ask for every labelled DICOM study of the shared folder `studies`, each with the study before it as its prior.
 
     Labels are those of the film that the study was made of, mined from its report; a study of another set has none.

@@ -6,7 +6,8 @@ Presence against radiologists and against labels mined from reports, side by sid
 radiologists' boxes; change on pairs of which radiologists read both films, beside "nothing has changed" and the
 commonest answer; the order of the pair, the same film twice, calibration, subgroups, and how unlike the films are;
 the agreement of the two kinds of label, the labelled studies of the folder `studies` beside, and with --language-model
-what the checkpoint said without a film classifier.
+what the checkpoint said without a film classifier. Writes films.json and, as tables, films.md. Every answer is kept in
+answers.jsonl: started again after an interruption, it goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import typer
 from model.predict import Predictor, load_predictor
 from model.schema import StudyPair
 from training.data.datasets import load_records
+from training.evaluation.cached_predictor import Remembered
 from training.evaluation.consistency import score_consistency
+from training.evaluation.evaluate import EvaluatedPredictor
 from training.films.beside import agreement_tables, ask_language_model, ask_studies, mined_truths
 from training.films.figures import (
     CHANGING,
@@ -37,14 +40,20 @@ from training.films.figures import (
     subgroups,
 )
 from training.films.pointing import pointing_figures
+from training.films.tables import film_tables
 from training.metrics.pairs import Answered
 from training.metrics.significance import Interval
 from training.readers.nih_series import read_nih_marks, read_nih_series
 from training.records.drops import DropReport
 from training.records.record import Record, Split
 
+SMALL_FOLDER = "images_64"
+"""Of the films of 64 px in the shared set."""
 
-def ask(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]], *, twice: bool = False) -> list[Answered]:
+
+def ask(
+    predictor: EvaluatedPredictor, items: Iterable[tuple[Record, StudyPair]], *, twice: bool = False
+) -> list[Answered]:
     """Ask for each pair; twice: also in the other order, and of the same film given twice."""
     answered = []
     for record, pair in items:
@@ -86,13 +95,19 @@ def language_model_figures(predictor: Predictor, marked: Sequence[tuple[Record, 
 
 
 def evaluate_films(
-    predictor: Predictor, series: Path, *, limit: int | None = None, language_model: int = 0
+    predictor: Predictor,
+    series: Path,
+    *,
+    limit: int | None = None,
+    language_model: int = 0,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """Every figure on the dev patients; limit: at most so many records of each kind. language_model: ask it, too, about
-    so many of the films that were read."""
+    so many of the films that were read. answers: file that keeps each answer of this checkpoint."""
     report = DropReport()
+    asked = Remembered(answers, predictor.identity, lambda: predictor) if answers is not None else predictor
     marked = list(load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
-    by_marks = ask(predictor, marked, twice=True)
+    by_marks = ask(asked, marked, twice=True)
     records: list[Record] = []
 
     def iterate_pairs() -> Iterable[tuple[Record, StudyPair]]:
@@ -100,15 +115,17 @@ def evaluate_films(
             records.append(item[0])
             yield item
 
-    by_reports = ask(predictor, iterate_pairs())
+    by_reports = ask(asked, iterate_pairs())
     studies = series.parent / "studies"
-    by_studies = ask_studies(predictor, studies) if studies.is_dir() else []
+    by_studies = ask_studies(asked, studies) if studies.is_dir() else []
+    large = [item for item, record in zip(by_reports, records, strict=True) if SMALL_FOLDER not in record.current.key]
     unlike = [item.prediction.unfamiliarity for item in by_reports if item.prediction.unfamiliarity is not None]
     return {
         "model": f"{predictor.identity.name} {predictor.identity.version} {predictor.identity.device_uid}",
         "films": {"marked": len(by_marks), "mined": len(by_reports)},
         "presence, radiologists": presence_figures(by_marks, predictor.findings),
         "presence, reports": presence_figures(by_reports, SIX),
+        "presence, reports, larger films": {"films": len(large), **presence_figures(large, SIX)},
         "subgroups, reports": subgroups(by_reports, records, SIX),
         "change": change_figures(by_marks),
         "consistency": score_consistency(by_marks, resamples=RESAMPLES),
@@ -134,7 +151,7 @@ def plain(value: object) -> object:
 def main(
     checkpoint: Annotated[str, typer.Argument(help='"demo", a checkpoint folder or a models directory')],
     series: Annotated[Path, typer.Option(help="folder nih_series")],
-    out: Annotated[Path, typer.Option(help="folder for films.json")],
+    out: Annotated[Path, typer.Option(help="folder for answers.jsonl, films.json and films.md")],
     limit: Annotated[int | None, typer.Option(help="at most so many films of each kind")] = None,
     language_model: Annotated[
         int, typer.Option(help="ask the language model alone, as version 2 read, about so many films; slow")
@@ -143,11 +160,21 @@ def main(
 ) -> None:
     """Measure and write films.json."""
     torch.set_num_threads(threads)
-    figures = plain(evaluate_films(load_predictor(checkpoint), series, limit=limit, language_model=language_model))
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(figures, indent=1, ensure_ascii=False)
-    (out / "films.json").write_text(text + "\n", "utf-8")
-    print(text)
+    figures = plain(
+        evaluate_films(
+            load_predictor(checkpoint),
+            series,
+            limit=limit,
+            language_model=language_model,
+            answers=out / "answers.jsonl",
+        )
+    )
+    assert isinstance(figures, dict)
+    (out / "films.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    tables = film_tables(figures)
+    (out / "films.md").write_text(tables, "utf-8")
+    print(tables)
 
 
 if __name__ == "__main__":
