@@ -58,7 +58,7 @@ def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
     ):
         some = {key: value for key, value in figures[place].items() if key != "films"}
         rows += [
-            (f"{'calibration error' if key == 'ece' else 'AUROC'}, {name}: {_named(key)}", *rest)
+            (f"calibration error, {name}" if key == "ece" else f"AUROC, {name}: {_named(key)}", *rest)
             for key, (_, *rest) in zip(some, _intervals(some), strict=True)
         ]
     share = figures["unlike the training films"]
