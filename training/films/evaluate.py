@@ -27,6 +27,7 @@ from training.data.datasets import load_records
 from training.evaluation.cached_predictor import Remembered
 from training.evaluation.consistency import score_consistency
 from training.evaluation.evaluate import EvaluatedPredictor
+from training.evaluation.film_tables import film_tables
 from training.films.beside import agreement_tables, ask_language_model, ask_studies, mined_truths
 from training.films.figures import (
     CHANGING,
@@ -40,7 +41,6 @@ from training.films.figures import (
     subgroups,
 )
 from training.films.pointing import pointing_figures
-from training.films.tables import film_tables
 from training.metrics.pairs import Answered
 from training.metrics.significance import Interval
 from training.readers.nih_series import read_nih_marks, read_nih_series

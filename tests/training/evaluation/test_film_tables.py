@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.films.tables import film_tables
+from training.evaluation.film_tables import film_tables
 
 
 def _interval(value: float) -> dict[str, float]:
