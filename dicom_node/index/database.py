@@ -50,6 +50,10 @@ UNDEFINED_TABLE = "42P01"
 MISSING = (INSUFFICIENT_PRIVILEGE, UNDEFINED_TABLE)
 
 
+CLOCK_TOLERANCE = dt.timedelta(seconds=5)
+"""The clocks of the machines of one index agree within this; one that moves further against a steady clock was set."""
+
+
 def utc_now() -> dt.datetime:
     """Return this machine's time as aware UTC."""
     return dt.datetime.now(dt.UTC)

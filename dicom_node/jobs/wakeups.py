@@ -27,6 +27,8 @@ LOOK_SECONDS = 0.1
 """The interval at which SQLite's counter is read: the longest that a job of another process waits for its start."""
 SLOW_POLL = dt.timedelta(seconds=5)
 """The interval at which an idle lane looks for due work by itself; otherwise it is woken here."""
+BESIDE_POLL = dt.timedelta(seconds=60)
+"""The same for a thread that works only while others wait; a wake-up comes with each study that does."""
 LISTEN_SECONDS = 0.5
 """The length of one wait on PostgreSQL's connection; between two waits the stop signal is looked at."""
 RECONNECT_SECONDS = 2.0

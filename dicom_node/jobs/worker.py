@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 import threading
 import time
@@ -19,14 +18,12 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.lane_report import LaneReporter, LaneStatus
 from dicom_node.jobs.queue import ClaimedJob, LeaseLostError
 from dicom_node.jobs.self_check import SelfCheck
-from dicom_node.jobs.wakeups import SLOW_POLL, Wakeups
+from dicom_node.jobs.wakeups import BESIDE_POLL, SLOW_POLL, Wakeups
 from dicom_node.logs import get_logger
 from dicom_node.system.process_identity import ProcessIdentity, machine, this_process
 
 log = get_logger(__name__)
 
-BESIDE_POLL = dt.timedelta(seconds=60)
-"""`SLOW_POLL` of a thread that works only while others wait; a wake-up comes with each study that does."""
 PAUSE_AFTER_TROUBLE_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 10.0
 """The interval at which a lane whose machine has a fault checks whether it still has it."""

@@ -11,20 +11,17 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
-from dicom_node.index.database import utc_now
+from dicom_node.index.database import CLOCK_TOLERANCE, utc_now
 from dicom_node.index.tables.core import (
     CommitmentRequest,
     CommitmentState,
     Delivery,
     DeliveryState,
     Notice,
-    Study,
-    StudyState,
 )
 from dicom_node.jobs.upkeep import shift_times
+from dicom_node.studies.completion import bring_open_studies_to_now
 
-CLOCK_JUMP = dt.timedelta(seconds=5)
-"""A wall clock that moved so much more or less than the steady one has been set."""
 CLOCK_LOOK_SECONDS = 1.0
 
 
@@ -60,7 +57,7 @@ class SteadyClock:
             now, steady_now = [clock() for clock in clocks], time.monotonic()
             passed = dt.timedelta(seconds=steady_now - steady)
             jumps = [abs(after - (before + passed)) for before, after in zip(walls, now, strict=True)]
-            if max(jumps) > CLOCK_JUMP or self._is_held_up():
+            if max(jumps) > CLOCK_TOLERANCE or self._is_held_up():
                 self._tell(walls[0] + passed, now[0])
             walls, steady = now, steady_now
 
@@ -68,12 +65,7 @@ class SteadyClock:
 def mend_after_setback(session: Session, *, before: dt.datetime, now: dt.datetime) -> None:
     """The clock went back from `before` to `now`: what was due stays due, and no lease or study lies in the future."""
     shift_times(session, before=before, now=now)
-    session.execute(
-        update(Study)
-        .where(Study.state == StudyState.OPEN, Study.last_instance_at > now)
-        .values(last_instance_at=now, first_instance_at=now)
-    )
-    session.execute(update(Study).where(Study.state == StudyState.OPEN, Study.opened_at > now).values(opened_at=now))
+    bring_open_studies_to_now(session, now)
     # The time-out of a proof runs from these, and counts from now where they lie in the future.
     for since in (Delivery.stored_at, Delivery.commitment_asked_at):
         session.execute(

@@ -14,8 +14,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.audit import messages as audit
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
+from dicom_node.index.database import CLOCK_TOLERANCE
 from dicom_node.logs import bound, get_logger
-from dicom_node.runtime.clock_jumps import CLOCK_JUMP, SteadyClock, mend_after_setback
+from dicom_node.runtime.clock_jumps import SteadyClock, mend_after_setback
 from dicom_node.runtime.steady_interval import SteadyInterval
 from dicom_node.runtime.ticks import Tick, ticks_of
 from dicom_node.system.leader_election import Leadership
@@ -84,13 +85,13 @@ class Sweeper:
     def _is_held_up(self) -> bool:
         """Whether a tick is planned for later than its pace allows: by a clock that was ahead for a moment."""
         now = dt.datetime.now(dt.UTC)
-        latest = {tick.name: now + dt.timedelta(seconds=tick.seconds) + CLOCK_JUMP for tick in self._ticks}
+        latest = {tick.name: now + dt.timedelta(seconds=tick.seconds) + CLOCK_TOLERANCE for tick in self._ticks}
         return any(job.next_run_time > latest[job.id] for job in self._scheduler.get_jobs())
 
     def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
         """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
         log.warning("the clock was set", seconds=round((now - before).total_seconds()))
-        if now < before - CLOCK_JUMP and self._leadership.held():
+        if now < before - CLOCK_TOLERANCE and self._leadership.held():
             try:
                 with self._node.database.write() as session:
                     mend_after_setback(session, before=before, now=now)

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config import CompletionSection
+from dicom_node.index.database import CLOCK_TOLERANCE
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import CompletedBy, Instance, JobKind, Series, Study, StudyPurpose, StudyState
 from dicom_node.jobs import queue as jobs
 from dicom_node.studies.backfilled import priority_of
 
-CLOCKS_DIFFER_SECONDS = 5.0
-"""Receivers of one index agree on the time within this."""
 NEVER_ANALYSED = (StudyPurpose.PRIOR, StudyPurpose.REPORT)
 """Comparison material, and studies of which no image came."""
 
@@ -34,7 +33,7 @@ def sweep(session: Session, *, completion: CompletionSection, now: dt.datetime) 
     Safe to run in several processes at once. A study of purpose "prior" is closed and never analysed by itself.
     """
     quiet_since = now - dt.timedelta(seconds=completion.quiet_seconds)
-    _bring_to_now(session, now)
+    bring_open_studies_to_now(session, now)
     opened_before = now - dt.timedelta(seconds=completion.deadline_seconds)
     opened_at = func.coalesce(Study.opened_at, Study.first_instance_at)
     due = (
@@ -67,16 +66,18 @@ def analyse_key(study_instance_uid: str, revision: int, generation: int = 1) -> 
     return f"analyse:{study_instance_uid}:{revision}:{generation}"
 
 
-def _bring_to_now(session: Session, now: dt.datetime) -> None:
+def bring_open_studies_to_now(session: Session, now: dt.datetime) -> None:
     """Have the open studies that a clock was ahead of count from `now`: they would wait until that time comes again.
 
-    `dicom_node.runtime.clock_jumps` mends what it sees of a clock that was set; of one that was set forward and back
-    between two looks it sees nothing, and an image that came between them has its time.
+    Every sweep does it, because nobody notices a clock that was set forward and back within a second, and an image that
+    came in between carries its time. A study whose row is locked is left to the next sweep.
     """
-    ahead = now + dt.timedelta(seconds=CLOCKS_DIFFER_SECONDS)
-    for column in (Study.last_instance_at, Study.first_instance_at, Study.opened_at):
-        locked = lock_rows(session, Study, (Study.state == StudyState.OPEN) & (column > ahead), skip_locked=True)
-        session.execute(update(Study).where(locked).values({column: now}).execution_options(synchronize_session=False))
+    columns = (Study.last_instance_at, Study.first_instance_at, Study.opened_at)
+    is_ahead = or_(*(column > now + CLOCK_TOLERANCE for column in columns))
+    locked = lock_rows(session, Study, (Study.state == StudyState.OPEN) & is_ahead, skip_locked=True)
+    # All three together, the first with the last: a study never ends before it began.
+    no_later = {column: case((column > now, literal(now, column.type)), else_=column) for column in columns}
+    session.execute(update(Study).where(locked).values(no_later).execution_options(synchronize_session=False))
 
 
 def _close(
