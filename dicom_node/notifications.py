@@ -31,6 +31,7 @@ from dicom_node.index.tables.core import (
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.logs import get_logger
+from dicom_node.system.backoff import pause_after
 
 log = get_logger(__name__)
 
@@ -168,8 +169,7 @@ def _note_sent(node: NodeContext, errors: Mapping[int, str], now: dt.datetime) -
             notice.attempts += 1
             notice.last_error = error
             if error:
-                pause = min(FIRST_RETRY * float(2 ** min(notice.attempts - 1, 12)), LONGEST_RETRY)
-                notice.next_attempt_at = now + pause
+                notice.next_attempt_at = now + pause_after(notice.attempts, first=FIRST_RETRY, longest=LONGEST_RETRY)
             else:
                 notice.sent_at = now
     waiting = [error for error in errors.values() if error]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FORM = re.compile(r"(?:(?P<days>\S+)\s+)?(?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d)")
@@ -31,6 +32,11 @@ class TimeWindow:
 
     begins_at: dt.datetime
     ends_at: dt.datetime
+
+
+def zone_of(name: str) -> dt.tzinfo | None:
+    """The time zone of this IANA name; None, the machine's own, for ""."""
+    return ZoneInfo(name) if name else None
 
 
 def parse_schedule(text: str) -> Schedule:

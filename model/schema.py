@@ -54,6 +54,10 @@ INVERSE_CHANGE: Mapping[Change, Change] = {
     Change.NOT_COMPARABLE: Change.NOT_COMPARABLE,
 }
 """The change that the same pair shows in the other order."""
+COMPARED_CHANGES = tuple(change.value for change in Change if change is not Change.NOT_COMPARABLE)
+"""The words of the changes that a comparison may state."""
+ON_PRIOR = frozenset({Change.WORSENING, Change.STABLE, Change.IMPROVING, Change.RESOLVED})
+"""Changes that say of a finding that the prior shows it."""
 
 
 class ImageRole(StrEnum):

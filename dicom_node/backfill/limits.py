@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from zoneinfo import ZoneInfo
 
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.backfill import BackfillRun, BackfillRunState
 from dicom_node.retention.disk import disk_usage
-from dicom_node.weekly_window import next_window, parse_schedule, window_at
+from dicom_node.weekly_window import next_window, parse_schedule, window_at, zone_of
 
 _WEEK = dt.timedelta(days=7)
 
@@ -55,8 +54,3 @@ def open_share(hours: str, timezone: str, now: dt.datetime) -> float:
 def windows_of(hours: str) -> list[str]:
     """The windows of a text that joins them by ";"."""
     return [part.strip() for part in hours.split(";") if part.strip()]
-
-
-def zone_of(timezone: str) -> dt.tzinfo | None:
-    """The zone of this IANA name; None, the machine's own, for ""."""
-    return ZoneInfo(timezone) if timezone else None

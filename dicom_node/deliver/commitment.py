@@ -20,8 +20,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver import transitions
-from dicom_node.deliver.peer import SUCCESS, NotSupportedError, accepts
+from dicom_node.deliver.peer import NotSupportedError, accepts
 from dicom_node.deliver.queue import job_key, sent_uid
+from dicom_node.dicom.dimse_status import (
+    INVALID_ARGUMENT,
+    NO_SUCH_OBJECT_INSTANCE,
+    PROCESSING_FAILURE,
+    SUCCESS,
+    status_meaning,
+)
 from dicom_node.errors import DeliveryError, IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState
@@ -31,20 +38,8 @@ from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
 
-PROCESSING_FAILURE = 0x0110
-NO_SUCH_OBJECT_INSTANCE = 0x0112
-INVALID_ARGUMENT_VALUE = 0x0115
 REQUEST_COMMITMENT = 1
 """Action Type ID, PS3.4 table J.3-1."""
-FAILURE_REASONS = {
-    0x0110: "processing failure",
-    0x0112: "no such object instance",
-    0x0119: "class and instance conflict",
-    0x0122: "SOP class not supported",
-    0x0131: "duplicate transaction UID",
-    0x0213: "resource limitation",
-}
-"""PS3.3 section C.14.1.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +144,7 @@ def _confirm(session: Session, delivery: Delivery, document: Document, now: dt.d
 
 
 def _send_again(session: Session, delivery: Delivery, document: Document, reason: int, now: dt.datetime) -> None:
-    words = FAILURE_REASONS.get(reason, "reason not in the Standard")
+    words = status_meaning(reason) or "reason not in the Standard"
     error = f"commitment failed: {reason:04X}H {words}"
     transitions.send_again(delivery, error, now)
     key = job_key(document.sop_instance_uid, delivery.destination)
@@ -197,7 +192,7 @@ def answer_report(event_information: Dataset, database: Database, now: dt.dateti
             )
     except DeliveryError as error:
         log.warning("commitment report not understood", error=str(error))
-        return INVALID_ARGUMENT_VALUE
+        return INVALID_ARGUMENT
     except IndexUnavailableError as error:
         log.error("commitment report not taken", error=str(error))
         return PROCESSING_FAILURE

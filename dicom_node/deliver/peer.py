@@ -22,6 +22,15 @@ from pynetdicom.sop_class import (
 
 from dicom_node.config import DeliverySection, Destination, TlsClient
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
+from dicom_node.dicom.dimse_status import (
+    DUPLICATE_SOP_INSTANCE,
+    OUT_OF_RESOURCES,
+    PENDING_STATUSES,
+    PROCESSING_FAILURE,
+    RESOURCE_LIMITATION,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+)
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import DeliveryError
 
@@ -31,18 +40,12 @@ REACTOR_PAUSE_SECONDS = 0.005
 costs the node while it waits for the proof; a report and its proof are some ten messages."""
 UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
-SUCCESS = 0x0000
-DUPLICATE_SOP_INSTANCE = 0x0111
-"""PS3.7 section C.5.6: the peer has this object already. For us that is success; the proof follows."""
 WARNINGS = frozenset({0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)})
 """PS3.7 annex C, status class Warning: the peer has the object. PS3.4 table B.2-1 names B000H (elements coerced),
 B006H (discarded) and B007H (not what the SOP class says); archives send others of the class as well."""
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-"""PS3.7 section C.5.22."""
-PASSING = frozenset({0x0110, 0x0213, *range(0xA700, 0xA800)})
+PASSING = frozenset({PROCESSING_FAILURE, RESOURCE_LIMITATION, *range(OUT_OF_RESOURCES, 0xA800)})
 """Processing failure, resource limitation (PS3.7 annex C) and out of resources (PS3.4 table B.2-1, A7xxH):
 trouble of the peer's own, not with the document. It passes by itself or by an administrator there; be patient."""
-PENDING = frozenset({0xFF00, 0xFF01})
 
 
 class DestinationUnreachableError(DeliveryError):
@@ -158,6 +161,7 @@ def store(association: Association, dataset: Dataset) -> int:
     except RuntimeError as error:
         raise DeliveryError("the association was lost before the document was sent") from error
     status = _status(answer, "C-STORE")
+    # PS3.7 section C.5.6: of a duplicate the peer has the object already, and the proof follows.
     if status in {SUCCESS, DUPLICATE_SOP_INSTANCE} | WARNINGS:
         return status
     if status == SOP_CLASS_NOT_SUPPORTED:
@@ -184,10 +188,10 @@ def find(association: Association, reference: InstanceReference) -> bool:
     try:
         for status_set, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
             status = _status(status_set, "C-FIND")
-            if status in PENDING and identifier is not None:
+            if status in PENDING_STATUSES and identifier is not None:
                 # Some archives ignore keys that they do not index: only an equal UID is a proof.
                 is_listed = is_listed or identifier.get("SOPInstanceUID") == reference.sop_instance_uid
-            elif status not in PENDING and status != SUCCESS:
+            elif status not in PENDING_STATUSES and status != SUCCESS:
                 raise DeliveryError(f"C-FIND failed with status {status:04X}H")
     except RuntimeError as error:
         raise DeliveryError("the association was lost before the query was answered") from error

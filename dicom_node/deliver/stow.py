@@ -12,12 +12,9 @@ from pydicom import Dataset
 from dicom_node.config import DeliverySection, Destination
 from dicom_node.deliver import peer
 from dicom_node.dicom.bounded_answers import MAX_JSON_BYTES, AnswerLimits, AnswerTooLongError, bound_answers
+from dicom_node.dicom.dimse_status import DUPLICATE_SOP_INSTANCE
 from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.errors import DeliveryError
-
-DUPLICATE = 0x0111
-"""Failure Reason of PS3.18 table I.2-2 for an instance that the service has already."""
-
 
 MAX_REASONS = 10
 """Failure reasons of an answer that are told; one document is sent at a time."""
@@ -106,7 +103,7 @@ def _map_errors(what: str) -> Iterator[None]:
 
 
 def _is_duplicate(response: requests.Response) -> bool:
-    return DUPLICATE in _failure_reasons(response)
+    return DUPLICATE_SOP_INSTANCE in _failure_reasons(response)  # PS3.18 table I.2-2
 
 
 def _reason(response: requests.Response) -> str:

@@ -12,12 +12,12 @@ from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 
+from dicom_node.dicom.dimse_status import NO_SUCH_OBJECT_INSTANCE
 from dicom_node.errors import DeliveryError
 
 COMMITMENT_SUCCESSFUL = 1
 COMMITMENT_FAILURES = 2
 """Event types of the N-EVENT-REPORT (PS3.4 section J.3.3)."""
-NO_SUCH_OBJECT_INSTANCE = 0x0112
 
 
 class DemoPacs:

@@ -35,7 +35,7 @@ from dicom_node.serving.predictor import PairPredictor, load
 from model.checks.lung_fields import find_lungs
 from model.errors import PixelError
 from model.images.display import load_display_image
-from model.schema import Change, DisplayImage, ImageRole
+from model.schema import ON_PRIOR, Change, DisplayImage, ImageRole
 
 COUNTS = (
     "regions on the wrong side",
@@ -47,7 +47,6 @@ COUNTS = (
     "labels cut or overlapping",
 )
 """The objections, in the order in which they are printed."""
-_ON_PRIOR = (Change.STABLE, Change.WORSENING, Change.IMPROVING, Change.RESOLVED)
 _DENIALS = ("none", "no_other", "no_change")
 """Messages of the impression that a reader takes for the whole answer."""
 _PERCENT = re.compile(r"\((?:[^()]*\s)?(\d+)\s?%[^()]*\)")
@@ -176,7 +175,7 @@ def _count_contradictions(
             continue
         sides = {side_of(statement.finding.location), side_of(earlier.finding.location)} - {None, "bilateral"}
         has_moved_side = len(sides) == 2 and statement.change in (Change.STABLE, Change.WORSENING, Change.IMPROVING)
-        denies = statement.change in _ON_PRIOR and earlier.seen is Seen.NOT_SEEN
+        denies = statement.change in ON_PRIOR and earlier.seen is Seen.NOT_SEEN
         doubles = statement.change is Change.NEW and earlier.seen is Seen.SEEN
         if denies or doubles or has_moved_side:
             what = f"{statement.finding.key} {statement.change.value}, the prior's report says {earlier.seen.value}"

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.drift.limits import DriftVerdict, share_of
 from dicom_node.index.tables.core import Outcome, Result
-from model.schema import Change
+from model.schema import COMPARED_CHANGES, Change
 
 CAME_TRUE = "prognosis came true"
 """The beginning of the figures' names."""
@@ -31,7 +31,6 @@ STATED = "stated probabilities"
 """The baseline of these figures, by name."""
 MIN_BAND = 20
 """Prognoses that a band needs."""
-_STATED = frozenset(change.value for change in Change if change is not Change.NOT_COMPARABLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,7 @@ def _judged(before: Mapping[str, object], after: Mapping[str, object]) -> list[J
         later = shown.get(key, {})
         change = str(later.get("change"))
         stays_absent = later.get("change") is None and later.get("seen") == "not seen" and predicted is Change.NEW
-        if not stays_absent and change not in _STATED:
+        if not stays_absent and change not in COMPARED_CHANGES:
             continue
         observed = None if stays_absent else Change(change)
         probability = float(str(item["probability"]))

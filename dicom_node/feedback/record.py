@@ -12,7 +12,7 @@ from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Aspect as Aspect
 from dicom_node.index.tables.core import Feedback, FeedbackSource, Result, Study, Verdict
 from model.ontology import ontology
-from model.schema import Change, Presence
+from model.schema import COMPARED_CHANGES, Presence
 
 Source = FeedbackSource
 
@@ -36,7 +36,7 @@ def allowed_values(aspect: Aspect) -> tuple[str, ...]:
     words = ontology()
     return {
         Aspect.PRESENCE: (Presence.PRESENT.value, Presence.ABSENT.value),
-        Aspect.CHANGE: tuple(change.value for change in Change if change is not Change.NOT_COMPARABLE),
+        Aspect.CHANGE: COMPARED_CHANGES,
         Aspect.LOCATION: tuple(words.locations),
         Aspect.LEVEL: tuple(words.levels),
         Aspect.RESULT: (),

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dicom_node.system.backoff import pause_after
+
 MAX_FAILURES = 3
 """Of different jobs, one after the other. One job that always fails is the job's fault and goes dead by itself."""
 FIRST_PAUSE_SECONDS = 30.0
@@ -53,9 +55,9 @@ class LaneHealth:
             self._failed[job_id] = error
             if len(self._failed) < MAX_FAILURES and not self.is_on_trial:
                 return []
-            seconds = min(FIRST_PAUSE_SECONDS * 2**self._pauses, LONGEST_PAUSE_SECONDS)
             self._pauses += 1
-            self._paused_until = self.steady() + seconds
+            pause = pause_after(self._pauses, first=FIRST_PAUSE_SECONDS, longest=LONGEST_PAUSE_SECONDS)
+            self._paused_until = self.steady() + pause
             self.reason = f"{len(self._failed)} different jobs failed one after the other, the last one with: {error}"
             if self._pauses > 1:
                 self.reason = f"a job tried after the pause failed as well: {error}"

@@ -34,6 +34,7 @@ from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.jobs.due import Priority, claim_analyses_alone, claim_next, given_times
+from dicom_node.system.backoff import pause_after
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
@@ -233,8 +234,7 @@ def give_up(session: Session, key: str, error: str) -> None:
 
 def back_off(attempts: int) -> dt.timedelta:
     """FIRST_RETRY doubled for each failed attempt, at most LONGEST_RETRY, with ±20 % jitter against a herd."""
-    doublings = min(attempts - 1, 12)
-    return min(FIRST_RETRY * float(2**doublings), LONGEST_RETRY) * random.uniform(0.8, 1.2)
+    return pause_after(attempts, first=FIRST_RETRY, longest=LONGEST_RETRY) * random.uniform(0.8, 1.2)
 
 
 def _make_ready(session: Session, chosen: ColumnElement[bool], **values: Any) -> list[str]:

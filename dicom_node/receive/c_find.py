@@ -8,6 +8,7 @@ from typing import Final
 from pydicom import Dataset
 
 from dicom_node.audit.messages import AskedQuery
+from dicom_node.dicom.dimse_status import CANCELLED, PENDING, SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
@@ -19,7 +20,7 @@ from dicom_node.receive.upper_layer.dimse import Message, response
 from dicom_node.receive.upper_layer.negotiation import PATIENT_ROOT, QUERIES
 from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.sinks import MemorySink
-from dicom_node.receive.upper_layer.statuses import CANCELLED, NO_SUCH_SOP_CLASS, PENDING, SUCCESS, Failure
+from dicom_node.receive.upper_layer.statuses import Failure
 
 log = get_logger(__name__)
 
@@ -34,7 +35,7 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
     """Answer a C-FIND-RQ with one pending response per match; the query itself is audited first."""
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax not in QUERIES:
-        yield response(command, context_id, NO_SUCH_SOP_CLASS)
+        yield response(command, context_id, SOP_CLASS_NOT_SUPPORTED)
         return
     if isinstance(request.data, MemorySink) and len(request.data.data) > MAX_IDENTIFIER_BYTES:
         log.warning("query refused: a long identifier", calling=request.caller.calling_ae_title)

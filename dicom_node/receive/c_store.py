@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from dicom_node.dicom.dimse_status import SUCCESS
 from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.uids import MAX_LENGTH, is_uid
 from dicom_node.errors import IndexUnavailableError, StorageError
@@ -24,7 +25,7 @@ from dicom_node.receive.upper_layer.dimse import MOVE_ORIGINATOR, Command, Messa
 from dicom_node.receive.upper_layer.negotiation import AcceptedContext
 from dicom_node.receive.upper_layer.pdu import ProtocolError
 from dicom_node.receive.upper_layer.services import Request
-from dicom_node.receive.upper_layer.statuses import SUCCESS, Failure
+from dicom_node.receive.upper_layer.statuses import Failure
 from dicom_node.storage.instance_store import InstanceStore, StoredFile
 from dicom_node.studies.expected_retrieval import source_of_retrieval
 from dicom_node.studies.register import (

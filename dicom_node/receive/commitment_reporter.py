@@ -19,6 +19,7 @@ from dicom_node.logs import get_logger
 from dicom_node.receive.storage_commitment import WELL_KNOWN_INSTANCE, event_information, mark_reported, verdict
 from dicom_node.receive.upper_layer.access_rules import Rules
 from dicom_node.storage.instance_store import InstanceStore, StoreUnavailableError
+from dicom_node.system.backoff import pause_after
 
 log = get_logger(__name__)
 accept_odd_associate_acs()
@@ -27,6 +28,7 @@ TICK_SECONDS: Final = 2.0
 NETWORK_SECONDS: Final = 30.0
 LEASE: Final = dt.timedelta(seconds=120)
 """While one process tries, the others leave the row alone."""
+FIRST_RETRY: Final = dt.timedelta(seconds=60)
 LONGEST_RETRY: Final = dt.timedelta(hours=1)
 GIVE_UP_AFTER: Final = dt.timedelta(days=2)
 
@@ -94,7 +96,7 @@ class CommitmentReporter:
             if not why:
                 mark_reported(session, row.id, now=now)
                 return True
-            pause = min(dt.timedelta(seconds=30) * 2 ** min(row.attempts, 10), LONGEST_RETRY)
+            pause = pause_after(row.attempts, first=FIRST_RETRY, longest=LONGEST_RETRY)
             is_over = now - row.created_at > GIVE_UP_AFTER
             session.execute(
                 update(CommitmentRequest)

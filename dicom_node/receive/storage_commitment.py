@@ -12,6 +12,8 @@ from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver.commitment import read_report, record_commitment_report
+from dicom_node.dicom import dimse_status
+from dicom_node.dicom.dimse_status import CLASS_INSTANCE_CONFLICT, NO_SUCH_OBJECT_INSTANCE, SUCCESS
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError, StorageError
 from dicom_node.index.database import Database
@@ -19,7 +21,6 @@ from dicom_node.index.tables.core import CommitmentRequest, CommitmentState, Ins
 from dicom_node.index.upsert import insert_or_update
 from dicom_node.logs import get_logger
 from dicom_node.receive.identifiers import UnreadableError, decode_data_set, encode_data_set
-from dicom_node.receive.upper_layer import statuses
 from dicom_node.receive.upper_layer.dimse import (
     ACTION_TYPE_ID,
     AFFECTED_SOP_CLASS_UID,
@@ -36,7 +37,6 @@ from dicom_node.receive.upper_layer.dimse import (
 )
 from dicom_node.receive.upper_layer.negotiation import COMMITMENT
 from dicom_node.receive.upper_layer.services import Caller, Request
-from dicom_node.receive.upper_layer.statuses import SUCCESS
 from dicom_node.storage.instance_store import InstanceStore, StoreUnavailableError
 
 log = get_logger(__name__)
@@ -47,9 +47,6 @@ REQUEST_ACTION: Final = 1
 ALL_COMMITTED: Final = 1
 FAILURES_EXIST: Final = 2
 """Event types of PS3.4 table J.3-2."""
-NO_SUCH_OBJECT: Final = 0x0112
-CLASS_INSTANCE_CONFLICT: Final = 0x0119
-"""Failure reasons of PS3.3 section C.14.1.1."""
 
 PROMPT_SECONDS: Final = 0.5
 """A peer that asks and releases at once wants the report on a new association; one that waits gets it here."""
@@ -82,22 +79,22 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
     """Answer an N-ACTION-RQ: note the request durably, say so, report later."""
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax != COMMITMENT:
-        yield response(command, context_id, statuses.NO_SUCH_SOP_CLASS)
+        yield response(command, context_id, dimse_status.SOP_CLASS_NOT_SUPPORTED)
         return
     if not request.caller.rule.commit:
-        yield response(command, context_id, statuses.NOT_AUTHORISED)
+        yield response(command, context_id, dimse_status.NOT_AUTHORISED)
         return
     if command.text(REQUESTED_SOP_INSTANCE_UID) != WELL_KNOWN_INSTANCE:
-        yield response(command, context_id, NO_SUCH_OBJECT)
+        yield response(command, context_id, NO_SUCH_OBJECT_INSTANCE)
         return
     if command.number(ACTION_TYPE_ID) != REQUEST_ACTION:
-        yield response(command, context_id, statuses.NO_SUCH_ACTION)
+        yield response(command, context_id, dimse_status.NO_SUCH_ACTION)
         return
     try:
         transaction_uid, references = _read_request(decode_data_set(request))
     except UnreadableError as error:
         log.warning("commitment request refused", why=str(error), calling=request.caller.calling_ae_title)
-        yield response(command, context_id, statuses.INVALID_ARGUMENT, str(error))
+        yield response(command, context_id, dimse_status.INVALID_ARGUMENT, str(error))
         return
     calling = request.caller.calling_ae_title[:16]
     try:
@@ -107,7 +104,7 @@ def handle_action(service: CommitmentService, request: Request) -> Iterator[Mess
         is_complete = _is_complete(service, references)
     except IndexUnavailableError as error:
         log.error("commitment request not noted", why=str(error))
-        yield response(command, context_id, statuses.PROCESSING_FAILURE, "The index does not answer")
+        yield response(command, context_id, dimse_status.PROCESSING_FAILURE, "The index does not answer")
         return
     wait = PROMPT_SECONDS if is_complete else IN_FLIGHT_SECONDS
     request.send_later(lambda: _report_here(service, request, row_id), wait)
@@ -136,15 +133,15 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
     """Answer an N-EVENT-REPORT-RQ: what a destination says about documents that we delivered."""
     command, context_id = request.command, request.context.context_id
     if request.context.abstract_syntax != COMMITMENT:
-        yield response(command, context_id, statuses.NO_SUCH_SOP_CLASS)
+        yield response(command, context_id, dimse_status.SOP_CLASS_NOT_SUPPORTED)
         return
     if command.number(EVENT_TYPE_ID) not in (ALL_COMMITTED, FAILURES_EXIST):
-        yield response(command, context_id, statuses.NO_SUCH_EVENT_TYPE)
+        yield response(command, context_id, dimse_status.NO_SUCH_EVENT_TYPE)
         return
     try:
         report = read_report(decode_data_set(request))
     except (UnreadableError, DeliveryError, ValueError, TypeError) as error:
-        yield response(command, context_id, statuses.INVALID_ARGUMENT, str(error))
+        yield response(command, context_id, dimse_status.INVALID_ARGUMENT, str(error))
         return
     try:
         with service.database.write() as session:
@@ -158,7 +155,7 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
             )
     except IndexUnavailableError as error:
         log.error("commitment report not recorded", why=str(error))
-        yield response(command, context_id, statuses.PROCESSING_FAILURE, "The index does not answer")
+        yield response(command, context_id, dimse_status.PROCESSING_FAILURE, "The index does not answer")
         return
     if not is_ours:
         log.warning(
@@ -185,7 +182,7 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
     for sop_class_uid, sop_instance_uid in references:
         row = rows.get(sop_instance_uid)
         if row is None or not _has_file(store, row.path):
-            failed.append((sop_class_uid, sop_instance_uid, NO_SUCH_OBJECT))
+            failed.append((sop_class_uid, sop_instance_uid, NO_SUCH_OBJECT_INSTANCE))
         elif row.sop_class_uid != sop_class_uid:
             failed.append((sop_class_uid, sop_instance_uid, CLASS_INSTANCE_CONFLICT))
         else:

@@ -29,7 +29,7 @@ from enum import IntEnum, StrEnum
 
 from dicom_node.report.courses import MAGNIFIED_BY_PROJECTION, is_plausible
 from model.ontology import FindingKind, ontology
-from model.schema import Change, Finding, Prediction, Presence
+from model.schema import ON_PRIOR, Change, Finding, Prediction, Presence
 
 MIN_BELIEF = 0.5
 """Rule 1: what is believed less than its opposite is not stated."""
@@ -40,7 +40,6 @@ CRITICAL = frozenset({"pneumothorax", "pneumomediastinum"})
 SEVERITY = ("massive", "severe", "moderate to severe", "moderate to large", "moderate", "mild to moderate", "mild")
 """Degrees, worst first."""
 MOVED = frozenset({Change.NEW, Change.WORSENING, Change.IMPROVING, Change.RESOLVED})
-_ON_PRIOR = frozenset({Change.WORSENING, Change.STABLE, Change.IMPROVING, Change.RESOLVED})
 
 
 class Seen(StrEnum):
@@ -270,7 +269,7 @@ def _objection(finding: Finding, seen: Seen, change: Change | None, circumstance
 
 def _contradicts(finding: Finding, seen: Seen, change: Change | None, earlier: EarlierStatement) -> bool:
     """Tell whether the statement implies another prior than the one that was reported."""
-    if change in _ON_PRIOR:
+    if change in ON_PRIOR:
         if earlier.seen is Seen.NOT_SEEN:
             return True
         sides = {side_of(finding.location), side_of(earlier.location)} - {None, "bilateral"}

@@ -7,7 +7,7 @@ import datetime as dt
 from dicom_node.report.exposure import taken
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Circumstances, Statement, select_outlined, side_of, statements_of
-from model.schema import Finding
+from model.schema import Finding, ImageRole, Region
 
 _DAY = dt.timedelta(days=1)
 
@@ -28,6 +28,11 @@ def statements(request: ReportRequest) -> tuple[Statement, ...]:
 def drawn_statements(request: ReportRequest) -> list[Statement]:
     """The statements whose regions are drawn, the first one of the impression first."""
     return select_outlined(statements(request))
+
+
+def largest_first(finding: Finding, role: ImageRole) -> list[Region]:
+    """The finding's regions on one image, by the area of their bounding boxes; the first bears the finding's name."""
+    return sorted((region for region in finding.regions if region.role is role), key=_box_area, reverse=True)
 
 
 def is_compared(request: ReportRequest) -> bool:
@@ -74,3 +79,8 @@ def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.tim
     if now.zone is not None and then.zone is not None:
         interval += then.zone - now.zone
     return interval if now.time_known and then.time_known else interval + _DAY
+
+
+def _box_area(region: Region) -> float:
+    columns, rows = zip(*region.points, strict=True)
+    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -34,7 +33,7 @@ from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
 from dicom_node.system.child_process import end_with_parent, is_running
 from dicom_node.system.process_identity import machine
-from dicom_node.weekly_window import TimeWindow, parse_schedule, window_at
+from dicom_node.weekly_window import TimeWindow, parse_schedule, window_at, zone_of
 
 log = get_logger(__name__)
 
@@ -59,16 +58,11 @@ Command = Callable[[NodeContext], Sequence[str]]
 """Makes the command line that trains."""
 
 
-def zone_of(settings: RetrainSection) -> dt.tzinfo | None:
-    """The schedule's time zone; None is the machine's own."""
-    return ZoneInfo(settings.timezone) if settings.timezone else None
-
-
 def window_now(settings: RetrainSection, now: dt.datetime) -> TimeWindow | None:
     """The window of the schedule that is open at `now`, if any."""
     if not settings.schedule:
         return None
-    return window_at(parse_schedule(settings.schedule), now, zone_of(settings))
+    return window_at(parse_schedule(settings.schedule), now, zone_of(settings.timezone))
 
 
 def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, pid: int) -> int | None:

@@ -26,6 +26,7 @@ from dicom_node.logs import configure, get_logger
 from dicom_node.runtime.reload import renewed_settings
 from dicom_node.serving.promotion import require_model
 from dicom_node.storage.opening import open_store
+from dicom_node.system.backoff import pause_after
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
 from dicom_node.system.file_lock import FileLock
 from dicom_node.system.pulse import Pulse
@@ -230,7 +231,7 @@ def _start(child: _Child, settings: Settings) -> None:
     except OSError as error:  # out of descriptors, memory or process ids: that passes, and the others go on
         child.process = None
         child.failures += 1
-        pause = min(FIRST_RESTART_SECONDS * 2**child.failures, LONGEST_RESTART_SECONDS)
+        pause = pause_after(child.failures, first=FIRST_RESTART_SECONDS, longest=LONGEST_RESTART_SECONDS)
         child.restart_at = time.monotonic() + pause
         log.error("a process cannot be started", child=child.name, why=error.strerror, again_in=pause)
 
@@ -267,8 +268,8 @@ def _keep_running(child: _Child, settings: Settings) -> None:
         return
     now = time.monotonic()
     if child.restart_at == 0.0:
-        pause = min(FIRST_RESTART_SECONDS * 2**child.failures, LONGEST_RESTART_SECONDS)
         child.failures += 1
+        pause = pause_after(child.failures, first=FIRST_RESTART_SECONDS, longest=LONGEST_RESTART_SECONDS)
         child.restart_at = now + pause
         log.error("a process ended", child=child.name, status=child.process.exitcode, restart_in=pause)
     elif now >= child.restart_at:

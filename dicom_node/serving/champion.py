@@ -25,6 +25,7 @@ from dicom_node.serving.model_process import InferenceProcess
 from dicom_node.serving.predictor import PairPredictor
 from dicom_node.serving.promotion import Candidate, ModelsError, candidates
 from dicom_node.serving.workers import forget_dead_workers
+from dicom_node.system.backoff import pause_after
 from dicom_node.system.process_identity import describe_process
 
 log = get_logger(__name__)
@@ -187,7 +188,7 @@ class ServingModels:
             if dead is not None:
                 self._together.pop(dead, None)
             times = self._failures[candidate.source].times + 1 if candidate.source in self._failures else 1
-            pause = min(FIRST_RETRY_SECONDS * 2 ** (times - 1), LONGEST_RETRY_SECONDS)
+            pause = pause_after(times, first=FIRST_RETRY_SECONDS, longest=LONGEST_RETRY_SECONDS)
             self._failures[candidate.source] = _Failure(error=error, times=times, again_at=time.monotonic() + pause)
         if dead is not None:
             dead.close()

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
+HEADS_FILE = "heads.safetensors"
+"""The auxiliary heads beside a checkpoint's weights; serving needs the outline head alone."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """The permitted names of a checkpoint, version or file: never a path."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack")

@@ -15,7 +15,7 @@ from model.labeller.text.sentences import sentences
 from model.ontology import ontology
 from model.questions.prompts import clean_text
 from model.remote.text_model import TextModel
-from model.schema import Change
+from model.schema import COMPARED_CHANGES, Change
 
 MAX_TOKENS = 2048
 
@@ -68,7 +68,7 @@ def label_report(text: str, model: TextModel) -> list[Label]:
     prompt = PROMPT.format(
         keys=", ".join(words.findings),
         levels=", ".join(words.levels),
-        changes=", ".join(change.value for change in Change if change is not Change.NOT_COMPARABLE),
+        changes=", ".join(COMPARED_CHANGES),
         report=clean_text(body),
     )
     answer = model.complete([prompt], max_tokens=MAX_TOKENS)[0]

@@ -26,15 +26,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from model.checkpoints.files import HEADS_FILE
 from model.engine.vlm import NvilaVlm, Vlm
 from model.errors import CheckpointError
 from model.localise.outline import outlines, spread
 from model.questions.battery import QuestionType, closed_question
 from model.questions.prompts import PromptLayout
-from model.schema import Change, Finding, ImageRole, Prediction, Presence, Region, StudyPair
-
-HEADS_FILE = "heads.safetensors"
-_ON_PRIOR = frozenset({Change.RESOLVED, Change.WORSENING, Change.IMPROVING, Change.STABLE})
+from model.schema import ON_PRIOR, Finding, ImageRole, Prediction, Presence, Region, StudyPair
 
 
 class Method(StrEnum):
@@ -201,7 +199,7 @@ def choose_regions(findings: Sequence[Finding], measured: Mapping[str, float]) -
             continue
         if finding.presence is Presence.PRESENT:
             chosen.append((finding.key, ImageRole.CURRENT))
-        if finding.change in _ON_PRIOR:
+        if finding.change in ON_PRIOR:
             chosen.append((finding.key, ImageRole.PRIOR))
     return chosen
 

@@ -16,9 +16,10 @@ from model.questions.vocabulary import (
     normalise,
     split_words,
 )
+from model.schema import COMPARED_CHANGES
 
 YES_NO = ("yes", "no")
-CHANGE_ANSWERS = ("new", "worsening", "stable", "improving", "resolved", "none")
+CHANGE_ANSWERS = (*COMPARED_CHANGES, "none")
 DEGREE_CHANGES = ("worsening", "improving")
 """Changes of degree, which only a graded finding can show."""
 """"none": absent on both images. The others are the values of `Change`."""

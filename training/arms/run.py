@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from model.checkpoints.files import HEADS_FILE
 from model.engine.vlm import NvilaVlm, open_vlm
 from model.nvila import load_nvila
 from training.arms.ask import AnswerSet, ArmAnswer, ask_all
 from training.arms.data import ArmSource, ArmStream, StudyPhantoms
 from training.arms.table import write_study
-from training.loop.nvila_learner import HEADS_FILE, new_model
+from training.loop.nvila_learner import new_model
 from training.loop.train import train
 from training.phantom.cache import fill
 from training.readers.phantom import HELD_OUT_SEED

@@ -1,4 +1,4 @@
-"""Making probabilities honest: temperatures, the joint reading, calibration error, thresholds and the certainty floor.
+"""Making probabilities honest: temperatures, the joint reading, thresholds and the certainty floor.
 
 Pure functions of validation scores. `training` fits after training and writes the values into the manifest;
 `model.predict` applies them.
@@ -19,7 +19,6 @@ from scipy.optimize import minimize
 from model.finding_states import POOLED, STATES, FindingAnswers, JointWeights, evidence
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-DEFAULT_BINS = 15
 JOINT_PENALTY = 1e-3
 """Of the squared biases of `fit_joint`: a state that validation never saw gets no endless bias."""
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -44,17 +43,6 @@ class Threshold:
     precision: float
     positives: int
     negatives: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationBin:
-    """The answers whose confidence lies in [low, high), the last one closed: how sure they were, how often right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,35 +165,6 @@ def _evidence_table(
                 allowed[number, column] = True
                 table[number, column] = [known[name].get(answer, 0.0) for answer in POOLED]
     return table, allowed, np.array([list(names).index(truth) for _, truth in samples], dtype=np.int64)
-
-
-def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> tuple[CalibrationBin, ...]:
-    """The bins of equal width that are not empty; confidences in 0..1 of the answers given, correct: was it right."""
-    sure, right = _pair(confidences, correct)
-    if bins < 1:
-        raise ValueError(f"at least one bin, got {bins}")
-    bin_of = np.minimum((sure * bins).astype(np.int64), bins - 1)
-    result = []
-    for number in range(bins):
-        inside = bin_of == number
-        if inside.any():
-            result.append(
-                CalibrationBin(
-                    low=number / bins,
-                    high=(number + 1) / bins,
-                    count=int(inside.sum()),
-                    confidence=float(sure[inside].mean()),
-                    accuracy=float(right[inside].mean()),
-                )
-            )
-    return tuple(result)
-
-
-def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, bins: int = DEFAULT_BINS) -> float:
-    """Mean over answers of |accuracy - confidence| of their bin: sum_b n_b / N * |acc_b - conf_b|. 0.0 if empty."""
-    table = reliability(confidences, correct, bins)
-    total = sum(item.count for item in table)
-    return sum(item.count * abs(item.accuracy - item.confidence) for item in table) / total if total else 0.0
 
 
 def choose_threshold(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Protocol
 
-from model.ontology import ontology
 from model.questions.answers import CHANGE_ANSWERS
+from model.questions.vocabulary import finding_name
 from model.schema import Change, DisplayImage, Finding, Prediction, StudyPair
 from training.records.choices import VISITS, ChoiceItem
 
@@ -147,7 +147,7 @@ def _sequence(course: Course, appears: bool) -> tuple[int, int] | None:
 
 def _order_score(text: str, item: ChoiceItem, reading: VisitReading) -> float | None:
     """The likelihood that three findings first appear in this order."""
-    names = {_plain(key): key for key in item.findings}
+    names = {finding_name(key): key for key in item.findings}
     keys = [names.get(part.strip()) for part in text.split(", then ")]
     if None in keys or len(keys) != len(names):
         return None
@@ -185,7 +185,3 @@ def _steps_score(text: str, changes: Sequence[Mapping[str, float]]) -> float | N
             return None
         belief *= shares[step[3]]
     return belief
-
-
-def _plain(key: str) -> str:
-    return ontology().findings[key].name

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.schema import Change, Finding
+from model.schema import COMPARED_CHANGES, Change, Finding
 from training.metrics.classification import auroc, class_scores, expected_calibration_error, macro_f1
 from training.metrics.pairs import Answered, change_said
 from training.metrics.significance import Interval, bootstrap_one_by_patient
@@ -16,7 +16,6 @@ from training.records.record import Record
 
 SIX = ("pleural_effusion", "pneumothorax", "atelectasis", "consolidation", "edema", "cardiomegaly")
 CHANGING = ("pleural_effusion", "consolidation", "pneumothorax", "atelectasis")
-FIVE = ("new", "worsening", "stable", "improving", "resolved")
 WORSE, BETTER = frozenset({"new", "worsening"}), frozenset({"resolved", "improving"})
 RESAMPLES = 500
 OLD = 60
@@ -67,7 +66,7 @@ def change_figures(answered: Sequence[Answered], keys: Sequence[str] = CHANGING)
     truths = [truth for _, truth, *_ in rows]
     for name, stated in baselines.items():
         figures[name] = _macro_f1(patients, truths, stated)
-    scores = class_scores(truths, baselines["model"], FIVE)
+    scores = class_scores(truths, baselines["model"], COMPARED_CHANGES)
     figures["by state"] = {score.label: round(score.f1, 3) for score in scores}
     worse = {key: _worse_table(answered, [key]) for key in keys}
     worse["all"] = [row for table in worse.values() for row in table]
@@ -81,7 +80,7 @@ def _macro_f1(patients: Sequence[str], truths: Sequence[str], said: Sequence[str
     return bootstrap_one_by_patient(
         patients,
         lambda chosen: macro_f1(
-            class_scores([truths[index] for index in chosen], [said[index] for index in chosen], FIVE)
+            class_scores([truths[index] for index in chosen], [said[index] for index in chosen], COMPARED_CHANGES)
         ),
         resamples=RESAMPLES,
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from model.film_rules import FilmRule, FilmScores, believe_films, difference_of, film_log_odds, read_film_finding
+from model.schema import COMPARED_CHANGES
 from training.films.expected_marks import MarkOdds, expected_marks, expected_pairs, fit_mark_odds
 from training.metrics.classification import auroc, class_scores, macro_f1
 
@@ -27,7 +28,6 @@ DEGREE_PENALTY = 0.5
 THRESHOLDS = tuple(round(0.15 + 0.025 * step, 3) for step in range(23))
 """Nothing is called present that is believed at less than the first."""
 CUTS = tuple(round(0.1 + 0.05 * step, 2) for step in range(11))
-STATED = ("new", "worsening", "stable", "improving", "resolved")
 MIN_PRECISION = 1 / 3
 """Of the films that are called present, so many are so by one kind of label at least."""
 SLACK = 0.02
@@ -253,7 +253,7 @@ def _threshold(rule: FilmRule, films: Sequence[FilmSample], pairs: Sequence[Pair
     rows = [(believe_films(film.scores, None, rule).presence, film) for film in films]
     rows += [(believe_films(pair.current.scores, pair.prior.scores, rule).presence, pair.current) for pair in pairs]
     known = [pair for pair in pairs if pair.change is not None]
-    changes = sum(pair.change in STATED for pair in known)
+    changes = sum(pair.change in COMPARED_CHANGES for pair in known)
     worths = {
         cut: _mean_f1(rows, cut) + (_change_f1(rule, known, cut) / 2.0 if changes >= 2 * FEWEST else 0.0)
         for cut in THRESHOLDS
@@ -291,4 +291,4 @@ def _change_f1(rule: FilmRule, pairs: Sequence[PairSample], cut: float) -> float
     tried = rule.model_copy(update={"threshold": cut, "stated": True, "change_stated": True})
     changes = [read_film_finding("", pair.current.scores, pair.prior.scores, tried, floor=0.0).change for pair in pairs]
     words = [change.value if change is not None else "none" for change in changes]
-    return macro_f1(class_scores([str(pair.change) for pair in pairs], words, STATED))
+    return macro_f1(class_scores([str(pair.change) for pair in pairs], words, COMPARED_CHANGES))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from model.checkpoints.files import HEADS_FILE
 from model.checkpoints.manifest import CheckpointKind
 from model.engine.auto_classes import local_folder
 from model.errors import CheckpointError
@@ -29,8 +30,6 @@ from training.loop.heads import AuxiliaryHeads, head_losses
 from training.loop.learner import Learner
 from training.loop.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
 from training.recipe.recipe import ArchitectureSection, Objective, Recipe, RecipeError
-
-HEADS_FILE = "heads.safetensors"
 
 
 def new_model(sizes: ArchitectureSection) -> tuple[NvilaForConditionalGeneration, NvilaProcessor]:

@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, Dataset
 
+from model.checkpoints.files import HEADS_FILE
 from model.errors import ModelError
 from training.data.collate import Collator, PackedBatch
 from training.data.data_log import DataLog
@@ -32,7 +33,7 @@ from training.data.samples import Sample, SampleSource
 from training.data.sources import Place, source_of
 from training.loop.allocator import keep_freed_memory
 from training.loop.log import TrainingError, TrainLog
-from training.loop.nvila_learner import HEADS_FILE, build, export, restore_learner
+from training.loop.nvila_learner import build, export, restore_learner
 from training.loop.optimizers import make_optimisers, rate_factor
 from training.loop.pause import Between, breaks_from_environment
 from training.loop.warm_start import set_structured_start

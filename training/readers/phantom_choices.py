@@ -13,7 +13,7 @@ from itertools import pairwise, permutations
 import numpy as np
 from numpy.random import Generator
 
-from model.ontology import ontology
+from model.questions.vocabulary import finding_name
 from training.phantom.ceiling import answer_of_levels
 from training.phantom.course import Story, sample_story
 from training.phantom.scene import PHANTOM_FINDINGS
@@ -99,7 +99,7 @@ def _appearance(levels: Levels, rng: Generator) -> _Made | None:
     first_visit = first_appearance(levels[key])
     options = [f"T{visit} → T{visit + 1}" for visit in range(1, VISITS)]
     answer = NEVER if first_visit is None else options[first_visit - 1]
-    question = f"Between which studies does {_name(key)} first newly appear?"
+    question = f"Between which studies does {finding_name(key)} first newly appear?"
     return ChoiceFamily.EVENT, "single_emergence", question, [*options, NEVER], answer, (key,)
 
 
@@ -121,7 +121,7 @@ def _order(levels: Levels, rng: Generator) -> _Made | None:
 
 def order_text(keys: Sequence[str]) -> str:
     """ "edema, then fracture, then pacemaker"."""
-    return ", then ".join(_name(key) for key in keys)
+    return ", then ".join(finding_name(key) for key in keys)
 
 
 def _course(seed: int, levels: Levels, rng: Generator) -> _Made | None:
@@ -137,13 +137,9 @@ def _course(seed: int, levels: Levels, rng: Generator) -> _Made | None:
         story = sample_story(other)
         if len(story.seen) >= VISITS and len(set(course := levels_of(story)[key])) > 1:
             options[course_text(course)] = None
-    question = f"Which statement describes the course of {_name(key)} across the studies?"
+    question = f"Which statement describes the course of {finding_name(key)} across the studies?"
     return ChoiceFamily.COURSE, "course", question, _shuffled(list(options), rng), answer, (key,)
 
 
 def _shuffled(options: Sequence[str], rng: Generator) -> list[str]:
     return [options[int(number)] for number in rng.permutation(len(options))]
-
-
-def _name(key: str) -> str:
-    return ontology().findings[key].name

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.files import HEADS_FILE, MANIFEST_NAME
 from model.checkpoints.manifest import Manifest, read_manifest, rewrite_manifest, write_manifest
 from model.experts import film_classifier
-from model.localise.relevance import HEADS_FILE
 from model.predict import load_predictor
 from model.schema import StudyPair
 from training.calibration.checkpoint import calibrate

@@ -14,10 +14,10 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from model.checkpoints.files import MANIFEST_NAME
+from model.checkpoints.files import HEADS_FILE, MANIFEST_NAME
 from model.checkpoints.manifest import CheckpointKind, Manifest, rewrite_manifest, write_manifest
 from model.engine.vlm import open_vlm
-from model.localise.relevance import HEADS_FILE, Localiser, read_outline_head
+from model.localise.relevance import Localiser, read_outline_head
 from model.predict import load_predictor
 from training.calibration.checkpoint import calibrate
 from training.data.datasets import load_records, open_records, parse_spec

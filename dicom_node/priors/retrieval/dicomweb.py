@@ -21,13 +21,14 @@ from dicom_node.dicom.bounded_answers import (
     AnswerTooLongError,
     bound_answers,
 )
+from dicom_node.dicom.dimse_status import SUCCESS
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.json import data_sets_of_json
 from dicom_node.dicom.part10 import FileMeta, read_meta
 from dicom_node.dicom.read import guess_transfer_syntax
 from dicom_node.errors import ArchiveUnreachableError, NodeError, RetrieveError, StorageError, UnreadableObjectError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
-from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, SUCCESS, Sink
+from dicom_node.priors.retrieval.dimse import MOST_RESPONSES, Sink
 from dicom_node.priors.retrieval.identifiers import is_answer_about
 
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'

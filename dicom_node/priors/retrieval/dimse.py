@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -25,8 +24,16 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config import QueryPeer, Retrieve
-from dicom_node.deliver.peer import tls_context
+from dicom_node.deliver.peer import UNCOMPRESSED, tls_context
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
+from dicom_node.dicom.dimse_status import (
+    CANCELLED,
+    OUT_OF_RESOURCES,
+    PENDING_STATUSES,
+    SUB_OPERATIONS_WARNING,
+    SUCCESS,
+    status_words,
+)
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import ArchiveUnreachableError, DeliveryError, RetrieveError
@@ -37,22 +44,18 @@ from dicom_node.priors.retrieval.identifiers import (
     literal_patient_id,
     query_identifier,
     readable_identifiers,
-    status_words,
 )
 from dicom_node.priors.suitability import CAPTURES, RADIOGRAPHS
 
 FIND = StudyRootQueryRetrieveInformationModelFind
 MOVE = StudyRootQueryRetrieveInformationModelMove
 GET = StudyRootQueryRetrieveInformationModelGet
-SUCCESS, WARNING, CANCELLED, OUT_OF_RESOURCES = 0x0000, 0xB000, 0xFE00, 0xA700
-PENDING = frozenset({0xFF00, 0xFF01})
 MOST_RESPONSES = 1000
 """A peer that lists more ignores the patient ID: the query is cancelled."""
 MOST_AFTER_CANCEL = 1000
 """So many more may be on their way when a peer hears the cancel; one that goes on is left, or it would fill the
 memory."""
 CONNECT_SECONDS = 10.0
-UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 COMPRESSED = tuple(
     f"1.2.840.10008.1.2.{end}" for end in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "5")
 )
@@ -163,7 +166,7 @@ class DimseArchive:
         with self._open_association([build_context(FIND, UNCOMPRESSED)], self.query_seconds) as association:
             for answer, identifier in self._responses(association.send_c_find(query, FIND, msg_id=_MESSAGE_ID)):
                 status = self._status(answer, "C-FIND")
-                if status in PENDING:
+                if status in PENDING_STATUSES:
                     if identifier is not None:
                         matches += readable_identifiers(identifier)
                     if len(matches) == MOST_RESPONSES:
@@ -185,12 +188,12 @@ class DimseArchive:
     def _watch_retrieval(self, responses: Iterable[tuple[Dataset, Dataset | None]], what: str) -> None:
         for answer, _ in self._responses(responses):
             status = self._status(answer, what)
-            if status in PENDING:
+            if status in PENDING_STATUSES:
                 continue
             failed = int(answer.get("NumberOfFailedSuboperations", 0) or 0)
             if status == SUCCESS and not failed:
                 return
-            if status in (SUCCESS, WARNING):
+            if status in (SUCCESS, SUB_OPERATIONS_WARNING):
                 raise self._error(
                     f"could not send {failed or 'some'} of the images ({what} status {status_words(status)})"
                 )

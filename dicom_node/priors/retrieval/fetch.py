@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config import QueryPeer, Retrieve
 from dicom_node.context import NodeContext
+from dicom_node.dicom.dimse_status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.read import read_object
@@ -55,7 +56,6 @@ SETTLE_SECONDS = 5.0
 LATE_SECONDS = 120.0
 """So long after a C-MOVE its images are still known for what they are."""
 POLL_SECONDS = 0.1
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 
 class Fetched(StrEnum):

@@ -1,4 +1,4 @@
-"""Identifiers and statuses of C-FIND (PS3.4 annex C), of queries and of their answers, as plain values."""
+"""Identifiers of C-FIND (PS3.4 annex C), of queries and of their answers, as plain values."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ from pydicom import Dataset
 from dicom_node.dicom.convert import convert_values
 from dicom_node.errors import UnreadableObjectError
 
-MEANINGS = {
-    0xA701: "out of resources, cannot count the matches",
-    0xA702: "out of resources, cannot perform sub-operations",
-    0xA801: "it does not know our AE title as a move destination",
-    0xA900: "the identifier does not match the SOP class",
-    0x0110: "processing failure",
-    0x0122: "SOP class not supported",
-    0x0124: "not authorised",
-    0x0211: "unrecognised operation",
-}
-"""PS3.4 tables C.4-1 to C.4-3 and PS3.7 annex C."""
 STUDY_KEYS = (
     "PatientID",
     "IssuerOfPatientID",
@@ -62,8 +51,3 @@ def literal_patient_id(patient_id: str) -> str:
 def is_answer_about(identifier: Dataset, study_instance_uid: str) -> bool:
     """Tell whether an answer is about this study; one that does not repeat the key asked for is taken at its word."""
     return str(identifier.get("StudyInstanceUID", "") or study_instance_uid) == study_instance_uid
-
-
-def status_words(status: int) -> str:
-    meaning = MEANINGS.get(status, "")
-    return f"{status:04X}H{f' ({meaning})' if meaning else ''}"

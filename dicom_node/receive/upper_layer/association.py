@@ -12,6 +12,7 @@ import time
 from typing import Final
 
 from dicom_node.config import ReceiveSection
+from dicom_node.dicom.dimse_status import UNRECOGNIZED_OPERATION
 from dicom_node.errors import NodeError
 from dicom_node.logs import get_logger
 from dicom_node.receive.upper_layer.dimse import (
@@ -42,9 +43,6 @@ from dicom_node.receive.upper_layer.transfers import TransferBook
 
 log = get_logger(__name__)
 
-UNRECOGNIZED_OPERATION: Final = 0x0211
-SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
-"""PS3.7 annex C."""
 _CANCEL_LOOK_SECONDS: Final = 0.001
 
 

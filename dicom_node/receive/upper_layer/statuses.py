@@ -1,20 +1,11 @@
-"""The statuses that this node answers with, and what each means (PS3.4 tables B.2-1, C.4-1, J.3-1; PS3.7 annex C)."""
+"""The failures that this node answers with, each with its comment (PS3.4 tables B.2-1 and C.4-1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-SUCCESS: Final = 0x0000
-PENDING: Final = 0xFF00
-CANCELLED: Final = 0xFE00
-
-NO_SUCH_SOP_CLASS: Final = 0x0122
-PROCESSING_FAILURE: Final = 0x0110
-NO_SUCH_ACTION: Final = 0x0123
-NO_SUCH_EVENT_TYPE: Final = 0x0113
-INVALID_ARGUMENT: Final = 0x0115
-NOT_AUTHORISED: Final = 0x0124
+from dicom_node.dicom.dimse_status import NOT_AUTHORISED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

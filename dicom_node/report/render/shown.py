@@ -16,13 +16,13 @@ from dicom_node.report.patient import clean_header, name_text
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.sr.iod import NODE_VERSION
 from dicom_node.report.sr.uids import header_uid
-from dicom_node.report.statements import drawn_statements
+from dicom_node.report.statements import drawn_statements, largest_first
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
 from dicom_node.report.wording.dates import current_date, prior_date
 from dicom_node.report.wording.impression import summary_sentence
 from dicom_node.report.wording.phrases import label
 from dicom_node.report.wording.sections import sections
-from model.schema import Change, ImageRole, Region, SourceGeometry
+from model.schema import Change, ImageRole, SourceGeometry
 
 SHOWN_VERSION = 1
 """Of the layout of these values; a reader of a higher version must still read the lower ones."""
@@ -172,8 +172,7 @@ def _outlines(request: ReportRequest, words: Catalogue) -> tuple[Outline, ...]:
     outlines: list[Outline] = []
     for statement in drawn_statements(request):
         for role in ImageRole:
-            regions = sorted((r for r in statement.finding.regions if r.role is role), key=_extent, reverse=True)
-            for number, region in enumerate(regions):
+            for number, region in enumerate(largest_first(statement.finding, role)):
                 outlines.append(
                     Outline(
                         role=role,
@@ -184,12 +183,6 @@ def _outlines(request: ReportRequest, words: Catalogue) -> tuple[Outline, ...]:
                     )
                 )
     return tuple(outlines)
-
-
-def _extent(region: Region) -> float:
-    """Area of the region's bounding box: the largest one bears the finding's name."""
-    columns, rows = zip(*region.points, strict=True)
-    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))
 
 
 def _captions(request: ReportRequest, words: Catalogue) -> tuple[Caption, ...]:

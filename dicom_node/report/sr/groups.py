@@ -30,7 +30,7 @@ from dicom_node.report.sr.copies import copied
 from dicom_node.report.sr.iod import referenceable
 from dicom_node.report.sr.regions import image_position, image_region, stored_size
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
-from dicom_node.report.statements import drawn_statements, has_answer, statements, tracked_side
+from dicom_node.report.statements import drawn_statements, has_answer, largest_first, statements, tracked_side
 from dicom_node.report.wording.catalogue import catalogue
 from dicom_node.report.wording.phrases import RegionLabel, region_label
 from model.schema import Finding, ImageRole, Presence, PrognosisItem, Region
@@ -117,7 +117,7 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
 
     Each has a tracking UID of its own, because viewers merge groups of one tracking UID and then draw one region.
     """
-    drawn = [(statement, _largest_first(statement.finding, role)) for statement in drawn_statements(request)]
+    drawn = [(statement, largest_first(statement.finding, role)) for statement in drawn_statements(request)]
     groups = [
         PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_region=image_region(source, region),
@@ -193,16 +193,6 @@ def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
         measurements=[_percent("name.probability", item.probability)],
         qualitative_evaluations=[_evaluation("name.predicted_change", codes.change_code(item.change))],
     )
-
-
-def _largest_first(finding: Finding, role: ImageRole) -> list[Region]:
-    """The finding's regions on one image, by the area of their bounding boxes."""
-    return sorted((region for region in finding.regions if region.role is role), key=_extent, reverse=True)
-
-
-def _extent(region: Region) -> float:
-    columns, rows = zip(*region.points, strict=True)
-    return float((max(columns) - min(columns)) * (max(rows) - min(rows)))
 
 
 def _algorithm(request: ReportRequest) -> AlgorithmIdentification:

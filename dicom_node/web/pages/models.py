@@ -18,7 +18,7 @@ from dicom_node.drift.prognosis import CAME_TRUE
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.models import Night, ShadowResult
 from dicom_node.index.tables.retrain import RetrainRun
-from dicom_node.retrain.scheduled_run import window_now, zone_of
+from dicom_node.retrain.scheduled_run import window_now
 from dicom_node.serving import promotion as models
 from dicom_node.serving import shadow
 from dicom_node.serving import shadow_comparison as shadow_figures
@@ -26,7 +26,7 @@ from dicom_node.serving.status import history_lines, model_lines
 from dicom_node.serving.workers import serving_lines
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule
-from dicom_node.weekly_window import next_window, parse_schedule
+from dicom_node.weekly_window import next_window, parse_schedule, zone_of
 
 
 def overview(call: Call) -> Response:
@@ -68,7 +68,7 @@ def _schedule(call: Call) -> str:
     window = window_now(settings, now)
     if window is not None:
         return f"the window {settings.schedule} is open until {window.ends_at:%Y-%m-%d %H:%M} UTC"
-    following = next_window(parse_schedule(settings.schedule), now, zone_of(settings))
+    following = next_window(parse_schedule(settings.schedule), now, zone_of(settings.timezone))
     return f"the next window of {settings.schedule} opens {following.begins_at:%Y-%m-%d %H:%M} UTC"
 
 

@@ -18,12 +18,11 @@ from training.calibration.fit import (
     apply_temperature,
     choose_floor,
     choose_threshold,
-    expected_calibration_error,
     fit_joint,
     fit_temperature,
     negative_log_likelihood,
-    reliability,
 )
+from training.metrics.classification import expected_calibration_error, reliability
 
 Sample = tuple[FindingAnswers, str]
 _UNGRADED = tuple(answer for answer in CHANGE_ANSWERS if answer not in DEGREE_CHANGES)
@@ -76,7 +75,7 @@ def test_no_other_temperature_is_better(samples: list[tuple[list[float], int]]) 
 
 def test_an_empty_set_changes_nothing() -> None:
     assert fit_temperature([], []) == 1.0
-    assert expected_calibration_error([], []) == 0.0
+    assert math.isnan(expected_calibration_error([], []))
 
 
 def test_calibration_error_by_hand() -> None:
@@ -140,6 +139,8 @@ def test_a_floor_keeps_what_is_right_often_enough() -> None:
 def test_values_outside_zero_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
         expected_calibration_error([1.2], [True])
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        choose_floor([1.2], [True], 0.5)
     with pytest.raises(ValueError, match="2 values and 1 flags"):
         choose_floor([0.1, 0.2], [True], 0.5)
 
