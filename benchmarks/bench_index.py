@@ -26,7 +26,8 @@ from dicom_node.index.database import Database
 from dicom_node.index.queries import prior_candidates, study_by_uid
 from dicom_node.index.tables.core import Instance, Series, Study, StudyState
 from dicom_node.storage.instance_store import StoredFile
-from dicom_node.studies.register import ReceivedInstance, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import register_instance
 from tests.support.postgres import running_postgres
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -168,17 +168,17 @@ class Predictor:
         shown = pair.newest(self.manifest.images)
         images, days = shown.images, shown.days if self.manifest.times else ()
         pictures = tuple(self.vlm.picture(image) for image in images)
-        expert = self._said_by_expert(images[-2:])
+        expert = self._ask_expert(images[-2:])
         layout = self.vlm.layout(priors=len(pictures) - 1, days=days, context=context, expert=expert)
         together = tuple(question for question in questions if not question.alone)
         alone = tuple(question for question in questions if question.alone)
         jobs = [EngineJob(pictures=pictures, layout=layout, questions=together)]
         if alone:
-            layout = self.vlm.layout(priors=0, context=context, expert=self._said_by_expert(images[-1:]))
+            layout = self.vlm.layout(priors=0, context=context, expert=self._ask_expert(images[-1:]))
             jobs.append(EngineJob(pictures=pictures[-1:], layout=layout, questions=alone))
         return jobs
 
-    def _said_by_expert(self, images: Sequence[DisplayImage]) -> str | None:
+    def _ask_expert(self, images: Sequence[DisplayImage]) -> str | None:
         return self.expert.text(images) if self.expert is not None else None
 
     def calibrate_answer(self, answer: ClosedAnswer) -> dict[str, float]:

@@ -42,7 +42,7 @@ Watch = Callable[[str, Iterable[Path], int], Iterable[Path]]
 """Gives files on and shows how far it is: (stage in words, files, how many)."""
 
 
-def _unwatched(what: str, files: Iterable[Path], count: int) -> Iterable[Path]:
+def _watch_nothing(what: str, files: Iterable[Path], count: int) -> Iterable[Path]:
     return files
 
 
@@ -56,7 +56,7 @@ class Copied:
     bytes: int
 
 
-def back_up(settings: Settings, target: Path, *, watch: Watch = _unwatched) -> Copied:
+def back_up(settings: Settings, target: Path, *, watch: Watch = _watch_nothing) -> Copied:
     """Copy index, instances, documents and models into a folder. Raises NodeError saying what failed."""
     data = settings.node.data_dir
     if target.resolve() == data.resolve() or data.resolve() in target.resolve().parents:
@@ -73,7 +73,7 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _unwatched) -> C
         raise NodeError(f"the backup is not complete: {error}; run the command again, it goes on") from error
 
 
-def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch = _unwatched) -> Copied:
+def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch = _watch_nothing) -> Copied:
     """Bring a backup back into an installation that is stopped. Files that are there stay; an index is set aside.
 
     So is a file of another length than in the backup, such as one that a damaged disk cut off.

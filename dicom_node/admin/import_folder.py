@@ -21,7 +21,8 @@ from dicom_node.dicom.sop_classes import storage_classes
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError, UnreadableObjectError
 from dicom_node.index.tables.core import Instance, StudyPurpose
-from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import Registered, register_instance
 
 
 class Taken(StrEnum):

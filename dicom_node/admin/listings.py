@@ -95,7 +95,7 @@ class Line:
 
 def work_list(session: Session, wanted: Filter) -> tuple[list[Line], int]:
     """The studies sent for analysis, the newest first, and how many the filter leaves in all."""
-    chosen = _chosen(wanted)
+    chosen = _conditions(wanted)
     total = session.scalar(select(func.count(Study.id)).where(*chosen)) or 0
     studies = session.scalars(
         select(Study)
@@ -118,7 +118,7 @@ _ORDERS: Mapping[Order, tuple[ColumnElement[Any], ...]] = {
 }
 
 
-def _chosen(wanted: Filter) -> list[ColumnElement[bool]]:
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     chosen: list[ColumnElement[bool]] = [Study.purpose == StudyPurpose.ROUTED]
     if wanted.state is not None:
         chosen.append(Study.state == wanted.state)

@@ -94,7 +94,7 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         timeline=_timeline(study, results, rows),
         deliveries=tuple(delivery_line(delivery, document) for delivery, document, _ in rows),
         findings=_most_urgent_first(result.prediction.get("findings", ())) if result is not None else (),
-        outlined=_outlined(result.prediction.get("findings", ())) if result is not None else frozenset(),
+        outlined=_keys_with_outline(result.prediction.get("findings", ())) if result is not None else frozenset(),
         films=_films(session, study),
         course=patient_course(session, study, result.device_uid if result is not None else ""),
         prior_reading=_prior_reading(session, result.prior_sop_instance_uid if result is not None else ""),
@@ -156,7 +156,7 @@ def _most_urgent_first(findings: Sequence[dict[str, Any]]) -> tuple[dict[str, An
     return tuple(sorted(findings, key=rank))
 
 
-def _outlined(findings: Sequence[dict[str, Any]]) -> frozenset[str]:
+def _keys_with_outline(findings: Sequence[dict[str, Any]]) -> frozenset[str]:
     """The findings that `dicom_node.report.rules.select_outlined` draws: nothing that is possible or not seen.
 
     Results of before ranks were written have all that is present.

@@ -43,7 +43,7 @@ class KnownChart:
     context: PatientContext
     facts: tuple[ChartFact, ...]
 
-    def limited(self, names: Collection[str]) -> KnownChart | None:
+    def restrict_to(self, names: Collection[str]) -> KnownChart | None:
         """Only the laboratory values and treatments with these names; None where none is left."""
         facts = tuple(fact for fact in self.facts if fact.name in names)
         labs = {name: text for name, text in self.context.labs.items() if name in names}

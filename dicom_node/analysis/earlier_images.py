@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dicom_node.analysis.stored_images import Decode, LookedImages, StoredImage, checked
+from dicom_node.analysis.stored_images import Decode, LookedImages, StoredImage, with_image_check
 from dicom_node.priors import choose_prior, same_picture
 from dicom_node.priors.series import choose_earlier
 from dicom_node.priors.types import PriorChoice, PriorPolicy
@@ -58,7 +58,7 @@ class ImageChooser:
             elif same_picture(seen, prior_seen):
                 same.add(uid)
             else:
-                candidates[uid] = checked(candidates[uid], self._decode, self._looked)
+                candidates[uid] = with_image_check(candidates[uid], self._decode, self._looked)
                 verified.add(uid)
 
     def _before(
@@ -82,5 +82,5 @@ class ImageChooser:
                 refused.add(uid)
             else:
                 # What the pixels say changes the facts, and with them whether the rules still choose it.
-                candidates[uid] = checked(candidates[uid], self._decode, self._looked)
+                candidates[uid] = with_image_check(candidates[uid], self._decode, self._looked)
                 verified.add(uid)

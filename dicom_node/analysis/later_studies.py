@@ -94,7 +94,7 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
         .where(
             Study.patient_id == study.patient_id,
             *([Study.issuer_of_patient_id.in_(sorted(issuers))] if issuers else []),
-            Study.purpose.in_(_told_anew(study)),
+            Study.purpose.in_(_purposes_to_renew(study)),
             Study.state != StudyState.OPEN,
             Study.first_instance_at >= since,
             or_(Study.state == StudyState.COMPLETE, says_something),
@@ -105,7 +105,7 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
     ).one_or_none()
 
 
-def _told_anew(study: Study) -> tuple[StudyPurpose, ...]:
+def _purposes_to_renew(study: Study) -> tuple[StudyPurpose, ...]:
     """The later studies that this one may have made anew: of one that a backfill brought only those it brought too.
 
     A run over an archive's past would otherwise send tonight's reports once more.

@@ -95,7 +95,7 @@ def damaged_image(row: Instance, path: Path, damage: str) -> StoredImage:
     return StoredImage(path=path, header=header, facts=facts, damage=damage)
 
 
-def checked(image: StoredImage, decode: Decode, looked: LookedImages) -> StoredImage:
+def with_image_check(image: StoredImage, decode: Decode, looked: LookedImages) -> StoredImage:
     """The same image with what its pixels say beside what its header says."""
     if not image.facts.has_pixels:
         return image

@@ -16,7 +16,7 @@ from dicom_node.analysis.chart import KnownChart
 from dicom_node.analysis.earlier_images import ImageChooser
 from dicom_node.analysis.prepared import PreparedImage, PreparedStudy, Setting
 from dicom_node.analysis.requests import request_of_abstention, request_of_refusal, request_with_answer
-from dicom_node.analysis.stored_images import LookedImages, StoredImage, checked
+from dicom_node.analysis.stored_images import LookedImages, StoredImage, with_image_check
 from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.priors import select_current
 from dicom_node.report.exposure import moment
@@ -45,8 +45,8 @@ def prepare_study(images: Sequence[StoredImage], earlier: Sequence[StoredImage],
         raise ValueError("a study without a single object cannot be analysed")
     looked = LookedImages()
     images, earlier = without_withdrawn(images, earlier)
-    images = [checked(image, setting.decode, looked) for image in images]
-    notes = (*setting.comparison_notes, *_left_out(images))
+    images = [with_image_check(image, setting.decode, looked) for image in images]
+    notes = (*setting.comparison_notes, *_note_unreadable(images))
     choice = select_current([image.facts for image in images], setting.policy)
     by_uid = {image.facts.sop_instance_uid: image for image in images}
     parts = [_prepare(by_uid[judged.image.sop_instance_uid], earlier, setting, looked) for judged in choice.chosen]
@@ -64,7 +64,7 @@ def finish_study(
         request_with_answer(part, next(in_order), setting) if isinstance(part, PreparedImage) else part
         for part in study.parts
     ]
-    return _numbered(requests)
+    return _number_images(requests)
 
 
 def without_withdrawn(
@@ -83,7 +83,7 @@ def without_withdrawn(
     return [mark_image(stored) for stored in images], [mark_image(stored) for stored in earlier]
 
 
-def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
+def _note_unreadable(images: Sequence[StoredImage]) -> tuple[str, ...]:
     """Name the objects of the study that cannot be read, beside others that can."""
     damaged = [image for image in images if image.damage]
     if not damaged or len(damaged) == len(images):
@@ -92,7 +92,7 @@ def _left_out(images: Sequence[StoredImage]) -> tuple[str, ...]:
     return (f"Left out of this study: {len(damaged)} of {len(images)} objects, because {causes}.",)
 
 
-def _numbered(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
+def _number_images(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
     """Each request with its image's number among the study's frontal images, in the order in which they were taken."""
     late = dt.datetime.max  # noqa: DTZ901 - DICOM local time; an image without a time counts last
     by_time = sorted(range(len(requests)), key=lambda place: moment(requests[place].current) or late)
@@ -135,4 +135,4 @@ def _chart(header: Dataset, setting: Setting) -> KnownChart | None:
     if not identity.context and not identity.chart:
         return None
     chart = setting.chart(header)
-    return chart if chart is None or identity.context else chart.limited(identity.chart)
+    return chart if chart is None or identity.context else chart.restrict_to(identity.chart)

@@ -128,7 +128,7 @@ class ProcessMapper:
                 worker.give(task, time.monotonic() + self.item_seconds * len(task.items))
         starting = sum(not worker.is_ready for worker in self._workers)
         for _ in range(min(self.count - len(self._workers), len(self._tasks) - starting)):
-            worker = _started_worker()
+            worker = _start_worker()
             worker.open(work)
             self._workers.append(worker)
 
@@ -199,7 +199,7 @@ def _words(status: int | None) -> str:
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
-def _started_worker() -> _Worker:
+def _start_worker() -> _Worker:
     pipe, child_end = _spawn.Pipe()
     process = _spawn.Process(target=_serve, args=(child_end, os.getpid()), name="bulk", daemon=True)
     process.start()

@@ -51,7 +51,7 @@ def run_shards(
     the time left is that of the work left. Raises BulkError, with the finished shards kept.
     """
     shards = cut.shards(items)
-    with folder.held():
+    with folder.lock():
         missing = [number for number in range(len(shards)) if not folder.is_finished(number)]
         owner = {batch.number: number for number in missing for batch in shards[number]}
         sizes = {batch.number: len(batch.items) for number in missing for batch in shards[number]}

@@ -38,7 +38,7 @@ class ShardFolder:
     facts: Mapping[str, str]
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Make the folder this run's own for the block. Raises BulkError where it is another's, or in use."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock.try_acquire(self.folder / LOCK)

@@ -205,7 +205,7 @@ def _order(
         ends = message.clock(orc, 15) or placed
         return ChartItem(key=key, kind=ChartKind.TREATMENT, patient=patient, name=name, ends=ends)
     timing = next((segment for segment in group if segment.name == "TQ1"), None)
-    begins = _timed(message, timing, 7, orc, 3) or placed
+    begins = _order_time(message, timing, 7, orc, 3) or placed
     return ChartItem(
         key=key,
         kind=ChartKind.TREATMENT,
@@ -213,11 +213,11 @@ def _order(
         name=name,
         begins=begins,
         known=placed,
-        ends=_timed(message, timing, 8, orc, 4),
+        ends=_order_time(message, timing, 8, orc, 4),
     )
 
 
-def _timed(
+def _order_time(
     message: ChartMessage, timing: Segment | None, field_number: int, orc: Segment, component: int
 ) -> ClockTime | None:
     """TQ1-7 or TQ1-8, else the older ORC-7.4 or ORC-7.5."""

@@ -79,7 +79,7 @@ class ChartVocabulary:
 
 
 @cache
-def _shipped() -> tuple[Mapping[str, Lab], Mapping[str, tuple[str, ...]]]:
+def _read_shipped() -> tuple[Mapping[str, Lab], Mapping[str, tuple[str, ...]]]:
     raw = tomllib.loads(resources.files("dicom_node.chart").joinpath("known.toml").read_text("utf-8"))
     labs = {
         entry["name"]: Lab(
@@ -96,7 +96,7 @@ def chart_vocabulary(section: ChartSection) -> ChartVocabulary:
     def table(rows: Sequence[SiteCode]) -> dict[tuple[str, str], str]:
         return {(row.code, row.system): row.means for row in rows}
 
-    labs, treatments = _shipped()
+    labs, treatments = _read_shipped()
     return ChartVocabulary(
         labs=labs,
         treatments=treatments,

@@ -75,7 +75,7 @@ def start(
             name=name,
             archive=runs.peer_named(node.settings, archive).name,
             dates=dates,
-            studies=tuple(_listed(studies)) if studies else (),
+            studies=tuple(_read_uids(studies)) if studies else (),
             sends_reports=reports,
             limits=limits,
             most_answers=most_answers,
@@ -216,7 +216,7 @@ def _dates(first: str, last: str, studies: str) -> tuple[dt.date, dt.date] | Non
     return days[0], days[1]
 
 
-def _listed(source: str) -> Iterator[str]:
+def _read_uids(source: str) -> Iterator[str]:
     """The UIDs of a file, one a line; blank lines and what follows a # are no matter. Raises UsageError."""
     lines = sys.stdin if source == "-" else Path(source).read_text("utf-8").splitlines()
     for number, line in enumerate(lines, start=1):

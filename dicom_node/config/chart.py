@@ -52,7 +52,7 @@ class ChartSection(Section):
     )
 
     @model_validator(mode="after")
-    def _known_names(self) -> ChartSection:
+    def _require_known_names(self) -> ChartSection:
         for key, rows, allowed in (("labs", self.labs, LAB_NAMES), ("treatments", self.treatments, TREATMENT_NAMES)):
             for row in rows:
                 if row.means not in allowed:

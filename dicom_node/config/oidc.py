@@ -13,14 +13,14 @@ from dicom_node.config.types import Section, WebAddress
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def _protected(value: str) -> str:
+def _require_protected(value: str) -> str:
     parsed = urlsplit(value)
     if parsed.scheme != "https" and parsed.hostname not in LOOPBACK:
         raise ValueError("must begin with https://; http:// is allowed on this machine only")
     return value
 
 
-ProtectedAddress = Annotated[WebAddress, AfterValidator(_protected)]
+ProtectedAddress = Annotated[WebAddress, AfterValidator(_require_protected)]
 
 
 class OidcSection(Section):

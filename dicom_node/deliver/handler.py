@@ -65,7 +65,7 @@ def _continue(task: Task) -> None:
         return
     reports = ReportReceiver(task.node.database, task.node.clock)
     with _association(task, reports) as association:
-        if task.proof_is_late() and _found(task, association) is False:
+        if task.proof_is_late() and _is_listed(task, association) is False:
             if is_superseded(task):
                 return
             log.warning("accepted and lost: sending again", delivery=task.delivery_id)
@@ -86,7 +86,7 @@ def _to_web_service(task: Task) -> None:
         mark_stored(task, dataset.SOPClassUID)
     if task.destination.verify is Verify.NONE:
         end(task, proof="stow")
-    elif stow.found(client, task.reference):
+    elif stow.is_listed(client, task.reference):
         end(task, proof="find")
     elif task.state is DeliveryState.STORED and task.proof_is_late():
         send_from_the_beginning(task)
@@ -153,7 +153,7 @@ def _prove(task: Task, association: Association, reports: ReportReceiver, *, pro
             end(task)
         else:
             end(task, proof="find")
-    elif proof_attempts >= MOST_PROOF_REQUESTS and _found(task, association):
+    elif proof_attempts >= MOST_PROOF_REQUESTS and _is_listed(task, association):
         log.warning("commitment never came: C-FIND is taken as proof", delivery=task.delivery_id)
         end(task, proof="find")
     elif proof_attempts >= MOST_PROOF_REQUESTS and task.asked_at is not None:
@@ -179,7 +179,7 @@ def _asks_commitment(task: Task, association: Association) -> bool:
     return task.destination.verify is Verify.COMMITMENT and peer.accepts(association, StorageCommitmentPushModel)
 
 
-def _found(task: Task, association: Association) -> bool | None:
+def _is_listed(task: Task, association: Association) -> bool | None:
     """Tell whether the peer lists the object; None where it answers no queries."""
     if task.destination.verify is Verify.NONE:
         return None

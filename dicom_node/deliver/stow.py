@@ -52,15 +52,15 @@ def store(client: DICOMwebClient, dataset: Dataset, reference: peer.InstanceRefe
             if error.response is None or error.response.status_code != requests.codes.conflict:
                 raise
             # 409 says that nothing was stored; of an object that is there already that is no failure.
-            if _is_duplicate(error.response) or found(client, reference):
+            if _is_duplicate(error.response) or is_listed(client, reference):
                 return
             raise peer.RefusedError(f"STOW-RS refused the document (409){_reason(error.response)}") from error
         stored = {str(item.get("ReferencedSOPInstanceUID", "")) for item in answer.get("ReferencedSOPSequence") or []}
-    if reference.sop_instance_uid not in stored and not found(client, reference):
+    if reference.sop_instance_uid not in stored and not is_listed(client, reference):
         raise peer.RefusedError("the answer to STOW-RS does not list the document as stored")
 
 
-def found(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
+def is_listed(client: DICOMwebClient, reference: peer.InstanceReference) -> bool:
     """Tell whether QIDO-RS lists exactly this object. Raises DeliveryError."""
     with _map_errors("QIDO-RS"):
         try:

@@ -77,7 +77,7 @@ def read_patients(folders: Sequence[Path], settings: Settings, say: Callable[[st
     Raises CheckpointError where the model cannot be loaded.
     """
     reading, predictor = RoomReading(), load(settings.model)
-    objects = [stored for folder in folders for stored in _stored(folder)]
+    objects = [stored for folder in folders for stored in _read_images(folder)]
     reading.files = {stored.facts.sop_instance_uid: stored.path for stored in objects}
     by_patient: dict[str, list[StoredImage]] = {}
     for stored in objects:
@@ -109,7 +109,7 @@ def _outcome(request: ReportRequest) -> str:
     return request.outcome.value if abstained is None else f"{request.outcome.value} ({abstained.value})"
 
 
-def _stored(folder: Path) -> Iterator[StoredImage]:
+def _read_images(folder: Path) -> Iterator[StoredImage]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             stored = read_stored(path)

@@ -115,15 +115,17 @@ def open_regions(browser: Browser, address: str, study_instance_uid: str) -> Pag
 def label_boxes_on(page: Page, labels: Sequence[str]) -> tuple[list[ScreenBox], ScreenBox]:
     """The labels that are drawn, and the viewport that they are drawn in."""
     on_page: dict[str, Any] = page.evaluate(_FIND_BOXES)
-    names = {_joined(label) for label in labels}
-    boxes = [ScreenBox(**values) for values in on_page["texts"] if _joined(values["text"]) in names]
+    names = {_collapse_spaces(label) for label in labels}
+    boxes = [ScreenBox(**values) for values in on_page["texts"] if _collapse_spaces(values["text"]) in names]
     return boxes, ScreenBox(text="", **on_page["pane"])
 
 
 def complaints(boxes: Sequence[ScreenBox], pane: ScreenBox, labels: Sequence[str]) -> list[str]:
     """The faults of the labels on the screen, one sentence each."""
     faults = [
-        f"{label!r} is not drawn" for label in labels if _joined(label) not in {_joined(box.text) for box in boxes}
+        f"{label!r} is not drawn"
+        for label in labels
+        if _collapse_spaces(label) not in {_collapse_spaces(box.text) for box in boxes}
     ]
     for number, box in enumerate(boxes):
         inside = box.left >= pane.left - SLACK and box.right <= pane.right + SLACK
@@ -132,7 +134,7 @@ def complaints(boxes: Sequence[ScreenBox], pane: ScreenBox, labels: Sequence[str
         for other in boxes[:number]:
             if box.overlaps(other):
                 faults.append(f"{box.text!r} covers {other.text!r}")
-            if _joined(box.text) == _joined(other.text):
+            if _collapse_spaces(box.text) == _collapse_spaces(other.text):
                 faults.append(f"{box.text!r} stands twice")
     return faults
 
@@ -148,7 +150,7 @@ def _labels(request: ReportRequest) -> list[str]:
     return [region_label(statement, ImageRole.CURRENT, words).line for statement in drawn]
 
 
-def _joined(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     """The text as a browser shows it: one space between words."""
     return " ".join(text.split())
 

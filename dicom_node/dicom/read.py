@@ -43,7 +43,7 @@ def read_object(path: Path) -> Dataset:
     with path.open("rb") as stream:
         meta = _meta_of(stream)
         syntax = meta.transfer_syntax_uid if meta is not None else guess_transfer_syntax(stream)
-        data_set = _grown(stream, syntax)
+        data_set = _read_until_whole(stream, syntax)
     data_set.file_meta = FileMetaDataset()
     data_set.file_meta.TransferSyntaxUID = UID(syntax)
     return data_set
@@ -103,7 +103,7 @@ def _meta_of(stream: BinaryIO) -> FileMeta | None:
         return None
 
 
-def _grown(stream: BinaryIO, syntax: str) -> Dataset:
+def _read_until_whole(stream: BinaryIO, syntax: str) -> Dataset:
     """Read more and more of a file until its header is whole: most headers have some kilobytes."""
     encoding = encoding_of(syntax)
     deflated = syntax == DeflatedExplicitVRLittleEndian

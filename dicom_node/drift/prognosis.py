@@ -48,7 +48,9 @@ class JudgedPrognosis:
         return self.predicted is self.observed
 
 
-def judged_prognoses(session: Session, *, since: dt.datetime, until: dt.datetime) -> dict[str, list[JudgedPrognosis]]:
+def load_judged_prognoses(
+    session: Session, *, since: dt.datetime, until: dt.datetime
+) -> dict[str, list[JudgedPrognosis]]:
     """Device UID → prognoses whose next study has a current result of [since, until)."""
     earlier = aliased(Result)
     rows = session.execute(
@@ -65,13 +67,13 @@ def judged_prognoses(session: Session, *, since: dt.datetime, until: dt.datetime
     )
     judged: dict[str, list[JudgedPrognosis]] = {}
     for device_uid, before, after in rows:
-        verifiable = _judged(before, after)
+        verifiable = _judge_result(before, after)
         if verifiable:
             judged.setdefault(device_uid, []).extend(verifiable)
     return judged
 
 
-def _judged(before: Mapping[str, object], after: Mapping[str, object]) -> list[JudgedPrognosis]:
+def _judge_result(before: Mapping[str, object], after: Mapping[str, object]) -> list[JudgedPrognosis]:
     """The prognoses of one stored result by what the next states."""
     shown = {str(finding["key"]): finding for finding in _items(after, "findings")}
     judged = []

@@ -25,7 +25,7 @@ from dicom_node.drift.baselines import (
     validation_sets,
 )
 from dicom_node.drift.limits import DriftVerdict, judge_distribution, judge_share, share_of
-from dicom_node.drift.prognosis import CAME_TRUE, STATED, judge_prognoses, judged_prognoses
+from dicom_node.drift.prognosis import CAME_TRUE, STATED, judge_prognoses, load_judged_prognoses
 from dicom_node.drift.samples import (
     WEEK,
     DriftSample,
@@ -102,7 +102,7 @@ def prognosis_verdicts(session: Session, settings: DriftSection, now: dt.datetim
     }
     for back in range(LOOK_BACK_WEEKS, 0, -1):
         week = this_week - back * WEEK
-        judged = judged_prognoses(session, since=start_of(week), until=start_of(week + WEEK))
+        judged = load_judged_prognoses(session, since=start_of(week), until=start_of(week + WEEK))
         for device_uid, prognoses in sorted(judged.items()):
             if (week, device_uid) in known:
                 continue

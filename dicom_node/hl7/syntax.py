@@ -119,7 +119,7 @@ class Segment:
     def repetitions(self, number: int) -> list[list[str]]:
         """Return each repetition of a field as its components, escapes decoded."""
         return [
-            [self.decoded(component).strip() for component in repetition.split(self.delimiters.component)]
+            [self.decode(component).strip() for component in repetition.split(self.delimiters.component)]
             for repetition in self.raw(number).split(self.delimiters.repetition)
         ]
 
@@ -128,7 +128,7 @@ class Segment:
         components = self.repetitions(number)[0]
         return components[place] if place < len(components) else ""
 
-    def decoded(self, text: str) -> str:
+    def decode(self, text: str) -> str:
         """Return the text with its escape sequences resolved and without control characters."""
         return unescape(text, self.delimiters, self.encoding)
 

@@ -60,7 +60,7 @@ class HeaderWork(Work[InputFile, list[FileHeader], FileHeader]):
 
         def read(files: Sequence[InputFile]) -> list[FileHeader]:
             try:
-                with locations.fetched({file.location: file.stamp for file in files}) as local:
+                with locations.fetch({file.location: file.stamp for file in files}) as local:
                     return [header_of(file, local.get(file.location), self.policy) for file in files]
             except StoreUnavailableError as error:
                 raise BulkError(str(error)) from error

@@ -51,7 +51,7 @@ class Locations:
             yield f"{SCHEME}{bucket}/{key}", modified.isoformat()
 
     @contextmanager
-    def fetched(self, stamps: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+    def fetch(self, stamps: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         """Give the local file of each location for the block; one that is gone is missing in the answer.
 
         stamps: location → its time stamp when it was listed. Raises StoreUnavailableError where the service does not

@@ -85,7 +85,7 @@ _NAMES: Final = tuple(column.name for column in COLUMNS)
 
 def rows_of(request: ReportRequest, where: Mapping[str, str], node_version: str) -> list[Row]:
     """The rows of one result. where: SOP Instance UID → location."""
-    shared = _shared(request, where, node_version)
+    shared = _request_values(request, where, node_version)
     stated = statements(request)
     if not stated:
         return [shared]
@@ -125,7 +125,7 @@ def error_row(location: str, why: str, *, node_version: str, study_uid: str = ""
     return dict.fromkeys(_NAMES) | values | {"node_version": node_version}
 
 
-def _shared(request: ReportRequest, where: Mapping[str, str], node_version: str) -> Row:
+def _request_values(request: ReportRequest, where: Mapping[str, str], node_version: str) -> Row:
     prediction, model = request.prediction, request.model
     uid = header_uid(request.current, "SOPInstanceUID")
     values: Row = {

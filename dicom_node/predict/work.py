@@ -124,9 +124,9 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
     def _read(self, item: StudyItem, locations: Locations) -> PreparedItem:
         if item.fault:
             return PreparedItem(item=item, where={}, rows=(self.error(item, item.fault),))
-        with locations.fetched({file.location: file.stamp for file in (*item.images, *item.earlier)}) as local:
-            images, rows = self._stored(item, item.images, local)
-            earlier, _ = self._stored(item, item.earlier, local)  # what cannot be read has a row of its own
+        with locations.fetch({file.location: file.stamp for file in (*item.images, *item.earlier)}) as local:
+            images, rows = self._read_stored(item, item.images, local)
+            earlier, _ = self._read_stored(item, item.earlier, local)  # what cannot be read has a row of its own
             where = {image.facts.sop_instance_uid: file.location for file, image in (*images, *earlier)}
             if not images:
                 return PreparedItem(item=item, where=where, rows=tuple(rows))
@@ -134,7 +134,7 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
             study = prepare_study([image for _, image in images], [image for _, image in earlier], setting)
         return PreparedItem(item=item, study=study, where=where, rows=tuple(rows))
 
-    def _stored(
+    def _read_stored(
         self, item: StudyItem, files: Sequence[InputFile], local: dict[str, Path]
     ) -> tuple[list[tuple[InputFile, StoredImage]], list[Row]]:
         """The objects of these files, and a row for each that has become unreadable since its header was read."""

@@ -98,7 +98,7 @@ class ReceiveAudit:
             site=self._site,
         )
 
-    def association_ended(self, caller: Caller, book: TransferBook) -> None:
+    def record_association_end(self, caller: Caller, book: TransferBook) -> None:
         """One message for each study that came on it (section A.5.3.7). Never raises: the association is over."""
         transfers = list(book)
         if not transfers:

@@ -28,14 +28,8 @@ from dicom_node.receive.upper_layer.services import Request
 from dicom_node.receive.upper_layer.statuses import Failure
 from dicom_node.storage.instance_store import InstanceStore, StoredFile
 from dicom_node.studies.expected_retrieval import source_of_retrieval
-from dicom_node.studies.register import (
-    PRIOR,
-    ReceivedInstance,
-    Registered,
-    Registration,
-    is_own_document,
-    register_instance,
-)
+from dicom_node.studies.received_instance import PRIOR, ReceivedInstance
+from dicom_node.studies.register import Registered, Registration, is_own_document, register_instance
 from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)

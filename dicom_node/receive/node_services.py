@@ -77,5 +77,5 @@ class NodeServices:
         is_commitment = command.field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ)
         return MemorySink(max_bytes=MAX_PASSED_OVER_BYTES) if is_commitment else MemorySink()
 
-    def ended(self, caller: Caller, transfers: TransferBook) -> None:
-        self._audit.association_ended(caller, transfers)
+    def record_end(self, caller: Caller, transfers: TransferBook) -> None:
+        self._audit.record_association_end(caller, transfers)

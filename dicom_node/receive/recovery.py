@@ -22,7 +22,8 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, QuarantineReason
 from dicom_node.logs import get_logger
 from dicom_node.storage.instance_store import InstanceStore, StoredFile, hash_stored_file
-from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import Registered, register_instance
 from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)

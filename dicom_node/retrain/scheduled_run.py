@@ -261,5 +261,5 @@ def run_nights(node: NodeContext) -> None:
     from dicom_node.system.leader_election import Leadership
 
     leadership = Leadership(node, lock=NIGHT_LOCK)
-    NightWatch(node, leadership.held).run()
+    NightWatch(node, leadership.take_or_keep).run()
     leadership.give_up()

@@ -13,7 +13,7 @@ from dicom_node.serving.promotion import require_model
 log = get_logger(__name__)
 
 
-def renewed_settings(
+def read_new_settings(
     settings: Settings, reload: Callable[[], Settings], *, receives: bool, works: bool
 ) -> Settings | None:
     """The settings that `reload` reads; None, with the reason in the log, where the node could not run with them.

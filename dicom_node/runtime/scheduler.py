@@ -74,7 +74,7 @@ class Sweeper:
         note_activity(self._node, audit.EventType.APPLICATION_STOP)
 
     def _run(self, tick: Tick) -> None:
-        if self._node.stop.is_set() or (tick.leader_only and not self._leadership.held()):
+        if self._node.stop.is_set() or (tick.leader_only and not self._leadership.take_or_keep()):
             return
         with bound(tick=tick.name):
             try:
@@ -91,7 +91,7 @@ class Sweeper:
     def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
         """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
         log.warning("the clock was set", seconds=round((now - before).total_seconds()))
-        if now < before - CLOCK_TOLERANCE and self._leadership.held():
+        if now < before - CLOCK_TOLERANCE and self._leadership.take_or_keep():
             try:
                 with self._node.database.write() as session:
                     mend_after_setback(session, before=before, now=now)

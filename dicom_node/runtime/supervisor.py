@@ -19,15 +19,13 @@ from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.index import schema
-from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
-from dicom_node.index.tables.core import JobKind
-from dicom_node.logs import configure, get_logger
-from dicom_node.runtime.reload import renewed_settings
+from dicom_node.logs import get_logger
+from dicom_node.runtime.child_mains import ChildMain, child_main, night_main, node_context, receiver_main, worker_main
+from dicom_node.runtime.reload import read_new_settings
 from dicom_node.serving.promotion import require_model
-from dicom_node.storage.opening import open_store
 from dicom_node.system.backoff import pause_after
-from dicom_node.system.child_process import end_with_parent, stop_on_signals
+from dicom_node.system.child_process import stop_on_signals
 from dicom_node.system.file_lock import FileLock
 from dicom_node.system.pulse import Pulse
 
@@ -40,7 +38,6 @@ CHILD_STOP_SECONDS = 30.0
 MAX_SILENCE_SECONDS = 90.0
 """A child that has not beaten its pulse for so long is killed and started again. Loading a model happens in a process
 of its own, so nothing that a healthy child does takes this long without a beat."""
-BEAT_SECONDS = 1.0
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
 
@@ -56,9 +53,6 @@ class ProcessRole(StrEnum):
     """Only receive; another machine works on the same database and store."""
     WORK = "work"
     """Only sweep, analyse and deliver."""
-
-
-ChildMain = Callable[[Settings, ProcessEvent, Pulse, threading.Event], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,18 +91,6 @@ def sole_owner(settings: Settings) -> Iterator[None]:
         raise NodeError(f"another node is running on {settings.node.data_dir}")
     with lock:
         yield
-
-
-def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
-    """This process's own connection to index and store."""
-    database = Database(settings.database.url)
-    return NodeContext(
-        settings=settings,
-        database=database,
-        store=open_store(settings),
-        clock=clock_of(database),
-        stop=stop,
-    )
 
 
 def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Settings] | None = None) -> None:
@@ -151,7 +133,7 @@ class _Reload:
         self.wanted.clear()
         if self.read is None:
             return None
-        return renewed_settings(
+        return read_new_settings(
             running, self.read, receives=role is not ProcessRole.WORK, works=role is not ProcessRole.RECEIVE
         )
 
@@ -183,11 +165,11 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
 def _children(settings: Settings, role: ProcessRole) -> list[_Child]:
     children = []
     if role in (ProcessRole.ALL, ProcessRole.RECEIVE):
-        children += [_Child(name=f"receive-{number}", main=_receiver_main) for number in range(settings.node.receivers)]
+        children += [_Child(name=f"receive-{number}", main=receiver_main) for number in range(settings.node.receivers)]
     if role in (ProcessRole.ALL, ProcessRole.WORK):
-        children.append(_Child(name="work", main=_worker_main))
+        children.append(_Child(name="work", main=worker_main))
         if settings.retrain.schedule:
-            children.append(_Child(name="night", main=_night_main))
+            children.append(_Child(name="night", main=night_main))
     return children
 
 
@@ -222,7 +204,7 @@ def _start(child: _Child, settings: Settings) -> None:
     child.ready.clear()
     child.pulse.beat()
     child.process = _spawn.Process(
-        target=_child_main,
+        target=child_main,
         args=(child.name, child.main, settings, child.ready, child.pulse, os.getpid()),
         name=child.name,
     )
@@ -288,83 +270,3 @@ def _end(children: list[_Child]) -> None:
             log.error("killed: did not stop in time", child=process.name)
             process.kill()
             process.join()
-
-
-def _child_main(
-    name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
-) -> None:
-    end_with_parent(parent_pid)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
-    configure(settings.logging)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    log.info("process started", child=name, pid=os.getpid())
-    try:
-        main(settings, ready, pulse, stop)
-    except NodeError as error:
-        log.error("the process cannot do its work", child=name, error=str(error))
-        raise SystemExit(1) from error
-
-
-def _receiver_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
-    from dicom_node.receive import Receiver
-
-    node = node_context(settings, stop)
-    receiver = Receiver(settings, node.database, node.store)
-    receiver.start()
-    ready.set()
-    while not stop.wait(BEAT_SECONDS):
-        pulse.beat()
-    receiver.stop()
-    node.database.close()
-
-
-def _night_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
-    from dicom_node.retrain.scheduled_run import run_nights
-
-    node = node_context(settings, stop)
-    ready.set()
-    threading.Thread(target=_beat_until, args=(pulse, stop), name="pulse", daemon=True).start()
-    run_nights(node)
-    node.database.close()
-
-
-def _beat_until(pulse: Pulse, stop: threading.Event) -> None:
-    while not stop.wait(BEAT_SECONDS):
-        pulse.beat()
-
-
-def _worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
-    from dicom_node import deliver
-    from dicom_node.analysis import job as analyse_job
-    from dicom_node.backfill import job as backfill
-    from dicom_node.feedback.reports import job as read_report
-    from dicom_node.jobs.worker import Worker
-    from dicom_node.priors.retrieval import job as fetch
-    from dicom_node.serving.champion import ServingModels
-    from dicom_node.serving.shadow import ShadowModel
-
-    node = node_context(settings, stop)
-    models = ServingModels(node)
-    models.start()
-    challenger = ShadowModel(node)
-    worker = Worker(
-        node,
-        {
-            JobKind.ANALYSE: analyse_job.handler(models),
-            JobKind.BACKFILL: backfill.handle,
-            JobKind.DELIVER: deliver.handle,
-            JobKind.FETCH: fetch.handle,
-            JobKind.REPORT: read_report.handle,
-            JobKind.SHADOW: challenger.handle,
-        },
-    )
-    worker.start()
-    ready.set()
-    while not stop.wait(BEAT_SECONDS):
-        if worker.is_moving():
-            pulse.beat()
-    challenger.close()
-    worker.stop()
-    models.close()
-    node.database.close()

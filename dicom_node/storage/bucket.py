@@ -59,7 +59,12 @@ class Bucket:
         with self._errors():
             try:
                 obstore.put(
-                    self._store, key, content, mode="create", use_multipart=False, attributes=_stated(attributes)
+                    self._store,
+                    key,
+                    content,
+                    mode="create",
+                    use_multipart=False,
+                    attributes=_with_content_type(attributes),
                 )
             except AlreadyExistsError:
                 return False
@@ -185,7 +190,7 @@ def _require_bucket(error: FileNotFoundError) -> None:
         raise error
 
 
-def _stated(attributes: Mapping[str, str]) -> dict[str, str]:
+def _with_content_type(attributes: Mapping[str, str]) -> dict[str, str]:
     return {"Content-Type": "application/octet-stream", **attributes}
 
 

@@ -6,24 +6,26 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import InstanceHeader
-from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.sop_classes import NODE_MODEL, REPORT_TEXTS, is_image
+from dicom_node.dicom.sop_classes import REPORT_TEXTS, is_image
 from dicom_node.index.tables.core import Base, CompletedBy, Document, Instance, Series, Study, StudyPurpose, StudyState
 from dicom_node.index.upsert import insert_if_absent
-from dicom_node.storage.instance_store import StoredFile
+from dicom_node.studies.received_instance import (
+    PRIOR,
+    REPORT_ONLY,
+    ROUTED,
+    ReceivedInstance,
+    instance_values,
+    series_values,
+    study_values,
+)
 from dicom_node.studies.received_reports import note_report
 from dicom_node.studies.reopen import reopen_resting_on
-
-ROUTED = StudyPurpose.ROUTED
-PRIOR = StudyPurpose.PRIOR
-REPORT_ONLY = StudyPurpose.REPORT
-"""Study.purpose of a study of which only reports, notes or presentation states came: there is nothing to analyse."""
 
 
 class Registered(StrEnum):
@@ -39,48 +41,6 @@ class Registered(StrEnum):
     """Its SOPInstanceUID names other content: quarantine and alarm."""
     MISMATCH = "mismatch"
     """Its study or series belongs to another patient or study in the index: quarantine and alarm."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedInstance:
-    """One stored file and what its header says. The UIDs must have passed as UIDs before."""
-
-    stored: StoredFile
-    header: InstanceHeader
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    calling_ae_title: str = ""
-    purpose: StudyPurpose = ROUTED
-    is_rejection_note: bool = False
-    """True if it takes other instances back (`dicom_node.dicom.rejection_notes`): then what rests on them is
-    analysed again."""
-    is_trusted: bool = False
-    """True if its sender is one that the configuration names: only such a one may send again, in another rendition,
-    what was fetched as a prior."""
-    may_teach: bool = True
-    """True if a report of this sender becomes feedback."""
-
-    @classmethod
-    def from_meta(
-        cls,
-        meta: FileMeta,
-        stored: StoredFile,
-        header: InstanceHeader,
-        *,
-        calling_ae_title: str = "",
-        purpose: StudyPurpose = ROUTED,
-    ) -> Self:
-        """Describe a stored file by its File Meta Information (PS3.10 section 7.1) and its header."""
-        return cls(
-            stored=stored,
-            header=header,
-            sop_class_uid=meta.sop_class_uid,
-            sop_instance_uid=meta.sop_instance_uid,
-            transfer_syntax_uid=meta.transfer_syntax_uid,
-            calling_ae_title=calling_ae_title,
-            purpose=purpose,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,28 +70,28 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
     place = _place(session, header)
     if place is None or place.series_pk is None:
         # Looked at before anything is made: a duplicate may claim another study.
-        known = _known(session, received, now)
+        known = _find_known(session, received, now)
         if known is not None:
             return known
     if place is None:
-        _insert_or_none(session, Study, _study_values(received, now))
+        _insert_or_none(session, Study, study_values(received, now))
         place = _place(session, header)
         assert place is not None
     if mismatch := _study_mismatch(place, header):
-        return _known(session, received, now) or _mismatch(place.study_pk, mismatch)
+        return _find_known(session, received, now) or _mismatch(place.study_pk, mismatch)
     if received.is_rejection_note and place.patient_id and header.patient_id != place.patient_id:
         return _mismatch(place.study_pk, "a rejection note that does not name the patient of the study")
     series_pk, series_study_pk = place.series_pk, place.series_study_pk
     if series_pk is None:
-        _insert_or_none(session, Series, _series_values(place.study_pk, header))
+        _insert_or_none(session, Series, series_values(place.study_pk, header))
         row = session.execute(_SELECT_SERIES, {"uid": header.series_instance_uid}).one()
         series_pk, series_study_pk = row.id, row.study_pk
     if series_study_pk != place.study_pk:
-        return _known(session, received, now) or _mismatch(
+        return _find_known(session, received, now) or _mismatch(
             place.study_pk, "its series belongs to another study in the index"
         )
-    if _insert_or_none(session, Instance, _instance_values(received, series_pk, now)) is None:
-        known = _known(session, received, now)
+    if _insert_or_none(session, Instance, instance_values(received, series_pk, now)) is None:
+        known = _find_known(session, received, now)
         assert known is not None
         return known
     _fill(session, place, header)
@@ -146,12 +106,6 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:
     """Tell whether this is an object that this node made: the loop guard's question."""
     return session.execute(_SELECT_DOCUMENT, {"uid": sop_instance_uid}).first() is not None
-
-
-def is_own_picture(header: InstanceHeader) -> bool:
-    """Tell whether a picture was made by this program, here or on another node: two nodes would wake each other for
-    ever."""
-    return header.manufacturer_model_name == NODE_MODEL
 
 
 class _InstancePlace(Protocol):
@@ -178,7 +132,7 @@ def _place(session: Session, header: InstanceHeader) -> _InstancePlace | None:
     return cast("_InstancePlace | None", session.execute(_SELECT_PLACE, uids).one_or_none())
 
 
-def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
+def _find_known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
     """The index's row on this SOPInstanceUID, None where there is none."""
     row = session.execute(_SELECT_KNOWN, {"uid": received.sop_instance_uid}).one_or_none()
     if row is None:
@@ -207,7 +161,7 @@ def _known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Re
 
 def _replace_rendition(session: Session, row: Any, received: ReceivedInstance, now: dt.datetime) -> Registration:
     """Put the object that a named peer routes in place of the rendition that an archive gave for it earlier."""
-    values = _instance_values(received, row.series_pk, now)
+    values = instance_values(received, row.series_pk, now)
     for kept in ("series_pk", "sop_instance_uid", "received_at"):
         del values[kept]
     session.execute(update(_instance).where(_instance.c.sop_instance_uid == received.sop_instance_uid).values(**values))
@@ -248,10 +202,9 @@ def _fill(session: Session, place: _InstancePlace, header: InstanceHeader) -> No
 
 def _note_activity(session: Session, place: _InstancePlace, received: ReceivedInstance, now: dt.datetime) -> None:
     is_open = place.state is StudyState.OPEN
-    brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
-    if received.purpose == ROUTED and brings_image and not (is_open and place.purpose == ROUTED):
+    if received.purpose == ROUTED and received.brings_image and not (is_open and place.purpose == ROUTED):
         session.execute(_REOPEN if not is_open else _TAKE_AS_ROUTED, {"pk": place.study_pk, "now": now})
-    elif place.purpose == REPORT_ONLY and brings_image:
+    elif place.purpose == REPORT_ONLY and received.brings_image:
         session.execute(_TAKE_AS_PRIOR, {"pk": place.study_pk, "now": now})
     elif is_open or (received.purpose == ROUTED and received.sop_class_uid not in REPORT_TEXTS):
         session.execute(_TOUCH, {"pk": place.study_pk, "now": now})
@@ -310,67 +263,3 @@ _UNIQUE: Mapping[type[Base], tuple[str, ...]] = {
 def _insert_or_none(session: Session, table: type[Base], values: dict[str, Any]) -> int | None:
     """Insert, or leave it where the unique column is taken; returns the new primary key or None."""
     return insert_if_absent(session, table, values, unique=_UNIQUE[table])
-
-
-def _first_purpose(received: ReceivedInstance) -> StudyPurpose:
-    brings_image = is_image(received.sop_class_uid) and not is_own_picture(received.header)
-    return received.purpose if brings_image or received.purpose != ROUTED else REPORT_ONLY
-
-
-def _study_values(received: ReceivedInstance, now: dt.datetime) -> dict[str, Any]:
-    header = received.header
-    return {
-        "study_instance_uid": header.study_instance_uid,
-        "patient_id": header.patient_id,
-        "issuer_of_patient_id": header.issuer_of_patient_id,
-        "patient_name": header.patient_name,
-        "patient_birth_date": header.patient_birth_date,
-        "patient_sex": header.patient_sex,
-        "other_patient_ids": [dict(other) for other in header.other_patient_ids],
-        "accession_number": header.accession_number,
-        "study_id": header.study_id,
-        "study_date": header.study_date,
-        "study_time": header.study_time,
-        "study_description": header.study_description,
-        "first_instance_at": now,
-        "last_instance_at": now,
-        "calling_ae_title": received.calling_ae_title,
-        "purpose": _first_purpose(received),
-        "state": StudyState.OPEN,
-        "revision": 1,
-        "completed_by": CompletedBy.NOTHING,
-    }
-
-
-def _series_values(study_pk: int, header: InstanceHeader) -> dict[str, Any]:
-    return {
-        "study_pk": study_pk,
-        "series_instance_uid": header.series_instance_uid,
-        "modality": header.modality,
-        "series_number": header.series_number,
-        "series_description": header.series_description,
-        "body_part_examined": header.body_part_examined,
-    }
-
-
-def _instance_values(received: ReceivedInstance, series_pk: int, now: dt.datetime) -> dict[str, Any]:
-    header = received.header
-    return {
-        "series_pk": series_pk,
-        "sop_instance_uid": received.sop_instance_uid,
-        "sop_class_uid": received.sop_class_uid,
-        "transfer_syntax_uid": received.transfer_syntax_uid,
-        "path": received.stored.path,
-        "sha256": received.stored.sha256,
-        "size_bytes": received.stored.size_bytes,
-        "received_at": now,
-        "calling_ae_title": received.calling_ae_title,
-        "view_position": header.view_position,
-        "presentation_intent_type": header.presentation_intent_type,
-        "image_type": header.image_type,
-        "rows": header.rows,
-        "columns": header.columns,
-        "instance_number": header.instance_number,
-        "acquired_at": header.acquired_at,
-        "pixel_sha256": "",
-    }

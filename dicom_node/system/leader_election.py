@@ -45,7 +45,7 @@ class Leadership:
         self._keeper: threading.Thread | None = None
         self._ended = threading.Event()
 
-    def held(self) -> bool:
+    def take_or_keep(self) -> bool:
         """Take or keep the lead; False where another one has it or the index is away."""
         if self._database.is_sqlite:
             return True

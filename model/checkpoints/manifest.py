@@ -114,7 +114,7 @@ class Manifest(BaseModel):
 
     @field_validator("findings")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [key for key in value if key not in ontology().findings]
         if unknown:
             raise ValueError(f"findings {unknown} are not in the ontology")
@@ -173,7 +173,7 @@ def write_manifest(folder: str | Path, **values: Any) -> Manifest:
     files = hash_files(folder)
     if not any(name.endswith(".safetensors") for name in files):
         raise CheckpointError(f"{folder}: holds no safetensors weights")
-    manifest = _built({**values, "files": files})
+    manifest = _build({**values, "files": files})
     write_text_atomically(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
@@ -190,7 +190,7 @@ def rewrite_manifest(folder: str | Path, **changes: Any) -> Manifest:
     values = {name: getattr(old, name) for name in Manifest.model_fields if name != "device_uid"}
     if _READING & set(changes):
         values["validation"] = None
-    manifest = _built({**values, **changes})
+    manifest = _build({**values, **changes})
     write_text_atomically(Path(folder) / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
@@ -220,7 +220,7 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
     return manifest
 
 
-def _built(values: Mapping[str, Any]) -> Manifest:
+def _build(values: Mapping[str, Any]) -> Manifest:
     try:
         draft = Manifest.model_validate({**values, "device_uid": ""})
         # From the JSON that will be read back, so that tuples, enums and floats hash the same both times.

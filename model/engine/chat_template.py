@@ -60,7 +60,7 @@ class ChatTemplate:
         self._template = _with_fixed_date(_template_of(processor))
         self._values = {name: value for name, value in _SWITCHES.items() if re.search(rf"\b{name}\b", self._template)}
         self._opening = _opening_of(self._tokenizer)
-        self._placeholder = self._written_image() or str(getattr(processor, "image_token", ""))
+        self._placeholder = self._image_text() or str(getattr(processor, "image_token", ""))
         self._place = self._image_place()
 
     def render(self, conversation: Conversation, *, open_answer: bool) -> str:
@@ -111,7 +111,7 @@ class ChatTemplate:
             "without that prior and current image cannot be told apart"
         )
 
-    def _written_image(self) -> str:
+    def _image_text(self) -> str:
         """The text that the template writes for an image part; empty where it takes none."""
         words = {"type": "text", "text": _MARKS[0]}
         try:

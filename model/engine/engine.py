@@ -98,7 +98,7 @@ class Engine:
                 scores = tuple(plain_score(self.vlm, inputs, answer) for answer in entry.answers)
                 answers.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=scores)
             else:
-                answers.open[entry.question.key] = self._written_plainly(job, entry.question)
+                answers.open[entry.question.key] = self._write_plainly(job, entry.question)
         return answers
 
     def _groups(self, jobs: Sequence[EngineJob]) -> Iterator[list[int]]:
@@ -244,7 +244,7 @@ class Engine:
             for row in range(len(jobs))
         ]
 
-    def _written_plainly(self, job: EngineJob, question: Question) -> OpenAnswer:
+    def _write_plainly(self, job: EngineJob, question: Question) -> OpenAnswer:
         inputs = self.vlm.inputs(self.vlm.prompt(job.layout, question.text), job.pictures)
         with decoding_threads(self.vlm):
             text, complete = write_plainly(self.vlm, inputs, self._max_new_tokens)

@@ -21,7 +21,7 @@ _OBSCURES = ("obscur", "silhouett", "obliterat", "effac")
 _MOVED_BY = re.compile(r"\d|(?:by|to|slightly|back|approximately|about|and|now)$")
 
 
-def rewritten(marks: Sequence[Mark]) -> list[Mark]:
+def rewrite_marks(marks: Sequence[Mark]) -> list[Mark]:
     """Return the phrases with the parts that they play in this sentence."""
     current = list(marks)
     for rule in _RULES:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from model.labeller.labels import without_brackets, without_labels
-from model.labeller.rewriting import rewritten
+from model.labeller.rewriting import rewrite_marks
 from model.labeller.text.parts import Mark, Part
 from model.labeller.text.tokens import marks as marks_of
 
@@ -60,7 +60,7 @@ class SentenceStatement:
 def statement(sentence: str) -> SentenceStatement:
     """Return a sentence taken apart."""
     marks = without_labels(without_brackets(marks_of(sentence)))
-    marks = rewritten(marks)
+    marks = rewrite_marks(marks)
     marks = _with_borrowed(marks)
     return SentenceStatement(marks=tuple(marks), segments=tuple(_segments(marks)))
 

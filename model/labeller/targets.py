@@ -83,7 +83,7 @@ def _predicates(read: Sequence[Mark], subject: int) -> Iterator[tuple[int, Named
         return
     for position in range(subject - 1, max(subject - 5, -1), -1):
         mark = read[position]
-        predicate = _said_of(mark, read[subject])
+        predicate = _predicate_of(mark, read[subject])
         if predicate is not None:
             yield subject, predicate
             return
@@ -97,7 +97,7 @@ def _predicates_behind(read: Sequence[Mark], subject: int) -> Iterator[tuple[int
     moved, yielded = False, False
     for position in range(subject + 1, len(read)):
         mark = read[position]
-        predicate = _said_of(mark, read[subject])
+        predicate = _predicate_of(mark, read[subject])
         if predicate is not None:
             yield position, predicate
             yielded = True
@@ -106,7 +106,9 @@ def _predicates_behind(read: Sequence[Mark], subject: int) -> Iterator[tuple[int
             return
         moved = moved or mark.has(Part.VERB, Part.PREDICATE)
         goes_on = (
-            mark.text == "but" and position + 1 < len(read) and _said_of(read[position + 1], read[subject]) is not None
+            mark.text == "but"
+            and position + 1 < len(read)
+            and _predicate_of(read[position + 1], read[subject]) is not None
         )
         if mark.has(Part.BREAK, Part.STOP, Part.WITH, Part.FINDING) and not goes_on:
             return
@@ -114,7 +116,7 @@ def _predicates_behind(read: Sequence[Mark], subject: int) -> Iterator[tuple[int
             return
 
 
-def _said_of(mark: Mark, subject: Mark) -> Named | None:
+def _predicate_of(mark: Mark, subject: Mark) -> Named | None:
     """Return what a predicate says of a part of the body, None where it says nothing of that part."""
     parts = subject.parts[Part.SUBJECT]
     return next(

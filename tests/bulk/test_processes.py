@@ -99,14 +99,14 @@ def test_what_stops_the_job_leaves_finished_shards_that_are_not_done_again(tmp_p
 
 
 def test_a_folder_of_another_run_or_in_use_is_refused(tmp_path: Path) -> None:
-    with _folder(tmp_path, model="a").held(), pytest.raises(BulkError, match="another process works here"):
-        _folder(tmp_path, model="a").held().__enter__()
+    with _folder(tmp_path, model="a").lock(), pytest.raises(BulkError, match="another process works here"):
+        _folder(tmp_path, model="a").lock().__enter__()
     with pytest.raises(BulkError, match="model was 'a' and is 'b'"):
-        _folder(tmp_path, model="b").held().__enter__()
+        _folder(tmp_path, model="b").lock().__enter__()
     (tmp_path / "part-000000.txt").write_text("")
     (tmp_path / "_plan.json").unlink()
     with pytest.raises(BulkError, match="of an unknown run"):
-        _folder(tmp_path, model="a").held().__enter__()
+        _folder(tmp_path, model="a").lock().__enter__()
 
 
 def test_processes_are_kept_for_the_next_work(tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_a_result_is_told_with_its_time_and_only_once_it_was_known(tmp_path: Pat
         assert known is not None
         assert dict(known.context.labs) == {"CRP": "184 mg/L very high"}
         assert known.context.treatments == ("diuretics",)
-        limited = known.limited(["CRP"])
+        limited = known.restrict_to(["CRP"])
         assert limited is not None
         assert [fact.name for fact in limited.facts] == ["CRP"]
         assert limited.context.treatments == ()
-        assert known.limited(["BNP"]) is None
+        assert known.restrict_to(["BNP"]) is None
         request = kinds()["new"]
         for language, sentence in (
             ("en", "Also considered: CRP 184 mg/L, 2 h before; diuretics, begun 3 h before."),

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from dicom_node.context import NodeContext
 from dicom_node.drift import weekly
-from dicom_node.drift.prognosis import CAME_TRUE, JudgedPrognosis, judge_prognoses, judged_prognoses
+from dicom_node.drift.prognosis import CAME_TRUE, JudgedPrognosis, judge_prognoses, load_judged_prognoses
 from dicom_node.index.tables.core import Notice, Outcome, Result, Study
 from dicom_node.index.tables.models import DriftFigure
 from model.schema import Change
@@ -97,7 +97,7 @@ def test_a_prognosis_is_judged_by_the_next_study_of_the_same_checkpoint(tmp_path
     _add(node, 11, **_foretold())
     with node.database.read() as session:
         window = {"since": START - dt.timedelta(days=1), "until": START + dt.timedelta(days=1)}
-        assert judged_prognoses(session, **window) == {
+        assert load_judged_prognoses(session, **window) == {
             DEVICE: [
                 JudgedPrognosis(finding="edema", predicted=Change.IMPROVING, probability=0.9, observed=Change.STABLE),
                 JudgedPrognosis(finding="edema", predicted=Change.NEW, probability=0.9, observed=None),

@@ -15,7 +15,8 @@ from dicom_node.context import NodeContext
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta, part10_header
 from dicom_node.index.tables.core import Job, JobKind, JobState, Outcome, Result, Study, StudyPurpose
-from dicom_node.studies.register import ReceivedInstance, Registered, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import Registered, register_instance
 from model.errors import PixelError
 from model.images.display import load_display_image
 from model.predict import load_predictor

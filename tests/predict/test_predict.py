@@ -222,7 +222,7 @@ def test_a_cache_gives_no_old_copy_and_keeps_no_more_than_it_may(tmp_path: Path,
     locations = Locations(storage, tmp_path / "cache")
 
     def content(stamp: str) -> bytes:
-        with locations.fetched({place: stamp}) as local:
+        with locations.fetch({place: stamp}) as local:
             return local[place].read_bytes()
 
     bucket.put("film.dcm", b"first")
@@ -231,7 +231,7 @@ def test_a_cache_gives_no_old_copy_and_keeps_no_more_than_it_may(tmp_path: Path,
     assert (content("Monday"), content("Tuesday")) == (b"first", b"second")
 
     full = Locations(storage.model_copy(update={"cache_gigabytes": 1e-9}), tmp_path / "full")
-    with full.fetched({place: "Monday"}) as local:
+    with full.fetch({place: "Monday"}) as local:
         assert not [path for path in (tmp_path / "full" / "objects").rglob("*") if path.is_file()]
         assert local[place].read_bytes() == b"second", "what is being read stays"
 

@@ -270,7 +270,7 @@ def test_all_ticks_of_a_leader_may_ask_at_once(tmp_path: Path) -> None:
         node = make_node(tmp_path, Clock(), PACS, database={"url": server.new_database()})
         leader = Leadership(node)
         with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(lambda _number: leader.held(), range(400)))
+            assert all(threads.map(lambda _number: leader.take_or_keep(), range(400)))
         leader.give_up()
         node.database.close()
 
@@ -286,7 +286,7 @@ def test_a_leader_that_is_killed_or_hangs_is_followed(tmp_path: Path, sign: sign
             "from dicom_node.system.leader_election import Leadership\n"
             "from tests.support.delivery_node import Clock, make_node\n"
             "node = make_node(pathlib.Path(sys.argv[1]), Clock(), database={'url': sys.argv[2]})\n"
-            "print(Leadership(node).held(), flush=True)\n"
+            "print(Leadership(node).take_or_keep(), flush=True)\n"
             "threading.Event().wait()\n"
         )
         command = [sys.executable, "-c", code, str(tmp_path / "other"), url]
@@ -295,7 +295,7 @@ def test_a_leader_that_is_killed_or_hangs_is_followed(tmp_path: Path, sign: sign
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "True\n"
-            assert not follower.held()
+            assert not follower.take_or_keep()
         finally:
             process.send_signal(sign)
         try:
@@ -314,8 +314,8 @@ def test_a_leader_whose_ticks_have_stopped_gives_the_lead_up(tmp_path: Path, mon
         url = server.new_database()
         nodes = [make_node(tmp_path / name, Clock(), PACS, database={"url": url}) for name in ("a", "b")]
         leader, follower = map(Leadership, nodes)
-        assert leader.held()
-        assert not follower.held()
+        assert leader.take_or_keep()
+        assert not follower.take_or_keep()
         wait_until(follower.held, what="the follower to lead")
         follower.give_up()
         for node in nodes:
@@ -328,12 +328,12 @@ def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path
         first = make_node(tmp_path / "a", Clock(), PACS, database={"url": url})
         second = make_node(tmp_path / "b", Clock(), PACS, database={"url": url})
         leader, follower = Leadership(first), Leadership(second)
-        assert leader.held()
-        assert leader.held()
-        assert not follower.held()
+        assert leader.take_or_keep()
+        assert leader.take_or_keep()
+        assert not follower.take_or_keep()
         leader.give_up()
         wait_until(follower.held, what="the follower to lead")
-        assert not leader.held()
+        assert not leader.take_or_keep()
         follower.give_up()
         first.database.close()
         second.database.close()

@@ -81,7 +81,7 @@ def test_both_follow_one_pointer_and_each_change_is_written_down_once(
 def test_one_night_is_begun_by_one_of_them(machines: tuple[NodeContext, NodeContext]) -> None:
     one, other = machines
     leads = [Leadership(node, lock=night.NIGHT_LOCK) for node in machines]
-    assert [lead.held() for lead in leads] == [True, False]
+    assert [lead.take_or_keep() for lead in leads] == [True, False]
     window = night.window_now(one.settings.retrain, NOW)
     assert window is not None
     with one.database.write() as session:

@@ -25,7 +25,8 @@ from dicom_node.dicom.header import read_header
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.dicom.uids import derive_uid
 from dicom_node.index.tables.core import PriorSearch, Study, StudyPurpose
-from dicom_node.studies.register import ReceivedInstance, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import register_instance
 from tests.support.common import free_port, listening, program, wait_until
 from tests.support.dcmtk import ENVIRONMENT
 from tests.support.receiver import RunningNode, radiograph, running_node

@@ -25,7 +25,8 @@ from dicom_node.index.tables.core import Document, JobKind, QuarantineReason, Re
 from dicom_node.jobs import queue as jobs
 from dicom_node.serving.predictor import PairPredictor
 from dicom_node.studies import completion
-from dicom_node.studies.register import ReceivedInstance, Registered, Registration, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import Registered, Registration, register_instance
 from dicom_node.studies.reopen import quarantine_instance
 from model.predict import Predictor
 from training.phantom.dicom import write_study_pair

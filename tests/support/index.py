@@ -14,7 +14,8 @@ from dicom_node.index.database import Database
 from dicom_node.index.queries import study_by_uid
 from dicom_node.index.tables.core import Job, Study, StudyPurpose
 from dicom_node.storage.instance_store import StoredFile
-from dicom_node.studies.register import ReceivedInstance, Registration, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import Registration, register_instance
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 

@@ -22,8 +22,9 @@ from dicom_node.feedback.reports import job as handle
 from dicom_node.index.tables.core import Feedback, JobKind, Outcome, Result, Study, StudyPurpose, StudyState
 from dicom_node.index.tables.reports import ReceivedReport
 from dicom_node.jobs import queue as jobs
+from dicom_node.studies.received_instance import ReceivedInstance
 from dicom_node.studies.received_reports import result_came
-from dicom_node.studies.register import ReceivedInstance, Registration, register_instance
+from dicom_node.studies.register import Registration, register_instance
 from tests.support.delivery_node import ACCESSION, BASIC_TEXT_SR, PATIENT_ID, Clock, make_node, structured_report
 
 STUDY, IMAGE, PRIOR_IMAGE = (

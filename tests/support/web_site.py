@@ -25,7 +25,8 @@ from dicom_node.index.tables.core import Document, Outcome, Result, Study, Study
 from dicom_node.report.documents import build_documents
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.result import result_json
-from dicom_node.studies.register import ReceivedInstance, register_instance
+from dicom_node.studies.received_instance import ReceivedInstance
+from dicom_node.studies.register import register_instance
 from dicom_node.web.server import WebServer
 from model.images.sandbox import decode_in_child
 from model.schema import Change, Finding, ImageRole, ModelIdentity, Prediction, Presence, Region

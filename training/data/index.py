@@ -64,7 +64,7 @@ class SetIndex:
     findings: tuple[str, ...]
     report: Mapping[str, Any]
 
-    def taught(self, streams: Iterable[Stream]) -> Counter[str]:
+    def count_taught(self, streams: Iterable[Stream]) -> Counter[str]:
         """The questions that these streams teach, see `training.instructions.coverage`."""
         total: Counter[str] = Counter()
         for stream in streams:

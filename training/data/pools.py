@@ -111,7 +111,7 @@ class RecordPool:
             pictures, marks = show_pictures(chosen.images, self.pictures, self.variation, rng)
         targets = None
         if self.variation.findings:
-            targets = targets_of_truth(record.truth, self.variation.findings, _shown(chosen, record))
+            targets = targets_of_truth(record.truth, self.variation.findings, _visible_images(chosen, record))
             targets = replace(targets, marks=marks)
         return Sample(
             images=pictures,
@@ -151,7 +151,7 @@ class RecordPool:
         return record
 
 
-def _shown(conversation: Conversation, record: Record) -> VisibleImages:
+def _visible_images(conversation: Conversation, record: Record) -> VisibleImages:
     if len(conversation.images) > 1:
         return VisibleImages.PAIR
     return VisibleImages.CURRENT if conversation.images[0] == record.current else VisibleImages.PRIOR

@@ -70,7 +70,7 @@ class PreparedIndex:
     members: dict[Stream, NDArray[np.int32]]
     report: dict[str, Any]
 
-    def taught(self, streams: Iterable[Stream]) -> Counter[str]:
+    def count_taught(self, streams: Iterable[Stream]) -> Counter[str]:
         """The questions that it teaches, see `training.instructions.coverage`; a prepared folder is taken whole."""
         return Counter(self.report["taught"])
 

@@ -75,7 +75,7 @@ def source_of(recipe: Recipe, place: Place) -> MixedSource:
             about.append(f"{shares[-1]:6.1%} of the samples: {pool.name} ({pool.size} items)")
     taught: Counter[str] = Counter()
     for each in opened:
-        taught.update(each.taught())
+        taught.update(each.count_taught())
     return MixedSource(
         pools=pools, shares=shares, seed=recipe.run.seed, findings=findings, about=tuple(about), taught=taught
     )
@@ -115,7 +115,7 @@ class OpenedSet(Protocol):
         """Its pools, each with its share in it. Raises ModelError where no wanted stream can be taught."""
         ...
 
-    def taught(self) -> Counter[str]:
+    def count_taught(self) -> Counter[str]:
         """The number of its answers to each closed question (`training.instructions.coverage`)."""
         ...
 
@@ -163,8 +163,8 @@ class RecordSet:
             raise ModelError(f"{self.section.data} can teach none of the streams {names}:\n" + "\n".join(self.lines()))
         return weighted
 
-    def taught(self) -> Counter[str]:
-        return self.index.taught([stream for stream, share in self.streams.items() if share])
+    def count_taught(self) -> Counter[str]:
+        return self.index.count_taught([stream for stream, share in self.streams.items() if share])
 
     def lines(self) -> list[str]:
         return self.index.lines()
@@ -196,8 +196,8 @@ class PreparedSet:
             if len(members)
         ]
 
-    def taught(self) -> Counter[str]:
-        return self.index.taught(())
+    def count_taught(self) -> Counter[str]:
+        return self.index.count_taught(())
 
     def lines(self) -> list[str]:
         return self.index.lines()

@@ -110,7 +110,7 @@ def _round(
     mask = film.masks[key]
     rows, columns = mask.shape
     reach = max(1, round(max(image.geometry.height, image.geometry.width) / cells / 2))
-    near = _grown(mask, reach)
+    near = _dilate(mask, reach)
     column, row = peak(grid, image, size)
     hit = bool(near[min(max(int(row), 0), rows - 1), min(max(int(column), 0), columns - 1)])
     kept = np.s_[
@@ -124,7 +124,7 @@ def _round(
     return hit, float(near[kept].mean()), _overlap(drawn, truth)
 
 
-def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+def _dilate(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     grown: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=reach)
     return grown
 

@@ -101,7 +101,7 @@ def decide(
         *_check_pooled_figures(champion, challenger, settings),
         *_calibration(champion, challenger, settings),
         *_consistency(champion, challenger, settings),
-        _known(known),
+        _check_known_pairs(known),
     ]
     main = next(check for check in checks if check.name == MAIN)
     return Decision(
@@ -236,7 +236,7 @@ def _consistency(champion: SystemScores, challenger: SystemScores, settings: Gat
     return checks
 
 
-def _known(known: KnownPairs) -> GateCheck:
+def _check_known_pairs(known: KnownPairs) -> GateCheck:
     name = "known pairs"
     if known.counted < FEWEST_KNOWN:
         words = f"{name}: the champion gets {known.counted} of {known.asked} right, too few to judge by"

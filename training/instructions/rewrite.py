@@ -197,14 +197,14 @@ def rewrite(sources: Iterable[tuple[str, str]], writer: Writer, report: DropRepo
     Raises InferenceError where the writer's server fails for good.
     """
     accepted: dict[str, str] = {}
-    for outcome in chain.from_iterable(rewritten(sources, writer)):
+    for outcome in chain.from_iterable(rewrite_batches(sources, writer)):
         count(outcome, report)
         if not outcome.fault:
             accepted[outcome.record_id] = outcome.text
     return accepted
 
 
-def rewritten(
+def rewrite_batches(
     sources: Iterable[tuple[str, str]], writer: Writer, *, batch: int = 64
 ) -> Iterator[tuple[Rewritten, ...]]:
     """Rewrite each (record id, difference answer); yields the outcomes batch by batch.
@@ -221,7 +221,7 @@ def rewritten(
                 for record_id, _, reading in parsed
                 if not reading.complete
             ),
-            *_written(asked, writer),
+            *_rewrite_batch(asked, writer),
         )
 
 
@@ -233,7 +233,7 @@ def count(one: Rewritten, report: DropReport) -> None:
         report.keep()
 
 
-def _written(asked: Sequence[tuple[str, str, tuple[Event, ...]]], writer: Writer) -> Iterator[Rewritten]:
+def _rewrite_batch(asked: Sequence[tuple[str, str, tuple[Event, ...]]], writer: Writer) -> Iterator[Rewritten]:
     """Have a batch written; where it fails each alone, so that one answer that cannot be had costs no other."""
     try:
         texts: list[str | None] = list(writer.write([e for _, _, e in asked], [source for _, source, _ in asked]))

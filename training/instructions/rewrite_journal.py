@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from training.instructions.rewrite import Rewritten, Writer, count, rewritten, save_answers
+from training.instructions.rewrite import Rewritten, Writer, count, rewrite_batches, save_answers
 from training.records.drops import DataError, DropReport
 
 
@@ -41,7 +41,7 @@ def rewrite_into(
     with journal.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             _append(file.fileno(), [json.dumps({"writer": writer.name})])
-        for batch in rewritten(left, writer):
+        for batch in rewrite_batches(left, writer):
             lines = [
                 json.dumps({"id": outcome.record_id, "text": outcome.text, "fault": outcome.fault}) for outcome in batch
             ]

@@ -123,7 +123,7 @@ def conversations(
 ) -> Iterator[Conversation]:
     """Every conversation of one record, turns in random order. What cannot be asked is counted in `report`."""
     for stream, images, turns in _parts(record, options, report, long_answers or {}):
-        chosen = _chosen(turns, options, rng, most_negatives=_most_negatives(stream, options))
+        chosen = _choose(turns, options, rng, most_negatives=_most_negatives(stream, options))
         if not chosen:
             report.drop(f"{stream.value}: no turn left", record.record_id)
             continue
@@ -277,7 +277,7 @@ def _most_negatives(stream: Stream, options: InstructionOptions) -> int | None:
     return options.negatives * (1 if stream is Stream.DIAGNOSTIC else 3)
 
 
-def _chosen(
+def _choose(
     turns: Sequence[FlaggedTurn],
     options: InstructionOptions,
     rng: np.random.Generator,

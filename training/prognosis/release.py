@@ -154,7 +154,7 @@ def release(
         longest_gap=max(CADENCES),
         settings={score.setting: setting_figures(score) for score in scores},
     )
-    by_finding = {score.setting: _rounded(score.by_finding) for score in scores}
+    by_finding = {score.setting: _round_numbers(score.by_finding) for score in scores}
     values = {name: getattr(old, name) for name in Manifest.model_fields if name not in ("device_uid", "files")}
     values |= {
         "version": version,
@@ -174,15 +174,15 @@ def setting_figures(score: SettingScore) -> SettingFigures:
     """The figures of a setting as the manifest keeps them."""
     return SettingFigures(
         answers=score.answers,
-        accuracy=_rounded(score.accuracy),
+        accuracy=_round_numbers(score.accuracy),
         commonest=round(score.common, 4),
-        ceiling=_rounded(score.ceiling),
-        skill=_rounded(score.skill),
+        ceiling=_round_numbers(score.ceiling),
+        skill=_round_numbers(score.skill),
         calibration_error=round(score.ece, 4),
     )
 
 
-def _rounded(value: Any) -> Any:
+def _round_numbers(value: Any) -> Any:
     """The value with four digits behind the point in every number, tuples as lists."""
     return json.loads(json.dumps(value), parse_float=lambda digits: round(float(digits), 4))
 

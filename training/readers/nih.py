@@ -34,7 +34,7 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
     official, files, seen = _read_official_splits(root), find_image_files(root), set[str]()
     for row in read_rows(_read_table(root), (*columns, "View Position"), report, optional=("split",)):
         name, labels, follow_up, patient, age, sex, position, split_word = row
-        known, view = _known(labels, name, report), frontal_view(position)
+        known, view = _read_labels(labels, name, report), frontal_view(position)
         path = files.get(Path(name).stem)
         if name in seen:
             report.drop("duplicate Image Index", name)
@@ -70,7 +70,7 @@ def _read_table(root: Path) -> Path:
     return find_table(root, TABLES[0])
 
 
-def _known(labels: str, name: str, report: DropReport) -> Mapping[str, bool] | None:
+def _read_labels(labels: str, name: str, report: DropReport) -> Mapping[str, bool] | None:
     """Every NIH finding as present or absent; None where a label is not of the set."""
     keys, words = nih_keys(), set(labels.split("|"))
     if words == {NO_FINDING}:

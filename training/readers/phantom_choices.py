@@ -116,7 +116,7 @@ def _order(levels: Levels, rng: Generator) -> _Made | None:
     wrong = [order_text(other) for other in permutations(keys) if list(other) != keys]
     options = [answer, *[wrong[int(number)] for number in rng.permutation(len(wrong))[: len(LETTERS) - 1]]]
     question = "In which order do these findings first newly appear?"
-    return ChoiceFamily.ORDER, "order", question, _shuffled(options, rng), answer, tuple(keys)
+    return ChoiceFamily.ORDER, "order", question, _shuffle(options, rng), answer, tuple(keys)
 
 
 def order_text(keys: Sequence[str]) -> str:
@@ -138,8 +138,8 @@ def _course(seed: int, levels: Levels, rng: Generator) -> _Made | None:
         if len(story.seen) >= VISITS and len(set(course := levels_of(story)[key])) > 1:
             options[course_text(course)] = None
     question = f"Which statement describes the course of {finding_name(key)} across the studies?"
-    return ChoiceFamily.COURSE, "course", question, _shuffled(list(options), rng), answer, (key,)
+    return ChoiceFamily.COURSE, "course", question, _shuffle(list(options), rng), answer, (key,)
 
 
-def _shuffled(options: Sequence[str], rng: Generator) -> list[str]:
+def _shuffle(options: Sequence[str], rng: Generator) -> list[str]:
     return [options[int(number)] for number in rng.permutation(len(options))]

@@ -117,7 +117,7 @@ class DataSection(BaseModel):
 
     @field_validator("findings")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if foreign := sorted(set(value) - set(ontology().findings)):
             raise ValueError(f"findings {foreign} are not in the ontology; there are {', '.join(ontology().findings)}")
         return value

@@ -57,7 +57,7 @@ Watch = Callable[[str, Iterable[Item], int | None], Iterable[Item]]
 """Gives pairs on and shows how far it is: (stage in words, pairs, how many, None where nobody knows)."""
 
 
-def _unwatched(what: str, items: Iterable[Item], total: int | None) -> Iterable[Item]:
+def _watch_nothing(what: str, items: Iterable[Item], total: int | None) -> Iterable[Item]:
     return items
 
 
@@ -69,7 +69,7 @@ def publish(
     calibration: ReleaseFigures | None,
     tests: Sequence[ReleaseFigures],
     device: str = "cpu",
-    watch: Watch = _unwatched,
+    watch: Watch = _watch_nothing,
 ) -> Manifest:
     """Write a checkpoint folder from a finished run; its manifest is written last.
 

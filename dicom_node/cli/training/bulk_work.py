@@ -141,7 +141,7 @@ def answers() -> TypeAdapter[AskedRecord]:
     return TypeAdapter(AskedRecord)
 
 
-def said_of(line: Line) -> AskedRecord:
+def record_of_line(line: Line) -> AskedRecord:
     """Read the answers on a record from its line."""
     return answers().validate_python(line["said"])
 

@@ -19,7 +19,7 @@ from dicom_node.cli.training.bulk_work import (
     encode_lines,
     identities,
     read_lines,
-    said_of,
+    record_of_line,
 )
 from model.checkpoints.files import sha256_of
 from model.checkpoints.registry import MANIFEST_NAME, read_manifest, resolve_source
@@ -111,7 +111,7 @@ def ask_all(
             report.drop(line["fault"], record.record_id)
             continue
         model = line["model"]
-        asked.append((with_lumen_questions(record, line["findings"]) if run.lumen else record, said_of(line)))
+        asked.append((with_lumen_questions(record, line["findings"]) if run.lumen else record, record_of_line(line)))
     if model is None:
         return None
     identity = identities().validate_python(model)

@@ -158,7 +158,7 @@ def disagreements_command(
             cells=(
                 difference["finding"].replace("_", " "),
                 label(difference["aspect"]),
-                *(_said(difference, who) for who in SIDES),
+                *(_word_of(difference, who) for who in SIDES),
             ),
             below=(line["study_instance_uid"],),
         )
@@ -168,7 +168,7 @@ def disagreements_command(
     print_rows(("finding", "what", "report", "challenger"), rows)
 
 
-def _said(difference: dict[str, Any], who: str) -> str:
+def _word_of(difference: dict[str, Any], who: str) -> str:
     probability = difference[f"{who}_probability"]
     return label(difference[who]) + (f" ({percent(probability)})" if probability is not None else "")
 

@@ -207,7 +207,7 @@ def _value(segment: Segment) -> str:
     if segment.raw(2) == "ED":
         return plain_text(_read_encapsulated(segment))
     if "{\\rtf" not in raw:
-        raw = segment.decoded(raw.replace(segment.delimiters.repetition, "\n"))
+        raw = segment.decode(raw.replace(segment.delimiters.repetition, "\n"))
     return plain_text(raw)
 
 
@@ -224,7 +224,7 @@ def _read_encapsulated(segment: Segment) -> str:
             return bytes.fromhex(data).decode(segment.encoding, "replace")
     except (binascii.Error, ValueError):
         return ""
-    return segment.decoded(data)
+    return segment.decode(data)
 
 
 def _holds_text(segment: Segment) -> bool:
@@ -284,7 +284,7 @@ def _author(group: _Group) -> str:
     """Return the principal result interpreter (OBR-32), else the responsible observer (OBX-16), as "Family^Given"."""
     obr = group.obr
     person = obr.raw(32).split(obr.delimiters.repetition)[0].split(obr.delimiters.component)[0]
-    interpreter = [obr.decoded(part).strip() for part in person.split(obr.delimiters.subcomponent)]
+    interpreter = [obr.decode(part).strip() for part in person.split(obr.delimiters.subcomponent)]
     if any(interpreter[1:3]):
         return "^".join(part for part in interpreter[1:3] if part)
     for segment in group.observations:

@@ -45,7 +45,8 @@ from dicom_node.priors.retrieval.dicomweb import WebArchive
 from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
 from dicom_node.priors.types import ImageFacts, PriorPolicy
 from dicom_node.storage.instance_store import StoredFile
-from dicom_node.studies.register import PRIOR, ReceivedInstance, Registered, Registration, register_instance
+from dicom_node.studies.received_instance import PRIOR, ReceivedInstance
+from dicom_node.studies.register import Registered, Registration, register_instance
 from dicom_node.studies.reopen import quarantine_instance, replace_lost
 
 log = get_logger(__name__)

@@ -30,7 +30,7 @@ from dicom_node.priors.retrieval import prefetch
 from dicom_node.priors.retrieval.archive import RemoteStudy, date_range, select_studies
 from dicom_node.priors.retrieval.fetch import Fetched, fetch_study, holds_frontal_chest, open_archive
 from dicom_node.priors.types import ImageFacts, PriorPolicy
-from dicom_node.studies.register import PRIOR
+from dicom_node.studies.received_instance import PRIOR
 
 log = get_logger(__name__)
 

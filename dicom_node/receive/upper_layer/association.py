@@ -102,7 +102,7 @@ class Association:
             self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
         finally:
             self._incoming.discard()
-            self._services.ended(self._caller, self._transfers)
+            self._services.record_end(self._caller, self._transfers)
 
     def stop(self) -> None:
         """End after the message that is being worked on; at once where none is."""

@@ -66,5 +66,5 @@ class Services(Protocol):
     def sink(self, command: Command, context: AcceptedContext, caller: Caller) -> DataSink:
         """Where the data set that follows this command shall go."""
 
-    def ended(self, caller: Caller, transfers: TransferBook) -> None:
+    def record_end(self, caller: Caller, transfers: TransferBook) -> None:
         """The association is over, with what came over it. Must not raise."""

@@ -28,7 +28,7 @@ from dicom_node.report.sr.groups import Group, finding_groups, sources
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import has_answer, is_compared, statements
 from dicom_node.report.wording.catalogue import catalogue
-from dicom_node.report.wording.chart import considered
+from dicom_node.report.wording.chart import chart_sentences
 from dicom_node.report.wording.impression import no_result_sentences
 from dicom_node.report.wording.sections import also_seen, origin
 
@@ -122,7 +122,7 @@ def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> Container
         ),
     ]
     words = catalogue("en")
-    rests_on = (*also_seen(request, words), *considered(request, words))
+    rests_on = (*also_seen(request, words), *chart_sentences(request, words))
     comments: Sequence[str] = (*request.prior_reasons, *rests_on, *origin(request, words))
     if not has_answer(request):
         comments = (*no_result_sentences(request, words), *comments)

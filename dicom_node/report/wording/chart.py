@@ -13,7 +13,7 @@ _PLANNED = " planned"
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 
-def considered(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+def chart_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     """One sentence, or none where the answer rests on the images alone."""
     if not request.chart:
         return ()

@@ -14,7 +14,7 @@ from dicom_node.report.patient import clean_header
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.statements import drawn_statements, has_answer, has_other_projection, is_compared
 from dicom_node.report.wording.catalogue import Catalogue, catalogue, sentence
-from dicom_node.report.wording.chart import considered
+from dicom_node.report.wording.chart import chart_sentences
 from dicom_node.report.wording.course import course_sentences
 from dicom_node.report.wording.dates import film_date, is_born_later, is_child, is_in_future, prior_date, said_of
 from dicom_node.report.wording.findings import finding_sentences
@@ -91,10 +91,10 @@ def _findings(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
 
 
 def _comparison(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
-    return (*_compared(request, words), *considered(request, words))
+    return (*_pair_sentences(request, words), *chart_sentences(request, words))
 
 
-def _compared(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
+def _pair_sentences(request: ReportRequest, words: Catalogue) -> tuple[str, ...]:
     reasons = [full_sentence(said_of(request, reason, words)) for reason in request.prior_reasons if reason.strip()]
     if request.prior is None or not has_answer(request):
         if request.reason.strip() and has_answer(request):

@@ -92,7 +92,7 @@ def _decode(path: Path) -> ScreenImage:
     )
 
 
-def _shown(call: Call) -> ScreenImage:
+def _screen_image(call: Call) -> ScreenImage:
     uid = str(call.request.path_params["sop_instance_uid"])
     if not is_uid(uid):
         raise HTTPException(404, "no such image")
@@ -115,7 +115,7 @@ def _shown(call: Call) -> ScreenImage:
 
 def pixels(call: Call) -> Response:
     """uint16 values; size and geometry in headers."""
-    shown = _shown(call)
+    shown = _screen_image(call)
     headers = {
         "X-Rows": str(shown.rows),
         "X-Columns": str(shown.columns),
@@ -126,7 +126,7 @@ def pixels(call: Call) -> Response:
 
 def picture(call: Call) -> Response:
     """PNG, 8 bit."""
-    shown = _shown(call)
+    shown = _screen_image(call)
     values = np.frombuffer(shown.values, dtype="<u2").reshape(shown.rows, shown.columns)
     buffer = BytesIO()
     Image.fromarray((values >> 8).astype(np.uint8)).save(buffer, "PNG")
@@ -135,7 +135,7 @@ def picture(call: Call) -> Response:
 
 def thumbnail(call: Call) -> Response:
     """JPEG of at most THUMBNAIL pixels a side."""
-    shown = _shown(call)
+    shown = _screen_image(call)
     values = np.frombuffer(shown.values, dtype="<u2").reshape(shown.rows, shown.columns)
     image = Image.fromarray((values >> 8).astype(np.uint8))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
