@@ -299,7 +299,7 @@ def test_a_leader_that_is_killed_or_hangs_is_followed(tmp_path: Path, sign: sign
         finally:
             process.send_signal(sign)
         try:
-            wait_until(follower.held, what="the follower to lead")
+            wait_until(follower.take_or_keep, what="the follower to lead")
         finally:
             process.kill()
             process.wait(30)
@@ -316,7 +316,7 @@ def test_a_leader_whose_ticks_have_stopped_gives_the_lead_up(tmp_path: Path, mon
         leader, follower = map(Leadership, nodes)
         assert leader.take_or_keep()
         assert not follower.take_or_keep()
-        wait_until(follower.held, what="the follower to lead")
+        wait_until(follower.take_or_keep, what="the follower to lead")
         follower.give_up()
         for node in nodes:
             node.database.close()
@@ -332,7 +332,7 @@ def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path
         assert leader.take_or_keep()
         assert not follower.take_or_keep()
         leader.give_up()
-        wait_until(follower.held, what="the follower to lead")
+        wait_until(follower.take_or_keep, what="the follower to lead")
         assert not leader.take_or_keep()
         follower.give_up()
         first.database.close()

@@ -89,7 +89,7 @@ def test_one_night_is_begun_by_one_of_them(machines: tuple[NodeContext, NodeCont
     with other.database.write() as session:
         assert night.begin(session, window, now=NOW, host="other", pid=1) is None
     leads[0].give_up()
-    wait_until(leads[1].held, what="the server to see that the first one is gone")
+    wait_until(leads[1].take_or_keep, what="the server to see that the first one is gone")
     leads[1].give_up()
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,10 +31,10 @@ from training.data.pictures import picture_side
 from training.data.samples import Sample, SampleSource
 from training.data.sources import Place, source_of
 from training.loop.allocator import keep_freed_memory
-from training.loop.log import TrainingError, TrainLog
+from training.loop.log import TrainLog
 from training.loop.nvila_learner import build, export, restore_learner
-from training.loop.optimizers import make_optimisers, rate_factor
 from training.loop.pause import Between, breaks_from_environment
+from training.loop.steps import TrainingSteps
 from training.loop.warm_start import set_structured_start
 from training.recipe.recipe import Recipe, load_recipe
 from training.records.drops import DataError
@@ -80,35 +79,14 @@ def train(
     Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
     and the checkpoints raise.
     """
-    AcceleratorState._reset_state()  # else the first recipe's precision holds for all of this process
-    accelerator = Accelerator(
-        mixed_precision=recipe.optimiser.precision,
-        gradient_accumulation_steps=recipe.optimiser.accumulation,
-        # a batch without a lone image or without a pair leaves the tokens of that case unused
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = _open_accelerator(recipe)
     set_seed(recipe.run.seed)
     newest = newest_checkpoint(out)
     if source is None:
-        with accelerator.local_main_process_first():  # the first goes through the sets, the others read its index
-            fresh = newest is None and accelerator.is_local_main_process
-            quiet_here = quiet or not accelerator.is_main_process
-            data_place = Place(work=out / "data", size=picture_side(recipe), fresh=fresh, cache=cache, quiet=quiet_here)
-            source = source_of(recipe, data_place)
-    module, processor = build(recipe, len(source.findings))
-    if recipe.data.features and tower_hash(module.model) != Features(folder=Path(recipe.data.features)).tower:
-        raise DataError(f"{recipe.data.features} holds features of another tower than that of {recipe.model.start}")
-    if recipe.model.start == "new":
-        set_structured_start(module.model, source.films(64))
-    optimisers = make_optimisers(module, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: rate_factor(step, recipe)) for each in optimisers]
+        source = _open_source(recipe, out, accelerator, cache=cache, fresh=newest is None, quiet=quiet)
+    module, processor = _build_module(recipe, source)
     collate = module.collator(processor)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it asks for this where it is given no loader
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.optimiser.batch
-    model, *optimisers = accelerator.prepare(module, *optimisers)
-    # Kept with the checkpoint but not prepared: accelerate would step each schedule once for every process.
-    accelerator.register_for_checkpointing(*schedules)
-
+    steps = TrainingSteps(accelerator, recipe, module)
     first = 0
     if newest is not None:
         accelerator.load_state(str(newest))
@@ -121,48 +99,66 @@ def train(
     data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, source=source)
     log.say(data_log.about)
 
-    model.train()
-    waited = 0.0
+    steps.model.train()
     for step in range(first, recipe.run.steps):
-        sums: dict[str, float] = {}
-        for _ in range(recipe.optimiser.accumulation):
-            started = time.perf_counter()
-            batch = next(batches).to(accelerator.device)
-            waited += time.perf_counter() - started
-            data_log.note(recipe.optimiser.batch, batch.dropped)
-            with accelerator.accumulate(model):
-                with accelerator.autocast():
-                    losses = model(batch)
-                _refuse_nan(losses, step)
-                accelerator.backward(losses["loss"])
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
-                for optimiser in optimisers:
-                    # accelerate lets both pass without effect until the step's last batch.
-                    optimiser.step()
-                    optimiser.zero_grad()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(loss.detach()) / recipe.optimiser.accumulation
-        for schedule in schedules:
-            schedule.step()
-        log.step(step + 1, sums, float(schedules[-1].get_last_lr()[0]), waited)
-        stop = _stop_asked(between, accelerator) and step + 1 < recipe.run.steps
-        if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and step + 1 < recipe.run.steps):
+        losses = steps.take_step(step, batches, data_log)
+        log.step(step + 1, losses, steps.rate, steps.waited)
+        is_last = step + 1 == recipe.run.steps
+        stop = _stop_asked(between, accelerator) and not is_last
+        if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and not is_last):
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
         if stop:
             log.close()
             raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on")
-    accelerator.wait_for_everyone()
     final = out / "final"
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    state = accelerator.get_state_dict(model) if sharded else {}  # every rank gives its part
+    _export_final(steps, processor, final, findings=len(source.findings))
     if accelerator.is_main_process:
-        whole = restore_learner(recipe, len(source.findings), state) if sharded else accelerator.unwrap_model(model)
-        export(whole, processor, final)
         log.say(data_log.finish())
     log.close()
     accelerator.end_training()
     return final
+
+
+def _open_accelerator(recipe: Recipe) -> Accelerator:
+    AcceleratorState._reset_state()  # else the first recipe's precision holds for all of this process
+    return Accelerator(
+        mixed_precision=recipe.optimiser.precision,
+        gradient_accumulation_steps=recipe.optimiser.accumulation,
+        # a batch without a lone image or without a pair leaves the tokens of that case unused
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def _open_source(
+    recipe: Recipe, out: Path, accelerator: Accelerator, *, cache: Path | None, fresh: bool, quiet: bool
+) -> SampleSource:
+    """Open the data that the recipe names. fresh: a new run, so an index that lies in `out` is of another one."""
+    is_quiet = quiet or not accelerator.is_main_process
+    with accelerator.local_main_process_first():  # the first goes through the sets, the others read its index
+        fresh = fresh and accelerator.is_local_main_process
+        size = picture_side(recipe)
+        return source_of(recipe, Place(work=out / "data", size=size, fresh=fresh, cache=cache, quiet=is_quiet))
+
+
+def _build_module(recipe: Recipe, source: SampleSource) -> tuple[Any, Any]:
+    """Build the learner at its start, and its processor. Raises DataError for features of another tower."""
+    module, processor = build(recipe, len(source.findings))
+    if recipe.data.features and tower_hash(module.model) != Features(folder=Path(recipe.data.features)).tower:
+        raise DataError(f"{recipe.data.features} holds features of another tower than that of {recipe.model.start}")
+    if recipe.model.start == "new":
+        set_structured_start(module.model, source.films(64))
+    return module, processor
+
+
+def _export_final(steps: TrainingSteps, processor: Any, final: Path, *, findings: int) -> None:
+    accelerator, recipe = steps.accelerator, steps.recipe
+    accelerator.wait_for_everyone()
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    # A collective: every rank gives its part, though the main process alone writes.
+    state = accelerator.get_state_dict(steps.model) if sharded else {}
+    if accelerator.is_main_process:
+        whole = restore_learner(recipe, findings, state) if sharded else accelerator.unwrap_model(steps.model)
+        export(whole, processor, final)
 
 
 def _loader(samples: _Numbered, collate: Callable[[Sequence[Sample]], Any], recipe: Recipe) -> DataLoader[Any]:
@@ -183,15 +179,6 @@ def _stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
     if accelerator.num_processes > 1:
         broadcast_object_list(stop)
     return stop[0]
-
-
-def _refuse_nan(losses: dict[str, torch.Tensor], step: int) -> None:
-    bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.detach()))]
-    if bad:
-        raise TrainingError(
-            f"step {step + 1}: the loss is not a number ({', '.join(bad)}). The checkpoint before it is unharmed; "
-            "lower optimiser.rate, or set optimiser.precision to 'no', and start again: it goes on from there"
-        )
 
 
 def _save(accelerator: Accelerator, out: Path, step: int, keep: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json,
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training.options import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
 from training.records.drops import DropReport
+
+if TYPE_CHECKING:
+    from training.calibration.folder import CalibratedFolder
 
 
 def calibrate_command(
@@ -55,18 +58,26 @@ def calibrate_command(
                 device=device,
                 progress=lambda done: progress.step("calibrating", done, total),
             )
-    manifest = calibrated.manifest
     if as_json:
-        values = manifest.model_dump(
-            mode="json", include={"name", "version", "device_uid", "thresholds", "calibration", "certainty_floor"}
-        )
-        print_json(
-            values
-            | {"pairs": calibrated.pairs, "answers": manifest.calibrated_on, "defaulted": list(calibrated.defaulted)}
-        )
+        print_json(_as_values(calibrated))
         return
     for line in report.lines():
         console.print(line)
+    _show(calibrated)
+    console.print(f"written: {folder / 'manifest.json'} (Device UID {calibrated.manifest.device_uid})")
+
+
+def _as_values(calibrated: CalibratedFolder) -> dict[str, Any]:
+    manifest = calibrated.manifest
+    values = manifest.model_dump(
+        mode="json", include={"name", "version", "device_uid", "thresholds", "calibration", "certainty_floor"}
+    )
+    more = {"pairs": calibrated.pairs, "answers": manifest.calibrated_on, "defaulted": list(calibrated.defaulted)}
+    return values | more
+
+
+def _show(calibrated: CalibratedFolder) -> None:
+    manifest, accuracy = calibrated.manifest, calibrated.accuracy
     console.print(
         f"{manifest.name} {manifest.version}: calibrated on {manifest.calibrated_on} answers "
         f"of {calibrated.pairs} pairs"
@@ -74,8 +85,5 @@ def calibrate_command(
     for finding in manifest.findings:
         note = "  (too few cases: not measured)" if finding in calibrated.defaulted else ""
         console.print(f"  {finding:28} seen from {manifest.thresholds.get(finding, 0.5):.2f}{note}")
-    changes = (
-        "" if calibrated.accuracy is None else f"; {calibrated.accuracy:.0%} of the changes stated there are right"
-    )
+    changes = "" if accuracy is None else f"; {accuracy:.0%} of the changes stated there are right"
     console.print(f"  {'certainty floor':28} {manifest.certainty_floor:.2f}{changes}")
-    console.print(f"written: {folder / 'manifest.json'} (Device UID {manifest.device_uid})")

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from model.checkpoints.files import HEADS_FILE
 from model.engine.vlm import NvilaVlm
 from model.errors import CheckpointError
 from model.images.display import fit_grey, from_grey
 from model.localise.outline import RASTER, outlines, peak, spread
 from model.localise.relevance import (
-    HEADS_FILE,
     Heatmap,
     Localiser,
     Method,
