@@ -88,7 +88,7 @@ class RunSummary:
     studies: dict[str, int]
     """Studies by state."""
     waits_for: str
-    """What holds a running run up; "" where nothing does."""
+    """The obstacle that holds a running run up; "" where there is none."""
     left: str
     """The time that it may still take, "" where it cannot be told."""
 

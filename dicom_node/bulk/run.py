@@ -19,7 +19,11 @@ WEIGHTS_FACTOR: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """How items are cut. batch: items read and answered together. shard: batches of one shard."""
+    """The sizes into which the items of a run are cut.
+
+    batch: items read and answered together. shard: batches of one shard, which is one file and the least that a restart
+    does again.
+    """
 
     batch: int
     shard: int
@@ -47,8 +51,22 @@ def run_shards(
 ) -> tuple[list[Path], int]:
     """Make every shard that is missing; return the paths of all, in order, and how many were there already.
 
-    encode: the outcomes of a shard as the bytes of its file. progress: (items done, items to do) in this run, so that
-    the time left is that of the work left. Raises BulkError, with the finished shards kept.
+    Parameters
+    ----------
+    work
+        The two halves of the job, for one batch.
+    mapper
+        Runs them, here or on a cluster; batches may come back in any order.
+    encode
+        Makes the bytes of a shard's file of its outcomes, in the order of the items.
+    progress
+        Called with (items done, items to do) of this run: the shards that were there already are in neither, so that a
+        time left reckoned from it is that of the work left.
+
+    Raises
+    ------
+    BulkError
+        The run cannot go on; the finished shards are kept, and the same call goes on from them.
     """
     shards = cut.shards(items)
     with folder.lock():
@@ -62,6 +80,7 @@ def run_shards(
             number = owner[batch]
             parts = gathered.setdefault(number, {})
             parts[batch] = outcomes
+            # A shard is written in one piece, once all of it is there: what a killed run leaves is whole or missing.
             if len(parts) == len(shards[number]):
                 folder.write(number, encode([outcome for key in sorted(parts) for outcome in parts[key]]))
                 del gathered[number]
@@ -71,9 +90,10 @@ def run_shards(
 
 
 def process_count(*, weights_bytes: int = 0, cores: int | None = None, free_bytes: int | None = None) -> int:
-    """As many processes as there are cores for, and memory.
+    """The number of processes that cores and free memory allow, at least one.
 
-    weights_bytes: of the model that each process loads. cores, free_bytes: of this machine by default.
+    weights_bytes: of the model that each process loads. cores, free_bytes: of this machine by default; its cores are
+    those that this process may use, as a batch system allots them.
     """
     cores = cores if cores is not None else len(os.sched_getaffinity(0))
     free_bytes = free_bytes if free_bytes is not None else _free_memory()

@@ -60,12 +60,12 @@ def _send_and_prove(task: Task) -> None:
 
 def _continue(task: Task) -> None:
     """The object is there, the proof is not."""
-    if task.destination.verify is Verify.COMMITMENT and task.asked_at is not None and not task.proof_is_late():
+    if task.destination.verify is Verify.COMMITMENT and task.asked_at is not None and not task.is_proof_late():
         end(task)
         return
     reports = ReportReceiver(task.node.database, task.node.clock)
     with _association(task, reports) as association:
-        if task.proof_is_late() and _is_listed(task, association) is False:
+        if task.is_proof_late() and _is_listed(task, association) is False:
             if is_superseded(task):
                 return
             log.warning("accepted and lost: sending again", delivery=task.delivery_id)
@@ -88,7 +88,7 @@ def _to_web_service(task: Task) -> None:
         end(task, proof="stow")
     elif stow.is_listed(client, task.reference):
         end(task, proof="find")
-    elif task.state is DeliveryState.STORED and task.proof_is_late():
+    elif task.state is DeliveryState.STORED and task.is_proof_late():
         send_from_the_beginning(task)
     else:
         note_proof_request(task)

@@ -101,7 +101,7 @@ def resend(session: Session, delivery_ids: Collection[int], *, now: dt.datetime,
     return len(rows)
 
 
-def predecessor_is_on_its_way(session: Session, result: Result, destination: str) -> bool:
+def has_predecessor_on_its_way(session: Session, result: Result, destination: str) -> bool:
     """Tell whether a document of an earlier result of this study is being sent there just now.
 
     Two threads deliver. Without this a slow old document could arrive after the new one, as the newest of the study.

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config import Destination
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer, transitions
-from dicom_node.deliver.queue import predecessor_is_on_its_way, sent_uid
+from dicom_node.deliver.queue import has_predecessor_on_its_way, sent_uid
 from dicom_node.errors import DeliveryError, StorageError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Result, Study
 from dicom_node.jobs import queue as jobs
@@ -43,7 +43,7 @@ class Task:
     document_class: str
     path: str
 
-    def proof_is_late(self) -> bool:
+    def is_proof_late(self) -> bool:
         """Tell whether the time for the proof has run out."""
         since = self.asked_at or self.stored_at
         timeout = dt.timedelta(seconds=self.node.settings.delivery.proof_timeout_seconds)
@@ -70,7 +70,7 @@ def begin(job: ClaimedJob, node: NodeContext) -> Task | None:
             give_up_as_superseded(session, job, delivery, now)
             return None
         # Else an older report could arrive behind the one that replaces it, and be read as the newest.
-        if predecessor_is_on_its_way(session, row.Result, delivery.destination):
+        if has_predecessor_on_its_way(session, row.Result, delivery.destination):
             jobs.postpone(session, job, until=now + WAIT_FOR_PREDECESSOR)
             return None
         destination = next((d for d in node.settings.destinations if d.name == delivery.destination), None)

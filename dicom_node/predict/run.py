@@ -38,8 +38,11 @@ STUDY_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions:
-    """How a run is spread. processes: 0: by cores and memory. batch: studies read and asked together. shard: studies of
-    one file. ray: address of a cluster, "" for this machine. answerers: actors with a model; 0: by the cluster."""
+    """The spread of a run over processes or a cluster.
+
+    processes: 0: by cores and memory. batch: studies read and asked together. shard: studies of one file. ray: address
+    of a cluster, "" for this machine. answerers: actors with a model; 0: by the cluster.
+    """
 
     processes: int = 0
     batch: int = 4
@@ -58,8 +61,10 @@ class PredictOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictSummary:
-    """What came of a run. images: outcome → images (of an input error: files). shards, kept: in all, and those that an
-    earlier start had finished."""
+    """The outcome of a run.
+
+    images: outcome → images (of an input error: files). shards: in all. kept: those that an earlier start had finished.
+    """
 
     out: Path
     studies: int

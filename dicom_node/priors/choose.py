@@ -22,7 +22,7 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import replace
 
-from dicom_node.priors.current import rendition_order, same_exposure
+from dicom_node.priors.current import is_same_exposure, rendition_order
 from dicom_node.priors.identity import OTHER_ID, SAME_ID_OTHER_ISSUER, Identity, compare_identity
 from dicom_node.priors.suitability import judge
 from dicom_node.priors.types import CandidateVerdict, ImageFacts, PriorChoice, PriorPolicy, View
@@ -83,7 +83,7 @@ def judge_candidate(
         # Of another person nothing more is said: the report is not theirs.
         return CandidateVerdict(image=image, view=suitability.view, in_favour=(), against=(identity.sentence,))
     in_favour, against = [identity.sentence], list(_time_objections(current, image, policy))
-    if same_exposure(current, image):
+    if is_same_exposure(current, image):
         against.append("the same exposure as the current one, sent again: nothing has changed between them")
     if known_defect is not None:
         against.append(known_defect)

@@ -31,7 +31,7 @@ def select_current(instances: Iterable[ImageFacts], policy: PriorPolicy | None =
     kept: list[JudgedImage] = []
     refused: dict[str, Suitability] = {}
     for item in fit:
-        same = next((other for other in kept if same_exposure(item.image, other.image)), None)
+        same = next((other for other in kept if is_same_exposure(item.image, other.image)), None)
         if same is None:
             kept.append(item)
         else:
@@ -51,7 +51,7 @@ def select_current(instances: Iterable[ImageFacts], policy: PriorPolicy | None =
     return CurrentChoice(chosen=chosen, judged=final, refusal=refusal, sentence=_sentence(chosen, final))
 
 
-def same_exposure(a: ImageFacts, b: ImageFacts) -> bool:
+def is_same_exposure(a: ImageFacts, b: ImageFacts) -> bool:
     """Tell whether two images show one and the same exposure, whatever their UIDs."""
     if a.sop_instance_uid == b.sop_instance_uid:
         return True

@@ -72,10 +72,10 @@ def _compare_group(a: str, b: str) -> NameAgreement:
         return NameAgreement.AGREE  # whatever script it is in: code points without letters have no spelling below
     if "^" not in a.strip("^ ") or "^" not in b.strip("^ "):
         # One is not split into components: compare the words, whatever their order.
-        return NameAgreement.AGREE if _same_words(a, b) else NameAgreement.DIFFER
+        return NameAgreement.AGREE if _has_same_words(a, b) else NameAgreement.DIFFER
     family_a, given_a, middle_a = _components(a)
     family_b, given_b, middle_b = _components(b)
-    if not _same_given(given_a, middle_a, given_b, middle_b):
+    if not _is_same_given(given_a, middle_a, given_b, middle_b):
         return NameAgreement.DIFFER
     return NameAgreement.AGREE if _spellings(family_a) & _spellings(family_b) else NameAgreement.FAMILY_DIFFERS
 
@@ -86,22 +86,22 @@ def _components(group: str) -> tuple[str, str, str]:
     return family, given, middle
 
 
-def _same_given(given_a: str, middle_a: str, given_b: str, middle_b: str) -> bool:
+def _is_same_given(given_a: str, middle_a: str, given_b: str, middle_b: str) -> bool:
     """ "Hans^Peter" is "Hans Peter" is "Hans" is "H."; "Hans^Peter" is not "Hans^Paul"."""
     words_a, words_b = _words(f"{given_a} {middle_a}"), _words(f"{given_b} {middle_b}")
     if not words_a or not words_b:
         return not words_a and not words_b
-    return all(_same_or_initial(x, y) for x, y in zip(words_a, words_b, strict=False))
+    return all(_is_same_or_initial(x, y) for x, y in zip(words_a, words_b, strict=False))
 
 
-def _same_or_initial(a: str, b: str) -> bool:
+def _is_same_or_initial(a: str, b: str) -> bool:
     short, long = sorted((a, b), key=len)
     if len(short) == 1:
         return any(s.startswith(short) for s in _spellings(long))
     return bool(_spellings(a) & _spellings(b))
 
 
-def _same_words(a: str, b: str) -> bool:
+def _has_same_words(a: str, b: str) -> bool:
     if _spellings(a) & _spellings(b):
         return True
     words_a, words_b = _words(a), _words(b)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from dicom_node.priors.choose import choose_prior
-from dicom_node.priors.current import same_exposure
+from dicom_node.priors.current import is_same_exposure
 from dicom_node.priors.types import ImageFacts, PriorChoice, PriorPolicy
 
 
@@ -41,4 +41,4 @@ def choose_earlier(
 
 
 def _is_same(image: ImageFacts, other: ImageFacts) -> bool:
-    return image.study_instance_uid == other.study_instance_uid or same_exposure(image, other)
+    return image.study_instance_uid == other.study_instance_uid or is_same_exposure(image, other)

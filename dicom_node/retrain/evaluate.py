@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
         name: Remembered(
             plan.folder / "answers" / f"{name}.jsonl",
             _identity(manifests[name]),
-            lambda folder=folder: _load(folder, plan),  # type: ignore[misc]  # the default binds this turn's value
+            partial(_load, folder, plan),
             between=between,
         )
         for name, folder in sides.items()
@@ -54,8 +55,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
             report,
             data=f"frozen set of snapshot {plan.snapshot_name}",
             options=EvaluationOptions(meteor=False),
-            # The default argument binds the value of this turn of the loop; mypy infers no type for it.
-            progress=lambda done, before=number * frozen: progress.at(before + done),  # type: ignore[misc]
+            progress=progress.after(number * frozen),
         )
         write_report(evaluations[name], plan.folder / name, produced_at=_now())
     known = ask_known(

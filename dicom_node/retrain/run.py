@@ -132,7 +132,7 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
             return RunOutcome.TOO_FEW
         for line in rare(contents, start.findings, preparing.FEWEST):
             talk.say(line)
-        if not options.again and _nothing_new(node, contents, start):
+        if not options.again and _has_nothing_new(node, contents, start):
             talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
             return RunOutcome.NOTHING_NEW
         if options.estimate:
@@ -179,7 +179,7 @@ def _say_duration(node: NodeContext, contents: Contents, start: preparing.Start,
     )
 
 
-def _nothing_new(node: NodeContext, contents: Contents, start: preparing.Start) -> bool:
+def _has_nothing_new(node: NodeContext, contents: Contents, start: preparing.Start) -> bool:
     with node.database.read() as session:
         last = runs.last_compared(session)
         if last is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -52,3 +53,7 @@ class StageProgress:
             temporary = self.folder / f"{PROGRESS_FILE}.tmp"
             temporary.write_text(text + "\n", "utf-8")
             temporary.replace(self.folder / PROGRESS_FILE)
+
+    def after(self, before: int) -> Callable[[int], None]:
+        """The progress of a part of the stage, before which this much was done."""
+        return lambda done: self.at(before + done)

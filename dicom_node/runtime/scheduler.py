@@ -1,4 +1,4 @@
-"""APScheduler, which only ticks: every state is a row, so a lost tick loses nothing (`dicom_node.runtime.ticks`).
+"""The scheduler, APScheduler, which only ticks: every state is a row, so a lost tick loses nothing (`runtime.ticks`).
 
 A tick that comes late runs once, not as often as it was missed; one that still runs is not started again. On PostgreSQL
 one sweeper of all machines leads (`dicom_node.system.leader_election`).
@@ -74,6 +74,7 @@ class Sweeper:
         note_activity(self._node, audit.EventType.APPLICATION_STOP)
 
     def _run(self, tick: Tick) -> None:
+        """Run one tick here, unless another machine leads."""
         if self._node.stop.is_set() or (tick.leader_only and not self._leadership.take_or_keep()):
             return
         with bound(tick=tick.name):
@@ -83,7 +84,7 @@ class Sweeper:
                 log.error("tick failed", error=str(error))
 
     def _is_held_up(self) -> bool:
-        """Whether a tick is planned for later than its pace allows: by a clock that was ahead for a moment."""
+        """Tell whether a tick is planned for later than its pace allows: a clock was ahead for a moment."""
         now = dt.datetime.now(dt.UTC)
         latest = {tick.name: now + dt.timedelta(seconds=tick.seconds) + CLOCK_TOLERANCE for tick in self._ticks}
         return any(job.next_run_time > latest[job.id] for job in self._scheduler.get_jobs())

@@ -252,7 +252,7 @@ _OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "c
 _PROMOTE = _TAKE_AS_ROUTED.values(opened_at=bindparam("now"), **_OPENED)
 _REOPEN = _PROMOTE.values(revision=_study.c.revision + 1)
 _AFTER_ROUTING: Mapping[StudyPurpose, Any] = {StudyPurpose.PRIOR: _PROMOTE, StudyPurpose.BACKFILL: _REOPEN}
-"""What a fetched study becomes once it is sent to this node; one that was analysed already gets another revision."""
+"""The update of a fetched study once it is sent to this node; one that was analysed already gets another revision."""
 _UNIQUE: Mapping[type[Base], tuple[str, ...]] = {
     Study: ("study_instance_uid",),
     Series: ("series_instance_uid",),

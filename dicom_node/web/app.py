@@ -17,7 +17,7 @@ from dicom_node.web import api, health
 from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, ensure_session_secret
 from dicom_node.web.ended_sessions import EndedSessions
 from dicom_node.web.oidc import OidcProvider
-from dicom_node.web.pages import admin, corrections, images, login, oidc, questions
+from dicom_node.web.pages import admin, backfills, corrections, images, login, oidc, questions
 from dicom_node.web.pages import feedback as feedback_pages
 from dicom_node.web.pages import models as models_pages
 from dicom_node.web.pages import reports as report_pages
@@ -32,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     *corrections.RULES,
     *feedback_pages.RULES,
     *admin.RULES,
+    *backfills.RULES,
     *models_pages.RULES,
     *retraining_pages.RULES,
     *images.RULES,

@@ -205,7 +205,7 @@ def csrf_token(session: dict[str, Any]) -> str:
     return token
 
 
-def csrf_holds(session: Mapping[str, Any], headers: Headers, given: str) -> bool:
+def has_valid_csrf(session: Mapping[str, Any], headers: Headers, given: str) -> bool:
     """Tell whether a changing request comes from our own page: its token is the session's, and no other site sent
     it."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from dicom_node.config import Role
 from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError, NodeError, UsageError
-from dicom_node.web.authentication import HEADERS, Doorkeeper, User, client_address, csrf_holds
+from dicom_node.web.authentication import HEADERS, Doorkeeper, User, client_address, has_valid_csrf
 from dicom_node.web.rendering import render
 
 MAX_BODY_BYTES = 65_536
@@ -96,7 +96,11 @@ def route(rule: Rule, node: NodeContext, doorkeeper: Doorkeeper) -> Route:
         body = await _body(request) if request.method == "POST" else b""
         form = _form(request, body)
         given = request.headers.get("x-csrf-token") or form.get("csrf", "")
-        if request.method == "POST" and rule.checks_csrf and not csrf_holds(request.session, request.headers, given):
+        if (
+            request.method == "POST"
+            and rule.checks_csrf
+            and not has_valid_csrf(request.session, request.headers, given)
+        ):
             return _refuse(request, 403, "the form is too old or came from elsewhere; load the page again")
         call = Call(node=node, request=request, user=user, form=form, body=body, doorkeeper=doorkeeper)
         return await _answer(rule.view, call)

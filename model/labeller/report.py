@@ -80,7 +80,7 @@ def _combine(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     yes = [label for label in labels if label.presence is Stated.YES]
     no = [label for label in labels if label.presence is Stated.NO]
     doubt = [label for label in labels if label.presence is Stated.UNCERTAIN]
-    clash = next(((first, other) for first in yes for other in no if _same_side(first, other)), None)
+    clash = next(((first, other) for first in yes for other in no if _is_same_side(first, other)), None)
     if clash is not None:
         how = f'"{clash[0].sentence}" and "{clash[1].sentence}"'
         return ReportFinding(finding=key, presence=None, contradiction=how, labels=tuple(labels))
@@ -107,7 +107,7 @@ def _combine(key: str, labels: Sequence[Label]) -> ReportFinding | None:
     )
 
 
-def _same_side(yes: Label, no: Label) -> bool:
+def _is_same_side(yes: Label, no: Label) -> bool:
     """Tell whether an assertion and a denial speak of the same side; what has no side speaks of all."""
     return no.side is None or yes.side == no.side
 

@@ -160,13 +160,13 @@ def _read_sides_compared(marks: list[Mark]) -> list[Mark]:
         between = [word.text for word in marks[position + 1 : following[0]]]
         if between == ["than"] or between == ["than", "the"]:
             marks[position] = ignore_mark(mark, "sides compared")
-        elif between in (["on", "the"], ["at", "the"], ["on"], ["in", "the"]) and not _one_side_before(marks, position):
+        elif between in (["on", "the"], ["at", "the"], ["on"], ["in", "the"]) and not _has_side_before(marks, position):
             marks[position] = ignore_mark(mark, "sides compared")
             marks[following[0]] = ignore_mark(marks[following[0]], "sides compared")
     return marks
 
 
-def _one_side_before(marks: Sequence[Mark], position: int) -> bool:
+def _has_side_before(marks: Sequence[Mark], position: int) -> bool:
     sides = [mark.parts[Part.SIDE] for mark in marks[:position] if mark.has(Part.SIDE)]
     return bool(sides) and sides[-1] in ("left", "right")
 

@@ -104,7 +104,7 @@ def train(
         losses = steps.take_step(step, batches, data_log)
         log.step(step + 1, losses, steps.rate, steps.waited)
         is_last = step + 1 == recipe.run.steps
-        stop = _stop_asked(between, accelerator) and not is_last
+        stop = _is_stop_asked(between, accelerator) and not is_last
         if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and not is_last):
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
         if stop:
@@ -173,7 +173,7 @@ def _loader(samples: _Numbered, collate: Callable[[Sequence[Sample]], Any], reci
     )
 
 
-def _stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
+def _is_stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
     """Tell whether to stop here: the main process asks, all ranks do the same."""
     stop = [between() if between is not None and accelerator.is_main_process else False]
     if accelerator.num_processes > 1:

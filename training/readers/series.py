@@ -47,7 +47,7 @@ def series_records(
         if before is not None and before.order == item.order:
             report.drop("pair without an order in time", f"{before.image.image_id} and {item.image.image_id}")
             before = None
-        elif before is not None and same_file(before.image.key, item.image.key):
+        elif before is not None and is_same_file(before.image.key, item.image.key):
             report.drop("pair of one film under two names", f"{before.image.image_id} and {item.image.image_id}")
             before = None
         report.keep()
@@ -74,7 +74,7 @@ def series_records(
         )
 
 
-def same_file(first: str, second: str) -> bool:
+def is_same_file(first: str, second: str) -> bool:
     """True if two files hold the same bytes; False if one is missing."""
     left, right = Path(first), Path(second)
     if not (left.is_file() and right.is_file()) or left.stat().st_size != right.stat().st_size:

@@ -87,7 +87,7 @@ def sr_text(dataset: Dataset) -> ReportText:
 
 def _refusal(dataset: Dataset, text: str, *, verified: bool) -> str:
     """A finished report of a person is wanted; an unverified one is taken until a verified one comes."""
-    if text_of(dataset, "ManufacturerModelName") == NODE_MODEL or (_by_device(dataset) and not verified):
+    if text_of(dataset, "ManufacturerModelName") == NODE_MODEL or (_is_by_device(dataset) and not verified):
         return "a machine wrote it"
     if text_of(dataset, "CompletionFlag") == "PARTIAL":
         return "it is partial; the complete report is waited for"
@@ -140,7 +140,7 @@ def _meaning(item: Dataset) -> str:
     return ""
 
 
-def _by_device(dataset: Dataset) -> bool:
+def _is_by_device(dataset: Dataset) -> bool:
     """Tell whether the observer is a device (TID 1002 row 1) and no person is named beside it."""
     values = {
         text_of(code, "CodeValue")

@@ -143,7 +143,7 @@ class Association:
 
     def _next_pdu(self) -> tuple[PduType, memoryview]:
         """The next PDU under the deadline that fits where we are: between messages, or inside of one."""
-        if self._incoming.in_progress:
+        if self._incoming.is_in_progress:
             # A peer that falls silent inside a message gets the DIMSE time-out; only between messages may it be idle
             # for long.
             start_by = min(time.monotonic() + self._limits.dimse_seconds, self._ends_by)

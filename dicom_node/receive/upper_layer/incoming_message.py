@@ -23,7 +23,7 @@ class IncomingMessage:
         self._received = 0
 
     @property
-    def in_progress(self) -> bool:
+    def is_in_progress(self) -> bool:
         """Tell whether a message has begun and is not whole."""
         return self._began_at > 0.0
 

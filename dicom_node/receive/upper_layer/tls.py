@@ -67,7 +67,7 @@ def _rehearse(context: ssl.SSLContext, certificate: Path) -> None:
     ends = [client.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)]
     try:
         for _ in range(4):
-            ends = [end for end in ends if not _shaken(end)]
+            ends = [end for end in ends if not _finish_handshake(end)]
     except ssl.SSLCertVerificationError as error:
         raise ConfigurationError(f"tls.certificate {certificate}: {error.verify_message}") from error
     except ssl.SSLError as error:
@@ -76,7 +76,7 @@ def _rehearse(context: ssl.SSLContext, certificate: Path) -> None:
         raise ConfigurationError(f"tls.certificate {certificate}: a handshake with it does not end")
 
 
-def _shaken(end: ssl.SSLObject) -> bool:
+def _finish_handshake(end: ssl.SSLObject) -> bool:
     try:
         end.do_handshake()
     except ssl.SSLWantReadError:

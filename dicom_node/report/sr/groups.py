@@ -27,7 +27,7 @@ from dicom_node.report.label_positions import LabelBox, label_boxes
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
 from dicom_node.report.sr.copies import copied
-from dicom_node.report.sr.iod import referenceable
+from dicom_node.report.sr.iod import is_referenceable
 from dicom_node.report.sr.regions import image_position, image_region, stored_size
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
 from dicom_node.report.statements import drawn_statements, has_answer, largest_first, statements, tracked_side
@@ -59,13 +59,13 @@ def finding_groups(request: ReportRequest) -> tuple[list[Group], list[Group]]:
 
 def sources(request: ReportRequest) -> list[tuple[ImageRole, SourceImage]]:
     pairs = ((ImageRole.CURRENT, request.current), (ImageRole.PRIOR, request.prior))
-    return [(role, source) for role, source in pairs if source is not None and referenceable(source)]
+    return [(role, source) for role, source in pairs if source is not None and is_referenceable(source)]
 
 
 def _field_examined(request: ReportRequest) -> list[Group]:
     """One TID 1410 group: the part of the current image that was examined, nothing where its size is not known."""
     source = request.current
-    if not referenceable(source):
+    if not is_referenceable(source):
         return []
     if source.image is not None:
         area = source.image.geometry

@@ -62,7 +62,7 @@ def series_description(request: ReportRequest, kind: DocumentKind) -> str:
     return f"AI {word}: chest radiograph, not verified"
 
 
-def referenceable(source: SourceImage | None) -> bool:
+def is_referenceable(source: SourceImage | None) -> bool:
     """Tell whether the image has the four UIDs that a reference to it needs."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
     return source is not None and all(header_uid(source, keyword) for keyword in keywords)
@@ -192,7 +192,7 @@ def referenced_sources(request: ReportRequest) -> list[Dataset]:
     return [
         instance_reference(header_uid(s, "SOPClassUID"), header_uid(s, "SOPInstanceUID"))
         for s in (request.current, request.prior)
-        if s is not None and referenceable(s)
+        if s is not None and is_referenceable(s)
     ]
 
 
@@ -206,7 +206,7 @@ def _add_evidence(ds: Dataset, request: ReportRequest, named: set[str]) -> None:
     uids = [
         tuple(header_uid(s, k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"))
         for s in sources
-        if referenceable(s)
+        if is_referenceable(s)
     ]
     if finding_courses(request):
         films = [
