@@ -100,18 +100,22 @@ class Predictor:
 
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         """Answer several pairs, in batches where the model allows it."""
+        # One film is looked at several times (film classifier, vision tower, outlines, next image): within a call its
+        # square and its features are kept.
         with keep_squares(), self.vlm.model.keep_features() if isinstance(self.vlm, NvilaVlm) else nullcontext():
             return self._predict(pairs)
 
     def _predict(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         started = time.perf_counter()
         with failures_of_memory():
+            # The films come first: what they show decides whether the language model is asked at all.
             views = self.films.look(pairs) if self.films is not None else [None] * len(pairs)
             jobs, owners = self._all_jobs(pairs, views)
             answered = self.engine.ask(jobs) if jobs else []
         merged = [JobAnswers() for _ in pairs]
         for owner, answers in zip(owners, answered, strict=True):
             merged[owner].add(answers)
+        # Pairs of a batch are answered together, so the time of one alone is not known.
         share = (time.perf_counter() - started) / max(len(pairs), 1)
         self._mass_watch.note(merged)
         shown = dict(zip(reversed(owners), (job.layout for job in reversed(jobs)), strict=True))  # the first one's
@@ -174,6 +178,7 @@ class Predictor:
         alone = tuple(question for question in questions if question.alone)
         jobs = [EngineJob(pictures=pictures, layout=layout, questions=together)]
         if alone:
+            # A question on one image alone was taught without the prior, so it has a prompt of its own.
             layout = self.vlm.layout(priors=0, context=context, expert=self._ask_expert(images[-1:]))
             jobs.append(EngineJob(pictures=pictures[-1:], layout=layout, questions=alone))
         return jobs
@@ -226,6 +231,7 @@ class Predictor:
             with_prior=pair.prior is not None,
             weights=self._weights,
         )
+        # It was asked of the change, and its answers do not settle one: that is said, not passed over in silence.
         asked_in_vain = answers.change is None and f"{QuestionType.CHANGE.value}/{key}" in calibrated
         if asked_in_vain and statement.change is None and statement.presence is not Presence.ABSENT:
             return replace(statement, change=Change.NOT_COMPARABLE)

@@ -127,7 +127,7 @@ class NightWatch:
         folder = self._node.settings.node.data_dir / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"retrain-{window.begins_at:%Y%m%d-%H%M}.log"
-        self._pause_file.unlink(missing_ok=True)
+        self._pause_file.unlink(missing_ok=True)  # of a night whose process was killed: it would wait for ever
         log.info("scheduled training begins", until=window.ends_at.isoformat(), log=str(path))
         with path.open("ab") as output:
             process = subprocess.Popen(
@@ -136,7 +136,7 @@ class NightWatch:
                 stdout=output,
                 stderr=output,
                 env=_environment(self._node.settings.retrain, self._pause_file),
-                preexec_fn=_humble(self._node.settings.retrain.nice, os.getpid()),
+                preexec_fn=_lower_priority(self._node.settings.retrain.nice, os.getpid()),
             )
         try:
             self._accompany(process, night_pk, window, path)
@@ -156,6 +156,7 @@ class NightWatch:
             if stops or now >= window.ends_at or not self._leads():
                 why = "the node stops" if stops else "the window is over" if now >= window.ends_at else "another leads"
                 self._stop(process, NODE_STOPS_SECONDS if stops else KILL_SECONDS)
+                # A node that ends leaves its night running, and after LOST another process goes on with it.
                 self._note(night_pk, NightState.RUNNING if stops else NightState.STOPPED, process, pauses, detail=why)
                 return
             try:
@@ -240,7 +241,9 @@ def _environment(settings: RetrainSection, pause_file: Path) -> dict[str, str]:
     }
 
 
-def _humble(nice: int, parent_pid: int) -> Callable[[], None]:
+def _lower_priority(nice: int, parent_pid: int) -> Callable[[], None]:
+    """Prepare the child before it runs: behind every study for the CPU, and gone with its parent."""
+
     def prepare() -> None:
         os.nice(nice)
         end_with_parent(parent_pid)

@@ -120,8 +120,10 @@ def read_pointer(directory: str | Path) -> ChampionPointer:
 def promote(directory: str | Path, name: str, *, at: dt.datetime, who: str = "", reason: str = "") -> Manifest:
     """Make a checkpoint the champion. Raises CheckpointError where it does not pass verification."""
     directory = Path(directory)
+    # Verified before the lock is taken: hashing gigabytes must not keep a rollback waiting.
     manifest = read_manifest(_folder(directory, name))
     with _lock(directory):
+        # Read again under the lock, for the history holds what others have promoted meanwhile.
         pointer = read_pointer(directory)
         if pointer.history and pointer.history[-1].folder == name:
             return manifest
@@ -142,6 +144,7 @@ def rollback(directory: str | Path, *, at: dt.datetime, who: str = "", reason: s
         if not pointer.history:
             raise CheckpointError(f"{directory}: nothing was promoted, so there is nothing to roll back")
         *earlier, last = pointer.history
+        # Here under the lock: which one is the earlier champion must not change until the pointer is written.
         manifest = read_manifest(_folder(directory, earlier[-1].folder)) if earlier else None
         withdrawal = Promotion(folder=last.folder, at=_aware(at), who=who, reason=reason, promoted=last)
         _write_pointer(directory, ChampionPointer(history=tuple(earlier), withdrawn=(*pointer.withdrawn, withdrawal)))

@@ -121,11 +121,13 @@ class Collator:
             first = number == 1 or not sample.conversation
             question = self._ids(render_question(turn.question, first=first))
             answer = self._ids(render_answer(turn.answer))
+            # A conversation is one segment in which each turn sees those before it, as a chat is asked. Packed
+            # questions all go on where the prefix ends, whatever stands between: each is alone behind it.
             start = len(ids) if sample.conversation else len(prefix)
             length = len(question) + len(answer)
             ids += [*question, *answer]
             positions += range(start, start + length)
-            labels += [*([UNKNOWN] * len(question)), *answer]
+            labels += [*([UNKNOWN] * len(question)), *answer]  # the loss is of answers; questions are given
             segments += [0 if sample.conversation else number] * length
         return PackedRow(ids=ids, positions=positions, labels=labels, segments=segments)
 
@@ -163,6 +165,7 @@ def _stack_targets(targets: Sequence[Targets | None]) -> dict[str, Tensor]:
     stacked = {name: torch.from_numpy(np.stack([getattr(target, name) for target in known])) for name in names}
     some = next((target.marks for target in known if target.marks is not None), None)
     if some is not None:
+        # Zeros hold the place of marks that nobody made; `marked` keeps them out of the loss.
         marks = [some * 0 if target.marks is None else target.marks for target in known]
         stacked["marks"] = torch.from_numpy(np.stack(marks))
         stacked["marked"] = torch.tensor([target.marks is not None for target in known])

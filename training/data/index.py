@@ -121,6 +121,7 @@ def _key(spec: SetSpec, options: InstructionOptions) -> str:
 def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: Callable[[int], None]) -> None:
     report, not_asked = DropReport(), DropReport()
     answers = load_answers(Path(spec.long_answers)) if spec.long_answers else {}
+    # Of all streams, whatever the recipe wants of them: a change of its shares then needs no new index.
     everything = InstructionOptions(
         streams=frozenset(Stream),
         closed=options.closed,
@@ -163,6 +164,7 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
         "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
         "examples": report.examples,
     }
+    # This file last: a folder without it is unfinished and is built again.
     partial = folder / f"{ABOUT}.partial"
     partial.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     partial.replace(folder / ABOUT)

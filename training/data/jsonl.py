@@ -45,6 +45,7 @@ class RowWriter:
         if kind is not None:
             self._partial.unlink()
             return
+        # The offsets first: rows without offsets do not open, and offsets beside older rows do not fit their size.
         _save_offsets(self.path, np.asarray(self._offsets, np.int64))
         self._partial.replace(self.path)
 
@@ -76,6 +77,7 @@ class Rows:
         if self._descriptor is None or self._descriptor[0] != os.getpid():
             self._descriptor = (os.getpid(), os.open(self.path, os.O_RDONLY))
         start, stop = int(self._offsets[number]), int(self._offsets[number + 1])
+        # pread has no position of its own, so threads may read at the same time.
         row: dict[str, Any] = json.loads(os.pread(self._descriptor[1], stop - start, start))
         return row
 

@@ -54,7 +54,7 @@ class MixedSource:
         dropped: list[Dropped] = []
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([self.seed, number, attempt])
-            if attempt:
+            if attempt:  # another item of the same pool, so that the shares of the mix hold
                 item = int(rng.integers(pool.size))
             try:
                 sample = pool.make(item, rng)

@@ -43,6 +43,7 @@ class MixSchedule:
         self._order = lru_cache(maxsize=2 * max(len(self.sizes), 1))(self._make_order)
 
     def __reduce__(self) -> tuple[object, ...]:
+        # The caches cannot be pickled; a worker of the data loader makes its own.
         return _restore, (self.sizes, self.quotas, self._seed)
 
     def place(self, number: int) -> tuple[int, int]:
@@ -56,6 +57,7 @@ class MixSchedule:
 
     def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         owners = np.repeat(np.arange(len(self.quotas)), self.quotas)
+        # 7 here and 8 below: two streams of random numbers from one seed.
         owners = np.random.default_rng([self._seed, 7, block]).permutation(owners)
         ranks = np.zeros(BLOCK, np.int64)
         for pool in range(len(self.quotas)):

@@ -118,7 +118,7 @@ def draw(films: FilmSet, alone: NDArray[np.float64], pairs: PairSet, size: int, 
         [pairs.rows[chosen, 0], pairs.rows[chosen, 1], rng.choice(len(alone), size - 2 * count, p=alone)]
     )
     mirrored = torch.rand(size) < 0.5
-    mirrored[count : 2 * count] = mirrored[:count]
+    mirrored[count : 2 * count] = mirrored[:count]  # a prior mirrored alone would show its findings on the other side
     masks = torch.zeros(size, len(MARKED), *films.masks.shape[-2:])
     for number, row in enumerate(rows):
         if films.mask_rows[row] >= 0:

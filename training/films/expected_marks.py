@@ -50,8 +50,10 @@ def fit_mark_odds(
 
     def loss(free: NDArray[np.float64]) -> float:
         values = free[0] * odds + free[1] * mention + free[2]
+        # log(1 + e^v) - t·v is the cross-entropy of a share t, without overflow.
         return float((np.logaddexp(0.0, values) - truth * values).sum() + PENALTY * (free[:2] ** 2).sum())
 
+    # Neither slope nor mention may be negative: more evidence for a finding never makes it less likely.
     slope, weight, bias = minimize(
         loss, np.zeros(3), method="L-BFGS-B", bounds=[(0.0, None), (0.0, None), (None, None)]
     ).x

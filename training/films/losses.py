@@ -35,6 +35,8 @@ class ChangeLoss(nn.Module):
         """prior, current: amounts [N, GRADED]. directions: 0 better, 1 the same, 2 worse. weights [N, GRADED]."""
         difference = (current - prior) * functional.softplus(self.steepness) * 2.0
         width = functional.softplus(self.width)
+        # "The same" is the reference at 0 and wins while the amounts differ by less than the width. With prior and
+        # current exchanged, better and worse are exchanged exactly, so no pair can be read two ways.
         scores = torch.stack([-difference - width, torch.zeros_like(difference), difference - width], dim=-1)
         losses = functional.cross_entropy(scores.flatten(0, 1), directions.flatten(), reduction="none")
         return (losses.view_as(weights) * weights).sum() / len(prior) / 3.0
@@ -43,7 +45,7 @@ class ChangeLoss(nn.Module):
 def film_loss(outputs: FilmOutputs, mined: Tensor, marked: Tensor, areas: Tensor, masks: Tensor) -> Tensor:
     """Sum of the losses of one film's own labels. mined, marked: UNKNOWN where nobody says; masks as the maps."""
     read = (marked[:, :1] != UNKNOWN).float()
-    readers = read.sum().clamp(min=1.0)
+    readers = read.sum().clamp(min=1.0)  # losses of marks are means over the films that were read, not over the batch
     present = marked.clamp(min=0.0)
     return (
         2.0 * _mined_loss(outputs.mined, mined)
@@ -55,6 +57,7 @@ def film_loss(outputs: FilmOutputs, mined: Tensor, marked: Tensor, areas: Tensor
 
 def _mined_loss(logits: Tensor, mined: Tensor) -> Tensor:
     known = (mined != UNKNOWN).float()
+    # 0.9 for a mention and 0.0125 for none.
     targets = mined.clamp(min=0.0) * (1.0 - 2.0 * SMOOTHING) + 0.25 * SMOOTHING * (1.0 - mined.clamp(min=0.0))
     losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     weights = torch.where(mined > 0.0, _row(MINED_WEIGHTS, logits), torch.ones_like(mined)) * known
@@ -62,7 +65,7 @@ def _mined_loss(logits: Tensor, mined: Tensor) -> Tensor:
 
 
 def _marked_loss(logits: Tensor, present: Tensor, read: Tensor, readers: Tensor) -> Tensor:
-    targets = present * (1.0 - 6.0 * MARKED_SMOOTHING) + MARKED_SMOOTHING
+    targets = present * (1.0 - 6.0 * MARKED_SMOOTHING) + MARKED_SMOOTHING  # 0.95 for a mark and 0.01 for none
     losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (losses * read * _row(MARKED_WEIGHTS, logits)).sum() / readers / len(MARKED)
 
@@ -74,7 +77,7 @@ def _map_loss(maps: Tensor, masks: Tensor, read: Tensor, readers: Tensor) -> Ten
 
 
 def _area_loss(amounts: Tensor, areas: Tensor, read: Tensor, readers: Tensor) -> Tensor:
-    targets = areas.sqrt() * AREA_SCALE
+    targets = areas.sqrt() * AREA_SCALE  # a length, else the largest findings alone would rule the loss
     losses = functional.smooth_l1_loss(amounts[:, : len(MARKED)], targets, reduction="none", beta=0.2)
     return (losses * read * (1.0 + 3.0 * (targets > 0.0))).sum() / readers / len(MARKED)
 

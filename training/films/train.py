@@ -103,6 +103,7 @@ class FilmTraining:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
         self._optimizer.step()
+        # Short at first: a long average would hold the untrained heads for hundreds of steps.
         _mix(self._average, self.network, min(AVERAGE, (self.step + 2) / (self.step + 11)))
         self.step += 1
         return float(loss.detach())
@@ -136,7 +137,7 @@ class FilmTraining:
             "torch": torch.get_rng_state(),
             "numpy": json.dumps(self._rng.bit_generator.state),
         }
-        draft = path.with_suffix(".part")
+        draft = path.with_suffix(".part")  # renamed when whole: a kill leaves the file before it
         torch.save(kept, draft)
         draft.replace(path)
 

@@ -40,6 +40,8 @@ class AuxiliaryHeads(nn.Module):
         self.look = nn.MultiheadAttention(hidden, heads, batch_first=True)
         self.look_difference = nn.MultiheadAttention(hidden, heads, batch_first=True)
         self.single = nn.Parameter(torch.randn(findings, hidden, 4) * hidden**-0.5)
+        # They begin near how rare findings are, else the first steps go into learning that most are absent
+        # (prior initialisation, Lin et al. 2017, section 4.1).
         self.single_bias = nn.Parameter(torch.tensor([-1.0, 0.0, 0.0, -1.5]).repeat(findings, 1))
         self.mix = nn.Sequential(nn.Linear(3 * hidden, hidden), nn.GELU())
         self.change = nn.Parameter(torch.randn(findings, hidden, len(CHANGE_ANSWERS)) * hidden**-0.5)
@@ -93,6 +95,7 @@ def head_losses(outputs: HeadOutputs, batch: PackedBatch) -> dict[str, Tensor]:
     sides = torch.stack([pick(batch.left), pick(batch.right)], dim=-1)
     losses["side"] = _known_bce(single[..., 1:3], sides)
     severity = pick(batch.severity)
+    # A sum over what is known by its count, never a mean over all: a batch with few labels weighs them no less.
     known = ~severity.isnan()
     error = (single[..., 3].sigmoid() - severity.nan_to_num()).square()
     losses["severity"] = (error * known).sum() / known.sum().clamp(min=1)
@@ -110,7 +113,7 @@ def _change_loss(logits: Tensor, target: Tensor) -> Tensor:
     if not bool(known.any()):
         return logits.sum() * 0.0  # every rank must reach the same weights
     weight = torch.ones(len(CHANGE_ANSWERS), device=target.device)
-    weight[CHANGE_ANSWERS.index("none")] = 0.25
+    weight[CHANGE_ANSWERS.index("none")] = 0.25  # most findings are on neither image
     return functional.cross_entropy(logits.float().flatten(0, 1), flat, weight, ignore_index=UNKNOWN)
 
 

@@ -114,6 +114,7 @@ class Trainable(Learner):
             raise ValueError("a batch brings pixels or features")
         sequences = features.sequences
         counts = batch.image_counts.tolist()
+        # Images of all samples go through the tower in one batch and are handed back to their samples here.
         samples = [list(part) for part in _split(sequences, counts)]
         extras: list[Tensor] | None = None
         if self.model.longitudinal is not None:

@@ -45,6 +45,7 @@ def _layer_matrices(owner: nn.Module) -> set[int]:
     """The weights of linear and attention layers that are no embedding and no output over the vocabulary."""
     # Where embeddings are tied, the output layer's weight is the embedding itself.
     tied = {id(m.weight) for m in owner.modules() if isinstance(m, nn.Embedding)}
+    # Muon orthogonalises an update as a map between activations; an embedding is a table of rows, not such a map.
     layers: set[int] = set()
     for name, layer in owner.named_modules():
         if isinstance(layer, nn.Linear) and not name.endswith("lm_head") and id(layer.weight) not in tied:

@@ -102,6 +102,7 @@ def film_marks(patient: PhantomPatient, film: PhantomFilm) -> NDArray[np.uint8]:
     for key, plane in finding_marks(patient, film.states, film.acquisition, rows, columns).items():
         square = np.zeros((fine, fine), np.float32)
         square[top : top + rows, left : left + columns] = plane
+        # The largest of each four, not their mean: a thin line must not fade away.
         coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))
         out[PHANTOM_FINDINGS.index(key)] = np.clip(coarse * 255, 0, 255)
     return out
@@ -137,6 +138,7 @@ def write_shard(
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (sum(films), size, size))
     row = 0
     for index, course in enumerate(drawn):
+        # From the course's own seed: a course looks the same whatever shard it falls into.
         fine = bool(np.random.default_rng([first_seed + index, 4]).random() < FINE_SHARE)
         for number, film in enumerate(course.films):
             if backgrounds:
@@ -216,6 +218,7 @@ class PhantomCache:
         """Truth, films uint8 [films, size, size] and outlines of one course."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         shard = self._shards[number]
+        # Mapped, not read: the workers of a data loader share the pages, and a cache may be larger than the memory.
         if shard.path not in self._mapped:
             self._mapped[shard.path] = (shard.pixels(), shard.marks())
         course_number = index - int(self._starts[number])
@@ -242,6 +245,7 @@ def fill(
     for number, start in enumerate(range(0, pairs, shard_pairs)):
         name = f"{prefix}-{first_seed}-{number:04d}"
         count = min(shard_pairs, pairs - start)
+        # The JSON is written last, so a shard that a killed run left half-written is rendered again.
         if not (folder / f"{name}.json").exists():
             seed = first_seed + start
             write_shard(folder, name, first_seed=seed, courses=count, size=size, options=options, note=note)

@@ -154,6 +154,8 @@ def _state(level: int, trend: int) -> int:
 def graded_step(dynamics: Dynamics, *, treated: bool) -> Matrix:
     """One step [12, 12] of a finding with a degree: the trend turns or not, then the finding moves or not."""
     step = np.zeros((GRADED_STATES, GRADED_STATES))
+    # An onset is not seen at once: it brews for a while, and the film of that day is still clear. So the next image
+    # can be foretold from more than the present one.
     step[0, 0], step[0, BREWING] = 1 - dynamics.onset, dynamics.onset
     step[BREWING, 0] = fades = dynamics.response if treated else dynamics.turn
     for trend, share in enumerate(dynamics.onset_trends):
@@ -162,17 +164,20 @@ def graded_step(dynamics: Dynamics, *, treated: bool) -> Matrix:
     step[RESTING, BREWING] = 1.0
     for state in range(1, BREWING):
         level, trend = level_of(state), (state - 1) % TRENDS
+        # First the trend: it stays, turns by itself, or is turned for the better by the treatment.
         trends = np.array(dynamics.turned_trends) * dynamics.turn
         trends[trend] += 1 - dynamics.turn
         if treated:
             trends *= 1 - dynamics.response
             trends[BETTER] += dynamics.response
         for after, share in enumerate(trends):
+            # Then the degree follows the trend, at the finding's pace.
             moved = {WORSE: min(level + 1, 3), STEADY: level, BETTER: level - 1}[after]
             if moved:
                 step[state, _state(moved, after)] += share * dynamics.pace
             else:
                 step[state, 0] += share * dynamics.pace * (1 - dynamics.relapse)
+                # It looks healed and is not: from here it brews again.
                 step[state, RESTING] += share * dynamics.pace * dynamics.relapse
             step[state, _state(level, after)] += share * (1 - dynamics.pace)
     return step
@@ -188,6 +193,8 @@ def _decision_probability(treatment: Treatment, levels: Mapping[str, int], *, gi
 
 def treated_chain(keys: tuple[str, ...], name: str) -> Chain:
     """Findings with a degree under one treatment: first they move as treated or not, then it is decided on."""
+    # One chain over the product of the findings' states, for one decision to treat depends on all of them. The second
+    # half of its states is the same again under treatment.
     count = GRADED_STATES ** len(keys)
     places = np.unravel_index(np.arange(count), (GRADED_STATES,) * len(keys))
     levels = {key: np.array([level_of(int(s)) for s in states]) for key, states in zip(keys, places, strict=True)}
@@ -204,12 +211,13 @@ def treated_chain(keys: tuple[str, ...], name: str) -> Chain:
                 for n in range(count)
             ]
         )
+        # `decided` runs along the columns: by the degrees after the move, which is what the film of that day shows.
         own = slice(count, None) if given else slice(0, count)
         step[own, count:] = moved[given] * decided
         step[own, :count] = moved[given] * (1 - decided)
     doubled = {key: np.tile(value, 2) for key, value in levels.items()}
     given_states = np.arange(2 * count) >= count
-    on_film = name == "chest_tube"
+    on_film = name == "chest_tube"  # seen on the film itself; of the others only the chart tells
     shown = doubled | ({name: given_states.astype(np.int64)} if on_film else {})
     flags = {
         lab: np.stack([_flag_shares(int(s)) for s in np.tile(places[keys.index(key)], 2)])
