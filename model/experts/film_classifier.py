@@ -283,8 +283,7 @@ def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> Fi
 
 def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> FilmNetwork:
     start = f"{number}."
-    own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-    state = grow_heads(own)
+    state = grow_heads({name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)})
     network = FilmNetwork()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this form
     try:
