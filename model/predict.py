@@ -100,8 +100,7 @@ class Predictor:
 
     def predict_many(self, pairs: Sequence[StudyPair]) -> list[Prediction]:
         """Answer several pairs, in batches where the model allows it."""
-        # One film is looked at several times (film classifier, vision tower, outlines, next image): within a call its
-        # square and its features are kept.
+        # One film is looked at several times (classifier, tower, outlines, next image): keep its square and features.
         with keep_squares(), self.vlm.model.keep_features() if isinstance(self.vlm, NvilaVlm) else nullcontext():
             return self._predict(pairs)
 

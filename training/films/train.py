@@ -103,8 +103,7 @@ class FilmTraining:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_NORM)
         self._optimizer.step()
-        # Short at first: a long average would hold the untrained heads for hundreds of steps.
-        _mix(self._average, self.network, min(AVERAGE, (self.step + 2) / (self.step + 11)))
+        _mix(self._average, self.network, min(AVERAGE, (self.step + 2) / (self.step + 11)))  # short at first
         self.step += 1
         return float(loss.detach())
 

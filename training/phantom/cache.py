@@ -102,8 +102,7 @@ def film_marks(patient: PhantomPatient, film: PhantomFilm) -> NDArray[np.uint8]:
     for key, plane in finding_marks(patient, film.states, film.acquisition, rows, columns).items():
         square = np.zeros((fine, fine), np.float32)
         square[top : top + rows, left : left + columns] = plane
-        # The largest of each four, not their mean: a thin line must not fade away.
-        coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))
+        coarse = square.reshape(MARK_SIDE, 2, MARK_SIDE, 2).max((1, 3))  # not the mean: a thin line must not fade
         out[PHANTOM_FINDINGS.index(key)] = np.clip(coarse * 255, 0, 255)
     return out
 
