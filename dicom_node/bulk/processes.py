@@ -153,7 +153,7 @@ class ProcessMapper:
             assert task is not None
             yield from self._finish(task, value)
         now = time.monotonic()
-        for worker in [one for one in self._workers if one.pipe not in heard and one.deadline <= now]:
+        for worker in [each for each in self._workers if each.pipe not in heard and each.deadline <= now]:
             if worker.task is None and worker.is_ready:
                 worker.deadline = now + START_SECONDS  # idle: nothing is due
                 continue

@@ -191,8 +191,8 @@ def _read_headers(
 def _identity(rules: AnalysisRules, mapper: Mapper) -> ModelIdentity:
     """Who will answer, asked where it will run."""
     [(_, [identity])] = mapper.map(IdentityWork(rules=rules), [Batch(number=0, items=(None,))])
-    found: ModelIdentity = identity
-    return found
+    answerer: ModelIdentity = identity
+    return answerer
 
 
 def _weights(section: ModelSection) -> Path | None:

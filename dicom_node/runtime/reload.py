@@ -55,14 +55,14 @@ def _require_same_place(settings: Settings, fresh: Settings) -> None:
 
 def _addresses(settings: Settings, receives: bool) -> set[tuple[str, str, int]]:
     """(key, host, port) of everything that listens; a port of 0 is any free one."""
-    found = {("web.port", settings.web.host, settings.web.port)} if settings.web.enabled else set()
+    addresses = {("web.port", settings.web.host, settings.web.port)} if settings.web.enabled else set()
     if receives:
-        found.add(("node.port", settings.node.host, settings.node.port))
+        addresses.add(("node.port", settings.node.host, settings.node.port))
         if settings.tls is not None:
-            found.add(("tls.port", settings.node.host, settings.tls.port))
+            addresses.add(("tls.port", settings.node.host, settings.tls.port))
         if settings.hl7.enabled:
-            found.add(("hl7.port", settings.hl7.host, settings.hl7.port))
-    return {(key, host, port) for key, host, port in found if port}
+            addresses.add(("hl7.port", settings.hl7.host, settings.hl7.port))
+    return {(key, host, port) for key, host, port in addresses if port}
 
 
 def _require_free(key: str, host: str, port: int) -> None:

@@ -116,21 +116,21 @@ def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Setting
         reloads = threading.Event()
         signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
         while not stop.is_set():
-            settings = _supervise(settings, role, stop, _Reload(wanted=reloads, read=reload))
+            settings = _supervise(settings, role, stop, _Reload(asked_for=reloads, read=reload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reload:
     """A wish for the configuration to be read again, by SIGHUP, and how it is read; None: it cannot be."""
 
-    wanted: threading.Event
+    asked_for: threading.Event
     read: Callable[[], Settings] | None
 
     def settings(self, running: Settings, role: ProcessRole) -> Settings | None:
-        """The new settings where they are wanted and the node can run with them; nothing has been ended by then."""
-        if not self.wanted.is_set():
+        """The new settings where they are asked for and the node can run with them; nothing has been ended by then."""
+        if not self.asked_for.is_set():
             return None
-        self.wanted.clear()
+        self.asked_for.clear()
         if self.read is None:
             return None
         return read_new_settings(

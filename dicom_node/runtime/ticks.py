@@ -105,16 +105,14 @@ def _mend_delivery(session: Session, delivery_id: int, key: str, node: NodeConte
 
 
 def _job_states(session: Session, keys: Mapping[str, int]) -> dict[str, JobState]:
-    found: dict[str, JobState] = {}
-    wanted = list(keys)
-    for start in range(0, len(wanted), 500):  # SQLite takes a limited number of parameters
-        found.update(
+    states: dict[str, JobState] = {}
+    names = list(keys)
+    for start in range(0, len(names), 500):  # SQLite takes a limited number of parameters
+        states.update(
             (key, state)
-            for key, state in session.execute(
-                select(Job.key, Job.state).where(Job.key.in_(wanted[start : start + 500]))
-            )
+            for key, state in session.execute(select(Job.key, Job.state).where(Job.key.in_(names[start : start + 500])))
         )
-    return found
+    return states
 
 
 def compare_store_and_index(node: NodeContext) -> None:
@@ -144,19 +142,19 @@ class UnclaimedLook:
     def __call__(self, node: NodeContext) -> None:
         """Raise the notices that are due."""
         with node.database.read() as session:
-            found = find_unclaimed_work(session)
+            unclaimed = find_unclaimed_work(session)
         now = node.clock()
-        self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in found}
-        lasting = [waiting for waiting in found if now - self.first_seen[waiting.kind] >= LANE_IS_GONE]
-        texts = {f"unclaimed:{one.kind}:{one.due_since:%Y%m%d%H}": one.sentence() for one in lasting}
+        self.first_seen = {waiting.kind: self.first_seen.get(waiting.kind, now) for waiting in unclaimed}
+        lasting = [waiting for waiting in unclaimed if now - self.first_seen[waiting.kind] >= LANE_IS_GONE]
+        texts = {f"unclaimed:{work.kind}:{work.due_since:%Y%m%d%H}": work.sentence() for work in lasting}
         _raise_notices(node, "work waits", texts)
 
 
 def tell_of_stalled_destinations(node: NodeContext) -> None:
     """Raise a notice for a destination that nothing reaches, once for each time that it begins."""
     with node.database.read() as session:
-        found = find_stalled(session)
-    texts = {f"stalled:{one.destination}:{one.waiting_since:%Y%m%d%H%M}": one.sentence() for one in found}
+        stalled = find_stalled(session)
+    texts = {f"stalled:{each.destination}:{each.waiting_since:%Y%m%d%H%M}": each.sentence() for each in stalled}
     _raise_notices(node, "destination", texts)
 
 

@@ -195,9 +195,9 @@ def _study_mismatch(place: _Identified, header: InstanceHeader) -> str:
 
 def _fill(session: Session, place: _InstancePlace, header: InstanceHeader) -> None:
     """A study's first object may be a note or a film typed in by hand: what it left empty a later one says."""
-    said = {name: getattr(header, name) for name in _FILLED if not getattr(place, name)}
-    if said := {name: value for name, value in said.items() if value}:
-        session.execute(update(_study).where(_study.c.id == place.study_pk).values(**said))
+    filled = {name: getattr(header, name) for name in _FILLED if not getattr(place, name)}
+    if filled := {name: value for name, value in filled.items() if value}:
+        session.execute(update(_study).where(_study.c.id == place.study_pk).values(**filled))
 
 
 def _note_activity(session: Session, place: _InstancePlace, received: ReceivedInstance, now: dt.datetime) -> None:

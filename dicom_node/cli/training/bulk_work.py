@@ -87,15 +87,15 @@ class EvaluateWork(Work["Record", "list[tuple[Record, StudyPair | str]]", Line])
         from training.data.datasets import load_pair
 
         def read(records: Sequence[Record]) -> list[tuple[Record, StudyPair | str]]:
-            found: list[tuple[Record, StudyPair | str]] = []
+            pairs: list[tuple[Record, StudyPair | str]] = []
             for record in records:
                 try:
-                    found.append((record, load_pair(record, most=self.most)))
+                    pairs.append((record, load_pair(record, most=self.most)))
                 except PixelError as error:
-                    found.append((record, f"image cannot be decoded: {error}"))
+                    pairs.append((record, f"image cannot be decoded: {error}"))
                 except ValueError as error:
-                    found.append((record, str(error)))
-            return found
+                    pairs.append((record, str(error)))
+            return pairs
 
         return read
 
@@ -120,8 +120,8 @@ class EvaluateWork(Work["Record", "list[tuple[Record, StudyPair | str]]", Line])
             if isinstance(pair, str):
                 return {"record": record.record_id, "fault": pair}
             asked = with_lumen_questions(record, predictor.findings) if self.lumen else record
-            said = ask_record(predictor, asked, pair, self.options, ask)
-            values = answers().dump_python(said, mode="json")
+            answered = ask_record(predictor, asked, pair, self.options, ask)
+            values = answers().dump_python(answered, mode="json")
             return {"record": record.record_id, "model": model, "findings": predictor.findings, "said": values}
 
         return lambda read: [line(record, pair) for record, pair in read]
