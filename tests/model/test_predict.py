@@ -22,11 +22,9 @@ from model.experts.expert import BUILDERS, CONFIGURATION, LABELS, WEIGHTS
 from model.images.display import from_grey
 from model.ontology import ontology
 from model.predict import Predictor, load_predictor
-from model.prognosis.foresight import Foresight
-from model.prognosis.head import PrognosisHead
-from model.prognosis.inputs import Vocabulary
 from model.schema import DisplayImage, Presence, StudyPair
 from tests.model.checkpoints.test_registry import NOW
+from tests.model.prognosis.test_prognosis import save_with_head
 from tests.support.tiny_nvila import FINDINGS, save_tiny
 
 
@@ -205,20 +203,26 @@ def test_an_expert_speaks_to_whom_was_trained_with_it(tmp_path: Path, folder: Pa
 
 
 def test_dropping_the_expert_changes_no_reading_that_the_prognosis_rests_on(
-    tmp_path: Path, folder: Path, expert_folder: Path
+    tmp_path: Path, expert_folder: Path
 ) -> None:
-    taught = tmp_path / "taught"
-    shutil.copytree(folder, taught)
+    taught = save_with_head(tmp_path / "taught", {"both": FINDINGS})
     rewrite_manifest(taught, expert=True)
-    pair, read = StudyPair(current=image(1), prior=image(2)), []
-    blind = PrognosisHead(vocabulary=Vocabulary(findings=FINDINGS), weights={})
+    pair, read, said = StudyPair(current=image(1), prior=image(2)), [], []
     for experts in (None, expert_folder):
         predictor = load_predictor(taught, experts=experts)
+        predictor.engine = Engine(predictor.vlm, max_new_tokens=2)
         assert (predictor.expert is None) == (experts is None)
-        foresight = Foresight(predictor.vlm, predictor.engine, blind, stated={}, calibrated=predictor.calibrate_answer)
-        read.append(foresight.known(pair).readings)
+        assert predictor.foresight is not None
+        read.append(predictor.foresight.known(pair).readings)
+        said.append(predictor.predict(pair))
     for without, told in zip(*read, strict=True):
         assert np.array_equal(without, told)
+    unheard, heard = ({(item.key, item.change): item.probability for item in one.prognosis} for one in said)
+    common = unheard.keys() & heard.keys()  # what contradicts a finding is left out, and the findings may differ
+    assert common
+    assert all(unheard[item] == pytest.approx(heard[item], abs=1e-6) for item in common)
+    first, second = ([finding.probability for finding in one.findings] for one in said)
+    assert first != second, "the expert did speak"
 
 
 def test_regions_are_sought_under_the_prompt_that_was_answered(

@@ -127,7 +127,7 @@ def test_a_head_comes_back_as_it_was_saved_and_a_broken_one_is_named(tmp_path: P
         read_head(tmp_path)
 
 
-def _with_head(folder: Path, stated: dict[str, tuple[str, ...]], *, prognosis: bool = True) -> Path:
+def save_with_head(folder: Path, stated: dict[str, tuple[str, ...]], *, prognosis: bool = True) -> Path:
     save_tiny(folder)
     old = read_manifest(folder)
     head().save(folder)
@@ -180,7 +180,7 @@ def evidence(setting: str) -> PrognosisEvidence:
 
 def test_only_what_the_figures_allow_is_foretold(tmp_path: Path) -> None:
     stated = {"all": FINDINGS, "both": FINDINGS[:1]}
-    predictor = load_predictor(_with_head(tmp_path / "tiny", stated))
+    predictor = load_predictor(save_with_head(tmp_path / "tiny", stated))
     predictor.engine = Engine(predictor.vlm, max_new_tokens=2)
     four = study([0, 1, 2, 3])
     assert {item.key for item in predictor.predict(four.newest(2)).prognosis} <= set(FINDINGS[:1])
@@ -191,13 +191,13 @@ def test_only_what_the_figures_allow_is_foretold(tmp_path: Path) -> None:
     expected = head().probabilities(predictor.foresight.known(four))
     for item in said:
         assert item.probability == pytest.approx(max(expected[item.key].values()))
-    silent = load_predictor(_with_head(tmp_path / "silent", stated, prognosis=False))
+    silent = load_predictor(save_with_head(tmp_path / "silent", stated, prognosis=False))
     assert silent.foresight is None
     assert silent.predict(four).prognosis == ()
 
 
 def test_where_nobody_can_tell_the_kind_of_image_the_evidence_allows_nothing(tmp_path: Path) -> None:
-    folder = _with_head(tmp_path / "tiny", {"both": FINDINGS})
+    folder = save_with_head(tmp_path / "tiny", {"both": FINDINGS})
     predictor = load_predictor(folder)
     predictor.engine = Engine(predictor.vlm, max_new_tokens=2)
     assert predictor.predict(study([0, 1])).prognosis
@@ -209,14 +209,14 @@ def test_where_nobody_can_tell_the_kind_of_image_the_evidence_allows_nothing(tmp
 
 
 def test_a_setting_without_figures_is_not_stated(tmp_path: Path) -> None:
-    folder = _with_head(tmp_path / "tiny", {"both": FINDINGS, "all": ()})
+    folder = save_with_head(tmp_path / "tiny", {"both": FINDINGS, "all": ()})
     rewrite_manifest(folder, prognosis_evidence=evidence("both"))
     with pytest.raises(CheckpointError, match=r"stated in \['both'\], for which there are no figures"):
         rewrite_manifest(folder, prognosis_evidence=evidence("all"))
 
 
 def test_dropping_the_oldest_image_changes_the_prognosis_and_nothing_else(tmp_path: Path) -> None:
-    predictor = load_predictor(_with_head(tmp_path / "tiny", {"all": FINDINGS}))
+    predictor = load_predictor(save_with_head(tmp_path / "tiny", {"all": FINDINGS}))
     predictor.engine = Engine(predictor.vlm, max_new_tokens=2)
     four = study([0, 1, 2, 3])
     whole, fewer = predictor.predict(four), predictor.predict(four.newest(3))
