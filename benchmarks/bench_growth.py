@@ -38,7 +38,7 @@ def seconds_to_archive(node: Node, after: int) -> list[float]:
             .where(Study.id > after)
             .group_by(Study.id, Study.completed_at)
         ).all()
-    return [(stored - closed).total_seconds() for closed, stored in rows]
+    return [(stored - closed).total_seconds() for closed, stored in rows if closed is not None and stored is not None]
 
 
 def last_study(node: Node) -> int:
