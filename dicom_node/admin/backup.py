@@ -63,6 +63,9 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _watch_nothing) 
         raise UsageError(f"{target}: a backup lies outside of node.data_dir ({data})")
     try:
         target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{target}: no folder for a backup can be made there: {error.strerror}") from error
+    try:
         if settings.database.url.startswith("sqlite"):
             _copy_sqlite(_sqlite_file(settings), target / INDEX)
         else:

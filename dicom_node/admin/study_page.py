@@ -50,6 +50,7 @@ class StudyPage:
     current_sop: str
     prior_sop: str
     prior_date: str
+    prior_time: str
     instances: int
     timeline: tuple[Moment, ...]
     deliveries: tuple[DeliveryLine, ...]
@@ -77,11 +78,11 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
     count = session.scalar(
         select(func.count(Instance.id)).join(Series, Instance.series_pk == Series.id).where(Series.study_pk == study.id)
     )
-    prior_date = session.scalar(
-        select(Study.study_date).where(
+    prior_study = session.execute(
+        select(Study.study_date, Study.study_time).where(
             Study.study_instance_uid == (result.prior_study_instance_uid if result is not None else "")
         )
-    )
+    ).one_or_none()
     current = result.sop_instance_uid if result is not None else ""
     page = StudyPage(
         study=study,
@@ -89,7 +90,8 @@ def study_page(session: Session, study_instance_uid: str, *, result_id: int | No
         results=results,
         current_sop=current or _any_image(session, study.id),
         prior_sop=result.prior_sop_instance_uid if result is not None else "",
-        prior_date=prior_date or "",
+        prior_date=prior_study.study_date if prior_study is not None else "",
+        prior_time=prior_study.study_time if prior_study is not None else "",
         instances=count or 0,
         timeline=_timeline(study, results, rows),
         deliveries=tuple(delivery_line(delivery, document) for delivery, document, _ in rows),

@@ -160,6 +160,14 @@ def test_restore_onto_a_full_disk_goes_on_when_there_is_room(tmp_path: Path, mon
         assert uids(again) == held
 
 
+def test_backup_into_what_is_no_folder_is_refused_without_the_advice_to_run_it_again(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file of somebody", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"taken: no folder for a backup can be made there: File exists$"):
+        back_up(settings_for(tmp_path / "node"), taken)
+    assert taken.read_text(encoding="utf-8") == "a file of somebody"
+
+
 def test_folder_that_is_no_backup_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no backup"):
         restore(settings_for(tmp_path / "new"), tmp_path, now=utc_now())

@@ -55,9 +55,9 @@ def _flat(earlier: Mapping[str, EarlierStatement], language: str) -> str:
 def test_a_contradiction_of_the_earlier_reading_is_told_and_not_stated() -> None:
     differs = {"pleural_effusion": EarlierStatement(seen=Seen.NOT_SEEN)}
     text = _flat(differs, "en")
-    assert "Seen, not comparable with 1 March 2026: pleural effusion (the earlier reading differs)." in text
+    assert "Seen, not comparable with 1 March 2026: pleural effusion (that image was read otherwise)." in text
     assert "nchanged" not in text
-    assert "der frühere Befund lautet anders" in _flat(differs, "de")
+    assert "die frühere Aufnahme wurde anders befundet" in _flat(differs, "de")
     assert "Unchanged since 1 March 2026: pleural effusion." in _flat({}, "en")
 
 
