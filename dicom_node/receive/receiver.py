@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from dicom_node.config import Settings
-from dicom_node.errors import ConfigurationError
 from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.receive.audit_trail import ReceiveAudit
 from dicom_node.receive.commitment_reporter import CommitmentReporter
+from dicom_node.receive.listeners import listeners_of
 from dicom_node.receive.node_services import NodeServices
 from dicom_node.receive.recovery import recover
-from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor, listen
+from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor
 from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
 from dicom_node.receive.upper_layer.association import Association
 from dicom_node.receive.upper_layer.negotiation import ae_titles, negotiate
@@ -39,35 +39,6 @@ MIN_IDLE_SECONDS: Final = 1.0
 """An association that was accepted a moment ago is about to be used."""
 STOP_SECONDS: Final = 10.0
 """An association in the middle of a message gets so long to finish it when the receiver stops."""
-
-
-def listeners_of(settings: Settings) -> tuple[socket.socket, socket.socket | None]:
-    """The listening sockets: DICOM, and TLS where configured. Raises ConfigurationError naming the key of the port."""
-    node, tls = settings.node, settings.tls
-    shared = node.receivers > 1
-    ports = [("node.port", node.port)] + ([("tls.port", tls.port)] if tls is not None else [])
-    listeners: list[socket.socket] = []
-    for key, port in ports:
-        try:
-            listeners.append(listen(node.host, port, shared=shared))
-        except OSError as error:
-            for listener in listeners:
-                listener.close()
-            raise ConfigurationError(f"{key} {port} on {node.host}: {error.strerror}") from error
-    return listeners[0], listeners[1] if tls is not None else None
-
-
-def require_ports(settings: Settings) -> None:
-    """Raise ConfigurationError where the receivers could not listen, before any of them is started."""
-    for listener in listeners_of(settings):
-        if listener is not None:
-            listener.close()
-
-
-def require_certificates(settings: Settings) -> None:
-    """Raise ConfigurationError where certificate and key of the TLS port cannot be used."""
-    if settings.tls is not None:
-        server_context(settings.tls)
 
 
 class Receiver:

@@ -5,6 +5,7 @@ Imports of what a child needs are inside its function: a receiver must not carry
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -45,6 +46,7 @@ def child_main(
     name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
 ) -> None:
     """Run one child until it is told to stop: what all children do before and after their own part."""
+    gc.disable()  # until its modules are imported: they stay
     end_with_parent(parent_pid)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
     configure(settings.logging)
@@ -58,6 +60,13 @@ def child_main(
         raise SystemExit(1) from error
 
 
+def _end_start(ready: ProcessEvent) -> None:
+    """Collect garbage again, but not among what the start made, and say that the work begins."""
+    gc.freeze()
+    gc.enable()
+    ready.set()
+
+
 def receiver_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: threading.Event) -> None:
     """Receive: a pulse as long as the process lives, the receiver watches its own threads."""
     from dicom_node.receive import Receiver
@@ -65,7 +74,7 @@ def receiver_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: t
     node = node_context(settings, stop)
     receiver = Receiver(settings, node.database, node.store)
     receiver.start()
-    ready.set()
+    _end_start(ready)
     while not stop.wait(BEAT_SECONDS):
         pulse.beat()
     receiver.stop()
@@ -77,7 +86,7 @@ def night_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: thre
     from dicom_node.retrain.scheduled_run import run_nights
 
     node = node_context(settings, stop)
-    ready.set()
+    _end_start(ready)
     threading.Thread(target=_beat_until, args=(pulse, stop), name="pulse", daemon=True).start()
     run_nights(node)
     node.database.close()
@@ -115,7 +124,7 @@ def worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: thr
         },
     )
     worker.start()
-    ready.set()
+    _end_start(ready)
     while not stop.wait(BEAT_SECONDS):
         if worker.is_moving():
             pulse.beat()

@@ -33,7 +33,7 @@ def read_new_settings(
         if works:
             require_model(fresh)
         if receives:
-            from dicom_node.receive.receiver import require_certificates
+            from dicom_node.receive.listeners import require_certificates
 
             require_certificates(fresh)
         for key, host, port in sorted(_addresses(fresh, receives) - _addresses(settings, receives)):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event as ProcessEvent
+from typing import TYPE_CHECKING
 
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
@@ -28,6 +29,9 @@ from dicom_node.system.backoff import pause_after
 from dicom_node.system.child_process import stop_on_signals
 from dicom_node.system.file_lock import FileLock
 from dicom_node.system.pulse import Pulse
+
+if TYPE_CHECKING:
+    from dicom_node.feedback.reports.hl7_listener import Hl7Listener
 
 log = get_logger(__name__)
 
@@ -110,7 +114,7 @@ def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Setting
     prepare(settings)
     with sole_owner(settings):
         if role is not ProcessRole.WORK:
-            from dicom_node.receive.receiver import require_ports
+            from dicom_node.receive.listeners import require_ports
 
             require_ports(settings)
         reloads = threading.Event()
@@ -146,17 +150,21 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
         node_context(settings, threading.Event()),
         not_ready=lambda: [child.name for child in children if not child.ready.is_set()],
     )
-    with _own_parts(node, role):
-        for child in children:
-            _start(child, settings)
-        _announce(children, settings, role, stop)
-        while not stop.wait(0.2) and fresh is None:
-            for child in children:
-                _keep_running(child, settings)
-            fresh = reload.settings(settings, role)
-        log.info("node stopping" if stop.is_set() else "node reloading")
-        node.stop.set()
-        _end(children)
+    # First of all: they import on other cores while this process imports its own parts.
+    for child in children:
+        _start(child, settings)
+    try:
+        with _own_parts(node, role):
+            _announce(children, settings, role, stop)
+            while not stop.wait(0.2) and fresh is None:
+                for child in children:
+                    _keep_running(child, settings)
+                fresh = reload.settings(settings, role)
+            log.info("node stopping" if stop.is_set() else "node reloading")
+            node.stop.set()
+            _end(children)
+    finally:
+        _end(children)  # where a part of this process could not start; else they are gone
     node.database.close()
     log.info("node stopped")
     return fresh or settings
@@ -178,13 +186,12 @@ def _own_parts(node: NodeContext, role: ProcessRole) -> Iterator[None]:
     """Run the parts of the main process: sweeps where work is done, the HL7 listener where it is received, the
     pages."""
     from dicom_node.audit.messages import EventType
-    from dicom_node.feedback.reports.hl7_listener import Hl7Listener
     from dicom_node.runtime.scheduler import Sweeper, note_activity
     from dicom_node.web.server import WebServer
 
     sweeper = Sweeper(node) if role in (ProcessRole.ALL, ProcessRole.WORK) else None
     web = WebServer(node) if node.settings.web.enabled else None
-    hl7 = Hl7Listener(node) if node.settings.hl7.enabled and role in (ProcessRole.ALL, ProcessRole.RECEIVE) else None
+    hl7 = _hl7_listener(node, role)
     for part in (sweeper, hl7, web):
         if part is not None:
             part.start()
@@ -198,6 +205,14 @@ def _own_parts(node: NodeContext, role: ProcessRole) -> Iterator[None]:
         for part in (web, hl7, sweeper):
             if part is not None:
                 part.stop()
+
+
+def _hl7_listener(node: NodeContext, role: ProcessRole) -> Hl7Listener | None:
+    if not node.settings.hl7.enabled or role is ProcessRole.WORK:
+        return None
+    from dicom_node.feedback.reports.hl7_listener import Hl7Listener
+
+    return Hl7Listener(node)
 
 
 def _start(child: _Child, settings: Settings) -> None:

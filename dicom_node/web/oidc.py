@@ -11,22 +11,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import requests
-from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.requests_client import OAuth2Session
-from authlib.oidc.core import CodeIDToken
 from itsdangerous import BadSignature, URLSafeTimedSerializer
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 
 from dicom_node.config import OidcSection, Role
 from dicom_node.dicom.bounded_answers import AnswerLimits, bound_answers
 from dicom_node.dicom.text import without_controls
 from dicom_node.errors import NodeError
+
+if TYPE_CHECKING:  # imported with the first log-in: most nodes have no provider, and these take a tenth of a second
+    from authlib.integrations.requests_client import OAuth2Session
+    from joserfc.jwk import KeySet
 
 ALGORITHMS: Final = (
     "RS256",
@@ -156,6 +154,8 @@ class OidcProvider:
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}" if endpoint else None
 
     def _client(self) -> OAuth2Session:
+        from authlib.integrations.requests_client import OAuth2Session
+
         settings, secret = self.settings, None
         if settings.client_secret_file is not None:
             try:
@@ -210,6 +210,10 @@ class OidcProvider:
 
     def _claims(self, token: Mapping[str, Any], attempt: LogInAttempt) -> dict[str, Any]:
         """The claims of the ID token once its signature and all of Core section 3.1.3.7 hold."""
+        from authlib.oidc.core import CodeIDToken
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+
         given = str(token.get("id_token", ""))
         try:
             read = jwt.decode(given, self._signing_keys(), algorithms=ALGORITHMS)
@@ -231,6 +235,8 @@ class OidcProvider:
         with self._guard:
             known, age = self._keys, time.monotonic() - self._keys_at
         if known is None or age > DISCOVERY_SECONDS or (anew and age > KEYS_SECONDS):
+            from joserfc.jwk import KeySet
+
             # Whatever JSON the provider gives: joserfc checks its form.
             known = KeySet.import_key_set(self._get(self._endpoint("jwks_uri")))  # type: ignore[arg-type]
             with self._guard:
@@ -272,7 +278,7 @@ class OidcProvider:
             yield
         except requests.RequestException as error:
             raise LogInError(f"the provider cannot be reached ({type(error).__name__}); try again later") from error
-        except (AuthlibBaseError, JoseError) as error:
+        except _library_errors() as error:
             why = str(getattr(error, "error", "") or type(error).__name__)[:60]
             raise LogInError(f"the provider's answer does not hold ({why}); log in again") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -283,6 +289,14 @@ def _bound(session: requests.Session) -> None:
     """Read no answer without end: whoever waits for it holds the lock that every log-in needs."""
     limits = AnswerLimits(most_bytes=MAX_ANSWER_BYTES, most_seconds=ANSWER_SECONDS)
     bound_answers(session, limits, head_seconds=ANSWER_SECONDS)
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    """Exceptions of a provider's answer; asked for only once something was raised."""
+    from authlib.common.errors import AuthlibBaseError
+    from joserfc.errors import JoseError
+
+    return AuthlibBaseError, JoseError
 
 
 def _values_at(claims: Mapping[str, Any], name: str) -> list[str] | None:

@@ -27,13 +27,10 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.logs import get_logger
 from model.errors import InferenceError, LabellerError
-from model.labeller import llm as labeller_llm
 from model.labeller import rules as labeller
 from model.labeller.report import ReportFinding, combine
 from model.labeller.rules import Label
 from model.labeller.text.sentences import sentences
-from model.remote.client import ServerClient
-from model.remote.text_model import ServerText
 
 log = get_logger(__name__)
 
@@ -108,6 +105,11 @@ def _labels(text: str, settings: FeedbackSection) -> tuple[list[Label], str]:
     if settings.labeller == "rules":
         return labeller.label_report(text), labeller.version()
     assert settings.llm_base_url is not None
+    # The client of a server takes a tenth of a second to import; most nodes go by the rules.
+    from model.labeller import llm as labeller_llm
+    from model.remote.client import ServerClient
+    from model.remote.text_model import ServerText
+
     try:
         key = settings.llm_api_key_file.read_text("utf-8").strip() if settings.llm_api_key_file else None
         with ServerClient(settings.llm_base_url, api_key=key, timeout_seconds=settings.llm_seconds) as client:

@@ -28,7 +28,6 @@ log = get_logger(__name__)
 MAX_REQUEST_BYTES: Final = 256 << 10
 """An A-ASSOCIATE-RQ with 128 contexts of 30 transfer syntaxes has about 130 KB; pynetdicom itself knows no cap."""
 _MIN_REQUEST_BYTES: Final = 68
-_BACKLOG: Final = 1024
 _ACCEPTS_PER_TURN: Final = 64
 _RECV_BYTES: Final = 65_536
 _OUT_OF_FILES_PAUSE: Final = 0.05
@@ -280,19 +279,3 @@ class ConnectionAcceptor:
         self._by_address[pending.address] -= 1
         if not self._by_address[pending.address]:
             del self._by_address[pending.address]
-
-
-def listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A listening socket; `shared` lets other processes of ours listen on the same port (SO_REUSEPORT)."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
