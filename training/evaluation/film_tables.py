@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,10 @@ def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for name, place in (
         ("mined labels", "presence, reports"),
-        ("mined labels, films of 128 px and more", "presence, reports, larger films"),
+        (
+            f"mined labels, {figures['presence, reports, larger films']['films']} larger films",
+            "presence, reports, larger films",
+        ),
         ("radiologists", "presence, radiologists"),
     ):
         some = {key: value for key, value in figures[place].items() if key != "films"}
@@ -86,6 +90,8 @@ def _intervals(some: Mapping[str, Any]) -> list[Row]:
 
 
 def _interval(value: Mapping[str, float]) -> Row:
+    if math.isnan(value["value"]):
+        return "–", ""
     return _rounded(value["value"]), f"{_rounded(value['low'])}–{_rounded(value['high'])}"
 
 

@@ -57,6 +57,7 @@ def test_every_measured_value_stands_in_a_table() -> None:
     for words in (
         "demo 7 1.2.3",
         "1291 films",
+        "863 larger films: edema",
         "| against mined labels | 173 | 9 | 5 | 4 |",
         "15 films | 4 | 9 | 5 | 4 |",
     ):
@@ -66,8 +67,15 @@ def test_every_measured_value_stands_in_a_table() -> None:
 
 
 def test_what_was_not_measured_gets_no_row() -> None:
-    figures = _figures() | {"pointing": {}, "unlike the training films": None, "consistency": {}}
+    nothing = {"films": 0, "ece": {"value": float("nan"), "low": float("nan"), "high": float("nan")}}
+    figures = _figures() | {
+        "presence, reports, larger films": nothing,
+        "pointing": {},
+        "unlike the training films": None,
+        "consistency": {},
+    }
     text = film_tables(figures)
     assert "pointing game" not in text
     assert "consistency" not in text
+    assert "| calibration error, mined labels, 0 larger films | – |  |" in text
     assert "| films called unlike those of training | - |" in text
