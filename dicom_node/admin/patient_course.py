@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.admin.formats import presence_word
 from dicom_node.index.tables.core import Result, Study
 
 MAX_STUDIES = 12
@@ -15,11 +16,13 @@ MAX_STUDIES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoursePlace:
-    """The word of one study on a finding. seen: as in result.json, "" where it says nothing."""
+    """The word of one study on a finding. seen: as in result.json, "" where it says nothing; word: seen, for people."""
 
     study_instance_uid: str
     study_date: str
+    study_time: str
     seen: str
+    word: str
     level: str
     change: str
 
@@ -71,7 +74,9 @@ def _place(study: Study, said: dict[str, object]) -> CoursePlace:
     return CoursePlace(
         study_instance_uid=study.study_instance_uid,
         study_date=study.study_date,
+        study_time=study.study_time,
         seen=str(said.get("seen") or ""),
+        word=presence_word(said) if said.get("seen") else "",
         level=str(said.get("level") or ""),
         change=str(said.get("change") or ""),
     )

@@ -49,15 +49,17 @@ def test_the_page_shows_each_finding_over_the_films_of_one_checkpoint(tmp_path: 
         device = result.device_uid
         _add_film(site, 1, "19990101", "not seen", device_uid=device)
         _add_film(site, 2, "19990105", "possible", device_uid=device)
+        _add_film(site, 5, "19990106", "no statement", device_uid=device)
         _add_film(site, 3, "19990107", "seen", device_uid="2.25.5")
         _add_film(site, 4, "19990108", "seen", device_uid=device, patient_id="SOMEBODY-ELSE")
         with site.node.database.read() as session:
             course = patient_course(session, shown, device)
         (row,) = [one for one in course if "effusion" in one.name.lower()]
-        assert [place.seen for place in row.places] == ["not seen", "possible", "seen"]
+        assert [place.seen for place in row.places] == ["not seen", "possible", "no statement", "seen"]
         assert row.places[-1].study_instance_uid == site.study_instance_uid
         with site.client("viewer") as client:
             page = client.get(f"/studies/{site.study_instance_uid}").text
         line = re.search(r'<th scope="row">[^<]*effusion</th>(.*?)</tr>', page, re.IGNORECASE)
         assert line is not None
         assert re.findall("[●○◌]", line[1]) == ["○", "◌", "●"]
+        assert re.findall("– <small>([^<]*)<", line[1]) == ["neither seen nor excluded"]

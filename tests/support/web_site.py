@@ -191,7 +191,9 @@ def report_request(node: NodeContext, prior: pydicom.Dataset, current: pydicom.D
             level="moderate",
             regions=(region,),
         ),
-        Finding(key="pneumothorax", presence=Presence.ABSTAINED, probability=0.48, regions=(region,)),
+        Finding(
+            key="pneumothorax", presence=Presence.ABSTAINED, probability=0.48, location="bilateral", regions=(region,)
+        ),
     )
     model = ModelIdentity(name="LUMEN demonstration", version="test", device_uid="2.25.4711", demonstration=True)
 

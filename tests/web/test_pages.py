@@ -80,6 +80,8 @@ def test_the_study_page_tells_the_whole_story_and_looking_is_audited(site: Site,
     assert "New since " not in rest
     regions = json.loads(re.search(r"data-regions='([^']+)'", text)[1])  # type: ignore[index]
     assert [len(one) for one in regions] == [1, 0, 0]
+    sites = dict(re.findall(r'id="finding-(\w+)">.*?<td data-label="Site">([^<]*)</td>', text, re.DOTALL))
+    assert sites == {"pleural_effusion": "left", "pneumothorax": "", "cardiomegaly": ""}, "no side of what is possible"
     with site.node.database.read() as session:
         message = session.scalars(
             select(AuditEvent.message).where(AuditEvent.event_id == "110110").order_by(AuditEvent.id.desc())
