@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo evaluate-films
+.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms study-courses train-demo evaluate-films
 .DEFAULT_GOAL := help
 
 help:
@@ -91,6 +91,12 @@ study-arms: $(VENV)/.installed-dev
 	$(BIN)/python -m training.arms.run run $(ARMS) --cache $(ARMS)/cache
 	$(BIN)/python -m training.arms.run table $(ARMS) --doc docs/arms-study.md
 
+# make study-courses COURSES=FOLDER   the arms with futures that can be known and a real expert; goes on where it stopped
+COURSES ?= runs/courses
+study-courses: $(VENV)/.installed-dev
+	$(BIN)/python -m training.arms.courses run $(COURSES)
+	$(BIN)/python -m training.arms.courses table $(COURSES) --doc docs/arms-study.md
+
 # make docs    the documentation as a site in build/site; fails on a broken link
 docs: $(VENV)/.installed-dev
 	$(BIN)/zensical build --strict --clean
@@ -129,6 +135,6 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms train-demo evaluate-films
+.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms study-courses train-demo evaluate-films
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)

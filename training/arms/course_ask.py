@@ -62,9 +62,7 @@ class CourseAnswer:
         return asdict(self)
 
 
-def ask_courses(
-    vlm: NvilaVlm, courses: StudyCourses, labels: tuple[str, ...] = ()
-) -> list[CourseAnswer]:
+def ask_courses(vlm: NvilaVlm, courses: StudyCourses, labels: tuple[str, ...] = ()) -> list[CourseAnswer]:
     """Every question on every course. labels: of the expert, whose text stands in the prompt; empty: no text."""
     engine = Engine(vlm, pairs_at_once=COURSES_AT_ONCE)
     answers: list[CourseAnswer] = []

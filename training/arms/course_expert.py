@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from model.experts.expert import CONFIGURATION, SIDE, WEIGHTS, Expert, load_expert
+from model.experts.expert import CONFIGURATION, WEIGHTS, Expert, load_expert
 from model.experts.film_classifier import WEIGHTS as FILM_WEIGHTS
-from model.experts.film_network import JOINED, MINED, FilmExpert, grow_heads
+from model.experts.film_network import MINED, FilmExpert, grow_heads
 from model.ontology import ontology
 from training.arms.course_data import SHOWN_FILMS, StudyCourses, study_truth
 from training.arms.data import STUDY_FINDINGS
@@ -72,13 +72,16 @@ def present_on(courses: StudyCourses) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def _features(network: FilmExpert, films: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """What the heads are given, of square films: [films, JOINED]."""
-    parts = []
+def _features(expert: FilmExpert, films: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """What the heads of the network are given, of square films: [films, JOINED]."""
+    given: list[Tensor] = []
+    # Caught on the way to the heads, so that the films are prepared as the expert itself prepares them.
+    handle = expert.network.mined.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     for start in range(0, len(films), FILMS_AT_ONCE):
         grey = torch.from_numpy(np.stack(films[start : start + FILMS_AT_ONCE]).astype(np.float32))[:, None]
-        parts.append(network.joined(grey / 255.0 * 2048.0 - 1024.0))
-    return torch.cat(parts).clone()
+        expert(grey / 255.0 * 2048.0 - 1024.0)
+    handle.remove()
+    return torch.cat(given).clone()
 
 
 def fit_heads(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,13 +20,14 @@ import typer
 
 from model.checkpoints.registry import DEMO, resolve_source
 from model.engine.vlm import NvilaVlm, open_vlm
-from model.experts.expert import Expert
+from model.experts.expert import CONFIGURATION, Expert, load_expert
 from model.nvila import load_nvila
 from training.arms.course_ask import CourseAnswer, CourseAnswerSet, ask_courses
 from training.arms.course_data import CourseArmSource, StudyCourses
 from training.arms.course_expert import make_expert
-from training.arms.course_table import BUNDLED, WITH_EXPERT, Results, write_course_study
+from training.arms.course_table import BUNDLED, PREDICTION, WITH_EXPERT, Results, write_course_study
 from training.arms.run import RECIPES
+from training.loop.allocator import keep_freed_memory
 from training.loop.train import train
 from training.recipe.recipe import Recipe, load_recipe
 
@@ -34,6 +35,7 @@ TRAINING, EXPERT, TEST = (3_400_000, 120), (3_500_000, 100), (9_600_000, 80)
 """First seed and number of courses that the arms learn from, that the expert learns from, and that both are tested on;
 from 9,000,000 on seeds are for evaluation only."""
 SEEDS = (1, 2, 3)
+EXPERT_FOLDER = "expert-model"
 SIDE = 224
 """Pixels that the bundled tower sees."""
 
@@ -49,14 +51,14 @@ class CourseArm:
 
 COURSE_ARMS = (
     CourseArm(name=BUNDLED, learns=False),
-    CourseArm(name="+ prediction"),
+    CourseArm(name=PREDICTION),
     CourseArm(name=WITH_EXPERT, expert=True),
 )
 """In the order in which they add to one another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
+class CourseStudy:
     """The data of the study. checkpoint: the bundled model, where every arm starts."""
 
     out: Path
@@ -71,7 +73,7 @@ def test_of(out: Path, count: int) -> StudyCourses:
     return StudyCourses(folder=out / "test", first_seed=TEST[0], courses=count, side=SIDE)
 
 
-def prepare(out: Path, counts: tuple[int, int, int]) -> Study:
+def prepare(out: Path, counts: tuple[int, int, int]) -> CourseStudy:
     """Render the courses, fit the expert, and compute features and opinions, each where it is not there yet.
 
     counts: courses to learn from, for the expert, and of the test.
@@ -80,12 +82,12 @@ def prepare(out: Path, counts: tuple[int, int, int]) -> Study:
     of_expert = StudyCourses(folder=out / "expert", first_seed=EXPERT[0], courses=counts[1], side=SIDE)
     test = test_of(out, counts[2])
     checkpoint = Path(resolve_source(DEMO))
-    expert = make_expert(out / "expert-model", checkpoint, of_expert)
+    expert = make_expert(out / EXPERT_FOLDER, checkpoint, of_expert)
     model, processor = load_nvila(checkpoint)
     training.compute_features(model.eval(), processor)
     for courses in (training, test):
         courses.compute_opinions(expert)
-    return Study(out=out, checkpoint=checkpoint, training=training, test=test, expert=expert)
+    return CourseStudy(out=out, checkpoint=checkpoint, training=training, test=test, expert=expert)
 
 
 def arm_recipe(start: Path, *, seed: int, steps: int | None) -> Recipe:
@@ -96,7 +98,7 @@ def arm_recipe(start: Path, *, seed: int, steps: int | None) -> Recipe:
     return recipe.model_copy(update={"run": run, "model": model})
 
 
-def run_arm(arm: CourseArm, seed: int, study: Study, steps: int | None) -> None:
+def run_arm(arm: CourseArm, seed: int, study: CourseStudy, steps: int | None) -> None:
     """Train one arm with one seed (the bundled model not at all), ask it, write its result."""
     result = result_path(study.out, arm, seed)
     if result.exists():
@@ -137,12 +139,18 @@ def result_path(out: Path, arm: CourseArm, seed: int) -> Path:
 
 def read_results(out: Path) -> Results:
     """The runs of each arm that has one: about it, and its answers "without" and perhaps "with" the expert's text."""
-    results = {}
+    results: dict[str, list[tuple[dict[str, Any], dict[str, list[CourseAnswer]]]]] = {}
     for arm in COURSE_ARMS:
         paths = sorted(out.glob(f"{result_path(out, arm, 0).stem.removesuffix('-0')}-[0-9]*.json"))
         if paths:
             results[arm.name] = [_read_result(path) for path in paths]
-    return results
+    learned = [{about["seed"] for about, _ in results.get(arm.name, [])} for arm in COURSE_ARMS if arm.learns]
+    whole = set.intersection(*learned)  # a seed that one arm lacks would compare two draws, not two arms
+    return {
+        arm.name: [run for run in results[arm.name] if not arm.learns or run[0]["seed"] in whole]
+        for arm in COURSE_ARMS
+        if results.get(arm.name) and (whole or not arm.learns)
+    }
 
 
 def _read_result(path: Path) -> tuple[dict[str, Any], dict[str, list[CourseAnswer]]]:
@@ -168,6 +176,7 @@ def run_command(
     threads: Annotated[int, typer.Option(help="CPU threads of torch")] = 1,
 ) -> None:
     """Train and ask every arm that has no result yet, all arms of a seed before the next seed."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     study = prepare(out, (training_courses, expert_courses, test_courses))
     drawn = [int(word) for word in seeds.split(",")]
@@ -185,8 +194,12 @@ def table_command(
 ) -> None:
     """Write the tables of the runs that are there."""
     results = read_results(out)
-    count = next(iter(results.values()))[0][0]["test_courses"] if results else 0
-    for path in write_course_study(results, test_of(out, count), doc):
+    if not results:
+        raise typer.BadParameter(f"{out} holds no result; python -m training.arms.courses run {out} makes them")
+    test = test_of(out, next(iter(results.values()))[0][0]["test_courses"])
+    if (out / EXPERT_FOLDER / CONFIGURATION).exists():
+        test.compute_opinions(load_expert(out / EXPERT_FOLDER))
+    for path in write_course_study(results, test, doc):
         print(path)
 
 

@@ -70,15 +70,16 @@ def write_study(results: Results, doc: Path) -> tuple[Path, Path]:
         "p": {f"{second} | {first}": p_value for (first, second), p_value in tests.items()},
     }
     data = doc.with_suffix(".json")
-    data.write_text(json.dumps(_finite(values), indent=1, allow_nan=False) + "\n", "utf-8")
+    data.write_text(json.dumps(finite(values), indent=1, allow_nan=False) + "\n", "utf-8")
     return doc, data
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same plain values with None in the place of what is no number."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -134,18 +135,19 @@ def _tables(
             [name, str(len(rows[name])), *(_cell(by_metric.get(figure)) for figure in names)]
             for name, by_metric in figures.items()
         ]
-        parts.append(f"### {title}\n\n{_table(head, body)}")
+        parts.append(f"### {title}\n\n{write_table(head, body)}")
     for title, chosen in (
         ("p against the arm before it", [pair for pair in tests if pair[0] != DIAGNOSTIC or pair[1] == "+ difference"]),
         ("p against diagnostic only", [pair for pair in tests if pair[0] == DIAGNOSTIC]),
     ):
         scored = [name for group in TABLES.values() for name in group if any(name in tests[pair] for pair in chosen)]
-        body = [[name, *(_p(tests[pair].get(name)) for pair in chosen)] for name in scored]
-        parts.append(f"### {title}\n\n{_table(['figure', *(second for _, second in chosen)], body)}")
+        body = [[name, *(write_p(tests[pair].get(name)) for pair in chosen)] for name in scored]
+        parts.append(f"### {title}\n\n{write_table(['figure', *(second for _, second in chosen)], body)}")
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def write_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -156,7 +158,8 @@ def _cell(found: Interval | None) -> str:
     return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"
 
 
-def _p(value: float | None) -> str:
+def write_p(value: float | None) -> str:
+    """Write the p of a test, a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
