@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from model.errors import CheckpointError
 from model.experts.expert import CONFIGURATION, WEIGHTS, Expert, load_expert
 from model.experts.film_classifier import WEIGHTS as FILM_WEIGHTS
 from model.experts.film_network import MINED, FilmExpert, grow_heads
@@ -46,7 +47,9 @@ def make_expert(folder: Path, checkpoint: Path, courses: StudyCourses) -> Expert
         network = FilmExpert(len(labels)).eval()
         states = load_file(checkpoint / FILM_WEIGHTS)
         own = {name.removeprefix(MEMBER): value.float() for name, value in states.items() if name.startswith(MEMBER)}
-        network.network.load_state_dict(grow_heads(own), strict=False)
+        missing = network.network.load_state_dict(grow_heads(own), strict=False).missing_keys
+        if strange := [name for name in missing if not name.endswith("num_batches_tracked")]:
+            raise CheckpointError(f"{checkpoint}: the film classifier lacks {strange[0]}")
         films = [film for index in range(courses.courses) for film in courses.films(index)]
         weight, bias = fit_heads(_features(network, films), torch.from_numpy(present_on(courses)))
         for column, key in enumerate(STUDY_FINDINGS):
@@ -99,6 +102,6 @@ def fit_heads(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         loss.backward()  # type: ignore[no-untyped-call]  # torch's types lack it
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]  # torch's types lack it
     plain = weight.detach() / scale
     return plain, bias.detach() - plain @ centre

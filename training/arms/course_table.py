@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.experts.expert import THRESHOLD
 from training.arms.course_ask import SHOWN, CourseAnswer, CourseAnswerSet
@@ -58,7 +59,7 @@ def write_course_study(results: Results, test: StudyCourses, doc: Path) -> tuple
     if not mark or not end:
         raise DataError(f"{doc} lacks the marks {BEGIN} and {END}")
     rows = course_rows(results)
-    scores = {kind: score_part(rows, kind) for kind in CourseAnswerSet}
+    scores = {kind: score_part(rows, kind) for kind in _asked(rows)}
     gains = gains_of(rows)
     of_expert = expert_figures(test)
     tables = [_next_table(scores, rows), _seen_table(scores, rows), _gain_table(gains), _expert_table(of_expert)]
@@ -92,6 +93,12 @@ def course_rows(results: Results) -> Rows:
         if any("with" in answers for _, answers in runs):
             rows[f"{name}{WITHOUT}"] = [answers["without"] for _, answers in runs]
     return rows
+
+
+def _asked(rows: Rows) -> list[CourseAnswerSet]:
+    """The parts of the test that were asked, in their order."""
+    there = {item.set for item in next(iter(rows.values()))[0]}
+    return [kind for kind in CourseAnswerSet if kind in there]
 
 
 def score_part(rows: Rows, kind: CourseAnswerSet) -> dict[str, SettingScore]:
@@ -135,16 +142,23 @@ def gains_of(rows: Rows) -> list[dict[str, Any]]:
     """
     found = []
     for first, second in COMPARED:
-        for kind in CourseAnswerSet if first in rows and second in rows else ():
+        for kind in _asked(rows) if first in rows and second in rows else ():
             item: dict[str, Any] = {"set": kind.value, "of": second, "against": first}
             for figure, by_course in (("accuracy", _right_by_course), ("log_loss", _surprise_by_course)):
-                old, new = by_course(rows[first], kind), by_course(rows[second], kind)
-                change = np.array([new[course] - old[course] for course in old])
-                shown = bootstrap_one_by_patient(list(old), lambda places, values=change: float(values[places].mean()))
-                p = compare([old], [new]).p
-                item[figure] = {"gain": shown.value, "low": shown.low, "high": shown.high, "p": p, "courses": len(old)}
+                item[figure] = _gain(by_course(rows[first], kind), by_course(rows[second], kind))
             found.append(item)
     return found
+
+
+def _gain(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
+    change = np.array([new[course] - old[course] for course in old])
+
+    def mean(places: NDArray[np.intp]) -> float:
+        return float(change[places].mean())
+
+    shown = bootstrap_one_by_patient(list(old), mean)
+    p = compare([old], [new]).p
+    return {"gain": shown.value, "low": shown.low, "high": shown.high, "p": p, "courses": len(old)}
 
 
 def _right_by_course(runs: Sequence[Sequence[CourseAnswer]], kind: CourseAnswerSet) -> dict[str, float]:
@@ -196,7 +210,8 @@ def _next_table(scores: Mapping[CourseAnswerSet, Mapping[str, SettingScore]], ro
             f"{score.ece:.3f}",
             "-" if score.log_loss is None else f"{score.log_loss:.3f}",
         ]
-        for kind in KNOWN
+        for kind in scores
+        if kind in KNOWN
         for name, score in scores[kind].items()
     ]
     head = ("asked", "arm", "runs", "accuracy", COMMON, "ceiling", "skill", "calibration error", "log loss")
@@ -206,7 +221,7 @@ def _next_table(scores: Mapping[CourseAnswerSet, Mapping[str, SettingScore]], ro
 def _seen_table(scores: Mapping[CourseAnswerSet, Mapping[str, SettingScore]], rows: Rows) -> str:
     body = [
         [kind.value, name, str(len(rows[name])), _share(score.accuracy), f"{score.common:.3f}", f"{score.ece:.3f}"]
-        for kind in CourseAnswerSet
+        for kind in scores
         if kind not in KNOWN
         for name, score in scores[kind].items()
     ]

@@ -28,6 +28,7 @@ from training.arms.course_table import (
     write_course_study,
 )
 from training.arms.data import STUDY_FINDINGS
+from training.arms.run import RECIPES
 from training.arms.table import WITHOUT
 from training.phantom.ceiling import Knowledge, answer_of_levels, best_answers
 from training.phantom.course import sample_story
@@ -183,9 +184,9 @@ def test_what_cannot_be_a_table_is_refused(tmp_path: Path, courses: StudyCourses
 
 
 def test_the_study_runs_goes_on_and_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = (study.RECIPES / "courses.toml").read_text("utf-8")
+    recipe = (RECIPES / "courses.toml").read_text("utf-8")
     (tmp_path / "courses.toml").write_text(recipe.replace("batch = 8", "batch = 1"), "utf-8")
-    monkeypatch.setattr(study, "RECIPES", tmp_path)
+    monkeypatch.setattr("training.arms.courses.RECIPES", tmp_path)
     out, doc = tmp_path / "out", tmp_path / "study.md"
     sizes = ["--training-courses", "2", "--expert-courses", "3", "--test-courses", "2"]
     arguments = ["run", str(out), "--seeds", "1", "--steps", "1", *sizes]
