@@ -16,6 +16,7 @@ from tests.support.databases import (  # noqa: F401 - fixtures
 from tests.support.log_watch import LogWatch, leaks
 from tests.support.object_store import s3_server  # noqa: F401 - a fixture
 from tests.support.postgres import postgres_server  # noqa: F401 - a fixture
+from tests.support.time_zones import berlin  # noqa: F401 - a fixture
 
 LONGEST_FIRST = (
     "tests/e2e/test_patient_course.py",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import datetime as dt
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,15 +38,6 @@ def of(**elements: object) -> ReportRequest:
 def flat(result: ReportRequest) -> str:
     """The text without the breaks of its lines."""
     return " ".join(as_text(result).split())
-
-
-@pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.parametrize(

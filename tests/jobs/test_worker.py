@@ -286,52 +286,58 @@ def test_a_commit_wakes_only_the_lanes_that_have_work(shared: Callable[[], NodeC
     wakeups.join()
 
 
-def test_studies_are_analysed_side_by_side_only_while_others_wait(shared: Callable[[], NodeContext]) -> None:
+def _node_by_load(shared: Callable[[], NodeContext]) -> tuple[NodeContext, NodeContext]:
+    """A node that analyses side by side by the load, and another on the same index that puts in what waits."""
     other = shared()
     by_load = other.settings.model_copy(update={"model": ModelSection(studies_at_once=0)})
-    node = dataclasses.replace(other, settings=by_load, stop=threading.Event())
-    go_on, begun = threading.Event(), []
+    return dataclasses.replace(other, settings=by_load, stop=threading.Event()), other
 
-    def analyse(job: ClaimedJob, context: NodeContext) -> None:
-        begun.append(job.key)
-        assert go_on.wait(120)
+
+class _HeldAnalyses:
+    """Analyses that have begun, by the key of their job, and end only when they may go on."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.go_on = threading.Event()
+
+    def analyse(self, job: ClaimedJob, context: NodeContext) -> None:
+        self.begun.append(job.key)
+        assert self.go_on.wait(120)
         _done(job, context)
+
+
+def test_studies_are_analysed_side_by_side_only_while_others_wait(shared: Callable[[], NodeContext]) -> None:
+    node, other = _node_by_load(shared)
+    held = _HeldAnalyses()
 
     def enqueue(*keys: str) -> None:
         with other.database.write() as session:
             for key in keys:
                 jobs.enqueue(session, JobKind.ANALYSE, key, {})
 
-    worker = Worker(node, {JobKind.ANALYSE: analyse})
+    worker = Worker(node, {JobKind.ANALYSE: held.analyse})
     worker.start()
     enqueue("first")
-    wait_until(lambda: begun == ["first"], what="the first study")
+    wait_until(lambda: held.begun == ["first"], what="the first study")
     enqueue("second")
     with node.database.read() as session:
         assert backlog.count_due(session, JobKind.ANALYSE, most=5) == 1
     enqueue("third")
-    wait_until(lambda: len(begun) == 2, what="a study beside the first, because another one waits")
+    wait_until(lambda: len(held.begun) == 2, what="a study beside the first, because another one waits")
     with node.database.read() as session:
         assert backlog.count_due(session, JobKind.ANALYSE, most=5) == 1, "and that one waits for its turn"
         assert backlog.count_due(session, JobKind.ANALYSE, most=0) == 0
     enqueue(*(f"more {number}" for number in range(4)))
-    wait_until(lambda: len(begun) == STUDIES_BY_LOAD, what="as many as the load allows")
-    go_on.set()
-    wait_until(lambda: len(begun) == 7, what="all to be begun")
+    wait_until(lambda: len(held.begun) == STUDIES_BY_LOAD, what="as many as the load allows")
+    held.go_on.set()
+    wait_until(lambda: len(held.begun) == 7, what="all to be begun")
     worker.stop()
-    assert len(set(begun)) == 7
+    assert len(set(held.begun)) == 7
 
 
 def test_two_films_of_one_patient_are_analysed_one_after_the_other(shared: Callable[[], NodeContext]) -> None:
-    other = shared()
-    by_load = other.settings.model_copy(update={"model": ModelSection(studies_at_once=0)})
-    node = dataclasses.replace(other, settings=by_load, stop=threading.Event())
-    go_on, begun = threading.Event(), []
-
-    def analyse(job: ClaimedJob, context: NodeContext) -> None:
-        begun.append(job.key)
-        assert go_on.wait(120)
-        _done(job, context)
+    node, other = _node_by_load(shared)
+    held = _HeldAnalyses()
 
     with other.database.write() as session:
         for uid, patient in (("1", "P"), ("2", "P"), ("3", "Q"), ("4", "Q"), ("5", "Q")):
@@ -339,13 +345,13 @@ def test_two_films_of_one_patient_are_analysed_one_after_the_other(shared: Calla
             study = Study(study_instance_uid=uid, patient_id=patient, first_instance_at=now, last_instance_at=now)
             session.add(study)
             jobs.enqueue(session, JobKind.ANALYSE, uid, {"study_instance_uid": uid})
-    worker = Worker(node, {JobKind.ANALYSE: analyse})
+    worker = Worker(node, {JobKind.ANALYSE: held.analyse})
     worker.start()
-    wait_until(lambda: len(begun) == 2, what="the first film of each patient")
-    assert set(begun) == {"1", "3"}
+    wait_until(lambda: len(held.begun) == 2, what="the first film of each patient")
+    assert set(held.begun) == {"1", "3"}
     with node.database.read() as session:
         assert backlog.count_due(session, JobKind.ANALYSE, most=9) == 0, "the others wait for them"
-    go_on.set()
-    wait_until(lambda: len(begun) == 5, what="all films")
+    held.go_on.set()
+    wait_until(lambda: len(held.begun) == 5, what="all films")
     worker.stop()
-    assert sorted(begun) == ["1", "2", "3", "4", "5"]
+    assert sorted(held.begun) == ["1", "2", "3", "4", "5"]

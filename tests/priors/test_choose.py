@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -115,16 +113,6 @@ def test_a_date_without_a_time_is_the_whole_day_of_its_zone(
     """The day before, on a clock 24 hours behind, ends half a day after the current image."""
     candidate = before(hours_before / 24, "day", zone=prior_zone, taken_time_known=False, study_date="", study_time="")
     assert (choose_prior(image(zone=current_zone), [candidate]).prior == candidate) is is_proven
-
-
-@pytest.fixture
-def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that keeps Berlin's time."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.mark.usefixtures("berlin")
