@@ -135,6 +135,5 @@ clean:
 
 # make train-demo   the demonstration model from nothing into runs/demo, on two cores about two hours; goes on where it stopped
 OUT ?= runs/demo
-.PHONY: demo test lint style types pytest soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms study-courses train-demo evaluate-films
 train-demo: $(VENV)/.installed-dev
 	scripts/train_demo.sh $(OUT)
