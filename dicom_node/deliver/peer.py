@@ -123,6 +123,7 @@ def open_association(
     )
     if not association.is_established:
         raise DestinationUnreachableError(_why_not(association, destination, opened=opened.is_set()))
+    # pynetdicom has no public setting for it. Set after the negotiation, which is a wait for the peer in any case.
     association.dul._run_loop_delay = REACTOR_PAUSE_SECONDS
     try:
         yield association

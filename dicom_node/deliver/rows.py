@@ -129,6 +129,8 @@ def fail(task: Task, error: DeliveryError) -> None:
         if error.comment:
             delivery.last_error += f" ({error.comment})"
         if unreachable:
+            # All that wait for this destination come due when this job does: one of them finds out for all, and none
+            # burns its attempts meanwhile.
             run_at = session.scalars(select(Job.run_at).where(Job.id == task.job.id)).one()
             hold_back(session, task.destination.name, until=run_at)
 

@@ -14,4 +14,5 @@ def add(session: Session, name: str, label: str = "", by: int = 1) -> None:
     A label must never be a peer's free text: each one is a row and a time series for ever.
     """
     values = {"name": name, "label": label, "value": by}
+    # The database adds: read here and written back, the count of another process would be lost.
     insert_or_update(session, Tally, values, unique=["name", "label"], update={"value": Tally.value + by})

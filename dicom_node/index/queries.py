@@ -44,6 +44,7 @@ def prior_candidates(
     if not ids:
         return []
     first = _window(study.study_date, look_back_days) if study.study_date else ""
+    # A study without a date takes every one that has a date as a candidate: the rules refuse them, and say why.
     bounds = {"first": first, "last": study.study_date or _AFTER_ALL, "own": study.id, "most": most}
     return list(session.scalars(_CANDIDATES, {"ids": sorted(ids), **bounds}))
 

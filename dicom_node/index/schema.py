@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # alembic takes half a second to import, and most commands fi
 def head_revision() -> str:
     """The revision that this program's tables are."""
     files = resources.files("migrations").joinpath("versions").iterdir()
+    # Revisions are numbered with leading zeros, so the largest text is the newest.
     return max(revision for file in files if (revision := file.name.partition("_")[0]).isdecimal())
 
 

@@ -114,6 +114,8 @@ def find_lost_workers(session: Session) -> dt.datetime | None:
     One that stops withdraws its lanes. A node that was killed while nothing waited shows by this alone.
     """
     newest = func.max(WorkerLane.seen_at)
+    # An aggregate without GROUP BY has one row always; HAVING drops it where the newest report is recent, and also
+    # where there is none at all (NULL is not smaller).
     return session.scalar(select(newest).having(newest < database_time(session, -LANE_IS_GONE)))
 
 

@@ -53,6 +53,8 @@ class LaneHealth:
         """Note an unexpected failure; return the jobs whose attempts are to be uncounted where the lane pauses now."""
         with self._guard:
             self._failed[job_id] = error
+            # On trial one failure is enough: the job after a pause is tried to learn about the machine, not about the
+            # job.
             if len(self._failed) < MAX_FAILURES and not self.is_on_trial:
                 return []
             self._pauses += 1

@@ -128,6 +128,7 @@ def fail(
     payload: what the next attempt is to find instead of the present one.
     """
     changes: dict[str, Any] = {"last_error": error} if payload is None else {"last_error": error, "payload": payload}
+    # The claim counted this attempt already.
     if permanent or job.attempts >= job.max_attempts:
         _leave(session, job, JobState.DEAD, finished_at=database_time(session), **changes)
         return JobState.DEAD
@@ -156,6 +157,8 @@ def refund_attempts(session: Session, ids: Collection[int]) -> None:
         .values(
             attempts=Job.attempts - 1,
             state=JobState.READY,
+            # One that waits keeps its back-off: the lane is paused anyway, and other machines need no rush of retries.
+            # A dead one has only the due time of long ago.
             run_at=case((Job.state == JobState.DEAD, now), else_=Job.run_at),
             finished_at=None,
         )

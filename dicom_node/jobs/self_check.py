@@ -40,6 +40,8 @@ class SelfCheck:
     def fault(self, kind: JobKind) -> str:
         """Return why no job of this kind should be claimed here; "" where nothing is wrong."""
         with self._guard:
+            # Looked for under the guard: of several threads that ask at once one writes its probe, and the others take
+            # the answer.
             valid_until, fault = self._faults.get(kind, (0.0, ""))
             if time.monotonic() >= valid_until:
                 fault = machine_fault(self._node) or (model_fault(self._node) if kind is JobKind.ANALYSE else "")

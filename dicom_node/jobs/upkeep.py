@@ -30,6 +30,8 @@ def shift_times(session: Session, *, before: dt.datetime, now: dt.datetime) -> N
     What was due stays due, what was not waits as long as it would have, and no lease lies in the future.
     """
     ready = Job.state == JobState.READY
+    # Read first and moved last: moved first they would lie between `now` and `before`, and the next statement would
+    # take them for due.
     late = session.execute(select(Job.id, Job.run_at).where(ready, Job.run_at > before)).all()
     session.execute(update(Job).where(ready, Job.run_at > now, Job.run_at <= before).values(run_at=now))
     for job_id, run_at in late:

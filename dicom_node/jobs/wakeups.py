@@ -98,6 +98,8 @@ class Wakeups:
                 # took a fifth of a busy worker's time.
                 with self._node.database.read() as session:
                     times = backlog.next_times(session, tuple(JobKind), within=SLOW_POLL)
+                # A lane knows when its next job is due and waits for it by itself, so a job in the future wakes it only
+                # where its time is news.
                 self.wake([kind for kind, (at, is_due) in times.items() if is_due or known.get(kind) != (at, False)])
                 known = times
 

@@ -196,6 +196,7 @@ class Worker:
         except LeaseLostError as error:
             log.warning("job lost to another worker", job=job.key, error=str(error))
         except NodeError as error:
+            # A handler that fails during a stop fails of the stop: its model was ended, its connection closed.
             if self._node.stop.is_set():
                 self._give_back(job)
                 return
@@ -241,6 +242,8 @@ class Worker:
     def _keep_leases(self) -> None:
         """Renew what is held and report the lanes, until the last job is given back."""
         pause = 0.0
+        # Jobs in hand keep their leases during the grace of a stop: one that ends within it must still find itself the
+        # owner.
         while not self._node.stop.wait(pause) or self._held:
             pause = (jobs.LEASE / 4).total_seconds()
             try:

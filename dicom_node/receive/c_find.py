@@ -51,6 +51,8 @@ def handle_find(database: Database, audit: ReceiveAudit, request: Request) -> It
         yield response(command, context_id, matches.status, matches.comment)
         return
     for number, identifier in enumerate(matches):
+        # C-CANCEL-FIND-RQ may come between two responses (PS3.7 section 9.3.2.3). A look at the wire waits up to a
+        # millisecond, so it is not made before each of 5,000 answers.
         if number % _LOOK_FOR_CANCEL_EVERY == 0 and request.is_cancelled():
             yield response(command, context_id, CANCELLED)
             return
@@ -84,6 +86,7 @@ def _matches(database: Database, request: Request) -> list[Dataset] | Failure:
         level = QueryLevel(str(identifier.get("QueryRetrieveLevel", "")).strip())
     except (UnreadableError, ValueError):
         return statuses.FIND_UNABLE
+    # The Study Root model begins at the study: it has no patient level (PS3.4 section C.6.2).
     if level is QueryLevel.PATIENT and request.context.abstract_syntax != PATIENT_ROOT:
         return statuses.FIND_MISMATCH
     try:

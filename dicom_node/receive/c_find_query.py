@@ -121,9 +121,11 @@ def find(session: Session, identifier: Dataset, level: QueryLevel) -> Iterator[D
         if condition is not None:
             statement = statement.where(condition)
     modalities = _values(identifier["ModalitiesInStudy"].value) if "ModalitiesInStudy" in identifier else []
+    # Modality is a CS, which has capital letters only (PS3.5 section 6.2): "dx" would match nothing.
     condition = _condition("ModalitiesInStudy", _MODALITIES, [value.upper() for value in modalities])
     if condition is not None and level is not QueryLevel.PATIENT:
         statement = statement.where(Study.id.in_(select(Series.study_pk).where(condition)))
+    # One row more than may be answered says "too many" without counting them all.
     rows = session.execute(statement.limit(MAX_MATCHES + 1)).all()
     if len(rows) > MAX_MATCHES:
         raise TooManyMatchesError
@@ -135,6 +137,7 @@ def _join_tables(answered: Mapping[str, _Key], level: QueryLevel) -> Select[Any]
     """The rows of the level, with a column per attribute and the primary keys that counts need."""
     columns: list[ColumnElement[Any]] = [key.column.label(keyword) for keyword, key in answered.items()]
     if level is QueryLevel.PATIENT:
+        # Patients have no table: each study repeats its patient's attributes, and equal rows are one match.
         return select(*columns).distinct().order_by("PatientID")
     statement = select(*columns, Study.id.label("study_pk"))
     if level is QueryLevel.STUDY:
@@ -154,6 +157,7 @@ def _values(value: Any) -> list[str]:
 
 def _condition(keyword: str, key: _Key, values: Sequence[str]) -> ColumnElement[bool] | None:
     """The SQL of one key, None for universal matching."""
+    # An empty value and a lone "*" both ask for every value (universal matching, PS3.4 section C.2.2.2.3).
     if not values or "*" in values:
         return None
     if len(values) > MAX_VALUES:
@@ -194,6 +198,7 @@ def _range(keyword: str, column: ColumnElement[Any], value: str, matching: Match
         if text and not (digits.isdigit() and (matching is Matching.TIME or len(digits) == 8)):
             raise BadKeyError(keyword)
     lower, upper = bounds
+    # An empty text sorts before every date, so a range with an open beginning would take in studies without a date.
     conditions = [column != ""]
     if lower:
         conditions.append(column >= lower)
@@ -215,6 +220,8 @@ def _identifier(
     session: Session, row: Mapping[str, Any], answered: Mapping[str, _Key], asked: Dataset, level: QueryLevel
 ) -> Dataset:
     answer = Dataset()
+    # The index holds Unicode, whatever character sets the instances came in: UTF-8 can say all of it (PS3.3 section
+    # C.12.1.1.2).
     answer.SpecificCharacterSet = "ISO_IR 192"
     answer.QueryRetrieveLevel = level.value
     for keyword in answered:

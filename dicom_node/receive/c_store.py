@@ -213,6 +213,7 @@ def _quarantine(
     disputes: str = "",
 ) -> Failure:
     """Put an object apart for a person to look at, and raise the alarm."""
+    # Moved before the row is written, as everywhere: a row must never name a file that is not there.
     moved = StoredFile(path=service.store.quarantine(stored.path), sha256=stored.sha256, size_bytes=stored.size_bytes)
     try:
         is_first = service.index.run(
@@ -243,6 +244,7 @@ def _as_asked_for(
     session: Session, service: StoreService, request: Request, received: ReceivedInstance, now: dt.datetime
 ) -> ReceivedInstance:
     """Mark as a prior what answers a C-MOVE of this node: its study, from the peer that was asked, at its address."""
+    # The archive that performs a C-MOVE says for whom, in (0000,1030) of each C-STORE-RQ (PS3.7 section 9.1.1.1).
     names_us = request.command.text(MOVE_ORIGINATOR) == service.own_ae_title
     if received.purpose == PRIOR or not (names_us or service.expects_unnamed):
         return received
@@ -250,6 +252,8 @@ def _as_asked_for(
     if asked is None:
         return received
     is_title = names_us or request.caller.calling_ae_title == asked
+    # A title is a word that anybody may say. A prior is not analysed by itself, so a false one would lose a study: the
+    # address has to agree.
     if is_title and service.is_peer_at(asked, request.caller.address):
         return replace(received, purpose=PRIOR)
     log.warning(

@@ -70,6 +70,8 @@ class CommitmentReporter:
 
     def _claim(self) -> CommitmentRequest | None:
         now = self._clock()
+        # The due time is the lease: a report that one process tries is not due for the others, and comes due by itself
+        # where that process dies. A row that another one is just taking is passed over.
         due = (
             select(CommitmentRequest.id)
             .where(CommitmentRequest.state == CommitmentState.PENDING, CommitmentRequest.next_attempt_at <= now)
@@ -122,6 +124,8 @@ class CommitmentReporter:
         ae = AE(ae_title=self._rules.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = NETWORK_SECONDS
         ae.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
+        # This node opens the association and yet is the SCP of the service, which the peer must agree to by role
+        # selection (PS3.7 section D.3.3.4).
         role = build_role(StorageCommitmentPushModel, scp_role=True)
         association = ae.associate(host, port, ae_title=row.calling_ae_title, ext_neg=[role])
         if not association.is_established:

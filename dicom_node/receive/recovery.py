@@ -117,6 +117,7 @@ def _iterate_indexed_paths(database: Database) -> Iterator[str]:
         yield from paths
         if len(paths) < _BATCH:
             return
+        # Paging by the last path seen, not by OFFSET: rows that come or go meanwhile shift no page.
         last = paths[-1]
 
 

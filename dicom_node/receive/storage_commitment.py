@@ -235,6 +235,8 @@ def _note(session: Session, transaction_uid: str, calling: str, references: list
         "referenced_sops": references,
         "state": CommitmentState.PENDING,
         "attempts": 0,
+        # The association that asked has the first chance to carry the report; the reporter's thread takes over after
+        # that.
         "next_attempt_at": now + dt.timedelta(seconds=IN_FLIGHT_SECONDS),
         "created_at": now,
         "last_error": "",
@@ -255,6 +257,8 @@ def _report_here(service: CommitmentService, request: Request, row_id: int) -> M
         except StoreUnavailableError:
             return None  # the reporter tries later
         event_type, information = event_information(row.transaction_uid, committed)
+    # A Message ID is a US (PS3.7 section E.1). Two reports of one association would need 65,535 requests between them
+    # to share one.
     message_id = row_id % 65_535 + 1
     request.outstanding[message_id] = row_id
     return Message(

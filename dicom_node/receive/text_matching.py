@@ -15,6 +15,8 @@ def name_condition(column: ColumnElement[Any], value: str) -> ColumnElement[bool
     conditions = []
     for group in filter(None, value.split("=")):
         pattern = _pattern(group.rstrip("^") or "*")
+        # A name has up to three groups, alphabetic=ideographic=phonetic (PS3.5 section 6.2.1): the key's group may be
+        # the only one, the first, the last, or the one between.
         forms = (pattern, f"{pattern}=%", f"%={pattern}", f"%={pattern}=%")
         conditions.append(or_(*(_fold_case(column).like(form.lower(), escape="\\") for form in forms)))
     return and_(*conditions)

@@ -208,6 +208,7 @@ def _s3_store(section: StorageSection) -> S3Store:
     client: dict[str, Any] = {
         "timeout": dt.timedelta(seconds=section.request_seconds),
         "connect_timeout": dt.timedelta(seconds=CONNECT_SECONDS),
+        # Plain HTTP only where the configured address itself says so: a redirect or a default must not strip TLS.
         "allow_http": (section.endpoint or "").startswith("http://"),
     }
     if section.ca is not None:

@@ -65,6 +65,8 @@ class FolderDocuments(DocumentStore):
     def keep(self, relative: str, content: bytes) -> None:
         """Put the file there by a rename. Raises OSError."""
         path = self.root / relative
+        # Two readers may make the same file at once: each writes under a name of its own, and either one's rename is
+        # right. Not fsynced, because it can be made again.
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
         temporary.write_bytes(content)
         temporary.replace(path)

@@ -67,6 +67,7 @@ class FolderStore(InstanceStore):
         """Remove a file; one that is already gone is no error, so that a delete may run twice."""
         path = self.path(relative)
         path.unlink(missing_ok=True)
+        # Without it a power cut could bring the file back, with no row that names it.
         if path.parent.is_dir():
             fsync_folder(path.parent)
 

@@ -68,6 +68,8 @@ class ObjectStore(InstanceStore):
     def path(self, relative: str) -> Path:
         """Return the path of the local copy, fetched now where there is none."""
         name = require_own_name(relative)
+        # Marked as used, not only looked for: from here on the copy is kept for as long as a reader may need to open
+        # it.
         if not self.cache.use(name):
             try:
                 self.cache.fill(name, lambda temporary: self._fetch(name, temporary))

@@ -79,6 +79,8 @@ class LeaderBatch(Generic[_T]):
     def _hand_on(self) -> None:
         with self._guard:
             successor = self._waiting[0] if self._waiting else None
+            # It stays true across the hand-over, so a caller that comes before the successor wakes cannot lead beside
+            # it.
             self._has_leader = successor is not None
         if successor is not None:
             successor.turn.set()

@@ -71,6 +71,8 @@ class ProcessIdentity:
         if self.machine != machine():
             return False
         if self.pid == os.getpid():
+            # Our own process id in somebody else's row: a container gives the same number at each start, and the nonce
+            # tells the life before from this one.
             return self.nonce != this_process().nonce
         return not is_running(self.pid)
 

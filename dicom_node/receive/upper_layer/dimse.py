@@ -91,6 +91,7 @@ def decode_command(data: bytes | bytearray) -> Command:
     """A command set. Raises ProtocolError where it is none."""
     elements: dict[int, bytes] = {}
     position = 0
+    # Command sets are implicit VR little endian whatever the presentation context has agreed on (PS3.7 section 6.3.1).
     while position < len(data):
         if position + 8 > len(data):
             raise ProtocolError("a command set that ends inside an element")
@@ -110,6 +111,7 @@ def encode_command(elements: Mapping[int, int | str], *, has_data_set: bool) -> 
     """The bytes of a command set, with group length and data set type."""
     complete = {**elements, DATA_SET_TYPE: 0x0001 if has_data_set else NO_DATA_SET}
     body = b"".join(_encode_element(element, complete[element]) for element in sorted(complete))
+    # Command Group Length (0000,0000) counts the bytes that follow it, itself excluded (PS3.7 section E.1).
     return struct.pack("<HHII", 0, 0, 4, len(body)) + body
 
 

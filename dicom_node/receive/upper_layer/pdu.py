@@ -194,6 +194,8 @@ def fragments(body: memoryview) -> Iterator[Fragment]:
             raise ProtocolError("a presentation data value without a whole header")
         length, context_id, control = struct.unpack_from(">IBB", body, position)
         end = position + 4 + length
+        # The item length counts the context ID and the control header, two bytes, besides the fragment (PS3.8 section
+        # 9.3.5.1).
         if length < 2 or end > len(body):
             raise ProtocolError(f"a presentation data value that says it has {length} bytes")
         yield Fragment(

@@ -22,6 +22,8 @@ def server_context(tls: TlsSection) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
+    # Compression leaks secrets by the length of records (RFC 9325 section 3.3), and renegotiation in TLS 1.2 lets a
+    # client make the server work at will (section 3.5).
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
         context.load_cert_chain(tls.certificate, tls.key, password=_no_password(tls.key))
@@ -36,6 +38,7 @@ def server_context(tls: TlsSection) -> ssl.SSLContext:
             raise ConfigurationError(f"tls.ca {tls.ca}: no certificate of an authority: {error.reason}") from error
     _rehearse(context, tls.certificate)
     if tls.client_certificate == "required":
+        # Set after the rehearsal, whose client has no certificate to show.
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -61,11 +64,14 @@ def _rehearse(context: ssl.SSLContext, certificate: Path) -> None:
     """A handshake with ourselves in memory: certificate, key and ciphers work, and the certificate is valid today."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
+    # The certificate itself is the trust anchor here: its authority's may be unknown to this machine.
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(certificate)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)]
     try:
+        # In each pass an end goes as far as it can with the bytes that it has; TLS 1.2, the longer of the two, needs
+        # three.
         for _ in range(4):
             ends = [end for end in ends if not _finish_handshake(end)]
     except ssl.SSLCertVerificationError as error:
