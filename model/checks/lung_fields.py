@@ -81,6 +81,7 @@ def lung_shares(square: NDArray[np.float32], weights: Mapping[str, NDArray[np.fl
     for level in range(_LEVELS):
         hidden = _convolve(hidden, weights, f"down{level}")
         skipped.append(hidden)
+        # The greatest of each two by two cells.
         hidden = hidden.reshape(hidden.shape[0], hidden.shape[1] // 2, 2, hidden.shape[2] // 2, 2).max(axis=(2, 4))
     hidden = _convolve(_convolve(hidden, weights, "middle0"), weights, "middle1")
     for level in reversed(range(_LEVELS)):
@@ -120,6 +121,8 @@ def _midline(right: Mask, left: Mask) -> tuple[float, float] | None:
     rows = np.flatnonzero(right.any(axis=1) & left.any(axis=1))
     if len(rows) < SIDE // 8:
         return None
+    # The patient's right lung lies at the left of the image: its inner border is its last column, that of the left lung
+    # the first.
     inner_right = SIDE - 1 - np.argmax(right[rows, ::-1], axis=1)
     inner_left = np.argmax(left[rows], axis=1)
     middles = (inner_right + 1 + inner_left) / 2.0

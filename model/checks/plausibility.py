@@ -116,6 +116,7 @@ def normalise(square: Square) -> Square:
 
 def _distance(square: Square, plane: Mapping[str, NDArray[np.float32]]) -> float:
     away = square.ravel() - plane["mean"]
+    # The basis is orthonormal, so what lies outside of the plane is the whole less what lies inside (Pythagoras).
     inside = plane["basis"] @ away
     return float((away @ away - inside @ inside) / away.size)
 

@@ -49,6 +49,7 @@ class SameConvolution(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         pads: list[int] = []
+        # Width before height: `pad` counts the sides from the last one backwards.
         for side, kernel, stride in zip(images.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             missing = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
             pads += [missing // 2, missing - missing // 2]
@@ -78,6 +79,7 @@ class InvertedBottleneck(nn.Module):
             return result
         if self.training and self.dropped:
             kept = torch.rand(len(result), 1, 1, 1, device=result.device) >= self.dropped
+            # Scaled up, so that the mean is what serving, which drops nothing, will see.
             result = result * kept / (1.0 - self.dropped)
         return images + result
 
@@ -112,6 +114,7 @@ class EfficientNetLite0(nn.Module):
         self.last = nn.Conv2d(channels, LAST_CHANNELS, 1)
 
     def forward(self, images: Tensor) -> Pyramid:
+        # The scale of EfficientNet-Lite's published weights: mean 127, divisor 128.
         hidden = functional.relu6(self.stem((images * 255.0 - 127.0) / 128.0))
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks):

@@ -100,6 +100,7 @@ class Expert:
         shares: NDArray[np.float32] = logits.float().sigmoid().numpy()[:, self._named]
         if not np.isfinite(shares).all():
             raise InferenceError("the expert gave no numbers")
+        # Two straight pieces that meet where the operating point becomes 0.5 (TorchXRayVision's `op_norm`).
         return np.where(shares < self._cuts, shares / (2 * self._cuts), 1 - (1 - shares) / (2 * (1 - self._cuts)))
 
     def text(self, images: Sequence[DisplayImage]) -> str:

@@ -240,6 +240,7 @@ def side_of(grid: NDArray[np.float32]) -> str | None:
     """ "left", "right" (of the patient, whose right is at the picture's left) or "bilateral" by a map's weight."""
     weight = np.square(grid)
     half = grid.shape[1] // 2
+    # The middle column of an odd grid counts to neither side.
     at_left, at_right = float(weight[:, :half].sum()), float(weight[:, -half:].sum())
     total = at_left + at_right
     if total <= 0.0:
@@ -287,6 +288,8 @@ def _load_member(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> Fi
     network = FilmNetwork()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this form
     try:
+        # Not strict, because the counters of normalisation layers are not stored; whatever else is missing is refused
+        # below.
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the film classifier's weights do not fit: {error}") from error

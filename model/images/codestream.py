@@ -9,6 +9,8 @@ from io import BytesIO
 from pydicom.dataset import Dataset
 from pydicom.encaps import parse_basic_offsets, parse_fragments
 
+# SOF0 to SOF15 without DHT (C4), JPG (C8) and DAC (CC), which lie among them (ISO/IEC 10918-1 table B.1); F7 is the
+# frame header of JPEG-LS (ISO/IEC 14495-1).
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 EMPTY_TABLE = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 
@@ -47,6 +49,8 @@ def codestream_size(codestream: bytes) -> tuple[int, int] | None:
     if start is not None:
         if len(codestream) < start + 24:
             return None
+        # Xsiz, Ysiz, XOsiz and YOsiz of the SIZ segment (ISO/IEC 15444-1 A.5.1): the image is what lies right of and
+        # below its offset on the reference grid.
         right, bottom, left, top = struct.unpack(">4I", codestream[start + 8 : start + 24])
         return bottom - top, right - left
     if not codestream.startswith(b"\xff\xd8"):
@@ -60,6 +64,7 @@ def codestream_size(codestream: bytes) -> tuple[int, int] | None:
             position += 1
             continue
         if marker in _JPEG_FRAME_MARKERS:
+            # Behind marker, length and sample precision (ISO/IEC 10918-1 B.2.2).
             rows, columns = struct.unpack(">HH", codestream[position + 5 : position + 9])
             return rows, columns
         position += 2 + int(struct.unpack(">H", codestream[position + 2 : position + 4])[0])

@@ -73,6 +73,7 @@ def _missing_tiles(codestream: bytes, start: int) -> str | None:
 def _tile_count(codestream: bytes, start: int) -> int:
     """By the image and tile sizes of the SIZ segment (ISO/IEC 15444-1 B.3)."""
     right, bottom, _, _, width, height, left, top = struct.unpack(">8I", codestream[start + 8 : start + 40])
+    # Counted from the origin of the tile grid, not of the image; a tile that has only begun counts.
     columns, rows = -(-(right - left) // width), -(-(bottom - top) // height)
     return int(columns * rows) if columns > 0 and rows > 0 else 0
 
@@ -91,6 +92,7 @@ def decode_and_listen(decode: Callable[[], _T]) -> tuple[_T, str | None]:
     The libraries write to the standard error of the process, which is held for so long and then gets what was written.
     """
     with _stderr_lock:
+        # A file in memory and no pipe: nobody reads while the decoder runs, and a full pipe would stop it for ever.
         heard = os.memfd_create("decoder")
         kept = os.dup(2)
         try:

@@ -77,6 +77,7 @@ def _trim_black(small: NDArray[np.float32], box: tuple[int, int, int, int]) -> t
 def _without_specks(film: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Opening with a square. Two rank filters, because `binary_opening` takes twenty times as long; what touches the
     edge counts as going on beyond it, so that a narrow strip of film there stays."""
+    # Odd, so that the square has a middle and the opening moves nothing.
     size = max(3, round(max(film.shape) * SPECK_SHARE)) | 1
     eroded = ndimage.minimum_filter(film.astype(np.uint8), size=size, mode="nearest")
     opened: NDArray[np.bool_] = ndimage.maximum_filter(eroded, size=size, mode="constant") > 0
@@ -96,6 +97,7 @@ def _background(part: NDArray[np.float32]) -> float:
 def _trim_white(small: NDArray[np.float32], box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """Cut rows and columns at the edges that are white throughout: nothing can be seen on them."""
     top, bottom, left, right = box
+    # A few dark pixels (dust, a letter) do not keep a white row.
     white = small[top:bottom, left:right] >= WHITE_LEVEL
     rows, columns = white.mean(axis=1) >= 0.995, white.mean(axis=0) >= 0.995
     if rows.all() or columns.all():

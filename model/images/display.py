@@ -93,6 +93,7 @@ def load_picture(path: Path, *, crop: bool = True) -> DisplayImage:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_FRAME_PIXELS:
                 raise PixelError(f"the picture is too large: {picture.height} × {picture.width} pixels")
+            # Pillow's conversion of 16-bit grey to "L" cuts off at 255 instead of scaling.
             deep = picture.mode.startswith("I") or picture.mode == "F"
             values = np.asarray(picture if deep else picture.convert("L"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
@@ -181,5 +182,6 @@ def acquisition_moment(ds: Dataset) -> dt.datetime | None:
 def _hash(stored: NDArray[np.int32]) -> str:
     """SHA-256 of shape and stored values, whatever their encoding and transfer syntax were."""
     digest = hashlib.sha256(f"{stored.shape[0]}x{stored.shape[1]}:".encode())
+    # Little endian on every machine: the hash names the picture wherever it was decoded.
     digest.update(np.ascontiguousarray(stored, dtype="<i4").data)
     return digest.hexdigest()

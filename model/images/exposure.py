@@ -38,6 +38,7 @@ def exposure_of(ds: Dataset) -> Exposure | None:
     header_zone = _zone(_text(ds, "TimezoneOffsetFromUTC"))
     combined = _text(ds, "AcquisitionDateTime")
     if date := da(combined[:8]):
+        # A DT may end with its clock's offset from UTC, as +0100 (PS3.5 section 6.2).
         time = tm(re.split(r"[+-]", combined[8:])[0])
         own_zone = _zone(combined[-5:]) if len(combined) > 12 else None
         return _exposure(date, time, own_zone if own_zone is not None else header_zone)

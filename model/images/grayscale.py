@@ -58,10 +58,12 @@ class Window:
     def __call__(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """float32 in 0..1 of the same shape."""
         if self.function is VoiFunction.SIGMOID:
+            # exp overflows single precision beyond 88.
             exponent = np.clip(-4.0 * (values - self.centre) / self.width, -80.0, 80.0)
             return _float32(1.0 / (1.0 + np.exp(exponent)))
         if self.function is VoiFunction.LINEAR_EXACT:
             scaled = (values - self.centre) / self.width + 0.5
+        # The formula of LINEAR divides by width - 1: a width of one is a step (PS3.3 section C.11.2.1.2.1).
         elif self.width == 1:
             return _float32(values > self.centre - 0.5)
         else:
@@ -79,6 +81,7 @@ def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDAr
     grey = _voi(dataset, modality, stored, padding, frame)
     if is_inverted(dataset):
         grey = 1.0 - grey
+    # Behind the inversion, which would turn black padding white.
     if padding is not None:
         grey[padding] = 0.0
     if not np.isfinite(grey).all():
@@ -108,6 +111,7 @@ def padding_mask(dataset: Dataset, stored: NDArray[np.int32]) -> NDArray[np.bool
     if first is None:
         return None
     last = _stored_value(dataset, "PixelPaddingRangeLimit")
+    # By the polarity of the image either of the two may be the larger one.
     low, high = sorted((first, first if last is None else last))
     declared = (stored >= low) & (stored <= high)
     if not declared.any():
@@ -121,6 +125,7 @@ def padding_mask(dataset: Dataset, stored: NDArray[np.int32]) -> NDArray[np.bool
 
 def _modality(dataset: Dataset, stored: NDArray[np.int32], frame: int) -> NDArray[np.float32]:
     """Modality LUT or rescale (PS3.3 section C.11.1), also from the functional groups of an enhanced object."""
+    # A LUT excludes a rescale (PS3.3 section C.11.1), so where there is one nothing else is looked at.
     table = _table(dataset, "ModalityLUTSequence", stored)
     if table is not None:
         return table(stored)
@@ -223,8 +228,11 @@ def _first_input(first: int, count: int, inputs: NDArray[Any]) -> int:
 def _table_values(raw: Any, bits: int) -> NDArray[Any]:
     if isinstance(raw, bytes):
         words = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<u2")
+        # Entries of eight bits lie in words of their own, or two in a word: a word above 255 tells which the writer
+        # chose.
         packed = bits == 8 and words.size > 0 and int(words.max()) > 255
         return np.frombuffer(raw, dtype=np.uint8) if packed else words
+    # LUT Data that was read as SS has its upper half as negative numbers.
     return np.atleast_1d(np.asarray(raw, dtype=np.int64)) & 0xFFFF
 
 

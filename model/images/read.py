@@ -85,13 +85,17 @@ def _refuse_deflate_bomb(path: Path) -> None:
     """
     with path.open("rb") as stream:
         head = stream.read(_META_BYTES)
+        # (0002,0010) Transfer Syntax UID, in explicit VR little endian like the whole meta header (PS3.10 section 7.1).
         marker = head.find(b"\x02\x00\x10\x00UI")
         if marker < 0 or not head[marker + 8 :].startswith(b"1.2.840.10008.1.2.1.99"):
             return
+        # (0002,0000) counts the bytes of the meta header behind its own value: there the deflated data set begins.
         length = head.find(b"\x02\x00\x00\x00UL")
         if length < 0:
             return
         stream.seek(length + 12 + int.from_bytes(head[length + 8 : length + 12], "little"))
+        # Raw deflate, without zlib's header (PS3.5 section A.5). At most 1 MiB comes out of a step, and what was not
+        # yet used of the input waits in `unconsumed_tail`: the bomb is never in memory.
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while (chunk := inflater.unconsumed_tail or stream.read(_META_BYTES)) and not inflater.eof:
             total += len(inflater.decompress(chunk, 1 << 20))
@@ -126,6 +130,7 @@ def stored_frame(dataset: Dataset) -> tuple[NDArray[np.int32], int]:
     check_header(dataset)
     frame = shown_frame(dataset)
     syntax = transfer_syntax(dataset)
+    # Deflate compresses the data set as a whole and the parser has undone it, so its pixel data are native.
     if syntax.is_compressed and syntax != UID("1.2.840.10008.1.2.1.99"):
         _check_codestream(dataset, frame, syntax)
     else:

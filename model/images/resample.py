@@ -31,6 +31,7 @@ class ResamplingFilter(Enum):
 def resample(pixels: Picture, height: int, width: int, form: ResamplingFilter = ResamplingFilter.BICUBIC) -> Picture:
     """Make a picture [H, W] one of height × width. Bicubic overshoots at edges: values may leave the range."""
     rows = _reduce_rows(np.ascontiguousarray(pixels, dtype=np.float32), height, form)
+    # The columns as rows of the transpose: one kind of product, over memory that lies together.
     columns = _reduce_rows(np.ascontiguousarray(rows.T), width, form)
     return np.ascontiguousarray(columns.T)
 
@@ -51,9 +52,12 @@ def _strips(source: int, target: int, form: ResamplingFilter) -> tuple[tuple[int
     reach = form.value * widened
     rows = []
     for number in range(target):
+        # Pixels are areas whose middle lies at a half: without it the result would be shifted by half a pixel of the
+        # larger grid.
         centre = (number + 0.5) * scale
         first, last = max(0, int(centre - reach + 0.5)), min(source, int(centre + reach + 0.5))
         weights = _weights((np.arange(first, last) - centre + 0.5) / widened, form)
+        # At the edges the filter is cut off: normalised, it darkens no border.
         rows.append((first, weights / weights.sum()))
     strips = []
     for start in range(0, target, _AT_ONCE):

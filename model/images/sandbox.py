@@ -56,6 +56,7 @@ class _DecoderChild:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Unbuffered, because `_read` waits by select: bytes in a buffer of Python's would be invisible to it.
             bufsize=0,
             env=environment,
         )

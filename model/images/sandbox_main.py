@@ -26,6 +26,7 @@ def main() -> None:
     """Serve until the standard input ends, which it does when the parent is gone."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a decoder library prints must not get between the answers
+    # The core dump of a crash would hold a patient's picture.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
         request = json.loads(line)
@@ -57,6 +58,7 @@ def header_of(image: DisplayImage) -> dict[str, Any]:
 def _limit(seconds: float, memory_bytes: int) -> None:
     """Processor time from now on, and memory beyond what the idle process maps (libraries are half a gigabyte)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
+    # The limit counts the process's whole life in whole seconds, so it moves on with each file.
     processor = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (processor, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     mapped = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()

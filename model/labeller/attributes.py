@@ -29,6 +29,7 @@ def give_changes(read: SentenceStatement, targets: dict[int, Target]) -> None:
         is_list = mark.text in _OF_DEVICES or (change is Change.STABLE and mark.role != "nothing changed")
         listed = _find_listed_behind(read, cue, targets) if is_list else []
         governed = listed or scope.find_described(read, cue, places)
+        # The word describes what is no finding ("improved aeration").
         if governed is None:
             continue
         if not governed:
@@ -37,6 +38,7 @@ def give_changes(read: SentenceStatement, targets: dict[int, Target]) -> None:
         _note_contradictions(read, cue, [targets[position] for position in governed])
     _exchange(read, targets)
     for target in targets.values():
+        # What was there before and is denied today has gone.
         if target.is_known and target.presence == "no" and target.change is None and not target.left_out:
             target.change = Change.RESOLVED
 
@@ -91,6 +93,7 @@ def _change(governed: Sequence[Target], mark: Mark, change: Change) -> None:
     for target in governed:
         if change in (Change.WORSENING, Change.IMPROVING) and _only_persists(target):
             target.change = None  # "persisting, slightly smaller"
+        # What is not there cannot have grown, but it can have gone.
         if target.change is None and (target.presence != "no" or change is Change.RESOLVED):
             target.change = change
             target.note("change", mark)
@@ -126,6 +129,7 @@ def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
         removed = [target for target in targets.values() if target.is_device and start <= target.position < cue][-1:]
         inserted = [target for target in targets.values() if target.is_device and cue < target.position < end][:1]
         link = read.marks[cue + 1].text if cue + 1 < len(read.marks) else ""
+        # "A replaced by B" names the old one first, "B has replaced A" the new one.
         is_passive = link in ("by", "with", "for", "to")
         if not is_passive:
             if cue and read.marks[cue - 1].text.endswith(("been", "was", "were", "be")):
@@ -134,6 +138,7 @@ def _exchange(read: SentenceStatement, targets: dict[int, Target]) -> None:
         if not removed or (is_passive and not inserted and not _names_other(read.marks[cue + 2 :])):
             continue
         same_kind = bool(inserted) and inserted[0].named.keys == removed[0].named.keys
+        # A line in the place of a line: the patient has one as before, so nothing has gone.
         if same_kind and (not removed[0].sides or set(inserted[0].sides) == set(removed[0].sides)):
             removed[0].left_out = "replaced by one of its kind"
             continue

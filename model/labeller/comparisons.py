@@ -41,6 +41,8 @@ def read_two_degrees(marks: list[Mark]) -> list[Mark]:
             continue
         before = [other.text for other in marks[max(0, position - 2) : position]]
         is_start = "from" in before[-1:]
+        # A degree of the past counts as the earlier one only where another follows: alone it may be all that is said of
+        # today.
         if (is_start or any(text in _OF_EARLIER for text in before)) and _later_degree(marks, position):
             earlier = mark
             marks[position] = ignore_mark(mark, "earlier degree")
@@ -84,6 +86,7 @@ def read_two_sizes(marks: list[Mark]) -> list[Mark]:
     ]
     if sum(earlier) != 1 or any(mark.has(Part.CHANGE) for mark in marks):
         return marks
+    # Either may come first; the one beside a word of the past is the earlier.
     (position, before), (_, now) = sizes if earlier[0] else sizes[::-1]
     if now != before:
         change = Change.WORSENING if now > before else Change.IMPROVING

@@ -69,6 +69,7 @@ def _members(
         if position in targets:
             between = read.marks[members[-1] + 1 : position] if members else ()
             passes = any(other.text in _PASSES_DENIAL for other in between)
+            # Behind a preposition stands where the denied finding would be, and no further member of the list.
             if any(other.has(Part.PREPOSITION) for other in between) and not passes:
                 return members, False, is_open
             members.append(position)
@@ -81,6 +82,7 @@ def _members(
             mark.has(Part.RELATION) and (members or _names_something(read.marks[start:position]))
         ):
             return members, True, is_open
+        # "Neither view shows effusion": this verb leads from the denial to its finding and does not end it.
         if mark.has(Part.VERB) and not (mark.text in _SHOWS and not members):
             if any(later in targets for later in range(position, end)):
                 return members, True, is_open
@@ -128,6 +130,8 @@ def _goes_on(
         return not any(mark.has(Part.CHANGE, Part.VERB) for mark in read.of(segment)) or segment.joint is Joint.OR
     if segment.joint is Joint.OR or _or_follows(read, number, targets):
         return True
+    # "No pneumothorax, endotracheal tube in place": a list of diseases does not go on with a device, nor the other way
+    # round.
     if names_device is not None and (inside[0] in devices) != names_device:
         return False
     return is_bare(read.of(segment))

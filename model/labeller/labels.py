@@ -66,6 +66,7 @@ def without_labels(marks: list[Mark]) -> list[Mark]:
             changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
         else:
             changed[position] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+    # From the back, so that the places before it stay true.
     for start in sorted(closed, reverse=True):  # "Pneumothorax: no Effusion: yes"
         changed.insert(
             start, Mark(text=";", start=changed[start].start, end=changed[start].start, parts={Part.STOP: True})

@@ -239,6 +239,7 @@ def _compare(gold: Sequence[Label], made: Sequence[Label], tables: dict[str, dic
     left = list(made)
     for label in gold:
         same = [other for other in left if (other.finding, other.presence) == (label.finding, label.presence)]
+        # The label that agrees in most is the one compared, or one error would count as two.
         match = min(same, key=lambda one: (one.side != label.side, one.change != label.change), default=None)
         _count(tables["finding"], label.finding, label.finding if match else None)
         _count(tables["presence"], label.presence.value, label.presence.value if match else None)

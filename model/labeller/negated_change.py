@@ -28,6 +28,7 @@ def read_negated_change(marks: list[Mark]) -> list[Mark]:
         elif word.text in _NOUN_OF_CHANGE:
             marks[target] = ignore_mark(word, "development")
             continue
+        # "Has not developed": it is not there at all, which "no new effusion" does not say.
         elif word.parts[Part.CHANGE] is Change.NEW and mark.text in ("not", "never"):
             marks[target] = replace_parts(word, "has not come", NEGATION_AFTER=True)
         elif _denies_only_such(marks, position, target):

@@ -100,6 +100,7 @@ def _combine(key: str, labels: Sequence[Label]) -> ReportFinding | None:
         finding=key,
         presence=presence if not contradiction else None,
         side=("bilateral" if len(sides) > 1 else next(iter(sides))) if yes and sides else None,
+        # Of two words for one grade the last counts, which is the impression's; two grades settle nothing.
         level=levels[-1] if len(grades) == 1 else None,
         change=change,
         contradiction=contradiction,
@@ -135,6 +136,7 @@ def _change(labels: Sequence[Label]) -> tuple[Change | None, str]:
         by_side.setdefault(label.side, {}).setdefault(label.change, label)
     for side, changes in by_side.items():
         if side is not None:
+            # A change without a side is one of either side.
             changes.update(by_side.get(None, {}))
         if len(changes) > 1:
             first, second = list(changes.values())[:2]

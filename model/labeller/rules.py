@@ -106,6 +106,8 @@ def read_sentence(sentence: Sentence, *, is_readable: bool = True) -> Reading:
     """Read one sentence. is_readable: False where the report is not in English."""
     read = statement(sentence.raw)
     targets = targets_of(read)
+    # The order counts: doubt comes after denials, which it does not overturn, and sides before changes, because an
+    # exchanged device is compared by its side.
     _apply_unsaid(read, targets)
     _apply_denials(read, targets)
     _apply_known(read, targets)
@@ -119,6 +121,7 @@ def read_sentence(sentence: Sentence, *, is_readable: bool = True) -> Reading:
         for target in targets.values():
             target.left_out = "not in English"
     labels: list[Label] = []
+    # Explicit before inferred, plain before doubtful: of two labels that say the same the first one stays.
     for target in sorted(targets.values(), key=lambda target: (target.named.general, target.presence == "uncertain")):
         for label in _labels(target, sentence):
             same = next((n for n, other in enumerate(labels) if _says_already(other, label)), None)
@@ -206,6 +209,7 @@ def _apply_doubt(read: SentenceStatement, targets: dict[int, Target]) -> None:
             behind = behind[-1:] if ahead else behind
         for group, part in ((ahead, Part.UNCERTAINTY_BEFORE), (behind, Part.UNCERTAINTY_AFTER)):
             for target in at(targets, group):
+                # A denial stays one; a word that names an absence by itself ("clear") can be doubted.
                 if target.presence != "no" or target.named.presence == "no":
                     target.presence, target.certainty = "uncertain", str(mark.parts[part])
                     target.note("doubt", mark)

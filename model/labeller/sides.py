@@ -75,6 +75,7 @@ def _find_sided(read: SentenceStatement, cue: int, targets: dict[int, Target]) -
             return position
         if read.marks[position].has(Part.VERB, Part.WITH, Part.NEGATION_BEFORE, Part.RELATION):
             break
+        # Lists compare by their first entry: the segment's first finding stands before the side, or it has none at all.
         if inside[:1] < [cue] and read.marks[position].has(Part.UNCERTAINTY_BEFORE, Part.SHARED):
             break  # "opacity at the right base may represent atelectasis"
     if inside:

@@ -114,6 +114,7 @@ def _with_borrowed(marks: Sequence[Mark]) -> list[Mark]:
         if after is not None and _leads(within) and segments[number + 1].joint is not Joint.STOP:
             added[segment.end] = after
         elif before is not None:
+            # Behind the denial, which has to stand before what it denies.
             denies = marks[segment.start].has(Part.NEGATION_BEFORE)
             added[segment.start + 1 if denies else segment.start] = before
     extended: list[Mark] = []

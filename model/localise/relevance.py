@@ -218,18 +218,22 @@ def _relevance(
 ) -> list[Tensor]:
     """For each image [tokens]: the positive part of sum(gradient × token) of log p(yes) - log p(no)."""
     model = vlm.model
+    # The gradient ends at the images' tokens: the vision tower is not gone through again.
     leaves = [image.detach().clone().requires_grad_(True) for image in tokens]
     sequences: list[Tensor] = list(leaves)
     if model.longitudinal is not None:
         sequences = model._with_extras(sequences, inputs.get("image_counts"))
     places = inputs["input_ids"] == model.config.image_token_id
+    # Any id will do at the images' places, whose embeddings are replaced below.
     embeddings = model.get_input_embeddings()(inputs["input_ids"].masked_fill(places, 0)).detach()
     joined = torch.cat(sequences).to(embeddings.dtype)
     embeddings = embeddings.masked_scatter(places.unsqueeze(-1), joined)
     logits = model(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"], logits_to_keep=1).logits[0, -1]
     yes, no = (vlm.token_ids(vlm.continuation(layout, question, answer))[0] for answer in ("yes", "no"))
+    # The difference of two logits is that of their log-probabilities: the softmax's denominator cancels out.
     gradients = torch.autograd.grad(logits[yes].float() - logits[no].float(), leaves)
     return [
+        # What speaks against the finding does not show where it is.
         (gradient.float() * leaf.detach().float()).sum(-1).clamp(min=0)
         for gradient, leaf in zip(gradients, leaves, strict=True)
     ]

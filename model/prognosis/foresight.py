@@ -114,6 +114,7 @@ def within_gap(study: StudyPair, longest: int | None) -> StudyPair:
     unknown length ends the course as well. longest: None for no limit."""
     if longest is None:
         return study
+    # Days count back from the current image: newest first, two neighbours' difference is the gap between them.
     ages = [0, *study.days[::-1]]
     readable = 1
     for newer, older in pairwise(ages):

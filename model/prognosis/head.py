@@ -48,6 +48,7 @@ class PrognosisHead:
 
     def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """[cases, findings, width] -> [cases, findings, answers]."""
+        # Each finding has weights of its own: many small networks in one product, which share only their inputs.
         hidden = np.einsum("nfw,fwh->nfh", inputs, self.weights["first"]) + self.weights["first_bias"]
         hidden = np.maximum(hidden, 0.0)
         out: NDArray[np.float32] = np.einsum("nfh,fha->nfa", hidden, self.weights["second"])

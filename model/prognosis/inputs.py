@@ -98,6 +98,7 @@ def flag_of(text: str) -> int | None:
 
 def inputs_of(known: Known, vocabulary: Vocabulary) -> NDArray[np.float32]:
     """[findings, width]: for each finding its own course and what all share."""
+    # Newest first from here on: place 0 of a course is the prior, whatever the number of images.
     current, earlier = known.readings[-1], known.readings[-2::-1]
     shared = np.concatenate([_present(current), _present(earlier[0]) if earlier else _blank(current)])
     shared = np.concatenate([shared, _gap(known.days), _chart(known.context, vocabulary)])
@@ -116,9 +117,12 @@ def _own(now: NDArray[np.float64], course: Sequence[NDArray[np.float64]]) -> NDA
         parts.append(np.append(course[lag] if is_known else np.zeros(len(DEGREES)), float(is_known)))
     older = course[LAGS:]
     parts.append(np.append(np.mean(older, axis=0) if older else np.zeros(len(DEGREES)), float(bool(older))))
+    # The products of two readings say which degree followed which, which no sum of the two can.
     parts.append(np.outer(now, course[0]).ravel() if course else np.zeros(len(DEGREES) ** 2))
     parts.append(np.outer(now, course[1]).ravel() if len(course) > 1 else np.zeros(len(DEGREES) ** 2))
     for start in (1.0 - now[0], now[0]):
+        # How likely the finding has been there (then: has not been there) on this and each earlier image without a
+        # break.
         stays = [start]
         for reading in course[:LAGS]:
             stays.append(stays[-1] * ((1.0 - reading[0]) if start == 1.0 - now[0] else reading[0]))

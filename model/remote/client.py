@@ -180,6 +180,7 @@ def _timeout(left: float) -> httpx.Timeout:
 def _retry_after(response: httpx.Response) -> float:
     """Seconds that the server asks for, 0 where it does not or gives a date."""
     try:
+        # Capped: a server that asks for an hour must not hold a study for as long.
         return min(max(float(response.headers.get("Retry-After", "0")), 0.0), LONGEST_PAUSE_SECONDS * 3)
     except ValueError:
         return 0.0

@@ -55,6 +55,7 @@ class Walk:
         spellings: dict[str, dict[str, float]] = {}
         ending = 0.0
         for token, log_probability in tokens.items():
+            # The first token may carry the blank that parts the answer from the prompt.
             text = token.lstrip() if not beginning else token
             longer = start + text.casefold()
             if text and self._beginning_with(longer):

@@ -10,6 +10,7 @@ from model.labeller.text.parts import Part
 from model.labeller.text.tokens import marks
 from model.labeller.text.word_list import word_list
 
+# A colon before a digit is one of a time ("at 12:30") and opens no section.
 _COLON = re.compile(r"[ \t]*([A-Za-z][A-Za-z /&-]{1,40}?)[ \t]*(?:\([A-Za-z/ ]{1,9}\)[ \t]*)?[:=](?!\d)[ \t]*")
 _CAPITALS = re.compile(r"[ \t]*([A-Z][A-Z /&]{3,40})[ \t]*$", re.MULTILINE)
 _INLINE = re.compile(r"(?:(?<=[.!?;>])|(?<=[.!?;] )|(?<=[.!?;]  ))([A-Za-z][A-Za-z /&-]{2,40}?)[ \t]*:[ \t]*")

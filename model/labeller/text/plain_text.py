@@ -85,6 +85,7 @@ def _text_of_rtf(text: str) -> str:
         elif token["group"] == "}":
             if len(hidden) > 1:
                 hidden.pop()
+        # \* marks a group that a reader which does not know it may leave out.
         elif token["symbol"] == "*" or _RTF_HIDDEN.fullmatch(token["word"] or ""):
             hidden[-1] = True
         elif not hidden[-1]:
@@ -98,6 +99,7 @@ def _rtf_character(token: re.Match[str]) -> str:
     if token["byte"] is not None:
         return bytes.fromhex(token["byte"]).decode("cp1252", "replace")
     if token["unicode"] is not None:
+        # \u takes a signed number of 16 bits: characters from U+8000 on are written as negative ones (RTF 1.9.1).
         return chr(int(token["unicode"]) % 0x10000)
     if token["symbol"] is not None:
         return {"~": " ", "_": "-", "-": "", "\n": "\n", "\r": "\n"}.get(token["symbol"], token["symbol"])

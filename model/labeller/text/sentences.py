@@ -161,6 +161,7 @@ def _ends_sentence(text: str, stop: int, after: int, end: int) -> bool:
     if behind[0].isspace():
         following = text[after:end].lstrip()
         return not (_ABBREVIATIONS.fullmatch(word) and following[:1].islower())
+    # "5.2 cm" is one number; "at the base.2. No effusion" begins the next item.
     if behind[0].isdigit():
         return bool(word) and not word[-1].isdigit() and re.match(r"\d{1,2}[.)]", text[after : after + 3]) is not None
     if behind[0].isalpha():
