@@ -188,6 +188,7 @@ def choose_threshold(
     levels = np.unique(values)
     cuts = [float(levels[0]), *((levels[:-1] + levels[1:]) / 2).tolist()]
     options = [_at(values, truth, cut, positives, negatives) for cut in cuts]
+    # Rounding must not shut the best one out.
     enough = max(_worth(option, objective) for option in options) - slack - 1e-12
     return min(
         (option for option in options if _worth(option, objective) >= enough),

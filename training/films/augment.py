@@ -48,6 +48,7 @@ def augment_films(grey: Tensor, masks: Tensor, mirrored: Tensor, limits: Limits 
     for number in range(count):
         if torch.rand(()) < limits.blurred:
             grey[number : number + 1] = _blur(grey[number : number + 1], limits)
+    # Bicubic enlargement may overshoot below 0, of which a power is no number.
     grey = _expose(grey.clamp(1e-4, 1.0), limits)
     for number in range(count):
         if torch.rand(()) < limits.hidden:
@@ -64,6 +65,8 @@ def _transforms(count: int, mirrored: Tensor, limits: Limits) -> Tensor:
     turn, scale = _spread(count, limits.turn), torch.exp(_spread(count, limits.scale))
     aspect, sign = torch.exp(_spread(count, limits.aspect)), torch.where(mirrored, -1.0, 1.0)
     cos, sin = torch.cos(turn), torch.sin(turn)
+    # `affine_grid` leads from places of the result to places of the film, both from -1 to 1: a scale above 1 makes the
+    # film smaller.
     first = torch.stack([cos * scale * aspect * sign, -sin * scale, _spread(count, limits.shift)], dim=1)
     second = torch.stack([sin * scale * sign, cos * scale, _spread(count, limits.shift)], dim=1)
     return torch.stack([first, second], dim=1)

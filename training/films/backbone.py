@@ -52,6 +52,7 @@ def adapt_backbone(
     known = {id(network.get_submodule(name.rpartition(".")[0])) for name in trained or {}}
     norms = []
     with torch.no_grad():
+        # A list, because the loop replaces what the generator walks over.
         for (owner, name, layer), (convolution, norm) in zip(list(_layers(network)), _names(network), strict=True):
             if id(layer) in known:
                 continue
@@ -60,6 +61,7 @@ def adapt_backbone(
                 weight = weight.sum(dim=1, keepdim=True)  # ImageNet's three channels are equal in a grey image
             layer.weight.copy_(weight)
             layer.bias = None
+            # Without a momentum torch keeps the mean over all batches, which is the statistics wanted here.
             norms.append(nn.BatchNorm2d(layer.out_channels, eps=EPSILON, momentum=None))
             norms[-1].weight.copy_(state[f"{norm}.weight"])
             norms[-1].bias.copy_(state[f"{norm}.bias"])
@@ -79,6 +81,7 @@ def fold_norms(network: EfficientNetLite0) -> EfficientNetLite0:
             if getattr(owner, name) is layer:
                 continue
             norm = getattr(owner, name)[1]
+            # (w·x - mean) * scale + bias is a convolution of its own: weights w * scale, bias - mean * scale.
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             layer.weight.mul_(scale[:, None, None, None])
             layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)

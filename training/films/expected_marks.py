@@ -85,6 +85,7 @@ def expected_pairs(
     kept = shares.copy()
     for row, (before, after) in enumerate(zip(prior, current, strict=True)):
         if before is not None:
+            # Neither, current alone, prior alone, both: what is known of a film rules two of them out.
             kept[row, [0, 1] if before else [2, 3]] = 0.0
         if after is not None:
             kept[row, [0, 2] if after else [1, 3]] = 0.0

@@ -109,6 +109,7 @@ def _calibrate(mix: FilmRule, films: Sequence[FilmSample], marks: MarkOdds | Non
     truth = expected_marks(log_odds, mined, marked, mentions_any, marks)
     known = ~np.isnan(truth)
     scale, shift = _logistic(log_odds[known], truth[known])
+    # One scale for both outputs, so that calibration leaves their mix as it was chosen.
     return FilmRule(mined=mix.mined * scale, marked=mix.marked * scale, bias=shift)
 
 
@@ -165,6 +166,8 @@ def _with_pair(rule: FilmRule, mix: FilmRule, pairs: Sequence[PairSample], marks
     if marks is not None:
         read = np.array([film.marked is not None for film in priors]) & [film.marked is not None for film in currents]
         before, after = (marks.of(*_labels(films, mix)[:2]) for films in (priors, currents))
+        # First the shares of the four from pairs of which both films were read; they then fill in what the marks leave
+        # open in all the others.
         one_read = expected_pairs(shares, _known_marks(priors, marks), _known_marks(currents, marks))
         fitted = _fit_pairs(before[read], after[read], difference[read], one_read[read])
         shares = np.exp(_pair_scores(fitted, before, after, difference))
@@ -237,6 +240,7 @@ def _fit_degree(rows: Sequence[tuple[float, int]], start: tuple[float, float], p
     degree = np.array([kind for _, kind in rows])
 
     def loss(free: NDArray[np.float64]) -> float:
+        # "Stable" is the reference with a score of 0: the pair of scores says how much a difference has to exceed.
         worse, better = free[0] + free[1] * difference, free[0] - free[1] * difference
         normal = np.logaddexp(np.logaddexp(worse, better), 0.0)
         stated = np.where(degree == 1, worse, np.where(degree == -1, better, 0.0))

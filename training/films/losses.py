@@ -71,6 +71,7 @@ def _marked_loss(logits: Tensor, present: Tensor, read: Tensor, readers: Tensor)
 
 
 def _map_loss(maps: Tensor, masks: Tensor, read: Tensor, readers: Tensor) -> Tensor:
+    # An outline covers a small part of a film: its cells weigh twice, or "nothing anywhere" would be a good map.
     twice = torch.full((len(MARKED), 1, 1), 2.0, device=maps.device)
     losses = functional.binary_cross_entropy_with_logits(maps, masks, reduction="none", pos_weight=twice)
     return (losses.mean(dim=(2, 3)) * read).sum() / readers / len(MARKED)

@@ -49,6 +49,7 @@ def auroc_figure(rows: Sequence[Scored], on: str, *, seed: int = 0) -> Figure | 
     groups = _by_patient(rows)
     rng = np.random.default_rng(seed)
     values = []
+    # Patients are drawn and not films: those of one patient are alike, and the interval would come out too narrow.
     for _ in range(RESAMPLES):
         drawn = rng.integers(0, len(groups), len(groups))
         chosen = np.concatenate([groups[group] for group in drawn])

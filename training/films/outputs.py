@@ -79,6 +79,7 @@ def domains_of(learned: Sequence[NDArray[np.float32]], held_back: Sequence[NDArr
         share = len(centre) / (len(centre) + len(features))
         level = np.trace(covariance) / len(centre)
         shrunk = (1.0 - share) * covariance + share * level * np.eye(len(centre))
+        # W with W·Wᵀ = the inverse covariance: the length of x·W is Mahalanobis' distance.
         whitening.append(np.linalg.cholesky(np.linalg.inv(shrunk)))
         centres.append(centre)
         limits.append(np.quantile(np.linalg.norm((held - centre) @ whitening[-1], axis=1), LIMIT_SHARE))

@@ -126,6 +126,8 @@ def _enough(patients: int, settings: GateSettings) -> GateCheck:
 
 
 def _main(result: Comparison, interval: Interval, settings: GateSettings) -> GateCheck:
+    # Wilcoxon's test takes the questions as independent, which those of one patient are not; the interval draws
+    # patients. Both must hold.
     passed = bool(result.difference > 0 and result.p < settings.alpha and interval.low > 0)
     verdict = "better" if passed else "worse" if result.difference < 0 else "no significant improvement"
     words = (

@@ -48,6 +48,8 @@ def recalls(truth: Sequence[str], said: Sequence[str]) -> list[float]:
     values = []
     for true, answer in zip(truth, said, strict=True):
         true_tokens, given = Counter(normalise_answer(true)), Counter(normalise_answer(answer))
+        # The common part of two counters has the smaller count: a word said twice counts twice only where the truth has
+        # it twice.
         values.append((true_tokens & given).total() / true_tokens.total() if true_tokens else 1.0)
     return values
 

@@ -140,6 +140,7 @@ def roc_curve(truth: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.float64], 
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positive[order])
     misses = np.cumsum(~positive[order])
+    # No threshold parts equal scores, so they make one step of the curve.
     last_of_value = np.append(np.diff(scores[order]) != 0, True)
     true_rate = np.concatenate([[0.0], hits[last_of_value] / hits[-1]])
     false_rate = np.concatenate([[0.0], misses[last_of_value] / misses[-1]])
@@ -156,6 +157,7 @@ def reliability(
         raise ValueError(f"{confidences.shape} confidences and {right.shape} outcomes")
     if confidences.size and not (np.isfinite(confidences).all() and 0 <= confidences.min() <= confidences.max() <= 1):
         raise ValueError("a confidence lies outside 0..1")
+    # A confidence of exactly 1 belongs to the last bin.
     bin_of = np.minimum((confidences * bins).astype(int), bins - 1)
     result = []
     for number in range(bins):

@@ -106,11 +106,14 @@ def _score(setting: str, rows: Sequence[ForecastRow], resamples: int) -> tuple[S
     sums = [np.bincount(table.patients, values.astype(float), minlength=count) for values in columns]
     rng = np.random.default_rng(0)
     drawn = rng.integers(count, size=(resamples, count))
+    # A patient is drawn with all of his answers. The ratio of the sums, not the mean of ratios, because that is the
+    # figure whose interval is asked for.
     accuracies = [values[drawn].sum(1) / totals[drawn].sum(1) for values in sums]
     whole = [float(values.sum() / totals.sum()) for values in sums]
     skill = None
     if table.best is not None and whole[2] > whole[1]:  # else nothing can be foretold that is not the commonest
         room = accuracies[2] - accuracies[1]
+        # A resample in which the best reader is no better than the commonest answer has no skill to speak of.
         spread = (accuracies[0] - accuracies[1])[room > 0] / room[room > 0]
         skill = ((whole[0] - whole[1]) / (whole[2] - whole[1]), *_interval(spread))
     by_finding: dict[str, tuple[float, float, float | None]] = {}
