@@ -71,6 +71,7 @@ class FindingAgreement:
         for (stated, read), count in self.table.items():
             node[stated] += count
             reader[read] += count
+        # The agreement that chance alone would give, were each to use its words as often as it does, but blindly.
         expected = sum(node[word] * reader[word] for word in node) / total**2
         return None if expected == 1.0 else (self.agree / total - expected) / (1.0 - expected)
 

@@ -86,6 +86,7 @@ def settle(words: Iterable[SourceValue], predictions: Mapping[int, Mapping[str, 
     newest: dict[tuple[str, ...], SourceValue] = {}
     for word in sorted(words, key=lambda word: (word.created_at, word.id)):
         subject = (word.study_instance_uid, word.sop_instance_uid, word.finding, word.aspect)
+        # In order of time: an author's newest word by one way stands in the place of the earlier ones.
         newest[(*subject, word.author, word.source)] = word
     single: dict[tuple[str, str, str, Aspect], list[tuple[str, SourceValue]]] = defaultdict(list)
     for word in newest.values():
@@ -97,6 +98,7 @@ def settle(words: Iterable[SourceValue], predictions: Mapping[int, Mapping[str, 
         if word.aspect == "result" and word.verdict is Verdict.AGREE and word.result_pk is not None:
             for finding, aspect, value in _statements(predictions.get(word.result_pk, {})):
                 whole[word.study_instance_uid, word.sop_instance_uid, finding, Aspect(aspect)].append((value, word))
+    # A word on a single statement goes before one on the whole result.
     settled = [_opinion(subject, given) for subject, given in {**whole, **single}.items()]
     return sorted(
         settled, key=lambda opinion: (opinion.at, opinion.study_instance_uid, opinion.finding, opinion.aspect)
@@ -131,6 +133,7 @@ def value_of(word: SourceValue) -> str:
     if word.verdict is Verdict.CORRECT:
         return word.value
     if word.aspect == "presence":
+        # A presence has one opposite; that a side or degree is wrong does not say which is right.
         turned = {Presence.PRESENT.value: Presence.ABSENT.value, Presence.ABSENT.value: Presence.PRESENT.value}
         return turned.get(word.stated, "")
     return OTHER if word.stated else ""
@@ -142,6 +145,7 @@ def _opinion(place: tuple[str, str, str, Aspect], given: list[tuple[str, SourceV
         values[value].append(f"{word.author} ({word.role}, {word.source})")
     newest = max((word for _, word in given), key=lambda word: (word.created_at, word.id))
     study, image, finding, aspect = place
+    # Whoever agreed with the whole result agreed with each statement, so the value agreed with is the one stated.
     value = newest.stated if newest.aspect != "result" else given[-1][0]
     return Opinion(
         study_instance_uid=study,

@@ -53,6 +53,7 @@ def import_table(session: Session, text: str, *, now: dt.datetime) -> TableImpor
     imported = TableImport()
     for line, row in _rows(text):
         try:
+            # DictReader keeps surplus fields under the key None, and gives None for missing ones.
             if None in row or any(value is None for value in row.values()):
                 raise UsageError("it has more or fewer fields than the header")
             if any("\x00" in value or any("\ud800" <= c <= "\udfff" for c in value) for value in row.values()):
@@ -69,6 +70,7 @@ def import_table(session: Session, text: str, *, now: dt.datetime) -> TableImpor
 def _rows(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     text = text.removeprefix("\ufeff")
     head = text.split("\n", 1)[0]
+    # Spreadsheets write semicolons where the comma is the decimal sign.
     separator = ";" if head.count(";") > head.count(",") else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     names = [name.strip() for name in reader.fieldnames or ()]

@@ -54,6 +54,7 @@ def choose_prior(
     unreadable: (SOPInstanceUID, why) of candidates whose pixels cannot be used.
     """
     policy = policy or PriorPolicy()
+    # Sorted by what the candidates are: of two with one UID the same one stays, in whatever order they come.
     unique = {image.sop_instance_uid: image for image in sorted(candidates, key=repr)}
     known = dict.fromkeys(same_picture, SAME_PICTURE)
     known |= {uid: f"its image cannot be used: {why}" for uid, why in unreadable}
@@ -133,6 +134,7 @@ def _comparable(current: ImageFacts, image: ImageFacts) -> tuple[dt.datetime, dt
 
 def _may_be_reversed(now: dt.datetime, then: dt.datetime) -> bool:
     """Tell whether clocks that were set back between the two, in this machine's zone, may hide that `then` is later."""
+    # `fold` says which of the two readings of a repeated hour is meant (PEP 495); nobody knows, so both are tried.
     earliest, latest = ([moment.replace(fold=fold).astimezone(dt.UTC) for fold in (0, 1)] for moment in (now, then))
     return max(latest) >= min(earliest) and now > then
 

@@ -25,6 +25,7 @@ _TEXTS = (
 _SPECIES_TEXTS = ("AcquisitionDeviceProcessingDescription", "InstitutionName", "ProtocolName", "StudyDescription")
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _ANIMALS = re.compile(r"\b(canine|feline|equine|bovine|veterinar\w*|tierarzt\w*|tierklinik\w*)\b", re.IGNORECASE)
+# 337915000 is Homo sapiens in SNOMED CT, L-85B00 the same in the SRT codes of older objects.
 _HUMAN = frozenset({"", "homo sapiens", "human", "337915000", "L-85B00"})
 
 

@@ -123,6 +123,7 @@ def _link(a: Patient, b: Patient, policy: PriorPolicy) -> _Link | None:
         return _Link.MERGED
     if key_a.patient_id == key_b.patient_id and not (key_a.issuer and key_b.issuer):
         return _Link.ONE_ISSUER
+    # A listed ID without its issuer may be anybody's, so it links nothing.
     others_a = {canonical(key, policy) for key in a.other_keys if key.patient_id and key.issuer}
     others_b = {canonical(key, policy) for key in b.other_keys if key.patient_id and key.issuer}
     if canonical_b in others_a or canonical_a in others_b:
@@ -136,6 +137,7 @@ def _check_linked_ids(a: Patient, b: Patient, link: _Link, policy: PriorPolicy) 
     contradicting: list[str] = []
     if a.birth_date and b.birth_date and not a.birth_date == b.birth_date == NO_BIRTH_DATE:
         (agreeing if a.birth_date == b.birth_date else contradicting).append("birth date")
+    # "O" and "U" contradict nothing.
     sex_a, sex_b = (p.sex if p.sex in ("M", "F") else "" for p in (a, b))
     if sex_a and sex_b:
         (agreeing if sex_a == sex_b else contradicting).append("sex")

@@ -50,6 +50,7 @@ def _groups(name: str) -> tuple[str, str, str]:
     alphabetic, ideographic, phonetic = (_usable(part) for part in parts)
     if alphabetic and not ideographic and _is_written_in(alphabetic, ("CJK",)):
         alphabetic, ideographic = "", alphabetic
+    # Hangul and kana belong into the phonetic group (PS3.5 annexes H and I).
     elif alphabetic and not phonetic and _is_written_in(alphabetic, ("HANGUL", "HIRAGANA", "KATAKANA", "HALFWIDTH")):
         alphabetic, phonetic = "", alphabetic
     return alphabetic, ideographic, phonetic
@@ -91,6 +92,7 @@ def _is_same_given(given_a: str, middle_a: str, given_b: str, middle_b: str) -> 
     words_a, words_b = _words(f"{given_a} {middle_a}"), _words(f"{given_b} {middle_b}")
     if not words_a or not words_b:
         return not words_a and not words_b
+    # As far as both go: a second given name may be left out.
     return all(_is_same_or_initial(x, y) for x, y in zip(words_a, words_b, strict=False))
 
 

@@ -166,6 +166,7 @@ def _losses(log: Path) -> tuple[tuple[tuple[int, float], ...], float]:
             now = float(entry["seconds"])
         except (ValueError, KeyError):
             continue  # the last line of a killed process
+        # The log's clock begins anew with each process that went on with the training.
         seconds += now - before if now >= before else now
         before = now
     return tuple(sorted(steps.items())), seconds

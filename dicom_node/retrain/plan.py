@@ -75,6 +75,7 @@ def resolve_recipe(recipe: dict[str, Any], *, snapshot: Path, base: Path, pictur
     pictures: where decoded pictures are kept, so that a film is decoded once and not at every step.
     Raises RetrainError where no data set names the snapshot: the site's own studies would take no part.
     """
+    # Replaced in the JSON text, so the folder is put in as JSON spells it: a quote or backslash in its name stays one.
     filled = json.loads(json.dumps(recipe).replace(f":{PLACEHOLDER}/", f":{json.dumps(str(snapshot))[1:-1]}/"))
     data = filled.get("data", {})
     if filled == recipe:

@@ -183,6 +183,7 @@ def _film(session: Session, node: NodeContext, folder: Path, sop_instance_uid: s
 
 def pseudonym(study: Study, key: bytes) -> str:
     """A keyed hash of issuer and PatientID; a study without PatientID is a person of its own."""
+    # A control character, which neither part can hold: issuer "A" with ID "BC" is not issuer "AB" with ID "C".
     person = f"{study.issuer_of_patient_id}\x1f{study.patient_id}" if study.patient_id else study.study_instance_uid
     return hmac.new(key, person.encode(), hashlib.sha256).hexdigest()[:32]
 

@@ -80,12 +80,14 @@ def _people(links: Iterable[tuple[str, str]]) -> list[list[str]]:
     def find(patient: str) -> str:
         owner.setdefault(patient, patient)
         while owner[patient] != patient:
+            # Union-find with halved paths: each look shortens the next one's way to the group's first name.
             owner[patient] = owner[owner[patient]]
             patient = owner[patient]
         return patient
 
     for first, second in links:
         low, high = sorted((find(first), find(second)))
+        # The smaller name leads, so that a group is called the same in whatever order its links come.
         owner[high] = low
     groups: dict[str, list[str]] = {}
     for patient in sorted(owner):

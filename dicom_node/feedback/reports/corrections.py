@@ -59,6 +59,8 @@ def _replaces(later: ReceivedReport, earlier: ReceivedReport) -> bool:
     same_order = later.order_key != "" and later.order_key == earlier.order_key
     if same_order and later.kind is ReportKind.HL7 and earlier.kind is ReportKind.HL7:
         final = _is_final(later) or later.reason.startswith(CANCELLED)
+        # Messages may come in another order than they were written in: their own time decides, and between equal ones
+        # the order of coming.
         return final and (later.written or "", later.id) > (earlier.written or "", earlier.id)
     same_study = later.matched_study_uid != "" and later.matched_study_uid == earlier.matched_study_uid
     return same_study and later.is_verified and not earlier.is_verified and _is_final(later)

@@ -169,6 +169,7 @@ def _report(msh: Segment, group: _Group, source_key: str) -> dict[str, Any]:
             observation for observation in texts if _observation_status(observation) not in (*CANCELS, *_NO_RESULT)
         ]
     accessions = _accessions(group)
+    # OBR-3, the filler order number, names a report over all of its corrections.
     filler = obr.component(3, 0) or (accessions[0] if accessions else "")
     return {
         "source_key": source_key,
@@ -180,6 +181,7 @@ def _report(msh: Segment, group: _Group, source_key: str) -> dict[str, Any]:
         "text": _text(texts),
         "author": _author(group)[:255],
         "is_verified": status in FINAL,
+        # OBR-22, when results were reported or changed; else the time of the message (MSH-7).
         "written": "".join(c for c in (obr.raw(22) or msh.raw(7)) if c in "0123456789")[:14],
         "sender": f"{msh.raw(3)}^{msh.raw(4)}"[:255],
     }
@@ -213,6 +215,7 @@ def _value(segment: Segment) -> str:
 
 def _read_encapsulated(segment: Segment) -> str:
     """Return the text of an ED value (v2.5.1 section 2.A.24): source, type, subtype, encoding, data."""
+    # Four cuts at most: the data behind them may hold the separator.
     parts = [*segment.raw(5).split(segment.delimiters.component, 4), "", "", "", ""]
     kind, how, data = f"{parts[1]} {parts[2]}".upper(), parts[3].upper(), parts[4]
     if not any(word in kind for word in ("TEXT", "RTF", "HTML", "PLAIN")) or "PDF" in kind:
@@ -266,6 +269,8 @@ def _names_study(segment: Segment) -> bool:
 
 def _accessions(group: _Group) -> list[str]:
     numbers = [segment.component(1, 0) for segment in group.studies if segment.name == "IPC"][:1]
+    # OBR-18 holds the accession number in IHE's profiles; elsewhere the filler's or the placer's order number serves as
+    # one.
     numbers += [group.obr.component(number, 0) for number in (18, 3, 2)]
     return list(dict.fromkeys(value[:64] for value in numbers if value))
 
@@ -276,6 +281,7 @@ def _patient_ids(pid: Segment) -> list[list[str]]:
     for components in pid.repetitions(3) if pid.raw(3) else pid.repetitions(2)[:1]:
         parts = [*components, "", "", "", ""]
         if parts[0]:
+            # CX-4, the assigning authority, is itself of parts, of which the first is its namespace.
             ids.append([parts[0][:64], parts[3].split(pid.delimiters.subcomponent)[0][:64]])
     return ids
 
@@ -283,6 +289,7 @@ def _patient_ids(pid: Segment) -> list[list[str]]:
 def _author(group: _Group) -> str:
     """Return the principal result interpreter (OBR-32), else the responsible observer (OBX-16), as "Family^Given"."""
     obr = group.obr
+    # OBR-32 is an NDL: its first component is the whole name, whose parts (id, family, given) are subcomponents.
     person = obr.raw(32).split(obr.delimiters.repetition)[0].split(obr.delimiters.component)[0]
     interpreter = [obr.decode(part).strip() for part in person.split(obr.delimiters.subcomponent)]
     if any(interpreter[1:3]):

@@ -52,6 +52,7 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
     labels, version = ([], "") if read["reason"] else _labels(str(read["text"]), node.settings.feedback)
     with node.database.write() as session:
         jobs.complete(session, job)
+        # The job was ended first: a lost lease is found out before a row is changed.
         row = session.get_one(ReceivedReport, report_pk)
         for name, value in read.items():
             setattr(row, name, value)

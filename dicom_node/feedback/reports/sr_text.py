@@ -99,6 +99,7 @@ def _refusal(dataset: Dataset, text: str, *, verified: bool) -> str:
 def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
     """(heading, text) of the TEXT items in order. A name that tells of no finding ("History") goes before its place."""
     skipped = word_list().skipped
+    # One count for the whole tree, not for each level: nested sequences multiply.
     left = [MAX_ITEMS]
 
     def walk(item: Dataset, heading: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -112,6 +113,7 @@ def _texts(dataset: Dataset) -> Iterator[tuple[str, str]]:
                 own = name if name.lower() in skipped or not heading else heading
                 yield own, _long(child)
             elif text_of(child, "ValueType") == "CONTAINER":
+                # What stands under "History" stays history, whatever its own parts are called.
                 below = heading if heading.lower() in skipped else name or heading
             yield from walk(child, below, depth + 1)
 

@@ -121,11 +121,13 @@ class WebArchive:
         """The parts of a multipart answer, or the one object of an answer that is none (PS3.18 section 8.6.1.2)."""
         limits = AnswerLimits(most_bytes=self.part_bytes, most_seconds=MAX_RETRIEVE_SECONDS)
         client: Any = self._client(self.retrieve_seconds, limits)
+        # The client's public calls parse each part with pydicom; here the bytes are wanted as they were sent.
         response = client._http_get(url, headers={"Accept": AS_STORED}, stream=True)
         if response.headers.get("Content-Type", "").startswith("application/dicom"):
             yield response.content
             return
         for part in client._decode_multipart_message(response, stream=True):
+            # The cap is on one part: a study may hold any number of films.
             limits.bytes_read = 0
             yield part
 

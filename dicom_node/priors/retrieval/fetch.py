@@ -127,6 +127,7 @@ def _retrieve(
         except RetrieveError as error:
             failure = error
             break
+    # An archive that gives no number has one image at least, or it would not have listed the study.
     arrived = _wait_for_images(node, uid, series, expected or 1, patient=failure is None)
     if arrived < (expected or 1):
         outcome = str(failure) if failure else f"the archive {peer.name!r} said success"
