@@ -109,7 +109,7 @@ def configure(settings: LoggingSection, *, stream: TextIO | None = None) -> None
 
 
 _setup: Callable[[], None] | None = None
-"""What structlog has still to be told, once it is imported."""
+"""The settings that structlog still has to get, once it is imported."""
 _setup_lock = threading.Lock()
 
 

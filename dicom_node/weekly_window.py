@@ -40,7 +40,7 @@ def zone_of(name: str) -> dt.tzinfo | None:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Raises ValueError naming what is allowed."""
+    """Read a schedule. Raises ValueError naming what is allowed."""
     match = _FORM.fullmatch(text.strip().lower())
     if match is None or match["begin"] == "24:00":
         raise ValueError(f"{text!r} is no schedule; allowed is {ALLOWED}")

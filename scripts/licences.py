@@ -46,7 +46,7 @@ def closure(extras: tuple[str, ...] = ()) -> dict[str, metadata.Distribution]:
 
 
 def licence_of(distribution: metadata.Distribution) -> str:
-    """What a distribution says of its licence: SPDX expression, else classifiers, else the first line of the text."""
+    """The licence that a distribution states: SPDX expression, else classifiers, else the first line of the text."""
     said = cast(Message, distribution.metadata)  # the class behind the protocol, which lacks `get`
     expression = said.get("License-Expression")
     if expression:

@@ -123,8 +123,7 @@ def _is_behind(after: tuple[str, str, int]) -> ColumnElement[bool]:
 
 def _days(part: BackfillRange) -> float:
     """The length of a range in days."""
-    # DTZ007: DICOM dates are local.
-    first, last = (dt.datetime.strptime(value, "%Y%m%d") for value in (part.first_date, part.last_date))  # noqa: DTZ007
+    first, last = dt.date.fromisoformat(part.first_date), dt.date.fromisoformat(part.last_date)
     days = float((last - first).days + 1)
     if part.first_time or part.last_time:
         begin = _hours(part.first_time) if part.first_time else 0.0

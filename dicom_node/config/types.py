@@ -76,7 +76,7 @@ class Section(BaseModel):
 
 
 def refuse_duplicates(kind: str, names: Iterable[str]) -> None:
-    """Raises ValueError for two tables of one name."""
+    """Raise ValueError for two tables of one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

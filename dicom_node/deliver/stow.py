@@ -97,8 +97,7 @@ def _map_errors(what: str) -> Iterator[None]:
         raise peer.DestinationUnreachableError(f"{what}: {_short(error)}") from error
     except DeliveryError:
         raise
-    except Exception as error:  # the edge to a stranger's answer
-        # Whatever client and parser raise, the queue tries again and says why.
+    except Exception as error:  # the edge to a stranger's answer: whatever it raises, the queue tries again
         raise DeliveryError(f"the answer to {what} is not understood: {_short(error)}") from error
 
 

@@ -156,7 +156,8 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _read(data: bytes, encoding: Encoding, *, may_end_early: bool, is_cut_off: bool) -> Dataset:
-    """Raises _NeedsMoreError where the data end inside the header, or may do so (`is_cut_off`: there is more)."""
+    """Read the header. Raises _NeedsMoreError where the data end inside it, or may do so (`is_cut_off`: there is
+    more)."""
     read_elements: list[Element] = []
     has_pixels = False
     budget = ReadBudget()

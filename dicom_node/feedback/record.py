@@ -44,7 +44,7 @@ def allowed_values(aspect: Aspect) -> tuple[str, ...]:
 
 
 def check(word: FeedbackWord) -> None:
-    """Raises UsageError naming what is wrong and what is allowed."""
+    """Raise UsageError naming what is wrong and what is allowed."""
     if word.aspect is Aspect.RESULT:
         if word.finding or word.value:
             raise UsageError("a word on the whole result names no finding and no value")

@@ -51,7 +51,7 @@ def migration_config(connection: Connection | None = None) -> Config:
 
 
 def require_current(database: Database) -> None:
-    """Raises IndexUnavailableError naming the command to run where the database has another revision."""
+    """Raise IndexUnavailableError naming the command to run where the database has another revision."""
     current, needed = current_revision(database), head_revision()
     if current != needed:
         raise IndexUnavailableError(

@@ -141,7 +141,7 @@ class Worker:
             except IndexUnavailableError as error:
                 log.error("no work can be claimed", error=str(error))
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
-            except Exception:  # the edge of a lane: see above
+            except Exception:  # the edge of a lane: without it the due work of its kind would wait for ever
                 log.exception("a lane failed and goes on", lane=name)
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
 

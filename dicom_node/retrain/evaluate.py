@@ -31,7 +31,10 @@ from training.records.record import Record
 
 
 def judge(plan: Plan, between: Callable[[], None]) -> Decision:
-    """Raises ModelError or DataError where a checkpoint or an image of the frozen set cannot be read."""
+    """Ask both systems and decide.
+
+    Raises ModelError or DataError where a checkpoint or an image of the frozen set cannot be read.
+    """
     sides = {"champion": plan.champion, "challenger": plan.models / plan.challenger}
     manifests = {name: read_manifest(folder) for name, folder in sides.items()}
     asked = {

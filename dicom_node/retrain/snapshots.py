@@ -109,7 +109,7 @@ def release(session: Session, name: str) -> int:
 
 
 def verify_files(folder: Path, manifest_sha256: str) -> None:
-    """Raises RetrainError where a file of the snapshot is not the one that was locked."""
+    """Raise RetrainError where a file of the snapshot is not the one that was locked."""
     manifest = folder / MANIFEST_FILE
     try:
         content = manifest.read_bytes()

@@ -7,7 +7,7 @@ import datetime as dt
 from apscheduler.triggers.base import BaseTrigger
 
 
-class SteadyInterval(BaseTrigger):  # type: ignore[misc,unused-ignore]
+class SteadyInterval(BaseTrigger):  # type: ignore[misc,unused-ignore]  # APScheduler has no types
     """Fires every `seconds`; times that were missed count as one.
 
     APScheduler's own interval lists each missed time before it makes them one: after a clock that was set forward by

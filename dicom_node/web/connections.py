@@ -68,8 +68,7 @@ class CappedProtocol(H11Protocol):
 
     all_open: Connections
 
-    # uvicorn narrows the transport that asyncio's base class names.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""

@@ -238,7 +238,8 @@ class OidcProvider:
             from joserfc.jwk import KeySet
 
             # Whatever JSON the provider gives: joserfc checks its form.
-            known = KeySet.import_key_set(self._get(self._endpoint("jwks_uri")))  # type: ignore[arg-type]
+            answer: Any = self._get(self._endpoint("jwks_uri"))
+            known = KeySet.import_key_set(answer)
             with self._guard:
                 self._keys, self._keys_at = known, time.monotonic()
         return known

@@ -25,8 +25,8 @@ def read_member(path: Path) -> FilmNetwork:
     network = FilmNetwork()
     state = {name: value.float() for name, value in load_file(path).items()}
     network.load_state_dict(grow_heads(state), strict=False)
-    # torch's types lack this form of `to`.
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this form
+    return network.eval()
 
 
 def write_classifier(

@@ -69,7 +69,7 @@ class _DecoderChild:
             fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def ask(self, request: dict[str, Any], deadline: float) -> DisplayImage:
-        """Raises PixelError for an image that the child refused, _Fault for everything that ends the child."""
+        """Have one image decoded. Raises PixelError where the child refuses it, _Fault for what ends the child."""
         self.served += 1
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")

@@ -237,8 +237,8 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
-            # Exactly one of both is given, so the ids are no None here.
-            inputs_embeds = self.embed(input_ids, pixel_values, image_grids, image_counts)  # type: ignore[arg-type]
+            assert input_ids is not None, "exactly one of both is given"
+            inputs_embeds = self.embed(input_ids, pixel_values, image_grids, image_counts)
         kwargs.pop("return_dict", None)
         outputs = self.llm(
             inputs_embeds=inputs_embeds,

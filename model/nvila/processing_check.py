@@ -25,7 +25,7 @@ _RESCALE = 1 / 255
 
 
 def refuse_other_processing(folder: Path, top: Mapping[str, Any], preprocessor: Mapping[str, Any], side: int) -> None:
-    """Raises CheckpointError naming the key. top: config.json; preprocessor: that of the vision tower, {} where it has
+    """Raise CheckpointError naming the key. top: config.json; preprocessor: that of the vision tower, {} where it has
     none; side: of one tile in pixels, unless scales are merged (then the smallest scale counts, as in the original)."""
     where = folder / "vision_tower" / "preprocessor_config.json"
     for key, done in _PREPROCESSOR.items():

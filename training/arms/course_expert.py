@@ -76,7 +76,7 @@ def present_on(courses: StudyCourses) -> NDArray[np.float32]:
 
 @torch.inference_mode()
 def _features(expert: FilmExpert, films: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """What the heads of the network are given, of square films: [films, JOINED]."""
+    """The input of the network's heads for square films: [films, JOINED]."""
     given: list[Tensor] = []
     # Caught on the way to the heads, so that the films are prepared as the expert itself prepares them.
     handle = expert.network.mined.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))

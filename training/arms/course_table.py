@@ -59,7 +59,7 @@ def write_course_study(results: Results, test: StudyCourses, doc: Path) -> tuple
     if not mark or not end:
         raise DataError(f"{doc} lacks the marks {BEGIN} and {END}")
     rows = course_rows(results)
-    scores = {kind: score_part(rows, kind) for kind in _asked(rows)}
+    scores = {kind: score_part(rows, kind) for kind in _parts_asked(rows)}
     gains = gains_of(rows)
     of_expert = expert_figures(test)
     tables = [_next_table(scores, rows), _seen_table(scores, rows), _gain_table(gains), _expert_table(of_expert)]
@@ -95,7 +95,7 @@ def course_rows(results: Results) -> Rows:
     return rows
 
 
-def _asked(rows: Rows) -> list[CourseAnswerSet]:
+def _parts_asked(rows: Rows) -> list[CourseAnswerSet]:
     """The parts of the test that were asked, in their order."""
     there = {item.set for item in next(iter(rows.values()))[0]}
     return [kind for kind in CourseAnswerSet if kind in there]
@@ -136,13 +136,13 @@ def _best_answers(course: int, kind: CourseAnswerSet) -> Shares:
 
 
 def gains_of(rows: Rows) -> list[dict[str, Any]]:
-    """What each of COMPARED gains, for each part of the test: mean over courses, 95 % interval, and p by course.
+    """The gain of each of COMPARED in each part of the test: mean over courses, 95 % interval, and p by course.
 
     The gain in accuracy counts right answers, that in log loss how much less the truth surprised (above 0 is better).
     """
     found = []
     for first, second in COMPARED:
-        for kind in _asked(rows) if first in rows and second in rows else ():
+        for kind in _parts_asked(rows) if first in rows and second in rows else ():
             item: dict[str, Any] = {"set": kind.value, "of": second, "against": first}
             for figure, by_course in (("accuracy", _right_by_course), ("log_loss", _surprise_by_course)):
                 item[figure] = _gain(by_course(rows[first], kind), by_course(rows[second], kind))

@@ -20,7 +20,7 @@ def film_tables(figures: Mapping[str, Any]) -> str:
         _table(
             ("pointing game, boxes", "films", "hits", "overlap"),
             (
-                (_named(key), str(row["films"]), _rounded(row["hits"]), _rounded(row["overlap"]))
+                (_words_of(key), str(row["films"]), _three_digits(row["hits"]), _three_digits(row["overlap"]))
                 for key, row in figures["pointing"].items()
             ),
         ),
@@ -62,11 +62,11 @@ def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
     ):
         some = {key: value for key, value in figures[place].items() if key != "films"}
         rows += [
-            (f"calibration error, {name}" if key == "ece" else f"AUROC, {name}: {_named(key)}", *rest)
+            (f"calibration error, {name}" if key == "ece" else f"AUROC, {name}: {_words_of(key)}", *rest)
             for key, (_, *rest) in zip(some, _intervals(some), strict=True)
         ]
     share = figures["unlike the training films"]
-    return [*rows, ("films called unlike those of training", "-" if share is None else _rounded(share), "")]
+    return [*rows, ("films called unlike those of training", "-" if share is None else _three_digits(share), "")]
 
 
 def _change_rows(figures: Mapping[str, Any]) -> list[Row]:
@@ -78,7 +78,7 @@ def _change_rows(figures: Mapping[str, Any]) -> list[Row]:
         ("the commonest answer", "majority"),
     ):
         rows += [(f"change on {change['pairs']} read pairs, macro F1: {name}", *_interval(change[place]))]
-    rows += [(f"change, F1: {state}", _rounded(value), "") for state, value in change["by state"].items()]
+    rows += [(f"change, F1: {state}", _three_digits(value), "") for state, value in change["by state"].items()]
     return [
         *rows,
         *((f"worse against better: {name}", *rest) for name, *rest in _intervals(change["worse against better"])),
@@ -86,20 +86,20 @@ def _change_rows(figures: Mapping[str, Any]) -> list[Row]:
 
 
 def _intervals(some: Mapping[str, Any]) -> list[Row]:
-    return [(_named(key), *_interval(value)) for key, value in some.items()]
+    return [(_words_of(key), *_interval(value)) for key, value in some.items()]
 
 
 def _interval(value: Mapping[str, float]) -> Row:
     if math.isnan(value["value"]):
         return "–", ""
-    return _rounded(value["value"]), f"{_rounded(value['low'])}–{_rounded(value['high'])}"
+    return _three_digits(value["value"]), f"{_three_digits(value['low'])}–{_three_digits(value['high'])}"
 
 
-def _rounded(value: float) -> str:
+def _three_digits(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _named(key: str) -> str:
+def _words_of(key: str) -> str:
     return key.replace("_", " ")
 
 

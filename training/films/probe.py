@@ -20,7 +20,7 @@ PROBE_STEPS, PROBE_RATE, PROBE_DECAY, PROBE_SCALE = 250, 3e-3, 0.3, 0.1
 def probe_heads(network: FilmNetwork, films: FilmSet) -> None:
     """Fit the heads on the frozen features of the larger training films: logistic regression, in place."""
     rows = np.flatnonzero(films.is_training & (films.pixels >= SIDE))
-    features = _joined(network, films, rows)
+    features = _head_inputs(network, films, rows)
     mean, spread = features.mean(0), features.std(0) + 0.05
     normal = (features - mean) / spread
     heads = (network.mined, network.marked, network.amount)
@@ -59,7 +59,7 @@ def _probe_loss(given: list[Tensor], mined: Tensor, marked: Tensor, areas: Tenso
 
 
 @torch.no_grad()
-def _joined(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
+def _head_inputs(network: FilmNetwork, films: FilmSet, rows: NDArray[np.int64]) -> Tensor:
     network.eval()
     return torch.cat(
         [network(squares(films, rows[start : start + BATCH])).joined for start in range(0, len(rows), BATCH)]

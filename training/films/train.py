@@ -72,14 +72,13 @@ class FilmTraining:
         self.network = FilmNetwork(dropout=DROPOUT, dropped=DROPPED)
         shown = (self._draw().grey for _ in range(ADAPTING_BATCHES))
         self._starts_trained = trained is not None
-        kept = _kept_body(trained) if trained is not None else None
+        kept = _early_stages(trained) if trained is not None else None
         self.network.body = adapt_backbone(imagenet_state(), shown, dropped=DROPPED, trained=kept)
         if trained is not None:
             _take_over(self.network, trained, self._draw().grey)
         self._frozen = first_blocks(self.network.body, FROZEN_BLOCKS)
         set_training(self.network, self._frozen)
-        # torch's types lack this form of `to`.
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         self._change = ChangeLoss()
         self._optimizer = _optimizer(self.network, self._change, goes_on=self._starts_trained)
         self.step = 0
@@ -161,7 +160,7 @@ class FilmTraining:
         return network
 
 
-def _kept_body(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _early_stages(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The stages of a trained network that go on learning; the deepest ones begin anew from ImageNet."""
     body = {name.removeprefix("body."): value for name, value in trained.items() if name.startswith("body.")}
     early = ("stem.", *(f"blocks.{number}." for number in range(LATE_BLOCKS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
         owner = module.part(part)
         if owner is None:
             continue
-        # The rates have a key for each of PARTS; mypy sees any text.
-        rate = recipe.optimiser.rate * recipe.optimiser.rates.get(part, 1.0)  # type: ignore[call-overload]
+        rates: Mapping[Any, float] = recipe.optimiser.rates
+        rate = recipe.optimiser.rate * rates.get(part, 1.0)
         inner = set() if part == "heads" else _layer_matrices(owner)
         learned = [p for p in owner.parameters() if p.requires_grad]
         for decay, matrices, members in (

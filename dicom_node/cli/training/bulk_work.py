@@ -133,7 +133,7 @@ class EvaluateWork(Work["Record", "list[tuple[Record, StudyPair | str]]", Line])
 
 @cache
 def answers() -> TypeAdapter[AskedRecord]:
-    """Reads and writes what was said of a record."""
+    """The adapter that reads and writes what was said of a record."""
     from pydantic import TypeAdapter
 
     from training.evaluation.evaluate import AskedRecord
@@ -148,7 +148,7 @@ def record_of_line(line: Line) -> AskedRecord:
 
 @cache
 def identities() -> TypeAdapter[ModelIdentity]:
-    """Reads and writes who answered."""
+    """The adapter that reads and writes who answered."""
     from pydantic import TypeAdapter
 
     from model.schema import ModelIdentity

@@ -170,8 +170,7 @@ class WebArchive:
             raise self._error(f"cannot be reached by {what}: {type(error).__name__}") from error
         except NodeError:
             raise
-        except Exception as error:
-            # The edge to a stranger's answer: whatever client and parser raise, the other archives are asked too.
+        except Exception as error:  # the edge to a stranger's answer: the other archives are asked all the same
             raise self._error(f"gave an answer to {what} that is not understood: {type(error).__name__}") from error
 
     def _error(self, what: str) -> RetrieveError:

@@ -96,8 +96,7 @@ class Association:
         except NodeError as error:
             log.error("association aborted", why=str(error), **about)
             self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
-        # The network edge: whatever a stranger's bytes can raise ends this association, never the receiver.
-        except Exception:
+        except Exception:  # the network edge: whatever a stranger's bytes can raise ends this association alone
             log.exception("association aborted by a defect of this node", **about)
             self._stream.send_and_close(abort(AbortReason.NOT_SPECIFIED))
         finally:

@@ -28,7 +28,7 @@ class IncomingMessage:
         return self._began_at > 0.0
 
     def add_command(self, fragment: Fragment) -> Command | None:
-        """Returns the command once it is whole. Raises ProtocolError, DeadlineError."""
+        """Add a fragment; return the command once it is whole. Raises ProtocolError, DeadlineError."""
         if self._sink is not None:
             raise ProtocolError("a new command before the data set of the last one was whole")
         self._count(fragment)
@@ -41,7 +41,7 @@ class IncomingMessage:
         self._command, self._context_id, self._sink = command, context_id, sink
 
     def add_data(self, fragment: Fragment) -> bool:
-        """Returns whether the data set is whole. Raises ProtocolError, DeadlineError."""
+        """Add a fragment; return whether the data set is whole. Raises ProtocolError, DeadlineError."""
         if self._sink is None:
             raise ProtocolError("a data set without a command")
         if fragment.context_id != self._context_id:

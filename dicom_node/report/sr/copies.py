@@ -22,11 +22,11 @@ def copied(make: F) -> F:
     """
 
     @lru_cache(maxsize=_KEPT)
-    def pickled(*args: Any, **named: Any) -> bytes:
+    def pickle_item(*args: Any, **named: Any) -> bytes:
         return pickle.dumps(make(*args, **named), protocol=pickle.HIGHEST_PROTOCOL)
 
     @wraps(make)
     def copy(*args: Any, **named: Any) -> Any:
-        return pickle.loads(pickled(*args, **named))
+        return pickle.loads(pickle_item(*args, **named))
 
     return cast(F, copy)
