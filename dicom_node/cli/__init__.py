@@ -6,7 +6,6 @@ A command's module is imported when the command is called, and what is heavy onl
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import sys
@@ -17,6 +16,7 @@ from typer import core as typer_core
 from typer.main import get_command
 
 from dicom_node.errors import ConfigurationError, NodeError, UsageError
+from dicom_node.system.collection import hold_collection, resume_collection
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("run", "Write a commented configuration file with the defaults."),
@@ -96,9 +96,7 @@ class _CommandsByName(typer_core.TyperGroup):
         if name is None or command is None:
             return name, command, rest
         command = load_command(name)
-        if not gc.isenabled():  # as `main` left it
-            gc.freeze()  # modules and classes stay to the end: no collection need look through them
-            gc.enable()
+        resume_collection()
         return name, command, rest
 
 
@@ -144,7 +142,7 @@ def _take_options(
 
 def main() -> None:
     """Run the command line and map errors to exit statuses."""
-    gc.disable()  # until the command is loaded: what importing makes stays, and a tenth of its time went into looking
+    hold_collection()  # until the command is loaded
     _let_waiting_threads_sleep()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what every installed package registers
     try:

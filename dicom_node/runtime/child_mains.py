@@ -5,7 +5,6 @@ Imports of what a child needs are inside its function: a receiver must not carry
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
 from dicom_node.storage.opening import open_store
 from dicom_node.system.child_process import end_with_parent, stop_on_signals
+from dicom_node.system.collection import hold_collection, resume_collection
 from dicom_node.system.pulse import Pulse
 
 log = get_logger(__name__)
@@ -46,7 +46,7 @@ def child_main(
     name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
 ) -> None:
     """Run one child until it is told to stop: what all children do before and after their own part."""
-    gc.disable()  # until its modules are imported: they stay
+    hold_collection()
     end_with_parent(parent_pid)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
     configure(settings.logging)
@@ -61,9 +61,8 @@ def child_main(
 
 
 def _end_start(ready: ProcessEvent) -> None:
-    """Collect garbage again, but not among what the start made, and say that the work begins."""
-    gc.freeze()
-    gc.enable()
+    """Collect garbage again and say that the work begins."""
+    resume_collection()
     ready.set()
 
 
