@@ -105,6 +105,11 @@ def label(value: object) -> str:
     return LABELS.get(str(value), str(value))
 
 
+def amount(number: int, one: str, many: str = "") -> str:
+    """A number of things in words: "1 job", "2 jobs", "2 studies"; `many` where it is not `one` and an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def words_for(states: Iterable[str]) -> str:
     """Name the words of an option's values, where they differ: "ready: waiting; dead: failed, needs attention"."""
     return "; ".join(f"{state}: {label(state)}" for state in map(str, states) if label(state) != state)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.admin.formats import moment
+from dicom_node.admin.formats import amount, moment
 from dicom_node.audit import messages as audit
 from dicom_node.audit.listing import AuditFilter, AuditLine, audit_lines, events_by_name
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
@@ -45,7 +45,7 @@ def list_command(
         return
     print_rows(("when (UTC)", "event", "type", "outcome"), [_row(line) for line in lines])
     console.print(
-        f"{len(lines)} messages" + (f"; there may be more, --limit is {limit}" if len(lines) == limit else "")
+        amount(len(lines), "message") + (f"; there may be more, --limit is {limit}" if len(lines) == limit else "")
     )
 
 

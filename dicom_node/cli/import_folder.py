@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.admin.formats import amount
 from dicom_node.admin.import_folder import files_below, import_files, summary
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json
 from dicom_node.cli.progress import Progress
@@ -35,7 +36,8 @@ def import_folder(
         for path, why in (*result.trouble[:50], *result.passed_over[:50]):
             console.print(f"  {path.name}: {why.value}")
     if result.trouble:
-        raise NodeError(f"{len(result.trouble)} files were not taken and need a look")
+        files_need = amount(len(result.trouble), "file was not taken and needs", "files were not taken and need")
+        raise NodeError(f"{files_need} a look")
 
 
 def register(app: typer.Typer) -> None:

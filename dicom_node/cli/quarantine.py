@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.admin import quarantine as apart
-from dicom_node.admin.formats import moment
+from dicom_node.admin.formats import amount, moment
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.index.tables.core import QuarantineReason
 
@@ -51,13 +51,12 @@ def quarantine(
     ]
     print_rows(("id", "reason", "from", "times", "last (UTC)"), shown)
     if settled:
-        console.print(f"{len(settled)} settled; {opened} studies are opened anew")
-    console.print(f"{len(shown)} objects are set apart")
+        console.print(f"{len(settled)} settled; {amount(opened, 'study is', 'studies are')} opened anew")
+    console.print(f"{amount(len(shown), 'object is', 'objects are')} set apart")
     claims = sum(row.reason is QuarantineReason.CLAIM for row in rows)
     if claims:
-        console.print(
-            f"{claims} are claims of peers whose word does not count: the images they name are used as before"
-        )
+        words = amount(claims, "is a claim", "are claims")
+        console.print(f"{words} of peers whose word does not count: the images named are used as before")
 
 
 def register(app: typer.Typer) -> None:

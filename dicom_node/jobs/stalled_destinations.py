@@ -31,8 +31,9 @@ class StalledDestination:
     def sentence(self) -> str:
         """Say it for a notice and `dicom-node status`, without what the peer said: it may name a patient."""
         since = f"{self.waiting_since:%Y-%m-%d %H:%M} UTC"
+        waiting = "1 delivery waits" if self.waiting == 1 else f"{self.waiting} deliveries wait"
         why = self.error.partition(":")[0][:200]
-        return f"nothing has reached {self.destination} since {since}; {self.waiting} deliveries wait: {why}"
+        return f"nothing has reached {self.destination} since {since}; {waiting}: {why}"
 
 
 def find_stalled(session: Session) -> list[StalledDestination]:

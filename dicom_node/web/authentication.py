@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import Role, WebSection
 from dicom_node.web.ended_sessions import EndedSessions
-from dicom_node.web.oidc import OidcProvider, SignedInIdentity
+from dicom_node.web.oidc import OidcProvider
+from dicom_node.web.oidc_identity import SignedInIdentity
 
 RANKS: Mapping[Role, int] = {Role.VIEWER: 0, Role.RADIOLOGIST: 1, Role.ADMINISTRATOR: 2}
 FAILURES_BEFORE_PAUSE = 5

@@ -10,17 +10,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import requests
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from dicom_node.config import OidcSection, Role
+from dicom_node.config import OidcSection
 from dicom_node.dicom.bounded_answers import AnswerLimits, bound_answers
-from dicom_node.dicom.text import without_controls
-from dicom_node.errors import NodeError
+from dicom_node.web.oidc_identity import LogInAttempt, LogInError, SignedInIdentity, identity_of, values_at
 
 if TYPE_CHECKING:  # imported with the first log-in: most nodes have no provider, and these take a tenth of a second
     from authlib.integrations.requests_client import OAuth2Session
@@ -50,30 +49,6 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 """Of a document or token; those of real providers have some kilobytes."""
 LEEWAY_SECONDS: Final = 60
 """The two clocks may differ by this much."""
-
-
-class LogInError(NodeError):
-    """The provider did not say who somebody is, or says that they have no role here. The text is for the user."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogInAttempt:
-    """The values that bind the provider's answer to the browser that asked."""
-
-    state: str = field(default_factory=secrets.token_urlsafe)
-    nonce: str = field(default_factory=secrets.token_urlsafe)
-    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
-    wanted: str = "/"
-    """The page to show afterwards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedInIdentity:
-    """Somebody whom the provider knows."""
-
-    name: str
-    role: Role
-    subject: str
 
 
 class OidcProvider:
@@ -140,9 +115,9 @@ class OidcProvider:
                 self._endpoint("token_endpoint"), code=answer.get("code", ""), code_verifier=attempt.verifier
             )
             claims = self._claims(token, attempt)
-            if _values_at(claims, self.settings.role_claim) is None or self.settings.name_claim not in claims:
+            if values_at(claims, self.settings.role_claim) is None or self.settings.name_claim not in claims:
                 claims = {**self._userinfo(session, claims), **claims}
-        return self._identity(claims)
+        return identity_of(claims, self.settings)
 
     def end_session_url(self) -> str | None:
         """Where the browser ends its session at the provider (RP-Initiated Logout 1.0); None: nowhere."""
@@ -254,24 +229,6 @@ class OidcProvider:
             raise LogInError("the provider's userinfo is of somebody else; tell the administrator")
         return user_info
 
-    def _identity(self, claims: Mapping[str, Any]) -> SignedInIdentity:
-        settings = self.settings
-        name = without_controls(str(claims.get(settings.name_claim) or "")).strip()[:255]
-        if not name:
-            raise LogInError(f"the provider gives no claim {settings.name_claim!r}; set oidc.name_claim")
-        groups = set(_values_at(claims, settings.role_claim) or ())
-        for role, role_groups in (
-            (Role.ADMINISTRATOR, settings.administrators),
-            (Role.RADIOLOGIST, settings.radiologists),
-            (Role.VIEWER, settings.viewers),
-        ):
-            if groups & set(role_groups):
-                return SignedInIdentity(name=name, role=role, subject=str(claims["sub"])[:255])
-        raise LogInError(
-            f"{name} is known to the provider but has no role here; an administrator gives one by a group of the claim"
-            f" {settings.role_claim!r}"
-        )
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Map what the libraries raise of a provider's answers."""
@@ -298,15 +255,3 @@ def _library_errors() -> tuple[type[Exception], ...]:
     from joserfc.errors import JoseError
 
     return AuthlibBaseError, JoseError
-
-
-def _values_at(claims: Mapping[str, Any], name: str) -> list[str] | None:
-    """The values of a claim, by its whole name or along its dots; None where it is missing."""
-    claimed: Any = claims.get(name)
-    if claimed is None:
-        claimed = claims
-        for part in name.split("."):
-            claimed = claimed.get(part) if isinstance(claimed, Mapping) else None
-    if claimed is None:
-        return None
-    return [str(element) for element in claimed] if isinstance(claimed, list) else [str(claimed)]

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from dicom_node.admin.formats import (
+    amount,
     change_percent,
     change_word,
     clock,
@@ -34,7 +35,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (moment, day, percent, presence_percent, presence_word, change_percent, change_word, span, label, clock)
+    filters = (
+        amount,
+        moment,
+        day,
+        percent,
+        presence_percent,
+        presence_word,
+        change_percent,
+        change_word,
+        span,
+        label,
+        clock,
+    )
     environment.filters.update({function.__name__: function for function in filters} | {"name": person_name})
     return environment
 

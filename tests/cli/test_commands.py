@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.cli import daily, feedback, quarantine
+from dicom_node.cli import feedback, quarantine
+from dicom_node.cli.daily import actions, lists, status
 from dicom_node.cli.doctor import command as doctor
 from dicom_node.cli.training import drift, models
 from dicom_node.context import NodeContext
@@ -26,9 +27,8 @@ from tests.support.delivery_node import PATIENT_ID, Clock, deliveries, make_node
 from tests.support.faulty_pacs import Pacs, running
 
 app = Typer()
-daily.register(app)
 doctor.register(app)
-for area in (drift, feedback, models, quarantine):
+for area in (actions, drift, feedback, lists, models, quarantine, status):
     area.register(app)
 
 
@@ -79,6 +79,8 @@ def test_the_tables_speak_the_words_of_the_pages(config: Path, node: NodeContext
         session.execute(update(Job).values(state=JobState.DEAD, finished_at=node.clock()))
     said = {command: run(config, command, status=command == "status") for command in ("status", "studies", "jobs")}
     assert "failed, needs attention" in said["jobs"]
+    assert "AI reading → pacs" in said["jobs"]
+    assert "deliver:" not in said["jobs"], "the key of the row is no word for people"
     assert "delivery: failed, needs attention: 2; `dicom-node jobs` says why" in said["status"]
     for words in said.values():
         assert not re.search(r"\b(dead|pending|ready|confirmed|findings only)\b", words), words

@@ -20,7 +20,8 @@ from dicom_node.config import Settings
 from dicom_node.errors import NodeError
 from dicom_node.index.tables.core import AuditEvent
 from dicom_node.web import oidc
-from dicom_node.web.oidc import LogInError, OidcProvider
+from dicom_node.web.oidc import OidcProvider
+from dicom_node.web.oidc_identity import LogInError
 from tests.support.oidc_provider import CLIENT, SECRET, Provider, running_provider
 from tests.support.web_site import PASSWORD, Site, running_site, token
 

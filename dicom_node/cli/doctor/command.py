@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from dicom_node.admin.formats import amount
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
 from dicom_node.cli.console import Style
 from dicom_node.cli.doctor import machine_checks
@@ -244,7 +245,7 @@ def _pages(settings: Settings) -> Check:
     if web.host not in ("127.0.0.1", "::1", "localhost") and not web.secure_cookie:
         text = f"listens on {web.host} without secure_cookie: put a TLS proxy before it and set secure_cookie = true"
         return Check(what="pages", grade=Grade.WARNING, text=text)
-    return Check(what="pages", grade=Grade.GOOD, text=f"{len(web.users)} users")
+    return Check(what="pages", grade=Grade.GOOD, text=amount(len(web.users), "user"))
 
 
 def _model(settings: Settings) -> Check:

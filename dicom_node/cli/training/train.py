@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.admin.formats import amount
 from dicom_node.cli.common import ConfigOption, console, errors, open_node
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training.evaluate import evaluate_command
@@ -75,7 +76,7 @@ def preview(
                 seed=seed,
                 long_answers=load_answers(long_answers) if long_answers is not None else None,
             )
-    console.print(f"{shown} samples in {out}")
+    console.print(f"{amount(shown, 'sample')} in {out}")
 
 
 def leakage_command(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dicom_node.admin.formats import amount
 from dicom_node.cli.common import ProcessesOption, RayOption, console
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training import train
@@ -82,7 +83,7 @@ def prepare_command(
             written = write_prepared(out, all_of_them())
     for line in (*report.lines(), *not_asked.lines()):
         console.print(line)
-    console.print(f"{written} conversations in {out}")
+    console.print(f"{amount(written, 'conversation')} in {out}")
 
 
 def expert_command(
@@ -131,7 +132,7 @@ def expert_command(
         shutil.rmtree(shards.folder)
     for line in (*report.lines(), *not_read.lines()):
         console.print(line)
-    console.print(f"{count} images in {out}")
+    console.print(f"{amount(count, 'image')} in {out}")
 
 
 def merge_command(
@@ -144,7 +145,7 @@ def merge_command(
 
         no_bars_in_files()
         count = merge_run(checkpoint, to)
-    console.print(f"{to}: {count} weights of {checkpoint}")
+    console.print(f"{to}: {amount(count, 'weight')} of {checkpoint}")
 
 
 def finish_command(
@@ -177,7 +178,9 @@ def finish_command(
                 device=device,
                 watch=progress.watch,
             )
-    console.print(f"{to}: {manifest.label}, {len(manifest.findings)} findings, Device UID {manifest.device_uid}")
+    console.print(
+        f"{to}: {manifest.label}, {amount(len(manifest.findings), 'finding')}, Device UID {manifest.device_uid}"
+    )
 
 
 def _judge_text(text: str, limit: int | None) -> ReleaseFigures:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.admin import job_listings as reading_jobs
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
-from dicom_node.admin.formats import label
+from dicom_node.admin.formats import amount, label
 from dicom_node.backfill.words import recent_runs, run_summary
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
@@ -60,7 +60,7 @@ def retry(call: Call) -> Response:
                 raise HTTPException(404, "no such job")
             keys = [key]
         revived = operations.retry(session, now=call.node.clock(), keys=keys)
-    return RedirectResponse(f"/jobs?done={len(revived)} jobs will be tried again", 303)
+    return RedirectResponse(f"/jobs?done={amount(len(revived), 'job')} will be tried again", 303)
 
 
 def deliveries(call: Call) -> Response:

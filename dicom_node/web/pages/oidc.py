@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node.web.oidc import ATTEMPT_SECONDS, LogInAttempt, LogInError, OidcProvider
+from dicom_node.web.oidc import ATTEMPT_SECONDS, OidcProvider
+from dicom_node.web.oidc_identity import LogInAttempt, LogInError
 from dicom_node.web.pages.login import audit_log_in, local_path
 from dicom_node.web.rendering import render
 from dicom_node.web.routing import Call, Rule, address_of

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
-from dicom_node.admin.formats import label
+from dicom_node.admin.formats import amount, label
 from dicom_node.admin.study_page import StudyPage, study_page
 from dicom_node.audit import messages as audit
 from dicom_node.config import VIEWER_PLACES, Role
@@ -181,7 +181,7 @@ def resend(call: Call) -> Response:
         count = operations.resend_study(
             session, uid, settings=call.node.settings, now=call.node.clock(), who=call.who.name
         )
-    return RedirectResponse(f"/studies/{uid}?done={count} documents will be sent again", 303)
+    return RedirectResponse(f"/studies/{uid}?done={amount(count, 'document')} will be sent again", 303)
 
 
 RULES = (

@@ -1,0 +1,1 @@
+"""An administrator's daily work: what the node holds and does, and what to do about it."""
