@@ -16,6 +16,7 @@ from dicom_node.cli import backfill, daily
 from dicom_node.errors import UsageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import AuditEvent
+from tests.support.common import ANY_DISK
 
 UIDS = ("1.2.3.1", "1.2.3.2")
 app = Typer()
@@ -27,7 +28,7 @@ daily.register(app)
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"
     archive = '[[query]]\nname = "pacs"\nport = 1\n'
-    node = '[node]\nport = 0\n[retention]\nkeep_free_percent = 0\nemergency_free_percent = 0\n[database]\nurl = "sqlite:///index.db"\n'
+    node = f'[node]\nport = 0\n{ANY_DISK}[database]\nurl = "sqlite:///index.db"\n'
     path.write_text(node + archive, "utf-8")
     return path
 

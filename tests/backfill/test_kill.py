@@ -17,7 +17,7 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.backfill import BackfillItem, BackfillItemState, BackfillRunState
 from dicom_node.index.tables.core import Delivery, Document, Instance, Job, JobKind, JobState, Result, Study
 from tests.support.archives import part10
-from tests.support.common import wait_until
+from tests.support.common import ANY_DISK, wait_until
 from tests.support.databases import index_url
 from tests.support.orthanc import running_orthanc
 from tests.support.past import frontal_films
@@ -58,10 +58,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(each_index: s
 data_dir = "{node}"
 [database]
 url = "{index_url(node)}"
-[retention]
-keep_free_percent = 0
-emergency_free_percent = 0
-[model]
+{ANY_DISK}[model]
 unfamiliar = "warn"
 [[query]]
 name = "pacs"

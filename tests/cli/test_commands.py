@@ -22,7 +22,7 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, NodeError, UsageError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobKind, JobState, Study
 from tests.support.certificates import Authority
-from tests.support.common import REPOSITORY, free_port
+from tests.support.common import ANY_DISK, REPOSITORY, free_port
 from tests.support.delivery_node import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
 from tests.support.faulty_pacs import Pacs, running
 
@@ -36,7 +36,8 @@ for area in (actions, drift, feedback, lists, models, quarantine, status):
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"
     path.write_text(
-        '[node]\nport = 0\n[web]\nport = 0\n[database]\nurl = "sqlite:///index.db"\n[[destinations]]\nname = "pacs"\n'
+        f'{ANY_DISK}[node]\nport = 0\n[web]\nport = 0\n[database]\nurl = "sqlite:///index.db"\n'
+        '[[destinations]]\nname = "pacs"\n'
         f'ae_title = "FAULTY"\nport = {free_port()}\n',
         "utf-8",
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.common import ANY_DISK
+
 HEAVY = {
     "accelerate",
     "alembic",
@@ -70,7 +72,7 @@ def heavy(modules: set[str]) -> set[str]:
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a configuration and an index that has its tables."""
     folder = tmp_path_factory.mktemp("node")
-    imported_modules("init", folder=folder)
+    (folder / "config.toml").write_text(ANY_DISK, "utf-8")
     imported_modules("db", "upgrade", folder=folder)
     return folder
 

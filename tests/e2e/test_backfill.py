@@ -30,7 +30,7 @@ def _node(folder: Path, orthanc: Orthanc) -> Node:
     """A node beside an archive, with one user; reports of a backfill could be sent."""
     query = f'[[query]]\nname = "pacs"\nae_title = "ORTHANC"\nport = {orthanc.dicom_port}\nretrieve = "get"\n'
     user = f'[[web.users]]\nname = "viewer"\npassword_hash = "{hash_password(PASSWORD)}"\n'
-    limits = '[retention]\nkeep_free_percent = 0\nemergency_free_percent = 0\n[model]\nunfamiliar = "warn"\n'
+    limits = '[model]\nunfamiliar = "warn"\n'
     to = destination("pacs", orthanc.ae_title, orthanc.dicom_port, "find")
     node = new_node(folder, destinations=to, extra=limits + query + user)
     text = node.config.read_text("utf-8").replace("[web]\nenabled = false", f"[web]\nport = {free_port()}")

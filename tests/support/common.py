@@ -14,6 +14,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DICOM_NODE_SHARED", REPOSITORY.parent / "shared"))
+ANY_DISK = "[retention]\nkeep_free_percent = 0\nemergency_free_percent = 0\n"
+"""For the configuration of a node under test: it neither warns nor removes where the disk is nearly full."""
 
 
 def shared(*parts: str) -> Path:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.sequence import Sequence
@@ -188,6 +189,20 @@ def running(
     if query:
         entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
 
+    def send_messages_whole(event: evt.Event) -> None:
+        """Keep the report of another thread from coming between the command and the data set of an answer.
+
+        pynetdicom queues each fragment by itself; PS3.8 annex E lets no message begin within another.
+        """
+        dimse, lock = event.assoc.dimse, threading.Lock()
+        send = dimse.send_msg
+
+        def send_whole(*arguments: Any) -> None:
+            with lock:
+                send(*arguments)
+
+        dimse.send_msg = send_whole
+
     def requested(event: evt.Event) -> None:
         if Fault.REJECTS in pacs.faults:
             event.assoc.acse.send_reject(0x01, 0x01, 0x01)
@@ -199,6 +214,7 @@ def running(
         ssl_context=tls,
         evt_handlers=[
             (evt.EVT_REQUESTED, requested),
+            (evt.EVT_ACCEPTED, send_messages_whole),
             (evt.EVT_C_STORE, pacs.store),
             (evt.EVT_C_FIND, pacs.find),
             (evt.EVT_N_ACTION, pacs.action),

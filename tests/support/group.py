@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from dicom_node.config import StorageSection
-from tests.support.common import REPOSITORY, free_port, listening, wait_until
+from tests.support.common import ANY_DISK, REPOSITORY, free_port, listening, wait_until
 from tests.support.tcp_proxy import TcpProxy, Wire, tcp_proxy
 from training.phantom.dicom import write_study_pair
 
@@ -109,7 +109,7 @@ def _config(folder: Path, database: str, storage: StorageSection, port: int, des
     lines.append("[storage]")
     given = storage.model_dump(exclude_none=True).items()
     lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in given]
-    lines.append("[receive]\nmin_free_mib = 0\n[completion]\nquiet_seconds = 2")
+    lines.append(f"{ANY_DISK}[receive]\nmin_free_mib = 0\n[completion]\nquiet_seconds = 2")
     pacs = {"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "verify": "find"}
     lines += ["[[destinations]]", *(f'{key} = "{value}"' for key, value in pacs.items()), f"port = {destination}"]
     folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from dicom_node.config import Settings, load_settings
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Result, Study, StudyState
-from tests.support.common import free_port, listening, wait_until
+from tests.support.common import ANY_DISK, free_port, listening, wait_until
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,7 +110,7 @@ port = {port}
 quiet_seconds = {quiet_seconds}
 [web]
 enabled = false
-{extra}
+{"" if "[retention]" in extra else ANY_DISK}{extra}
 {destinations}
 """,
         "utf-8",

@@ -61,7 +61,7 @@ def film(base: Dataset, name: str, patient: str, date: str, time: str, **element
         "StudyInstanceUID": derive_uid("past", name),
         "SeriesInstanceUID": derive_uid("past", name, "1"),
         "SOPInstanceUID": derive_uid("past", name, "1", "1"),
-        "AccessionNumber": name[:16],
+        "AccessionNumber": f"PAST-{name}"[:16],  # "empty" alone stands in many a log line
         "PixelData": np.clip(pixels + shift, 0, 4095).astype("<u2").tobytes(),
         **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), date),
         **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), time),
