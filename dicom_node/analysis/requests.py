@@ -18,7 +18,7 @@ from dicom_node.priors import patient_of
 from dicom_node.priors.identity import canonical, names_nobody
 from dicom_node.priors.suitability import header_contradictions
 from dicom_node.priors.types import CurrentChoice, PriorChoice, PriorPolicy
-from dicom_node.report.region_rules import films_of, with_fitting_regions
+from dicom_node.report.region_rules import films_of, marked_roles, with_fitting_regions
 from dicom_node.report.request import ReportRequest, SourceImage
 from model.errors import InferenceError
 from model.schema import AbstainReason, Prediction
@@ -45,7 +45,7 @@ def request_with_answer(item: PreparedImage, answer: Prediction | InferenceError
         return request_of_abstention(item.current, AbstainReason.UNFAMILIAR, UNFAMILIAR, setting)
     outcome = Outcome.FINDINGS_ONLY if item.prior is None else Outcome.COMPARED
     prior = item.prior
-    answer, dropped = with_fitting_regions(answer, films_of(item.seen, item.prior_seen))
+    answer, dropped = with_fitting_regions(answer, films_of(item.seen, item.prior_seen, marked_roles(answer)))
     request = _request(
         SourceImage(header=item.current.header, image=item.seen),
         setting,

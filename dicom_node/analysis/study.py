@@ -23,6 +23,7 @@ from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
 from dicom_node.serving.predictor import ask_together
 from model.errors import InferenceError
+from model.images.square import keep_squares
 from model.schema import AbstainReason, Prediction
 
 
@@ -35,8 +36,9 @@ def analyse_study(
     Raises AnalysisError where there is no model to ask, or it failed and this is not the last try; all else ends in a
     request.
     """
-    study = prepare_study(images, earlier, setting)
-    return finish_study(study, ask_together(setting.predictor, study.pairs), setting)
+    with keep_squares():  # the checks of view and lungs want the same small square of each image
+        study = prepare_study(images, earlier, setting)
+        return finish_study(study, ask_together(setting.predictor, study.pairs), setting)
 
 
 def prepare_study(images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting) -> PreparedStudy:

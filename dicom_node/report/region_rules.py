@@ -13,8 +13,9 @@ What breaks a rule is not drawn, and Limitations says so; so is every region whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -65,6 +66,8 @@ _THORAX_MARGIN = 0.05
 """Shares of the square by which lungs and thorax are widened: outlines are coarse, and ribs lie outside the lungs."""
 _HEART_COLUMNS, _HEART_ROWS = (-0.25, 0.5), (0.3, 1.05)
 """Of the thorax' width from the midline, and of the lungs' height: where a heart of any size lies."""
+_FILMS_KEPT = 16
+"""Fields of a kind that are kept from one region to the next, of 37 kB each; they are never written to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,12 +78,21 @@ class RegionFilm:
     lungs: LungFields | None
 
 
-def films_of(current: DisplayImage, prior: DisplayImage | None) -> dict[ImageRole, RegionFilm]:
-    """The images of a pair with the lungs that are found on them. Takes about 20 ms for each."""
-    films = {ImageRole.CURRENT: RegionFilm(image=current, lungs=find_lungs(current))}
-    if prior is not None:
-        films[ImageRole.PRIOR] = RegionFilm(image=prior, lungs=find_lungs(prior))
-    return films
+def films_of(
+    current: DisplayImage, prior: DisplayImage | None, roles: Collection[ImageRole] = tuple(ImageRole)
+) -> dict[ImageRole, RegionFilm]:
+    """The images of these roles with the lungs that are found on them. Takes about 20 ms for each."""
+    images = {ImageRole.CURRENT: current, ImageRole.PRIOR: prior}
+    return {
+        role: RegionFilm(image=image, lungs=find_lungs(image))
+        for role, image in images.items()
+        if image is not None and role in roles
+    }
+
+
+def marked_roles(prediction: Prediction) -> frozenset[ImageRole]:
+    """The images of a pair on which the prediction has regions."""
+    return frozenset(region.role for finding in prediction.findings for region in finding.regions)
 
 
 def with_fitting_regions(
@@ -123,7 +135,7 @@ def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region
     clipped = _largest(outline & _site_field(lungs, site) & half)
     if float(clipped.sum()) < MIN_KEPT * area:
         return RegionFault.OUTSIDE
-    whole = float(_fine(lungs.right | lungs.left).sum())
+    whole = float(_both_lungs(lungs).sum())
     if float(clipped.sum()) > MAX_SHARE.get(finding.key, USUAL_MAX_SHARE) * whole:
         return RegionFault.TOO_LARGE
     if clipped.sum() == area:
@@ -167,6 +179,13 @@ def _widen(mask: Mask, share: float) -> Mask:
     return near
 
 
+@lru_cache(maxsize=_FILMS_KEPT)
+def _both_lungs(lungs: LungFields) -> Mask:
+    """Both lungs on the finer raster."""
+    return _fine(lungs.right | lungs.left)
+
+
+@lru_cache(maxsize=_FILMS_KEPT)
 def _half(lungs: LungFields, side: str | None) -> Mask:
     """The patient's left or right half of the square; all of it where no one side is named."""
     rows, columns = np.mgrid[0:RASTER, 0:RASTER]
@@ -179,11 +198,12 @@ def _half(lungs: LungFields, side: str | None) -> Mask:
     return np.ones((RASTER, RASTER), dtype=bool)
 
 
+@lru_cache(maxsize=_FILMS_KEPT)
 def _thorax(lungs: LungFields) -> Mask:
     """The convex hull of both lungs, a little widened."""
     from scipy.spatial import ConvexHull
 
-    both = _fine(lungs.right | lungs.left)
+    both = _both_lungs(lungs)
     points = np.argwhere(both)
     corners = points[ConvexHull(points).vertices]
     plane = Image.new("1", (RASTER, RASTER))
@@ -205,13 +225,14 @@ def _around(thorax: Mask, where: frozenset[str]) -> Mask:
     return field
 
 
+@lru_cache(maxsize=_FILMS_KEPT)
 def _site_field(lungs: LungFields, site: str) -> Mask:
     """Where a finding of this site can lie."""
     if site in _MARGINS:
-        return _widen(_fine(lungs.right | lungs.left), _MARGINS[site])
+        return _widen(_both_lungs(lungs), _MARGINS[site])
     if site != "heart":
         return np.ones((RASTER, RASTER), dtype=bool)
-    both = _fine(lungs.right | lungs.left)
+    both = _both_lungs(lungs)
     height, width = np.flatnonzero(both.any(axis=1)), np.flatnonzero(both.any(axis=0))
     rows, columns = np.mgrid[0:RASTER, 0:RASTER]
     scale = RASTER / SIDE

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from model.checks.plausibility import PictureFault, picture_fault
-from model.images.square import fit_grey
+from model.images.square import fit, fit_grey
 from model.schema import DisplayImage
 
 SIDE = 64
@@ -75,7 +75,7 @@ class ViewCheck:
 
 def check_view(image: DisplayImage) -> ViewCheck:
     """Look at one display image. Takes about 5 ms."""
-    kind, rotation, inverted = forward(view_input(image.pixels), _weights())
+    kind, rotation, inverted = forward(view_input_of(image), _weights())
     best = 0 if kind[0] >= FRONTAL_FLOOR else 1 + int(np.argmax(kind[1:]))
     turn = int(np.argmax(rotation))
     return ViewCheck(
@@ -93,7 +93,16 @@ def check_view(image: DisplayImage) -> ViewCheck:
 
 def view_input(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Display grey [H, W] in 0..1 → float32 [SIDE, SIDE] of zero mean and unit variance."""
-    square = fit_grey(pixels, SIDE).astype(np.float32)
+    return _normalised(fit_grey(pixels, SIDE))
+
+
+def view_input_of(image: DisplayImage) -> NDArray[np.float32]:
+    """As `view_input`, of a display image whose square may be kept (`model.images.square.keep_squares`)."""
+    return _normalised(fit(image, SIDE))
+
+
+def _normalised(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    square = levels.astype(np.float32)
     spread = max(float(square.std()), 1.0)
     normal: NDArray[np.float32] = (square - np.float32(square.mean())) / np.float32(spread)
     return normal

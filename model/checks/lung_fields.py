@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from model.checks.frontal_view import SIDE, view_input
+from model.checks.frontal_view import SIDE, view_input_of
 from model.images.square import square_fit, stored_to_square
 from model.schema import DisplayImage
 
@@ -54,7 +54,7 @@ class LungFields:
 
 def find_lungs(image: DisplayImage) -> LungFields | None:
     """The lungs of an upright frontal film; None where two plausible fields are not found. Takes about 20 ms."""
-    shares = lung_shares(view_input(image.pixels), _weights())
+    shares = lung_shares(view_input_of(image), _weights())
     where = square_fit(image.pixels.shape[0], image.pixels.shape[1], SIDE)
     film = np.zeros((SIDE, SIDE), dtype=bool)
     film[where.top : where.top + where.height, where.left : where.left + where.width] = True
@@ -76,7 +76,7 @@ def cell_of(image: DisplayImage, column: float, row: float) -> tuple[float, floa
 
 
 def lung_shares(square: NDArray[np.float32], weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Probability of right and left lung [2, SIDE, SIDE] for the square of `view_input`."""
+    """Probability of right and left lung [2, SIDE, SIDE] for the square of `view_input_of`."""
     hidden, skipped = square[None], []
     for level in range(_LEVELS):
         hidden = _convolve(hidden, weights, f"down{level}")

@@ -33,13 +33,13 @@ class Box:
 
 
 def film_box(grey: NDArray[np.float32]) -> Box:
-    """The smallest upright rectangle of display grey [H, W] that holds all film.
+    """The smallest upright rectangle of display grey [H, W] that holds all film; values beyond 0..1 count as its ends.
 
     A film that lies askew between black corners keeps its corners: a tighter rectangle would cut into it.
     """
     height, width = grey.shape
     step = max(1, -(-max(height, width) // WORK_SIDE))
-    small = grey[::step, ::step]
+    small = np.clip(grey[::step, ::step], 0.0, 1.0)
     top, bottom, left, right = _film_range(small)
     if (bottom - top) * (right - left) < MIN_KEPT_SHARE * small.size:
         return Box(top=0, left=0, height=height, width=width)

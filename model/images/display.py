@@ -142,13 +142,13 @@ def from_grey(grey: NDArray[Any], *, crop: bool = True, pixel_aspect: float = 1.
     if grey.dtype.kind == "u":
         identity.setdefault("sha256", _hash(grey.astype(np.int32)))
         grey = grey.astype(np.float32) / np.float32(np.iinfo(grey.dtype).max)
-    values = np.clip(grey.astype(np.float32, copy=False), 0.0, 1.0)
+    values = grey.astype(np.float32, copy=False)
     rows, columns = values.shape
     top, left, height, width = 0, 0, rows, columns
     if crop:
         box = film_box(values)
         top, left, height, width = box.top, box.left, box.height, box.width
-    kept = np.ascontiguousarray(values[top : top + height, left : left + width])
+    kept = np.ascontiguousarray(np.clip(values[top : top + height, left : left + width], 0.0, 1.0))
     return DisplayImage(
         pixels=_with_square_pixels(kept, pixel_aspect),
         geometry=SourceGeometry(

@@ -62,13 +62,16 @@ class Window:
             exponent = np.clip(-4.0 * (values - self.centre) / self.width, -80.0, 80.0)
             return _float32(1.0 / (1.0 + np.exp(exponent)))
         if self.function is VoiFunction.LINEAR_EXACT:
-            scaled = (values - self.centre) / self.width + 0.5
+            middle, width = self.centre, self.width
         # The formula of LINEAR divides by width - 1: a width of one is a step (PS3.3 section C.11.2.1.2.1).
         elif self.width == 1:
             return _float32(values > self.centre - 0.5)
         else:
-            scaled = (values - (self.centre - 0.5)) / (self.width - 1.0) + 0.5
-        return _float32(np.clip(scaled, 0.0, 1.0))
+            middle, width = self.centre - 0.5, self.width - 1.0
+        scaled = values - middle
+        scaled /= width  # in place: a film has millions of values, and each copy of it has its price
+        scaled += 0.5
+        return _float32(np.clip(scaled, 0.0, 1.0, out=scaled))
 
 
 def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDArray[np.float32]:
@@ -80,7 +83,7 @@ def grey_of(dataset: Dataset, stored: NDArray[np.int32], frame: int = 0) -> NDAr
     padding = padding_mask(dataset, stored)
     grey = _voi(dataset, modality, stored, padding, frame)
     if is_inverted(dataset):
-        grey = 1.0 - grey
+        np.subtract(1.0, grey, out=grey)
     # Behind the inversion, which would turn black padding white.
     if padding is not None:
         grey[padding] = 0.0
@@ -132,6 +135,8 @@ def _modality(dataset: Dataset, stored: NDArray[np.int32], frame: int) -> NDArra
     source = _holder(dataset, "PixelValueTransformationSequence", frame)
     slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
     values = stored.astype(np.float32)
+    if slope in (None, 0.0, 1.0) and not intercept:
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         if slope not in (None, 0.0, 1.0):
             values *= np.float32(slope)
@@ -160,7 +165,8 @@ def _voi(
         grey = window(values)
         # Judged on the film alone: padding lies at the end of any window.
         inside = grey if padding is None else grey[~padding]
-        if max(float((inside <= 0.0).mean()), float((inside >= 1.0).mean())) <= FLAT_SHARE:
+        at_ends = np.count_nonzero(inside <= 0.0), np.count_nonzero(inside >= 1.0)
+        if max(at_ends) / inside.size <= FLAT_SHARE:
             return grey
     if _fills_its_range(dataset, stored):
         return _float32(stored / np.float32(255.0))

@@ -272,7 +272,10 @@ def _stored_bits(values: NDArray[np.int32], dataset: Dataset) -> NDArray[np.int3
     it: pydicom does, but after JPEG-LS, where -1 in twelve bits came out as 4095."""
     span = 1 << int(dataset.BitsStored)
     low = -span // 2 if dataset.get("PixelRepresentation") == 1 else 0
-    return ((values - low) & (span - 1)) + low
+    values -= low  # in place: the values are this module's own
+    values &= span - 1
+    values += low
+    return values
 
 
 def _grey_of_colour(values: NDArray[np.generic]) -> NDArray[np.int32]:

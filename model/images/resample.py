@@ -50,22 +50,24 @@ def _strips(source: int, target: int, form: ResamplingFilter) -> tuple[tuple[int
     scale = source / target
     widened = max(scale, 1.0)
     reach = form.value * widened
-    rows = []
-    for number in range(target):
-        # Pixels are areas whose middle lies at a half: without it the result would be shifted by half a pixel of the
-        # larger grid.
-        centre = (number + 0.5) * scale
-        first, last = max(0, int(centre - reach + 0.5)), min(source, int(centre + reach + 0.5))
-        weights = _weights((np.arange(first, last) - centre + 0.5) / widened, form)
-        # At the edges the filter is cut off: normalised, it darkens no border.
-        rows.append((first, weights / weights.sum()))
+    # Pixels are areas whose middle lies at a half: without it the result would be shifted by half a pixel of the
+    # larger grid.
+    centres = (np.arange(target) + 0.5) * scale
+    # Whole numbers by truncation, as in Pillow; a row that reaches beyond the picture has fewer weights there.
+    firsts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + reach + 0.5).astype(np.int64), source)
+    places = firsts[:, None] + np.arange(int((ends - firsts).max()))
+    weights = _weights((places - centres[:, None] + 0.5) / widened, form)
+    weights[places >= ends[:, None]] = 0.0
+    # At the edges the filter is cut off: normalised, it darkens no border.
+    weights /= weights.sum(axis=1, keepdims=True)
     strips = []
     for start in range(0, target, _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        begin, end = some[0][0], max(first + len(weights) for first, weights in some)
-        matrix = np.zeros((len(some), end - begin), dtype=np.float32)
-        for line, (first, weights) in zip(matrix, some, strict=True):
-            line[first - begin : first - begin + len(weights)] = weights
+        some = slice(start, start + _AT_ONCE)
+        begin, end = int(firsts[start]), int(ends[some].max())
+        matrix = np.zeros((len(weights[some]), end - begin), dtype=np.float32)
+        for line, first, last, row in zip(matrix, firsts[some] - begin, ends[some] - begin, weights[some], strict=True):
+            line[first:last] = row[: last - first]
         strips.append((begin, matrix))
     return tuple(strips)
 

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from model.errors import PixelError
 from model.images.display import load_display_image
 from model.schema import DisplayImage
@@ -39,7 +41,7 @@ def main() -> None:
             _answer(answers, {"error": "the image needs more memory than a decoder is given"})
             return  # what the failed attempt left behind is not worth finding out
         else:
-            _answer(answers, header_of(image), image.pixels.tobytes())
+            _answer(answers, header_of(image), np.ascontiguousarray(image.pixels).data.cast("B"))
 
 
 def header_of(image: DisplayImage) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def _limit(seconds: float, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _answer(stream: BinaryIO, header: dict[str, Any], body: bytes = b"") -> None:
+def _answer(stream: BinaryIO, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
     text = json.dumps(header).encode()
     for data in (struct.pack(">I", len(text)) + text, body):
         view = memoryview(data)

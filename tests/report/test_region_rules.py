@@ -8,11 +8,28 @@ import numpy as np
 import pytest
 
 from dicom_node.report.dropped_regions import RegionFault
-from dicom_node.report.region_rules import RegionFilm, fitting_region, half_of, with_fitting_regions
+from dicom_node.report.region_rules import (
+    RegionFilm,
+    films_of,
+    fitting_region,
+    half_of,
+    marked_roles,
+    with_fitting_regions,
+)
 from dicom_node.report.render.text import as_text
 from model.checks.frontal_view import SIDE
 from model.checks.lung_fields import LungFields
-from model.schema import Change, DisplayImage, ImageRole, Region, SourceGeometry
+from model.schema import (
+    Change,
+    DisplayImage,
+    Finding,
+    ImageRole,
+    ModelIdentity,
+    Prediction,
+    Presence,
+    Region,
+    SourceGeometry,
+)
 from tests.support.report_cases import finding, prediction, request
 
 SIZE = 640
@@ -120,3 +137,13 @@ def test_what_is_not_stated_is_not_told_of_its_region_either() -> None:
     checked, dropped = with_fitting_regions(said, {ImageRole.CURRENT: _film()})
     assert len(dropped) == 1
     assert "not drawn" not in as_text(request(checked, dropped_regions=dropped))
+
+
+def test_lungs_are_looked_for_only_on_films_that_bear_a_region() -> None:
+    film = _film().image
+    marked = Finding(key="pneumothorax", presence=Presence.PRESENT, probability=0.9, regions=(PATIENTS_LEFT,))
+    answer = Prediction(findings=(marked,), model=ModelIdentity(name="m", version="1", device_uid="2.25.1"))
+    assert marked_roles(answer) == {ImageRole.CURRENT}
+    assert films_of(film, film, marked_roles(answer)).keys() == {ImageRole.CURRENT}
+    assert films_of(film, None).keys() == {ImageRole.CURRENT}
+    assert not films_of(film, film, marked_roles(dataclasses.replace(answer, findings=())))
