@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from model.finding_states import FindingAnswers, says_something
 from model.questions.battery import QuestionType
 
+DETAILS = (QuestionType.SIDE, QuestionType.GRADE)
+"""Questions whose answers are stated only of a finding that is present (`model.finding_states.read_finding`)."""
+
 
 def finding_answers(key: str, calibrated: Mapping[str, Mapping[str, float]]) -> FindingAnswers | None:
     """The answers on one finding among those of a pair (question key → calibrated shares); None where its presence was

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from model.checkpoints.files import MANIFEST_NAME
-from model.checkpoints.foreign import device_uid_of, foreign_manifest
+from model.checkpoints.foreign import foreign_manifest, identity_of
 from model.checkpoints.manifest import Manifest, read_manifest
 from model.checkpoints.registry import resolve_source
 from model.engine.answers import ClosedAnswer, EngineJob, JobAnswers
@@ -24,7 +25,7 @@ from model.errors import CheckpointError, InferenceError
 from model.experts.expert import Expert, load_expert
 from model.experts.film_classifier import FAMILIAR
 from model.film_reader import FilmReader, PairView, is_person, open_film_reader
-from model.finding_answers import finding_answers
+from model.finding_answers import DETAILS, finding_answers
 from model.finding_states import JointWeights, read_finding
 from model.images.square import keep_squares
 from model.localise.relevance import Localiser, read_outline_head
@@ -68,23 +69,14 @@ class Predictor:
         self.engine = engine or Engine(vlm)
         self.localiser = localiser
         self.films = films
-        order = list(ontology().findings)
-        self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=order.index))
+        self.findings: tuple[str, ...] = tuple(sorted(manifest.findings, key=list(ontology().findings).index))
         self._weights = JointWeights.from_values(manifest.joint)
         self._mass_watch = MassWatch(manifest.label)
-        self.asks_open = True
-        """Open questions are asked as well; the node states nothing of their text and asks none."""
+        self.asks_everything = True
+        """False: only what a prediction states is asked; no free text, no view, no side or degree of what is absent."""
         self.foresight: Foresight | None = None
         self.expert = expert if manifest.expert else None
-        self._identity = ModelIdentity(
-            name=manifest.name,
-            version=manifest.version,
-            device_uid=device_uid_of(manifest, self.expert.fingerprint if self.expert is not None else None),
-            demonstration=manifest.demonstration,
-            licence=manifest.licence,
-            images=manifest.images,
-            context=manifest.context,
-        )
+        self._identity = identity_of(manifest, self.expert.fingerprint if self.expert is not None else None)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -144,10 +136,8 @@ class Predictor:
         return self.localiser.add_regions(pair, read, layout=layout) if self.localiser is not None else read
 
     def unfamiliarity(self, pair: StudyPair) -> float | None:
-        """The distance of the pair's films from those that the checkpoint learned; above 1 they are like none of them.
-
-        None where the checkpoint has no film classifier. `predict` gives the same value in `Prediction.unfamiliarity`.
-        """
+        """The distance of the pair's films from those of training, as `Prediction.unfamiliarity`; above 1 they are like
+        none of them. None where the checkpoint has no film classifier."""
         return self.films.look([pair])[0].unfamiliarity if self.films is not None else None
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
@@ -161,7 +151,7 @@ class Predictor:
             if (question.type in known or (foretold and question.type is QuestionType.PREDICTION))
             # The open prediction has no place in a Prediction: its closed questions say the same, coded.
             and not (question.type is QuestionType.PREDICTION and question.allowed is None)
-            and (self.asks_open or question.allowed is not None)
+            and (self.asks_everything or (question.allowed is not None and question.type is not QuestionType.VIEW))
         )
 
     def jobs(self, pair: StudyPair) -> list[EngineJob]:
@@ -175,12 +165,21 @@ class Predictor:
         layout = self.vlm.layout(priors=len(pictures) - 1, days=days, context=context, expert=expert)
         together = tuple(question for question in questions if not question.alone)
         alone = tuple(question for question in questions if question.alone)
-        jobs = [EngineJob(pictures=pictures, layout=layout, questions=together)]
+        waits = not self.asks_everything and isinstance(self.engine, Engine)  # a server would read its prefix again
+        late = tuple(question for question in together if waits and question.type in DETAILS)
+        first = EngineJob(pictures=pictures, layout=layout, questions=tuple(q for q in together if q not in late))
+        jobs = [replace(first, late=late, follow_ups=partial(self._details, pair))]
         if alone:
             # A question on one image alone was taught without the prior, so it has a prompt of its own.
             layout = self.vlm.layout(priors=0, context=context, expert=self._ask_expert(images[-1:]))
             jobs.append(EngineJob(pictures=pictures[-1:], layout=layout, questions=alone))
         return jobs
+
+    def _details(self, pair: StudyPair, answers: JobAnswers) -> list[str]:
+        """The keys of the questions on side and degree of what is present: of nothing else are they stated."""
+        calibrated = {key: self.calibrate_answer(answer) for key, answer in answers.closed.items()}
+        stated = [key for key in self.findings if self._finding(key, calibrated, pair).presence is Presence.PRESENT]
+        return [f"{type.value}/{key}" for key in stated for type in DETAILS]
 
     def _ask_expert(self, images: Sequence[DisplayImage]) -> str | None:
         return self.expert.text(images) if self.expert is not None else None

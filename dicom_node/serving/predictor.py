@@ -45,7 +45,7 @@ def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
         trust_remote_code=section.trust_remote_code,
         experts=section.experts,
     )
-    predictor.asks_open = False  # no report quotes what a model writes freely
+    predictor.asks_everything = False  # no report quotes what a model writes freely
     if section.experts is not None and predictor.expert is None:
         log.warning("[model] experts is not used: this checkpoint was not trained with it", source=section.source)
     return predictor
@@ -68,7 +68,7 @@ def _remote(section: ModelSection) -> PairPredictor:
         connections=section.requests_at_once,
         min_mass=section.min_answer_mass,
     )
-    predictor.asks_open = False
+    predictor.asks_everything = False
     return predictor
 
 

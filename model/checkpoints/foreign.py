@@ -10,6 +10,7 @@ from model.checkpoints.files import sha256_of
 from model.checkpoints.manifest import CheckpointKind, Manifest
 from model.derived_uids import uid_of_digest
 from model.questions.battery import QuestionType
+from model.schema import ModelIdentity
 
 FOREIGN_TYPES = tuple(
     kind.value
@@ -34,6 +35,19 @@ def device_uid_of(manifest: Manifest, expert: str | None) -> str:
         return manifest.device_uid
     digest = hashlib.sha256(f"{manifest.device_uid} {expert}".encode()).digest()
     return uid_of_digest(digest)
+
+
+def identity_of(manifest: Manifest, expert: str | None) -> ModelIdentity:
+    """The identity of a checkpoint that answers by this manifest. expert: as for `device_uid_of`."""
+    return ModelIdentity(
+        name=manifest.name,
+        version=manifest.version,
+        device_uid=device_uid_of(manifest, expert),
+        demonstration=manifest.demonstration,
+        licence=manifest.licence,
+        images=manifest.images,
+        context=manifest.context,
+    )
 
 
 def foreign_manifest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +15,16 @@ from model.questions.prompts import PromptLayout
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EngineJob:
-    """The questions on one set of pictures. pictures: uint8 [H, W] in the order of the layout's image slots."""
+    """The questions on one set of pictures. pictures: uint8 [H, W] in the order of the layout's image slots.
+
+    follow_ups: from the closed answers so far, the keys of further `late` questions that are worth asking.
+    """
 
     pictures: tuple[NDArray[np.uint8], ...]
     layout: PromptLayout
     questions: tuple[Question, ...]
+    late: tuple[Question, ...] = ()
+    follow_ups: Callable[[JobAnswers], Collection[str]] = lambda _answers: ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

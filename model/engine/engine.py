@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 
@@ -26,6 +27,7 @@ from model.engine.plan import BatteryTokens, PackedPlan, QuestionTokens, battery
 from model.engine.scoring import Prefix, plain_score, score_packed, score_rows
 from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
 from model.errors import InferenceError
+from model.nvila.last_layer import last_layer_at
 from model.questions.battery import Question
 from model.questions.prompts import PromptLayout
 
@@ -107,10 +109,10 @@ class Engine:
         The texts beside the images (expert, context) may differ from pair to pair: they are in the prefix, which is
         read row by row, and the questions' own tokens are the same behind each.
         """
-        same: dict[tuple[PromptLayout, tuple[Question, ...]], list[int]] = {}
+        same: dict[tuple[PromptLayout, tuple[Question, ...], tuple[Question, ...]], list[int]] = {}
         for index, job in enumerate(jobs):
             images_alone = replace(job.layout, expert=None, context=None)
-            same.setdefault((images_alone, job.questions), []).append(index)
+            same.setdefault((images_alone, job.questions, job.late), []).append(index)
         size = self._pairs_at_once if self._strategy is Strategy.PACKED else 1
         for indices in same.values():
             for start in range(0, len(indices), size):
@@ -127,18 +129,17 @@ class Engine:
 
     def _ask_shared(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         answers = [JobAnswers() for _ in jobs]
-        tokens = self._battery(jobs[0])
-        closed = [entry for entry in tokens.questions if entry.answers]
+        tokens, late = self._battery(jobs[0]), {question.key for question in jobs[0].late}
+        closed = [entry for entry in tokens.questions if entry.answers and entry.question.key not in late]
         open_ = [entry for entry in tokens.questions if not entry.answers]
         started = time.perf_counter()
         prefix = self._read_prefix(jobs)
         seconds = {"prefill": time.perf_counter() - started}
         if closed:
             started = time.perf_counter()
-            scores = self._score(prefix, closed)
-            for index, result in enumerate(answers):
-                for entry, row in zip(closed, scores[index], strict=True):
-                    result.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=row)
+            self._answer_closed(prefix, closed, answers)
+            if late:
+                self._follow_up(jobs, prefix, tokens, answers)
             seconds["score"] = time.perf_counter() - started
         if open_:
             started = time.perf_counter()
@@ -150,11 +151,12 @@ class Engine:
         return answers
 
     def _battery(self, job: EngineJob) -> BatteryTokens:
-        key = (job.layout, job.questions)
+        # The late questions as well: what all have in common is the prefix, and they are asked behind the same one.
+        key = (job.layout, (*job.questions, *job.late))
         if key not in self._batteries:
             if len(self._batteries) > 64:  # texts with expert or context lines differ for every pair
                 self._batteries.clear()
-            self._batteries[key] = battery_tokens(self.vlm, job.layout, job.questions)
+            self._batteries[key] = battery_tokens(self.vlm, *key)
         return self._batteries[key]
 
     # --- the prefix ---
@@ -170,8 +172,10 @@ class Engine:
             if name in ALIGNED:
                 parts = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
             inputs[name] = torch.cat(parts)
-        # No logits are needed, but 0 would mean all of them: the vocabulary over a whole prefix.
-        outputs = self.vlm.model(**inputs, use_cache=True, logits_to_keep=1)
+        cache_alone = last_layer_at(self.vlm.model.llm, None) if isinstance(self.vlm, NvilaVlm) else nullcontext()
+        with cache_alone:
+            # No logits are needed, but 0 would mean all of them: the vocabulary over a whole prefix.
+            outputs = self.vlm.model(**inputs, use_cache=True, logits_to_keep=1)
         if outputs.past_key_values is None:
             raise InferenceError("the model gives no cache")
         return Prefix(
@@ -188,6 +192,25 @@ class Engine:
         return {name: value[:, :-count] if name in ALIGNED else value for name, value in inputs.items()}
 
     # --- closed questions ---
+
+    def _answer_closed(self, prefix: Prefix, closed: Sequence[QuestionTokens], answers: Sequence[JobAnswers]) -> None:
+        """Add the answers to these questions of every job."""
+        for result, scores in zip(answers, self._score(prefix, closed), strict=True):
+            for entry, row in zip(closed, scores, strict=True):
+                result.closed[entry.question.key] = ClosedAnswer(question=entry.question, log_probabilities=row)
+
+    def _follow_up(
+        self, jobs: Sequence[EngineJob], prefix: Prefix, tokens: BatteryTokens, answers: Sequence[JobAnswers]
+    ) -> None:
+        """Ask the late questions that any job wants, of all in one pass; each job gets the answers that it wants."""
+        wanted = [set(job.follow_ups(result)) for job, result in zip(jobs, answers, strict=True)]
+        asked = [entry for entry in tokens.questions if entry.question.key in set().union(*wanted)]
+        if not asked:
+            return
+        more = [JobAnswers() for _ in jobs]
+        self._answer_closed(prefix, asked, more)
+        for result, given, keys in zip(answers, more, wanted, strict=True):
+            result.closed |= {key: answer for key, answer in given.closed.items() if key in keys}
 
     def _score(self, prefix: Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:
         """For each row of the prefix and each question the total log-probability of each allowed answer."""

@@ -52,7 +52,8 @@ class PackedPlan:
     0, and questions of one row that begin alike share that beginning. mask [R, W, W]: which tokens of its row a token
     sees beside the prefix: its own question up to itself, and of that question's answers only its own. Padding sees
     itself. For each answer token: `rows` and `columns` the token whose logits count, `targets` its id, `owners` the
-    number of its answer, counted over all questions; `answers`: how many each question has.
+    number of its answer, counted over all questions; `answers`: how many each question has. places [R, N]: the columns
+    of each row that are read, filled up with column 0; `readings`: the index among all R * N of each answer token's.
     """
 
     ids: Tensor
@@ -62,6 +63,8 @@ class PackedPlan:
     columns: Tensor
     targets: Tensor
     owners: Tensor
+    places: Tensor
+    readings: Tensor
     answers: tuple[int, ...]
 
     @property
@@ -171,6 +174,7 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         mask[row, :used, :used] = ancestor_mask(trie.parents)
         readings += [(row, node, token, starts[number] + answer) for node, token, number, answer in trie.readings]
     columns = torch.tensor(readings).unbind(1)
+    places, found = _places_of(readings, len(tries))
     return PackedPlan(
         ids=ids,
         offsets=offsets,
@@ -179,8 +183,19 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         columns=columns[1],
         targets=columns[2],
         owners=columns[3],
+        places=places,
+        readings=found,
         answers=tuple(len(entry.answers) for entry in questions),
     )
+
+
+def _places_of(readings: Sequence[tuple[int, int, int, int]], count: int) -> tuple[Tensor, Tensor]:
+    """The columns that are read in each of `count` rows [count, N], and the index of each reading among all of them."""
+    columns = [sorted({column for row, column, *_ in readings if row == number}) for number in range(count)]
+    longest = max(len(row) for row in columns)
+    places = torch.tensor([[*row, *[0] * (longest - len(row))] for row in columns])
+    found = torch.tensor([row * longest + columns[row].index(column) for row, column, *_ in readings])
+    return places, found
 
 
 def _rows_of_tries(questions: Sequence[QuestionTokens], width: int) -> list[_Trie]:

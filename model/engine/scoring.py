@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from model.engine.plan import PackedPlan, QuestionTokens
 from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
+from model.nvila.last_layer import last_layer_at
 
 ROWS_AT_ONCE = 32
 """Batch rows of one forward over a repeated cache; bounds memory for long prefixes."""
@@ -37,20 +38,19 @@ def score_packed(vlm: NvilaVlm, prefix: Prefix, plan: PackedPlan) -> list[list[t
     shared = prefix.mask.repeat_interleave(count, dim=0)[:, None, None, :].expand(-1, 1, width, -1)
     # Padding has offset -1. Nobody sees it, but a position is never negative.
     offsets = plan.offsets.to(device).clamp(min=0).repeat(pairs, 1)
-    hidden = llm.model(
-        input_ids=plan.ids.to(device).repeat(pairs, 1),
-        attention_mask=_mask(vlm, torch.cat([shared, own], dim=-1)),
-        # Behind the pair's own length: a shorter prefix is padded in the cache, and padding takes up no position.
-        position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
-        past_key_values=repeat_cache(prefix.cache, count),
-        use_cache=True,
-    ).last_hidden_state.view(pairs, count, width, -1)
-    # Several answer tokens are predicted from the same place: project each place once.
-    places, back = torch.unique(plan.rows * width + plan.columns, return_inverse=True)
-    needed = hidden.flatten(1, 2)[:, places.to(device)]
+    # Several answer tokens are predicted from the same place: each place is worked out once, and no other.
+    with last_layer_at(llm, plan.places.to(device).repeat(pairs, 1)):
+        hidden = llm.model(
+            input_ids=plan.ids.to(device).repeat(pairs, 1),
+            attention_mask=_mask(vlm, torch.cat([shared, own], dim=-1)),
+            # Behind the pair's own length: a shorter prefix is padded in the cache, and padding takes up no position.
+            position_ids=prefix.lengths.repeat_interleave(count)[:, None] + offsets,
+            past_key_values=repeat_cache(prefix.cache, count),
+            use_cache=True,
+        ).last_hidden_state
     # In float32: half precision keeps two or three digits of a log-probability, and answers are told apart by less.
-    logs = llm.lm_head(needed).float().log_softmax(-1)
-    taken = logs[:, back.to(device), plan.targets.to(device)]  # [pairs, answer tokens]
+    logs = llm.lm_head(hidden.reshape(pairs, plan.places.numel(), -1)).float().log_softmax(-1)
+    taken = logs[:, plan.readings.to(device), plan.targets.to(device)]  # [pairs, answer tokens]
     totals = torch.zeros(pairs, sum(plan.answers), device=device).index_add_(1, plan.owners.to(device), taken)
     return [[tuple(part.tolist()) for part in row.split(plan.answers)] for row in totals.cpu()]
 

@@ -84,6 +84,27 @@ def test_the_node_asks_for_no_text_and_finds_the_same(folder: Path, predictor: P
     assert [item.key for item in prediction.prognosis] == [item.key for item in whole.prognosis]
 
 
+def test_side_and_degree_are_asked_of_what_is_present_alone(tmp_path: Path, folder: Path) -> None:
+    """And what is stated is what asking everything states."""
+    pair, there = StudyPair(current=image(1), prior=image(2)), ("edema", "pleural_effusion")
+    told = tmp_path / "told"
+    shutil.copytree(folder, told)
+    rewrite_manifest(told, thresholds={key: 0.0 if key in there else 1.0 for key in FINDINGS})
+    served, whole = load_predictor(told), load_predictor(told)
+    served.asks_everything = False
+    job = served.jobs(pair)[0]
+    late = {question.key for question in job.late}
+    assert {key.split("/")[0] for key in late} == {"side", "grade"}
+    asked = served.engine.ask([job])[0].closed.keys()
+    assert asked & late == {key for key in late if key.split("/")[1] in there}
+    assert asked >= {f"change/{key}" for key in FINDINGS}
+    assert not any(key.startswith("view") for key in asked)
+    for left, right in zip(served.predict(pair).findings, whole.predict(pair).findings, strict=True):
+        assert (left.key, left.presence, left.change) == (right.key, right.presence, right.change)
+        assert (left.location, left.level) == (right.location, right.level)
+        assert left.probability == pytest.approx(right.probability, abs=1e-5)
+
+
 def test_several_pairs_at_once_give_what_each_gives_alone(predictor: Predictor) -> None:
     pairs = [StudyPair(current=image(n), prior=image(n + 10) if n != 1 else None) for n in range(3)]
     for together, pair in zip(predictor.predict_many(pairs), pairs, strict=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +74,32 @@ def test_several_pairs_with_prefixes_of_unequal_length(vlm: NvilaVlm) -> None:
     engine = Engine(vlm, max_new_tokens=8)
     for together, asked in zip(engine.ask(jobs), jobs, strict=True):
         assert_same(together, engine.ask([asked])[0])
+
+
+def test_late_questions_are_answered_for_the_jobs_that_want_them(vlm: NvilaVlm) -> None:
+    whole = [job(vlm, seed=seed) for seed in (0, 10, 20)]
+    late = tuple(q for q in whole[0].questions if q.type in (QuestionType.SIDE, QuestionType.GRADE))
+    assert len(late) > 2
+    wanted = ({late[0].key}, {late[1].key, late[2].key}, set[str]())
+
+    def wants(keys: set[str], answers: JobAnswers) -> set[str]:
+        return keys if "presence/edema" in answers.closed else set()
+
+    jobs = [
+        replace(
+            each,
+            questions=tuple(question for question in each.questions if question not in late),
+            late=late,
+            follow_ups=partial(wants, keys),
+        )
+        for each, keys in zip(whole, wanted, strict=True)
+    ]
+    engine = Engine(vlm, max_new_tokens=4)
+    for answers, each, keys in zip(engine.ask(jobs), whole, wanted, strict=True):
+        expected = engine.ask([each])[0]
+        unasked = {question.key for question in late} - keys
+        expected.closed = {key: answer for key, answer in expected.closed.items() if key not in unasked}
+        assert_same(answers, expected)
 
 
 def test_padded_prefixes_in_one_batch(vlm: NvilaVlm) -> None:
