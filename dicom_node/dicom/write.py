@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
 
 from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRLittleEndian
 
 _UTF_8: Final = "ISO_IR 192"
@@ -25,6 +27,8 @@ _LONG: Final = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", 
 """VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2)."""
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _MAX_SHORT_LENGTH: Final = 0xFFFF
+_SHORT_LENGTH: Final = struct.Struct("<H")
+_LONG_LENGTH: Final = struct.Struct("<I")
 
 
 class _UnknownFormError(Exception):
@@ -51,19 +55,31 @@ def part10_bytes(dataset: Dataset) -> bytes:
 
 
 def _elements(dataset: Dataset) -> Iterable[bytes]:
-    for tag in sorted(dataset.keys()):
-        yield _element(dataset[tag])
+    # The values as they lie in the data set: its own look-up of each tag takes as long as all the rest.
+    for element in sorted(dataset.values(), key=_number_of):
+        yield _element(element if isinstance(element, DataElement) else dataset[element.tag])
+
+
+def _number_of(element: DataElement | RawDataElement) -> int:
+    """The tag as a plain number: pydicom's own compares in Python."""
+    return int(element.tag)
 
 
 def _element(element: DataElement) -> bytes:
-    vr, tag = element.VR, element.tag
+    vr = element.VR
     value = _ENCODERS.get(vr, _unknown)(element.value, vr)
-    head = struct.pack("<HH", tag.group, tag.element) + vr.encode("ascii")
+    head = _head(int(element.tag), vr)
     if vr in _LONG:
-        return head + struct.pack("<HI", 0, len(value)) + value
+        return head + _LONG_LENGTH.pack(len(value)) + value
     if len(value) > _MAX_SHORT_LENGTH:
         raise _UnknownFormError
-    return head + struct.pack("<H", len(value)) + value
+    return head + _SHORT_LENGTH.pack(len(value)) + value
+
+
+@lru_cache(maxsize=1024)
+def _head(tag: int, vr: str) -> bytes:
+    """Tag and VR, and the reserved bytes of a VR that has them."""
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode("ascii") + (b"\0\0" if vr in _LONG else b"")
 
 
 def _unknown(_value: object, _vr: str) -> bytes:
@@ -74,7 +90,7 @@ def _sequence(value: Any, _vr: str) -> bytes:
     parts = []
     for item in value or ():
         content = b"".join(_elements(item))
-        parts.append(_ITEM + struct.pack("<I", len(content)) + content)
+        parts.append(_ITEM + _LONG_LENGTH.pack(len(content)) + content)
     return b"".join(parts)
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from highdicom.sr import (
     AlgorithmIdentification,
-    CodedConcept,
     ContentSequence,
-    FindingSite,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
     PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
     RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    TimePointContext,
     TrackingIdentifier,
 )
-from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
 from dicom_node.report.concepts import finding_concept
 from dicom_node.report.label_positions import LabelBox, label_boxes
 from dicom_node.report.request import ReportRequest, SourceImage
 from dicom_node.report.rules import Statement
-from dicom_node.report.sr.copies import copied
+from dicom_node.report.sr.finding_group import (
+    GroupForm,
+    algorithm_identification,
+    evaluation,
+    filled_group,
+    percent_measurement,
+    time_point,
+)
 from dicom_node.report.sr.iod import is_referenceable
 from dicom_node.report.sr.regions import image_position, image_region, stored_size
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
@@ -87,29 +87,27 @@ def _field_examined(request: ReportRequest) -> list[Group]:
 
 
 def _finding_group(request: ReportRequest, statement: Statement) -> Group:
-    finding = statement.finding
-    concept = finding_concept(finding.key)
-    evaluations = [_evaluation("name.presence", codes.presence_code(statement.presence))]
-    if statement.coded_change is not None and request.prior is not None:
-        evaluations.append(_evaluation("name.change", codes.change_code(statement.coded_change)))
-    level = codes.level_code(finding.level) if finding.level else None
-    if level is not None:
-        evaluations.append(_evaluation("name.severity", level))
-    images = [
-        _source_image(header_uid(source, "SOPClassUID"), header_uid(source, "SOPInstanceUID"))
-        for _, source in sources(request)
-    ]
-    group: Group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_finding_tracking(request, finding),
-        time_point_context=_time_point(ImageRole.CURRENT),
-        finding_type=codes.concept_of(concept.code),
-        algorithm_id=_algorithm(request),
-        finding_sites=_site(finding),
-        measurements=_certainty(statement) or None,
-        qualitative_evaluations=evaluations,
-        source_images=images or None,
+    finding, certainty = statement.finding, _certainty(statement)
+    images = [(header_uid(image, "SOPClassUID"), header_uid(image, "SOPInstanceUID")) for _, image in sources(request)]
+    form = GroupForm(
+        key=finding.key,
+        presence=statement.presence,
+        change=statement.coded_change if request.prior is not None else None,
+        level=finding.level,
+        location=finding.location,
+        measured=tuple(name for name, _ in certainty),
+        images=len(images),
+        algorithm=_algorithm_words(request),
     )
-    return group
+    side = tracked_side(request, finding)
+    name = finding_concept(finding.key).name
+    return filled_group(
+        form,
+        # The same for a finding on one side in every report of the patient (TID 1501, (112039, DCM) and (112040, DCM)).
+        tracking=(f"{name}, {side}" if side else name, finding_tracking_uid(request, finding.key, side)),
+        percents=[percent for _, percent in certainty],
+        images=images,
+    )
 
 
 def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage) -> list[Group]:
@@ -166,7 +164,7 @@ def _common_items(request: ReportRequest, finding: Finding, role: ImageRole, wha
     concept = finding_concept(finding.key)
     return {
         "tracking_identifier": _tracking(request, concept.name, what),
-        "time_point_context": _time_point(role),
+        "time_point_context": time_point(role),
         "finding_type": codes.concept_of(concept.code),
         "algorithm_id": _algorithm(request),
     }
@@ -179,7 +177,7 @@ def _no_result_group(request: ReportRequest) -> Group:
         tracking_identifier=_tracking(request, "no result"),
         finding_type=codes.concept("value.no_result"),
         algorithm_id=_algorithm(request),
-        qualitative_evaluations=[_evaluation("name.reason", codes.reason_code(reason))],
+        qualitative_evaluations=[evaluation("name.reason", codes.reason_code(reason))],
     )
 
 
@@ -190,59 +188,33 @@ def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
         finding_category=codes.concept("value.prognosis"),
         finding_type=codes.concept_of(concept.code),
         algorithm_id=_algorithm(request),
-        measurements=[_percent("name.probability", item.probability)],
-        qualitative_evaluations=[_evaluation("name.predicted_change", codes.change_code(item.change))],
+        measurements=[percent_measurement("name.probability", _percent(item.probability))],
+        qualitative_evaluations=[evaluation("name.predicted_change", codes.change_code(item.change))],
     )
 
 
 def _algorithm(request: ReportRequest) -> AlgorithmIdentification:
     """TID 4019; the same items stand in every group."""
+    return algorithm_identification(*_algorithm_words(request))
+
+
+def _algorithm_words(request: ReportRequest) -> tuple[str, str, str | None]:
     model = request.model
-    return _algorithm_identification(model.name, model.version, model.manufacturer or None)
-
-
-@lru_cache(maxsize=8)
-def _algorithm_identification(name: str, version: str, manufacturer: str | None) -> AlgorithmIdentification:
-    return AlgorithmIdentification(name=name, version=version, manufacturer=manufacturer)
+    return model.name, model.version, model.manufacturer or None
 
 
 def _tracking(request: ReportRequest, *what: str) -> TrackingIdentifier:
     return TrackingIdentifier(identifier=" ".join(what), uid=tracking_uid(request, *what))
 
 
-def _finding_tracking(request: ReportRequest, finding: Finding) -> TrackingIdentifier:
-    """The same for a finding on one side in every report of the patient (TID 1501, (112039, DCM) and (112040, DCM))."""
-    side = tracked_side(request, finding)
-    name = finding_concept(finding.key).name
-    return TrackingIdentifier(
-        identifier=f"{name}, {side}" if side else name, uid=finding_tracking_uid(request, finding.key, side)
-    )
+def _percent(probability: float) -> float:
+    """Never 0 or 100, which would claim certainty."""
+    return min(max(round(float(probability) * 100, 1), 0.1), 99.9)
 
 
-@copied
-def _source_image(sop_class_uid: str, sop_instance_uid: str) -> SourceImageForMeasurementGroup:
-    return SourceImageForMeasurementGroup(
-        referenced_sop_class_uid=sop_class_uid, referenced_sop_instance_uid=sop_instance_uid
-    )
-
-
-@copied
-def _time_point(role: ImageRole) -> TimePointContext:
-    return TimePointContext(time_point=role.value)
-
-
-def _percent(name: str, probability: float) -> Measurement:
-    """A NUM in percent. Never 0 or 100, which would claim certainty."""
-    return _measure_percent(name, min(max(round(float(probability) * 100, 1), 0.1), 99.9))
-
-
-@copied
-def _measure_percent(name: str, percent: float) -> Measurement:
-    return Measurement(name=codes.concept(name), value=percent, unit=dicom_codes.UCUM.Percent)
-
-
-def _certainty(statement: Statement) -> list[Measurement]:
-    """Certainty of the statement made, which for an absent finding is that of its absence; then the probability.
+def _certainty(statement: Statement) -> list[tuple[str, float]]:
+    """Concept and percent of the certainty of the statement made, which for an absent finding is that of its absence;
+    then of the probability.
 
     None of an uncalibrated model's numbers.
     """
@@ -250,23 +222,8 @@ def _certainty(statement: Statement) -> list[Measurement]:
     if not statement.is_calibrated or statement.is_omitted:
         return []
     certainty = {Presence.PRESENT: finding.probability, Presence.ABSENT: 1.0 - finding.probability}
-    items = [_percent("name.certainty", certainty[presence])] if presence in certainty else []
-    items.append(_percent("name.probability", finding.probability))
+    items = [("name.certainty", _percent(certainty[presence]))] if presence in certainty else []
+    items.append(("name.probability", _percent(finding.probability)))
     if statement.change is not None and finding.change_probability is not None:
-        items.append(_percent("name.change_certainty", finding.change_probability))
+        items.append(("name.change_certainty", _percent(finding.change_probability)))
     return items
-
-
-def _site(finding: Finding) -> list[FindingSite]:
-    concept = finding_concept(finding.key)
-    return [_finding_site(f"site.{concept.site}", finding.location)]
-
-
-@copied
-def _finding_site(anatomy: str, location: str | None) -> FindingSite:
-    side, place = codes.place_codes(location)
-    return FindingSite(anatomic_location=codes.concept(anatomy), laterality=side, topographical_modifier=place)
-
-
-def _evaluation(name: str, value: CodedConcept) -> QualitativeEvaluation:
-    return QualitativeEvaluation(name=codes.concept(name), value=value)

@@ -39,6 +39,30 @@ def test_a_retry_gives_the_same_bytes() -> None:
     assert [_bytes(d.dataset) for d in first] == [_bytes(d.dataset) for d in second]
 
 
+def test_reports_that_read_alike_keep_their_own_values() -> None:
+    """The groups of findings are copies of one form: neither report writes into the other's."""
+    assert NEW.prediction is not None
+    image = dataclasses.replace(CURRENT, header=cases.header("c9", "20260301"))
+    findings = tuple(dataclasses.replace(f, probability=f.probability * 0.999) for f in NEW.prediction.findings)
+    other = dataclasses.replace(NEW, current=image, prediction=dataclasses.replace(NEW.prediction, findings=findings))
+    first, between, second = (build_documents(request)[1] for request in (NEW, other, NEW))
+    assert _bytes(first.dataset) == _bytes(second.dataset)
+    own, others = (list(content_items(document.dataset)) for document in (first, between))
+    assert len(own) == len(others)
+    assert _percents(own) != _percents(others)
+    uid, other_uid = (str(request.current.header.SOPInstanceUID) for request in (NEW, other))
+    assert {uid, other_uid} & _images(own) == {uid}
+    assert {uid, other_uid} & _images(others) == {other_uid}
+
+
+def _percents(items: list[Dataset]) -> list[float]:
+    return [float(i.MeasuredValueSequence[0].NumericValue) for i in items if i.ValueType == "NUM"]
+
+
+def _images(items: list[Dataset]) -> set[str]:
+    return {str(i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for i in items if i.ValueType == "IMAGE"}
+
+
 CHANGED: dict[str, Callable[[ReportRequest], ReportRequest]] = {
     "revision": lambda r: dataclasses.replace(r, revision=2),
     "generation": lambda r: dataclasses.replace(r, generation=2),

@@ -1,0 +1,127 @@
+"""A finding's measurement group: made once for all findings that read alike, and filled in for each report.
+
+Two reports that state the same of a finding differ in a few values: tracking identifier, percents, referenced images.
+highdicom takes 5 ms to make such a group, thirteen of which are most of a report's time; a copy that is filled in
+takes a fifth of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    ContentSequence,
+    FindingSite,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    SourceImageForMeasurementGroup,
+    TimePointContext,
+    TrackingIdentifier,
+)
+from pydicom import Dataset
+from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.valuerep import DS
+
+from dicom_node.report import codes
+from dicom_node.report.concepts import finding_concept
+from dicom_node.report.sr.copies import copied
+from model.schema import Change, ImageRole, Presence
+
+_ANY_UID, _ANY_TEXT, _ANY_PERCENT = "2.25.1", "-", 50.0
+"""Values of a form that is not filled in yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupForm:
+    """All that a finding's group is made of but the values that are filled in.
+
+    measured: concept keys of its percents, in order. images: how many it refers to. algorithm: name, version and
+    manufacturer.
+    """
+
+    key: str
+    presence: Presence
+    change: Change | None
+    level: str | None
+    location: str | None
+    measured: tuple[str, ...]
+    images: int
+    algorithm: tuple[str, str, str | None]
+
+
+def filled_group(
+    form: GroupForm, *, tracking: tuple[str, str], percents: Sequence[float], images: Sequence[tuple[str, str]]
+) -> ContentSequence:
+    """The group of a finding (TID 1501).
+
+    tracking: identifier and UID. percents: one for each of `form.measured`. images: SOP Class and Instance UIDs.
+    """
+    group: ContentSequence = _empty_group(form)
+    content: Sequence[Dataset] = group[0].ContentSequence
+    content[0].TextValue, content[1].UID = tracking
+    numbers = (item for item in content if item.ValueType == "NUM")
+    for item, percent in zip(numbers, percents, strict=True):
+        measured = item.MeasuredValueSequence[0]
+        measured.NumericValue, measured.FloatingPointValue = DS(percent, auto_format=True), percent
+    named = (item for item in content if item.ValueType == "IMAGE")
+    for item, (sop_class_uid, sop_instance_uid) in zip(named, images, strict=True):
+        reference = item.ReferencedSOPSequence[0]
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return group
+
+
+@copied
+def _empty_group(form: GroupForm) -> ContentSequence:
+    concept = finding_concept(form.key)
+    evaluations = [evaluation("name.presence", codes.presence_code(form.presence))]
+    if form.change is not None:
+        evaluations.append(evaluation("name.change", codes.change_code(form.change)))
+    level = codes.level_code(form.level) if form.level else None
+    if level is not None:
+        evaluations.append(evaluation("name.severity", level))
+    side, place = codes.place_codes(form.location)
+    site = FindingSite(
+        anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=place
+    )
+    images = [
+        SourceImageForMeasurementGroup(referenced_sop_class_uid=_ANY_UID, referenced_sop_instance_uid=_ANY_UID)
+        for _ in range(form.images)
+    ]
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(identifier=_ANY_TEXT, uid=_ANY_UID),
+        time_point_context=time_point(ImageRole.CURRENT),
+        finding_type=codes.concept_of(concept.code),
+        algorithm_id=algorithm_identification(*form.algorithm),
+        finding_sites=[site],
+        measurements=[percent_measurement(name, _ANY_PERCENT) for name in form.measured] or None,
+        qualitative_evaluations=evaluations,
+        source_images=images or None,
+    )
+
+
+@lru_cache(maxsize=8)
+def algorithm_identification(name: str, version: str, manufacturer: str | None) -> AlgorithmIdentification:
+    """TID 4019; the same items stand in every group of a report."""
+    return AlgorithmIdentification(name=name, version=version, manufacturer=manufacturer)
+
+
+@copied
+def time_point(role: ImageRole) -> TimePointContext:
+    """TID 1502 of an image of the pair."""
+    return TimePointContext(time_point=role.value)
+
+
+@copied
+def percent_measurement(name: str, percent: float) -> Measurement:
+    """A NUM in percent. name: concept key."""
+    return Measurement(name=codes.concept(name), value=percent, unit=dicom_codes.UCUM.Percent)
+
+
+def evaluation(name: str, value: CodedConcept) -> QualitativeEvaluation:
+    """A coded answer. name: concept key."""
+    return QualitativeEvaluation(name=codes.concept(name), value=value)
