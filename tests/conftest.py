@@ -11,7 +11,6 @@ from tests.support.databases import (  # noqa: F401 - fixtures
     each_index,
     each_index_of_module,
     postgres_template,
-    sqlite_template,
 )
 from tests.support.log_watch import LogWatch, leaks
 from tests.support.object_store import s3_server  # noqa: F401 - a fixture

@@ -18,6 +18,7 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Study
 from tests.support.common import program, wait_until
+from tests.support.databases import add_tables
 from tests.support.index import after, arrive, received, study, study_uid
 from tests.support.postgres import PostgresServer
 from tests.support.receiver import settings_for
@@ -102,7 +103,7 @@ def test_backup_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
         (files / f"{generate_uid()}.dcm").write_bytes(bytes(20_000))
     settings = settings_for(tmp_path / "node")
     database = Database(settings.database.url)
-    schema.upgrade(database)
+    add_tables(database)
     database.close()
     config = tmp_path / "config.toml"
     config.write_text(f'[node]\ndata_dir = "{tmp_path / "node"}"\n', "utf-8")

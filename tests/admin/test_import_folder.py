@@ -13,17 +13,17 @@ from sqlalchemy import select
 from dicom_node.admin.import_folder import Taken, files_below, import_files, summary
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, Study, StudyPurpose
 from dicom_node.storage.folder_store import FolderStore
+from tests.support.databases import add_tables
 from training.phantom.dicom import write_study_pair
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[NodeContext]:
     database = Database(f"sqlite:///{tmp_path}/node/index.db")
-    schema.upgrade(database)
+    add_tables(database)
     settings = Settings(node=NodeSection(data_dir=tmp_path / "node"))
     yield NodeContext(settings=settings, database=database, store=FolderStore(tmp_path / "node" / "instances"))
     database.close()

@@ -16,6 +16,7 @@ from dicom_node.cli import COMMANDS as TOP_COMMANDS
 from dicom_node.cli import load_command
 from dicom_node.cli.common import Row, print_rows
 from tests.support.certificates import Authority
+from tests.support.command_line import run_command
 
 
 def _commands(command: Any, name: str = "") -> dict[str, Any]:
@@ -32,6 +33,7 @@ COMMANDS = {name: each for top in TOP_COMMANDS for name, each in _commands(load_
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
     surroundings = {key: value for key, value in os.environ.items() if key != "DICOM_NODE_CONFIG"}
     return subprocess.run(
         [sys.executable, "-m", "dicom_node", *arguments],
@@ -64,7 +66,7 @@ def test_the_list_of_commands_shows_each_command_s_own_first_line(name: str) -> 
 
 
 def test_an_unknown_command_is_refused_and_a_near_one_is_named(tmp_path: Path) -> None:
-    done = run("statu", folder=tmp_path)
+    done = run_command("statu", folder=tmp_path)
     assert done.returncode == 2
     assert "No such command 'statu'" in done.stderr
     assert "status" in done.stderr
@@ -78,7 +80,7 @@ def test_a_sentence_is_wrapped_and_a_uid_is_not(capsys: pytest.CaptureFixture[st
 
 
 def test_brackets_of_a_help_text_are_shown(tmp_path: Path) -> None:
-    shown = re.sub(r"[│\s]+", " ", run("retrain", "--help", folder=tmp_path).stdout)
+    shown = re.sub(r"[│\s]+", " ", run_command("retrain", "--help", folder=tmp_path).stdout)
     assert "that of [retrain] in the configuration" in shown
 
 
@@ -114,7 +116,7 @@ def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -
 def test_a_wrong_path_or_word_is_named_without_a_traceback(
     tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    done = run(*arguments, folder=tmp_path)
+    done = run_command(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, NodeError, UsageError
 from dicom_node.index.tables.core import Delivery, DeliveryState, Job, JobKind, JobState, Study
 from tests.support.certificates import Authority
+from tests.support.command_line import run_command
 from tests.support.common import ANY_DISK, REPOSITORY, free_port
 from tests.support.delivery_node import PATIENT_ID, Clock, deliveries, make_node, make_result, run_due
 from tests.support.faulty_pacs import Pacs, running
@@ -120,8 +119,7 @@ def test_what_is_wrong_is_said_as_json_where_json_was_asked_for(
     text, status, words = DAMAGES[damage]
     (tmp_path / "nonsense.db").write_bytes(b"this is no database" * 100)
     (tmp_path / "config.toml").write_text(text, "utf-8")
-    line = [sys.executable, "-m", "dicom_node", *command, "--json", "--config", str(tmp_path / "config.toml")]
-    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = run_command(*command, "--json", "--config", str(tmp_path / "config.toml"), folder=REPOSITORY)
     values = json.loads(done.stdout)
     assert words in json.dumps(values, ensure_ascii=False).replace('\\"', '"')
     assert done.returncode == status

@@ -10,8 +10,6 @@ import ast
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 
 from dicom_node.cli import COMMANDS, load_command
 from tests.docs.commands import PAGES, Block, blocks_of
+from tests.support.command_line import run_command
 from tests.support.common import REPOSITORY
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -175,12 +174,13 @@ def test_the_test_that_a_block_names_has_its_commands(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.marker], ids=lambda block: block.name)
-def test_a_block_without_a_mark_runs_in_an_empty_folder(block: Block, tmp_path: Path) -> None:
+def test_a_block_without_a_mark_runs_in_an_empty_folder(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for command in block.commands:
         words = words_of(command)
         assert words[0] == "dicom-node", f"{block.name}: mark the block with `needs` or `tested`"
-        line = [sys.executable, "-m", "dicom_node", *words[1:]]
-        environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = run_command(*words[1:], folder=tmp_path)
         assert done.returncode in (0, 1), (command, done.stderr)  # 1: something needs a person, as on an empty node
         assert "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,17 @@ from dicom_node.index.database import Database
 from dicom_node.index.tables.reports import ReportState
 from dicom_node.index.tables.whole_schema import WHOLE_SCHEMA
 from dicom_node.studies.received_reports import look_again
-from tests.support.postgres import running_postgres
+from tests.support.postgres import PostgresServer
 from tests.support.reporting import add_study, read_reports, receive, report_sr, reporting_node, reports, words
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an index without tables."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/index.db"
-        return
-    with running_postgres() as server:
-        yield server.new_database()
+        return f"sqlite:///{tmp_path}/index.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database()
 
 
 def test_the_migration_makes_these_tables_and_the_story_runs(url: str, tmp_path: Path) -> None:

@@ -12,20 +12,19 @@ from alembic.migration import MigrationContext
 from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.whole_schema import WHOLE_SCHEMA
-from tests.support.postgres import running_postgres
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An index without tables."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path}/index.db")
-        yield database
-        database.close()
-        return
-    with running_postgres() as server:
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
         database = Database(server.new_database())
-        yield database
-        database.close()
+    yield database
+    database.close()
 
 
 def test_the_migrations_make_these_tables(database: Database) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from dicom_node.questions.ask import MAX_QUESTIONS_PER_MINUTE
 from dicom_node.report.rules import Seen
 from model.questions.free_text import AskedKind, AskedQuestion, understand
 from model.schema import Change, ImageRole
+from tests.support.command_line import Ended, run_command
 from tests.support.web_site import Site, running_site, token
 
 EFFUSION = "pleural effusion"
@@ -177,9 +176,8 @@ def test_the_command_answers_and_refuses(site: Site, tmp_path: Path) -> None:
     data_dir, url = site.node.settings.node.data_dir, site.node.database.engine.url.render_as_string()
     config.write_text(f'[node]\ndata_dir = "{data_dir}"\n[database]\nurl = "{url}"\n', "utf-8")
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "dicom_node", "ask", *words, "--config", str(config)]
-        return subprocess.run(line, capture_output=True, text=True, check=False)
+    def command(*words: str) -> Ended:
+        return run_command("ask", *words, "--config", str(config), folder=tmp_path)
 
     answered = command(site.study_instance_uid, "What do you see?", "--json")
     assert answered.returncode == 0, answered.stderr

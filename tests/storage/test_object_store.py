@@ -18,7 +18,6 @@ from dicom_node.config import NodeSection, Settings, StorageSection
 from dicom_node.context import NodeContext
 from dicom_node.dicom.part10 import FileMeta
 from dicom_node.errors import ConfigurationError, StorageError
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance
 from dicom_node.receive.recovery import recover
@@ -34,6 +33,7 @@ from dicom_node.storage.object_store import ObjectStore
 from dicom_node.storage.opening import open_documents, open_store
 from tests.support.archives import data_set_bytes
 from tests.support.archives import receive as take
+from tests.support.databases import add_tables
 from tests.support.object_store import KEY, SECRET, S3Server
 from tests.support.receiver import CR, radiograph, running_node, send
 from tests.support.tcp_proxy import Wire, tcp_proxy
@@ -65,7 +65,7 @@ def store(section: StorageSection, tmp_path: Path) -> Iterator[ObjectStore]:
 def node(section: StorageSection, tmp_path: Path) -> Iterator[NodeContext]:
     """A node on SQLite whose instances lie in a folder, and whose configuration names a bucket beside it."""
     database = Database(f"sqlite:///{tmp_path}/index.db")
-    schema.upgrade(database)
+    add_tables(database)
     folder = section.model_copy(update={"kind": "folder"})
     settings = settings_at(tmp_path, folder)
     yield NodeContext(settings=settings, database=database, store=open_store(settings))
@@ -205,7 +205,7 @@ def test_recovery_takes_old_objects_without_a_row_and_leaves_young_ones(
     section: StorageSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/index.db")
-    schema.upgrade(database)
+    add_tables(database)
     settings = settings_at(tmp_path, section)
     node = NodeContext(settings=settings, database=database, store=open_store(settings))
     film = radiograph()
@@ -316,7 +316,7 @@ def test_an_outage_is_no_proof_of_loss_in_storage_commitment(
     store: ObjectStore, section: StorageSection, tmp_path: Path
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/index.db")
-    schema.upgrade(database)
+    add_tables(database)
     film = radiograph()
     take(NodeContext(settings=settings_at(tmp_path, section), database=database, store=store), film)
     asked = [[film.SOPClassUID, film.SOPInstanceUID]]

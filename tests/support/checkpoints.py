@@ -11,11 +11,11 @@ from safetensors.numpy import save_file
 
 from dicom_node.config import ModelSection, NodeSection, Settings
 from dicom_node.context import NodeContext
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.storage.folder_store import FolderStore
 from model.checkpoints.files import MANIFEST_NAME
 from model.checkpoints.registry import Manifest, read_manifest, write_manifest
+from tests.support.databases import add_tables
 
 
 def paper_checkpoint(folder: Path, *, seed: int = 0, findings: tuple[str, ...] = ("edema",)) -> Manifest:
@@ -49,7 +49,7 @@ def open_context(folder: Path, *, migrate: bool = True, **model: object) -> Iter
     """A node's context over the SQLite index in `folder`, made where `migrate` says so; `model`: values of [model]."""
     database = Database(f"sqlite:///{folder}/index.db")
     if migrate:
-        schema.upgrade(database)
+        add_tables(database)
     section = ModelSection.model_validate(model)
     settings = Settings(node=NodeSection(data_dir=folder), model=section)
     try:

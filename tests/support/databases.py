@@ -1,13 +1,15 @@
 """An empty index on SQLite and on PostgreSQL: every test that asks for `database` or `each_index` runs on both.
 
 Tests that make their nodes themselves (`tests.support.receiver`, `delivery_node`) ask here for the address of a
-folder's index here, and get one on PostgreSQL while a test with the fixture `each_index` runs on it.
+folder's index here, and get one on PostgreSQL while a test with the fixture `each_index` runs on it. They give it its
+tables by `add_tables`.
 """
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,21 @@ def _migrated(url: str) -> str:
     return url
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite index; copying it is quicker than migrating anew."""
-    path = tmp_path_factory.mktemp("template") / "index.db"
-    _migrated(f"sqlite:///{path}")
-    return path
+@cache
+def _empty_index() -> bytes:
+    """The file of a migrated, empty SQLite index; writing it is quicker than migrating anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index.db"
+        _migrated(f"sqlite:///{path}")
+        return path.read_bytes()
+
+
+def add_tables(database: Database) -> None:
+    """Give an index its tables: a SQLite file that is not there yet those of the template."""
+    file = database.engine.url.database
+    if database.is_sqlite and file and not Path(file).exists():
+        Path(file).write_bytes(_empty_index())
+    schema.upgrade(database)
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +101,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         server: PostgresServer = request.getfixturevalue("postgres_server")
         url = server.new_database(template=request.getfixturevalue("postgres_template"))
     else:
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "index.db")
         url = f"sqlite:///{tmp_path}/index.db"
     database = Database(url)
+    add_tables(database)
     yield database
     database.close()

@@ -18,12 +18,11 @@ from dicom_node import deliver
 from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, NodeError
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Outcome, Result, Study
 from dicom_node.jobs import queue as jobs
 from dicom_node.storage.folder_store import FolderStore
-from tests.support.databases import index_url
+from tests.support.databases import add_tables, index_url
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
@@ -55,7 +54,7 @@ def make_node(folder: Path, clock: Clock, *destinations: dict[str, Any], **secti
     settings = Settings(**{**values, **sections})
     database = Database(settings.database.url)
     database.clock = clock
-    schema.upgrade(database)
+    add_tables(database)
     store = FolderStore(settings.node.data_dir / "instances")
     return NodeContext(settings=settings, database=database, store=store, clock=clock)
 

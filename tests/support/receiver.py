@@ -15,13 +15,12 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from dicom_node.config import Settings
-from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Instance, Quarantine
 from dicom_node.receive import Receiver
 from dicom_node.storage.instance_store import InstanceStore
 from dicom_node.storage.opening import instances_dir, open_store
-from tests.support.databases import index_url
+from tests.support.databases import add_tables, index_url
 
 CR = str(ComputedRadiographyImageStorage)
 
@@ -74,7 +73,7 @@ def running_node(folder: Path, **sections: Any) -> Iterator[RunningNode]:
     """A receiver that listens."""
     settings = settings_for(folder, **sections)
     database = Database(settings.database.url)
-    schema.upgrade(database)
+    add_tables(database)
     store = open_store(settings)
     receiver = Receiver(settings, database, store)
     receiver.start()

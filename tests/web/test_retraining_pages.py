@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from dicom_node.retrain.file_names import BODY_FILE, CARD_FILE
 from dicom_node.retrain.types import folders_of
 from model.checkpoints.files import sha256_of
 from tests.support.champions import untrained
+from tests.support.command_line import run_command
 from tests.support.web_site import Site, running_site
 from training.gate.decision import Decision, GateCheck
 from training.gate.report import GateRun, body, card, page
@@ -149,8 +148,7 @@ def test_the_command_refuses_in_words_and_changes_nothing(
     before = sha256_of(champion / "manifest.json")
     config = tmp_path / "config.toml"
     config.write_text(f"[model]\nsource = {json.dumps(str(champion))}\n", "utf-8")
-    command = [sys.executable, "-m", "dicom_node", "retrain", *arguments, "--config", str(config)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    ran = run_command("retrain", *arguments, "--config", str(config), folder=tmp_path)
     assert ran.returncode == status, ran.stderr
     assert words in ran.stdout + ran.stderr
     assert sha256_of(champion / "manifest.json") == before

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+FEW_PATIENTS = 6
+"""Of so many patients there are at most 462 different resamples: each is measured once, however often it is drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
@@ -87,8 +90,9 @@ def bootstrap_by_patient(
 ) -> dict[str, Interval]:
     """95 % percentile intervals of several figures when patients, not rows, are drawn with replacement.
 
-    patients: the patient of each row. metrics: takes row indices (with repetition) and may give NaN for a resample
-    that lacks a class; such resamples are left out of that figure, and its `resamples` shows how many counted.
+    patients: the patient of each row. metrics: takes row indices (with repetition, in an order that means nothing to
+    it) and may give NaN for a resample that lacks a class; such resamples are left out of that figure, and its
+    `resamples` shows how many counted.
     """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, patient in enumerate(patients):
@@ -97,9 +101,14 @@ def bootstrap_by_patient(
     values = metrics(np.arange(len(patients), dtype=np.intp))
     resampled: dict[str, list[float]] = {name: [] for name in values}
     rng = np.random.default_rng(seed)
+    measured: dict[tuple[int, ...], Mapping[str, float]] = {}
     for _ in range(resamples if groups else 0):
         drawn = rng.integers(0, len(groups), len(groups))
-        for name, score in metrics(np.concatenate([groups[number] for number in drawn])).items():
+        key = tuple(sorted(drawn.tolist())) if len(groups) <= FEW_PATIENTS else ()
+        scores = measured.get(key) or metrics(np.concatenate([groups[number] for number in drawn]))
+        if key:
+            measured[key] = scores
+        for name, score in scores.items():
             if np.isfinite(score):
                 resampled[name].append(score)
     return {name: _interval(float(value), resampled[name]) for name, value in values.items()}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model.schema import AbstainReason, Change, Finding, Prediction, Presence
 from tests.support.oracle import IDENTITY, told, unchanged
@@ -25,7 +26,8 @@ from training.metrics.classification import (
     roc_curve,
 )
 from training.metrics.pairs import Answered, score_pairs
-from training.metrics.significance import average_runs, bootstrap_one_by_patient, compare
+from training.metrics.significance import Interval, average_runs, bootstrap_one_by_patient, compare
+from training.metrics.summed import interval, mean_figure
 from training.phantom.sampling import sample_pair
 from training.phantom.truth import truth_of_phantom
 from training.records.truth import FindingTruth, ImageTruth, PairTruth
@@ -209,3 +211,28 @@ def test_the_bootstrap_draws_patients_not_rows() -> None:
     assert by_row.low > 0.8
     again = bootstrap_one_by_patient(patients, lambda rows: float(values[rows].mean()))
     assert again == clustered
+
+
+def test_each_resample_of_few_patients_is_measured_once_and_the_interval_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(4).random(12)
+    patients = [f"{number % 4}" for number in range(12)]
+    calls: list[int] = []
+
+    def mean_of(rows: NDArray[np.intp]) -> float:
+        calls.append(len(rows))
+        return float(values[rows].mean())
+
+    def intervals() -> tuple[Interval, Interval]:
+        figure = mean_figure([str(number) for number in range(12)], patients, values.tolist())
+        return bootstrap_one_by_patient(patients, mean_of), interval([figure])
+
+    few = intervals()
+    assert len(calls) <= 1 + math.comb(7, 4)
+    monkeypatch.setattr("training.metrics.significance.FEW_PATIENTS", 0)
+    monkeypatch.setattr("training.metrics.summed.FEW_PATIENTS", 0)
+    for mine, expected in zip(few, intervals(), strict=True):
+        assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert mine.resamples == expected.resamples == 1000
+    assert len(calls) > 1000
