@@ -17,8 +17,14 @@ from dicom_node.cli import COMMANDS, load_command
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference" / "command-line.md"
 HEAD = """# The command line
 
-Made from the commands by `scripts/make_command_reference.py`; a test fails where it is not current. Exit status: 0
-done, 1 failed, 2 wrong usage or configuration. `--config` defaults to `$DICOM_NODE_CONFIG`, else `./config.toml`.
+Made from the commands by `scripts/make_command_reference.py`; a test fails where it is not current. `--config` defaults
+to `$DICOM_NODE_CONFIG`, else `./config.toml`.
+
+| exit status | meaning |
+|---|---|
+| 0 | done, and nothing needs attention |
+| 1 | it went wrong; or what was asked for is shown, and something in it needs attention (`status`, `doctor`, `drift`) |
+| 2 | asked wrongly: an option, a path or a key of the configuration that cannot be; nothing was begun |
 
 """
 

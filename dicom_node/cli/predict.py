@@ -29,12 +29,14 @@ def predict(
     """Run the model over many studies without a network; the rows are as the node would report them."""
     from dicom_node.predict.run import PredictOptions
     from dicom_node.predict.run import predict as run
+    from dicom_node.serving.promotion import require_source
 
     if answerers and not ray:
         raise UsageError("--answerers is for --ray; on this machine say --processes")
     settings = optional_settings(config)
     if model:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"source": model})})
+        require_source(settings.model)  # now, and not after the headers of a million files were read
     with Progress() as progress:
         summary = run(
             inputs,

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
-from dicom_node.config import DEMO, Settings
+from dicom_node.config import DEMO, ModelSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.errors import ConfigurationError, NodeError, UsageError
 from dicom_node.index.tables.models import ModelEvent, ModelEventKind
@@ -58,10 +58,14 @@ def require_model(settings: Settings) -> None:
 
     Raises ConfigurationError, and ModelsError as `candidates` does.
     """
-    chosen = candidates(settings, settings.node.data_dir / "models")[0]
-    model = settings.model
-    local = chosen.folder or chosen.source == DEMO or Path(chosen.source).is_dir()
-    if model.backend == "transformers" and not local and model.revision is None:
+    if not candidates(settings, settings.node.data_dir / "models")[0].folder:
+        require_source(settings.model)
+
+
+def require_source(model: ModelSection) -> None:
+    """Refuse a model that is neither a folder here nor a Hub id with its commit. Raises ConfigurationError."""
+    is_local = model.source == DEMO or Path(model.source).is_dir()
+    if model.backend == "transformers" and not is_local and model.revision is None:
         raise ConfigurationError(
             f"model.source: there is no folder {model.source!r}; a Hub id needs model.revision, the 40 hexadecimal"
             " digits of a commit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from dicom_node.bulk.mappers import Placement
 from dicom_node.cli.training import train_run
+from dicom_node.cli.training.evaluate_run import EvaluationRun, forget_answers, shards_of
 from model.checkpoints.files import MANIFEST_NAME
 from model.experts.densenet import DenseNet121
 from model.experts.expert import LABELS, load_expert
@@ -65,6 +68,28 @@ def test_an_evaluation_over_processes_gives_the_figures_of_one(tmp_path: Path) -
         del values[name], expected[name]
     _assert_alike(values, expected)
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "evaluation.json"]
+
+
+def test_answers_of_an_unfinished_run_neither_block_another_one_nor_go_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "_answers"
+    first = EvaluationRun(
+        model="demo",
+        device="cpu",
+        findings=(),
+        options=EvaluationOptions(),
+        lumen=False,
+        data=DATA,
+        placement=Placement(ray="", processes=1),
+    )
+    second = replace(first, lumen=True)
+    for run in (first, second):
+        shards = shards_of(run, [], folder)
+        with shards.lock():
+            shards.write(0, b"an answer")
+    forget_answers(second, [], folder)
+    assert shards_of(first, [], folder).is_finished(0), "the next start of the first run goes on from it"
+    forget_answers(first, [], folder)
+    assert not folder.exists()
 
 
 def test_a_zero_shot_model_stands_beside_the_other_baselines_on_the_same_pairs(tmp_path: Path) -> None:

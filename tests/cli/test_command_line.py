@@ -111,6 +111,10 @@ def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -
         (("init", "."), ". is a folder; name the file to write, such as config.toml"),
         (("status",), "config.toml: no such file; make one with `dicom-node init`"),
         (("evaluate", "--data", "phantom:2", "--split", "tset", "--out", "."), "--split is one of all, dev,"),
+        (("evaluate", "--data", "phantoms", "--out", "."), "--data 'phantoms' names no data set; write one of"),
+        (("evaluate", "--data", "phantom:2", "--model", "nowhere", "--out", "."), "--model nowhere: there is no such"),
+        (("models", "calibrate", "nowhere", "--data", "phantom:2"), "nowhere: there is no such folder"),
+        (("predict", ".", "--model", "nowhere", "--out", "out"), "there is no folder 'nowhere'"),
     ],
 )
 def test_a_wrong_path_or_word_is_named_without_a_traceback(

@@ -10,6 +10,7 @@ import typer
 from dicom_node.cli.common import ConfigOption, JsonOption, console, print_json, settings_from
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training.options import DataOption, SplitOption, no_bars_in_files, our_errors, split_of
+from dicom_node.errors import UsageError
 from training.records.drops import DropReport
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ def calibrate_command(
     Until then a foreign checkpoint states presence alone, and reports open with "uncalibrated model". The data must be
     none that it was trained on, and none that it will be judged by.
     """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder; a checkpoint of the Hub must be downloaded first")
     from training.calibration.folder import calibrate_folder
     from training.data.datasets import parse_spec, record_count
 
-    named = tuple(name.strip() for name in findings.split(",") if name.strip())
-    if not named and not (folder / "manifest.json").is_file():
-        named = tuple(settings_from(config).model.findings)
+    named = _findings_to_ask(findings, folder, config)
     report = DropReport()
     with our_errors():
         no_bars_in_files()
@@ -65,6 +66,14 @@ def calibrate_command(
         console.print(line)
     _show(calibrated)
     console.print(f"written: {folder / 'manifest.json'} (Device UID {calibrated.manifest.device_uid})")
+
+
+def _findings_to_ask(findings: str, folder: Path, config: Path | None) -> tuple[str, ...]:
+    """The findings that were named, else those of the configuration for a checkpoint without a manifest."""
+    named = tuple(name.strip() for name in findings.split(",") if name.strip())
+    if not named and not (folder / "manifest.json").is_file():
+        return tuple(settings_from(config).model.findings)
+    return named
 
 
 def _as_values(calibrated: CalibratedFolder) -> dict[str, Any]:

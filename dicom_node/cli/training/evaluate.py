@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +16,11 @@ from dicom_node.cli.common import ProcessesOption, RayOption, console
 from dicom_node.cli.progress import Progress
 from dicom_node.cli.training.options import (
     DataOption,
+    ModelOption,
     ServerOption,
     SplitOption,
     TextModelOption,
+    ZeroShotOption,
     no_bars_in_files,
     our_errors,
     split_of,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the 
 def evaluate_command(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder for evaluation.html and evaluation.json.")],
-    model: Annotated[str, typer.Option(help='Checkpoint: "demo", a folder, or a Hub id.')] = "demo",
+    model: ModelOption = "demo",
     split: SplitOption = "all",
     by_patient: Annotated[bool, typer.Option(help="Split by patient as training did, not as published.")] = False,
     seen_patients: Annotated[bool, typer.Option(help="Measure on patients that it was trained on, too.")] = False,
@@ -52,9 +54,7 @@ def evaluate_command(
     ] = "",
     lumen: Annotated[bool, typer.Option(help="Ask LUMEN's questions on one image where the set has none.")] = False,
     majority: Annotated[str, typer.Option(help="Data set whose train split the majority baseline learns from.")] = "",
-    zero_shot: Annotated[
-        str, typer.Option(help="Baseline: a model that was not tuned to the task, a folder or a Hub id.")
-    ] = "",
+    zero_shot: ZeroShotOption = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
     judge_server: ServerOption = "",
     judge_model: TextModelOption = "",
@@ -62,16 +62,23 @@ def evaluate_command(
     ray: RayOption = "",
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
-    from dicom_node.cli.training.evaluate_run import EvaluationRun, ask_all, with_zero_shot
+    from dicom_node.bulk.mappers import Placement
+    from dicom_node.cli.training.evaluate_run import (
+        EvaluationRun,
+        ask_all,
+        forget_answers,
+        with_zero_shot,
+        zero_shot_run,
+    )
     from training.data.datasets import parse_spec, require_choices
     from training.evaluation.evaluate import EvaluationOptions
     from training.evaluation.report import write_report
 
     with our_errors():
         no_bars_in_files()
-        report = DropReport()
         if choices:
             require_choices(choices)  # now, and not after hours of asking
+        report = DropReport()
         chosen = _held_out_records(
             data, model, report, split=split, by_patient=by_patient, seen_patients=seen_patients, limit=limit
         )
@@ -82,40 +89,26 @@ def evaluate_command(
             options=EvaluationOptions(consistency=consistency, prognosis=prognosis),
             lumen=lumen,
             data=f"{parse_spec(data)}, split {split}{' by patient' if by_patient else ''}",
+            placement=Placement(ray=ray, processes=processes),
         )
         with Progress() as progress:
-            result = ask_all(
-                run,
-                chosen,
-                out / "_answers",
-                report,
-                baseline=_learnt_majority(majority),
-                ray=ray,
-                processes=processes,
-                progress=lambda done, total: progress.step("evaluating", done, total),
-            )
+            folder, step = out / "_answers", partial(progress.step, "evaluating")
+            result = ask_all(run, chosen, folder, report, baseline=_learnt_majority(majority), progress=step)
         if result is None:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
         if zero_shot:
             with Progress() as progress:
-                result = with_zero_shot(
-                    result,
-                    run,
-                    zero_shot,
-                    chosen,
-                    out / "_zero_shot",
-                    ray=ray,
-                    processes=processes,
-                    progress=lambda done, total: progress.step("zero-shot baseline", done, total),
-                )
+                step = partial(progress.step, "zero-shot baseline")
+                result = with_zero_shot(result, run, zero_shot, chosen, out / "_zero_shot", progress=step)
         if choices:
             result = replace(result, choices=_choose(run, choices, report))
         verdicts = _judge_sentences(result, judge_server, judge_model)
         page, values = write_report(
             result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
         )
-        for folder in ("_answers", "_zero_shot"):
-            shutil.rmtree(out / folder, ignore_errors=True)
+        forget_answers(run, chosen, out / "_answers")
+        if zero_shot:
+            forget_answers(zero_shot_run(run, zero_shot), chosen, out / "_zero_shot")
     for line in report.lines():
         console.print(line)
     console.print(f"{page}\n{values}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRun:
-    """The model and the questions of one run. data: the set in words. findings: of a checkpoint without a manifest."""
+    """The model and the questions of one run, and where it is done.
+
+    data: the set in words. findings: of a checkpoint without a manifest.
+    """
 
     model: str
     device: str
@@ -43,6 +50,7 @@ class EvaluationRun:
     options: EvaluationOptions
     lumen: bool
     data: str
+    placement: Placement
 
     @property
     def most_images(self) -> int:
@@ -68,42 +76,17 @@ def ask_all(
     report: DropReport,
     *,
     baseline: MajorityFindings | None,
-    ray: str,
-    processes: int,
     progress: Callable[[int, int], None],
 ) -> Evaluation | None:
     """Ask about every record in shards below `folder`, and score; None where no record could be asked.
 
-    Raises BulkError where it cannot go on; the same call goes on from the finished shards.
+    Raises BulkError where it cannot go on; the same call goes on from the finished shards. Shards of another run lie
+    beside these and are left alone.
     """
     from training.evaluation.evaluate import score_asked
     from training.evaluation.texts import with_lumen_questions
 
-    work = EvaluateWork(
-        model=run.model,
-        device=run.device,
-        findings=run.findings,
-        options=run.options,
-        most=run.most_images,
-        lumen=run.lumen,
-    )
-    facts = run.facts(records)
-    with open_mapper(
-        Placement(ray=ray, processes=processes),
-        batches=EVALUATE_CUT.count_batches(len(records)),
-        item_seconds=ITEM_SECONDS,
-        is_on_gpu=run.device.startswith("cuda"),
-        weights=Path(resolve_source(run.model)),
-    ) as mapper:
-        paths, _ = run_shards(
-            work,
-            records,
-            ShardFolder(folder=folder, suffix=".jsonl", facts=facts),
-            mapper,
-            cut=EVALUATE_CUT,
-            encode=encode_lines,
-            progress=progress,
-        )
+    paths = _ask_in_shards(run, records, folder, progress)
     asked: list[tuple[Record, AskedRecord]] = []
     model: Line | None = None
     for record, line in zip(records, read_lines(paths), strict=True):
@@ -119,6 +102,51 @@ def ask_all(
     return score_asked(asked, identity, report, data=run.data, options=run.options, baseline=baseline, cases=cases)
 
 
+def _ask_in_shards(
+    run: EvaluationRun, records: Sequence[Record], folder: Path, progress: Callable[[int, int], None]
+) -> list[Path]:
+    """Make the shards of this run that are missing; return the paths of all. Raises BulkError saying how to go on."""
+    work = EvaluateWork(
+        model=run.model,
+        device=run.device,
+        findings=run.findings,
+        options=run.options,
+        most=run.most_images,
+        lumen=run.lumen,
+    )
+    shards = shards_of(run, records, folder)
+    try:
+        with open_mapper(
+            run.placement,
+            batches=EVALUATE_CUT.count_batches(len(records)),
+            item_seconds=ITEM_SECONDS,
+            is_on_gpu=run.device.startswith("cuda"),
+            weights=Path(resolve_source(run.model)),
+        ) as mapper:
+            paths, _ = run_shards(
+                work, records, shards, mapper, cut=EVALUATE_CUT, encode=encode_lines, progress=progress
+            )
+    except BulkError as error:
+        raise BulkError(
+            f"{error}\nThe answers so far are kept in {shards.folder}; the same command goes on from them"
+        ) from error
+    return paths
+
+
+def shards_of(run: EvaluationRun, records: Sequence[Record], folder: Path) -> ShardFolder:
+    """The folder of this run's answers: named by its facts, so that what another run left there blocks none."""
+    facts = run.facts(records)
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return ShardFolder(folder=folder / name, suffix=".jsonl", facts=facts)
+
+
+def forget_answers(run: EvaluationRun, records: Sequence[Record], folder: Path) -> None:
+    """Remove the answers of a run whose report is written; those of an unfinished one beside it stay."""
+    shutil.rmtree(shards_of(run, records, folder).folder, ignore_errors=True)
+    with suppress(OSError):  # another run's are in it
+        folder.rmdir()
+
+
 def with_zero_shot(
     result: Evaluation,
     run: EvaluationRun,
@@ -126,8 +154,6 @@ def with_zero_shot(
     records: Sequence[Record],
     folder: Path,
     *,
-    ray: str,
-    processes: int,
     progress: Callable[[int, int], None],
 ) -> Evaluation:
     """Add a model that was not tuned to the task as one more baseline: what a base model says without any training.
@@ -137,28 +163,24 @@ def with_zero_shot(
     """
     from training.evaluation.evaluate import ZERO_SHOT
 
-    other = ask_all(
-        replace(
-            run,
-            model=source,
-            findings=run.findings or _findings_of(run.model),
-            options=replace(run.options, consistency=False, prognosis=False, worst=0),
-            lumen=False,
-        ),
-        records,
-        folder,
-        DropReport(),
-        baseline=None,
-        ray=ray,
-        processes=processes,
-        progress=progress,
-    )
+    other = ask_all(zero_shot_run(run, source), records, folder, DropReport(), baseline=None, progress=progress)
     if other is None or other.scores is None:
         raise BulkError(f"{source} answers no pair of {run.data}")
     name = f"{ZERO_SHOT}: {other.model.name}"
     if result.scores is None or other.scores.pairs != result.scores.pairs:
         name += f" ({other.scores.pairs} pairs)"
     return replace(result, baselines=result.baselines | {name: other.scores})
+
+
+def zero_shot_run(run: EvaluationRun, source: str) -> EvaluationRun:
+    """The run of `with_zero_shot`: each pair once, by another model, about the same findings."""
+    return replace(
+        run,
+        model=source,
+        findings=run.findings or _findings_of(run.model),
+        options=replace(run.options, consistency=False, prognosis=False, worst=0),
+        lumen=False,
+    )
 
 
 def _findings_of(model: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +19,25 @@ if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the 
     from model.remote.text_model import TextModel
     from training.records.record import Split
 
+
+def _require_data(words: str) -> str:
+    """Refuse what names no data set while the options are read."""
+    from training.data.datasets import parse_spec
+
+    try:
+        parse_spec(words)
+    except DataError as error:
+        raise UsageError(f"--data {error}") from error
+    return words
+
+
 DataOption = Annotated[
-    str, typer.Option("--data", help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".')
+    str,
+    typer.Option(
+        "--data",
+        help='Data set, for example "phantom:200", "nih:FOLDER", "ms-cxr-t:FOLDER,IMAGES".',
+        callback=_require_data,
+    ),
 ]
 
 
@@ -30,7 +48,31 @@ def _require_split(word: str) -> str:
 
 
 SplitOption = Annotated[
-    str, typer.Option(help='Split: "train", "validate", "test", "fixture" or "all".', callback=_require_split)
+    str,
+    typer.Option(
+        help='Split: "train", "validate" (or "val", "dev"), "test", "fixture" or "all".', callback=_require_split
+    ),
+]
+
+
+def _require_checkpoint(option: typer.CallbackParam, source: str) -> str:
+    """Refuse a checkpoint that is not there while the options are read: before torch, data and processes."""
+    from model.checkpoints.registry import resolve_source
+
+    with our_errors():
+        folder = Path(resolve_source(source))
+    if source and not folder.is_dir():
+        raise UsageError(
+            f'{option.opts[0]} {source}: there is no such folder; give "demo", the folder of a checkpoint, or a models'
+            " folder"
+        )
+    return source
+
+
+ModelOption = Annotated[str, typer.Option(help='Checkpoint: "demo" or a folder.', callback=_require_checkpoint)]
+ZeroShotOption = Annotated[
+    str,
+    typer.Option(help="Baseline: the folder of a model that was not tuned to the task.", callback=_require_checkpoint),
 ]
 ServerOption = Annotated[str, typer.Option(help="OpenAI-compatible server of the text model, with its /v1.")]
 TextModelOption = Annotated[
