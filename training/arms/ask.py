@@ -154,6 +154,7 @@ def _ask_pairs(engine: Engine, shown: Sequence[_Asked]) -> Iterator[ArmAnswer]:
     foretold = _open("prediction", QuestionType.PREDICTION, PREDICTION_BOTH_TEXT)
     questions = [*changes.values(), difference, foretold]
     forth = engine.ask([asked.job(("prior", "current"), questions) for asked in shown])
+    # The same questions with the images turned round: whether the model reads the order or the pictures.
     back = engine.ask([asked.job(("current", "prior"), list(changes.values())) for asked in shown])
     for asked, answer, turned in zip(shown, forth, back, strict=True):
         for key, question in changes.items():

@@ -149,6 +149,7 @@ class ArmSource:
 
     def sample(self, number: int) -> Sample:
         """Draw a pair, vary it, choose which images are shown and what is asked of them."""
+        # From its number alone, so that any worker on any rank gives the same sample.
         rng = np.random.default_rng([self.seed, number])
         shown = self.phantoms.pair(int(rng.integers(self.phantoms.pairs)), swap=bool(rng.random() < 0.5))
         varied = [augment(shown.films[i], None if shown.marks is None else shown.marks[i], rng) for i in (0, 1)]
@@ -161,12 +162,14 @@ class ArmSource:
         turns = chosen(turns_of(shown.truth, stream, self.streams, rng), rng)
         alone = stream in (ArmStream.DIAGNOSTIC, ArmStream.PREDICTION)
         expert = None
+        # The expert's lines are left out at times: the model must read the film without them as well.
         if ArmStream.EXPERT in self.streams and rng.random() >= EXPERT_DROPOUT:
             images: tuple[Shown, ...] = ("prior", "current")
             if alone:
                 images = ("prior",) if stream is ArmStream.PREDICTION else ("current",)
             expert = oracle_text([oracle_row(shown.truth, image, rng) for image in images])
         targets = self._targets(shown.pair, marks, of_prior=stream is ArmStream.PREDICTION, alone=alone)
+        # Prediction sees the prior alone; otherwise the last image (alone) or both: [-1:] or [-2:].
         films = (varied[0][0],) if stream is ArmStream.PREDICTION else tuple(film for film, _ in varied)[-2 + alone :]
         layout = PromptLayout(priors=0 if alone else 1, expert=expert)
         return Sample(images=films, layout=layout, turns=turns, targets=targets)

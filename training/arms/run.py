@@ -79,10 +79,12 @@ def start_with_difference(start: Path) -> Path:
     folder = start.parent / "difference"
     if not (folder / HEADS_FILE).exists():
         sizes = load_recipe(RECIPES / "vision.toml").architecture
+        # The new weights are drawn, the same for every arm; all others are then overwritten by the start's.
         torch.manual_seed(0)
         model, processor = new_model(sizes.model_copy(update={"difference_tokens": DIFFERENCE_TOKENS}))
         old, _ = load_nvila(start)
         missing = model.load_state_dict(old.state_dict(), strict=False)
+        # Nothing but the feature's own weights may be new.
         strange = [name for name in missing.missing_keys if not name.startswith("longitudinal.")]
         if strange or missing.unexpected_keys:
             raise ValueError(f"{start} does not fit the study's architecture: {strange + missing.unexpected_keys}")

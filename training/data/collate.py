@@ -84,6 +84,7 @@ class Collator:
         """Collate. Raises ValueError for a sequence longer than `max_length`: nothing is cut off silently."""
         tiled = [self._cut_tiles(sample) for sample in samples]
         parts: dict[str, Any] = self.processor.image_inputs(tiled)
+        # The frozen tower's output was computed before: the pixels are not needed, and are not moved to the device.
         if any(sample.features for sample in samples):
             del parts["pixel_values"]
             parts["features"] = torch.from_numpy(

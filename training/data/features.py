@@ -98,9 +98,12 @@ def write_features(
     model.eval()
     tower = tower_hash(model)
     folder.mkdir(parents=True, exist_ok=True)
+    # Features of another tower have the same shape and mean something else, so a folder belongs to one tower by its
+    # hash.
     known = Features(folder=folder) if any(folder.glob("*.json")) else None
     if known is not None and known.tower != tower:
         raise DataError(f"{folder} holds features of another tower; choose an empty folder")
+    # What is there is kept: a run that was stopped goes on where it was.
     missing = [image for image in images if known is None or image.key not in known]
     for begin in range(0, len(missing), PART_IMAGES):
         keys, shown = [], []

@@ -43,6 +43,7 @@ def clean_films(records: Iterable[Record]) -> dict[str, list[ImageRef]]:
             (record.current, [finding.current for finding in record.truth.findings.values()]),
         ):
             known = [state for state in states if state is not None]
+            # At least one label and none of them positive: a film without labels is not known to be clean.
             if image is not None and known and not any(state.present for state in known):
                 films[record.patient_id][image.image_id] = image
     return {
@@ -72,6 +73,8 @@ def fill(folder: Path, chosen: list[Background], *, pairs: int, size: int, first
         raise DataError("no film of the training split is labelled free of findings")
     for number, start in enumerate(range(0, pairs, SHARD_PAIRS)):
         name = f"real-{first_seed}-{number:04d}"
+        # Each shard begins where the one before it stopped, so that all backgrounds are used, whichever shards were
+        # made when.
         turned = chosen[start % len(chosen) :] + chosen[: start % len(chosen)]
         if not (folder / f"{name}.json").exists():
             count = min(SHARD_PAIRS, pairs - start)

@@ -193,6 +193,7 @@ def _build(source: Path, folder: Path, progress: Callable[[int], None]) -> None:
     if not streams:
         raise DataError(f"{source} gives nothing to train on:\n" + "\n".join(report.lines()))
     np.save(folder / "streams.npy", np.asarray(streams, np.uint8))
+    # Last and by rename: the presence of about.json says that the whole index is there.
     partial = folder / "about.json.partial"
     partial.write_text(json.dumps(dict(report.as_json()) | {"taught": dict(taught)}, indent=1) + "\n", "utf-8")
     partial.replace(folder / "about.json")

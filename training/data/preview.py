@@ -50,6 +50,7 @@ def write_preview(
     weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
     shown: list[dict[str, object]] = []
     seen: set[str] = set()
+    # More are drawn than shown: some come twice, and some have an image that cannot be decoded.
     for conversation in mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4):
         if len(shown) >= samples or conversation.conversation_id in seen:
             continue

@@ -47,6 +47,7 @@ def aspects(truth: FindingTruth, said: Finding | None, has_prior: bool) -> list[
     rows = []
     if truth.current is not None:
         word = Presence.PRESENT.value if truth.current.present else Presence.ABSENT.value
+        # No answer is no belief either way: one half.
         probability = said.probability if said is not None else 0.5
         given = probability if truth.current.present else 1 - probability
         rows.append(("presence", word, said.presence.value if said is not None else "missing", given))

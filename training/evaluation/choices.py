@@ -57,6 +57,7 @@ def answer_choices(
         shown = tuple(image.key for image in item.images)
         if before is None or before[0] != shown:
             before = shown, read_visits(predictor, images)
+        # No letter where no option could be scored: an empty one is never right.
         given.append((item, best_letter(item, before[1]) or ""))
         progress(len(given))
     return score_choices(given, resamples=resamples) if given else None

@@ -29,6 +29,7 @@ def score_consistency(answered: Sequence[Answered], *, resamples: int = 1000) ->
             turned = change_said(back[finding.key]) if finding.key in back else "missing"
             agrees = (key, patient, float(_inverse(forth) == turned))
             order.append(agrees)
+            # Most findings are on neither image, and saying so twice is easy: the figure without them shows the rest.
             if (forth, turned) != ("none", "none"):
                 changed.append(agrees)
             twice = change_said(again[finding.key]) if finding.key in again else "missing"

@@ -115,6 +115,7 @@ def _rows(
                 ForecastRow(
                     patient=course.record.patient_id,
                     key=key,
+                    # No statement means "none": the finding is on neither film.
                     right=(item.change.value if item is not None else "none") == answer,
                     common=commonest[key] == answer,
                     best=likeliest(ideal[key]) == answer if ideal is not None else None,

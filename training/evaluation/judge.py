@@ -82,6 +82,7 @@ def judge(
         for item in items
     ]
     verdicts = []
+    # In batches: a server answers many at once, and progress can be told.
     for start in range(0, len(items), 32):
         answers = model.complete(prompts[start : start + 32], max_tokens=MAX_TOKENS)
         batch = items[start : start + 32]

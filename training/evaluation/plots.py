@@ -30,6 +30,7 @@ def _frame(across: str, up: str) -> str:
     """The square with its diagonal, a scale from 0 to 1 on both sides, and what they are."""
     parts = [f'<rect x="{LEFT}" y="{TOP}" width="{SIDE}" height="{SIDE}" fill="none" stroke="{_LINE}"/>']
     for tick in (0.0, 0.5, 1.0):
+        # In SVG y grows downward, hence 1 - tick.
         x, y = LEFT + tick * SIDE, TOP + (1 - tick) * SIDE
         parts.append(f'<line x1="{x}" y1="{TOP}" x2="{x}" y2="{TOP + SIDE}" stroke="{_LINE}" stroke-width="0.5"/>')
         parts.append(f'<line x1="{LEFT}" y1="{y}" x2="{LEFT + SIDE}" y2="{y}" stroke="{_LINE}" stroke-width="0.5"/>')
@@ -71,6 +72,7 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> Markup:
         x, y = _place(part.confidence, part.accuracy).split(",")
         (_, low), (_, high) = (_place(0, end).split(",") for end in part.spread)
         dots.append(f'<line x1="{x}" y1="{low}" x2="{x}" y2="{high}" stroke="{_BLUE}" stroke-width="1"/>')
+        # The area of a dot grows with the count, so its radius with the root.
         dots.append(f'<circle cx="{x}" cy="{y}" r="{2 + 4 * math.sqrt(part.count / most):.1f}" fill="{_BLUE}"/>')
     line = _line([(part.confidence, part.accuracy) for part in bins])
     return _svg(bars + _frame("confidence", "share right") + line + "".join(dots), "reliability diagram")

@@ -56,6 +56,7 @@ class Pointing:
         if not self.shown:
             return 0.0
         n, z = self.shown, 1.96
+        # Wilson's interval: where all of a few rounds hit, the plain normal one would be 1.0 to 1.0.
         middle = self.share + z * z / (2 * n)
         spread = z * math.sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))
         return (middle - spread) / (1 + z * z / n)
@@ -109,6 +110,7 @@ def _round(
     """(hit, chance, overlap) of one finding on one film."""
     mask = film.masks[key]
     rows, columns = mask.shape
+    # Half a cell of the model's grid: it cannot point more finely than that.
     reach = max(1, round(max(image.geometry.height, image.geometry.width) / cells / 2))
     near = _dilate(mask, reach)
     column, row = peak(grid, image, size)
@@ -121,6 +123,7 @@ def _round(
     assert box is not None
     truth = (box[0] * columns, box[1] * rows, box[2] * columns, box[3] * rows)
     drawn = [point for polygon in outlines(grid, image, size) for point in polygon]
+    # Chance is the share of the radiograph that counts as a hit; padding is no place to point to.
     return hit, float(near[kept].mean()), _overlap(drawn, truth)
 
 
@@ -135,6 +138,7 @@ def _overlap(points: Sequence[tuple[float, float]], truth: tuple[float, float, f
         return 0.0
     xs, ys = [x for x, _ in points], [y for _, y in points]
     ours = (min(xs), min(ys), max(xs), max(ys))
+    # Negative where the boxes do not meet; two negative sides must not multiply to an area.
     width = min(ours[2], truth[2]) - max(ours[0], truth[0])
     height = min(ours[3], truth[3]) - max(ours[1], truth[1])
     shared = max(width, 0.0) * max(height, 0.0)

@@ -84,6 +84,7 @@ def score_texts(
         return None
     keys, patients = [r.record_id for r, _, _ in pairs], [r.patient_id for r, _, _ in pairs]
     truth, answers = [reference for _, reference, _ in pairs], [answer for _, _, answer in pairs]
+    # The baseline of all such sets: most pairs have not changed, and saying so of each scores high on word overlap.
     nothing = ["nothing has changed."] * len(truth)
     score, missing = _meteor(truth, answers) if meteor_wanted else (None, "not asked for")
     figures = _text_figures(keys, patients, truth, answers)
@@ -213,6 +214,7 @@ def make_published_asker(predictor: Predictor) -> Callable[[Record, StudyPair], 
             pictures.insert(0, predictor.vlm.picture(pair.prior))
         context = context_text(pair.context) if predictor.manifest.context else None
         jobs = []
+        # Questions of one image see the current image alone, those of a difference see both; each group is one job.
         for shown, of_pair in ((pictures[-1:], False), (pictures, True)):
             of_kind = tuple(question for question in questions if question.needs_prior is of_pair)
             if of_kind:

@@ -63,6 +63,7 @@ def change_shares(finding: Finding) -> dict[str, float]:
         stated, share = finding.change.value, finding.change_probability
     else:
         before = finding.prior_probability if finding.prior_probability is not None else finding.probability
+        # No stated change means that it is on neither film: taken as independent, absent now times absent before.
         stated, share = "none", (1.0 - finding.probability) * (1.0 - before)
     share = 1.0 if share is None else share
     rest = (1.0 - share) / (len(CHANGE_ANSWERS) - 1)
@@ -152,6 +153,7 @@ def _order_score(text: str, item: ChoiceItem, reading: VisitReading) -> float | 
     if None in keys or len(keys) != len(names):
         return None
     first = [_first_belief(reading.presence[key]) for key in keys if key is not None]
+    # Three different visits in this order, none of them the first: what is there from the start does not newly appear.
     places = [
         candidate
         for candidate in product(range(2, VISITS + 1), repeat=len(first))
@@ -161,6 +163,7 @@ def _order_score(text: str, item: ChoiceItem, reading: VisitReading) -> float | 
     for candidate in places:
         belief = 1.0
         for shares, visit in zip(first, candidate, strict=True):
+            # Findings are read as independent of each other, so their beliefs multiply.
             belief *= shares[visit]
         total += belief
     return total

@@ -186,5 +186,6 @@ def draw_noise(_: Grey, rng: np.random.Generator) -> Grey:
         return np.asarray(np.clip(x * rng.uniform(-1, 1) + y * rng.uniform(-1, 1) + rng.random(), 0, 1), np.float32)
     if choice == 2:
         return rng.random(shape).astype(np.float32)
+    # Noise of five scales, each weighted with its scale: about the 1/f spectrum of natural pictures.
     clouds = sum(blur_film(rng.normal(0, 1, shape).astype(np.float32), s) * s for s in (1, 2, 4, 8, 16))
     return np.asarray(np.clip(0.5 + 0.25 * clouds / np.std(clouds), 0, 1), dtype=np.float32)

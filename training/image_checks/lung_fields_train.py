@@ -158,6 +158,7 @@ def train(films: Sequence[Outlined], phantoms: Sequence[Outlined], *, steps: int
         logits = network(squares)
         shares = logits.sigmoid()
         overlap = (shares * targets).sum((2, 3))
+        # Soft Dice (Milletari et al. 2016); + 1 on both sides keeps it defined where neither has a pixel.
         dice = 1 - (2 * overlap + 1) / (shares.sum((2, 3)) + targets.sum((2, 3)) + 1)
         loss = functional.binary_cross_entropy_with_logits(logits, targets) + dice.mean()
         optimiser.zero_grad()
@@ -183,6 +184,7 @@ def measure(films: Sequence[Outlined]) -> dict[str, float]:
         for outlined, drawn in zip((lungs.right, lungs.left), true, strict=True):
             dice.append(2.0 * float((outlined & drawn).sum()) / float(outlined.sum() + drawn.sum()))
         rows = [int(row) for row in np.flatnonzero(true[0].any(1) & true[1].any(1))]
+        # The midline is half way between the inner borders of the two lungs, in rows where both are seen.
         gap = [(SIDE - int(np.argmax(true[0][row, ::-1])) + int(np.argmax(true[1][row]))) / 2 for row in rows]
         off = [abs(lungs.midline_at(row) - middle) for row, middle in zip(rows, gap, strict=True)]
         errors.append(float(np.mean(off)))

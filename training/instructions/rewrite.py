@@ -154,6 +154,7 @@ def read_back(text: str) -> ReadBack:
     doubtful = []
     for clause in re.split(r"(?<=[.;])\s+|\s+while\s+|\s+whereas\s+|\s+but\s+|\n+", text.lower()):
         findings = [finding_wordings()[wording] for wording in _FINDING.findall(clause)]
+        # Names of findings go first: a name may hold a word of degree.
         degrees = _degrees(_FINDING.sub(" ", clause))
         kinds = [kind for kind, pattern in _WORDS.items() if pattern.search(clause)]
         if degrees is not None and not kinds and len(findings) == 1:
@@ -244,6 +245,7 @@ def _rewrite_batch(asked: Sequence[tuple[str, str, tuple[Event, ...]]], writer: 
                 texts += writer.write([events], [source])
                 failures = 0
             except InferenceError as error:
+                # A refusal is about this one text; failures in a row mean that the server is gone.
                 failures += not isinstance(error, RefusedRequestError)
                 if failures >= MAX_FAILURES:
                     raise

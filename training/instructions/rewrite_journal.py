@@ -39,6 +39,7 @@ def rewrite_into(
     progress(len(done))
     left = ((record_id, source) for record_id, source in sources if record_id not in done)
     with journal.open("a", encoding="utf-8") as file:
+        # The first line names the writer: answers of two writers must not end up in one file.
         if file.tell() == 0:
             _append(file.fileno(), [json.dumps({"writer": writer.name})])
         for batch in rewrite_batches(left, writer):
@@ -52,6 +53,7 @@ def rewrite_into(
             progress(len(done))
     accepted = {outcome.record_id: outcome.text for outcome in done.values() if not outcome.fault}
     save_answers(out, accepted, writer=writer.name, report=report)
+    # Last: until the file is there, the journal is all that was paid for.
     journal.unlink()
 
 
@@ -70,6 +72,7 @@ def _read(journal: Path, writer: str) -> list[Rewritten]:
     if not journal.exists():
         return []
     content = journal.read_bytes()
+    # A line without its end was being written when the run stopped.
     whole = content[: content.rfind(b"\n") + 1]
     try:
         head, *rows = [json.loads(line) for line in whole.splitlines()] or [{"writer": writer}]

@@ -92,6 +92,7 @@ class ChatCollator:
         """The whole chat, and for each answer (with its end token) where it stands, in characters."""
         if any(turn.answer is None for turn in turns):
             raise ValueError("a turn has no answer to learn")
+        # One turn needs no template beyond the prompt: what is generated later continues the same text.
         if len(turns) == 1:
             asked = self.vlm.prompt(layout, turns[0].question)
             whole = asked + self.vlm.continuation(layout, turns[0].question, turns[0].answer or "")
@@ -101,6 +102,8 @@ class ChatCollator:
         for number in range(len(turns)):
             asked = self.vlm.chat(layout, [*turns[:number], Turn(question=turns[number].question)])
             answered = self.vlm.chat(layout, turns[: number + 1]).rstrip("\n")
+            # Some templates drop earlier reasoning or write an earlier answer otherwise once another turn follows; then
+            # the answer has no one place, and several turns cannot be learnt in one row.
             if not (text.startswith(asked) and text.startswith(answered)):
                 raise NotOneChatError("the chat template writes past answers anew")
             if not answered.endswith(self.vlm.end_tokens):
@@ -122,6 +125,8 @@ class ChatCollator:
             for number, (start, stop) in enumerate(encoded.offset_mapping):
                 if not any(first <= start and stop <= last and start < stop for first, last in answers):
                     continue
+                # Counted from the end (a negative index), because an image placeholder of the text becomes hundreds of
+                # tokens in the row.
                 if ids[number - size :] != encoded.input_ids[number:]:
                     raise ValueError("the processor's tokens behind the images are not those of the chat's text")
                 labels[row, places[number - size]] = encoded.input_ids[number]

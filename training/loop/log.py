@@ -59,6 +59,7 @@ class TrainLog:
 
     def _say(self, step: int, seconds: float, rate: float) -> None:
         total = self.recipe.run.steps
+        # Steps of this run only: a run that goes on from a checkpoint did not spend time on those before it.
         left = seconds / max(1, step - self.first) * (total - step)
         values = " ".join(f"{name} {value:.4f}" for name, value in self.recent.items())
         bar = "#" * round(20 * step / total)

@@ -232,6 +232,7 @@ def add_extras(model: NvilaForConditionalGeneration, processor: NvilaProcessor, 
     if not asked_for or asked_for == model.config.longitudinal:
         return
     have = dict(model.config.longitudinal or {})
+    # The same but for the number of image roles: that table can grow and keep the rows it has learnt.
     if model.longitudinal is not None and have | {"image_roles": 0} == asked_for | {"image_roles": 0}:
         model.longitudinal.grow_roles(int(asked_for["image_roles"]))
         model.config.longitudinal = dict(asked_for)

@@ -34,6 +34,7 @@ def parameter_groups(module: Learner, recipe: Recipe) -> list[dict[str, Any]]:
         for decay, matrices, members in (
             (recipe.optimiser.weight_decay, True, [p for p in learned if p.ndim > 1 and id(p) in inner]),
             (recipe.optimiser.weight_decay, False, [p for p in learned if p.ndim > 1 and id(p) not in inner]),
+            # Decay is for matrices; norms and biases pulled towards zero would only lose their scale.
             (0.0, False, [p for p in learned if p.ndim <= 1]),
         ):
             if members:
@@ -79,6 +80,7 @@ def rate_factor(step: int, recipe: Recipe) -> float:
     """Linear warm-up, then cosine down to `floor`; the factor on every group's rate at `step` (0-based)."""
     warm = max(1, round(recipe.optimiser.warmup * recipe.run.steps))
     if step < warm:
+        # Never zero: a first step with rate 0 would be a step without effect.
         return (step + 1) / warm
     done = (step - warm) / max(1, recipe.run.steps - warm)
     return recipe.optimiser.floor + (1 - recipe.optimiser.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -89,6 +89,8 @@ def train(
     steps = TrainingSteps(accelerator, recipe, module)
     first = 0
     if newest is not None:
+        # Weights, optimiser, schedule and random states; `_Numbered` then starts the data at the sample that comes
+        # next.
         accelerator.load_state(str(newest))
         first = int(newest.name.removeprefix("step-"))
     log = TrainLog(out, recipe, first, main=accelerator.is_main_process, quiet=quiet)
@@ -105,6 +107,7 @@ def train(
         log.step(step + 1, losses, steps.rate, steps.waited)
         is_last = step + 1 == recipe.run.steps
         stop = _is_stop_asked(between, accelerator) and not is_last
+        # A stop that is asked for saves first; the last step needs no checkpoint, because the final model follows it.
         if stop or ((step + 1) % recipe.run.checkpoint_every == 0 and not is_last):
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
         if stop:

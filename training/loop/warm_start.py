@@ -42,9 +42,11 @@ def cosine_basis(side: int, count: int) -> Tensor:
     """The `count` lowest orthonormal 2-D cosine functions on a patch, [count, side * side], by rising frequency."""
     if count > side * side:
         raise ValueError(f"a patch of {side} x {side} has fewer than {count} frequencies")
+    # The DCT-II: cosines sampled at pixel centres are orthogonal on the patch.
     grid = torch.arange(side) + 0.5
     lines = torch.stack([torch.cos(torch.pi / side * grid * k) for k in range(side)])
     lines = lines / lines.norm(dim=1, keepdim=True)
+    # From low to high frequency: the first functions carry most of a radiograph's contrast.
     order = sorted((row**2 + column**2, row, column) for row in range(side) for column in range(side))[:count]
     return torch.stack([torch.outer(lines[row], lines[column]).flatten() for _, row, column in order])
 

@@ -45,6 +45,7 @@ def wilson(hits: float, count: int, z: float = 1.96) -> tuple[float, float]:
     if not count:
         return float("nan"), float("nan")
     share = hits / count
+    # E. B. Wilson, JASA 22 (1927): unlike the normal interval it never leaves 0..1 and has a width at 0 and 1.
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
     return max(0.0, middle - half), min(1.0, middle + half)

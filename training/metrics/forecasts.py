@@ -81,6 +81,7 @@ def score_settings(rows: Mapping[str, Sequence[ForecastRow]], *, resamples: int 
 
 def _table(rows: Sequence[ForecastRow]) -> _ForecastTable:
     patients = {name: number for number, name in enumerate(dict.fromkeys(row.patient for row in rows))}
+    # Ceilings are known for phantom courses only; a column that is known in part would compare different cases.
     is_known = all(row.best is not None for row in rows)
     return _ForecastTable(
         patients=np.array([patients[row.patient] for row in rows]),

@@ -190,6 +190,7 @@ def score_prognosis(foretold: Sequence[tuple[PairTruth, Prediction]]) -> Prognos
             if finding.change_answer is not None:
                 keys.append(key)
                 truth.append(finding.change_answer)
+                # Asked and not stated is "none"; never asked is missing, and wrong.
                 answers.append(stated.get(key, "none") if key in asked else "missing")
     frequent = {
         key: Counter(true for other, true in zip(keys, truth, strict=True) if other == key)

@@ -104,11 +104,13 @@ def bootstrap_by_patient(
     measured: dict[tuple[int, ...], Mapping[str, float]] = {}
     for _ in range(resamples if groups else 0):
         drawn = rng.integers(0, len(groups), len(groups))
+        # The figure does not depend on the order, so with few patients the same draw comes again and is measured once.
         key = tuple(sorted(drawn.tolist())) if len(groups) <= FEW_PATIENTS else ()
         scores = measured.get(key) or metrics(np.concatenate([groups[number] for number in drawn]))
         if key:
             measured[key] = scores
         for name, score in scores.items():
+            # A resample may lack a class; a figure that is not defined there is left out, not taken as 0.
             if np.isfinite(score):
                 resampled[name].append(score)
     return {name: _interval(float(value), resampled[name]) for name, value in values.items()}

@@ -80,9 +80,11 @@ def bleu_of_counts(counts: Sequence[float], n: int = MAX_N) -> float:
     """BLEU-n of summed `bleu_counts`; counts of a bootstrap's resample are summed in the same way."""
     product = 1.0
     for order in range(n):
+        # The tiny numbers are those of COCO's scorer: they avoid 0/0 and give the same figures as published ones.
         product *= (counts[order] + 1e-15) / (counts[n + order] + 1e-9)
     length, reference = counts[2 * n], counts[2 * n + 1]
     ratio = (length + 1e-15) / (reference + 1e-9)
+    # The brevity penalty: a short answer would otherwise win by precision alone.
     shortness = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     return math.pow(product, 1 / n) * shortness
 
@@ -123,6 +125,7 @@ def cider(references: Sequence[Sequence[str]], said: Sequence[str], *, sigma: fl
     reference_grams = [[_all_grams(text) for text in texts] for texts in references]
     frequency: Counter[tuple[str, ...]] = Counter()
     for texts in reference_grams:
+        # A gram counts once for each image, however many of its references have it.
         frequency.update({gram for counts in texts for gram in counts})
     log_size = math.log(len(references))
     each = []

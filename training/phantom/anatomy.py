@@ -59,10 +59,12 @@ def body_coordinates(rows: int, columns: int, film: Acquisition, patient: Phanto
     The width of the film is two units whatever its height: a film that is wider than high shows less of the neck and
     the abdomen.
     """
+    # Pixel centres, hence + 0.5. Both axes are divided by the columns, so that a pixel is square in body coordinates.
     u = (np.arange(columns, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / columns) - 1
     v = (np.arange(rows, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / columns) - np.float32(rows / columns)
     cosine, sine = np.float32(np.cos(film.roll)), np.float32(np.sin(film.roll))
     u, v = (u - np.float32(film.shift_x))[None, :], (v - np.float32(film.shift_y))[:, None]
+    # Turned back by the roll, then enlarged: a wide patient or a close film shows less body in the same pixels.
     x = (cosine * u + sine * v) * np.float32(1 / (film.zoom_x * patient.width))
     y = (cosine * v - sine * u) * np.float32(1 / film.zoom_y)
     return x, y, 2 / columns
@@ -71,8 +73,11 @@ def body_coordinates(rows: int, columns: int, film: Acquisition, patient: Phanto
 def lung_field(side: str, x: Plane, y: Plane, patient: PhantomPatient, film: Acquisition, lift: float) -> LungField:
     """The field of one lung. A turned person shows one lung wider; `lift` raises the diaphragm (lost volume)."""
     sign = SIGN[side]
+    # Both lungs are drawn as one: mirrored, so that "outward" grows from the spine to the chest wall on either side.
     outward = (x - np.float32(patient.scoliosis)) * np.float32(sign)
     wide = 0.715 * (1 - 0.035 * sign * film.turn)
+    # Distances to the four borders: a bowed chest wall, a round apex, a dome that falls off steeper outside its top
+    # (the costophrenic angle), and the mediastinum.
     wall = np.float32(wide) * (1 - np.float32(0.36) * np.square((y - 0.36) / np.float32(1.08)))
     top_line = np.float32(patient.lung_top) + np.float32(2.6) * np.square(outward - np.float32(0.27))
     dome = patient.diaphragm + film.inspiration - lift + (0.045 if side == "left" else 0.0)
@@ -80,6 +85,7 @@ def lung_field(side: str, x: Plane, y: Plane, patient: PhantomPatient, film: Acq
     floor_line = np.float32(dome) + np.float32(1.55) * away * away * (1 + np.float32(0.5) * (outward > 0.32))
     lateral, top, floor = wall - outward, y - top_line, floor_line - y
     medial = outward - np.float32(0.085)
+    # Soft steps, so that no border is sharper than a detector would show it; the diaphragm is the sharpest of the four.
     mask = step(lateral, 0.03) * step(top, 0.05) * step(floor, 0.022) * step(medial, 0.07)
     depth = (y - np.float32(patient.lung_top)) / np.maximum(floor_line - np.float32(patient.lung_top), 0.1)
     return LungField(
@@ -116,13 +122,17 @@ def heart_plane(x: Plane, y: Plane, patient: PhantomPatient, film: Acquisition, 
     """Thickness (0..1) of the heart; `size` is the cardiothoracic ratio."""
     turn = 0.05 * film.turn
     thorax = 2 * 0.66
+    # On an AP film the heart lies away from the detector, and its shadow is larger.
     magnified = size * (1.035 if film.view == "AP" else 1.0)
+    # The cardiothoracic ratio is what is asked for, so the width follows from it; a large heart grows to the left
+    # mostly.
     right_edge, left_edge = -0.16 - 0.14 * (magnified - 0.45) + turn, 0.0
     left_edge = right_edge + magnified * thorax
     centre, half = (left_edge + right_edge) / 2, (left_edge - right_edge) / 2
     bottom = np.float32(patient.diaphragm + film.inspiration - 0.12)
     tall = 0.36 + 0.25 * (magnified - 0.42)
     dy = y - bottom
+    # Sheared with height: the axis of a heart points to the left and down.
     dx = (x - np.float32(centre)) - np.float32(0.22) * dy
     radius = np.square(dx / np.float32(half)) + np.square(dy / np.float32(tall))
     ellipse = np.sqrt(clip01(np.float32(1.0) - radius * radius))
@@ -166,6 +176,7 @@ def draw_vessels(chest: Chest, patient: PhantomPatient) -> None:
         dx = chest.x * sign - np.float32(0.15)
         dy = chest.y - np.float32(HILUM_Y)
         distance = np.sqrt(dx * dx + dy * dy)
+        # Into the tree's own bins: 128 around the circle, 64 along the radius (texture.vessel_tree).
         angle = np.arctan2(dy, dx) * np.float32(128 / (2 * np.pi))
         pattern = lookup(tree, angle, np.minimum(distance * np.float32(78.0), np.float32(63.0)))
         chest.vessels += pattern * chest.lungs[side].mask * (chest.x * sign > 0)
@@ -207,6 +218,7 @@ def _draw_ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: t
     if broken is not None:
         at, height = np.float32(broken[0]), np.float32(broken[1])
         near = bump(y - height, 0.30)
+        # The outer part of a broken rib is displaced downward, only near the height of the break.
         y = y + np.float32(0.050) * step(out - at, 0.012) * near
         gap = bump(out - at, 0.020) * bump(chest.y - height, 0.26)
         callus = np.float32(1.6) * bump(np.abs(out - at) - np.float32(0.035), 0.030) * bump(chest.y - height, 0.26)
@@ -216,7 +228,10 @@ def _draw_ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: t
     spacing = np.float32(patient.rib_spacing)
     back = y - slope * (np.float32(0.10) - np.float32(0.24) * arc) - np.float32(0.30) * np.square(out)
     front = y - slope * np.float32(0.62) * (np.float32(0.70) - out) + np.float32(0.06)
+    # Ribs cross in the picture: behind they fall outward, in front they fall inward and are fainter.
     for line, half, weight, first, last in ((back, 0.031, 0.115, -0.80, 0.66), (front, 0.036, 0.085, -0.62, 0.36)):
+        # A sawtooth of the distance to the nearest rib of a stack with even spacing: all ribs of one side in one
+        # expression.
         phase = (line - np.float32(first)) / spacing
         distance = (phase - np.floor(phase) - np.float32(0.5)) * spacing
         band = _tube(distance, half) * reach
@@ -224,6 +239,7 @@ def _draw_ribs(chest: Chest, lung: LungField, patient: PhantomPatient, broken: t
         if line is front:
             band *= step(out - np.float32(0.24), 0.25)
         if gap is not None:
+            # Where it is broken: no bone in the gap, a dark slit there, and callus on both of its sides.
             band = band * (1 - gap) - np.float32(0.5) * gap * bump(distance, 0.06) + callus * bump(distance, 0.055)
         chest.density += np.float32(weight * patient.rib_contrast) * band
 

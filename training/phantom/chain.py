@@ -75,6 +75,8 @@ def stationary(chain: Chain) -> Matrix:
 def likelihood(chain: Chain, seen: FilmObservation) -> Matrix:
     """Probability [S] of what was seen in each state."""
     weights = np.ones(chain.size)
+    # What was not seen (a finding not stated, a treatment not noted, a value not measured) says nothing: it weighs no
+    # state.
     for key, levels in chain.levels.items():
         if key in seen.levels:
             weights = weights * (levels == seen.levels[key])

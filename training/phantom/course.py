@@ -74,7 +74,9 @@ def sample_course(seed: int, options: ClinicalOptions | None = None) -> PhantomC
     """A patient with a clinical course from a seed."""
     options = options or ClinicalOptions()
     story = sample_story(seed, options)
+    # A stream of its own beside the story's: drawing more for the pictures leaves the story as it was.
     rng = np.random.default_rng([seed, 42])
+    # Once for the course: a finding keeps its side and place from film to film, only its degree changes.
     places = _draw_places(rng)
     depths = {key: float(rng.random()) for key in places}
     films = []

@@ -32,11 +32,14 @@ def _course(chest: Chest, points: Sequence[tuple[float, float]]) -> tuple[Plane,
     """Distance from a course given by (x, y) points with growing y, corrected for its slope, and where it runs."""
     xs, ys = np.array([p[0] for p in points]), np.array([p[1] for p in points])
     fine = np.linspace(ys[0], ys[-1], 200)
+    # A tube bends and has no corners: the course is sampled finely and averaged over 25 samples, its ends held.
     smooth = np.convolve(np.pad(np.interp(fine, ys, xs), 12, mode="edge"), np.ones(25) / 25, mode="valid")
     slope = np.abs(np.gradient(smooth, fine))
     at = (chest.y - np.float32(ys[0])) * np.float32(199 / (ys[-1] - ys[0]))
     index = np.clip(at, 0, 199).astype(np.int32)
     centre, steep = smooth.astype(np.float32)[index], np.sqrt(1 + slope * slope).astype(np.float32)[index]
+    # Across a sloped line the horizontal distance is too long by √(1 + slope²); without this a tube would thin where it
+    # runs steeply sideways.
     distance = np.abs(chest.x - centre) / steep
     ends = step(chest.y - np.float32(ys[0]), 0.01) * step(np.float32(ys[-1]) - chest.y, 0.01)
     return distance, ends

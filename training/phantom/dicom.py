@@ -100,6 +100,8 @@ def write_study_pair(
     """
     if pair is None:
         pair = sample_pair(seed, wanted=STORIES[seed % len(STORIES)] if wanted is None else wanted)
+    # Dates from the seed as well: nothing of the file comes from the clock, so that the same arguments give the same
+    # bytes.
     rng = np.random.default_rng([seed, 7])
     first = _FIRST_DAY + dt.timedelta(days=int(rng.integers(0, 300)), minutes=int(rng.integers(0, 600)))
     later = first + dt.timedelta(days=int(rng.integers(1, 40)), minutes=int(rng.integers(-300, 300)))

@@ -59,6 +59,7 @@ def _within(lung: LungField, rng: Generator, zone: str, margin: float) -> tuple[
 
 def _draw_edema(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     lung, q = chest.lungs[side], np.float32(state.severity)
+    # The "bat wing": haze around the hilum that spares the periphery.
     dx = lung.outward - np.float32(0.17)
     dy = (chest.y - np.float32(HILUM_Y + 0.10)) * np.float32(0.75)
     haze = np.exp(-np.square(dx * dx + dy * dy) * np.float32(1 / 0.30**4)) * lung.mask
@@ -67,6 +68,7 @@ def _draw_edema(chest: Chest, side: str, state: FindingState, rng: Generator) ->
     chest.vessels *= 1 + np.float32(1.1) * q * lung.mask
     reticular = np.abs(smooth_noise(rng, chest.x, chest.y, 26.0)) * lung.mask * step(lung.depth - 0.35, 0.5)
     chest.density += np.float32(0.055) * q * reticular
+    # Kerley B lines: short and horizontal, at the chest wall of the base.
     kerley = step(np.float32(0.09) - lung.lateral, 0.02) * step(lung.depth - np.float32(0.72), 0.08) * lung.mask
     stripes = clip01(np.sin(chest.y * np.float32(140.0)) * np.float32(2.0) - np.float32(0.8))
     chest.density += np.float32(0.09) * q * kerley * stripes
@@ -83,6 +85,7 @@ def _draw_consolidation(chest: Chest, side: str, state: FindingState, rng: Gener
     noise = smooth_noise(rng, chest.x, chest.y, 9.0) + np.float32(0.6) * smooth_noise(rng, chest.x, chest.y, 22.0)
     radius = np.sqrt(np.square((lung.outward - outward) / rx) + np.square((chest.y - y0) / ry))
     opacity = step(np.float32(0.95) - radius + np.float32(0.22) * noise, 0.55) * lung.mask
+    # Air bronchograms: thin darker branches within the opacity.
     bronchi = np.abs(smooth_noise(rng, chest.x, chest.y, 16.0))
     strength = np.float32(0.50 + 0.42 * q)
     chest.air *= 1 - strength * opacity * (np.float32(0.78) + np.float32(0.22) * clip01(bronchi))
@@ -101,6 +104,7 @@ def _draw_atelectasis(chest: Chest, side: str, state: FindingState, rng: Generat
         start = float(rng.uniform(0.14, 0.24))
         plate = bump(line, half * 1.7) * step(lung.outward - np.float32(start), 0.04)
         total = np.maximum(total, plate * step(np.float32(start + 0.20 + 0.28 * q) - lung.outward, 0.05))
+    # Collapse of a whole wedge above the diaphragm begins at about a quarter of the scale of severity.
     wedge = step(np.float32(0.28 * q) - lung.floor - np.float32(0.35) * (lung.outward - 0.12), 0.10)
     total = np.maximum(total, np.float32(max(0.0, q - 0.25)) * wedge)
     total *= lung.mask
@@ -125,10 +129,12 @@ def _draw_nodule(chest: Chest, side: str, state: FindingState, rng: Generator) -
 def _draw_pneumothorax(chest: Chest, side: str, state: FindingState, rng: Generator) -> Plane:
     """Air between the chest wall and a retracted lung: no vessels beyond the fine pleural line."""
     lung, q = chest.lungs[side], state.severity
+    # Wider above than below: on an upright film the air rises.
     gap = np.float32(0.055 + 0.26 * q) * (np.float32(1.25) - np.float32(0.55) * np.clip(lung.depth, 0, 1))
     beyond = lung.wall - gap
     inside = chest.x * np.float32(SIGN[side]) > 0
     zone = step(-beyond, 0.012) * lung.mask * inside
+    # The pleural line is at least a pixel wide: a small film must not lose the sign it is known by.
     line = bump(beyond, max(0.011, 1.1 * chest.pixel)) * lung.mask * inside
     chest.vessels *= 1 - zone
     chest.density += np.float32(0.10) * line
@@ -143,6 +149,8 @@ def _draw_effusion(chest: Chest, side: str, state: FindingState, rng: Generator)
     lung, q = chest.lungs[side], state.severity
     level = 0.60 - (0.03 + 0.62 * q)
     across = np.clip(lung.outward / np.float32(0.68), 0, 1)
+    # The meniscus climbs with the cube of the way outward, and sags towards the mediastinum while there is little
+    # fluid.
     rise = np.float32(0.10 + 0.10 * q) * across**3 - np.float32(0.12 * (1 - q)) * (1 - across)
     surface = np.float32(level) - rise
     fluid = step(chest.y - surface, 0.06) * (chest.x * np.float32(SIGN[side]) > 0)

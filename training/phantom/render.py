@@ -176,6 +176,7 @@ def _sum_attenuation(chest: Chest) -> Plane:
     behind_heart = 1 - np.float32(0.90) * step(chest.heart - np.float32(0.30), 0.60)
     lungs = np.zeros_like(chest.x)
     for lung in chest.lungs.values():
+        # A lung is round: the beam crosses less of it near its border, so it is darkest in the middle.
         thickness = np.sqrt(clip01(np.minimum(np.minimum(lung.lateral, lung.top), 0.30) * np.float32(1 / 0.30)))
         lungs += lung.mask * (np.float32(0.50) + np.float32(0.50) * thickness)
     seen = lungs * chest.air * behind_heart
@@ -188,6 +189,8 @@ def _expose(attenuation: Plane, chest: Chest, film: Acquisition) -> Plane:
     """Scatter, focus, noise, exposure and the display curve."""
     rng = np.random.default_rng([film.seed, 61])
     plane = attenuation
+    # In the order of the physics: the focus blurs what the quanta then carry with noise, the detector scales that, and
+    # the display curve (a sigmoid, as a film's) bends it.
     blur = film.blur / chest.pixel
     if blur > 0.35:
         plane = ndimage.gaussian_filter(plane, blur, truncate=2.5)
@@ -196,6 +199,7 @@ def _expose(attenuation: Plane, chest: Chest, film: Acquisition) -> Plane:
     plane = 1 / (1 + np.exp((np.float32(0.46) - plane) * np.float32(4.6)))
     plane = clip01((plane - np.float32(0.08)) * np.float32(1 / 0.84))
     plane = np.power(plane, np.float32(film.gamma))
+    # The marker and the collimated border are put on the finished picture: they are as bright or black on any exposure.
     if film.marker:
         _draw_marker(plane, rng)
     if film.collimation > 0:

@@ -64,8 +64,10 @@ def sample_pair(
             current[key] = after
     prior, current = _keep_visible(rng, prior, current)
     patient = sample_patient(seed)
+    # Two seeds of one pair that no other pair has, so that the two films differ in everything but the patient.
     films = [sample_acquisition(seed * 2 + i, strength=options.strength) for i in (0, 1)]
     if rng.random() < options.same_film and wanted is None:
+        # One film shown twice, apart from its noise: the model must learn to call this "no change".
         prior = dict(current)
         films[0] = replace(films[1], seed=films[0].seed)
     return PhantomPair(
@@ -132,6 +134,7 @@ def _keep_visible(
 
     Fluid hides the base, a collapsed lung hides what lies in it: the truth would then name what nobody can see.
     """
+    # A finding's place is one on both films, so what hides it on either film moves it on both.
     both: dict[str, FindingState] = {**prior, **current}
     moves: dict[str, dict[str, str | None] | None] = {}
     fluid, air = both.get("pleural_effusion"), both.get("pneumothorax")

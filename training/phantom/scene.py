@@ -204,6 +204,7 @@ def change_of(before: FindingState | None, after: FindingState | None) -> Change
         return Change.NEW
     if after is None:
         return Change.RESOLVED
+    # A device has no degree: there on both films is no change.
     if before.grade == after.grade or before.grade is None or after.grade is None:
         return Change.STABLE
     return Change.WORSENING if GRADES.index(after.grade) > GRADES.index(before.grade) else Change.IMPROVING

@@ -74,13 +74,16 @@ def vessel_tree(seed: int, side: int, radial: int = 64, angular: int = 128) -> P
     drift = rng.normal(0, 0.4, 13)
     for row in range(radial):
         fork = rng.random(angle.size) < 0.055
+        # Both arms of a fork are thinner than the stem; the number of branches is bounded.
         if fork.any() and angle.size < 90:
             angle = np.concatenate([angle, angle[fork]])
             drift = np.concatenate([drift + fork * rng.uniform(0.4, 0.9, drift.size), drift[fork] - 0.6])
             strength = np.concatenate([strength * np.where(fork, 0.75, 1.0), strength[fork] * 0.7])
         drift = 0.9 * drift + rng.normal(0, 0.20, angle.size)
+        # Far from the hilum a bin is a longer arc, so the same wandering is fewer bins.
         angle = (angle + drift * (8.0 / (row + 9.0))) % angular
         column = angle.astype(np.int32)
+        # Linear splatting: a branch between two bins is shared out between them; the last bin's neighbour is the first.
         part = (angle - column).astype(np.float32)
         fade = np.float32((1.0 - row / radial) ** 1.1)
         weight = strength * fade

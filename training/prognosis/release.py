@@ -93,6 +93,7 @@ def learn_head(
     pools = pools_of([film for films in read.values() for film in films], seen)
     cases = simulate_cases(courses, SIMULATED_SEED, pools, rng)
     vocabulary = phantom_vocabulary()
+    # Varied before fitting: parts of what is known are left out, as they are at a real site.
     head = fit_head(*make_arrays([vary_case(case, rng) for case in cases], vocabulary), vocabulary, options)
     shown = [vary_case(case, rng) for _, _, _, case in cases_of(calibration) for _ in range(4)]
     return fit_temperature(head, *make_arrays(shown, vocabulary)), commonest_answers(cases)

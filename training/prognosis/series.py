@@ -88,11 +88,13 @@ def cases_of(
         if own is not split or len(films) <= least:
             continue
         readings = read_films(films, findings, read)
+        # Every film but the last can be the current one; the one after it is what came.
         for current in range(least - 1, len(films) - 1):
             now, after = films[current].labels, films[current + 1].labels
             came = {
                 key: answer_of_levels(int(now[key]), int(after[key])) for key in findings if key in now and key in after
             }
+            # Days are not known of these sets (only their order), so the head sees none.
             known = Known(readings=tuple(readings[: current + 1]), days=(None,) * current)
             cases.append((patient, PrognosisCase(known=known, came=came)))
     return cases
@@ -171,8 +173,10 @@ def _learn(
     names = list(dict.fromkeys(name for name, _ in learnt))
     if len(names) < LEAST_PATIENTS:
         raise DataError(f"{len(names)} training patients with enough films; a head needs {LEAST_PATIENTS}")
+    # By patient, not by case: a patient on both sides would make the temperature too sure of itself.
     last = set(names[len(names) * 4 // 5 :])
     rng = np.random.default_rng(0)
+    # Each case three times, each time with other things left out: the head must do with whatever is known.
     fitted = [vary_case(case, rng) for name, case in learnt if name not in last for _ in range(3)]
     head = fit_head(
         *make_arrays(fitted, vocabulary), vocabulary, options or FitOptions(steps=1500, decay=3e-2, hidden=16)

@@ -103,8 +103,12 @@ def _note(row: Mapping[str, str], table: str, pairs: dict[_Pair, _Labels], repor
     elif change is None:
         report.drop("unknown progression label", label_name)
     else:
+        # The key names the two image files too: one study may have several, and each pair of files is a record of its
+        # own.
         labels = pairs.setdefault((dataset, patient, before, now, before_path, now_path), _Labels())
         if labels.changes.setdefault(key, change) is not change:
+            # The first word stays in `changes`, but the finding is left out of the pair: neither of two words is more
+            # true.
             labels.contradicted.add(key)
             report.drop("two labels of one finding", label_name)
 

@@ -46,6 +46,7 @@ def read_hannover(root: Path, report: DropReport, *, check_images: bool = True) 
             seen.add(image_id)
             series[patient].append(
                 LabelledImage(
+                    # `when` is compared as text; exam days may be negative, and offset and padded they sort as numbers.
                     image=ImageRef(
                         key=str(path), image_id=image_id, study_id=image_id, view=view, when=f"{day + 100_000:06d}"
                     ),

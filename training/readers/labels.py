@@ -103,6 +103,7 @@ def pair_findings(current: Known, prior: Known) -> dict[str, FindingTruth]:
         now, before = current.get(key), prior.get(key)
         if now is None and before is None:
             continue
+        # Not labelled on one image is unknown, not absent.
         change = None
         if now is not None and before is not None and now != before:
             change = Change.NEW if now else Change.RESOLVED

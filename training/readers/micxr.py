@@ -60,6 +60,8 @@ def _item_of(line: str, where: str, images: Path, report: DropReport) -> ChoiceI
         row = json.loads(line)
         number = row["qid"] if "qid" in row else row["q_id"]
         paths = _paths_of(row["images"])
+        # The patient is read from the paths: the splits of the training sets are by patient, and the table does not
+        # name one.
         patients = {match[1] for path in paths if (match := _PATIENT.search(path)) is not None}
         if len(patients) != 1:
             report.drop("images of no or of several patients", where)

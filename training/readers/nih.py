@@ -51,6 +51,7 @@ def read_nih(root: Path, report: DropReport, *, check_images: bool = True) -> It
                 raise DataError(f"patient {patient} is in two splits")
             series[patient].append(
                 LabelledImage(
+                    # `when` is compared as text, hence the zeros before the follow-up number.
                     image=ImageRef(
                         key=str(path or name), image_id=name, study_id=name, view=view, when=follow_up.zfill(4)
                     ),

@@ -126,6 +126,7 @@ def _read_films(root: Path, report: DropReport, *, check_images: bool) -> dict[s
     about = _read_table(root, report)
     files = find_image_files(root)
     other = root.parent / _OTHER_FOLDER
+    # What this folder lacks is looked up in the other one beside it; where both have a film, this one wins.
     if other.is_dir():
         about = _read_table(other, report) | about
         files = find_image_files(other) | files

@@ -108,6 +108,7 @@ def _order(levels: Levels, rng: Generator) -> _Made | None:
     first = {key: visit for key in PHANTOM_FINDINGS if (visit := first_appearance(levels[key])) is not None}
     chosen: dict[int, str] = {}
     for key in rng.permutation(list(first)):
+        # One finding for each film: two that first appear on the same film have no order.
         chosen.setdefault(first[str(key)], str(key))
     if len(chosen) < 3:
         return None

@@ -41,6 +41,7 @@ def series_records(
     is given alone. So is a pair of two files with the same bytes: one film under two names. facts: (prior, current) ids
     → further facts of a pair.
     """
+    # The name breaks ties only to make the list the same each time; it is never taken for an order in time.
     ordered = sorted(images, key=lambda item: (item.order, item.image.image_id))
     for number, item in enumerate(ordered):
         before = ordered[number - 1] if number else None
@@ -49,6 +50,7 @@ def series_records(
             before = None
         elif before is not None and is_same_file(before.image.key, item.image.key):
             report.drop("pair of one film under two names", f"{before.image.image_id} and {item.image.image_id}")
+            # A copy under another name is no second examination: "no change" would be learnt from equal bytes.
             before = None
         report.keep()
         pair_id = f"{set_name}/{item.image.image_id}" + (f"/{before.image.image_id}" if before else "")
