@@ -42,6 +42,7 @@ def same_study_note(request: ReportRequest, study: Sequence[ReportRequest]) -> s
     """
     now, then = moment(request.current), moment(request.prior) if request.prior is not None else None
     others = [exposure for other in study if (exposure := taken(other.current)) is not None]
+    # Only what lies between the two films: an older one of the same study would not have been the newer prior either.
     between = [exposure for exposure in others if now is not None and then is not None and then < exposure.moment < now]
     if not between:
         return ""

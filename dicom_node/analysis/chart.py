@@ -56,6 +56,7 @@ def known_chart(session: Session, header: Dataset, settings: ChartSection, polic
     exposure = exposure_of(header)
     if exposure is None:
         return None
+    # DICOM gives a zone or none (Timezone Offset From UTC, PS3.3 C.12.1); a time without one stays local, never UTC.
     zone = None if exposure.zone is None else int(exposure.zone.total_seconds() // 60)
     taken = ClockTime(local=exposure.moment, zone=zone)
     entries = _entries(session, header, policy)
@@ -106,6 +107,7 @@ def _labs(entries: Sequence[ChartEntry], taken: ClockTime, longest: dt.timedelta
         if entry.kind is ChartKind.LAB and entry.value is not None and _was_known(entry, taken):
             since = _since(entry, taken)
             if since is not None and since <= longest:
+                # Entries come in order of time, so that the newest overwrites the ones before it.
                 newest[entry.name] = entry
     return [newest[name] for name in sorted(newest)]
 
@@ -118,6 +120,7 @@ def _treatments(entries: Sequence[ChartEntry], taken: ClockTime, longest: dt.tim
             continue
         end = from_text(entry.ends_at, entry.ends_zone)
         since = _since(entry, taken)
+        # An order without an end counts as given for a while only: many systems never say that a treatment has stopped.
         is_over = not end.is_after(taken) if end is not None else since is None or since > longest
         if not is_over:
             given.setdefault(entry.name, entry)
@@ -145,6 +148,7 @@ def _person(header: Dataset, day: dt.date) -> list[ChartFact]:
     born, sex = da(text_of(header, "PatientBirthDate")), text_of(header, "PatientSex").upper()
     facts, years = [], None
     if born and born <= f"{day:%Y%m%d}":
+        # A year less where this year's birthday is still to come (True is 1).
         years = day.year - int(born[:4]) - (f"{day:%m%d}" < born[4:])
     if years is not None and years <= MAX_AGE_YEARS:
         facts.append(ChartFact(kind=FactKind.AGE, text=str(years)))

@@ -49,13 +49,16 @@ class ImageChooser:
         while True:
             facts = [image.facts for image in candidates.values()]
             choice = choose_prior(current.facts, facts, self._policy, same_picture=same, unreadable=unreadable)
+            # Looked at already and still the choice: nothing that was seen since has changed it.
             if choice.prior is None or choice.prior.sop_instance_uid in verified:
                 return choice
             uid = choice.prior.sop_instance_uid
             prior_seen = self._looked.at(candidates[uid], self._decode)
             if prior_seen is None:
+                # Each turn excludes a candidate or verifies one, so the loop ends.
                 unreadable.append((uid, self._looked.failures[candidates[uid].path]))
             elif same_picture(seen, prior_seen):
+                # The same film stored under another UID is no earlier examination.
                 same.add(uid)
             else:
                 candidates[uid] = with_image_check(candidates[uid], self._decode, self._looked)

@@ -55,6 +55,7 @@ def _read(path: Path) -> list[StoredImage]:
         try:
             stored = read_stored(file)
         except PixelError as error:
+            # In a folder something else lies beside the images; a file that was named is meant to be one.
             if path.is_dir():
                 continue
             raise UsageError(f"{file}: {error}") from error

@@ -124,6 +124,8 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
         except StoreUnavailableError as error:
             raise AnalysisError(f"a stored file cannot be read: {error}") from error
         except (PixelError, StorageError) as error:
+            # A fault of the file system may pass, so the job is tried again; on the last try, as for a broken file, the
+            # study is analysed without this object rather than not at all.
             if isinstance(error.__cause__, OSError) and not last_try:
                 raise AnalysisError(f"a stored file cannot be read: {error.__cause__.strerror}") from error
             log.error("stored object cannot be read", instance_pk=row.id, error=str(error))

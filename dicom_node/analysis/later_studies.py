@@ -55,6 +55,7 @@ def report_next_anew(
     before, after: the study's current results before and after this commit.
     """
     steps = int(job.payload.get(_STEPS, 0))
+    # A chain: each report that is made anew may concern the next. The steps travel in the payload and end it.
     if steps >= MOST_LATER_STUDIES or not (steps or _statements(before) != _statements(after)):
         return False
     later = _next_later(session, study, since=now - dt.timedelta(days=settings.later_days))

@@ -90,10 +90,13 @@ def _keep_answer(
 ) -> None:
     """Make items of what was listed; where it was cut short, the halves are asked as well."""
     now = node.clock()
+    # An answer, whatever it says, means that the archive is there again.
     run.unreachable_times, run.held_until, run.held_reason = 0, None, ""
+    # Kept even where the answer was cut short: the halves name them again, and an item is made once.
     for study in answer.radiographs:
         add_item(session, run, study.study_instance_uid, date=study.study_date, time=study.study_time, now=now)
     part.listed, part.others = len(answer.radiographs), answer.others
+    # An archive that ignores the dates would give the same answer for every half, and halving would never end.
     halves = span.halves() if answer.cut and not answer.is_deaf else None
     if not answer.cut:
         part.state, part.last_error = BackfillRangeState.LISTED, ""

@@ -45,6 +45,7 @@ def open_share(hours: str, timezone: str, now: dt.datetime) -> float:
     schedules = [parse_schedule(part) for part in windows_of(hours)]
     if not schedules:
         return 1.0
+    # By counting quarters of an hour in local time: windows may overlap, cross midnight and a change of the clocks.
     zone, step = zone_of(timezone), dt.timedelta(minutes=15)
     moments = [now + step * number for number in range(int(_WEEK / step))]
     is_open = [any(window_at(schedule, moment, zone) for schedule in schedules) for moment in moments]

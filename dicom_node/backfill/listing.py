@@ -39,14 +39,17 @@ def ask(archive: Archive, span: Span, *, most: int) -> SpanListing:
     listing = archive.list_studies(span.dates, span.times)
     named = {study.study_instance_uid: study for study in listing.studies if is_uid(study.study_instance_uid)}
     inside = [study for study in named.values() if span.holds(study.study_date, study.study_time)]
+    # Unknown modalities count as radiographs until the series are seen: better one look too many than a study missed.
     radiographs = [study for study in inside if not study.modalities or MODALITIES & set(study.modalities)]
     cut = listing.cut
     if not cut and len(listing.studies) >= most:
+        # Exactly the limit, or more: an archive with a silent limit answers "success" with its first so many.
         cut = f"lists {len(listing.studies)} studies, and {most} or more are taken for a limited answer"
     return SpanListing(
         radiographs=tuple(sorted(radiographs, key=lambda s: (s.study_date, s.study_time, s.study_instance_uid))),
         others=len(inside) - len(radiographs),
         cut=cut,
+        # Something outside the asked span: the archive did not match on the date or time at all.
         is_deaf=len(inside) < len(named),
     )
 

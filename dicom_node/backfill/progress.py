@@ -65,6 +65,7 @@ def progress_of(session: Session, run: BackfillRun, *, now: dt.datetime) -> RunP
     reasons = select(BackfillItem.reason, func.count()).where(of_run, BackfillItem.reason != "")
     ranges = session.scalars(select(BackfillRange).where(BackfillRange.run_pk == run.id)).all()
     days_asked = sum(_days(part) for part in ranges if part.state is BackfillRangeState.LISTED)
+    # A range that was split is counted by its halves.
     days = sum(_days(part) for part in ranges if part.state is not BackfillRangeState.SPLIT)
     speed = _speed(session, run, now)
     counted = RunProgress(
@@ -139,10 +140,12 @@ def _hours(time: str) -> float:
 def _speed(session: Session, run: BackfillRun, now: dt.datetime) -> float | None:
     ended = select(BackfillItem.ended_at).where(BackfillItem.run_pk == run.id, BackfillItem.ended_at.is_not(None))
     newest = [at for at in session.scalars(ended.order_by(BackfillItem.ended_at.desc()).limit(_MOST_ENDS)) if at]
+    # Over the newest stretch only, so that a pause or a closed night is not taken for slowness.
     newest = [at for at in newest if at >= newest[0] - SPEED_WINDOW]
     if len(newest) < 2:
         return None
     minutes = (newest[0] - newest[-1]).total_seconds() / 60
+    # n ends bound n − 1 intervals.
     return (len(newest) - 1) / minutes if minutes > 0 else None
 
 
@@ -151,7 +154,9 @@ def _with_time_left(counted: RunProgress, run: BackfillRun, *, is_listing: bool,
     if not left:
         return counted if is_listing else replace(counted, time_left=dt.timedelta(0))
     share = open_share(run.hours, run.timezone, now)
+    # Never faster than the run is allowed to be: the window may hold a burst.
     speed = min(counted.per_minute or run.per_minute, run.per_minute)
     if not share or not speed or (is_listing and not counted.days_asked):
         return counted
+    # Divided by the open share: in a night of eight hours an hour's work takes three.
     return replace(counted, time_left=dt.timedelta(minutes=left / speed / share))

@@ -51,6 +51,7 @@ class Span:
                 Span(first_date=self.first_date, last_date=f"{middle:%Y%m%d}"),
                 Span(first_date=f"{middle + dt.timedelta(days=1):%Y%m%d}", last_date=self.last_date),
             )
+        # One day is halved by its times; "" is its beginning or its end.
         begin = _seconds(self.first_time) if self.first_time else 0
         end = _seconds(self.last_time) if self.last_time else _DAY_SECONDS
         if end - begin <= MIN_SECONDS:

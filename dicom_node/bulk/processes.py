@@ -126,6 +126,7 @@ class ProcessMapper:
             elif worker.is_ready and worker.task is None and self._tasks:
                 task = self._tasks.popleft()
                 worker.give(task, time.monotonic() + self.item_seconds * len(task.items))
+        # Those that are starting will take a task each: no more are started than there are tasks beyond those.
         starting = sum(not worker.is_ready for worker in self._workers)
         for _ in range(min(self.count - len(self._workers), len(self._tasks) - starting)):
             worker = _start_worker()
@@ -181,14 +182,18 @@ class ProcessMapper:
             else f"the process died of it ({_words(status)})"
         )
         self._deaths += 1
+        # It died before it had any task: the work itself cannot be opened, and the next process would die of the same.
         if task is None:
             raise BulkError(f"a process ended while it started ({_words(status)}); its last words stand above")
         if self._deaths > MAX_DEATHS:
             raise BulkError(f"{self._deaths} processes ended one after another, the last because {why}")
         log.warning("a process of a long job ended", items=len(task.items), status=status, is_late=is_late)
+        # Alone with the process that died: this item it was.
         if len(task.items) == 1:
             yield from self._finish(task, work.lost(task.items[0], why))
             return
+        # Any item of the batch may be the one: each is tried alone, at the front of the queue and in order, so that the
+        # others are saved and results stay close to their place.
         singles = (_Task(batch=task.batch, place=place, is_single=True) for place in range(len(task.batch.items)))
         self._tasks.extendleft(reversed(list(singles)))
 

@@ -48,6 +48,7 @@ class RayMapper:
             read = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map(
                 _Reading,
                 fn_constructor_args=(given,),
+                # Readers take what processors the answerers leave, down to one.
                 concurrency=(1, max(1, _processors(ray) - answerers)),
                 num_cpus=1,
             )
@@ -94,6 +95,7 @@ def connect(address: str) -> Any:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     own = version_here()
     try:
+        # The workers unpickle our classes: another version there would fail later and worse, or answer otherwise.
         other = ray.get(ray.remote(version_here).remote())
     except ray.exceptions.RayError as error:
         raise BulkError(f"the Ray cluster {address} does not run dicom-node: {_last_line(error)}") from error

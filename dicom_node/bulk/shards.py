@@ -74,6 +74,7 @@ class ShardFolder:
     def _check_plan(self) -> None:
         plan = self.folder / PLAN
         if not plan.exists():
+            # Parts without a plan: which run they are of cannot be known, so they are neither reused nor overwritten.
             taken = sorted(path.name for path in self.folder.glob(f"part-*{self.suffix}"))
             if taken:
                 raise BulkError(
@@ -85,6 +86,7 @@ class ShardFolder:
             known = json.loads(plan.read_text("utf-8"))
         except ValueError as error:
             raise BulkError(f"{plan} cannot be read ({error}); name another folder") from error
+        # Other inputs or another model would be mixed with what is there; the message names each difference.
         if known != dict(self.facts):
             names = sorted(name for name in {*known, *self.facts} if known.get(name) != self.facts.get(name))
             what = "; ".join(f"{name} was {known.get(name)!r} and is {self.facts.get(name)!r}" for name in names)

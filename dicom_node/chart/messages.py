@@ -114,6 +114,8 @@ def _results(found: Sequence[Segment], message: ChartMessage, vocabulary: ChartV
     pid: Segment | None = None
     obr: Segment | None = None
     for segment in found:
+        # One message may hold several patients and orders: each OBX belongs to the OBR and PID last seen before it (HL7
+        # v2, ORU).
         if segment.name == "PID":
             pid, obr = segment, None
         elif segment.name == "OBR":
@@ -228,6 +230,7 @@ def _order_time(
 def _number(obx: Segment) -> tuple[str, float | None]:
     """(comparator, number) of OBX-5; None where it is no finite number, a range, a ratio, or several values."""
     values = obx.repetitions(5)
+    # SN is comparator ^ number ^ separator ^ number (HL7 v2.5.1, chapter 2A): the last two make it a range or a ratio.
     parts = [part.strip() for part in values[0]] + ["", "", "", ""]
     if len(values) > 1 or (obx.raw(2) == "SN" and (any(parts[2:4]) or parts[0] not in _COMPARATORS)):
         return "", None

@@ -48,6 +48,7 @@ class ChartVocabulary:
     def lab(self, codes: Sequence[CodedName]) -> Lab | None:
         """The laboratory value that one of these codes names: the site's table first, then LOINC."""
         for code in codes:
+            # With its coding system first; a site that leaves the system out means the code of any.
             name = self.site_labs.get((code.value, code.system)) or self.site_labs.get((code.value, ""))
             if name is not None:
                 return self.labs[name]
@@ -69,6 +70,7 @@ class ChartVocabulary:
         for code in codes:
             if code.system.upper() in ATC:
                 for name, classes in self.treatments.items():
+                    # ATC is a hierarchy by prefix: C03 is all diuretics. startswith(()) is never true.
                     if code.value.upper().startswith(classes) and classes:
                         return name
         return None

@@ -98,6 +98,8 @@ def validation_sets(session: Session, settings: Settings, models_dir: Path) -> d
     except CheckpointError as error:
         log.warning("the models folder cannot be read", error=str(error))
     sets = {m.device_uid: m.validation for m in manifests.values() if m is not None and m.validation is not None}
+    # The UID with which a worker answers is not that of the manifest where an expert is added; its validation set is
+    # the same.
     for folder, device in session.execute(select(ModelServing.folder, ModelServing.device_uid)):
         manifest = manifests.get(folder)
         if device and manifest is not None and manifest.validation is not None:

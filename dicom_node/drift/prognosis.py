@@ -81,6 +81,7 @@ def _judge_result(before: Mapping[str, object], after: Mapping[str, object]) -> 
         key, predicted = str(item["key"]), Change(str(item["change"]))
         later = shown.get(key, {})
         change = str(later.get("change"))
+        # "New" was foretold and the finding is still not seen: that is an answer, although no change is stated.
         stays_absent = later.get("change") is None and later.get("seen") == "not seen" and predicted is Change.NEW
         if not stays_absent and change not in COMPARED_CHANGES:
             continue
@@ -106,10 +107,12 @@ def judge_prognoses(
         band = [
             prognosis
             for prognosis in judged
+            # Half-open bands; the last one has its upper end as well, or a certainty of 1 would be in none.
             if low <= prognosis.probability < high or (high == prognosis.probability == BANDS[-1])
         ]
         if len(band) >= MIN_BAND:
             groups[f"{CAME_TRUE}, stated {low:.0%} to {high:.0%}"] = band
+    # Shared out over all figures: together they alarm by chance at most as often as set (Bonferroni).
     alpha = share_of(false_alarms, len(groups))
     return {name: _verdict(group, alpha) for name, group in groups.items()}
 

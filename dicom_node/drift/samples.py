@@ -60,6 +60,7 @@ def load_samples(session: Session, *, since: dt.datetime, until: dt.datetime) ->
     """First results of study revisions in [since, until): a study that was processed again counts once."""
     rows = session.execute(
         select(Result.created_at, Result.device_uid, Result.outcome, Result.prediction, PairStatistics)
+        # Outer: a result without statistics of its images still counts as a sample.
         .outerjoin(PairStatistics, PairStatistics.result_pk == Result.id)
         .where(Result.created_at >= since, Result.created_at < until, Result.generation == 1)
         .order_by(Result.created_at)

@@ -100,6 +100,7 @@ def prognosis_verdicts(session: Session, settings: DriftSection, now: dt.datetim
             select(DriftFigure.week, DriftFigure.device_uid).where(DriftFigure.figure.startswith(CAME_TRUE)).distinct()
         )
     }
+    # The oldest week first; a node that was down over a week's end makes up for it here.
     for back in range(LOOK_BACK_WEEKS, 0, -1):
         week = this_week - back * WEEK
         judged = load_judged_prognoses(session, since=start_of(week), until=start_of(week + WEEK))
@@ -185,6 +186,7 @@ def judge(
     bases = {
         name: base for name, base in before.distributions.items() if min(len(ours[name]), base.n) >= settings.min_pairs
     }
+    # Bonferroni over everything that is judged this week: many figures, one promised rate of false alarms.
     alpha = share_of(settings.false_alarms, len(shares) + len(bases))
     by_figure = {
         name: judge_share(this.count, this.n, before=base.count, m=base.n, alpha=alpha)

@@ -40,6 +40,7 @@ def list_inputs(inputs: Sequence[str], locations: Locations, *, out: Path) -> li
             known = by_location.get(file.location)
             if known is not None and known.is_analysed and file.is_analysed and known != file:
                 raise UsageError(f"{file.location} stands in the inputs twice, with different columns")
+            # Named both as a study and as another's prior: it is analysed.
             if known is None or not known.is_analysed:
                 by_location[file.location] = file
     if not any(file.is_analysed for file in by_location.values()):
@@ -66,12 +67,14 @@ def _files_of_rows(rows: Iterable[TableRow], base: Path, locations: Locations, o
     listed: dict[str, list[tuple[str, str]]] = {}
 
     def files(text: str) -> list[tuple[str, str]]:
+        # A prior that many rows name is listed once.
         if text not in listed:
             listed[text] = list(locations.objects_below(text) if text.startswith(SCHEME) else _walk(base / text, out))
         return listed[text]
 
     for row in rows:
         priors = files(row.prior) if row.prior else []
+        # An empty column "prior" means "without a comparison"; no such column at all leaves the choice to the node.
         only = tuple(location for location, _ in priors) if row.prior is not None else None
         given = InputFile(location="", stamp="", study=row.study, patient=row.patient, date=row.date, priors=only)
         for location, stamp in files(row.path):

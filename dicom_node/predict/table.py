@@ -41,6 +41,7 @@ def read_table(path: Path) -> Iterator[TableRow]:
         date = _date(values["date"])
         if date is None:
             raise UsageError(f"{path}: row {number}: date {values['date']!r}; allowed are {', '.join(_DATES)}")
+        # None is "no such column", "" is "none for this row": the two mean different things, see `InputFile.priors`.
         prior = values["prior"] if "prior" in row else None
         yield TableRow(path=values["path"], study=values["study"], patient=values["patient"], date=date, prior=prior)
 
@@ -60,9 +61,11 @@ def _date(text: str) -> str | None:
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
+                # What DictReader does with a row of another length: surplus fields under None, missing ones as None.
                 if None in row or None in row.values():
                     raise UsageError(f"{path}: line {reader.line_num} has another number of fields than the first line")
                 yield {(name or "").strip(): value for name, value in row.items()}

@@ -182,6 +182,7 @@ class Answerer:
 
     def answer(self, prepared: list[PreparedItem]) -> list[Row]:
         """The rows of a batch, study by study."""
+        # All pairs of the batch in one forward pass; below, each study takes back as many answers as it asked.
         pairs = [pair for part in prepared if part.study is not None for pair in part.study.pairs]
         answers = ask_together(self._predictor, pairs)
         self._watch(answers)

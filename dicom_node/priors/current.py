@@ -78,6 +78,7 @@ def rendition_order(image: ImageFacts) -> tuple[int, bool, int, int, str]:
     else:
         intent = 0 if image.presentation_intent == "FOR PRESENTATION" else 1
     pixels = (image.rows or 0) * (image.columns or 0)
+    # No number comes last; the UID makes the order one and the same whatever came first.
     number = image.instance_number if image.instance_number is not None else 1 << 31
     return intent, "ORIGINAL" not in image.image_type, -pixels, number, image.sop_instance_uid
 

@@ -99,6 +99,7 @@ def explain_choice(
         uid = judged.image.sop_instance_uid
         same = looked.same_as(uid)
         choice = choose_prior(judged.image, candidates, policy, same_picture=same, unreadable=broken)
+        # The prior itself is one of `max_priors`.
         before = choose_earlier(choice, candidates, policy, most=policy.max_priors - 1)
         choices.append((judged.image, replace(choice, earlier=before)))
     unread = tuple(f"Image {uid} cannot be read: {why}." for uid, why in looked.failures.items())

@@ -130,6 +130,8 @@ def patient_of(ds: Dataset) -> Patient:
 def _species(ds: Dataset) -> str:
     """The kind of animal, "" for a person."""
     described = text_of(ds, "PatientSpeciesDescription")
+    # Veterinary clinics send to the same archives: species (PS3.3 C.7.1.1), breed, a person responsible who is the
+    # OWNER, and at last the words of the descriptions.
     if described.casefold() not in _HUMAN:
         return described
     for code, meaning in _codes(ds, "PatientSpeciesCodeSequence"):

@@ -114,6 +114,7 @@ def _has_same_words(a: str, b: str) -> bool:
         match = next((other for other in rest if _spellings(word) & _spellings(other)), None)
         if match is None:
             return False
+        # Each word of one name answers for one of the other: "Anna Anna" is not "Anna Maria".
         rest.remove(match)
     return True
 

@@ -56,6 +56,7 @@ def image_check(check: ViewCheck) -> ImageCheck:
     if check.kind is ViewKind.FRONTAL_CHEST:
         if check.inverted:
             remarks.append("inverted")
+            # Only a sure verdict refuses an image; a likely one is said beside it.
             if check.inverted_probability >= SURE_OF_POSE:
                 pose.append("has black and white exchanged")
         if check.rotation:

@@ -31,6 +31,7 @@ def choose_earlier(
     admitted = {verdict.image.sop_instance_uid for verdict in choice.verdicts if verdict.is_admitted} - set(refused)
     left = [image for image in candidates if image.sop_instance_uid in admitted]
     used = [choice.prior]
+    # Each step asks as if the last chosen one were current, so that the same rules hold back in time.
     while len(used) <= most:
         left = [image for image in left if not any(_is_same(image, other) for other in used)]
         before = choose_prior(used[-1], left, policy).prior

@@ -66,6 +66,7 @@ _Evidence = tuple[str, View, float]
 def judge(image: ImageFacts, policy: PriorPolicy | None = None) -> Suitability:
     """The verdict on one image by itself; pure, and independent of every other image."""
     policy = policy or PriorPolicy()
+    # The first one is enough, they come gravest first.
     for refusal, sentence in _plain_refusals(image, policy):
         return Suitability(view=View.UNKNOWN, refusal=refusal, decided_on=(), sentence=sentence)
     body_refusal, body_on = _decide_body(image)

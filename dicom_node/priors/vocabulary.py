@@ -100,8 +100,10 @@ def view_in(text: str) -> View | None:
         return View.OTHER
     pa, ap = _PA.search(text) is not None, _AP.search(text) is not None
     frontal = pa or ap or _FRONTAL.search(text) is not None
+    # A description often names the whole examination: "Chest PA and lateral" stands in the headers of both its images.
     if _LATERAL.search(text):
         return None if frontal else View.LATERAL
+    # Both named ("AP/PA") says frontal and no more.
     if pa != ap:
         return View.PA if pa else View.AP
     return View.FRONTAL if frontal else None

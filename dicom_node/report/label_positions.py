@@ -72,6 +72,7 @@ def _free(wanted: LabelBox, taken: Sequence[LabelBox], rows: int) -> LabelBox:
     """The nearest place above or below that no other label has; the wanted one where the image is full."""
     step = wanted.height
     for number in range(2 * int(rows / step) + 2):
+        # 0, +1, −1, +2, −2 … lines away from the wanted place.
         away = (number + 1) // 2 * step * (1 if number % 2 else -1)
         box = replace(wanted, top=wanted.top + away)
         inside = box.top >= 0 and box.top + box.height <= rows

@@ -56,8 +56,10 @@ def clean_header(header: Dataset) -> CleanHeader:
         raw, readable = _raw(header, keyword)
         value = check(raw)
         missing = required and keyword not in header
+        # Padding (space, and NUL for UIDs, PS3.5 6.2) is no fault.
         if missing or not readable or value != raw.strip("\0 "):
             faults.append(keyword)
+        # Type 2 elements must be there, even empty (PS3.5 7.4.3).
         if value or required:
             setattr(clean, keyword, value)
     requests = _requests(header, clean)
@@ -190,6 +192,7 @@ def _requests(header: Dataset, clean: Dataset) -> list[Dataset]:
         sources = [Dataset()]
     requests = []
     for source in sources:
+        # An item without a valid Study Instance UID (type 1) cannot be written, and is left out.
         study = _raw(source, "StudyInstanceUID")[0].strip("\0 ") or _raw(header, "StudyInstanceUID")[0].strip("\0 ")
         if not is_uid(study):
             continue

@@ -121,6 +121,7 @@ def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region
     if film.lungs is None:
         return RegionFault.LUNGS_NOT_FOUND
     lungs = film.lungs
+    # All on a coarse raster: shares of an area need no full resolution.
     outline = _raster_of(region.points, film.image)
     area = float(outline.sum())
     reach = _thorax(lungs)
@@ -132,6 +133,7 @@ def fitting_region(finding: Finding, region: Region, film: RegionFilm) -> Region
     if float((outline & half).sum()) < MIN_ON_SIDE * area:
         return RegionFault.WRONG_SIDE
     site = ontology().findings[finding.key].site if finding.key in ontology().findings else "chest"
+    # The largest piece only: clipping may cut a region in several, and one outline is drawn.
     clipped = _largest(outline & _site_field(lungs, site) & half)
     if float(clipped.sum()) < MIN_KEPT * area:
         return RegionFault.OUTSIDE

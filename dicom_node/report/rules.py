@@ -182,6 +182,8 @@ def statement_of(finding: Finding, circumstances: Circumstances) -> Statement:
     calibrated = circumstances.is_calibrated
     if not circumstances.has_prior:
         return Statement(finding=finding, seen=seen, is_calibrated=calibrated)
+    # Without calibration a probability has no meaning that a threshold on change could rest on: presence only, and
+    # doubted.
     if not calibrated:
         doubt = Doubt.UNCALIBRATED if seen is Seen.SEEN else None
         return Statement(finding=finding, seen=seen, doubt=doubt, is_calibrated=False)
@@ -246,6 +248,7 @@ def _judge_change(finding: Finding, seen: Seen, floor: float) -> tuple[Change | 
     """Rule 1 on change: (the stated one, the possible one)."""
     change, belief = finding.change, finding.change_probability
     is_absent = change in (None, Change.RESOLVED)
+    # A change is stated only where it agrees with presence: "worse" of what is seen, "resolved" of what is not.
     fits = (seen is Seen.SEEN and not is_absent) or (seen is Seen.NOT_SEEN and change is Change.RESOLVED)
     if change is None or change is Change.NOT_COMPARABLE or belief is None or not fits:
         return None, None

@@ -77,7 +77,9 @@ def _longest_interval(current: SourceImage, prior: SourceImage | None) -> dt.tim
         return None
     interval = now.moment - then.moment
     if now.zone is not None and then.zone is not None:
+        # UTC is the local time less its zone; of the difference of two, that is this.
         interval += then.zone - now.zone
+    # A date without a time is taken as midnight: the true interval may be longer by up to a day.
     return interval if now.time_known and then.time_known else interval + _DAY
 
 

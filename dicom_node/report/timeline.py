@@ -100,6 +100,7 @@ def _presence(films: Sequence[_DatedReading]) -> list[CourseClause]:
     for number, film in enumerate(films):
         if film.is_seen and not was_seen:
             first = CourseStep.FIRST if number else CourseStep.FROM_START
+            # Only a finding that was told of before can come "again".
             clauses.append(CourseClause(step=CourseStep.AGAIN if clauses else first, when=film.when))
         elif was_seen and not film.is_seen:
             clauses.append(CourseClause(step=CourseStep.GONE, when=film.when))

@@ -67,8 +67,11 @@ def candidates(
         .subquery()
     )
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
+    # A study that was fetched to compare with owes nobody a report.
     fetched = (Study.purpose != StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
     chosen = [(finished & _is_delivered(destinations, study_pk)) | fetched, ~_has_open_delivery(study_pk)]
+    # Asked again for one study just before it is removed: it may have been held, or have got a new image, since the
+    # plan.
     chosen += [Study.id == study_pk] if study_pk is not None else []
     rows = session.execute(
         select(Study, size.c.size)
@@ -78,6 +81,7 @@ def candidates(
     ).all()
     waiting = _with_waiting_jobs(session)
     newest = _find_needed_priors(session, {study.patient_id for study, _ in rows} if study_pk is not None else None)
+    # DICOM dates compare as text.
     keep_from = (now - dt.timedelta(days=settings.keep_as_prior_days)).strftime("%Y%m%d")
     return [
         RetentionCandidate(

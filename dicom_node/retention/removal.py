@@ -60,6 +60,7 @@ def plan(
 ) -> list[Removal]:
     """The studies to remove now, in order. Pure: the same input gives the same plan."""
     oldest_first = sorted(candidates, key=lambda c: (c.last_instance_at, c.study_pk))
+    # `images` and `free` are carried along, so that each removal is judged by what those before it have freed.
     removals: dict[int, Removal] = {}
     images, free = usage.images, usage.free
 
@@ -81,6 +82,8 @@ def plan(
             remove(candidate, Why.SIZE)
         elif free_percent() < settings.keep_free_percent:
             remove(candidate, Why.DISK)
+    # The disk is nearly full: now priors go too, because a node that cannot store anything is worse than a missing
+    # comparison.
     for candidate in oldest_first:
         if free_percent() >= settings.emergency_free_percent:
             break

@@ -60,6 +60,7 @@ class BatchedPredictor:
         """Ask about all pairs of a batch and deal the answers out."""
         try:
             answers = iter(ask_together(self._model, [pair for request in batch for pair in request.pairs]))
+        # One failure for the whole batch: which pair it came of is not known.
         except (NodeError, ModelError) as error:
             for request in batch:
                 request.error = error

@@ -271,6 +271,8 @@ class ServingModels:
             device_uid=identity.device_uid if identity is not None else "",
             error=failure.error[:2000] if failure is not None else "",
         )
+        # Written when it changes, and now and then all the same: a row that is not renewed means a worker that has
+        # gone.
         if status == self._said and time.monotonic() - self._said_at < SEEN_SECONDS:
             return
         if self._said is None or status.device_uid != self._said.device_uid:
@@ -290,6 +292,7 @@ class ServingModels:
             with self._node.database.write() as session:
                 session.merge(row)
         except NodeError as error:
+            # Not fatal: the model answers all the same, and the next call says it again.
             log.error("who answers is not in the index", error=str(error))
             return
         self._said, self._said_at = status, time.monotonic()

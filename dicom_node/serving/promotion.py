@@ -167,6 +167,7 @@ def note(session: Session, node: NodeContext, kind: ModelEventKind, entry: Promo
         "who": entry.who[:255],
         "reason": entry.reason,
     }
+    # The key names the change: every worker sees it, the first one that gets here tells of it.
     if insert_if_absent(session, ModelEvent, values, unique=["key"]) is None:
         return False
     text = _sentence(change, manifest)

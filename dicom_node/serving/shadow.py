@@ -167,6 +167,7 @@ class ShadowModel:
     def _predict(self, result: Result, folder: str) -> Prediction:
         pair = self._pair(result)
         broken, error, until = self._broken
+        # A challenger that does not load is not loaded again for every pair: each try takes long.
         if broken == folder and time.monotonic() < until:
             raise AnalysisError(error)
         if self._process is None or self._folder != folder:
@@ -181,8 +182,10 @@ class ShadowModel:
                 nice=self._node.settings.model.shadow_nice,
             )
         try:
+            # Loads the model, and tells a broken checkpoint from a pair that cannot be answered.
             _ = self._process.identity
         except AnalysisError as failure:
+            # A load that was cut off by the shutdown is no fault of the checkpoint.
             if not self._node.stop.is_set():
                 self._broken = (folder, str(failure), time.monotonic() + LOAD_AGAIN_SECONDS)
                 self._tell(folder, str(failure))

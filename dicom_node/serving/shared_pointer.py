@@ -92,6 +92,7 @@ def _missing_folder(models_dir: Path, content: bytes) -> str:
         pointer = ChampionPointer.model_validate_json(content)
     except ValidationError as error:
         raise StorageError(f"{POINTER_KEY} in the bucket is no champion pointer: {error}") from error
+    # A name from the bucket becomes a path below the models folder: "../x" must never pass.
     names = [entry.folder for entry in (*pointer.history, *pointer.withdrawn)]
     if not all(PLAIN_NAME.fullmatch(name) for name in names):
         raise StorageError(f"{POINTER_KEY} in the bucket names something else than a folder")

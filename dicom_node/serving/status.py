@@ -78,8 +78,10 @@ def wait_for_effect(node: NodeContext, folder: str, *, seconds: float) -> Effect
     while True:
         with node.database.read() as session:
             lines = serving_lines(session, node.clock())
+        # Both: a worker that still answers with this folder but wants another one is on its way to it.
         done = tuple(line["worker"] for line in lines if line["folder"] == folder and line["wanted"] == folder)
         errors = tuple(line["error"] for line in lines if line["wanted"] == folder and line["error"])
+        # One that says why it cannot is not waited for.
         waiting = tuple(line["worker"] for line in lines if line["worker"] not in done and not line["error"])
         passed = time.monotonic() - started
         if not waiting or passed >= seconds:
@@ -108,6 +110,7 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     for evaluation in metrics.values():
         values = evaluation.get("figures") if isinstance(evaluation, Mapping) else None
         for name, figure in (values or {}).items():
+            # A figure stands with its interval and baselines, or as a bare number.
             value = figure.get("value") if isinstance(figure, Mapping) else figure
             if isinstance(value, int | float):
                 numbers[str(name)] = float(value)

@@ -202,6 +202,7 @@ def _fill(session: Session, place: _InstancePlace, header: InstanceHeader) -> No
 
 def _note_activity(session: Session, place: _InstancePlace, received: ReceivedInstance, now: dt.datetime) -> None:
     is_open = place.state is StudyState.OPEN
+    # A new image of a study that was settled opens it again; one that came as a prior is analysed once it is routed.
     if received.purpose == ROUTED and received.brings_image and not (is_open and place.purpose == ROUTED):
         session.execute(_REOPEN if not is_open else _TAKE_AS_ROUTED, {"pk": place.study_pk, "now": now})
     elif place.purpose == REPORT_ONLY and received.brings_image:

@@ -58,6 +58,7 @@ def identity_of(claims: Mapping[str, Any], settings: OidcSection) -> SignedInIde
 
 def values_at(claims: Mapping[str, Any], name: str) -> list[str] | None:
     """The values of a claim, by its whole name or along its dots; None where it is missing."""
+    # The whole name first: claim names may hold dots themselves ("https://site.example/roles").
     claimed: Any = claims.get(name)
     if claimed is None:
         claimed = claims

@@ -93,8 +93,10 @@ def route(rule: Rule, node: NodeContext, doorkeeper: Doorkeeper) -> Route:
             return _log_in_first(request)
         if rule.role is not None and user is not None and not user.may(rule.role):
             return _refuse(request, 403, f"this needs the role {rule.role}")
+        # After the role is checked: a body of someone who may not post is not read.
         body = await _body(request) if request.method == "POST" else b""
         form = _form(request, body)
+        # Scripts send the token in a header, forms in a field.
         given = request.headers.get("x-csrf-token") or form.get("csrf", "")
         if (
             request.method == "POST"

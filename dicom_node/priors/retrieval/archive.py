@@ -135,6 +135,7 @@ def select_studies(
     """
     chosen: list[RemoteStudy] = []
     passed_over: set[str] = set()
+    # Sorted first, so that of two entries on one study the same one is taken whatever the peer's order.
     for study in {s.study_instance_uid: s for s in sorted(listed, key=repr) if s.study_instance_uid}.values():
         if study.study_instance_uid == current.study_instance_uid or study.study_instance_uid in held:
             continue
@@ -156,6 +157,7 @@ def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[Re
     for s in {s.series_instance_uid: s for s in series if s.series_instance_uid}.values():
         texts = (s.body_part, s.description, study.description)
         body = next((body for text in texts if (body := body_in(text)) is not None), None)
+        # Unknown is no objection: once fetched, the image's own header decides.
         if (not s.modality or s.modality in MODALITIES) and body is not Body.OTHER:
             chosen.append(s)
     return sorted(chosen, key=lambda s: s.series_instance_uid)
@@ -170,9 +172,11 @@ def count_instances_of(series: Sequence[RemoteSeries]) -> int | None:
 def _may_be_prior(current: RemoteStudy, study: RemoteStudy, policy: PriorPolicy, newer_than: tuple[str, str]) -> bool:
     if not study.study_date or (study.modalities and not MODALITIES & set(study.modalities)):
         return False
+    # DICOM dates and times compare as text; an empty time sorts before every time of that day.
     if (study.study_date, study.study_time) <= newer_than or study.study_date > current.study_date:
         return False
     same_day = study.study_date == current.study_date
+    # On the day itself the times decide, where both are known.
     if same_day and study.study_time and current.study_time and study.study_time >= current.study_time:
         return False
     first, _, _ = date_range(current.study_date, policy.look_back_days).partition("-")

@@ -109,6 +109,7 @@ class WebArchive:
                 try:
                     data_set, meta = _object_in(part)
                 except (StorageError, UnreadableObjectError):
+                    # One broken part costs itself; the rest is stored, and the error at the end has it tried again.
                     damaged += 1
                     continue
                 refused += self.sink(data_set, meta) != SUCCESS

@@ -115,6 +115,8 @@ class DimseArchive:
         for item in self._find(query):
             if is_answer_about(item, study_instance_uid) and (counted := remote_study(item).instances) is not None:
                 return counted
+        # NumberOfStudyRelatedInstances is optional (PS3.4 C.6.2.1); the sum over the series stands in, where all of
+        # them say theirs.
         series = self.series(study_instance_uid)
         counts = [s.instances for s in series]
         return sum(c for c in counts if c is not None) if series and None not in counts else None
@@ -191,6 +193,7 @@ class DimseArchive:
             if status in PENDING_STATUSES:
                 continue
             failed = int(answer.get("NumberOfFailedSuboperations", 0) or 0)
+            # Some archives end with success although sub-operations failed; the counter is believed.
             if status == SUCCESS and not failed:
                 return
             if status in (SUCCESS, SUB_OPERATIONS_WARNING):

@@ -49,6 +49,7 @@ class CountAgreement:
                 .order_by(Study.last_instance_at)
                 .limit(MOST_AT_ONCE)
             ).all()
+        # At most once in `count_seconds`; after that again, because more images may have come.
         self._asked = {uid: when for uid, when in self._asked.items() if when > since}
         for uid in due:
             if uid not in self._asked and not node.stop.is_set():
@@ -67,6 +68,8 @@ class CountAgreement:
                 continue
             with node.database.read() as session:
                 held = count_instances(session, uid)
+            # Equal only: an archive that has more is still to send it, and one that has fewer is not where it came
+            # from.
             if count is not None and count == held:
                 with node.database.write() as session:
                     if close_counted(session, study_instance_uid=uid, count=count, now=node.clock()):

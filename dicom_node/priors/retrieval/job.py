@@ -70,6 +70,8 @@ def handle(job: ClaimedJob, node: NodeContext) -> None:
     with bound(job=job.key):
         searches = search_everywhere(uid, node)
     failed = [s for s in searches if s.outcome is SearchOutcome.FAILED]
+    # A peer that failed is asked again soon by the queue; after the last try the study goes on without, and is tried
+    # later.
     if failed and job.attempts < TRIES and not node.stop.is_set():
         raise RetrieveError("; ".join(s.detail for s in failed))
     with node.database.write() as session:
@@ -109,7 +111,9 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
     except RetrieveError as error:
         return Search(peer=peer.name, outcome=SearchOutcome.FAILED, detail=_sentence(str(error)))
     limit = node.settings.priors.fetch_studies
+    # More are looked into than wanted, because some turn out to hold no frontal chest film.
     for study in selected.studies[: STUDIES_LOOKED_INTO * limit]:
+        # A failure counts as one of the wanted: otherwise a broken archive would be asked for every study it lists.
         if useful + len(failures) >= limit or node.stop.is_set():
             break
         try:

@@ -75,6 +75,7 @@ def strokes(points: Sequence[Point], dashes: Sequence[int]) -> Iterator[tuple[Po
     if not dashes:
         yield from pairwise(points)
         return
+    # Dash and gap go on around the corners of the polyline: `left` is what remains of the current one.
     number, left = 0, float(dashes[0])
     for (x0, y0), (x1, y1) in pairwise(points):
         length, done = math.hypot(x1 - x0, y1 - y0), 0.0
@@ -84,6 +85,7 @@ def strokes(points: Sequence[Point], dashes: Sequence[int]) -> Iterator[tuple[Po
                 a, b = done / length, (done + step) / length
                 yield (x0 + a * (x1 - x0), y0 + a * (y1 - y0)), (x0 + b * (x1 - x0), y0 + b * (y1 - y0))
             done, left = done + step, left - step
+            # Not == 0: steps are sums of fractions, and a remainder of rounding would become a stroke of no length.
             if left <= 1e-9:
                 number = (number + 1) % len(dashes)
                 left = float(dashes[number])

@@ -132,6 +132,7 @@ def _draw_marks(draw: ImageDraw.ImageDraw, panel: _Panel, outlines: list[Outline
             text = _shorten(_drawable(outline.label), panel.image.width - 8)
             box = draw.textbbox((0, 0), text, font=_font(15))
             labels.append((text, colour, (box[2] + 8, box[3] + 6, bounding_box(points))))
+    # All labels are placed together, after all lines are drawn: a label may lie on a line, never below one.
     bounds = (panel.left, panel.top, panel.left + panel.image.width, panel.top + panel.image.height)
     for (text, colour, size), corner in zip(labels, place_labels([label[2] for label in labels], bounds), strict=True):
         if corner is not None:

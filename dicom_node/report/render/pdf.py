@@ -156,6 +156,7 @@ class _Pages(FPDF):  # type: ignore[misc]  # fpdf2's own types are partial
         self._family = "Helvetica"
         shown, missing = showable(text, self._faces)
         if self._faces:
+            # Face 0 is the family of the document, needed even where another has all the characters.
             needed = {first_with(character, self._faces) for character in shown if character != "\n"} | {0}
             for number in sorted(needed):
                 face = self._faces[number]

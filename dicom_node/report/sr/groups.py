@@ -129,6 +129,7 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
     columns, rows = stored_size(source)
     lines = [(text.line, region.points) for text, (_, region) in zip(texts, labelled, strict=True)]
     boxes = label_boxes(lines, columns, rows) if columns and rows else []
+    # Not strict: without the image's size no box can be placed, and then no label is written.
     labels = [
         _label_group(request, statement, (role, source), text, box)
         for (statement, _), text, box in zip(labelled, texts, boxes, strict=False)

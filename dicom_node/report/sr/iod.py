@@ -213,9 +213,11 @@ def _add_evidence(ds: Dataset, request: ReportRequest, named: set[str]) -> None:
             (p.study_instance_uid, p.series_instance_uid, p.sop_class_uid, p.sop_instance_uid) for p in request.course
         ]
         uids += [film for film in films if all(map(is_uid, film))]
+    # One study is never both current and prior in the two sequences; an image that serves twice is listed once.
     references = list(dict.fromkeys((u[0], u[1], u[2], u[3]) for u in uids))
     current = [r for r in references if r[0] == ds.StudyInstanceUID]
     other = [r for r in references if r[0] != ds.StudyInstanceUID]
+    # Checked here, because a validator would find a reference without evidence only at the receiver.
     missing = named - {r[3] for r in references}
     if missing:
         raise ValueError(f"the content names images that are no evidence: {sorted(missing)}")

@@ -82,6 +82,7 @@ def _days_of_several_films(request: ReportRequest) -> frozenset[dt.date]:
         if exposure is not None:
             time = f"{exposure.moment:%H:%M}" if exposure.time_known else ""
             moments.add((exposure.moment.date(), time))
+    # A set of moments, so that one film that several sentences speak of counts once.
     days = [day for day, _ in moments]
     several = {day for day in days if days.count(day) > 1}
     exposure = taken(request.current)

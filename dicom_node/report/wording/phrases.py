@@ -111,6 +111,7 @@ def _degree(finding: Finding, words: Catalogue, *, is_plural: bool) -> str:
     )
     form = "plural" if is_plural else gender or "neuter"
     ending, between = words.text(f"grammar.ending_{form}"), words.text("grammar.range")
+    # "mittel- bis hochgradig": the part that ends with a hyphen takes no ending, the last one does.
     return between.join(part if part.endswith("-") else part + ending for part in adjective.split(between))
 
 

@@ -36,6 +36,8 @@ def in_language(text: str, words: Catalogue) -> str:
         return text
     if len(sentences := _SENTENCES.split(text.removesuffix("."))) > 1:
         return ". ".join(in_language(sentence, words) for sentence in sentences) + "."
+    # The sentences are built in English deeper down; each is matched against the English catalogue, its places
+    # translated the same way, and put into the other language.
     for key, pattern in _patterns():
         if match := pattern.fullmatch(text):
             places = {name: in_language(value, words) for name, value in match.groupdict().items()}
@@ -49,6 +51,7 @@ def in_language(text: str, words: Catalogue) -> str:
     listed = _LIST.split(text)
     translated = [in_language(part, words) for part in listed] if len(listed) > 1 else listed
     return (
+        # A list of which a part has no translation is left as it is: half a sentence in each language reads worse.
         words.join(translated) if all(now != before for now, before in zip(translated, listed, strict=True)) else text
     )
 

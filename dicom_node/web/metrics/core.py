@@ -236,6 +236,7 @@ def _drift(predictions: list[dict[str, object]]) -> Iterator[Metric]:
         findings = prediction.get("findings")
         for finding in findings if isinstance(findings, list) else []:
             present.setdefault(finding["key"], []).append(finding["presence"] == "present")
+            # 0 at p = 0.5, 1 where the model is sure either way.
             certainty.setdefault(finding["key"], []).append(abs(2 * float(finding["probability"]) - 1))
     for key, values in sorted(present.items()):
         rates.add_metric([key], sum(values) / len(values))
