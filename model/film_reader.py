@@ -72,6 +72,8 @@ class FilmReader:
         squares = squares_of(images)
         recognised = self.classifier.recognise(squares)
         views = list(recognised.views)
+        # A film of something else (a phantom, a hand, noise) is recognised and not read: its numbers would mean
+        # nothing.
         of_people = [
             index for pair in _film_indices(pairs) if views[pair[-1]].kind is FilmKind.PERSON for index in pair
         ]
@@ -92,6 +94,7 @@ class FilmReader:
         if any(film.kind not in kinds for film in views):
             return None
         unlike = [index for index, film in enumerate(views) if film.unfamiliarity > FAMILIAR]
+        # Films after the last unlike one; views[-1] is the current.
         readable = len(views) - 1 - unlike[-1] if unlike else len(views)
         return study.newest(readable) if readable else None
 

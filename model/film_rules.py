@@ -110,6 +110,7 @@ def pair_states(prior: float, current: float, difference: float, rule: FilmRule)
         "stable": 0.0,
         "improving": rule.degree_bias - rule.degree_slope * difference,
     }
+    # The three degrees share what "on both films" has: they part it among themselves and add nothing to it.
     normal = _log_sum(degrees.values())
     on_both = rule.slope * (prior + current) + rule.both
     scores = {
@@ -118,6 +119,7 @@ def pair_states(prior: float, current: float, difference: float, rule: FilmRule)
         "resolved": rule.slope * prior + rule.alone - rule.contrast * difference,
         NONE: 0.0,
     }
+    # A softmax in the log domain, the state "none" as its zero.
     total = _log_sum(scores.values())
     return {name: math.exp(scores[name] - total) for name in STATES}
 
@@ -149,6 +151,7 @@ def read_film_finding(
         return Finding(key=key, presence=Presence.ABSTAINED, probability=0.5)
     belief = believe_films(current, prior, rule)
     present = belief.presence >= rule.threshold
+    # Moved so that the threshold lies at one half: certainty is counted from there.
     sure = shift_probability(belief.presence, rule.threshold)
     silent = not rule.stated or max(sure, 1.0 - sure) < floor
     difference = difference_of(prior, current) if prior is not None else 0.0
@@ -179,6 +182,7 @@ def _film_change(
     if not (before or present):
         return None, None
     change = Change.NEW if not before else Change.RESOLVED if not present else Change.STABLE
+    # Both films have it: only the difference of amounts can tell the degree.
     if before and present and abs(difference) >= rule.degree_cut:
         change = Change.WORSENING if difference > 0.0 else Change.IMPROVING
     return change, belief.states[change.value]

@@ -77,6 +77,7 @@ class JointWeights:
         unknown = sorted(set(values) - set(POOLED) - set(STATES))
         if unknown:
             raise ValueError(f"{unknown} are neither pooled answers ({POOLED}) nor states ({tuple(STATES)})")
+        # NaN would pass every comparison below.
         if not all(math.isfinite(value) for value in values.values()):
             raise ValueError("weights and biases are finite")
         weights = {name: float(values[name]) for name in POOLED if name in values}
@@ -139,6 +140,7 @@ def evidence(answers: FindingAnswers) -> dict[str, dict[str, float]]:
         if answers.change is not None:
             terms["change"] = _log(answers.change[name])
         else:
+            # Shared evenly by the three states on both images, so that together they weigh as much as one.
             terms["change"] = -math.log(3.0) if before and after else 0.0
         terms_by_question[name] = terms
     return terms_by_question
@@ -160,9 +162,11 @@ def read_finding(
 ) -> Finding:
     """The structured statement on one finding by the rules above."""
     belief = believe(answers, weights or JointWeights(), with_prior=with_prior)
+    # Certainty is counted from the threshold, not from one half.
     current = shift_probability(belief.presence, threshold)
     present = belief.presence >= threshold
     presence = Presence.PRESENT if present else Presence.ABSENT
+    # Exactly one half: the model was not asked, or said nothing.
     silent = answers.presence == 0.5 and answers.change is None
     if silent or max(current, 1.0 - current) < floor:
         presence = Presence.ABSTAINED

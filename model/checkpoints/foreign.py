@@ -55,6 +55,7 @@ def foreign_manifest(
 ) -> Manifest:
     """Reading rules of a checkpoint that is not ours: no calibration, no thresholds, an identity from its bytes."""
     parts = [str(source), revision or ""]
+    # Source and revision name a Hub checkpoint; a folder has no revision, so its bytes speak.
     if isinstance(resolved, Path):
         parts += [f"{path.name} {sha256_of(path)}" for path in sorted(resolved.rglob("*")) if path.is_file()]
     digest = hashlib.sha256("\n".join(parts).encode()).digest()

@@ -188,6 +188,7 @@ def rewrite_manifest(folder: str | Path, **changes: Any) -> Manifest:
     if forbidden:
         raise CheckpointError(f"{sorted(forbidden)} of a manifest cannot be set by hand")
     values = {name: getattr(old, name) for name in Manifest.model_fields if name != "device_uid"}
+    # Counts of a validation set that was read by other rules are not those of this checkpoint any more.
     if _READING & set(changes):
         values["validation"] = None
     manifest = _build({**values, **changes})
@@ -244,10 +245,12 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         refuse_unsafe(folder, name)
     if missing := sorted(set(manifest.files) - set(present)):
         raise CheckpointError(f"{folder}: {missing[0]} is missing; the checkpoint is half-written")
+    # A surplus file could be loaded all the same: weights are searched by pattern.
     if foreign := sorted(set(present) - set(manifest.files)):
         raise CheckpointError(f"{folder}: {foreign[0]} is not named in the manifest")
     for name, entry in manifest.files.items():
         size = present[name].stat().st_size
+        # The size first: it tells most damage without reading gigabytes.
         if size != entry.size:
             raise CheckpointError(f"{folder}: {name} was changed ({size} bytes, the manifest says {entry.size})")
         if sha256_of(present[name]) != entry.sha256:

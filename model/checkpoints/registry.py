@@ -92,6 +92,7 @@ def resolve_source(source: str | Path) -> str | Path:
                 raise CheckpointError("the bundled demonstration checkpoint is not in this installation")
             return folder
     folder = Path(source)
+    # Perhaps a Hub id; whether there is one by this name shows when it is opened.
     if not folder.is_dir():
         return str(source)
     if (folder / CHAMPION_NAME).is_file():
@@ -111,6 +112,7 @@ def read_pointer(directory: str | Path) -> ChampionPointer:
         pointer = ChampionPointer.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"{path}: not a champion pointer: {error}") from error
+    # Names become paths: a pointer that was written by hand must not lead out of the folder.
     for promotion in (*pointer.history, *pointer.withdrawn):
         if not PLAIN_NAME.fullmatch(promotion.folder):
             raise CheckpointError(f"{path}: {promotion.folder!r} is not a plain folder name")

@@ -56,6 +56,7 @@ class ValidationSet(BaseModel):
             raise ValueError(f"{unknown} are not among {PAIR_CHANGES}")
         if sum(self.pair_changes.values()) != self.with_prior:
             raise ValueError("the changes of pairs do not add up to the pairs with a prior")
+        # n borders part the range in n + 1 bins.
         if len(self.certainty) != len(self.certainty_edges) + 1 or sum(self.certainty) != self.pairs:
             raise ValueError("the bins of certainty do not hold each pair once")
         edges = self.certainty_edges

@@ -56,11 +56,14 @@ def find_lungs(image: DisplayImage) -> LungFields | None:
     """The lungs of an upright frontal film; None where two plausible fields are not found. Takes about 20 ms."""
     shares = lung_shares(view_input_of(image), _weights())
     where = square_fit(image.pixels.shape[0], image.pixels.shape[1], SIDE)
+    # Only where the film lies in the square: what the network sees in the padding is no lung.
     film = np.zeros((SIDE, SIDE), dtype=bool)
     film[where.top : where.top + where.height, where.left : where.left + where.width] = True
     right, left = (_largest((share > 0.5) & film) for share in shares)
     areas = sorted((float(right.sum()), float(left.sum())))
     film_area = float(film.sum())
+    # One field far smaller than the other, or either too large: a half-white lung or no chest; no answer is better than
+    # a wrong midline.
     if areas[0] < max(MIN_FIELD * film_area, MIN_SHARE * areas[1]) or areas[1] > MAX_FIELD * film_area:
         return None
     confidence = float(np.concatenate([shares[0][right], shares[1][left]]).mean())

@@ -62,6 +62,7 @@ def local_folder(source: str | Path, *, revision: str | None, trust_remote_code:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # Weights as safetensors only: a pickle runs code when it is loaded.
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"] + (["*.py"] if trust_remote_code else [])
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
@@ -77,6 +78,7 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ImportError, ValueError, OSError) as error:
+        # transformers has no exception of its own for this, so the message must tell it.
         if "video" not in str(error).lower() and "torchvision" not in str(error).lower():
             raise
         stock = _processor_class(folder)

@@ -70,6 +70,8 @@ class ChatTemplate:
         """
         text = self._write(conversation, self._place, open_answer=open_answer)
         start = self._tokenizer.bos_token
+        # Some templates write the first token themselves and the tokenizer adds it again: two of them is a text that
+        # the model never saw.
         while start and text.startswith(start * 2):
             text = text[len(start) :]
         if not text.startswith(self._opening):

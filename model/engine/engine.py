@@ -82,6 +82,7 @@ class Engine:
         for indices in self._groups(jobs):
             group = [jobs[index] for index in indices]
             try:
+                # Groups are of jobs with the same questions and number of images: those share one trie and one mask.
                 results = self._ask_group(group)
             except torch.OutOfMemoryError as error:
                 raise InferenceError(f"out of memory with {len(group)} pairs at once") from error
@@ -129,6 +130,7 @@ class Engine:
 
     def _ask_shared(self, jobs: Sequence[EngineJob]) -> list[JobAnswers]:
         answers = [JobAnswers() for _ in jobs]
+        # The trie of the first job serves all: jobs of a group have the same questions.
         tokens, late = self._battery(jobs[0]), {question.key for question in jobs[0].late}
         closed = [entry for entry in tokens.questions if entry.answers and entry.question.key not in late]
         open_ = [entry for entry in tokens.questions if not entry.answers]
@@ -147,6 +149,7 @@ class Engine:
                 answers[number].open = {answer.question.key: answer for answer in generated}
             seconds["generate"] = time.perf_counter() - started
         for result in answers:
+            # The stages run for all jobs at once; each is told its share.
             result.seconds = {stage: value / len(jobs) for stage, value in seconds.items()}
         return answers
 
@@ -203,6 +206,7 @@ class Engine:
         self, jobs: Sequence[EngineJob], prefix: Prefix, tokens: BatteryTokens, answers: Sequence[JobAnswers]
     ) -> None:
         """Ask the late questions that any job wants, of all in one pass; each job gets the answers that it wants."""
+        # Asked of all in one pass, since the rows are computed for the batch anyway; a job keeps only what it wanted.
         wanted = [set(job.follow_ups(result)) for job, result in zip(jobs, answers, strict=True)]
         asked = [entry for entry in tokens.questions if entry.question.key in set().union(*wanted)]
         if not asked:

@@ -61,6 +61,7 @@ def write_equal_rows(
     Suffixes of equal length share a batch, so that none is padded and the architecture counts its positions itself.
     """
     answers: dict[int, tuple[str, bool]] = {}
+    # Padding would need positions and masks in a form that each architecture defines for itself.
     for length in {len(suffix) for suffix in suffixes}:
         numbers = [number for number, suffix in enumerate(suffixes) if len(suffix) == length]
         written = _continue_greedily(vlm, prefix, [suffixes[number] for number in numbers], max_new_tokens)

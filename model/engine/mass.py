@@ -26,6 +26,8 @@ class MassWatch:
         """Look at the presence answers of a batch."""
         asked = [a for each in answers for a in each.closed.values() if a.question.type is QuestionType.PRESENCE]
         mass = statistics.median([answer.mass for answer in asked]) if asked else 1.0
+        # The shares of "yes" and "no" are normalised over the two, so that they look sound even where both are
+        # improbable.
         if mass < LEAST_MASS and not self._has_warned:
             self._has_warned = True
             log.warning(

@@ -126,6 +126,7 @@ def battery_tokens(vlm: Vlm, layout: PromptLayout, questions: Sequence[Question]
     prompts = [vlm.prompt(layout, question.text) for question in questions]
     tails = [_tail(prompt, vlm.placeholder) for prompt in prompts]
     rows = [vlm.token_ids(tail) for tail in tails]
+    # Compared as tokens and not as text: a tokenizer may join the last shared letters with what follows.
     shared = common_length(rows)
     entries = []
     for question, tail, row in zip(questions, tails, rows, strict=True):
@@ -146,6 +147,7 @@ def _refuse_unsayable(vlm: Vlm, question: Question, row: Sequence[int], answers:
         raise InferenceError(f"{question.key}: the checkpoint's tokenizer lacks a word of the question or its answers")
     for number, answer in enumerate(answers):
         for second, other in enumerate(answers):
+            # Scores are sums over an answer's tokens: a prefix of another answer can never be less likely than it.
             if second != number and other[: len(answer)] == answer:
                 allowed = question.allowed or ()
                 same = "are the same tokens" if answer == other else "begin alike and one has no end"
@@ -193,6 +195,7 @@ def _places_of(readings: Sequence[tuple[int, int, int, int]], count: int) -> tup
     """The columns that are read in each of `count` rows [count, N], and the index of each reading among all of them."""
     columns = [sorted({column for row, column, *_ in readings if row == number}) for number in range(count)]
     longest = max(len(row) for row in columns)
+    # Padded with column 0, which is read and never used.
     places = torch.tensor([[*row, *[0] * (longest - len(row))] for row in columns])
     found = torch.tensor([row * longest + columns[row].index(column) for row, column, *_ in readings])
     return places, found

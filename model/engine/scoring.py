@@ -69,6 +69,7 @@ def score_rows(vlm: Vlm, prefix: Prefix, closed: Sequence[QuestionTokens]) -> li
     totals: list[float] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         totals += _score_chunk(vlm, prefix, rows[start : start + ROWS_AT_ONCE])
+    # Rows lie question by question, in the order in which they were asked.
     split, used = [], 0
     for entry in closed:
         split.append(tuple(totals[used : used + len(entry.answers)]))

@@ -103,6 +103,7 @@ class Vlm(ABC):
         if most is not None and length > most:
             raise InferenceError(f"the prompt has {length} tokens and the model positions for {most}")
         return {
+            # Pixel values in the model's precision; ids and masks keep their integer types.
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in batch.items()
             if isinstance(value, Tensor)
@@ -249,6 +250,7 @@ def open_vlm(
     Raises CheckpointError naming source and reason.
     """
     folder = local_folder(source, revision=revision, trust_remote_code=trust_remote_code)
+    # On a CPU bfloat16 is slower where there are no instructions for it, and rounds more.
     chosen = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     kind = read_json(folder / "config.json").get("model_type")
     if kind in (NvilaConfig.model_type, ORIGINAL_TYPE):

@@ -68,11 +68,13 @@ class DenseNet121(nn.Module):
         for number, layers in enumerate(BLOCKS, start=1):
             block = nn.Sequential()
             for layer in range(layers):
+                # Each layer sees the outputs of all before it in its block.
                 block.add_module(f"denselayer{layer + 1}", _DenseLayer(channels + layer * GROWTH))
             self.features.add_module(f"denseblock{number}", block)
             channels += layers * GROWTH
             if number < len(BLOCKS):
                 self.features.add_module(f"transition{number}", _transition(channels))
+                # The transition halves the channels (compression 0.5 in the paper).
                 channels //= 2
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         self.classifier = nn.Linear(channels, labels)

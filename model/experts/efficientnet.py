@@ -107,6 +107,7 @@ class EfficientNetLite0(nn.Module):
         for stage in STAGES:
             for number in range(stage.blocks):
                 stride = stage.stride if number == 0 else 1
+                # Stochastic depth rises with depth, from nothing at the first block (Huang et al. 2016).
                 blocks.append(InvertedBottleneck(channels, stage, stride, dropped * len(blocks) / total))
                 channels = stage.channels
             self._ends.append(len(blocks) - 1)

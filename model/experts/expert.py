@@ -80,6 +80,7 @@ class Expert:
         self.network = network.eval()
         self.fingerprint = fingerprint
         self._outputs = len(labels)
+        # Outputs without a label (training sets that do not have one) are computed and never told.
         self._named = [index for index, label in enumerate(labels) if label]
         self.labels = tuple(labels[index] for index in self._named)
         cuts = thresholds if thresholds is not None else [THRESHOLD] * len(labels)
@@ -112,6 +113,7 @@ def expert_text(probabilities: NDArray[Any], labels: Sequence[str] = LABELS, thr
     """ "expert on the prior image: atelectasis yes, …; expert on the current image: …" of [images, labels]."""
     if probabilities.ndim != 2 or probabilities.shape[1] != len(labels) or not 1 <= len(probabilities) <= 2:
         raise ValueError(f"one or two rows of {len(labels)} probabilities, got {probabilities.shape}")
+    # One row is the current image alone.
     names = ("prior", "current")[-len(probabilities) :]
     parts = []
     for name, row in zip(names, probabilities, strict=True):
@@ -148,6 +150,7 @@ def load_expert(folder: Path, builders: Mapping[str, Builder] = BUILDERS) -> Exp
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the expert's weights do not fit {name}: {error}") from error
+    # Over both files: other thresholds make another expert, even with the same weights.
     prints = "".join(sha256_of(folder / file) for file in (CONFIGURATION, WEIGHTS))
     fingerprint = hashlib.sha256(prints.encode()).hexdigest()
     return Expert(network, labels, thresholds=thresholds, fingerprint=fingerprint)

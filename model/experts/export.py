@@ -39,6 +39,7 @@ def write_expert(
     cuts = [None if math.isnan(value) else float(value) for value in thresholds] if thresholds is not None else None
     configuration: dict[str, Any] = {"architecture": ARCHITECTURE, "labels": list(labels), "thresholds": cuts}
     (folder / CONFIGURATION).write_text(json.dumps(configuration, indent=1) + "\n", "utf-8")
+    # Read back at once: what cannot be read should fail here and not at a site.
     load_expert(folder)
 
 

@@ -174,6 +174,7 @@ class FilmClassifier:
             value.float() for value in average_outputs(self._members, squares, recognised.outputs, self._shares)
         )
         if self._heads is not None and self._tower is not None:
+            # The tower wants bytes as it was trained on; squares are 0..1.
             pictures = (squares[:, 0] * 255.0).round().byte().numpy()
             mined, marked = self._heads.blend(mined, marked, self._tower(list(pictures)))
         return [
@@ -209,6 +210,7 @@ def average_outputs(
     given: list[FilmOutputs] = []
     for member in members:
         for picture in (squares, squares.flip(-1)):
+            # The first look (member 0, not mirrored) was had for recognising the film.
             known = first if not given else None
             given.append(known if known is not None else member(_channels_last(picture)))
     maps = [outputs.maps if number % 2 == 0 else outputs.maps.flip(-1) for number, outputs in enumerate(given)]
@@ -269,6 +271,7 @@ def load_film_classifier(folder: Path, tower: TowerFeatures | None = None) -> Fi
             str(kind): [float(share) for share in members] for kind, members in configuration.get("shares", {}).items()
         }
         check_shares(shares, count)
+        # Stored in half precision, computed in single: on a CPU half is slower.
         tensors = {name: value.to(torch.float32, copy=True) for name, value in load_file(folder / WEIGHTS).items()}
         domains = Domains(**{name: tensors.pop(f"domain.{name}") for name in STATISTICS})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -40,6 +40,7 @@ def write_classifier(
     tensors = {f"domain.{name}": getattr(domains, name).float().contiguous() for name in STATISTICS}
     for number, member in enumerate(members):
         for name, value in member.state_dict().items():
+            # A counter of the training, an integer, of no use to reading.
             if not name.endswith("num_batches_tracked"):
                 tensors[f"{number}.{name}"] = value.half().contiguous()
     save_file(tensors | (heads.tensors() if heads is not None else {}), folder / WEIGHTS)

@@ -31,6 +31,7 @@ def drop_wrong_offset_tables(dataset: Dataset, *, frames: int) -> None:
     begin = stream.tell()
     _, starts = parse_fragments(stream)
     is_rising = all(before < after for before, after in itertools.pairwise(offsets))
+    # Offsets are counted from the first byte after the table's item (PS3.5 A.4).
     possible = {start - begin for start in starts}
     is_right = len(offsets) == frames and offsets[0] == 0 and is_rising and possible.issuperset(offsets)
     if offsets and not is_right:

@@ -117,6 +117,8 @@ def pixel_aspect_of(ds: Dataset) -> float:
             height, width = (float(value) for value in values)
         except (TypeError, ValueError):
             continue
+        # Out of any reason: a writer's mistake (a unit, a swapped element), and no aspect is better than a stretched
+        # chest.
         if height > 0 and width > 0 and 1 / MAX_ASPECT <= height / width <= MAX_ASPECT:
             aspect = height / width
             return aspect if abs(aspect - 1.0) > ASPECT_TOLERANCE else 1.0

@@ -70,6 +70,7 @@ def tm(value: str) -> str:
     hour, minute, second = (int(part or 0) for part in match.groups()[:3])
     if hour > 23 or minute > 59 or second > 60:
         return ""
+    # Padded to six digits of a fraction, so that times compare as text.
     return f"{hour:02}{minute:02}{min(second, 59):02}.{(match.group(4) or ''):0<6}"
 
 

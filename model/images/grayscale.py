@@ -223,6 +223,8 @@ def _first_input(first: int, count: int, inputs: NDArray[Any]) -> int:
     The one whose LUT covers more of the inputs' range; read in the wrong sign a LUT lies beside all of them.
     """
     low, high = float(inputs.min()), float(inputs.max())
+    # The second value of a LUT descriptor is US or SS by the pixels' sign (PS3.3 C.11.1.1.1), and implicit VR does not
+    # say which.
     other = first - 65536 if first > 32767 else first + 65536 if first < 0 else first
 
     def cover(start: int) -> float:
@@ -272,6 +274,7 @@ def _stored_value(dataset: Dataset, keyword: str) -> int | None:
     if not isinstance(value, int):
         return None
     bits = int(dataset.get("BitsAllocated", 16))
+    # Down to the bits as stored, then up again in the pixels' sign.
     number: int = int(value) % (1 << bits)
     return number - (1 << bits) if _is_signed(dataset) and number >= 1 << (bits - 1) else number
 

@@ -152,6 +152,7 @@ def check_header(dataset: Dataset) -> None:
         raise PixelError(f"{other[0]} is not supported" if other else "the object has no pixel data")
     rows, columns = _positive(dataset, "Rows"), _positive(dataset, "Columns")
     frames, samples = frame_count(dataset), _positive(dataset, "SamplesPerPixel", default=1)
+    # Before anything is decoded: a header of a few bytes may ask for gigabytes.
     if max(rows, columns) > MAX_SIDE or rows * columns > MAX_FRAME_PIXELS:
         raise PixelError(f"the image is too large: {rows} × {columns} pixels")
     if rows * columns * frames * samples > MAX_TOTAL_PIXELS:
@@ -160,6 +161,7 @@ def check_header(dataset: Dataset) -> None:
     if allocated not in (8, 16) or not 1 < stored <= allocated:
         raise PixelError(f"{stored} bits stored in {allocated} are not supported (8 or 16, all or part of them used)")
     high = dataset.get("HighBit")
+    # Bits beside the value once held overlays (retired in 2004).
     if high is not None and high != stored - 1:
         raise PixelError(f"HighBit {high} with {stored} bits stored is a retired layout and not supported")
     photometric = str(dataset.get("PhotometricInterpretation", ""))
@@ -194,6 +196,7 @@ def transfer_syntax(dataset: Dataset) -> UID:
     if meta is not None and meta.get("TransferSyntaxUID"):
         return UID(str(meta.TransferSyntaxUID))
     implicit, little = dataset.original_encoding
+    # PS3.5 section 10.1: Implicit VR Little Endian is the default transfer syntax.
     if implicit is None or implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian

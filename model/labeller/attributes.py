@@ -83,6 +83,7 @@ def _find_listed_behind(read: SentenceStatement, cue: int, targets: dict[int, Ta
         if not inside:
             break
         ended = any(mark.has(Part.WITH, Part.RELATION) for mark in read.marks[start : segment.end])
+        # "Removal of the tube with placement of a line": what follows "with" is not removed.
         governed += inside[:1] if ended else inside
         if ended:
             break
@@ -166,6 +167,7 @@ def give_levels(read: SentenceStatement, targets: dict[int, Target]) -> None:
         if not mark.has(Part.LEVEL) or _grades_change(read.marks, cue):
             continue
         position = _find_graded(read, cue, targets)
+        # The first word of degree counts.
         if position is not None and targets[position].level is None:
             targets[position].level = mark.parts[Part.LEVEL]
             targets[position].note("degree", mark)
@@ -180,6 +182,7 @@ def _grades_change(marks: Sequence[Mark], cue: int) -> bool:
             return mark.role == "nothing changed" or mark.parts[Part.CHANGE] not in (Change.NEW, Change.STABLE)
         if mark.role in ("negated change", "sides compared"):
             return True
+        # Words that may stand between the degree and the change it grades.
         if mark.text not in ("interval", "further", "overall", "partial"):
             return False
     return False
@@ -196,5 +199,6 @@ def _find_graded(read: SentenceStatement, cue: int, targets: dict[int, Target]) 
             "on",
         ):
             break
+    # None behind it ("the effusion is small"): the one before, else the first of the next segment.
     before = last_before(read, cue, segment, targets)
     return before if before is not None else first_after(read, segment, targets)

@@ -66,6 +66,7 @@ def _with_degree_of_before(marks: list[Mark]) -> list[Mark]:
     if mark.role == "earlier degree" and not any(other.has(*ENDS, Part.FINDING) for other in marks[then:]):
         levels = word_list().phrases[tuple(mark.text.split())]
         before, after = _DEGREES.index(levels[Part.LEVEL]), _DEGREES.index(today.parts[Part.LEVEL])
+        # Equal degrees say nothing new: "small, previously small" is left to the other rules.
         if before != after and now < then:
             change = Change.WORSENING if after > before else Change.IMPROVING
             marks[then] = replace_parts(mark, "two degrees", CHANGE=change)

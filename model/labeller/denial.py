@@ -46,6 +46,7 @@ def find_denied(read: SentenceStatement, cue: int, targets: set[int], devices: s
             return
         members, ended, is_open = _members(read, start, segment.end, targets, verbs_end=number > first)
         own = any(mark.has(Part.LEVEL, Part.CHANGE, Part.VERB) for mark in read.of(segment))
+        # "No new consolidation or effusion": whether there is an old effusion stays open, as for the consolidation.
         if number > first and not is_open and spreads and segment.joint in LISTED and not own:
             is_open = was_open
         for position in members:

@@ -73,6 +73,7 @@ def read_cases(path: Path) -> list[GoldReport]:
     """The sentences of a file. Raises LabellerError naming the line."""
     cases: list[GoldReport] = []
     sentence, gold, kind = "", [], ""
+    # An empty line more, so that the last case ends as all others do.
     for number, line in enumerate([*path.read_text("utf-8").splitlines(), ""], start=1):
         if line.startswith("#"):
             continue

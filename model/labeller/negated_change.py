@@ -49,6 +49,7 @@ def _denies_only_such(marks: Sequence[Mark], denial: int, position: int) -> bool
 
 
 def _find_negated_change_after(marks: Sequence[Mark], position: int) -> int | None:
+    # Eight words at most: "no" and the change that it denies stand close together.
     for index in range(position + 1, min(position + 8, len(marks))):
         mark = marks[index]
         if mark.has(Part.CHANGE, Part.CHANGED) and not mark.has(Part.FINDING):

@@ -116,6 +116,7 @@ def _is_same_side(yes: Label, no: Label) -> bool:
 def _denials(no: Sequence[Label]) -> list[Label]:
     """The denials, where together they deny the finding in the whole patient. A removed device is denied."""
     sides = {label.side for label in no}
+    # "No effusion on the left" denies nothing of the right; both sides, or none named, deny it in the patient.
     lateral = None not in sides and not {"left", "right"} <= sides and "bilateral" not in sides
     is_removed = any(label.change is Change.RESOLVED for label in no)
     return [] if lateral and not is_removed else list(no)

@@ -92,6 +92,7 @@ def _read_not_seen(marks: list[Mark]) -> list[Mark]:
             marks[position] = replace_parts(mark, "not seen", NEGATION_AFTER=True)
         if mark.has(Part.NO_LONGER):
             marks[position] = _of_no_longer(marks, position)
+        # "Not" apart from "seen": "not clearly seen", "not well visualised".
         if mark.text != "not":
             continue
         for index in range(position + 1, min(position + 4, len(marks))):
@@ -116,6 +117,7 @@ def _of_no_longer(marks: list[Mark], position: int) -> Mark:
             return replace_parts(mark, "no longer there", CHANGE=Change.RESOLVED)
         if not marks[index].has(Part.OPENER, Part.FILLER, Part.SIDE) and marks[index].text != "any":
             break
+    # Nothing that tells: before further words it is about a place ("no longer in the carina"), at the end it is gone.
     return (
         ignore_mark(mark, "no longer at a place")
         if position + 1 < len(marks)
@@ -141,6 +143,7 @@ def _read_partly(marks: list[Mark]) -> list[Mark]:
     """Read "almost resolved" as improved."""
     for position, mark in enumerate(marks):
         for index in range(position + 1, min(position + 3, len(marks))):
+            # "Resolved" would be the wrong half of it: something is still there.
             if mark.has(Part.PARTLY) and marks[index].parts.get(Part.CHANGE) is Change.RESOLVED:
                 marks[index] = replace_parts(marks[index], "not complete", CHANGE=Change.IMPROVING)
     return marks

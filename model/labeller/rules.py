@@ -136,6 +136,7 @@ def _says_already(other: Label, label: Label) -> bool:
     """Return whether an earlier label of the sentence leaves nothing to a later one."""
     if other.finding != label.finding:
         return False
+    # A general word of the same finding and side adds nothing to the special one before it.
     if label.general:
         return label.side is None or other.side is None or other.side in (label.side, "bilateral")
     if label.presence is Stated.UNCERTAIN and other.presence is Stated.YES:
@@ -169,6 +170,7 @@ def _apply_denials(read: SentenceStatement, targets: dict[int, Target]) -> None:
             continue
         for member in find_denied(read, cue, places, devices):
             target = targets[member.position]
+            # "No new effusion": an old one may be there, so nothing is known.
             if member.is_open and target.named.presence == "yes":
                 target.left_out = target.left_out or "only a new or a large one is denied"
                 target.note("denied, left open", mark)
@@ -238,6 +240,7 @@ def _apply_cues_behind(read: SentenceStatement, targets: dict[int, Target]) -> N
         elif mark.has(Part.NEGATION_AFTER) and not _denies_ahead(read, cue, places):
             governed = scope.before(read, cue, places)
             for target in at(targets, _without_tips(read, cue, targets, governed)):
+                # "Not seen, but possible": the later word counts.
                 doubted_later = any(rule == "doubt" and other.start > mark.start for rule, other in target.notes)
                 if target.named.presence == "yes" and not doubted_later:
                     target.presence, target.certainty = "no", ""

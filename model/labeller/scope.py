@@ -67,12 +67,15 @@ def before(read: SentenceStatement, cue: int, targets: set[int], *, crosses: boo
     number = read.number(cue)
     segment = read.segments[number]
     governed = _nearest_group(read, segment, cue, targets)
+    # The cue's own segment has none: "small effusion, unchanged" means the one before.
     while not governed:
         if not crosses or segment.joint in (Joint.STOP, Joint.START) or number == 0:
             return []
         number -= 1
         segment = read.segments[number]
         governed = _nearest_group(read, segment, segment.end, targets)
+    # Backward over the list: "A, B and C are unchanged" is said of all three; a comma counts only where an "and" ends
+    # it.
     listed = segment.joint in (Joint.AND, Joint.OR)
     while number and (
         read.segments[number].joint in (Joint.AND, Joint.OR) or (listed and read.segments[number].joint is Joint.COMMA)

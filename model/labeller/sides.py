@@ -55,6 +55,7 @@ def _give_leading_side(read: SentenceStatement, targets: dict[int, Target]) -> N
     first = next(iter(targets), len(read.marks))
     sides = [mark for mark in read.marks[1 : min(4, first)] if mark.has(Part.SIDE)]
     others = [mark for mark in read.marks if mark.has(Part.SIDE) and mark not in sides]
+    # One side in all of the sentence, and no break in it: else which finding it means is not sure.
     if len(sides) != 1 or others or any(segment.joint in (Joint.STOP, Joint.BREAK) for segment in read.segments):
         return
     for target in targets.values():

@@ -137,6 +137,7 @@ def leave_out(read: SentenceStatement, targets: dict[int, Target]) -> None:
         if _is_said_by_side(target, targets):
             target.left_out = target.left_out or "said for each side behind it"
         segment = read.segments[read.number(target.position)]
+        # "No effusion except a small one on the left": the denial is taken back.
         if segment.joint is Joint.EXCEPT and target.presence == "yes":
             for other in targets.values():
                 if (

@@ -34,6 +34,7 @@ def line_heading(line: str) -> tuple[str, int] | None:
     if without_colon:
         return f"{_plain(without_colon[1])} ", without_colon.end()
     capitals = _CAPITALS.match(line)
+    # A line in capitals is a heading, unless it names a finding: some reports are written in capitals altogether.
     if capitals and not names_findings(capitals[1]):
         return _plain(capitals[1]), len(line)
     return None
