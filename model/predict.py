@@ -191,6 +191,7 @@ class Predictor:
     def _read(self, pair: StudyPair, answers: JobAnswers, view: PairView | None, seconds: float) -> Prediction:
         calibrated = {key: self.calibrate_answer(answer) for key, answer in answers.closed.items()}
         unstated: tuple[str, ...] = ()
+        # On films of people the classifier speaks; on everything else (phantoms) the language model does.
         if self.films is not None and view is not None and view.shows_person:
             findings = self.films.findings(self.findings, view, self.manifest.certainty_floor)
             unstated = self.films.omitted_findings(self.findings)
@@ -281,10 +282,12 @@ def load_predictor(
     if (folder / MANIFEST_NAME).is_file():
         manifest = read_manifest(folder)
         vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, tiling=manifest.tiling)
+        # A manifest beside another model's files would have its rules applied to the wrong answers.
         if vlm.kind is not manifest.kind:
             raise CheckpointError(f"{folder}: the manifest says {manifest.kind}, the folder holds {vlm.kind}")
         head = read_outline_head(folder, manifest.findings)
         localiser = Localiser(vlm, head=head, measured=manifest.localisation)
+        # An expert's lines are told only to a checkpoint that learned to read them.
         expert = load_expert(experts) if experts is not None and manifest.expert else None
         films = open_film_reader(folder, manifest.films, vlm.tower_features if isinstance(vlm, NvilaVlm) else None)
         predictor = Predictor(vlm, manifest, localiser=localiser, expert=expert, films=films)

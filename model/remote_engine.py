@@ -159,6 +159,8 @@ class RemoteEngine:
         for question, answer in asked:
             body = self._body(layout, urls, question, max_tokens=1)
             body["messages"].append({"role": "assistant", "content": clean_text(answer)})
+            # 0: of each prompt token only its own log-probability; the answer closes the prompt, and nothing is
+            # generated behind it.
             bodies.append(body | {"prompt_logprobs": 0, "add_generation_prompt": False})
         replies = iter(zip(asked, self.client.chat_many(bodies), strict=True))
         result = []

@@ -111,6 +111,7 @@ def _check_sight(engine: RemoteEngine, pictures: RemotePictures, findings: Seque
     first, second = (
         [answers.closed[question.key].log_probabilities for question in questions] for answers in engine.ask(jobs)
     )
+    # Equal to the last digit: from pictures that would be a great chance, from the words alone it is certain.
     if first == second:
         raise InferenceError(
             f"{engine.client.base_url}: {engine.model} answers the same whichever picture comes "

@@ -95,6 +95,7 @@ class StudyPair:
             raise ValueError("a study with earlier images has a prior: the newest of them")
         if len(self.images) > MAX_IMAGES:
             raise ValueError(f"a study has at most {MAX_IMAGES} images, not {len(self.images)}")
+        # Images without a time stand where the caller put them.
         times = [image.acquired for image in self.images if image.acquired is not None]
         for before, after in pairwise(times):
             if after < before:

@@ -52,6 +52,7 @@ def outlines(grid: NDArray[np.float32], image: DisplayImage, size: int) -> list[
     peaks = np.atleast_1d(ndimage.maximum(heat, labels, numbers))
     areas = np.atleast_1d(ndimage.sum_labels(np.ones_like(heat), labels, numbers))
     hulls: list[Points] = []
+    # The hottest place first: the least of them are what MAX_PLACES leaves out.
     for number in numbers[np.argsort(-peaks)]:
         worth = peaks[number - 1] >= SECOND_SHARE * greatest and areas[number - 1] >= MIN_AREA_SHARE * heat.size
         if worth and len(hulls) < MAX_PLACES:

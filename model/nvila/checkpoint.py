@@ -152,6 +152,7 @@ def save_nvila(folder: str | Path, model: NvilaForConditionalGeneration, process
         state = {
             prefix + key: tensor.detach().cpu().contiguous()
             for key, tensor in module.state_dict().items()
+            # One matrix under two names: safetensors refuses shared memory, and the loader ties them again.
             if not (tied and key == "lm_head.weight")
         }
         save_file(state, folder / name / "model.safetensors", metadata={"format": "pt"})
@@ -208,6 +209,8 @@ def _load_parts(
             missing.discard("lm_head.weight")
         for key, tensor in _part_tensors(folder / name):
             if key not in missing:
+                # Derived tensors (rotary frequencies, position ids) and a tied output, which some writers save all the
+                # same.
                 if key.endswith(_DERIVED) or key == "lm_head.weight":
                     continue
                 raise CheckpointError(f"{folder / name}: unexpected or repeated tensor {key!r}")
@@ -233,6 +236,7 @@ def _part_files(part: Path) -> list[Path]:
     index = part / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(read_json(index)["weight_map"].values()))
+        # The index is data of the checkpoint: "../x" in it would read elsewhere.
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{index}: names a file outside its folder")
         return [part / name for name in names]

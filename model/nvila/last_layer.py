@@ -48,11 +48,14 @@ def _run(
     attention, normal = layer.self_attn, layer.input_layernorm(hidden_states)
     keys, values = (_by_heads(project(normal), attention) for project in (attention.k_proj, attention.v_proj))
     cosines, sines = position_embeddings
+    # The function turns queries and keys together; here each goes alone, with nothing in the place of the other.
     keys = apply_rotary_pos_emb(keys[:, :0], keys, cosines, sines)[1]
     keys, values = past_key_values.update(keys, values, attention.layer_idx)
+    # Only the cache was wanted: nobody reads the last hidden states of a prefix.
     if places is None:
         return hidden_states
     rows = torch.arange(len(places), device=places.device)[:, None]
+    # Queries are few and keep the positions of the columns that they stand in.
     turned = [part.expand(len(places), -1, -1)[rows, places] for part in (cosines, sines)]
     queries = _by_heads(attention.q_proj(normal[rows, places]), attention)
     queries = apply_rotary_pos_emb(queries, queries[:, :0], *turned)[0]

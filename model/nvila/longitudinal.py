@@ -44,6 +44,7 @@ class LongitudinalExtras(nn.Module):
         self.align: nn.MultiheadAttention | None = None
         if self.difference_tokens:
             if settings.get("align", False):
+                # The most heads, up to four, that divide the width.
                 heads = next(count for count in (4, 3, 2, 1) if hidden % count == 0)
                 self.norm = nn.LayerNorm(hidden)
                 self.align = nn.MultiheadAttention(hidden, heads, batch_first=True)
@@ -92,6 +93,8 @@ class LongitudinalExtras(nn.Module):
             return [list(images) for images in samples]
         last = len(self.roles) - 1
         return [
+            # Counted from the newest: role 0 is the current image, however many stand before it; the oldest share the
+            # last role.
             [tokens + self.roles[min(len(images) - 1 - number, last)] for number, tokens in enumerate(images)]
             for images in samples
         ]

@@ -121,10 +121,12 @@ class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # t
         """Tiles [n, 3, Z, Z] -> hidden states of the chosen layer [n, patches, C], before the post layer norm."""
         if self._kept is None or torch.is_grad_enabled():
             return self._run_tower(pixel_values)
+        # By content: one picture may come in several inputs, and the tower is run on it once.
         tiles = {_digest(tile): index for index, tile in enumerate(pixel_values)}
         known, new = dict(self._kept), [name for name in tiles if name not in self._kept]
         if new:
             known |= zip(new, self._run_tower(pixel_values[[tiles[name] for name in new]]), strict=True)
+            # Bounded: what no longer fits is computed each time.
             self._kept |= {name: known[name] for name in new[: max(0, MAX_KEPT_TILES - len(self._kept))]}
         return torch.stack([known[_digest(tile)] for tile in pixel_values])
 

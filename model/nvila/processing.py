@@ -158,6 +158,7 @@ class NvilaProcessor(ProcessorMixin):  # type: ignore[misc,unused-ignore]  # a b
         unexpanded = self.prompt_ids(text, images)
         lengths = [tokens for image in images for tokens in image.sequence_tokens]
         if extra := self.extra_tokens(len(images)):
+            # The difference feature has a placeholder of its own, or its tokens follow the last image's.
             if unexpanded.count(self.image_token_id) > len(lengths):
                 lengths.append(extra)
             else:

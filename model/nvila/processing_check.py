@@ -29,6 +29,7 @@ def refuse_other_processing(folder: Path, top: Mapping[str, Any], preprocessor: 
     none; side: of one tile in pixels, unless scales are merged (then the smallest scale counts, as in the original)."""
     where = folder / "vision_tower" / "preprocessor_config.json"
     for key, done in _PREPROCESSOR.items():
+        # Other means or a crop would run without an error, and answer about pictures that the model never saw.
         if preprocessor.get(key, done) != done:
             raise CheckpointError(f"{where}: {key} = {preprocessor[key]}; only {done} is supported")
     if abs(preprocessor.get("rescale_factor", _RESCALE) - _RESCALE) > 1e-9:

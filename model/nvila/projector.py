@@ -22,6 +22,7 @@ class Downsample(nn.Module):
         side = round(count**0.5)
         if side * side != count:
             raise ValueError(f"{count} patches are no square grid")
+        # -side % k: how many are lacking to the next multiple of k.
         k, pad = self.k, -side % self.k
         grid = nn.functional.pad(tokens.view(tiles, side, side, channels), (0, 0, 0, pad, 0, pad))
         blocks = (side + pad) // k
@@ -91,6 +92,7 @@ def merge_scales(tiles: Tensor, factors: tuple[int, ...], rows: int, columns: in
     out_rows, out_columns = grids[output]
     height, width, _ = maps[output].shape
     resized = [
+        # "area" in float32, as the original does: bfloat16 sums would differ from its numbers.
         nn.functional.interpolate(m.permute(2, 0, 1)[None].float(), size=(height, width), mode="area")[0].to(m.dtype)
         for m in maps
     ]

@@ -86,6 +86,7 @@ def choose_grid(width: int, height: int, tile_side: int, candidates: Sequence[tu
         distance = abs(ratio - columns / rows)
         if distance < best_distance:
             best, best_distance = (columns, rows), distance
+        # As InternVL and NVILA choose: of 1x1 and 2x2 the larger one only where the image has the pixels for it.
         elif distance == best_distance and width * height > 0.5 * tile_side * tile_side * columns * rows:
             best = (columns, rows)
     return best

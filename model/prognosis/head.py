@@ -88,6 +88,7 @@ def read_head(folder: Path) -> PrognosisHead | None:
         head = PrognosisHead(vocabulary=Vocabulary(**words), weights=weights, temperature=float(about["temperature"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a prognosis head: {error}") from error
+    # The first axis of the first layer: one small network for each finding.
     if len(weights["first"]) != len(head.vocabulary.findings):
         raise CheckpointError(f"{path}: weights of {len(weights['first'])} findings for {head.vocabulary.findings}")
     return head

@@ -78,11 +78,13 @@ def reading_of(calibrated: Mapping[str, Mapping[str, float]], findings: Sequence
     for row, key in enumerate(findings):
         present = calibrated[f"presence/{key}"]["yes"]
         rows[row, 0] = 1.0 - present
+        # Nothing to grade: all of "present" lies on one degree.
         if not ontology().findings[key].graded:
             rows[row, 1] = present
             continue
         grades = calibrated.get(f"grade/{key}", {})
         shares = np.array([grades.get(word, 1.0 / len(GRADE_WORDS)) for word in GRADE_WORDS])
+        # Shares of the degrees given presence, so that the row sums to one.
         rows[row, 1:] = present * shares / shares.sum()
     return rows
 
@@ -152,6 +154,7 @@ def _chart(context: PatientContext | None, vocabulary: Vocabulary) -> NDArray[np
     for row, name in enumerate(vocabulary.labs):
         text = context.labs.get(name) if context is not None else None
         flag = flag_of(text) if text is not None else None
+        # The last column is "not known", which is something else than normal.
         labs[row, len(FLAGS) if flag is None else flag] = 1.0
     given = [float(context is not None and name in context.treatments) for name in vocabulary.treatments]
     return np.concatenate([[float(has_chart(context))], labs.ravel(), given])

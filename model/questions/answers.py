@@ -170,6 +170,7 @@ def parse_locations(text: str) -> ParsedWords:
 
 def side_of_place(phrase: str) -> str | None:
     """The side ("left", "right", "bilateral") that a place phrase states, or None."""
+    # Whole words: "leftover" or "upright" states no side.
     words = set(_TOKEN.findall(phrase.lower()))
     left = bool(words & {"left", "left-sided"})
     right = bool(words & {"right", "right-sided"})

@@ -171,6 +171,7 @@ def parse_question(text: str) -> ParsedQuestion | None:
         values = match.groupdict()
         finding = values.get("finding")
         key = finding_key(finding) if finding is not None else None
+        # An unknown finding may be a known one under a longer template: the next pattern is tried.
         if finding is None or key is not None:
             return ParsedQuestion(type=type, form=form, finding=key, location=values.get("location"))
     return None

@@ -119,6 +119,7 @@ def understand(text: str, findings: Sequence[str], *, has_prior: bool) -> AskedQ
     for topic, pattern in _words().topics.items():
         if pattern.search(rest):
             raise NotTaughtError(f"this checkpoint was not trained on questions about {topic}")
+    # Strict: a word that is not understood may turn the question round, and a wrong answer is worse than none.
     _refuse_leftovers(rest)
     asked = _parse_question(rest, finding)
     needs_prior = asked.kind in (AskedKind.CHANGE, AskedKind.DIFFERENCE) or asked.image is ImageRole.PRIOR
@@ -130,6 +131,7 @@ def understand(text: str, findings: Sequence[str], *, has_prior: bool) -> AskedQ
 def _take_finding(text: str, findings: Sequence[str]) -> tuple[str | None, str]:
     """The one finding that is named, and the text without its name. Raises NotTaughtError for two, or a foreign one."""
     wordings = finding_wordings()
+    # The longest wording first: "pleural effusion" must not be read as "effusion" with "pleural" left over.
     alternatives = "|".join(re.escape(wording) for wording in sorted(wordings, key=len, reverse=True))
     named = list(re.finditer(rf"(?<![\w-])(?:{alternatives})(?![\w-])", text))
     keys = list(dict.fromkeys(wordings[match.group()] for match in named))
@@ -140,6 +142,7 @@ def _take_finding(text: str, findings: Sequence[str]) -> tuple[str | None, str]:
     if keys and keys[0] not in findings:
         raise NotTaughtError(f"this checkpoint was not trained on {finding_name(keys[0])}")
     rest = text
+    # From the back, so that the places of those before stay right.
     for match in reversed(named):
         rest = f"{rest[: match.start()]} {rest[match.end() :]}"
     return (keys[0] if keys else None), " ".join(rest.split())

@@ -67,6 +67,7 @@ class Event:
         if self.before is None or self.after is None:
             return None
         order = degree_order(self.before, self.after)
+        # -1, 0, 1 become the places 0, 1, 2.
         return None if order is None else (Change.IMPROVING, Change.STABLE, Change.WORSENING)[order + 1]
 
     def inverse(self) -> Event:
@@ -230,6 +231,8 @@ def parse_events(text: str, tense: Tense = Tense.DIFFERENCE) -> ParsedEvents:
                 continue
             if kind is EventKind.LEVEL:
                 readings = level_readings(match[1], match[2])
+                # "mild to moderate to severe" can be cut in two ways; such a sentence is kept apart and counts as
+                # neither.
                 if len(readings) == 1:
                     events.extend(readings)
                 elif readings:

@@ -106,6 +106,7 @@ def context_text(context: PatientContext | None) -> str | None:
     if context.indication:
         parts.append(f"indication: {clean_text(context.indication)}")
     if context.labs:
+        # Sorted, so that the same chart is the same text, whatever order it came in.
         labs = ", ".join(f"{clean_text(name)} {clean_text(value)}" for name, value in sorted(context.labs.items()))
         parts.append(f"labs: {labs}")
     if context.treatments:

@@ -88,6 +88,7 @@ def _finding_keys() -> Mapping[str, str]:
     for concept in concepts:
         for synonym in (*concept.synonyms, concept.key, concept.key.replace("_", " ")):
             table.setdefault(synonym, concept.key)
+    # A copy: the table grows while it is read.
     for name, key in list(table.items()):
         for plural in _plurals(name):
             table.setdefault(plural, key)

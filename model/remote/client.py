@@ -151,6 +151,7 @@ class ServerClient:
     def _fetch(self, method: str, path: str, body: Mapping[str, Any] | None, deadline: float) -> httpx.Response:
         """The whole answer by the deadline and within the size: httpx's own time-out is one between two pieces, which a
         server that sends a byte now and then never reaches."""
+        # Past the deadline already: the shortest time-out ends it at once.
         left = max(deadline - time.monotonic(), 0.001)
         content = bytearray()
         with self._http.stream(method, path, json=body, timeout=_timeout(left)) as response:

@@ -49,9 +49,11 @@ class AnswerTokens:
         tokens: dict[str, float] = {}
         for number in ids:
             text = self._texts[number]
+            # vLLM names a token by its text, or "token_id:N" where return_tokens_as_token_ids is set.
             value = values.get(text, values.get(f"token_id:{number}"))
             if value is None:
                 raise InferenceError(f"the server left out token {number} ({text!r}); use scoring = top_logprobs")
+            # A little above 0 is rounding; more is no logarithm of a probability.
             if math.isnan(value) or value > MOST_LOG_PROBABILITY:
                 raise InferenceError("the server's log-probabilities are no log-probabilities")
             tokens[text] = value

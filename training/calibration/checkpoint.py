@@ -123,6 +123,7 @@ def answer_truth(question: Question, record: Record) -> str | None:
         return None
     if question.type in (QuestionType.PRESENCE, QuestionType.PRIOR_PRESENCE):
         return "yes" if image.present else "no"
+    # What is not there has no side and no degree.
     if not image.present:
         return None
     return image.side if question.type is QuestionType.SIDE else image.grade

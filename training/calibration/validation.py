@@ -78,6 +78,7 @@ def count_answers(pairs: Iterable[PairAnswers], rules: Mapping[str, Any]) -> Val
             pair_changes[pair_change(finding.change for finding in findings)] += 1
     if not sure:
         return None
+    # Rounded as the manifest stores them, and each once: equal edges would make an empty bin.
     edges = sorted({round(edge, DIGITS) for edge in edges_of(sure)})
     return ValidationSet(
         pairs=len(sure),

@@ -112,6 +112,7 @@ def evaluate_films(
 
     def iterate_pairs() -> Iterable[tuple[Record, StudyPair]]:
         for item in load_records(read_nih_series(series, report), report, split=Split.VALIDATE, limit=limit):
+            # Kept on the way: pairs are read once, image by image, and are too many to hold.
             records.append(item[0])
             yield item
 

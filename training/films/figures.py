@@ -182,6 +182,7 @@ def _macro(tables: Sequence[Sequence[tuple[str, bool, float]]]) -> Interval:
     truths, scores = np.array([row[2] for row in rows]), np.array([row[3] for row in rows])
 
     def mean(chosen: np.ndarray[Any, np.dtype[np.intp]]) -> float:
+        # All findings from the same draw of patients: their figures move together, and so must their mean.
         parts = [chosen[kinds[chosen] == number] for number in range(len(tables))]
         return float(np.mean([auroc(truths[part].tolist(), scores[part].tolist()) for part in parts]))
 

@@ -117,6 +117,7 @@ def read_film_set(series: Path, report: DropReport) -> FilmSet:
     other = series.parent / "nih"
     mined = chain(read_nih_series(series, report), read_nih(other, report) if other.is_dir() else ())
     marked = {record.current.image_id: record for record in read_nih_marks(series, report)}
+    # A prior that was marked is a marked film by itself.
     marked |= {record.prior.image_id: _as_current(record) for record in list(marked.values()) if record.prior}
     outlines = _Outlines(series)
     rows: dict[str, list[Any]] = {field.name: [] for field in fields(FilmSet)}
@@ -159,6 +160,7 @@ def _add(
     mined = [_known(truths.get(labels[label])) for label in MINED]
     marked = [_known(read.truth.findings.get(MARKS[word])) if read is not None else UNKNOWN for word in MARKED]
     areas, mask = outlines.of(name, image) if 1.0 in marked else (np.zeros(len(MARKED), np.float32), None)
+    # Few films have masks: they are stored apart, and -1 says "none".
     rows["mask_rows"].append(np.int64(len(rows["masks"]) if mask is not None else -1))
     if mask is not None:
         rows["masks"].append(mask)

@@ -98,6 +98,7 @@ def fit_reading(
 ) -> dict[str, FilmRule]:
     """Finding → rule with the figures that decide what is stated."""
     samples = {key: samples_of(films, rows, table, pairs, key) for key in FINDINGS}
+    # First, over all findings together: those with few changed pairs lean on the others.
     degrees = fit_degree({key: [pair for *_, pair in both] for key, (_, both) in samples.items()})
     rules = {}
     for key, (single, both) in samples.items():
@@ -163,6 +164,7 @@ def pointing_of(films: FilmSet, rows: NDArray[np.intp], table: FilmOutputTable, 
         scale = mask.shape[0] // grid.shape[0]
         part = mask[cell_rows * scale : (cell_rows + 1) * scale, cell_columns * scale : (cell_columns + 1) * scale]
         hits += bool(part.any())
+        # A point at random hits as often as the mask has cells.
         chances.append(float(mask.reshape(grid.shape[0], scale, grid.shape[1], scale).any((1, 3)).mean()))
     chance = float(np.mean(chances)) if chances else 0.0
     return Pointing(shown=len(chances), hits=hits, chance=chance, overlap=0.0)
@@ -192,6 +194,7 @@ def finish_films(
     if heads is not None and tower is not None:
         table = blend_outputs(table, heads, tower.of(rows))
     rules = fit_reading(films, rows, table, film_pairs(films, pairs))
+    # Less an earlier classifier, which this one replaces.
     others = before.parameters - count_parameters(folder)
     write_classifier(folder, members, film_domains(films, members[0]), heads, shares)
     counted = {

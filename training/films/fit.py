@@ -79,6 +79,7 @@ def fit_degree(pairs: Mapping[str, Sequence[PairSample]]) -> dict[str, Degrees]:
     one of greatest macro F1 over worsening, stable and improving."""
     rows = {key: [row for pair in some if (row := _degree_row(pair)) is not None] for key, some in pairs.items()}
     everything = [row for some in rows.values() for row in some]
+    # All findings together: the fit that those with few pairs are pulled towards.
     pooled = _fit_degree(everything, (-0.5, 1.0), 1e-3)
     cut = max(CUTS, key=lambda value: _degree_f1(everything, value)) if everything else CUTS[-1]
     fitted = {key: _fit_degree(some, pooled, DEGREE_PENALTY) for key, some in rows.items()}
@@ -137,6 +138,7 @@ def _ranking(films: Sequence[FilmSample], rule: FilmRule) -> float:
     for kind in ("mined", "marked"):
         known = [(getattr(film, kind), film_log_odds(film.scores, rule)) for film in films]
         truth = [bool(is_on) for is_on, _ in known if is_on is not None]
+        # AUROC of very few of one class is noise.
         if min(sum(truth), len(truth) - sum(truth)) >= FEWEST:
             values.append(auroc(truth, [score for is_on, score in known if is_on is not None]))
     return sum(values) / len(values) if values else 0.0
@@ -265,6 +267,7 @@ def _threshold(rule: FilmRule, films: Sequence[FilmSample], pairs: Sequence[Pair
     }
     if not worths:
         return None
+    # Of cuts that are worth about the same, the one nearest to one half: the maximum of a noisy curve lies anywhere.
     enough = max(worths.values()) - SLACK
     return min((cut for cut, worth in worths.items() if worth >= enough), key=lambda cut: abs(cut - 0.5))
 

@@ -70,7 +70,9 @@ def fit_tower_heads(films: FilmSet, table: TowerTable, networks: FilmOutputTable
     inside, outside = (features - mean) / spread, (seen - mean) / spread
     truth, truth_held = _labels(films, learned), _labels(films, held)
     fitted = [_logistic(inside, truth, penalty) for penalty in PENALTIES]
+    # The penalty is chosen on films that the fit has not seen.
     weight, bias = min(fitted, key=lambda found: float(_loss(outside @ found[0].T + found[1], truth_held)))
+    # The standardisation is folded into the weights: serving needs no means and spreads.
     weight = weight / spread
     bias = bias - weight @ mean
     share = _shares(seen @ weight.T + bias, networks, truth_held)

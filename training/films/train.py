@@ -244,6 +244,7 @@ def _optimizer(network: FilmNetwork, change: ChangeLoss, *, goes_on: bool) -> to
             rate = late_rate if id(part) in late else early_rate if id(part) in body else head_rate
             groups.setdefault((rate, DECAY if part.ndim > 1 else 0.0), []).append(part)
     return torch.optim.AdamW(
+        # "full" is what the schedule scales: "lr" is overwritten at each step.
         [{"params": parts, "lr": rate, "full": rate, "weight_decay": decay} for (rate, decay), parts in groups.items()]
     )
 

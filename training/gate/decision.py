@@ -105,6 +105,7 @@ def decide(
     ]
     main = next(check for check in checks if check.name == MAIN)
     return Decision(
+        # A check that cannot be judged (None) does not stop a challenger, but the main one must be passed.
         passed=main.passed is True and all(check.passed is not False for check in checks),
         champion=champion.device_uid,
         challenger=challenger.device_uid,

@@ -47,6 +47,7 @@ def known_answers(pairs: int, *, first_seed: int = FIRST_SEED) -> Iterator[Known
         absent = [key for key, truth in record.truth.findings.items() if truth.nothing]
         yield from (KnownAnswer(record=record, finding=key, present=True) for key in clear)
         for number in range(min(len(absent), max(1, len(clear)))):
+            # A step of 5 over the list, begun elsewhere for each seed, so that all absent findings come up.
             yield KnownAnswer(record=record, finding=absent[(seed + number * 5) % len(absent)], present=False)
 
 

@@ -65,6 +65,7 @@ class PairedTable:
         self.cases = np.array([counts[name] for name in self.classes])
         number_of = {name: number for number, name in enumerate(self.classes)}
         self.class_of = np.array([number_of[name] for name in names])
+        # Too few of one truth to be judged by themselves are judged together.
         labels = [f"{f} {a}" if counts[f, a, t] >= FEWEST else RARE for f, a, t in self.classes]
         self.groups = sorted(set(labels))
         self.group_of = np.array([self.groups.index(label) for label in labels])

@@ -18,6 +18,7 @@ _HASHED_BYTES = 4 << 30
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with every path reduced to its last name, and the start to name, identity and hash."""
     public = {section: dict(values) if isinstance(values, Mapping) else values for section, values in recipe.items()}
+    # Paths name people, projects and machines; a manifest goes out with the checkpoint.
     for section in ("model", "data"):
         values = public.get(section, {})
         for key in _PATHS & set(values):

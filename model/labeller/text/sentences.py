@@ -117,11 +117,13 @@ def _is_wrapped(text: str, line: tuple[int, int], following: tuple[int, int], wi
     heading = line_heading(this)
     if (heading is not None and heading[1] >= len(this)) or line_heading(after) is not None:
         return False
+    # A small letter alone is no proof: many reports have one finding a line, in small letters, without a full stop.
     if after[0].islower():
         ends_open = (_OPEN_END.search(this) or _ADJECTIVE_END.search(this)) and not _IS_VALUE.search(this)
         return len(this) >= _FULL_LINE or _GOES_ON.match(after) is not None or bool(ends_open)
     if _OPEN_END.search(this) and not _IS_VALUE.search(this) and not is_heading_of_findings(after):
         return True
+    # In capitals the letters tell nothing: a line nearly as long as the widest one was broken by its width.
     return this.isupper() and len(this) >= max(_LONG_LINE, widest - 15)
 
 
@@ -131,7 +133,10 @@ def _split(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     position = bullet.end() if bullet else start
     stops = [(match.start(), match.end()) for match in _ITEM.finditer(text, position, end)]
     stops += [
-        (match.start(), match.end()) for match in re.finditer(r"[.!]+|\?+", text[:end]) if match.start() >= position
+        # Searched up to the end and not cut before: a pattern that looks ahead must see what follows.
+        (match.start(), match.end())
+        for match in re.finditer(r"[.!]+|\?+", text[:end])
+        if match.start() >= position
     ]
     for stop, after in sorted(stops):
         if stop < position or (text[stop] in ".!?" and not _ends_sentence(text, stop, after, end)):
@@ -175,6 +180,7 @@ def _trim(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         start += 1
     while start < end and text[end - 1].isspace():
         end -= 1
+    # A text without any stop must not make the rules slow: they look at pairs of words.
     while end - start > MAX_SENTENCE:
         cut = text.rfind(" ", start + 1, start + MAX_SENTENCE)
         cut = cut if cut > start else start + MAX_SENTENCE

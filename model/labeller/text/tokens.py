@@ -32,6 +32,7 @@ def marks(sentence: str) -> list[Mark]:
     read = list(_tokens(sentence))
     spelled = tuple(token for token, _, _ in read)
     while position < len(read):
+        # Candidates by first word, the longest first: "right lower lobe" before "right".
         for phrase in words.by_first.get(spelled[position], ()):
             if spelled[position : position + len(phrase)] == phrase:
                 end = read[position + len(phrase) - 1][2]
