@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+from weakref import WeakKeyDictionary
 
 from dicom_node.report.request import SourceImage
 from model.images.exposure import Exposure, exposure_of
 
+_known: WeakKeyDictionary[SourceImage, Exposure | None] = WeakKeyDictionary()
+"""What was read of the images at hand: a report asks fifty times, and each reading takes a dozen look-ups."""
+
 
 def taken(source: SourceImage) -> Exposure | None:
     """When the image was made, by the same reading of its header as the choice of the prior; None without a date."""
-    exposure = exposure_of(source.header)
-    if exposure is None and source.image is not None and source.image.acquired is not None:
-        return Exposure(moment=source.image.acquired, time_known=True)
-    return exposure
+    if source not in _known:
+        exposure = exposure_of(source.header)
+        if exposure is None and source.image is not None and source.image.acquired is not None:
+            exposure = Exposure(moment=source.image.acquired, time_known=True)
+        _known[source] = exposure
+    return _known[source]
 
 
 def moment(source: SourceImage) -> dt.datetime | None:

@@ -16,7 +16,7 @@ from dicom_node.report.rules import EarlierStatement
 from model.schema import DisplayImage, ModelIdentity, Prediction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class SourceImage:
     """One image that the result speaks of.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from highdicom.sr import (
     AlgorithmIdentification,
     ContentSequence,
-    Measurement,
     MeasurementsAndQualitativeEvaluations,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     RelationshipTypeValues,
@@ -25,10 +24,10 @@ from dicom_node.report.sr.finding_group import (
     evaluation,
     filled_group,
     percent_measurement,
-    time_point,
 )
 from dicom_node.report.sr.iod import is_referenceable
-from dicom_node.report.sr.regions import image_position, image_region, stored_size
+from dicom_node.report.sr.region_group import RegionForm, filled_region
+from dicom_node.report.sr.regions import image_region, outline_points, position_points, stored_size
 from dicom_node.report.sr.uids import finding_tracking_uid, header_uid, tracking_uid
 from dicom_node.report.statements import drawn_statements, has_answer, largest_first, statements, tracked_side
 from dicom_node.report.wording.catalogue import catalogue
@@ -115,11 +114,14 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
 
     Each has a tracking UID of its own, because viewers merge groups of one tracking UID and then draw one region.
     """
+    image = (role, source)
     drawn = [(statement, largest_first(statement.finding, role)) for statement in drawn_statements(request)]
     groups = [
-        PlanarROIMeasurementsAndQualitativeEvaluations(
-            referenced_region=image_region(source, region),
-            **_common_items(request, statement.finding, role, f"{role.value} image region {number}"),
+        filled_region(
+            _region_form(request, statement.finding, image),
+            tracking=_tracking_words(request, statement.finding, f"{role.value} image region {number}"),
+            points=outline_points(source, region),
+            sop_instance_uid=header_uid(source, "SOPInstanceUID"),
         )
         for statement, regions in drawn
         for number, region in enumerate(regions, start=1)
@@ -131,44 +133,48 @@ def _region_groups(request: ReportRequest, role: ImageRole, source: SourceImage)
     boxes = label_boxes(lines, columns, rows) if columns and rows else []
     # Not strict: without the image's size no box can be placed, and then no label is written.
     labels = [
-        _label_group(request, statement, (role, source), text, box)
+        _label_group(request, statement.finding, image, text, box)
         for (statement, _), text, box in zip(labelled, texts, boxes, strict=False)
     ]
     return [*labels, *groups]
 
 
 def _label_group(
-    request: ReportRequest, statement: Statement, image: tuple[ImageRole, SourceImage], text: RegionLabel, box: LabelBox
+    request: ReportRequest, finding: Finding, image: tuple[ImageRole, SourceImage], text: RegionLabel, box: LabelBox
 ) -> Group:
-    """The label of a region: a number that is none, because OHIF writes nothing else beside coordinates (ADR 0017).
+    """The label of a region (ADR 0017).
 
     Its region is a circle of half a pixel where the label begins; OHIF would put it to the right of what it
     names, where one label covers another or leaves the image.
     """
     role, source = image
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=image_position(source, *box.anchor),
-        measurements=[
-            Measurement(
-                name=codes.concept("name.label", text.name),
-                value=0,
-                unit=codes.label_unit(text.word),
-                qualifier=codes.concept("value.not_measured"),
-            )
-        ],
-        **_common_items(request, statement.finding, role, f"{role.value} image label"),
+    return filled_region(
+        _region_form(request, finding, image, (text.name, text.word)),
+        tracking=_tracking_words(request, finding, f"{role.value} image label"),
+        points=position_points(source, *box.anchor),
+        sop_instance_uid=header_uid(source, "SOPInstanceUID"),
     )
 
 
-def _common_items(request: ReportRequest, finding: Finding, role: ImageRole, what: str) -> dict[str, Any]:
-    """The items that region and label have in common. No Finding Site: OHIF would write its code beside the region."""
-    concept = finding_concept(finding.key)
-    return {
-        "tracking_identifier": _tracking(request, concept.name, what),
-        "time_point_context": time_point(role),
-        "finding_type": codes.concept_of(concept.code),
-        "algorithm_id": _algorithm(request),
-    }
+def _region_form(
+    request: ReportRequest,
+    finding: Finding,
+    image: tuple[ImageRole, SourceImage],
+    label: tuple[str, str] | None = None,
+) -> RegionForm:
+    role, source = image
+    return RegionForm(
+        key=finding.key,
+        role=role,
+        label=label,
+        sop_class_uid=header_uid(source, "SOPClassUID"),
+        algorithm=_algorithm_words(request),
+    )
+
+
+def _tracking_words(request: ReportRequest, finding: Finding, what: str) -> tuple[str, str]:
+    name = finding_concept(finding.key).name
+    return f"{name} {what}", tracking_uid(request, name, what)
 
 
 def _no_result_group(request: ReportRequest) -> Group:

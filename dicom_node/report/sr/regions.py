@@ -21,22 +21,20 @@ def stored_size(source: SourceImage) -> tuple[int, int]:
     return whole_number(source.header, "Columns"), whole_number(source.header, "Rows")
 
 
-def image_position(source: SourceImage, column: float, row: float) -> ImageRegion:
-    """Image Region of a circle of half a pixel's radius around a point: where a label begins."""
+def position_points(source: SourceImage, column: float, row: float) -> FloatArray:
+    """A circle of half a pixel's radius around a point, where a label begins: its centre and a point on it."""
     columns, rows = stored_size(source)
     column, row = min(max(column, 0.0), columns - 1.0), min(max(row, 0.0), float(rows))
-    points = np.asarray([(column, row), (column + 0.5, row)], dtype=np.float64)
-    image = _source_of_region(source)
-    return ImageRegion(graphic_type=GraphicTypeValues.CIRCLE, graphic_data=points, source_image=image)
+    return np.asarray([(column, row), (column + 0.5, row)], dtype=np.float64)
 
 
 def image_region(source: SourceImage, region: Region) -> ImageRegion:
     """Image Region as TID 1410 has it: SCOORD POLYLINE on the stored image (PS3.3 section C.18.6.1)."""
-    points, image = _outline(source, region), _source_of_region(source)
+    points, image = outline_points(source, region), _source_of_region(source)
     return ImageRegion(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
 
 
-def _outline(source: SourceImage, region: Region) -> FloatArray:
+def outline_points(source: SourceImage, region: Region) -> FloatArray:
     """The region's points, float64 [N, 2] as (column, row). Raises ValueError for what is no outline on this image."""
     points = np.asarray(region.points, dtype=np.float64)
     limits = stored_size(source) if all(stored_size(source)) else (np.inf, np.inf)

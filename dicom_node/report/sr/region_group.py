@@ -1,0 +1,89 @@
+"""The measurement group of a region or of its label: made once for all that differ in place alone, and filled in.
+
+As `dicom_node.report.sr.finding_group`: what is filled in is the tracking, the coordinates and the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from highdicom.sr import (
+    ContentSequence,
+    GraphicTypeValues,
+    ImageRegion,
+    Measurement,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    SourceImageForRegion,
+    TrackingIdentifier,
+)
+from pydicom import Dataset
+
+from dicom_node.report import codes
+from dicom_node.report.concepts import finding_concept
+from dicom_node.report.sr.copies import copied
+from dicom_node.report.sr.finding_group import algorithm_identification, time_point
+from dicom_node.report.sr.regions import FloatArray
+from model.schema import ImageRole
+
+_ANY_UID, _ANY_TEXT = "2.25.1", "-"
+_ANY_POINTS = {
+    GraphicTypeValues.CIRCLE: ((0.0, 0.0), (1.0, 0.0)),
+    GraphicTypeValues.POLYLINE: ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)),
+}
+"""Values of a form that is not filled in yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionForm:
+    """All that the group of a region is made of but the values that are filled in.
+
+    No Finding Site: OHIF would write its code beside the region. label: name and word of a label, None for an outline.
+    sop_class_uid: of the image, on which the pixel origin depends. algorithm: name, version and manufacturer.
+    """
+
+    key: str
+    role: ImageRole
+    label: tuple[str, str] | None
+    sop_class_uid: str
+    algorithm: tuple[str, str, str | None]
+
+
+def filled_region(
+    form: RegionForm, *, tracking: tuple[str, str], points: FloatArray, sop_instance_uid: str
+) -> ContentSequence:
+    """The group (TID 1410). tracking: identifier and UID. points: float64 [N, 2] as (column, row)."""
+    group: ContentSequence = _empty_region(form)
+    content: Sequence[Dataset] = group[0].ContentSequence
+    content[0].TextValue, content[1].UID = tracking
+    drawn = next(item for item in content if item.ValueType == "SCOORD")
+    drawn.GraphicData = points.flatten().tolist()
+    drawn.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = sop_instance_uid
+    return group
+
+
+@copied
+def _empty_region(form: RegionForm) -> ContentSequence:
+    kind = GraphicTypeValues.POLYLINE if form.label is None else GraphicTypeValues.CIRCLE
+    image = SourceImageForRegion(referenced_sop_class_uid=form.sop_class_uid, referenced_sop_instance_uid=_ANY_UID)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(identifier=_ANY_TEXT, uid=_ANY_UID),
+        referenced_region=ImageRegion(
+            graphic_type=kind, graphic_data=np.asarray(_ANY_POINTS[kind]), source_image=image
+        ),
+        time_point_context=time_point(form.role),
+        finding_type=codes.concept_of(finding_concept(form.key).code),
+        algorithm_id=algorithm_identification(*form.algorithm),
+        measurements=None if form.label is None else [_label(*form.label)],
+    )
+
+
+def _label(name: str, word: str) -> Measurement:
+    """A number that is none, because OHIF writes nothing else beside coordinates (docs/adr/0017)."""
+    return Measurement(
+        name=codes.concept("name.label", name),
+        value=0,
+        unit=codes.label_unit(word),
+        qualifier=codes.concept("value.not_measured"),
+    )
