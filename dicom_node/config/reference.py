@@ -50,6 +50,7 @@ def _section(name: str, field: FieldInfo, *, repeated: bool) -> Iterator[str]:
             inner.append((f"{name}.{key}", each))
             continue
         yield _row(key, each, table)
+    # Tables within tables behind the keys of their parent, as TOML wants them.
     for key, each in inner:
         yield from _section(key, each, repeated=True)
 

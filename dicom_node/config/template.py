@@ -70,6 +70,7 @@ def toml_value(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {toml_value(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(each) for each in value) + "]"
+    # Before int: True is one in Python.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Enum):

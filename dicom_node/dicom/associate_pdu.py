@@ -39,6 +39,7 @@ def normalise_associate_pdu(pdu: bytes) -> bytes:
         )
     except ValueError:
         return pdu
+    # The PDU length counts from behind itself: six bytes less (PS3.8 9.3.2).
     head[2:6] = struct.pack(">I", FIXED_BYTES - 6 + len(items))
     return bytes(head) + items
 
@@ -64,6 +65,7 @@ def _user_information(value: bytes) -> bytes:
             continue
         has_maximum = has_maximum or kind == _MAXIMUM_LENGTH
         sub_items.append(_item(kind, content[:_MAX_VERSION_NAME] if kind == _VERSION_NAME else content))
+    # Some peers leave this sub-item out (Maximum Length, PS3.8 D.1), and pynetdicom asks for it.
     if not has_maximum:
         sub_items.insert(0, _item(_MAXIMUM_LENGTH, struct.pack(">I", _DEFAULT_MAXIMUM_LENGTH)))
     return b"".join(sub_items)

@@ -109,10 +109,12 @@ def _convert_element(
 def _sequence(
     data: bytes, element: Element, encoding: Encoding, budget: ReadBudget, declared: list[str], depth: int
 ) -> DataElement | None:
+    # A file may nest as deep as it likes; Python's stack may not.
     if depth >= MAX_DEPTH:
         return None
     read = []
     for start, end in items(data, element, encoding, budget.ends):
+        # Items and elements cost alike: millions of empty ones would take memory without any value in them.
         budget.spend()
         inner = []
         for inside in elements(data, start, end, encoding, budget.ends):

@@ -102,12 +102,15 @@ def items(data: bytes, element: Element, encoding: Encoding, ends: Ends | None =
     while position + 8 <= end:
         tag, length = _tag_and_length(data, position, encoding.order)
         position += 8
+        # A delimiter ends a sequence of undefined length only; in one with a length it is a writer's mistake, and
+        # passed over.
         if tag == SEQUENCE_END and element.is_undefined:
             return
         if tag in (SEQUENCE_END, ITEM_END):
             continue
         if tag != ITEM:
             return
+        # An item says its length, or ends at its own delimiter, which must be looked for (PS3.5 7.5.2).
         behind = _item_end(data, position, end, encoding, ends) if length == UNDEFINED else position + length
         yield position, min(behind, end)
         position = behind

@@ -210,6 +210,7 @@ def _short_value(data: bytes, element: Element) -> bytes:
 
 def _items(data: bytes, sequence: Element, encoding: Encoding) -> Iterator[Mapping[int, bytes]]:
     """The items of a short sequence as tag → value; sequences inside of them are passed over."""
+    # A sequence that was written as UN holds implicit VR, whatever the file has (PS3.5 6.2.2, note).
     inner = Encoding(implicit=True) if sequence.vr == "UN" else encoding
     for number, (start, end) in enumerate(items(data, sequence, inner)):
         if number == _MAX_ITEMS:
@@ -247,6 +248,7 @@ def _other_ids(items: tuple[Mapping[int, bytes], ...], declared: list[str]) -> I
 
 def _acquisition_moment(values: Mapping[int, bytes]) -> str:
     both = _plain(values, _ACQUISITION_DATE_TIME)
+    # AcquisitionDateTime first; its zone (+0100) is cut off, since the other dates have none.
     candidates = [(both[:8], both[8:].split("+")[0].split("-")[0])] if both else []
     candidates += [(_plain(values, date), _plain(values, time)) for date, time in _DATES_AND_TIMES]
     for date, time in candidates:

@@ -70,6 +70,7 @@ def read_meta(stream: BinaryIO) -> FileMeta:
         behind = element.end
         if element.vr == "UI":
             text = head[element.start : element.end].rstrip(b"\x00 ").decode("ascii", "replace")
+            # The first one counts, as for every element.
             values.setdefault(element.tag, text)
     stream.seek(start + behind)
     return FileMeta(

@@ -87,6 +87,7 @@ def guess_transfer_syntax(stream: BinaryIO) -> str:
     for big_endian, order in ((False, "little"), (True, "big")):
         group = int.from_bytes(head[:2], "little" if order == "little" else "big")
         if len(head) == 8 and group in (2, 8):
+            # Explicit VR has two letters where implicit VR has the low bytes of the length.
             is_explicit = head[4:6].isalpha() and head[4:6].isupper()
             if big_endian:
                 return "1.2.840.10008.1.2.2"
@@ -138,6 +139,7 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
     Raises UnreadableObjectError for what is not deflated, and _NeedsMoreError at the end of a stream that is cut off.
     """
+    # Negative: raw deflate without zlib's header (PS3.5 A.5).
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = 0
     for chunk in chunks:
@@ -147,6 +149,8 @@ def _inflate(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 piece = inflater.decompress(rest, _FIRST_BYTES)
             except zlib.error as error:
                 raise UnreadableObjectError("its deflated data set is damaged") from error
+            # What it did not take yet: decompress stops at the size that it was given, so that a bomb costs one piece
+            # at a time.
             rest = inflater.unconsumed_tail
             total += len(piece)
             if piece:

@@ -62,6 +62,7 @@ def _why(header: Dataset) -> str:
 def _evidence_instances(header: Dataset) -> Iterator[str]:
     """The instances in the note's evidence, which by PS3.3 section C.17.6.2 are those its content refers to."""
     for study in _items(header, "CurrentRequestedProcedureEvidenceSequence"):
+        # A note rejects images of its own study only.
         if study.get("StudyInstanceUID") != header.get("StudyInstanceUID"):
             continue
         for series in _items(study, "ReferencedSeriesSequence"):

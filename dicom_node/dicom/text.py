@@ -30,6 +30,7 @@ def character_sets(value: bytes) -> list[str]:
     names = value.decode("ascii", "replace").replace("\x00", "").upper().split("\\")
     encodings = []
     for name in (" ".join(name.replace("_", " ").replace("-", " ").split()) for name in names):
+        # Writers leave out or exchange the underscore and the blank of "ISO_IR 100" and "ISO 2022 IR 87".
         for spelled in (name, name.replace("ISO IR", "ISO_IR"), name.replace("ISO2022", "ISO 2022")):
             if spelled in python_encoding:
                 encodings.append(python_encoding[spelled])

@@ -106,6 +106,7 @@ def _add(session: Session, row: Mapping[str, str], *, now: dt.datetime) -> bool:
         .where(Feedback.aspect == word.aspect, Feedback.author == author, Feedback.source == Source.CSV)
         .order_by(Feedback.id.desc())
     ).first()
+    # The same file given twice adds nothing; a changed word is a new one.
     same = newest is not None and (newest.verdict, newest.value, newest.comment, newest.stated) == (
         *(word.verdict, word.value, word.comment, stated),
     )
@@ -140,6 +141,7 @@ def _result(session: Session, row: Mapping[str, str]) -> tuple[Result, Study]:
             raise UsageError(f"no study {uid}")
         if patient and study.patient_id and patient != study.patient_id:
             raise UsageError("the study is another patient's")
+    # An accession number is unique within one department at best: without a patient it proves nothing.
     elif number and patient:
         studies = session.scalars(
             select(Study).where(Study.accession_number == number, Study.patient_id == patient)

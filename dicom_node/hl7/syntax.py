@@ -249,5 +249,6 @@ def unescape(text: str, delimiters: Delimiters, encoding: str) -> str:
             return " " if escape["format"].lower() in _INDENTS else "\n"
         return " " if escape["set"] or escape["local"] else ""
 
+    # A sender may choose another escape character (MSH-2); one pattern then does for all.
     text = text if delimiters.escape == "\\" else text.replace(delimiters.escape, "\\")
     return _CONTROL.sub("", _ESCAPE.sub(replacement, text))

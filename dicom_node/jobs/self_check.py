@@ -75,6 +75,7 @@ def model_fault(node: NodeContext) -> str:
     fresh = node.clock() - MODEL_SEEN
     with node.database.read() as session:
         rows = list(session.scalars(select(ModelServing).where(ModelServing.seen_at >= fresh)))
+    # This process's own row says whether the model loads here; the others' whether it does elsewhere.
     is_own = [ProcessIdentity.parse(row.worker) == this_process() for row in rows]
     error = next((row.error for row, own in zip(rows, is_own, strict=True) if own), "")
     others = any(row.device_uid and not row.error for row, own in zip(rows, is_own, strict=True) if not own)

@@ -41,6 +41,7 @@ def find_stalled(session: Session) -> list[StalledDestination]:
 
     waiting_since: when the oldest of them was made, or the last one before it arrived, whichever is later.
     """
+    # By the database's clock, which also set the times that are compared.
     old = session.scalars(select(database_time(session, -STALLED_AFTER))).one()
     tried = (Delivery.state == DeliveryState.PENDING) & (Delivery.last_error != "")
     rows = session.execute(

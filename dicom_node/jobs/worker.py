@@ -69,6 +69,7 @@ class Worker:
 
     def start(self) -> None:
         """Take back what a dead worker of this machine held, then begin."""
+        # Before any thread: jobs of a dead process of this machine need not wait for their leases to run out.
         self._take_back()
         for lane in LANES:
             if lane.kind not in self._handlers:

@@ -116,6 +116,7 @@ class ReceiveAudit:
                         now=self._clock(),
                         participants=self._participants(caller),
                         study=transfer.about(),
+                        # PS3.15 table A.5.3.7-1: "C" for what is new here, "R" where all was held already.
                         action="C" if transfer.new else "R",
                         site=self._site,
                     )

@@ -235,6 +235,7 @@ def _identifier(
 def _add_counts(session: Session, row: Mapping[str, Any], asked: Dataset, answer: Dataset) -> None:
     """The attributes that are counted or collected, each only where it was asked for."""
     of_study = Series.study_pk == row["study_pk"]
+    # Each count is a query of its own, and many tools ask for none: what was not asked is not counted.
     if "ModalitiesInStudy" in asked:
         modalities = session.scalars(select(distinct(Series.modality)).where(of_study).order_by(Series.modality))
         answer.ModalitiesInStudy = [modality for modality in modalities if modality]

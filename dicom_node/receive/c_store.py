@@ -117,12 +117,14 @@ def _defect(
 ) -> tuple[QuarantineReason, Failure, str] | None:
     """Why an object cannot be indexed, before the index is asked."""
     uids = (upload.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+    # In the order of how much is known: what cannot be read at all has no UIDs to judge.
     if header.elements == 0:
         return QuarantineReason.UNREADABLE, statuses.UNREADABLE, "no element could be read"
     if not all(is_uid(uid) for uid in uids):
         longest = max(len(uid) for uid in uids)
         detail = f"longer than {MAX_LENGTH} characters" if longest > MAX_LENGTH else "not dotted numbers, or missing"
         return QuarantineReason.BAD_UID, statuses.BAD_UID, f"SOP instance, study or series UID: {detail}"
+    # The request's UIDs are a promise about the data set (PS3.4 B.2.3); which of the two is right cannot be told.
     if header.sop_instance_uid != upload.sop_instance_uid or header.sop_class_uid != upload.sop_class_uid:
         detail = "SOP class or instance UID of the data set is not that of the request"
         return QuarantineReason.MISMATCH, statuses.REQUEST_MISMATCH, detail

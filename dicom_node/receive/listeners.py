@@ -25,6 +25,7 @@ def listeners_of(settings: Settings) -> tuple[socket.socket, socket.socket | Non
         try:
             listeners.append(listen(node.host, port, shared=shared))
         except OSError as error:
+            # All or none: a node that takes plain DICOM only, where TLS was asked for, would be a surprise.
             for listener in listeners:
                 listener.close()
             raise ConfigurationError(f"{key} {port} on {node.host}: {error.strerror}") from error

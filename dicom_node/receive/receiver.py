@@ -108,6 +108,8 @@ class Receiver:
         self._stopping = True
         for association in self._running():
             association.stop()
+        # First they may finish the message in work; who does not in this time is ended, its message unanswered and sent
+        # again.
         if not self._wait_for_threads(STOP_SECONDS):
             for association in self._running():
                 association.end_now()

@@ -91,6 +91,7 @@ def _differences(database: Database, store: InstanceStore) -> tuple[list[str], l
     """(files without a row, rows without a file), by walking both in the order of the path."""
     without_row: list[str] = []
     without_file: list[str] = []
+    # A merge of two sorted walks: neither is ever held in memory as a whole.
     rows, files = _iterate_indexed_paths(database), store.iterate_paths()
     row, file = next(rows, None), next(files, None)
     while row is not None or file is not None:

@@ -157,6 +157,7 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
         log.error("commitment report not recorded", why=str(error))
         yield response(command, context_id, dimse_status.PROCESSING_FAILURE, "The index does not answer")
         return
+    # Answered with success all the same: the report was understood, and a failure would have it sent again for ever.
     if not is_ours:
         log.warning(
             "commitment report of a peer that was not asked",
@@ -175,6 +176,7 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
     failed: list[tuple[str, str, int]] = []
     held = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
     rows: dict[str, Row[tuple[str, str, str]]] = {}
+    # Databases limit the parameters of one statement.
     for start in range(0, len(references), _ROWS_AT_ONCE):
         uids = [uid for _, uid in references[start : start + _ROWS_AT_ONCE]]
         stored = session.execute(held.where(Instance.sop_instance_uid.in_(uids)))
@@ -183,6 +185,7 @@ def verdict(session: Session, store: InstanceStore, references: Sequence[Sequenc
         row = rows.get(sop_instance_uid)
         if row is None or not _has_file(store, row.path):
             failed.append((sop_class_uid, sop_instance_uid, NO_SUCH_OBJECT_INSTANCE))
+        # Failure reasons of PS3.3 C.14.1.1: 0119H class instance conflict, 0112H no such object instance.
         elif row.sop_class_uid != sop_class_uid:
             failed.append((sop_class_uid, sop_instance_uid, CLASS_INSTANCE_CONFLICT))
         else:

@@ -142,6 +142,7 @@ def require_unchanged(node: NodeContext, snapshot_pk: int, plan: Plan) -> None:
             for row in session.execute(select(Instance.sop_instance_uid, Instance.path))
             if row.sop_instance_uid in sha256_of
         }
+    # Both may happen between lock and training: retention removes a film, or a file is damaged.
     missing = sorted(set(sha256_of) - set(stored))
     films = (
         Film(sop_instance_uid=uid, study_instance_uid="", sha256=sha256, path=node.store.path(stored[uid]))

@@ -138,6 +138,7 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
         if options.estimate:
             _say_duration(node, contents, start, draft, talk)
     finally:
+        # A draft is for counting; the snapshot is made anew under the lock, from the same contents.
         shutil.rmtree(draft, ignore_errors=True)
     if options.dry_run:
         talk.say("dry run: nothing was locked, nothing was trained")

@@ -76,6 +76,8 @@ def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, 
         session.flush()
         return night.id
     is_of_machine = night.host == host
+    # No sign of life, or a process of this machine that is gone; or this very process, which was restarted under its
+    # old number.
     lost = (
         night.seen_at < now - LOST
         or (is_of_machine and not is_running(night.pid))
@@ -225,6 +227,7 @@ class _Pauses:
                 self._file.touch()
                 self._since, self.count = now, self.count + 1
         elif self._since is not None:
+            # Not at the first quiet look: work comes in bursts.
             self._quiet_since = self._quiet_since or now
             if now - self._quiet_since >= QUIET_SECONDS:
                 self._file.unlink(missing_ok=True)

@@ -83,6 +83,7 @@ def _images(
     rows = session.execute(
         select(Result, Study, PairStatistics.manufacturer)
         .join(Study, Study.id == Result.study_pk)
+        # Outer: a result may have no statistics of its images.
         .outerjoin(PairStatistics, PairStatistics.result_pk == Result.id)
         .where(Result.is_current, Result.sop_instance_uid != "")
         .order_by(Result.id)

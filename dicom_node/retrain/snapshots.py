@@ -57,6 +57,7 @@ def lock(
     folder = folders_of(node).snapshots / name
     with node.database.write() as session:
         _release_orphans(session)
+        # First held, then hashed: hashing takes long, and retention must not remove a film meanwhile.
         _hold(session, name, contents.items, node)
     damage = find_damaged((film for item in contents.items for film in films_of(item)), progress=progress)
     _leave_out(contents, damage)
@@ -65,6 +66,7 @@ def lock(
     manifest = _write(folder, name, contents, node)
     with node.database.write() as session:
         _hold(session, name, contents.items, node, renew=True)
+        # A patient keeps the split that it was once given, or the frozen set would leak into training.
         known = set(session.scalars(select(RetrainPatient.patient)))
         session.add_all(
             RetrainPatient(patient=patient, split=split, assigned_at=node.clock())

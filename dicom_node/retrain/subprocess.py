@@ -87,6 +87,7 @@ def _judge(folder: Path, stage: Stage, status: int | None) -> None:
         return
     if status == STOPPED:
         raise RetrainStopped(f"stopped while {stage.value} ran; `dicom-node retrain` goes on from there")
+    # A signal (most often the kernel, for memory) is no fault of the data: the stage goes on from its last checkpoint.
     if status is not None and status < 0:
         name = signal.Signals(-status).name
         raise RetrainStopped(f"the process was killed ({name}) while {stage.value} ran; run it again, and it goes on")

@@ -36,6 +36,7 @@ def read_new_settings(
             from dicom_node.receive.listeners import require_certificates
 
             require_certificates(fresh)
+        # Only those that are new: the old ones are in use, by ourselves.
         for key, host, port in sorted(_addresses(fresh, receives) - _addresses(settings, receives)):
             _require_free(key, host, port)
     except (ConfigurationError, NodeError) as error:

@@ -92,6 +92,8 @@ class Sweeper:
     def _clock_was_set(self, before: dt.datetime, now: dt.datetime) -> None:
         """After a jump the scheduler's next times are of the old clock: begin anew, and mend what rows hold of it."""
         log.warning("the clock was set", seconds=round((now - before).total_seconds()))
+        # Only set back does harm to rows: their times then lie in the future, and nothing would be due for that long.
+        # One process mends them, the leader.
         if now < before - CLOCK_TOLERANCE and self._leadership.take_or_keep():
             try:
                 with self._node.database.write() as session:

@@ -118,6 +118,7 @@ def serve(settings: Settings, role: ProcessRole, *, reload: Callable[[], Setting
 
             require_ports(settings)
         reloads = threading.Event()
+        # Only noted here: a handler runs between any two instructions, and reading settings in it could deadlock.
         signal.signal(signal.SIGHUP, lambda _number, _frame: reloads.set())
         while not stop.is_set():
             settings = _supervise(settings, role, stop, _Reload(asked_for=reloads, read=reload))
@@ -278,6 +279,7 @@ def _end(children: list[_Child]) -> None:
     running = [child.process for child in children if child.process is not None and child.process.is_alive()]
     for process in running:
         process.terminate()
+    # One deadline for all: they stop at the same time, not one after the other.
     deadline = time.monotonic() + CHILD_STOP_SECONDS
     for process in running:
         process.join(max(0.0, deadline - time.monotonic()))

@@ -154,6 +154,7 @@ class Bucket:
             try:
                 answer = obstore.get(self._store, key)
             except FileNotFoundError as error:
+                # A missing bucket also reads as "not found", and would make every object look lost.
                 _require_bucket(error)
                 return None
             meta, attributes = answer.meta, dict(answer.attributes)

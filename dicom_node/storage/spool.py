@@ -60,6 +60,7 @@ class Spool:
         with wait_for_lock(self.folder / _LOCK):
             for folder in [entry for entry in self.folder.iterdir() if entry.is_dir() and entry != self._own]:
                 lock = FileLock.try_acquire(folder / _LOCK)
+                # Its process lives.
                 if lock is None:
                     continue
                 with lock:

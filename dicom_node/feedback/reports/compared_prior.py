@@ -44,6 +44,8 @@ def _dates(span: str) -> Iterator[str]:
     for pattern in _DATES:
         for match in pattern.finditer(span):
             year, first, second = int(match["y"]), int(match["a"]), int(match["b"])
+            # Both orders, where the writing is not ISO: the wrong one is in most cases no prior's date, and then names
+            # no film.
             for month, day in ((first, second), (second, first)) if pattern is not _ISO else ((first, second),):
                 yield from _date(year if year > 99 else 2000 + year, month, day)
     for pattern in _WRITTEN:

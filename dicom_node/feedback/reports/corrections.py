@@ -22,6 +22,7 @@ def settle_with_others(session: Session, row: ReceivedReport, *, now: dt.datetim
     for other in others:
         if other.state in _STANDING and _replaces(row, other):
             _supersede(session, other, by=row, now=now)
+        # Reports may come in the wrong order: a correction before what it corrects.
         elif _replaces(other, row) and other.state is not ReportState.REFUSED:
             _supersede(session, row, by=other, now=now)
     if row.state is ReportState.SUPERSEDED:

@@ -232,6 +232,7 @@ class Hl7Listener:
         is_result = partial(is_result_of, vocabulary=vocabulary) if is_heard else (lambda _segment: False)
         try:
             return chart, reports_of(data, charset=self._settings.charset, is_result=is_result)
+        # A laboratory's result without a report is the usual thing, and no fault.
         except NoReportError:
             if not is_heard:
                 raise

@@ -196,6 +196,7 @@ def _text(texts: Sequence[Segment]) -> str:
         name = segment.component(3, 1).lower()
         suffix = segment.raw(3).split(segment.delimiters.component)[0].rpartition("&")[2].upper()
         heading = name if name in known else _SUFFIXES.get(suffix, "")
+        # Once for each part: it often has many OBX, one a line.
         if heading and heading != last:
             lines.append(f"{heading.upper()}:")
             last = heading
@@ -248,6 +249,7 @@ def _status(obr: Segment, texts: Sequence[Segment]) -> str:
     if given and given not in FINAL:
         return given
     each = [_observation_status(segment) for segment in texts]
+    # All parts deleted: the report is, whatever OBR-25 says of the order.
     if each and all(status in CANCELS for status in each):
         return each[0]
     open_ones = sorted({status for status in each if status not in ("", *FINAL, *CANCELS, *_NO_RESULT)})

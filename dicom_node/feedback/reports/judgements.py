@@ -30,6 +30,7 @@ def _words(finding: ReportFinding, said: Mapping[str, Any], *, compared: bool) -
     because = _because(finding)
     for name, value in values_of_finding(finding).items():
         aspect = Aspect(name)
+        # Against another film than ours, the radiologist's "unchanged" says nothing of our comparison.
         if (aspect is Aspect.CHANGE and not compared) or value not in allowed_values(aspect):
             continue
         stated = str(said.get(name) or "")

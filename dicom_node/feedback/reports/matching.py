@@ -34,6 +34,7 @@ def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:
             )
         )
         proven = [row for row in rows if _is_proven(row, report.patient_ids) and current_results(session, row)]
+        # Exactly one: an accession number may stand on several studies of one order.
         if len(proven) == 1:
             return proven[0], ""
         if proven:
@@ -62,6 +63,7 @@ def _is_proven(study: Study, patient_ids: Iterable[list[str]]) -> bool:
     ours = [(study.patient_id, study.issuer_of_patient_id)]
     ours += [(other.get("id", ""), other.get("issuer", "")) for other in study.other_patient_ids]
     return any(
+        # An issuer that one side leaves out does not contradict the other's.
         own_id == their_id and (not issuer or not their_issuer or issuer == their_issuer)
         for own_id, issuer in ours
         if own_id

@@ -60,6 +60,7 @@ def sr_text(dataset: Dataset) -> ReportText:
     for heading, words in _texts(dataset):
         part = f"{heading.upper()}:\n{words}" if heading else words
         size += len(part)
+        # Whole parts only: half a sentence may say the opposite.
         if size > MAX_TEXT:
             break
         parts.append(part)
@@ -87,6 +88,7 @@ def sr_text(dataset: Dataset) -> ReportText:
 
 def _refusal(dataset: Dataset, text: str, *, verified: bool) -> str:
     """A finished report of a person is wanted; an unverified one is taken until a verified one comes."""
+    # Our own report, sent back: a machine that agrees with itself is no radiologist.
     if text_of(dataset, "ManufacturerModelName") == NODE_MODEL or (_is_by_device(dataset) and not verified):
         return "a machine wrote it"
     if text_of(dataset, "CompletionFlag") == "PARTIAL":
@@ -165,6 +167,7 @@ def _author(dataset: Dataset) -> str:
                 return _plain(name)
     for item in items_of(dataset, "ContentSequence", MAX_ITEMS):
         codes = [text_of(code, "CodeValue") for code in items_of(item, "ConceptNameCodeSequence", 1)]
+        # TID 1002: observer context, person observer's name (121008, DCM).
         if text_of(item, "ValueType") == "PNAME" and codes == [_PERSON_NAME]:
             return _plain(text_of(item, "PersonName", 255))
     return ""

@@ -87,10 +87,12 @@ class Rules:
         """Why this caller gets no association, or None."""
         if self._called_required and called != self.ae_title:
             return CALLED_NOT_RECOGNISED
+        # A title that [[peer]] names is known too, and need not be listed twice.
         if self._calling and calling not in self._calling and calling not in self._peers:
             return CALLING_NOT_RECOGNISED
         peer = self._peers.get(calling)
         if peer is not None and peer.addresses and not within(address, peer.addresses):
+            # PS3.8 9.3.4 has no reason for a wrong address.
             return CALLING_NOT_RECOGNISED
         return None
 

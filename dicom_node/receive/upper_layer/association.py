@@ -138,6 +138,7 @@ class Association:
             elif pdu_type is PduType.ABORT:
                 raise PeerGoneError("aborted by the peer")
             else:
+                # PS3.8 table 9-10, state Sta6: anything else is answered with an abort (AA-8).
                 raise ProtocolError(f"{pdu_type.name} while nobody asked for a release", AbortReason.UNEXPECTED_PDU)
 
     def _next_pdu(self) -> tuple[PduType, memoryview]:

@@ -122,6 +122,7 @@ def response(command: Command, context_id: int, status: int, comment: str = "") 
         MESSAGE_ID_RESPONDED_TO: command.message_id,
         STATUS: status,
     }
+    # Requests of DIMSE-N name the "requested" SOP; their responses call the same the "affected" one (PS3.7 10.3).
     for asked, answered in (
         (AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_CLASS_UID),
         (AFFECTED_SOP_INSTANCE_UID, AFFECTED_SOP_INSTANCE_UID),
