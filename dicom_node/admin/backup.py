@@ -66,10 +66,13 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _watch_nothing) 
     except OSError as error:
         raise UsageError(f"{target}: no folder for a backup can be made there: {error.strerror}") from error
     try:
+        # The index before the files: what arrives meanwhile is a file without a row, which a restore indexes; the other
+        # way round would be a row without a file.
         if settings.database.url.startswith("sqlite"):
             _copy_sqlite(_sqlite_file(settings), target / INDEX)
         else:
             _run_postgresql("pg_dump", settings, ["--format=custom", f"--file={target / DUMP}.part"])
+            # By rename: a dump that was cut off never bears the name of a whole one.
             (target / f"{DUMP}.part").replace(target / DUMP)
         return _copy_all(data, target, "backing up", watch, is_there=_is_same)
     except (OSError, sqlite3.Error) as error:
@@ -92,6 +95,7 @@ def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch 
     try:
         data.mkdir(parents=True, exist_ok=True)
         aside = data / f"files.before-{now:%Y%m%dT%H%M%S}"
+        # Files first, for the same reason as in a backup: an index must not name what is not there yet.
         copied = _copy_all(source, data, "restoring", watch, is_there=_has_same_length, aside=aside)
         if is_sqlite:
             _replace_sqlite(saved, _sqlite_file(settings), now)
@@ -219,6 +223,7 @@ def _name_durably(part: Path, target: Path) -> None:
 def _run_postgresql(program: str, settings: Settings, arguments: list[str]) -> None:
     """Run one of PostgreSQL's programs against the index. Raises NodeError with its words."""
     url = make_url(settings.database.url)
+    # In the environment, because arguments are there for every user of the machine to read.
     environment = {**os.environ, "PGPASSWORD": url.password or ""}
     where: list[tuple[str, Callable[[], str | int | None]]] = [
         ("--host", lambda: url.host),

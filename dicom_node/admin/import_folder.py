@@ -94,6 +94,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
         return Taken.NOT_DICOM
     except OSError:
         return Taken.UNREADABLE
+    # A guessed transfer syntax does for plain pixels; compressed ones cannot be decoded by a guess.
     if not given.transfer_syntax_uid and header.has_compressed_pixels:
         return Taken.NO_SYNTAX
     if meta.sop_class_uid not in wanted:
@@ -103,6 +104,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
         return Taken.BAD_UID
     with node.database.read() as session:
         known = session.scalar(select(Instance.sha256).where(Instance.sop_instance_uid == meta.sop_instance_uid))
+    # Known already: compared by its data set before it is stored, so that a second import costs no disk.
     if known is not None:
         return Taken.THERE if _data_set_sha256(path) == known else Taken.CONFLICT
     with path.open("rb") as stream:
@@ -111,6 +113,7 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     received = ReceivedInstance.from_meta(meta, stored, header, calling_ae_title="IMPORT", purpose=purpose)
     with node.database.write() as session:
         registration = register_instance(session, received, now=node.clock())
+    # The receiver may have stored the same object meanwhile; the row is of its file then.
     if registration.path != stored.path:
         node.store.delete(stored.path)
     if registration.outcome is Registered.NEW:

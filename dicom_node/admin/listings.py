@@ -199,6 +199,7 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         possible=sum(f.get("seen") in ("possible", "no statement") and f.get("judged", True) for f in findings),
         deliveries=deliveries,
         failed=dead or DeliveryState.DEAD.value in deliveries,
+        # A day's grace: the modality may stand in a time zone that is ahead.
         is_dated_ahead=study.study_date.isdigit()
         and study.study_date > f"{study.last_instance_at + dt.timedelta(days=1):%Y%m%d}",
     )

@@ -43,6 +43,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
         raise UsageError("the study was fetched as comparison material and is not analysed itself")
     if study.purpose is StudyPurpose.REPORT:
         raise UsageError("only a report of this study came, and no image: there is nothing to analyse")
+    # It was still open: closed now, its first analysis is what was asked for.
     if force(session, study_instance_uid=study_instance_uid, now=now):
         session.refresh(study)
         record_change(session, settings, study, now=now, who=who)
@@ -51,6 +52,7 @@ def reprocess(session: Session, study_instance_uid: str, *, settings: Settings, 
     generation = (session.scalar(newest) or 0) + 1
     key = analyse_key(study_instance_uid, study.revision, generation)
     payload = {"study_instance_uid": study_instance_uid, "revision": study.revision, "generation": generation}
+    # The job of this generation is there already; perhaps it is dead, and then it is tried again.
     if not jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=Priority.BULK):
         jobs.retry_dead(session, keys=[key])
     study.state = StudyState.COMPLETE
@@ -104,6 +106,7 @@ def abandon(
         .join(Study, Result.study_pk == Study.id)
         .where(Job.id.in_(ids), Job.state == JobState.DEAD, Delivery.state == DeliveryState.DEAD)
     ).all()
+    # All or none: a person who named a wrong number should look again.
     others = sorted(set(ids) - {row.Job.id for row in rows})
     if others:
         raise UsageError(

@@ -99,6 +99,7 @@ def _copy(node: NodeContext, bucket: Bucket, name: str, of_row: str | None) -> t
         with path.open("rb") as stream:
             _meta, stored, _head = hash_stored_file(stream, name)
         size = path.stat().st_size
+        # Damaged on this disk: the bucket must not get a copy that looks sound.
         if of_row not in (None, stored.sha256):
             return MigratedInstances.DAMAGED, 0
         copied = bucket.look(name)
@@ -139,6 +140,7 @@ def _remove_what_is_gone(node: NodeContext, bucket: Bucket) -> int:
         for key, _time in bucket.list(prefix)
         if (is_own_name(key) or prefix == DOCUMENTS) and not (folder / key).exists()
     ]
+    # An empty mount point looks like a folder from which everything was removed.
     if superfluous and not (instances / FILES).is_dir():
         raise StorageError(f"{instances} is not there: is it mounted? Nothing was removed from the bucket")
     for start in range(0, len(superfluous), _BATCH):

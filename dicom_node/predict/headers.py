@@ -121,6 +121,7 @@ def read_with_row(file: InputFile, path: Path) -> StoredImage:
         ("patient", file.patient, (facts.patient.key.patient_id,)),
         ("date", file.date[:8], (facts.study_date, taken)),
     ):
+        # Only where both say something: a header that is silent is completed by the table, one that differs is refused.
         if given and any(known) and given not in known:
             raise PixelError(f"the table names another {what} than the object's header")
     if not (file.study or file.patient or file.date):

@@ -92,6 +92,7 @@ def _walk(path: Path, out: Path) -> Iterator[tuple[str, str]]:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
         child = Path(entry.path)
+        # No links to folders: two of them can go round in a circle.
         if entry.is_dir(follow_symlinks=False):
             if child.resolve() != out:
                 yield from _walk(child, out)

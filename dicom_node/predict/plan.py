@@ -57,6 +57,8 @@ def plan_studies(files: Sequence[InputFile], headers: Sequence[FileHeader], *, l
     held: dict[str, tuple[InputFile, FileHeader]] = {}
     disputed: set[str] = set()
     for file, header in zip(files, headers, strict=True):
+        # Of two files with one UID the first is used; where they name two people, neither, and studies that rest on it
+        # are marked as disputed.
         fault = header.fault or _duplicate(file, header, held, disputed)
         if fault:
             faults.append(StudyItem(study_uid=header.study_uid, images=(file,), fault=fault))
@@ -65,6 +67,7 @@ def plan_studies(files: Sequence[InputFile], headers: Sequence[FileHeader], *, l
         studies.setdefault(header.study_uid, _Study(uid=header.study_uid)).add(file, header)
     by_patient: defaultdict[str, list[_Study]] = defaultdict(list)
     for study in studies.values():
+        # A study may bear several IDs of one person; priors are looked for under each.
         for patient_id in study.own_ids:
             by_patient[patient_id].append(study)
     at = {file.location: (file, header) for file, header in held.values()}

@@ -151,6 +151,8 @@ def _rank(current: ImageFacts, admitted: list[CandidateVerdict], policy: PriorPo
     while rest:
         newest = rest[0].image.taken_at
         assert newest is not None, "an admitted candidate has a date"
+        # A film of the same view goes before a newer one of another view, but only where it is hardly older; measured
+        # from the newest of those that are left.
         same_view = (
             verdict
             for verdict in rest

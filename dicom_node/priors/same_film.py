@@ -23,6 +23,7 @@ def same_picture(a: DisplayImage, b: DisplayImage) -> bool:
     if a.sha256 and a.sha256 == b.sha256:
         return True
     height, width = a.pixels.shape
+    # Another shape is another film: the correlation below compares both on one raster, and would not see it.
     if abs(height / width - b.pixels.shape[0] / b.pixels.shape[1]) > 0.02:
         return False
     return float((_normal(a.pixels) * _normal(b.pixels)).mean()) >= SAME_CORRELATION

@@ -128,6 +128,7 @@ def _presence(finding: StatedFinding, side: str | None = None) -> Answer:
 
 def _presence_on_prior(finding: StatedFinding) -> Answer:
     name, images, belief = finding_name(finding.key), (ImageRole.PRIOR,), finding.prior_probability
+    # Exactly one half is an even answer, which says nothing.
     if belief is None or belief == MIN_BELIEF:
         return Answer(text=UNCERTAIN, images=images)
     if belief > MIN_BELIEF:
@@ -157,6 +158,7 @@ def _change(asked: AskedQuestion, finding: StatedFinding) -> Answer:
     name, images = finding_name(finding.key), (ImageRole.PRIOR, ImageRole.CURRENT)
     if finding.change is Change.NOT_COMPARABLE or (finding.change is None and finding.seen is not Seen.NOT_SEEN):
         return Answer(text=UNCERTAIN, images=images)
+    # Not seen now and no change: then it was not there before either.
     if finding.change is None:
         return Answer(text=f"{_capital(name)} is seen on neither image.", images=images)
     sentence = f"{name} is {CHANGE_WORDS[finding.change]}."

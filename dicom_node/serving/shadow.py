@@ -58,6 +58,7 @@ def choose(node: NodeContext, name: str, *, who: str) -> str:
 
     Raises ModelsError for one that is refused, UsageError for the champion itself.
     """
+    # No row means "as configured"; an empty folder in the row means "off, whatever is configured".
     folder = "" if name == OFF else node.settings.model.shadow if name == DEFAULT else name
     if folder:
         _must_be_fit(node, folder)
@@ -155,9 +156,11 @@ class ShadowModel:
         now = node.clock()
         with node.database.write() as session:
             jobs.complete(session, job)
+            # Retention removed the study while the challenger was asked.
             if session.get(Result, result.id) is None:
                 return
             session.execute(
+                # An answer of an earlier try is replaced: one row for each result and checkpoint.
                 delete(ShadowResult).where(
                     ShadowResult.result_pk == result.id, ShadowResult.device_uid == identity.device_uid
                 )

@@ -47,6 +47,7 @@ def changing_pointer(node: NodeContext) -> Iterator[None]:
         )
     yield
     content = (node.models_dir / CHAMPION_NAME).read_bytes()
+    # A conditional write (If-Match on the ETag): of two machines that promote at once, one is told so.
     if not bucket.swap(POINTER_KEY, content, e_tag=before):
         _take(node, bucket)
         raise StorageError(

@@ -66,6 +66,7 @@ def create_app(node: NodeContext) -> Starlette:
                 secret_key=secret,
                 session_cookie="dicom_node",
                 max_age=int(web.session_hours * 3600),
+                # Strict: the session cookie is not sent with a request that another site began.
                 same_site="strict",
                 https_only=web.secure_cookie,
             ),

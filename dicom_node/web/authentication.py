@@ -137,6 +137,7 @@ class Doorkeeper:
     def log_in(self, name: str, password: str) -> dict[str, Any] | None:
         """The session of a right name and password, else None; takes as long for an unknown name as for a known one."""
         known = next((user for user in self._settings.users if user.name == name), None)
+        # Argon2 runs for unknown names too: the time must not tell which names there are.
         stored = known.password_hash if known is not None else self._nobody
         try:
             self._hasher.verify(stored, password)

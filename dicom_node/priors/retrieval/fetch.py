@@ -142,6 +142,7 @@ def _wait_for_images(
 ) -> int:
     """Wait until all images are here or no more come; returns the number that are here."""
     arrived = _count_arrived(node, uid, series)
+    # Each image that arrives buys more time; an archive that sends nothing more does not hold up the report.
     quiet_until = time.monotonic() + (SETTLE_SECONDS if patient else 1.0)
     while arrived < expected and time.monotonic() < quiet_until and not node.stop.wait(POLL_SECONDS):
         now_here = _count_arrived(node, uid, series)
@@ -196,6 +197,7 @@ def expect_retrieval(peer: QueryPeer, uid: str, node: NodeContext, *, expected: 
     with node.database.write() as session:
         is_over = (ExpectedRetrieval.study_instance_uid == uid) | (ExpectedRetrieval.until < now)
         session.execute(delete(ExpectedRetrieval).where(is_over))
+        # A late image that names our request (Move Originator, PS3.7 9.1.1.1) can be told from a routed one.
         if expected or peer.names_originator:
             until = now + dt.timedelta(seconds=seconds)
             session.add(ExpectedRetrieval(study_instance_uid=uid, calling_ae_title=peer.ae_title, until=until))
@@ -227,6 +229,7 @@ def _keep_or_drop(
     peer: QueryPeer, node: NodeContext, received: ReceivedInstance, registration: Registration, stored: StoredFile
 ) -> None:
     """Keep the file as the row's own, in place of a lost one or set apart as evidence, or delete a superfluous one."""
+    # The row is of this very file: nothing to decide.
     if registration.path == stored.path:
         return
     if registration.disputes:
@@ -245,6 +248,7 @@ def _keep_or_drop(
                 disputes=registration.disputes,
             )
         log.error("fetched image quarantined", detail=registration.detail, peer=peer.name)
+        # The same bytes were set apart before, and one copy is evidence enough.
         if not is_first:
             node.store.delete(moved.path)
         return
