@@ -57,7 +57,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[StoredImage]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     """Takes four images of a study at once."""
     return load_predictor(
-        save_tiny(tmp_path_factory.mktemp("models") / "four", manifest={"images": 4, "calibrated_on": 100})
+        save_tiny(tmp_path_factory.mktemp("models") / "four", manifest={"images": 4, "calibrated_on": 100}, brief=True)
     )
 
 

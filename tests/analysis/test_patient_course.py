@@ -37,7 +37,9 @@ DECISIVE = dict.fromkeys(("presence", "prior_presence", "change", "side", "grade
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     values = {"images": 3, "context": True, "calibrated_on": 100, "calibration": DECISIVE}
-    return Models(predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny", manifest=values)))
+    return Models(
+        predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny", manifest=values, brief=True))
+    )
 
 
 @pytest.fixture(scope="module")

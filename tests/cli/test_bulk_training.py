@@ -55,7 +55,7 @@ def test_the_expert_says_over_processes_what_it_says_alone(tmp_path: Path) -> No
 
 
 def test_an_evaluation_over_processes_gives_the_figures_of_one(tmp_path: Path) -> None:
-    folder, out = save_tiny(tmp_path / "tiny", layers=2), tmp_path / "out"
+    folder, out = save_tiny(tmp_path / "tiny", layers=2, brief=True), tmp_path / "out"
     predictor = load_predictor(folder)
     report = DropReport()
     items = load_records(open_records(parse_spec(DATA), report), report)
@@ -93,8 +93,8 @@ def test_answers_of_an_unfinished_run_neither_block_another_one_nor_go_with_it(t
 
 
 def test_a_zero_shot_model_stands_beside_the_other_baselines_on_the_same_pairs(tmp_path: Path) -> None:
-    folder, out = save_tiny(tmp_path / "tuned", layers=2), tmp_path / "out"
-    base = save_tiny(tmp_path / "base", layers=1)
+    folder, out = save_tiny(tmp_path / "tuned", layers=2, brief=True), tmp_path / "out"
+    base = save_tiny(tmp_path / "base", layers=1, brief=True)
     (base / MANIFEST_NAME).unlink()  # as a base model of the Hub: nobody says what it was taught
     models = ("--model", str(folder), "--zero-shot", str(base))
     _run("evaluate", "--data", DATA, *models, "--out", str(out), "--processes", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -49,16 +50,15 @@ UNUSED_PARTS = (
 """Parts of the node and of libraries that a look at a node on SQLite without backfills needs none of."""
 
 
+def surroundings() -> dict[str, str]:
+    """The environment without a configuration that it names."""
+    return {key: value for key, value in os.environ.items() if key != "DICOM_NODE_CONFIG"}
+
+
 def imported_modules(*arguments: str, folder: Path) -> set[str]:
     """Run a command to its end; every module that it imported."""
-    surroundings = {key: value for key, value in os.environ.items() if key != "DICOM_NODE_CONFIG"}
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "dicom_node", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=surroundings,
-    )
+    command = [sys.executable, "-X", "importtime", "-m", "dicom_node", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=surroundings())
     assert done.returncode == 0, done.stderr[-2000:]
     return set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
 
@@ -96,8 +96,25 @@ def test_daily_commands_import_what_they_need(node_folder: Path, arguments: tupl
     assert len(modules) <= limit
 
 
-@pytest.mark.parametrize(
-    "arguments", [("models", "list"), ("quarantine",), ("feedback", "list"), ("purge",), ("retry", "--all")]
-)
-def test_no_listing_imports_torch(node_folder: Path, arguments: tuple[str, ...]) -> None:
-    assert heavy(imported_modules(*arguments, folder=node_folder)).isdisjoint({"torch", "transformers", "scipy"})
+LISTINGS = (["models", "list"], ["quarantine"], ["feedback", "list"], ["purge"], ["retry", "--all"])
+_RUN_ALL = """
+import json, sys
+from dicom_node.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["dicom-node", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_no_listing_imports_torch(node_folder: Path) -> None:
+    """One after the other in one process: what is not imported at the end none of them needs."""
+    command = [sys.executable, "-c", _RUN_ALL, json.dumps(LISTINGS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=node_folder, env=surroundings())
+    assert done.returncode == 0, done.stderr[-2000:]
+    modules = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "dicom_node.cli.quarantine" in modules
+    assert heavy(modules).isdisjoint({"torch", "transformers", "scipy"})

@@ -22,10 +22,11 @@ SMALLER = {"--pairs": "16", "--calibration": "phantom:3@8000000", "--test": "pha
 
 
 def smaller(words: list[str], recipe: Path) -> list[str]:
-    """The same command on less: fewer pairs, a recipe with fewer steps, and no lower bound on what was taught."""
+    """The same command on less: fewer pairs, steps and processes, and no lower bound on what was taught."""
     words = [SMALLER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     words = [str(recipe) if word == "training/recipes/tiny.toml" else word for word in words]
-    return [*words, "--fewest", "1"] if "finish" in words else words
+    more = {"finish": ["--fewest", "1"], "evaluate": ["--processes", "1"]}
+    return [*words, *(option for word in words for option in more.get(word, ()))]
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from tests.support.tiny_nvila import save_tiny
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny")))
+    return Models(predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny", brief=True)))
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_odd_films_get_a_report_and_cost_no_other_film_anything(
     node: NodeContext, films: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
     """Each odd film has a patient of its own, who has a good film as well: both have their report."""
-    models = Models(predictor=load_predictor(save_tiny(tmp_path / "tiny")))
+    models = Models(predictor=load_predictor(save_tiny(tmp_path / "tiny", brief=True)))
     prior, current = films
     expected: dict[str, str] = {}
     for number, (name, odd) in enumerate(ODD.items()):

@@ -24,7 +24,7 @@ STEERING = "\0\x07\x1b\N{RIGHT-TO-LEFT OVERRIDE}\N{FIRST STRONG ISOLATE}"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny")))
+    return Models(predictor=load_predictor(save_tiny(tmp_path_factory.mktemp("models") / "tiny", brief=True)))
 
 
 @pytest.fixture(scope="module")

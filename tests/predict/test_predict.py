@@ -69,7 +69,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", layers=2)
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", layers=2, brief=True)
 
 
 def _planned(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
@@ -65,6 +65,8 @@ class Shelf:
     root: Path
     facts: dict[str, ImageFacts]
     studies: dict[str, list[str]]
+    chosen: dict[str, PriorChoice] = field(default_factory=dict)
+    """What was chosen for a study before: for that, pictures of several megapixels were read."""
 
     def picture(self, image: ImageFacts) -> DisplayImage:
         name = next(name for name, facts in self.facts.items() if facts.sop_instance_uid == image.sop_instance_uid)
@@ -84,6 +86,13 @@ def shelf() -> Shelf:
 
 
 def choose(shelf: Shelf, study: str) -> PriorChoice:
+    """The choice for a study, made once."""
+    if study not in shelf.chosen:
+        shelf.chosen[study] = made_choice(shelf, study)
+    return shelf.chosen[study]
+
+
+def made_choice(shelf: Shelf, study: str) -> PriorChoice:
     """As the analysis does it: choose, look at the chosen film, choose again where it is the current one once more."""
     (current,) = (item.image for item in select_current(shelf.facts[name] for name in shelf.studies[study]).chosen)
     choice = choose_prior(current, shelf.facts.values())

@@ -280,7 +280,7 @@ def test_phantoms_of_one_seed_are_always_the_same_images() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-1")
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-1", brief=True)
 
 
 @pytest.fixture(scope="module")
