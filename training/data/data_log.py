@@ -37,6 +37,7 @@ class DataLog:
         self._dropped += len(lines)
         with (self._out / f"dropped-{self._rank}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(lines)
+        # Not at the first few: one bad file among ten would be ten percent.
         if self._seen >= LEAST and self._dropped > self._most * self._seen:
             raise DataError(
                 f"{self._dropped} of {self._seen} samples could not be shown, more than data.max_dropped = "

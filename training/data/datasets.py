@@ -154,6 +154,7 @@ def _image_source(spec: DataSpec) -> Callable[[str, str, str], Path]:
     root = Path(spec.images or "")
     if not (root / "files").is_dir():
         raise DataError(f"{root} holds no MIMIC-CXR images (no folder `files`)")
+    # Both sets have the folder `files` and name their folders alike.
     is_dicom = any(root.glob("cxr-record-list.csv*"))
     return partial(dicom_path if is_dicom else jpg_path, root)
 

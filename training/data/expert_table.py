@@ -45,6 +45,7 @@ class ExpertTable:
                 row = np.asarray(shares, np.float16)
             except ValueError as error:
                 raise DataError(f"{path.name}: {image_id}: {error}") from error
+            # Which of the two would count depended on their order.
             if image_id in rows:
                 raise DataError(f"{path.name}: {image_id} stands in it twice")
             rows[image_id] = len(values)

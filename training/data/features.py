@@ -49,6 +49,7 @@ class Features:
             about = json.loads(path.read_text("utf-8"))
             towers.add(about["tower"])
             self._places |= {key: (path.with_suffix(".npy"), row) for row, key in enumerate(about["keys"])}
+        # Features of two towers look alike and mean other things.
         if len(towers) != 1:
             what = (
                 "features of several towers" if towers else "no features; python -m training.data.features makes them"

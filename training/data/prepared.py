@@ -127,6 +127,7 @@ def read_prepared(folder: Path, report: DropReport) -> Iterator[Prepared]:
             line = _check_line(text, number, report)
             if line is None:
                 continue
+            # Eight bytes instead of the name: millions of names would fill the memory.
             identity = int.from_bytes(hashlib.blake2b(line.id.encode(), digest_size=8).digest(), "big")
             if identity in seen:
                 report.drop("duplicate conversation id", line.id)
@@ -220,6 +221,7 @@ class PreparedPool:
         line = Prepared.model_validate(self.index.rows[int(self.index.members[self.stream][item])])
         images = tuple(ImageRef(key=key, image_id=key.rpartition("/")[2]) for key in line.images)
         turns = tuple(Turn(question=turn.question, answer=turn.answer) for turn in line.turns)
+        # Thinned at random, but in their order: a conversation may refer to what was said before.
         chosen = sorted(rng.permutation(len(turns))[: self.turns])
         findings = self.variation.findings
         pictures, _ = show_pictures(images, self.pictures, self.variation, rng)

@@ -58,6 +58,7 @@ def _fill(targets: Targets, place: int, column: int, image: ImageTruth | None) -
         return
     targets.present[place, column] = image.present
     if not image.present:
+        # Absent is degree 0; unknown stays NaN and is not learnt.
         targets.severity[place, column] = 0.0
         return
     if image.severity is not None:

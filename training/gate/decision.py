@@ -210,6 +210,7 @@ def _calibration(champion: SystemScores, challenger: SystemScores, settings: Gat
             checks.append(GateCheck(name=label, passed=None, words=f"{label}: not known on this set, not judged"))
             continue
         limit = first + settings.calibration_margin
+        # 1e-9: two figures that are equal but for rounding hold.
         passed = second <= limit + 1e-9
         verdict = "holds" if passed else f"rises by more than {settings.calibration_margin:.3g}"
         checks.append(

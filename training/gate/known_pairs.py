@@ -68,6 +68,7 @@ def ask_known(
             progress(len(predictions))
         first, second = predictions[answer.record.record_id]
         asked += 1
+        # Only what the champion knows: the check is for what is lost, not for what neither can do.
         if not _right(first, answer):
             continue
         counted += 1

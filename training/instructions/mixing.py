@@ -16,6 +16,7 @@ def mixing_weights(counts: Mapping[Stream, int], temperature: float) -> dict[Str
     """
     if temperature < 1:
         raise ValueError("the mixing temperature is at least 1")
+    # As XLM-R mixes languages: raising to 1/T lifts the small streams without making them equal.
     raised = {stream: float(count) ** (1 / temperature) for stream, count in counts.items() if count}
     total = sum(raised.values())
     return {stream: value / total for stream, value in raised.items()}

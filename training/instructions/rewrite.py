@@ -114,6 +114,7 @@ class RuleWriter:
         return [self._one(events, source) for events, source in zip(statements, sources, strict=True)]
 
     def _one(self, events: tuple[Event, ...], source: str) -> str:
+        # From the text alone: the same answer is written the same way in whatever order the run comes to it.
         digest = hashlib.sha256(f"{self._seed}\x1f{source}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
@@ -215,6 +216,7 @@ def rewrite_batches(
     remaining = iter(sources)
     while taken := list(islice(remaining, batch)):
         parsed = [(record_id, source, parse_events(source)) for record_id, source in taken]
+        # What does not parse has no events to check the text against, and costs no request.
         asked = [(record_id, source, reading.events) for record_id, source, reading in parsed if reading.complete]
         yield (
             *(

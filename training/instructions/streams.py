@@ -186,6 +186,7 @@ def _foretold(record: Record, future: PairTruth, options: InstructionOptions) ->
     turns = prediction_turns(future) if options.closed else []
     if options.asks_difference and (events := events_of_truth(future)) is not None:
         turns.append((Turn(question=PREDICTION_TEXT, answer=write_events(events, Tense.PREDICTION)), False))
+    # A set, since with few images the three are the same.
     for count in sorted({1, min(2, len(record.images)), min(options.max_images, len(record.images))}):
         yield Stream.PREDICTION, record.images[-count:], list(turns)
 
@@ -232,6 +233,7 @@ def _difference(record: Record, options: InstructionOptions) -> list[FlaggedTurn
     ]
     if options.closed:
         turns += make_closed_turns(record.truth)
+    # A published answer goes before ours, which would say the same in other words.
     if options.asks_difference and not _is_published(record):
         events = events_of_truth(record.truth)
         if events is not None:
@@ -290,5 +292,6 @@ def _choose(
     if most_negatives is not None:
         absent = [absent[number] for number in rng.permutation(len(absent))[:most_negatives]]
     kept += absent
+    # Cut after the shuffle: which turns are kept is chance as well.
     order = rng.permutation(len(kept))[: options.max_turns]
     return tuple(kept[number] for number in order)

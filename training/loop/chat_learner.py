@@ -85,6 +85,7 @@ class ChatCollator:
                 return [self.chat(sample.layout, sample.turns)]
             except NotOneChatError as error:
                 log.warning("%s; each question is a row of its own, as with data.conversation = false", error)
+                # Said once: the template is the same for all that follows.
                 self._split = True
         return [self.chat(sample.layout, (turn,)) for turn in sample.turns]
 
@@ -157,6 +158,7 @@ class ForeignLearner(Learner):
             output = self.model.get_output_embeddings()
             return PartView([decoder, *([output] if output is not None else [])])
         if name == "vision_tower":
+            # Some models (Qwen-VL) keep the merger inside of the vision encoder; it counts as the projector.
             tower = [child for child in vision.children() if not any(child is merger for merger in mergers)]
             return PartView(tower, vision.parameters(recurse=False))
         if name == "mm_projector":
@@ -183,6 +185,7 @@ def _between(module: nn.Module, ends: set[int]) -> tuple[list[nn.Module], list[n
     for child in module.children():
         if id(child) in ends:
             continue
+        # An end lies inside: this child is a shell around it, and only what is beside the end belongs here.
         if any(id(inner) in ends for inner in child.modules()):
             more, parameters = _between(child, ends)
             modules += more
@@ -209,5 +212,7 @@ def open_foreign(folder: Path, recipe: Recipe) -> tuple[ForeignLearner, Any]:
     model.train()
     if recipe.optimiser.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+        # With a frozen embedding nothing in front of the checkpointed layers would ask for gradients, and none would
+        # flow.
         model.enable_input_require_grads()
     return ForeignLearner(model, recipe), processor

@@ -58,6 +58,7 @@ class AuxiliaryHeads(nn.Module):
         queries = self.queries.expand(images.shape[0], -1, -1)
         seen, _ = self.look(queries, tokens, tokens, need_weights=False)
         single = torch.einsum("bkh,kho->bko", seen, self.single) + self.single_bias
+        # A batch of single images has no change to learn.
         if not len(pairs):
             return HeadOutputs(single=single, outline=outline, change=None)
         prior, current = seen[pairs[:, 0]], seen[pairs[:, 1]]
@@ -86,6 +87,7 @@ def head_losses(outputs: HeadOutputs, batch: PackedBatch) -> dict[str, Tensor]:
         if values is None:
             raise ValueError("the heads need samples with targets")
         picked = values[rows, places]
+        # Earlier images than the pair have no targets; NaN says "not known" to the loss.
         if picked.is_floating_point() and not bool(labelled.all()):
             picked = picked.masked_fill(~labelled.view(-1, *[1] * (picked.ndim - 1)), float("nan"))
         return picked

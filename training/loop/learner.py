@@ -88,6 +88,7 @@ class Learner(nn.Module, ABC):
             linear = {id(m) for m in part.modules() if isinstance(m, nn.Linear)} if part is not None else set()
             inside |= linear
             adapted |= {name} if linear else set()
+        # The output over the vocabulary is the largest matrix of all, and tied to the embeddings in many models.
         output = self.model.get_output_embeddings()
         names = [name for name, module in self.model.named_modules() if id(module) in inside and module is not output]
         if not names:

@@ -25,6 +25,7 @@ def merge_parts(checkpoint: Path) -> dict[str, Tensor]:
     All of them are in main memory at once.
     """
     parts = checkpoint / PARTS
+    # Torch writes it last: without it the parts may lack some.
     if not (parts / ".metadata").is_file():
         raise CheckpointError(f"{checkpoint}: holds no {PARTS}, so it was not saved in parts, or not to its end")
     with TemporaryDirectory(prefix="merged-", dir=checkpoint.parent) as folder:

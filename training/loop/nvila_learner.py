@@ -169,6 +169,7 @@ class Trainable(Learner):
         extras: list[Tensor] | None,
     ) -> dict[str, Tensor]:
         ends = torch.tensor(counts).cumsum(0)
+        # Images of a batch lie one after the other: a sample's last two are its prior and its current one.
         pairs = torch.tensor([[int(end) - 2, int(end) - 1] for end, n in zip(ends, counts, strict=True) if n > 1])
         difference = None
         if extras is not None:

@@ -32,6 +32,7 @@ class Breaks:
         started = time.monotonic()
         waited = False
         while not self.stop.is_set() and self.pause_file is not None and self.pause_file.exists():
+            # Waits on the stop and not on the clock: a pause must not delay an end.
             self.stop.wait(LOOK_SECONDS)
             waited = True
         if waited:

@@ -44,6 +44,8 @@ class TrainingSteps:
         for _ in range(self.recipe.optimiser.accumulation):
             started = time.perf_counter()
             batch = next(batches).to(self.accelerator.device)
+            # Time that the device stood still for data; the log tells it, because a slow loader looks like a slow
+            # model.
             self.waited += time.perf_counter() - started
             data_log.note(self.recipe.optimiser.batch, batch.dropped)
             for name, loss in self._learn_from(batch, step).items():

@@ -180,6 +180,7 @@ def _is_stop_asked(between: Between | None, accelerator: Accelerator) -> bool:
     """Tell whether to stop here: the main process asks, all ranks do the same."""
     stop = [between() if between is not None and accelerator.is_main_process else False]
     if accelerator.num_processes > 1:
+        # All ranks or none: one that stopped alone would leave the others waiting in a collective call.
         broadcast_object_list(stop)
     return stop[0]
 
@@ -224,6 +225,7 @@ def run_recipe(
     loaded = load_recipe(recipe)
     if start is not None:
         heads = Path(start) / HEADS_FILE
+        # Heads lie beside the start: another start without its own heads would be read by those of the recipe's.
         changes = {"start": start, "heads": str(heads) if loaded.heads.weight and heads.exists() else None}
         loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update=changes)})
     return train(loaded, out, cache=cache, between=breaks_from_environment())

@@ -54,6 +54,7 @@ def cosine_basis(side: int, count: int) -> Tensor:
 def sine_places(side: int, width: int) -> Tensor:
     """[side * side, width]: a quarter each of sines and cosines of row and column."""
     quarter = width // 4
+    # From slow waves to fast ones, evenly on a logarithmic scale.
     rates = torch.pi * torch.logspace(-0.5, np.log10(max(side / 2, 2)), quarter)
     line = (torch.arange(side) + 0.5) / side
     waves = torch.cat([torch.sin(line[:, None] * rates), torch.cos(line[:, None] * rates)], dim=1)

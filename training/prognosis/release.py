@@ -63,6 +63,7 @@ def read_courses(predictor: Predictor, first_seed: int, count: int, folder: Path
         if not path.is_file():
             films = len(sample_story(seed).seen)
             images = [load_phantom_image(f"{COURSE}{seed}/{number}") for number in range(films)]
+            # By rename: a run that was cut off leaves no half file to be read as a whole one.
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 np.save(file, np.stack(foresight.readings(images)))
@@ -127,6 +128,7 @@ def findings_to_state(scores: Sequence[SettingScore]) -> dict[str, tuple[str, ..
     """Setting -> findings of which the next image may be foretold, by the setting's and the finding's own figures."""
     stated = {}
     for score in scores:
+        # The lower end of its interval, not the value: a skill that may be chance is not stated.
         allowed = score.skill is not None and score.skill[1] >= LEAST_SKILL and score.ece <= GREATEST_ERROR
         keys = [key for key in PHANTOM_FINDINGS if score.by_finding[key][0] >= score.by_finding[key][1] + LEAST_GAIN]
         stated[score.setting] = tuple(keys) if allowed else ()

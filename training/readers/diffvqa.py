@@ -168,6 +168,8 @@ def _groups(table: _Table) -> Iterator[list[int]]:
     columns = [np.frombuffer(column, dtype=column.typecode) for column in (table.split, table.reference, table.study)]
     if not len(columns[0]):
         return
+    # The last column sorts first. Sorted rows of one group lie together, so that the file need not be in any order, and
+    # arrays do for its millions of rows.
     order = np.lexsort(columns)
     keys = np.stack([column[order].astype(np.int64) for column in columns])
     starts = np.flatnonzero(np.append(True, (np.diff(keys, axis=1) != 0).any(axis=0)))
@@ -227,6 +229,7 @@ class _Context:
         if self.check_images and not path.is_file():
             self._drop_all("image file missing", study.dicom_id, questions)
             return None
+        # Six digits: times are compared as text.
         when = f"{study.moment[0]} {study.moment[1]:06d}"
         return ImageRef(key=str(path), image_id=study.dicom_id, study_id=study_id, view=study.view, when=when)
 

@@ -23,6 +23,7 @@ def single_truth(pair_id: str, patient_id: str, view: str, known: Known, asked: 
     for item in asked:
         question = parse_question(item.question) if item.type is QuestionType.PRESENCE else None
         answer = parse_choice(item.answer, YES_NO)
+        # Only questions on the whole image: "is there … in the left lung?" answers nothing for the other side.
         if question is not None and question.finding and question.form in _WHOLE_IMAGE_FORMS and answer is not None:
             present[question.finding] = answer == "yes"
     return PairTruth(

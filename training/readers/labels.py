@@ -71,6 +71,7 @@ def chexpert_known(values: Mapping[str, str]) -> dict[str, bool]:
         value = _number(values.get(label, ""))
         if value in (0, 1):
             known[key] = value == 1
+        # Uncertain beats "No Finding": the report spoke of it.
         elif value == -1:
             known.pop(key, None)
     return known

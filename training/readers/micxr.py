@@ -115,5 +115,6 @@ def findings_named(text: str) -> tuple[str, ...]:
     for name, key in _names():
         for match in re.finditer(rf"\b{re.escape(name)}\b", rest):
             places.setdefault(key, match.start())
+            # Blanked in place, so that a shorter name inside of it is not found again and the others keep their places.
             rest = rest[: match.start()] + " " * len(name) + rest[match.end() :]
     return tuple(sorted(places, key=lambda key: places[key]))

@@ -70,6 +70,7 @@ def study_moment(date: str, time: str) -> str | None:
     whole, _, fraction = (time or "0").partition(".")
     if not whole.isdigit() or len(whole) > 6 or (fraction and not fraction.isdigit()):
         return None
+    # "82530" is 08:25:30.
     return f"{date} {whole.zfill(6)}.{fraction[:3].ljust(3, '0')}"
 
 

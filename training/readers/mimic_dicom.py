@@ -76,6 +76,7 @@ def _read_headers(root: Path, report: DropReport) -> Iterator[MimicImage]:
             report.drop("subject_id or study_id is no number", dicom_id)
             continue
         expected = dicom_path(root, subject_id, study_id, dicom_id)
+        # The list must not lead out of the folder, nor to another patient's file.
         if root / path != expected:
             report.drop("record list: path is not where the layout says", dicom_id)
             continue

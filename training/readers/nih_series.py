@@ -165,6 +165,7 @@ def _read_changes(root: Path, report: DropReport) -> dict[tuple[str, str], dict[
     changes: dict[tuple[str, str], dict[str, Change]] = defaultdict(dict)
     columns = ("prior", "current", "finding", "change")
     for prior, current, word, change in read_rows(find_table(root, "pairs_read.csv"), columns, report):
+        # Made even where nothing follows: a pair without any finding was read all the same.
         known = changes[prior, current]
         if change == _NOTHING:
             continue

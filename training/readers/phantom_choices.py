@@ -131,9 +131,11 @@ def _course(seed: int, levels: Levels, rng: Generator) -> _Made | None:
         return None
     key = keys[int(rng.integers(len(keys)))]
     answer = course_text(levels[key])
+    # The reversed course is always an option: it is what a reader says who takes the films in the wrong order.
     options = dict.fromkeys([answer, course_text(levels[key][::-1])])
     other = seed
     while len(options) < len(LETTERS):
+        # Far from any seed that is used for films, so that no other patient's course is given away.
         other += 1_000_003
         story = sample_story(other)
         if len(story.seen) >= VISITS and len(set(course := levels_of(story)[key])) > 1:

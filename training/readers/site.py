@@ -121,6 +121,7 @@ def _read_lines(export: Path, report: DropReport) -> Iterator[SiteImage]:
     with export.open("r", encoding="utf-8") as file:
         _check_header(export, file.readline())
         for number, line in enumerate(file, start=2):
+            # Every line ends with a line feed; one that does not was being written when the export stopped.
             if not line.endswith("\n"):
                 raise DataError(f"{export.name} is cut off in line {number}")
             try:
@@ -210,6 +211,7 @@ def _value(word: SiteWord) -> str | None:
         return word.stated or None
     if word.verdict == "correct":
         return word.value or None
+    # "Wrong" says the opposite only of yes and no; of a change or a place it says just that it is another one.
     turned = {Presence.PRESENT.value: Presence.ABSENT.value, Presence.ABSENT.value: Presence.PRESENT.value}
     return turned.get(word.stated) if word.aspect == "presence" else None
 

@@ -25,6 +25,7 @@ class Shares:
 
 def patient_split(patient_id: str, salt: str, shares: Shares) -> Split:
     """The split of a patient, from a hash of the id alone: the same in every set, run and machine."""
+    # The separator stands in neither part: ("a", "bc") and ("ab", "c") are not one.
     digest = hashlib.sha256(f"{salt}\x1f{patient_id}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     if share < shares.test:
