@@ -44,6 +44,8 @@ class EarlierResults:
         key = tuple(sorted(set(sop_instance_uids)))
         with self._node.database.read() as session:
             rows = _current(session, key)
+        # Kept for the commit: where these results have changed until then, the report would rest on what no longer
+        # holds.
         self._read[key] = frozenset(row.id for row in rows)
         statements, others = {}, set()
         for row in rows:

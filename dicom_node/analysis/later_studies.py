@@ -89,6 +89,7 @@ def _next_later(session: Session, study: Study, *, since: dt.datetime) -> Study 
     )
     if not study.patient_id or not study.study_date:
         return None
+    # An issuer that one of the two leaves out does not make it another person.
     issuers = {study.issuer_of_patient_id, ""} if study.issuer_of_patient_id else None
     return session.scalars(
         select(Study)

@@ -77,6 +77,7 @@ def picture_of(node: NodeContext, stored: StoredReport) -> bytes:
     prior, current = _image(node, stored.shown.prior), _image(node, stored.shown.current)
     jpeg = pair_jpeg(stored.shown, prior=prior, current=current)
     shown_images = (stored.shown.prior, stored.shown.current)
+    # Kept only when it is whole: an image that cannot be read now may be readable again.
     if all(image is not None or not shown.sha256 for image, shown in zip((prior, current), shown_images, strict=True)):
         _keep(node, kept, jpeg)
     return jpeg
@@ -113,6 +114,7 @@ def _image(node: NodeContext, shown: ShownImage) -> DisplayImage | None:
     except (PixelError, StorageError) as error:
         log.warning("an image of a report cannot be shown", error=str(error))
         return None
+    # Decoded otherwise by a newer version, the outlines would lie beside what they mark.
     return image if image.sha256 == shown.sha256 and image.geometry == shown.geometry else None
 
 

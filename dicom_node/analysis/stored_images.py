@@ -64,6 +64,7 @@ def read_stored(path: Path) -> StoredImage:
     facts = facts_of(header)
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in header:
+            # A study's images together are too large to hold; each is decoded when it is looked at.
             del header[keyword]
     return StoredImage(path=path, header=header, facts=facts)
 

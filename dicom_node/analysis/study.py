@@ -118,6 +118,7 @@ def _prepare(
     if seen is None:
         detail = looked.failures[current.path]
         return request_of_abstention(current, AbstainReason.UNREADABLE, f"The image cannot be read: {detail}.", setting)
+    # The checkpoint says how many images it reads, the current one among them.
     most = min(setting.policy.max_priors, setting.predictor.identity.images - 1)
     chosen = ImageChooser(earlier, setting.policy, setting.decode, looked, most=most).choose(current, seen)
     prior_seen = looked.at(chosen.prior, setting.decode) if chosen.prior is not None else None

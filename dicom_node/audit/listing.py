@@ -76,6 +76,7 @@ def _lines(session: Session, wanted: AuditFilter) -> Iterator[AuditLine]:
         rows = rows.where(AuditEvent.at < wanted.until)
     if wanted.event:
         rows = rows.where((AuditEvent.event_id == wanted.event) | (AuditEvent.event_type == wanted.event))
+    # yield_per: an audit log has millions of rows.
     for row in session.scalars(rows.execution_options(yield_per=_ROWS_AT_ONCE)):
         yield _line(row)
 

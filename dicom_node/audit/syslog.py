@@ -54,12 +54,15 @@ def _send_batch(node: NodeContext) -> int:
         with connect(settings) as connection:
             for row in rows:
                 connection.sendall(frame(row.at, row.message))
+            # Before anything counts as sent: TCP takes bytes into its buffers that the collector may never read.
             _end_orderly(connection)
     except OSError as error:
         raise AuditError(
             f"the audit collector {settings.host}:{settings.port} did not take messages: {error}"
         ) from error
     with node.database.write() as session:
+        # A crash before this line sends the batch again: a collector that has a message twice is better than one that
+        # lacks it.
         now = node.clock()
         for event in session.scalars(select(AuditEvent).where(AuditEvent.id.in_([row.id for row in rows]))):
             event.sent_at = now

@@ -56,12 +56,14 @@ def drive(node: NodeContext) -> None:
 
 
 def _drive_run(session: Session, run_pk: int, node: NodeContext) -> None:
+    # skip_locked: another process that drives this run is at it already.
     locked = select(BackfillRun).where(BackfillRun.id == run_pk).with_for_update(skip_locked=True)
     run = session.scalars(locked).one_or_none()
     if run is None:
         return
     now = node.clock()
     settle(session, run, now=now)
+    # The day is part of the key: people are told once a day.
     if run.unreachable_times >= TIMES_BEFORE_NOTICE and run.state is BackfillRunState.RUNNING:
         text = f"The backfill {run.name!r} waits: {run.held_reason}."
         raise_notice(session, key=f"backfill:{run.id}:{now:%Y%m%d}", kind="backfill waits", text=text, now=now)

@@ -72,6 +72,7 @@ def has_radiograph_series(archive: Archive, study_instance_uid: str) -> bool:
     """Tell whether a study lists a series of a radiograph's modality; True where it cannot be told."""
     try:
         listed = archive.series(study_instance_uid)
+    # Better to fetch one study in vain than to pass one over.
     except RetrieveError:
         return True
     return not listed or any(not series.modality or series.modality in MODALITIES for series in listed)

@@ -108,6 +108,7 @@ def report_rows(
             return
         last = page[-1]
         after = (last.study_date, last.study_time, last.id)
+        # Otherwise the session would hold every row that was ever read.
         session.expunge_all()
 
 

@@ -39,6 +39,7 @@ class Span:
         """Tell whether a study of this date and time may be an answer; what it leaves unsaid is no objection."""
         if date and not self.first_date <= date <= self.last_date:
             return False
+        # A time may carry a fraction of a second; spans end at whole ones.
         second = time[:6]
         return not second or (self.first_time <= second and (not self.last_time or second <= self.last_time))
 

@@ -246,6 +246,7 @@ def _patient(pid: Segment) -> tuple[str, str] | None:
     named = [parts for components in pid.repetitions(3) if (parts := [*components, "", "", "", "", ""])[0]]
     if not named:
         return None
+    # PID-3 holds several identifiers; PID-3.5 says of what kind each is (HL7 table 0203: MR, PI, …).
     best = next((parts for kind in _ID_TYPES for parts in named if parts[4] == kind), named[0])
     return best[0][:64], best[3].split(pid.delimiters.subcomponent)[0][:64]
 

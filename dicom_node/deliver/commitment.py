@@ -70,6 +70,7 @@ def request_commitment(association: Association, *, transaction_uid: str, sop_cl
         )
     except RuntimeError as error:
         raise DeliveryError("the association was lost before commitment was asked for") from error
+    # pynetdicom gives an empty data set where no answer came.
     if "Status" not in answer:
         raise DeliveryError("no answer to the request for storage commitment")
     if answer.Status != 0x0000:
@@ -150,6 +151,7 @@ def _send_again(session: Session, delivery: Delivery, document: Document, reason
     key = job_key(document.sop_instance_uid, delivery.destination)
     job = session.scalars(select(Job).where(Job.key == key, Job.state == JobState.READY)).one_or_none()
     if job is not None:
+        # A peer that takes the object and loses it each time must not be sent to for ever.
         if delivery.attempts >= job.max_attempts:
             jobs.give_up(session, key, error)
             transitions.give_up(delivery, error, now)

@@ -60,11 +60,13 @@ def _send_and_prove(task: Task) -> None:
 
 def _continue(task: Task) -> None:
     """The object is there, the proof is not."""
+    # Asked already, and there is still time: the report comes on its own, on another association.
     if task.destination.verify is Verify.COMMITMENT and task.asked_at is not None and not task.is_proof_late():
         end(task)
         return
     reports = ReportReceiver(task.node.database, task.node.clock)
     with _association(task, reports) as association:
+        # "Not listed" only, not "cannot be told": what cannot be looked up may well be there.
         if task.is_proof_late() and _is_listed(task, association) is False:
             if is_superseded(task):
                 return

@@ -139,6 +139,8 @@ def _why_not(association: Association, destination: Destination, *, opened: bool
         answer = association.acceptor.primitive
         reason = getattr(answer, "reason_str", "no reason given") if answer is not None else "no reason given"
         return f"{where} rejected the association: {reason}"
+    # Accepted, and no presentation context with it: another configuration at the peer can mend that, so it is not
+    # permanent.
     if association.acceptor.primitive is not None and not association.accepted_contexts:
         raise NotSupportedError(f"{where} accepted none of the SOP classes that were offered", permanent=False)
     if opened:

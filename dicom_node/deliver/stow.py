@@ -70,9 +70,11 @@ def is_listed(client: DICOMwebClient, reference: peer.InstanceReference) -> bool
                 search_filters={"SOPInstanceUID": reference.sop_instance_uid},
             )
         except requests.HTTPError as error:
+            # Some archives answer a search without a match by 404 and not by an empty list.
             if error.response is None or error.response.status_code != requests.codes.not_found:
                 raise
             return False
+        # Compared once more: an archive that ignores the key lists everything.
         return any(match.get("SOPInstanceUID") == reference.sop_instance_uid for match in data_sets_of_json(matches))
 
 

@@ -17,6 +17,7 @@ pixels; sharpness: mean absolute difference of neighbours; aspect: height by wid
 def pixel_figures(image: DisplayImage) -> dict[str, float]:
     """The FIGURES of an image; rounded to 1e-5, which is finer than any of them means."""
     height, width = image.pixels.shape
+    # Rounded up: a stride, not a resize, which would smooth the noise that is measured.
     step = max(1, -(-max(height, width) // LONGEST_SIDE))
     grey = image.pixels[::step, ::step].astype(np.float64)
     dark, median, bright = np.percentile(grey, (5, 50, 95))

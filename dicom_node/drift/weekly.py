@@ -251,6 +251,7 @@ def keep(session: Session, one: WeekVerdicts, now: dt.datetime, *, what: str = "
     log.info("week judged", week=str(one.week), what=where, figures=len(one.figures), alarms=len(alarms))
     if alarms:
         text = f"{what} in the week of {one.week}, {where}: {'; '.join(alarms)}"
+        # One notice with all alarms of the week: a person told ten times at once reads none of them.
         raise_notice(session, key=f"{what}:{one.week}:{one.device_uid}", kind="drift", text=text, now=now)
 
 

@@ -87,6 +87,7 @@ def _soonest(
     times: dict[JobKind, dt.datetime] = {}
     for (kind, _), run_at in zip(asked, first, strict=True):
         if run_at is not None:
+            # Each kind was asked once for each urgency, because the index is ordered within one.
             times[kind] = min(run_at, times.get(kind, run_at))
     return times, present
 

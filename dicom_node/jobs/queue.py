@@ -95,6 +95,7 @@ def claim(
     session: Session, *, kinds: Collection[JobKind], owner: str, lease: dt.timedelta | None = None
 ) -> ClaimedJob | None:
     """Transition A: take the next due job of one of `kinds`, or None. `owner` must be unique to the claiming thread."""
+    # Analyses of one patient build on each other, so two of them must not be claimed at the same moment.
     if JobKind.ANALYSE in kinds:
         claim_analyses_alone(session)
     is_postgresql = session.get_bind().dialect.name == "postgresql"

@@ -106,6 +106,7 @@ def _writing_fault(folder: Path, name: str) -> str:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"self-check")
             probe.flush()
+            # Without it the write ends in memory, and a full or broken disk shows much later.
             os.fsync(probe.fileno())
         free = shutil.disk_usage(folder).free
     except OSError as error:

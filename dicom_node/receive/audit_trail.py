@@ -128,6 +128,7 @@ class ReceiveAudit:
         with self._guard:
             counts, self._counts = self._counts, Counter()
             alerts, self._alerts = self._alerts, Counter()
+        # Unary plus drops what is zero.
         counts = +counts
         if not counts and not alerts:
             return
@@ -138,6 +139,7 @@ class ReceiveAudit:
                 self._write_alerts(session, alerts)
         except IndexUnavailableError:
             with self._guard:
+                # Added and not put back: others have counted meanwhile.
                 self._counts += counts
                 self._alerts += alerts
             raise

@@ -213,6 +213,7 @@ def _latest(text: str) -> str:
         return ""
     if "." in text:
         return normalise_time(text)
+    # What is left out is filled up with the end of it: "10" with 59 minutes and 59.999999 seconds.
     return normalise_time((text + "235959"[len(text) :]) + ".999999") if len(text) in (2, 4, 6) else ""
 
 

@@ -92,6 +92,8 @@ class CommitmentReporter:
 
     def _send(self, row: CommitmentRequest) -> bool:
         host, port = self._rules.callback(row.calling_ae_title)
+        # N-EVENT-REPORT on an association of ours (PS3.4 J.3.3): the one on which it was asked for may be closed by
+        # then.
         why = self._report(row, host, port) if host else "no host is configured for this AE ([[receive.peers]])"
         now = self._clock()
         with self._database.write() as session:

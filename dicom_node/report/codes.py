@@ -71,6 +71,7 @@ def place_codes(location: str | None) -> tuple[CodedConcept | None, CodedConcept
     concepts = ontology().concepts
     sides = [concepts[f"side.{word}"] for word in words if f"side.{word}" in concepts]
     places = [concepts[f"place.{word}"] for word in words if f"place.{word}" in concepts]
+    # Two of one kind ("left and right") are no one code; the words of the report say them.
     return (concept_of(sides[0]) if len(sides) == 1 else None, concept_of(places[0]) if len(places) == 1 else None)
 
 

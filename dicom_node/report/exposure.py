@@ -16,6 +16,7 @@ def taken(source: SourceImage) -> Exposure | None:
     """When the image was made, by the same reading of its header as the choice of the prior; None without a date."""
     if source not in _known:
         exposure = exposure_of(source.header)
+        # A film that was not read from DICOM has its time beside it.
         if exposure is None and source.image is not None and source.image.acquired is not None:
             exposure = Exposure(moment=source.image.acquired, time_known=True)
         _known[source] = exposure

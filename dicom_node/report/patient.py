@@ -81,6 +81,7 @@ def text_of(header: Dataset, keyword: str, limit: int = 64) -> str:
 
 def name_text(value: str) -> str:
     """A person name for a page: "family, given"; the ideographic group (PS3.5 section 6.2.1) after it in brackets."""
+    # Groups are separated by "=": alphabetic, ideographic, phonetic; their components by "^".
     groups = [[part for part in group.split("^") if part] for group in value.split("=")]
     alphabetic = ", ".join(filter(None, (" ".join(groups[0][:1]), " ".join(groups[0][1:]))))
     ideographic = " ".join(groups[1]) if len(groups) > 1 else ""
@@ -231,6 +232,7 @@ def _entity(source: Dataset, *, local: bool = True) -> Dataset | None:
     if local and (name := text_of(source, "LocalNamespaceEntityID")):
         item.LocalNamespaceEntityID = name
     universal, kind = text_of(source, "UniversalEntityID"), text_of(source, "UniversalEntityIDType", 16)
+    # The ID and its type are of use together only (type 1C, PS3.3 table 10-17).
     if universal and kind in {"DNS", "EUI64", "ISO", "URI", "UUID", "X400", "X500"}:
         item.UniversalEntityID, item.UniversalEntityIDType = universal, kind
     return item if len(item) else None

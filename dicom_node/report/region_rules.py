@@ -193,6 +193,7 @@ def _half(lungs: LungFields, side: str | None) -> Mask:
     rows, columns = np.mgrid[0:RASTER, 0:RASTER]
     scale = RASTER / SIDE
     midline = (lungs.midline[0] * (rows + 0.5) / scale + lungs.midline[1]) * scale
+    # The patient's left is on the right of the film.
     if side == "left":
         return np.asarray(columns + 0.5 >= midline, dtype=bool)
     if side == "right":
@@ -219,6 +220,7 @@ def _around(thorax: Mask, where: frozenset[str]) -> Mask:
     field = np.zeros_like(thorax)
     if "above" in where:
         field[: rows[0] + 1, columns[0] : columns[-1] + 1] = True
+        # The neck: above the middle of the thorax, between the quarters of its width; tubes and lines come in there.
         field[: rows[len(rows) // 2], columns[len(columns) // 4] : columns[3 * len(columns) // 4]] = True
     if "below" in where:
         field[rows[len(rows) // 2] :, columns[0] : columns[-1] + 1] = True
@@ -259,6 +261,7 @@ def _polygon(mask: Mask, image: DisplayImage) -> tuple[tuple[float, float], ...]
     rows = np.flatnonzero(mask.any(axis=1))
     first = np.argmax(mask[rows], axis=1)
     last = RASTER - np.argmax(mask[rows, ::-1], axis=1)
+    # Some two dozen points on each side: more would make the SR long and the line no better.
     step = max(len(rows) // 24, 1)
     places = sorted({*range(0, len(rows), step), len(rows) - 1})
     down = [(float(first[row]), float(rows[row] + (row == places[-1]))) for row in places]

@@ -132,6 +132,7 @@ class Statement:
         """Rule 3."""
         if self.change is Change.RESOLVED:
             return Rank.GONE
+        # Not seen, with a doubt: an earlier report had it, and a reader will ask where it went.
         if self.seen is not Seen.SEEN:
             return Rank.NONE if self.doubt in (None, Doubt.LOW_CERTAINTY) else Rank.VANISHED
         if self.finding.key in CRITICAL and self.change not in (Change.STABLE, Change.IMPROVING):
@@ -279,6 +280,7 @@ def _contradicts(finding: Finding, seen: Seen, change: Change | None, earlier: E
         return change is not Change.RESOLVED and len(sides) == 2
     if change is Change.NEW:
         return earlier.seen is Seen.SEEN
+    # No change is stated, the finding is gone, and the earlier report had it: then "resolved" should have been said.
     return seen is Seen.NOT_SEEN and earlier.seen is Seen.SEEN
 
 

@@ -65,6 +65,7 @@ def tracked_side(request: ReportRequest, finding: Finding) -> str:
     """The side under which a finding is followed: its own; of one that names none, such as one that is gone, the last
     side that an earlier reading named; "" where there was none."""
     side = side_of(finding.location)
+    # The newest first.
     readings = [request.earlier or {}, *(point.statements for point in reversed(request.course))]
     earlier = (side_of(reading[finding.key].location) for reading in readings if finding.key in reading)
     return side or next((earlier_side for earlier_side in earlier if earlier_side is not None), "")

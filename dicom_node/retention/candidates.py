@@ -116,6 +116,7 @@ def _is_delivered(destinations: Sequence[Destination], study_pk: int | None) -> 
     before a destination was configured would count as delivered. Without any destination nothing is proven.
     """
     proven = Study.id.in_(_with_deliveries(study_pk).where(Delivery.state == DeliveryState.CONFIRMED))
+    # No rule, no proof: nothing is removed for having been delivered.
     if not destinations:
         return proven
     required = [

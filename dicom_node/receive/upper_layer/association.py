@@ -211,6 +211,7 @@ class Association:
             try:
                 self._handle(command, self._context(fragment.context_id), sink)
             finally:
+                # Whatever the end was: a file that was stored has left the sink by now.
                 sink.discard()
 
     def _handle(self, command: Command, context: AcceptedContext, sink: DataSink | None) -> None:

@@ -144,6 +144,8 @@ def _encode_element(element: int, value: int | str) -> bytes:
         data = struct.pack("<H", value)
     else:
         data = value.encode("ascii", "replace")
+        # Even length (PS3.5 7.1.1): UIDs are padded with NUL, text with a blank. Command sets are always Implicit VR
+        # Little Endian (PS3.7 6.3.1).
         if len(data) % 2:
             data += b"\x00" if element in _UIDS else b" "
     return struct.pack("<HHI", 0, element, len(data)) + data

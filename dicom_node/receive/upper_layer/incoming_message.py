@@ -32,6 +32,7 @@ class IncomingMessage:
         if self._sink is not None:
             raise ProtocolError("a new command before the data set of the last one was whole")
         self._count(fragment)
+        # A command set is some hundred bytes; without a cap it would be a way to fill the memory.
         if len(self._command_bytes) + len(fragment.data) > MAX_COMMAND_BYTES:
             raise ProtocolError("a command set above 64 KiB")
         self._command_bytes += fragment.data

@@ -182,6 +182,7 @@ def _peer_max_pdu(items: Iterable[object]) -> int:
             maximum = int(item.maximum_length_received or 0)
             if 0 < maximum < _MIN_PEER_PDU_BYTES:
                 raise ProtocolError(f"a maximum PDU length of {maximum} bytes")
+            # 0 means "no limit" (PS3.8 D.1.1).
             return maximum
     return 0
 

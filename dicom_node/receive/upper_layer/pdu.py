@@ -152,6 +152,7 @@ class PeerStream:
         if pdu_type is PduType.P_DATA:
             allowed = length <= self._max_pdu_bytes
         elif pdu_type in (PduType.RELEASE_RQ, PduType.RELEASE_RP, PduType.ABORT):
+            # RELEASE and ABORT have a fixed length (PS3.8 9.3.6 to 9.3.8).
             allowed = length == _CONTROL_BYTES
         else:
             raise ProtocolError(f"{pdu_type.name} inside an association", AbortReason.UNEXPECTED_PDU)

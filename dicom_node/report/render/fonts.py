@@ -90,6 +90,8 @@ def _has(character: str, fonts: list[Face]) -> bool:
     number = ord(character)
     if not fonts:
         return number < 0x100
+    # Letters that must be turned or joined (Arabic, Devanagari) would be shown one by one in the wrong order: no text
+    # is better than that.
     if unicodedata.bidirectional(character) in RIGHT_TO_LEFT or any(low <= number <= high for low, high in SHAPED):
         return False
     return character == "\n" or any(number in face.characters for face in fonts)

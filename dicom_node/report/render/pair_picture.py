@@ -117,6 +117,7 @@ def _image(shown: ShownImage, image: DisplayImage | None, width: int) -> Image.I
         return field
     scale = PANEL / max(image.pixels.shape)
     size = (max(1, round(image.pixels.shape[1] * scale)), max(1, round(image.pixels.shape[0] * scale)))
+    # NaN would become any grey at all.
     pixels = np.clip(np.nan_to_num(image.pixels) * 255.0, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).convert("RGB")
 
@@ -148,6 +149,7 @@ def _draw_line(draw: ImageDraw.ImageDraw, points: list[Point], mark: Outline | C
         draw.line(points, fill=_BLACK, width=style.width + 2, joint="curve")
         draw.line(points, fill=colour, width=style.width, joint="curve")
         return
+    # All of the dark line first: drawn dash by dash, its ends would cover the coloured dashes beside them.
     for below, fill in ((2, _BLACK), (0, colour)):
         for start, end in strokes(points, style.dashes):
             draw.line((start, end), fill=fill, width=style.width + below)

@@ -72,6 +72,7 @@ def pdf_of_shown(
     """
     picture = draw_pair(shown, prior=prior, current=current)
     pages = _Pages(shown, picture, _PICTURE_HEIGHTS[0], produced_at)
+    # One page if a smaller picture makes it one; where none does, the picture stays as large as it was.
     for height in _PICTURE_HEIGHTS[1:]:
         if pages.page_no() == 1:
             break
@@ -92,6 +93,7 @@ class _Pages(FPDF):  # type: ignore[misc]  # fpdf2's own types are partial
         self._dates = [f"{facts[key].name}: {facts[key].value}" for key in ("current", "prior") if key in facts]
         self._foot = shown.mark or self._words.text("origin.unverified")
         self._missing = self._choose_fonts()
+        # Not the present: the same report gives the same bytes.
         self.set_creation_date(produced_at)
         self.set_title(shown.title)
         self.set_producer("dicom-node")

@@ -73,6 +73,7 @@ def _walk(item: Dataset, depth: int) -> Iterator[tuple[int, str]]:
 def _list(items: list[Dataset], depth: int) -> str:
     if not items:
         return ""
+    # Objects of others may nest without end.
     if depth > MAX_DEPTH:
         return "<ul><li>… deeper levels are not shown</li></ul>"
     entries = "".join(f"<li>{html.escape(_line(item))}{_list(_children(item), depth + 1)}</li>" for item in items)
@@ -132,6 +133,7 @@ def _number(item: Dataset) -> str:
     if not measured:
         return _meaning(item, "NumericValueQualifierCodeSequence") or "no value"
     units = items_of(measured[0], "MeasurementUnitsCodeSequence")
+    # "1" is UCUM for "no unit".
     unit = text_of(units[0], "CodeValue") if units else ""
     return f"{text_of(measured[0], 'NumericValue')} {'' if unit in {'1', '{0}'} else unit}".strip()
 

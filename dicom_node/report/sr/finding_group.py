@@ -67,6 +67,7 @@ def filled_group(
     numbers = (item for item in content if item.ValueType == "NUM")
     for item, percent in zip(numbers, percents, strict=True):
         measured = item.MeasuredValueSequence[0]
+        # Decimal String has 16 characters (PS3.5 6.2); the floating point value beside it is exact.
         measured.NumericValue, measured.FloatingPointValue = DS(percent, auto_format=True), percent
     named = (item for item in content if item.ValueType == "IMAGE")
     for item, (sop_class_uid, sop_instance_uid) in zip(named, images, strict=True):

@@ -107,6 +107,7 @@ def sr_document(
     ds = common(request, header, kind, sop_class_uid, rung)
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.PerformedProcedureCodeSequence = []
+    # UNVERIFIED and PRELIMINARY (PS3.3 C.17.2): a machine made it, and no person has signed.
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     for element in content:
         ds[element.tag] = element
@@ -114,6 +115,7 @@ def sr_document(
     if has_private_codes:
         ds.CodingSchemeIdentificationSequence = [coding_scheme_identification()]
     _add_evidence(ds, request, named)
+    # Of the same kind: a PDF does not replace an SR.
     earlier = [p for p in request.predecessors if p.kind is kind]
     if earlier:
         ds.PredecessorDocumentsSequence = hierarchy(

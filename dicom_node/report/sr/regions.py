@@ -38,6 +38,7 @@ def outline_points(source: SourceImage, region: Region) -> FloatArray:
     """The region's points, float64 [N, 2] as (column, row). Raises ValueError for what is no outline on this image."""
     points = np.asarray(region.points, dtype=np.float64)
     limits = stored_size(source) if all(stored_size(source)) else (np.inf, np.inf)
+    # Four: a closed triangle, its first point repeated.
     if points.ndim != 2 or len(points) < 4 or not np.isfinite(points).all():
         raise ValueError(f"a region of {len(points)} points is no outline")
     if (points < 0).any() or (points > limits).any():

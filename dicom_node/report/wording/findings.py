@@ -79,6 +79,7 @@ def _not_seen(group: Sequence[Statement], words: Catalogue) -> str:
         return words.text("finding_line.not_seen", findings=names)
     if len(group) == 1:
         return words.text("finding_line.not_seen", findings=f"{names}{_percent(group[0], words)}")
+    # Rounded up: "each below 5 %" must hold for every one of them.
     most = max(math.ceil(round(statement.finding.probability * 100, 6)) for statement in group)
     return words.text("finding_line.not_seen_each", findings=names, value=max(most, 1))
 

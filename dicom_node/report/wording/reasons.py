@@ -95,6 +95,7 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         pattern = "".join(
             re.escape(part) if n % 2 == 0 else f"(?P<{part}>{_HELD.get(part, _PLAIN)})" for n, part in enumerate(parts)
         )
+        # The longest fixed text wins: a short template with wide places would match almost anything.
         patterns.append((sum(map(len, parts[::2])), key, re.compile(pattern, re.DOTALL)))
     return tuple((key, pattern) for _, key, pattern in sorted(patterns, key=lambda item: -item[0]))
 
