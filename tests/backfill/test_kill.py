@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from dicom_node.index.tables.core import Delivery, Document, Instance, Job, JobK
 from tests.support.archives import part10
 from tests.support.common import ANY_DISK, wait_until
 from tests.support.databases import index_url
+from tests.support.forked import ForkedProcess
 from tests.support.orthanc import running_orthanc
 from tests.support.past import frontal_films
 
@@ -39,10 +38,8 @@ def _has_ended(database: Database, studies: int) -> bool:
     return _ended(database) >= studies or _is_done(database)
 
 
-def _worker(config: Path) -> subprocess.Popen[bytes]:
-    with (config.parent / "worker.log").open("ab") as log:
-        command = [sys.executable, "-m", "tests.support.backfill_worker", str(config)]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+def _worker(config: Path) -> ForkedProcess:
+    return ForkedProcess("tests.support.backfill_worker", [str(config)], log=config.parent / "worker.log")
 
 
 def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(each_index: str, tmp_path: Path) -> None:

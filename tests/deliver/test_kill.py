@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +25,11 @@ from dicom_node.index.tables.core import (
     Study,
     StudyState,
 )
-from tests.support.common import REPOSITORY, wait_until
+from tests.support.common import wait_until
 from tests.support.delivery_node import all_jobs, deliveries, make_node, make_result
 from tests.support.faulty_pacs import Pacs, running
+from tests.support.forked import ForkedProcess
+from tests.support.tiny_nvila import save_tiny
 from tests.support.web_site import add_image
 from training.phantom.dicom import write_study_pair
 
@@ -39,7 +38,7 @@ PROOFS = {"commitment", "find"}
 Sign = Callable[[], bool]
 
 
-def write_config(folder: Path, port: int) -> Path:
+def write_config(folder: Path, port: int, *, more: str = "") -> Path:
     """Reports that were due on a killed association never come: a short time-out asks again."""
     config = folder / "config.toml"
     config.write_text(
@@ -56,7 +55,7 @@ name = "pacs"
 ae_title = "FAULTY"
 port = {port}
 same_association_seconds = 5
-""",
+{more}""",
         "utf-8",
     )
     return config
@@ -115,12 +114,8 @@ def finish(node: NodeContext, config: Path, *more: str) -> None:
         process.wait(60)
 
 
-def start(config: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.delivering", str(config), *more]
-    with config.with_name("node.log").open("ab") as log:
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
-        )
+def start(config: Path, *more: str) -> ForkedProcess:
+    return ForkedProcess("tests.support.delivering", [str(config), *more], log=config.with_name("node.log"))
 
 
 def finished(node: NodeContext) -> bool:
@@ -149,9 +144,10 @@ def kill_analyses(folder: Path, rounds: int, seed: int) -> None:
     dice = random.Random(seed)
     pair = write_study_pair(folder / "films", 31, long_side=384)
     films = [pydicom.dcmread(study.files[0]) for study in (pair.prior, pair.current)]
+    model = f'[model]\nsource = "{save_tiny(folder / "tiny")}"\n'
     with running(Pacs()) as pacs:
         node = make_node(folder, utc_now, destination(pacs.port))  # type: ignore[arg-type]
-        config = write_config(folder, pacs.port)
+        config = write_config(folder, pacs.port, more=model)
         for number in range(rounds):
             add_study(node, films[number % 2], number, folder / "film.dcm")
             signs = (*analysis_signs(node), *delivery_signs(node, pacs))

@@ -34,7 +34,7 @@ class Archives:
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archives]:
     folder = tmp_path_factory.mktemp("archives")
-    pairs = {way: write_study_pair(folder / way, seed) for way, seed in SEEDS.items()}
+    pairs = {way: write_study_pair(folder / way, seed, long_side=384) for way, seed in SEEDS.items()}
     # archives are followed here; whether a film is like those of training is asked elsewhere
     node = new_node(folder / "node", extra='[model]\nunfamiliar = "warn"\n')
     modalities = {"LUMEN": ("127.0.0.1", node.port)}

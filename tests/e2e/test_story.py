@@ -28,6 +28,8 @@ from tests.support.orthanc import Orthanc, running_orthanc
 from training.phantom.dicom import Subject, write_study_pair
 
 PATIENTS = ("HAN-0664ee2b", "HAN-0664ee2b_OTHER", "HAN-2d1f1ee8", "HAN-530a29b3", "NIH-00001108")
+SIDE = 512
+"""Pixels of the longer side of films whose size is not asked about; one pair has its full size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     # priors are followed here; whether a film is like those of training is asked elsewhere
     node = new_node(folder / "node", extra='[model]\nunfamiliar = "warn"\n')
+    node.cold = True
     with running_orthanc(folder / "orthanc", modalities={"LUMEN": ("127.0.0.1", node.port)}) as orthanc:
         with node.config.open("a") as config:
             config.write(destination("pacs", orthanc.ae_title, orthanc.dicom_port, "commitment"))
@@ -193,13 +196,13 @@ def _variant(path: Path, target: Path, **changes: object) -> tuple[Path, str]:
 
 
 def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -> None:
-    image = write_study_pair(tmp_path / "source", 12).current.files[0]
+    image = write_study_pair(tmp_path / "source", 12, long_side=SIDE).current.files[0]
     whole = pydicom.dcmread(image)
     rows = int(whole.Rows)
     noise = np.random.default_rng(0).integers(0, 1 << int(whole.BitsStored), whole.pixel_array.shape, np.uint16)
     noisy = noise.astype(whole.pixel_array.dtype).tobytes()
-    hand = write_study_pair(tmp_path / "hand", 13, current_subject=Subject.NO_CHEST).current
-    lateral = write_study_pair(tmp_path / "lateral", 14, current_subject=Subject.LATERAL).current
+    hand = write_study_pair(tmp_path / "hand", 13, long_side=SIDE, current_subject=Subject.NO_CHEST).current
+    lateral = write_study_pair(tmp_path / "lateral", 14, long_side=SIDE, current_subject=Subject.LATERAL).current
     cases = {
         "no chest": (hand.files[0], hand.study_instance_uid),
         "lateral": (lateral.files[0], lateral.study_instance_uid),
@@ -219,7 +222,7 @@ def test_every_other_study_ends_in_a_clear_outcome(site: Site, tmp_path: Path) -
 
 def test_an_object_that_is_not_wanted_is_refused(site: Site, tmp_path: Path) -> None:
     ct = _variant(
-        write_study_pair(tmp_path / "source", 13).current.files[0],
+        write_study_pair(tmp_path / "source", 13, long_side=SIDE).current.files[0],
         tmp_path / "ct.dcm",
         SOPClassUID="1.2.840.10008.5.1.4.1.1.2",
         Modality="CT",
@@ -233,7 +236,7 @@ def test_an_object_that_is_not_wanted_is_refused(site: Site, tmp_path: Path) -> 
 
 def test_our_own_reports_are_never_input(site: Site, tmp_path: Path) -> None:
     """The PACS routes everything of the study to us, our SR too."""
-    made = write_study_pair(tmp_path, 14)
+    made = write_study_pair(tmp_path, 14, long_side=SIDE)
     uid = made.current.study_instance_uid
     storescu(made.current.files, site.node.port)
     wait_until(lambda: len(site.reports(uid)) == 2, seconds=120, what="the reports")

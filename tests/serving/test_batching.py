@@ -103,7 +103,7 @@ def test_a_node_analyses_waiting_studies_side_by_side(tmp_path: Path) -> None:
     configured = tmp_path / "configured"
     tiny_checkpoint(configured, seed=1)
     node = new_node(tmp_path / "node", extra=f'[model]\nsource = "{configured}"\nstudies_at_once = 3\n')
-    made = [write_study_pair(tmp_path / str(seed), seed) for seed in (3, 4, 5)]
+    made = [write_study_pair(tmp_path / str(seed), seed, long_side=384) for seed in (3, 4, 5)]
     with running(node):
         storescu([file for pair in made for file in (*pair.prior.files, *pair.current.files)], node.port)
 

@@ -81,7 +81,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     models = node.folder / "data" / "models"
     manifests["better"] = tiny_checkpoint(models / "better", seed=2)
     manifests["broken"] = broken_checkpoint(models / "broken")
-    made = write_study_pair(tmp_path / "studies", 11)
+    made = write_study_pair(tmp_path / "studies", 11, long_side=384)
     with running(node):
         storescu([*made.prior.files, *made.current.files], node.port)
         site = Site(node, made, manifests)

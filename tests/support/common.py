@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 60.0, what: 
             pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
         # The one polling interval of the suite: a condition is awaited, not a time. One that opens an index or asks an
         # archive is looked at less often, else looking takes the CPU of the node that is waited for.
-        time.sleep(0.02 if closely else min(0.2, max(0.02, 9 * (time.thread_time() - began))))
+        time.sleep(0.02 if closely else min(0.2, max(0.05, 19 * (time.thread_time() - began))))
 
 
 def slowness() -> float:

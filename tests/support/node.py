@@ -17,6 +17,7 @@ from dicom_node.config import Settings, load_settings
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Result, Study, StudyState
 from tests.support.common import ANY_DISK, free_port, listening, wait_until
+from tests.support.forked import ForkedProcess
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,8 +28,11 @@ class Node:
     port: int
     ae_title: str = "LUMEN"
     role: str = "all"
-    process: subprocess.Popen[bytes] | None = None
+    cold: bool = False
+    """Start an interpreter for each of its processes, as `dicom-node serve` does; else they are forked."""
+    process: subprocess.Popen[bytes] | ForkedProcess | None = None
     starts: int = field(default=0)
+    _database: Database | None = field(default=None, init=False)
 
     @property
     def config(self) -> Path:
@@ -45,23 +49,27 @@ class Node:
     def start(self) -> None:
         """Start and wait until it says that it is ready."""
         self.starts += 1
-        with (self.folder / "node.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node", "serve", "--role", self.role, "--config", str(self.config)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        arguments = ["serve", "--role", self.role, "--config", str(self.config)]
+        if self.cold:
+            with (self.folder / "node.log").open("ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "dicom_node", *arguments], stdout=log, stderr=subprocess.STDOUT
+                )
+        else:
+            self.process = ForkedProcess("dicom_node", arguments, log=self.folder / "node.log")
         wait_until(self._is_ready, seconds=1200, what="the node to be ready")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
         assert self.process is not None
+        self._close_database()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def kill(self) -> None:
         """SIGKILL to the main process; its children end with it."""
         assert self.process is not None
+        self._close_database()
         self.process.kill()
         self.process.wait(30)
         wait_until(lambda: not listening(self.port), seconds=30, what="the killed node's port to close")
@@ -74,11 +82,15 @@ class Node:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        database = Database(self.settings.database.url)
-        try:
-            yield database
-        finally:
-            database.close()
+        """The node's index; kept open, since a condition that is awaited looks into it many times a second."""
+        if self._database is None:
+            self._database = Database(self.settings.database.url)
+        yield self._database
+
+    def _close_database(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def wait_for_results(self, studies: int, *, delivered: bool = True, seconds: float = 1200) -> None:
         """Wait until so many studies have their result and, where wanted, every document has its proof."""
@@ -140,3 +152,4 @@ def running(node: Node) -> Iterator[Node]:
             except subprocess.TimeoutExpired:
                 node.process.kill()
                 node.process.wait()
+        node._close_database()

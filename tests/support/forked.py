@@ -1,0 +1,198 @@
+"""Python programs that start at once: forked from a process that has imported what they need.
+
+Most of the CPU of the tests that start a node went into imports: nine seconds for the node's processes and eight for
+each model process. Here they are done once for each process of pytest. What is forked is a process like any other: it
+has its own arguments, folder, log and children, and is killed with SIGKILL. Its children by the start method "spawn"
+are forked from it too, and get what a spawned one gets: the pickled task, the descriptors that were passed and no
+others, and fresh signal handlers. That a node also starts from nothing is shown where `Node.cold` is set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import spawn, util
+from pathlib import Path
+from typing import Any, NoReturn
+
+_PRELOADED = "tests.support.preloaded"
+_STAGE = "dicom_node.retrain.subprocess_main"
+_SPAWNED = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
+_fork_server = multiprocessing.get_context("forkserver")
+
+
+class ForkedProcess:
+    """A started program, with the part of `subprocess.Popen` that the tests use."""
+
+    def __init__(self, module: str, arguments: Sequence[str], *, log: Path, folder: Path | None = None) -> None:
+        """Run `python -m module arguments…` in `folder`; what it says is added to `log`."""
+        _fork_server.set_forkserver_preload([_PRELOADED])
+        log.touch()
+        # daemon: pytest ends what a failed test has left
+        self._process = _fork_server.Process(
+            target=_run,
+            args=(module, list(arguments), dict(os.environ), str(log), str(folder or Path.cwd())),
+            daemon=True,
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs; negative: the signal that ended it."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        status = self._process.exitcode
+        if status is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """A process that has ended gets none."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(module: str, arguments: Sequence[str], environment: dict[str, str], log: str, folder: str) -> None:
+    """Be the program: in the forked process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    said = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.close(said)
+    os.chdir(folder)
+    process: Any = multiprocessing.current_process()
+    process._config["daemon"] = False  # it may have children
+    _fork_what_is_spawned()
+    _fork_what_is_run()
+    _run_module(module, arguments)
+
+
+def _run_module(module: str, arguments: Sequence[str]) -> NoReturn:
+    sys.argv = [module, *arguments]
+    _end(_status_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
+
+
+def _status_of(main: Callable[[], object]) -> int:
+    """Run to the end as the interpreter does, and give the exit status."""
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code + "\n")
+            return 1
+        return end.code or 0
+    except BaseException:  # noqa: BLE001 (the edge of this process)
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _end(status: int) -> NoReturn:
+    """End as the interpreter does; a fork's own end would skip the exit handlers."""
+    shut_down: Callable[[], None] = getattr(threading, "_shutdown")  # noqa: B009 (it has no public name)
+    run_exit_functions: Callable[[], None] = getattr(atexit, "_run_exitfuncs")  # noqa: B009
+    shut_down()
+    run_exit_functions()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _fork_what_is_spawned() -> None:
+    """Have this process fork where `multiprocessing` would start an interpreter."""
+    start: Callable[[bytes, Sequence[str], Sequence[int]], int] = getattr(util, "spawnv_passfds")  # noqa: B009
+
+    def fork_or_start(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        wanted = next(filter(None, map(_SPAWNED.search, map(str, arguments))), None)
+        # A lock that another thread holds stays held in a fork for ever. A model process takes none of those that the
+        # threads of a worker take: they are the index's.
+        if wanted is None or (threading.active_count() > 1 and not _is_for_a_model()):
+            return start(path, arguments, descriptors)
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            _become_spawned(int(wanted[1]), int(wanted[2]), descriptors)
+        finally:
+            os._exit(1)
+
+    setattr(util, "spawnv_passfds", fork_or_start)  # noqa: B010
+
+
+def _is_for_a_model() -> bool:
+    """Only the threads of `ServingModels` and of the analysis start children of a worker."""
+    return multiprocessing.current_process().name == "work" or Path(sys.argv[0]).stem == "delivering"
+
+
+def _fork_what_is_run() -> None:
+    """Have this process fork where `subprocess` would start an interpreter for a stage of a retraining."""
+    start: Callable[..., int] = getattr(subprocess, "_fork_exec")  # noqa: B009
+
+    def fork_or_start(*values: Any) -> int:
+        command, environment, streams = list(values[0]), values[5], (values[6], values[9], values[11])
+        if command[:3] != [sys.executable, "-m", _STAGE] or threading.active_count() > 1:
+            return start(*values)
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            _forget_parent(())
+            if environment is not None:
+                os.environ.clear()
+                for entry in environment:
+                    name, _, value = os.fsdecode(entry).partition("=")
+                    os.environ[name] = value
+            _run_module(_STAGE, command[3:])
+        finally:
+            os._exit(1)
+
+    setattr(subprocess, "_fork_exec", fork_or_start)  # noqa: B010
+
+
+def _become_spawned(tracker: int, pipe: int, descriptors: Sequence[int]) -> NoReturn:
+    _forget_parent(descriptors)
+    sys.argv = ["-c", "--multiprocessing-fork"]
+    _end(_status_of(lambda: spawn.spawn_main(pipe_handle=pipe, tracker_fd=tracker)))
+
+
+def _forget_parent(descriptors: Sequence[int]) -> None:
+    """Keep of the parent only the standard streams and these descriptors."""
+    gc.freeze()  # what belongs to the parent is not collected: its descriptors are not ours
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    kept = {0, 1, 2, *descriptors}
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) not in kept:
+            with contextlib.suppress(OSError):  # the one of the listing itself
+                os.close(int(entry.name))
