@@ -103,7 +103,7 @@ def read_site(export: Path, report: DropReport, *, check_images: bool = True) ->
         if check_images and not (current.is_file() and (not image.prior_image or prior.is_file())):
             report.drop("image file missing", image.image)
             continue
-        # Text of one form (ISO 8601), so that it compares as time does.
+        # Text of one form (date, then time of day), so that it compares as time does.
         if image.prior_image and image.prior_when >= image.when:
             report.drop("prior is not earlier than the image", image.image)
             continue
