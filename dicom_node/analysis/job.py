@@ -101,6 +101,8 @@ def _candidates(session: Session, study: Study, node: NodeContext) -> list[Insta
 
 def _waits_for_priors(job: ClaimedJob, node: NodeContext, study_instance_uid: str) -> bool:
     """Give the job back while the study's priors are being fetched; no attempt is counted."""
+    if not prefetch.is_configured(node.settings):
+        return False  # without a transaction, which would wait for every other writer
     now = node.clock()
     with node.database.write() as session:
         study = study_by_uid(session, study_instance_uid)
