@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from model.predict import load_predictor
 from tests.retrain.test_story import write_recipe
 from tests.support.champions import untrained
 from tests.support.common import wait_until
+from tests.support.forked import ForkedProcess
 from tests.support.retrain_site import open_hospital
 
 STEPS = 40
@@ -63,10 +62,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "node"
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dicom_node", "retrain", "--no-estimate", "--config", str(folder / "config.toml")]
-    with (folder / "said").open("ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said)
+def start(folder: Path) -> ForkedProcess:
+    command = ["retrain", "--no-estimate", "--config", str(folder / "config.toml")]
+    return ForkedProcess("dicom_node", command, log=folder / "said")
 
 
 def end(folder: Path) -> int:
