@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,16 +122,19 @@ def _send_and_collect(
         took = time.monotonic() - started
         say(f"{len(to_send)} studies in {took:.0f} s; reports, page and picture are in {out}/")
         if keep is not None:
-            sent = [path for study in to_send for path in study.files]
-            keep_running(
-                web_port=keep.web_port,
-                login=keep.login,
-                held=pacs.held(),
-                sent=sent,
-                folder=folder,
-                viewer=keep.viewer,
-                say=say,
-            )
+            _keep_running(keep, pacs, to_send, folder, say)
+
+
+def _keep_running(keep: Keep, pacs: DemoPacs, sent: Sequence[_StudyFiles], folder: Path, say: Say) -> None:
+    keep_running(
+        web_port=keep.web_port,
+        login=keep.login,
+        held=pacs.held(),
+        sent=[path for study in sent for path in study.files],
+        folder=folder,
+        viewer=keep.viewer,
+        say=say,
+    )
 
 
 def _send(study: _StudyFiles, port: int, say: Say) -> bool:

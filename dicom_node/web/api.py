@@ -119,19 +119,6 @@ def description() -> dict[str, Any]:
         "schema": {"type": "string", "pattern": r"^[0-9.]{1,64}$"},
     }
     limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 500})
-    word = {
-        "type": "object",
-        "required": ["result", "aspect", "verdict"],
-        "additionalProperties": False,
-        "properties": {
-            "result": {"type": "integer", "minimum": 1},
-            "finding": {"type": "string", "maxLength": 64},
-            "aspect": {"enum": [aspect.value for aspect in feedback.Aspect]},
-            "verdict": {"enum": [verdict.value for verdict in Verdict]},
-            "value": {"type": "string", "maxLength": 64},
-            "comment": {"type": "string", "maxLength": feedback.MAX_COMMENT},
-        },
-    }
     filters = [
         _query("q", {"type": "string", "maxLength": 200}),
         _query("state", _enum(StudyState)),
@@ -142,14 +129,20 @@ def description() -> dict[str, Any]:
         limit,
     ]
     result = _query("result", {"type": "integer", "minimum": 0})
-    body = {"required": True, "content": {"application/json": {"schema": word}}}
-    asked = {
-        "type": "object",
-        "required": ["question"],
-        "additionalProperties": False,
-        "properties": {"question": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}},
-    }
-    question = {"required": True, "content": {"application/json": {"schema": asked}}}
+    word = _body_of(
+        {
+            "result": {"type": "integer", "minimum": 1},
+            "finding": {"type": "string", "maxLength": 64},
+            "aspect": {"enum": [aspect.value for aspect in feedback.Aspect]},
+            "verdict": {"enum": [verdict.value for verdict in Verdict]},
+            "value": {"type": "string", "maxLength": 64},
+            "comment": {"type": "string", "maxLength": feedback.MAX_COMMENT},
+        },
+        required=["result", "aspect", "verdict"],
+    )
+    question = _body_of(
+        {"question": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}}, required=["question"]
+    )
     return {
         "openapi": "3.1.0",
         "info": {"title": "dicom-node", "version": "1"},
@@ -157,7 +150,7 @@ def description() -> dict[str, Any]:
             "/api/studies": {"get": _operation("the work list", filters)},
             "/api/studies/{study_instance_uid}": {"get": _operation("one study", [uid, result], "404")},
             "/api/studies/{study_instance_uid}/feedback": {
-                "post": {**_operation("one word on a result", [uid], "404", "413", success="201"), "requestBody": body}
+                "post": {**_operation("one word on a result", [uid], "404", "413", success="201"), "requestBody": word}
             },
             "/api/studies/{study_instance_uid}/questions": {
                 "post": {**_operation("a question on a study", [uid], "404", "413", "429"), "requestBody": question}
@@ -167,6 +160,12 @@ def description() -> dict[str, Any]:
             "/api/token": {"get": _operation("the CSRF token", [])},
         },
     }
+
+
+def _body_of(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:
+    """A JSON body of these properties and no others."""
+    schema = {"type": "object", "required": required, "additionalProperties": False, "properties": properties}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:

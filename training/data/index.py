@@ -155,15 +155,21 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     unused = set(answers) and not any(mask >> STREAMS.index(Stream.LONG) & 1 for mask in masks)
     if unused:
         raise DataError(f"{spec.long_answers}: none of its {len(answers)} answers belongs to a record of {spec.data}")
-    about = {
-        "format": FORMAT,
-        "records": len(masks),
-        "findings": dict(known),
-        "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
-        "dropped": dict(report.dropped),
-        "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
-        "examples": report.examples,
-    }
+    _write_about(
+        folder,
+        {
+            "format": FORMAT,
+            "records": len(masks),
+            "findings": dict(known),
+            "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
+            "dropped": dict(report.dropped),
+            "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
+            "examples": report.examples,
+        },
+    )
+
+
+def _write_about(folder: Path, about: Mapping[str, object]) -> None:
     # This file last: a folder without it is unfinished and is built again.
     partial = folder / f"{ABOUT}.partial"
     partial.write_text(json.dumps(about, indent=1) + "\n", "utf-8")

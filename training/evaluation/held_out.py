@@ -6,7 +6,7 @@ were split by patient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,17 +89,7 @@ def count_seen(
         Where it cannot be told, because training took the published split of another set of the same patients.
     """
     sets = training_sets(recipe, kind)
-    foreign = [
-        training_set
-        for training_set in sets
-        if not training_set.salt and training_set.split != "all" and training_set.kind != kind
-    ]
-    if foreign:
-        raise DataError(
-            f"the checkpoint was trained on the split {foreign[0].split!r} of {foreign[0].kind}, which shows patients"
-            f" of {kind} too; which ones cannot be told from {kind} alone. Measure on {foreign[0].kind} in another"
-            " split, or say --seen-patients to measure on patients that may have taught it"
-        )
+    _refuse_foreign_splits(sets, kind)
     if not sets:
         return 0
     own = [training_set for training_set in sets if not training_set.salt]
@@ -119,6 +109,21 @@ def count_seen(
         if training_set.salt and training_set.teaches(patient_split(patient, training_set.salt, Shares()))
     )
     return sum(count for patient, count in asked.items() if patient in taught)
+
+
+def _refuse_foreign_splits(sets: Sequence[TrainingSet], kind: str) -> None:
+    """Raise DataError for training on the published split of another set: whom it shows, only that set can tell."""
+    foreign = [
+        training_set
+        for training_set in sets
+        if not training_set.salt and training_set.split != "all" and training_set.kind != kind
+    ]
+    if foreign:
+        raise DataError(
+            f"the checkpoint was trained on the split {foreign[0].split!r} of {foreign[0].kind}, which shows patients"
+            f" of {kind} too; which ones cannot be told from {kind} alone. Measure on {foreign[0].kind} in another"
+            " split, or say --seen-patients to measure on patients that may have taught it"
+        )
 
 
 def require_held_out(

@@ -76,12 +76,7 @@ def publish(
     Findings and question types are those that the run's data taught often enough. Raises DataError or CheckpointError
     where the run is not finished or taught nothing that could be asked.
     """
-    trained = run / "final"
-    try:
-        recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
-        taught: dict[str, int] = json.loads((run / REPORT).read_text("utf-8"))["taught"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{run} is no finished training run ({error})") from error
+    recipe, taught = _read_run(run)
     findings = recipe.data.findings or findings_taught(taught, fewest=about.fewest)
     if not findings:
         raise DataError(
@@ -91,8 +86,35 @@ def publish(
         raise CheckpointError(f"{folder} is there already; a checkpoint is never overwritten")
     salt = next((section.salt for section in recipe.data.sets if section.by_patient), "")
     draft = folder.with_name(f"{folder.name}.draft")
-    kind, parameters = write_model(trained, draft)
     types = types_taught(taught, fewest=about.fewest)
+    _write_draft(run / "final", draft, about, recipe, findings, types)
+    if calibration is not None:
+        report = DropReport()
+        pairs = watch("calibrating", _iterate_items(calibration, report, salt), _count(calibration, salt))
+        fitted = calibrate(load_predictor(draft, device=device), pairs)
+        rewrite_manifest(draft, **fitted.manifest_values())
+    measured = {test.data: _measure_figures(draft, test, device, salt, watch) for test in tests}
+    rewrite_manifest(draft, metrics=measured)
+    # Only now, with figures and thresholds: a folder under its own name is always whole.
+    draft.rename(folder)
+    return read_manifest(folder)
+
+
+def _read_run(run: Path) -> tuple[Recipe, dict[str, int]]:
+    """The recipe of a finished run, and how often its data taught each question."""
+    try:
+        recipe = Recipe.model_validate_json((run / "recipe.json").read_text("utf-8"))
+        taught: dict[str, int] = json.loads((run / REPORT).read_text("utf-8"))["taught"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{run} is no finished training run ({error})") from error
+    return recipe, taught
+
+
+def _write_draft(
+    trained: Path, draft: Path, about: ReleaseFacts, recipe: Recipe, findings: Sequence[str], types: Sequence[str]
+) -> None:
+    """Write the model's files and a manifest that has no thresholds and figures yet."""
+    kind, parameters = write_model(trained, draft)
     write_manifest(
         draft,
         name=about.name,
@@ -112,16 +134,6 @@ def publish(
         licence=about.licence,
         parameters=parameters,
     )
-    if calibration is not None:
-        report = DropReport()
-        pairs = watch("calibrating", _iterate_items(calibration, report, salt), _count(calibration, salt))
-        fitted = calibrate(load_predictor(draft, device=device), pairs)
-        rewrite_manifest(draft, **fitted.manifest_values())
-    measured = {test.data: _measure_figures(draft, test, device, salt, watch) for test in tests}
-    rewrite_manifest(draft, metrics=measured)
-    # Only now, with figures and thresholds: a folder under its own name is always whole.
-    draft.rename(folder)
-    return read_manifest(folder)
 
 
 def _iterate_items(measured: ReleaseFigures, report: DropReport, salt: str) -> Iterator[Item]:
