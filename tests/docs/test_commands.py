@@ -11,6 +11,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,12 @@ def _fault_of_ours(words: list[str]) -> str | None:
         return None if words[0] in ("--version", "--help", "--install-completion") else f"no option {words[0]}"
     try:
         command, rest = command_named(words)
-        # Parsed as the command line parses it, not run: names, options, types and what is required.
+        # Parsed as the command line parses it, not run: names, options, types and what is required. Not what the
+        # options' callbacks look for, which are the folders and data sets that a reader puts in.
+        command = copy(command)
+        command.params = [copy(parameter) for parameter in command.params]
+        for parameter in command.params:
+            parameter.callback = None
         command.make_context(" ".join(words[:2]), list(rest))
     except (KeyError, IndexError) as error:
         return f"no command {error}"
