@@ -115,6 +115,7 @@ def test_a_list_cuts_no_uid_and_no_bracket(capsys: pytest.CaptureFixture[str]) -
         (("evaluate", "--data", "phantom:2", "--model", "nowhere", "--out", "."), "--model nowhere: there is no such"),
         (("models", "calibrate", "nowhere", "--data", "phantom:2"), "nowhere: there is no such folder"),
         (("predict", ".", "--model", "nowhere", "--out", "out"), "there is no folder 'nowhere'"),
+        (("train", "run", "nowhere.toml", "--out", "out"), "nowhere.toml: no such file; recipes to copy lie in"),
     ],
 )
 def test_a_wrong_path_or_word_is_named_without_a_traceback(

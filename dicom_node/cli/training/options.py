@@ -113,8 +113,13 @@ def no_bars_in_files() -> None:
 
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Errors of `model` and `training` leave the command line as ours: one sentence and exit status 1."""
+    """Errors of `model` and `training` leave the command line as ours: one sentence, and exit status 1, or 2 where a
+    recipe cannot be run."""
     try:
         yield
     except (DataError, ModelError) as error:
+        from training.recipe.recipe import RecipeError
+
+        if isinstance(error, RecipeError):
+            raise UsageError(str(error)) from error
         raise NodeError(str(error)) from error
