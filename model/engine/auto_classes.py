@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
-from transformers.models.auto.processing_auto import processor_class_from_name
 
 from model.errors import CheckpointError
 from model.nvila.checkpoint import read_json
+from model.nvila.transformers_parts import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 _OPENING = (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError)
 """The errors of Transformers on folders that lack a file or hold another model's."""
@@ -117,6 +116,8 @@ def without_video(stock: Any) -> Any:
 
 
 def _processor_class(folder: Path) -> Any:
+    from transformers.models.auto.processing_auto import processor_class_from_name
+
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and (class_name := read_json(folder / name).get("processor_class")):
             return processor_class_from_name(class_name)

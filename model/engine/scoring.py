@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from model.engine.plan import PackedPlan, QuestionTokens
 from model.engine.vlm import ALIGNED, NvilaVlm, Vlm
 from model.nvila.last_layer import last_layer_at
+from model.nvila.transformers_parts import DynamicLayer, DynamicSlidingWindowLayer
 
 ROWS_AT_ONCE = 32
 """Batch rows of one forward over a repeated cache; bounds memory for long prefixes."""

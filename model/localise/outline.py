@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from model.images.square import square_fit, square_to_stored
 from model.schema import DisplayImage
@@ -43,6 +41,8 @@ def outlines(grid: NDArray[np.float32], image: DisplayImage, size: int) -> list[
 
     grid: relevance over the model's square of `size` pixels, not negative.
     """
+    from scipy import ndimage  # half a second, which a study without an outline need not wait for
+
     heat = _within_film(grid, image)
     greatest = float(heat.max())
     if not np.isfinite(greatest) or greatest <= 0:
@@ -72,6 +72,8 @@ def _within_film(grid: NDArray[np.float32], image: DisplayImage) -> NDArray[np.f
 
 def _hull(mask: NDArray[np.bool_], image: DisplayImage, size: int) -> Points:
     """The convex hull of the cells of a mask."""
+    from scipy.spatial import ConvexHull
+
     rows, columns = np.nonzero(mask)
     corners = np.concatenate([np.stack([columns + dx, rows + dy], axis=1) for dx in (0, 1) for dy in (0, 1)])
     hull = corners[ConvexHull(corners).vertices]  # whole cells: never flat

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, SiglipVisionConfig
 
 from model.errors import CheckpointError
 from model.nvila.configuration import NvilaConfig
 from model.nvila.modeling import NvilaForConditionalGeneration
 from model.nvila.processing import IMAGE_TOKEN, NvilaProcessor, add_media_tokens, geometry_of
 from model.nvila.processing_check import refuse_other_processing
+from model.nvila.transformers_parts import (
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+    unused_parts_deferred,
+)
 
 ORIGINAL_TYPE = "llava_llama"
 PARTS = ("llm", "mm_projector", "vision_tower")
@@ -36,9 +41,11 @@ def load_nvila(
     folder = Path(folder)
     kind = read_json(folder / "config.json").get("model_type")
     if kind == NvilaConfig.model_type:
-        model, info = NvilaForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        # An empty model is built first, and torch would import its compiler to draw values that are never seen.
+        with unused_parts_deferred():
+            model, info = NvilaForConditionalGeneration.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[what]:
                 raise CheckpointError(f"{folder}: {what.replace('_', ' ')}: {sorted(map(str, info[what]))[:5]}")
@@ -50,6 +57,8 @@ def load_nvila(
     tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
     add_media_tokens(tokenizer)
     config = original_config(folder, tokenizer)
+    from accelerate import init_empty_weights  # half a second, for this layout alone
+
     with init_empty_weights(include_buffers=False):
         model = NvilaForConditionalGeneration(config)
     _load_parts(model, folder, dtype, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
+from model.nvila.transformers_parts import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
 PROJECTOR_KINDS = ("mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix")
 IMAGE_MODES = ("resize", "dynamic", "dynamic_s2")

@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2ForCausalLM
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, eager_attention_forward
+
+from model.nvila.transformers_parts import (
+    ALL_ATTENTION_FUNCTIONS,
+    Qwen2ForCausalLM,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
 
 @contextmanager

@@ -14,12 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel, Qwen2ForCausalLM, SiglipVisionModel
-from transformers.cache_utils import Cache
-from transformers.utils import ModelOutput
 
 from model.nvila.configuration import NvilaConfig
 from model.nvila.projector import Projector, merge_scales, mosaic
+from model.nvila.transformers_parts import (
+    Cache,
+    GenerationMixin,
+    ModelOutput,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    SiglipVisionModel,
+    no_init_weights,
+)
 
 MAX_KEPT_TILES = 64
 """Tiles whose features are kept at once; bounds the memory of tiled pictures and of large towers."""
@@ -64,6 +70,18 @@ class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def get_init_context(cls, *arguments: Any, **named: Any) -> list[Any]:
+        """The contexts in which `from_pretrained` builds the model: on the CPU, with weights that nobody fills.
+
+        Transformers builds on the meta device, where torch's own operations are Python: symbolic mathematics and the
+        compiler, 2 s of CPU. Memory that is not written to takes none, so a large model needs no more this way.
+        """
+        contexts = super().get_init_context(*arguments, **named)
+        is_meta = [isinstance(context, torch.device) and context.type == "meta" for context in contexts]
+        kept = [context for context, is_left in zip(contexts, is_meta, strict=True) if not is_left]
+        return [*kept, no_init_weights()] if any(is_meta) else contexts
 
 
 # Transformers has no types, so its bases are Any to mypy.

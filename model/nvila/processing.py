@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
 
 from model.nvila.configuration import NvilaConfig
 from model.nvila.tiling import ImageGeometry, TiledImage, Tiling, tile_image
+from model.nvila.transformers_parts import BatchFeature, ProcessorMixin
 
 IMAGE_TOKEN = "<image>"
 MEDIA_TOKENS = ("<vila/sentinel>", IMAGE_TOKEN, "<vila/video>")
