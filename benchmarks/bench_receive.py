@@ -1,25 +1,27 @@
 """The receiver beside DCMTK storescp and Orthanc, in one run, same sender, same files: `make bench-receive`.
 
 Every peer gets the same files from DCMTK storescu with TCP_NODELAY=1 (without it DCMTK and Orthanc stall about 50 ms
-per instance). Rounds are interleaved, so that a busy machine is busy for all of them; the table holds medians.
+per instance). Rounds are interleaved, so that a busy machine is busy for all of them; the tables hold medians, of
+instances per second and of the processor time of the receiver's own processes. What an earlier run left to be written
+is on the disk before the next one begins, or each target would wait for the disk of the one before it.
+
+storescp syncs nothing. Where a C compiler is installed, it runs a second time with an fsync of each file before it is
+closed and so before Success: what a receiver that loses nothing at a power cut costs without an index.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,19 +29,23 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.receive_targets import ROOT, Target, all_targets, program
+
 SIZES = {"8 MB": (2048, 2048), "0.5 MB": (512, 512)}
 """Rows and columns of 16 bit images."""
-SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A running receiver."""
+class Run:
+    """One case once, at one target."""
 
-    name: str
-    port: int
-    ae_title: str
+    per_second: float
+    cpu_milliseconds: float
+    """Of the target, for one instance."""
+
+
+Figures = dict[tuple[str, "Case"], list[Run]]
+"""Target's name and case → one run a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,9 @@ class Case:
     size: str
     senders: int
     files_per_sender: int
+
+    def __str__(self) -> str:
+        return f"{self.size} x{self.senders}"
 
 
 CASES = (
@@ -62,42 +71,43 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md")
     parser.add_argument("--only", default="", help="names of targets, with | between them")
+    parser.add_argument("--cases", default="", help="parts of the names of cases, with | between them: 8 MB x4")
+    parser.add_argument("--beside", type=Path, help="another checkout, whose node runs in the same rounds")
     parser.add_argument("--busy", action="store_true", help="note that the machine had other work")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT, prefix="bench-") as folder, ExitStack() as running:
         work = Path(folder)
-        targets = [
-            running.enter_context(node(work / "node1", processes=1)),
-            running.enter_context(node(work / "node2", processes=2)),
-            running.enter_context(storescp(work / "storescp")),
-            running.enter_context(orthanc(work / "orthanc")),
-        ]
-        if arguments.only:
-            targets = [target for target in targets if target.name in arguments.only.split("|")]
-        figures = measure(targets, arguments.rounds, work)
-    report = table(targets, figures, arguments.rounds, busy=arguments.busy)
+        wanted = arguments.only.split("|") if arguments.only else []
+        starts = {name: start for name, start in all_targets(arguments.beside).items() if not wanted or name in wanted}
+        targets = [running.enter_context(start(work, name)) for name, start in starts.items()]
+        cases = [case for case in CASES if any(part in str(case) for part in arguments.cases.split("|"))]
+        figures = measure(targets, cases, arguments.rounds, work)
+    report = table(targets, cases, figures, arguments.rounds, busy=arguments.busy)
     print(report)
     if arguments.write:
         write_section(ROOT / "docs" / "benchmarks.md", "Receiving", report)
 
 
-def measure(targets: list[Target], rounds: int, work: Path) -> dict[tuple[str, Case], list[float]]:
-    """Instances per second, per target and case, one figure per round."""
-    figures: dict[tuple[str, Case], list[float]] = {}
+def measure(targets: list[Target], cases: list[Case], rounds: int, work: Path) -> Figures:
+    """Run each case at each target, round by round."""
+    figures: Figures = {}
     for number in range(rounds):
-        for case in CASES:
+        for case in cases:
             for target in targets:
-                rate = one_run(target, case, work / "send")
-                figures.setdefault((target.name, case), []).append(rate)
-                print(f"round {number + 1} {case.size} x{case.senders} {target.name}: {rate:.1f}/s", file=sys.stderr)
+                run = one_run(target, case, work / "send")
+                figures.setdefault((target.name, case), []).append(run)
+                what = f"round {number + 1} {case} {target.name}"
+                print(f"{what}: {run.per_second:.1f}/s, {run.cpu_milliseconds:.2f} CPU ms", file=sys.stderr)
     return figures
 
 
-def one_run(target: Target, case: Case, folder: Path) -> float:
-    """Send fresh files by `senders` parallel storescu; instances per second. Raises CalledProcessError."""
+def one_run(target: Target, case: Case, folder: Path) -> Run:
+    """Send fresh files by `senders` parallel storescu."""
     lists = [make_files(folder / str(number), case) for number in range(case.senders)]
     command = [program("storescu"), "-xe", "--scan-directories", "-aec", target.ae_title, "127.0.0.1", str(target.port)]
     environment = {**os.environ, "TCP_NODELAY": "1"}
+    os.sync()
+    used = target.cpu_seconds()
     began = time.perf_counter()
     senders = [subprocess.Popen([*command, str(path)], env=environment, stderr=subprocess.PIPE) for path in lists]
     for sender in senders:
@@ -105,8 +115,10 @@ def one_run(target: Target, case: Case, folder: Path) -> float:
         if sender.returncode or b"Failure" in errors:
             raise SystemExit(f"{target.name}: storescu failed: {errors.decode()}")
     seconds = time.perf_counter() - began
+    count = case.senders * case.files_per_sender
+    used = target.cpu_seconds() - used
     shutil.rmtree(folder)
-    return case.senders * case.files_per_sender / seconds
+    return Run(per_second=count / seconds, cpu_milliseconds=1000 * used / count)
 
 
 def make_files(folder: Path, case: Case) -> Path:
@@ -140,76 +152,8 @@ def image(study: str, series: str, number: int, rows: int, columns: int, pixels:
     return data_set
 
 
-@contextmanager
-def node(folder: Path, *, processes: int) -> Iterator[Target]:
-    """Our receiver as separate processes on one port."""
-    folder.mkdir()
-    port = free_port()
-    config = folder / "config.toml"
-    config.write_text(
-        f'[node]\nae_title = "NODE"\nhost = "127.0.0.1"\nport = {port}\nreceivers = {processes}\n'
-        "[receive]\nmin_free_mib = 0\n",
-        "utf-8",
-    )
-    command = [sys.executable, "-m", "dicom_node.receive", str(config)]
-    log = (folder / "log").open("w")
-    started = []
-    for _ in range(processes):
-        started.append(subprocess.Popen(command, stderr=log, stdout=log))
-        wait_for(port)
-        time.sleep(1.0)  # the second process listens on the same port: nothing to wait for from outside
-    yield from until_closed(started, Target(name=f"node, {plural(processes)}", port=port, ae_title="NODE"))
-
-
-def plural(processes: int) -> str:
-    return "1 process" if processes == 1 else f"{processes} processes"
-
-
-@contextmanager
-def storescp(folder: Path) -> Iterator[Target]:
-    """DCMTK's receiver, a process per association; no index, no fsync."""
-    folder.mkdir()
-    port = free_port()
-    command = [program("storescp"), "--fork", "-aet", "STORESCP", "-od", str(folder), "+xa", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "TCP_NODELAY": "1"}, stderr=subprocess.DEVNULL)
-    wait_for(port)
-    yield from until_closed([process], Target(name="storescp --fork", port=port, ae_title="STORESCP"))
-
-
-@contextmanager
-def orthanc(folder: Path) -> Iterator[Target]:
-    """Orthanc as Debian ships it, with its SQLite index."""
-    folder.mkdir()
-    port = free_port()
-    settings = {
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "DicomPort": port,
-        "HttpServerEnabled": False,
-        "DicomAet": "ORTHANC",
-        "DicomCheckCalledAet": False,
-        "Plugins": [],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings), "utf-8")
-    command = [program("Orthanc"), str(folder / "orthanc.json")]
-    environment = {**os.environ, "TCP_NODELAY": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(port)
-    yield from until_closed([process], Target(name="Orthanc", port=port, ae_title="ORTHANC"))
-
-
-def until_closed(processes: list[subprocess.Popen[bytes]], target: Target) -> Iterator[Target]:
-    try:
-        yield target
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(30)
-
-
-def table(targets: list[Target], figures: dict[tuple[str, Case], list[float]], rounds: int, *, busy: bool) -> str:
-    """The figures as Markdown: medians in instances per second, and the ratios of the one-process node to the peers."""
+def table(targets: list[Target], cases: list[Case], figures: Figures, rounds: int, *, busy: bool) -> str:
+    """The figures as Markdown: medians, and the ratios of the faster node to its peers."""
     names = [target.name for target in targets]
     lines = [
         f"`make bench-receive`, {dt.datetime.now(dt.UTC):%Y-%m-%d}, {machine()}"
@@ -220,14 +164,19 @@ def table(targets: list[Target], figures: dict[tuple[str, Case], list[float]], r
         "| case | " + " | ".join(names) + " | node ÷ storescp | node ÷ Orthanc |",
         "|---|" + "---|" * (len(names) + 2),
     ]
-    for case in CASES:
-        medians = {name: statistics.median(figures[name, case]) for name in names}
+    for case in cases:
+        medians = {name: statistics.median(run.per_second for run in figures[name, case]) for name in names}
         ours = max((rate for name, rate in medians.items() if name.startswith("node")), default=float("nan"))
         ratios = [f"{ours / medians[peer]:.2f}" if peer in medians else "–" for peer in ("storescp --fork", "Orthanc")]
         cells = [f"{medians[name]:.1f}" for name in names] + ratios
-        senders = "1 sender" if case.senders == 1 else f"{case.senders} senders"
-        lines.append(f"| {case.size}, {senders} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "The ratios take the faster of the two node columns."])
+        lines.append(f"| {case.size}, {case.senders} sender{'s' * (case.senders > 1)} | " + " | ".join(cells) + " |")
+    lines += ["", "The ratios take the faster node. Processor time of the receiver's processes, ms an instance:", ""]
+    lines += ["| case | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for case in cases:
+        used = [statistics.median(run.cpu_milliseconds for run in figures[name, case]) for name in names]
+        cells = [f"{milliseconds:.2f}" for milliseconds in used]
+        lines.append(f"| {case.size}, {case.senders} sender{'s' * (case.senders > 1)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def machine() -> str:
@@ -258,29 +207,6 @@ def write_section(path: Path, title: str, body: str) -> None:
     else:
         text = text.rstrip() + f"\n\n{head}\n{body}\n"
     path.write_text(text, "utf-8")
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=SEARCH)
-    if found is None:
-        raise SystemExit(f"{name} is not installed: scripts/install_test_tools.sh installs it")
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"nobody listens on port {port}")
 
 
 if __name__ == "__main__":

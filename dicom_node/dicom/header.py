@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -108,7 +108,7 @@ def read_header(
 
     Of an element that stands there twice the first counts, as for DCMTK; elements may come in any order.
     """
-    data = bytes(data_set[:max_bytes])
+    data = bytes(memoryview(data_set)[:max_bytes])
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         data = inflate_start(data, max(max_bytes, _INFLATED_BYTES))
     encoding = encoding_of(transfer_syntax_uid)
@@ -126,8 +126,9 @@ def read_header(
             values.setdefault(element.tag, _short_value(data, element))
     # No element is shorter than eight bytes: with fewer left, nobody can tell whether another one follows.
     is_cut_short = count > 0 and not has_pixels and position + 8 > len(data)
-    header = _header(values, others, encoding.order, count)
-    return replace(header, is_cut_short=is_cut_short, has_compressed_pixels=is_compressed)
+    return _header(
+        values, others, encoding.order, count, is_cut_short=is_cut_short, has_compressed_pixels=is_compressed
+    )
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
@@ -160,11 +161,19 @@ def normalise_time(text: str) -> str:
 
 
 def _header(
-    values: Mapping[int, bytes], others: tuple[Mapping[int, bytes], ...], order: str, count: int
+    values: Mapping[int, bytes],
+    others: tuple[Mapping[int, bytes], ...],
+    order: str,
+    count: int,
+    *,
+    is_cut_short: bool,
+    has_compressed_pixels: bool,
 ) -> InstanceHeader:
     declared = character_sets(values.get(_CHARACTER_SET, b""))
 
     def text(tag: int, limit: int = _MAX_TEXT) -> str:
+        if not values.get(tag):
+            return ""  # most elements are missing or empty
         return without_controls(decode_text(values.get(tag, b""), declared))[:limit].strip()
 
     return InstanceHeader(
@@ -199,6 +208,8 @@ def _header(
         manufacturer=text(0x00080070),
         manufacturer_model_name=text(0x00081090),
         elements=count,
+        is_cut_short=is_cut_short,
+        has_compressed_pixels=has_compressed_pixels,
     )
 
 
@@ -259,7 +270,8 @@ def _acquisition_moment(values: Mapping[int, bytes]) -> str:
 
 def _plain(values: Mapping[int, bytes], tag: int) -> str:
     """A value of the default repertoire (codes, dates, UIDs), padding removed."""
-    return without_controls(values.get(tag, b"").decode("ascii", "replace")).strip()
+    value = values.get(tag)
+    return without_controls(value.decode("ascii", "replace")).strip() if value else ""
 
 
 def _uid(values: Mapping[int, bytes], tag: int) -> str:

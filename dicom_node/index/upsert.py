@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import ClauseElement, Table
 from sqlalchemy.orm import Session
 
+from dicom_node.index.prepared import PreparedStatement
 from dicom_node.index.tables.core import Base
 
 if TYPE_CHECKING:
@@ -32,9 +33,14 @@ def insert_if_absent(
     Any | None
         The new row's primary key (its first column), or None where the row existed.
     """
-    statement = _statement(session.get_bind().dialect.name, table, tuple(unique))
+    dialect = session.get_bind().dialect.name
+    statement = _statement(dialect, table, tuple(unique))
     if any(isinstance(value, ClauseElement) for value in values.values()):
         return session.execute(statement.values(dict(values))).scalar_one_or_none()
+    if len(values) == len(_table(table).columns) - 1 and next(iter(_table(table).primary_key)).name not in values:
+        # Every column but the key is given, as for a received instance: no default is left for SQLAlchemy to compute.
+        rows = _prepared(dialect, table, tuple(unique), tuple(values)).execute(session, values)
+        return rows[0][0] if rows else None
     return session.execute(statement, dict(values)).scalar_one_or_none()
 
 
@@ -67,6 +73,11 @@ def _statement(dialect: str, table: type[Base], unique: tuple[str, ...]) -> Any:
         .on_conflict_do_nothing(index_elements=list(unique))
         .returning(next(iter(_table(table).primary_key)))
     )
+
+
+@cache
+def _prepared(dialect: str, table: type[Base], unique: tuple[str, ...], columns: tuple[str, ...]) -> PreparedStatement:
+    return PreparedStatement(_statement(dialect, table, unique), columns)
 
 
 def _insert(dialect: str, table: type[Base]) -> postgresql.Insert | sqlite.Insert:

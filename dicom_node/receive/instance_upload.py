@@ -8,7 +8,7 @@ from typing import Final
 
 from dicom_node.dicom.header import HEADER_BYTES, LONG_HEADER_BYTES, InstanceHeader, read_header
 from dicom_node.dicom.part10 import FileMeta, read_meta
-from dicom_node.dicom.rejection_notes import is_rejection_note
+from dicom_node.dicom.rejection_notes import KEY_OBJECTS, is_rejection_note
 from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import StorageError
 from dicom_node.logs import get_logger
@@ -112,7 +112,8 @@ class InstanceUpload:
 
     def is_rejection_note(self) -> bool:
         """Tell whether the data set takes instances back."""
-        return is_rejection_note(bytes(self._head), self.meta)
+        # Asked of every instance; only a Key Object Selection's start is worth a copy.
+        return self.sop_class_uid == KEY_OBJECTS and is_rejection_note(bytes(self._head), self.meta)
 
     def _begin(self, store: InstanceStore) -> None:
         try:

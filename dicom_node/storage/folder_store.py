@@ -155,8 +155,12 @@ class _FolderFile(SpooledFile):
             # The order makes the file whole or absent after a power cut at any line: its bytes on the disk, then its
             # name, then the name on the disk.
             self._close(durably=True)
-            make_folder(target.parent)
-            self._temporary.rename(target)
+            try:
+                self._temporary.rename(target)
+            except FileNotFoundError:  # somebody removed the folder since this process made all of them
+                make_folder(target.parent)
+                self._temporary.rename(target)
+            self._is_moved = True
             fsync_folder(target.parent)
         except OSError as error:
             # The rename may have happened and only the last fsync failed: what is not acknowledged must not stay.

@@ -20,6 +20,7 @@ from dicom_node.system.file_lock import FileLock, wait_for_lock
 
 _LOCK: Final = "lock"
 _WRITE_BACK_BYTES: Final = 1 << 20
+NAMES_PER_SHARD: Final = 32
 
 
 class Spool:
@@ -30,10 +31,24 @@ class Spool:
         self._own: Path | None = None
         self._lock: FileLock | None = None
         self._guard = threading.Lock()
+        self._shard = ""
+        self._names = 0
 
     def new_path(self) -> Path:
         """Return a name for a new file, in this process's folder. Raises OSError."""
-        return self.claim_folder() / f"{secrets.token_hex(16)}.part"
+        return self.claim_folder() / f"{self._new_digits()}.part"
+
+    def _new_digits(self) -> str:
+        """32 random hexadecimal digits, of which files that follow each other share the first two.
+
+        These two name the folder in which a `FolderStore` keeps the file: what comes in at once lies in one folder,
+        which is written once for all of it.
+        """
+        with self._guard:
+            if self._names % NAMES_PER_SHARD == 0:
+                self._shard = secrets.token_hex(1)
+            self._names += 1
+            return self._shard + secrets.token_hex(15)
 
     def claim_folder(self) -> Path:
         """Make and lock this process's folder at the first need, and return it. Raises OSError."""
@@ -85,6 +100,8 @@ class SpooledFile(IncomingFile):
         self._hash = hashlib.sha256()
         self.size_bytes = 0
         self._unflushed = 0
+        self._is_moved = False
+        """Set by `commit` once the file has its final name."""
         self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._write_all(memoryview(part10_header(meta)))
@@ -105,7 +122,8 @@ class SpooledFile(IncomingFile):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        self._temporary.unlink(missing_ok=True)
+        if not self._is_moved:
+            self._temporary.unlink(missing_ok=True)
 
     def _close(self, *, durably: bool) -> None:
         """End the writing. Raises OSError."""

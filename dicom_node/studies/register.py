@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.dicom.header import InstanceHeader
 from dicom_node.dicom.sop_classes import REPORT_TEXTS, is_image
+from dicom_node.index.prepared import PreparedStatement
 from dicom_node.index.tables.core import Base, CompletedBy, Document, Instance, Series, Study, StudyPurpose, StudyState
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.studies.received_instance import (
@@ -105,7 +106,7 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
 
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:
     """Tell whether this is an object that this node made: the loop guard's question."""
-    return session.execute(_SELECT_DOCUMENT, {"uid": sop_instance_uid}).first() is not None
+    return bool(_SELECT_DOCUMENT.execute(session, {"uid": sop_instance_uid}))
 
 
 class _InstancePlace(Protocol):
@@ -129,7 +130,8 @@ class _InstancePlace(Protocol):
 def _place(session: Session, header: InstanceHeader) -> _InstancePlace | None:
     """The study's row, locked against other receivers, and the series'."""
     uids = {"study_uid": header.study_instance_uid, "series_uid": header.series_instance_uid}
-    return cast("_InstancePlace | None", session.execute(_SELECT_PLACE, uids).one_or_none())
+    rows: list[_InstancePlace] = _SELECT_PLACE.execute(session, uids)
+    return rows[0] if rows else None
 
 
 def _find_known(session: Session, received: ReceivedInstance, now: dt.datetime) -> Registration | None:
@@ -208,7 +210,7 @@ def _note_activity(session: Session, place: _InstancePlace, received: ReceivedIn
     elif place.purpose == REPORT_ONLY and received.brings_image:
         session.execute(_TAKE_AS_PRIOR, {"pk": place.study_pk, "now": now})
     elif is_open or (received.purpose == ROUTED and received.sop_class_uid not in REPORT_TEXTS):
-        session.execute(_TOUCH, {"pk": place.study_pk, "now": now})
+        _TOUCH_PREPARED.execute(session, {"pk": place.study_pk, "now": now})
 
 
 _FILLED = (
@@ -220,7 +222,7 @@ _series = cast(Table, Series.__table__)
 _instance = cast(Table, Instance.__table__)
 _document = cast(Table, Document.__table__)
 
-_SELECT_PLACE = (
+_SELECT_PLACE = PreparedStatement(
     select(
         _study.c.id.label("study_pk"),
         *(_study.c.state, _study.c.purpose),
@@ -245,8 +247,11 @@ _SELECT_KNOWN = (
     )
     .where(_instance.c.sop_instance_uid == bindparam("uid"))
 )
-_SELECT_DOCUMENT = select(_document.c.id).where(_document.c.sop_instance_uid == bindparam("uid"))
+_SELECT_DOCUMENT = PreparedStatement(
+    select(_document.c.id).where(_document.c.sop_instance_uid == bindparam("uid")).limit(1)
+)
 _TOUCH = update(_study).where(_study.c.id == bindparam("pk")).values(last_instance_at=bindparam("now"))
+_TOUCH_PREPARED = PreparedStatement(_TOUCH)
 _TAKE_AS_ROUTED = _TOUCH.values(purpose=ROUTED)
 _TAKE_AS_PRIOR = _TOUCH.values(purpose=PRIOR)
 _OPENED: Mapping[str, Any] = {"state": StudyState.OPEN, "completed_at": None, "completed_by": CompletedBy.NOTHING}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from typing import Final
 from dicom_node.receive.upper_layer.access_rules import Rejection
 
 HEADER_BYTES: Final = 6
+BUFFERED_PDUS: Final = 4
+"""Room in a stream's buffer, in PDUs of the largest size: a peer that is fast fills it with one recv."""
 LINGER_SECONDS: Final = 2.0
 """After our last PDU the peer gets so long to close first (ARTIM of PS3.8 section 9.1.5)."""
 _PDV_HEADER_BYTES: Final = 6
@@ -75,8 +79,12 @@ class PeerStream:
         self._socket = connection
         self._max_pdu_bytes = max_pdu_bytes
         self._send_seconds = send_seconds
-        # Twice the largest PDU: one recv may bring the end of one and the start of the next without a move.
-        self._buffer = bytearray(2 * (max_pdu_bytes + HEADER_BYTES))
+        # The socket never blocks: with a time-out set on it, Python would make three system calls of each recv.
+        connection.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        # At least twice the largest PDU: one recv may bring the end of one and the start of the next without a move.
+        self._buffer = bytearray(BUFFERED_PDUS * (max_pdu_bytes + HEADER_BYTES))
         self._view = memoryview(self._buffer)
         self._begin = 0
         self._end = 0
@@ -104,13 +112,17 @@ class PeerStream:
 
     def send(self, *pdus: bytes) -> None:
         """Send all of it. Raises DeadlineError where the peer does not take it in time, PeerGoneError."""
-        try:
-            self._socket.settimeout(self._send_seconds)
-            self._socket.sendall(b"".join(pdus))
-        except TimeoutError as error:
-            raise DeadlineError("the peer does not read our answers") from error
-        except OSError as error:
-            raise PeerGoneError(str(error)) from error
+        unsent = memoryview(b"".join(pdus))
+        deadline = time.monotonic() + self._send_seconds
+        while unsent:
+            try:
+                unsent = unsent[self._socket.send(unsent) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait_for(select.POLLOUT, deadline, "the peer does not read our answers")
+            except ssl.SSLWantReadError:
+                self._wait_for(select.POLLIN, deadline, "the peer does not read our answers")
+            except OSError as error:
+                raise PeerGoneError(str(error)) from error
 
     def interrupt(self) -> None:
         """Make a read in another thread end as if the peer had closed."""
@@ -170,19 +182,33 @@ class PeerStream:
                 # Copied out first: source and target may overlap.
                 self._view[:rest] = bytes(self._view[self._begin : self._end])
                 self._begin, self._end = 0, rest
-            left = deadline - time.monotonic()
-            if left <= 0:
+            self._receive(deadline, late)
+
+    def _receive(self, deadline: float, late: str) -> None:
+        """Take what has come into the buffer, at least one byte."""
+        while True:
+            if time.monotonic() >= deadline:
                 raise DeadlineError(late)
             try:
-                self._socket.settimeout(left)
                 received = self._socket.recv_into(self._view[self._end :])
-            except TimeoutError as error:
-                raise DeadlineError(late) from error
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait_for(select.POLLIN, deadline, late)
+                continue
+            except ssl.SSLWantWriteError:  # TLS has something of its own to say first
+                self._wait_for(select.POLLOUT, deadline, late)
+                continue
             except OSError as error:
                 raise PeerGoneError(str(error)) from error
             if received == 0:
                 raise PeerGoneError("closed by the peer")
             self._end += received
+            return
+
+    def _wait_for(self, event: int, deadline: float, late: str) -> None:
+        """Sleep until the socket is ready. Raises DeadlineError."""
+        self._poll.modify(self._socket, event)
+        if not self._poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+            raise DeadlineError(late)
 
 
 def fragments(body: memoryview) -> Iterator[Fragment]:
