@@ -15,13 +15,16 @@ import pytest
 
 from tests.support.common import wait_until
 from tests.support.viewer import ohif_pages
+from training.phantom.dicom import write_study_pair
 
 
 @contextmanager
 def kept(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The running demonstration and what it has printed when it says that it stays."""
-    log = folder / "printed.txt"
-    command = [sys.executable, "-m", "dicom_node", "demo", "--keep", "--out", str(folder / "out"), *options]
+    log, studies = folder / "printed.txt", folder / "studies"
+    write_study_pair(studies, 42, long_side=384)  # its own have the size of real ones, which takes seconds to draw
+    command = [sys.executable, "-m", "dicom_node", "demo", "--keep", "--out", str(folder / "out")]
+    command += ["--studies", str(studies), *options]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
     try:

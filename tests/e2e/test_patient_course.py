@@ -9,8 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -30,6 +28,7 @@ from dicom_node.storage.folder_store import FolderStore
 from model.images.display import load_display_image
 from model.predict import load_predictor
 from model.schema import StudyPair
+from tests.support.command_line import run_command
 from tests.support.course_films import write_patient
 from tests.support.course_reports import OF_STUDY, PROGNOSIS, comparable, references, texts, tracking
 from tests.support.course_site import (
@@ -95,8 +94,8 @@ def test_the_chart_of_each_film_is_told_as_it_was_known_then(site: CourseSite) -
 
 
 def test_status_lists_what_was_not_understood(site: CourseSite) -> None:
-    command = [sys.executable, "-m", "dicom_node", "status", "--json", "--config", str(site.node.config)]
-    values = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    said = run_command("status", "--json", "--config", str(site.node.config), folder=site.node.folder)
+    values = json.loads(said.stdout)
     listed = {(part["kind"], part["code"], part["times"]) for part in values["chart_not_understood"]}
     assert listed == {("unit", "furlong", 2), ("lab", "L0815", 2)}, "one of each patient"
 

@@ -131,7 +131,7 @@ def _rounds(receiver: ReceiverProcess, outbox: Path, count: int) -> None:
 
 
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, outbox: Path) -> None:
-    with receiver_process(tmp_path / "node") as receiver:
+    with receiver_process(tmp_path / "node", cold=False) as receiver:
         _rounds(receiver, outbox, 2)
 
 
@@ -139,7 +139,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9_before_an_object_store(
     tmp_path: Path, outbox: Path, s3_server: S3Server
 ) -> None:
     storage = s3_server.new_bucket(tmp_path).model_dump(exclude_none=True)
-    with receiver_process(tmp_path / "node", storage=storage) as receiver:
+    with receiver_process(tmp_path / "node", storage=storage, cold=False) as receiver:
         _rounds(receiver, outbox / "s3", 2)
         shutil.rmtree(receiver.folder / "data" / "cache")  # the bucket alone has them all
         receiver.kill()
@@ -150,5 +150,5 @@ def test_nothing_acknowledged_is_lost_by_kill_9_before_an_object_store(
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_nothing_acknowledged_is_lost_by_a_hundred_kills(tmp_path: Path, outbox: Path) -> None:
-    with receiver_process(tmp_path / "node") as receiver:
+    with receiver_process(tmp_path / "node", cold=False) as receiver:
         _rounds(receiver, outbox, 100)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from dicom_node.index.tables.core import Document, Job, JobKind, JobState, Notic
 from dicom_node.index.tables.models import ModelServing, PairStatistics, ShadowResult
 from model.checkpoints.registry import Manifest
 from tests.support.checkpoints import broken_checkpoint, tiny_checkpoint
+from tests.support.command_line import run_command
 from tests.support.common import wait_until
 from tests.support.dcmtk import storescu
 from tests.support.node import Node, new_node, running
@@ -33,12 +32,7 @@ class Site:
         self.node, self.made, self.manifests = node, made, manifests
 
     def command(self, *words: str, status: int = 0) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "dicom_node", *words, "--config", str(self.node.config), "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(*words, "--config", str(self.node.config), "--json", folder=self.node.folder)
         assert done.returncode == status, done.stdout + done.stderr
         return json.loads(done.stdout)
 
@@ -52,7 +46,7 @@ class Site:
     def shadow(self, name: str) -> None:
         """Put a checkpoint into the shadow."""
         words = ("models", "shadow", name, "--config", str(self.node.config))
-        subprocess.run([sys.executable, "-m", "dicom_node", *words], check=True, capture_output=True)
+        assert run_command(*words, folder=self.node.folder).returncode == 0
 
     def shadow_rows(self) -> list[ShadowResult]:
         with self.node.database() as database, database.read() as session:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import logging
 import multiprocessing
 import os
 import re
@@ -29,6 +30,8 @@ from typing import Any, NoReturn
 _PRELOADED = "tests.support.preloaded"
 _STAGE = "dicom_node.retrain.subprocess_main"
 _SPAWNED = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
+_KEPT: list[Any] = []
+"""What a fork does not use and must not end: ending a stream waits for its lock."""
 _fork_server = multiprocessing.get_context("forkserver")
 
 
@@ -184,8 +187,22 @@ def _become_spawned(tracker: int, pipe: int, descriptors: Sequence[int]) -> NoRe
     _end(_status_of(lambda: spawn.spawn_main(pipe_handle=pipe, tracker_fd=tracker)))
 
 
+def _renew_streams() -> None:
+    """Log as a fresh interpreter does, to streams of which no thread of the parent holds the lock."""
+    handlers: list[Any] = getattr(logging, "_handlerList")  # noqa: B009
+    _KEPT.extend([sys.stdout, sys.stderr, *logging.root.handlers, *handlers])
+    handlers.clear()
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc] # noqa: SIM115
+        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
+
+
 def _forget_parent(descriptors: Sequence[int]) -> None:
-    """Keep of the parent only the standard streams and these descriptors."""
+    """Keep of the parent only its libraries, the standard streams and these descriptors."""
+    _renew_streams()
     gc.freeze()  # what belongs to the parent is not collected: its descriptors are not ours
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):

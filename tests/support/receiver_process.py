@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.common import free_port, listening, wait_until
+from tests.support.forked import ForkedProcess
 
 LISTENING = "receiver listening"
 """Said when the sockets are open and every thread has been started."""
@@ -24,15 +25,19 @@ class ReceiverProcess:
     folder: Path
     port: int
     tls_port: int = 0
-    process: subprocess.Popen[bytes] = field(init=False)
+    cold: bool = True
+    """Start an interpreter for it, as a hospital does: its memory is what such a one takes. Else it is forked."""
+    process: subprocess.Popen[bytes] | ForkedProcess = field(init=False)
 
     def start(self) -> None:
         """Start it and wait until it listens, and all its threads run."""
         before = self.log().count(LISTENING)
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.receive", str(self.folder / "config.toml")], stdout=log, stderr=log
-            )
+        module, config, log = "dicom_node.receive", str(self.folder / "config.toml"), self.folder / "log"
+        if self.cold:
+            with log.open("ab") as said:
+                self.process = subprocess.Popen([sys.executable, "-m", module, config], stdout=said, stderr=said)
+        else:
+            self.process = ForkedProcess(module, [config], log=log)
         wait_until(
             lambda: self._listens() and self.log().count(LISTENING) > before,
             seconds=60,
@@ -96,6 +101,7 @@ def receiver_process(
     receive: Mapping[str, object] | None = None,
     tls: Mapping[str, object] | None = None,
     storage: Mapping[str, object] | None = None,
+    cold: bool = True,
 ) -> Iterator[ReceiverProcess]:
     """A running receiver process; killed at the end if it still runs."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +115,7 @@ def receiver_process(
     if storage is not None:
         lines += ["[storage]", *(f"{key} = {json.dumps(value, default=str)}" for key, value in storage.items())]
     (folder / "config.toml").write_text("\n".join(lines) + "\n", "utf-8")
-    running = ReceiverProcess(folder=folder, port=port, tls_port=tls_port)
+    running = ReceiverProcess(folder=folder, port=port, tls_port=tls_port, cold=cold)
     running.start()
     try:
         yield running
