@@ -122,13 +122,14 @@ def _own(now: NDArray[np.float64], course: Sequence[NDArray[np.float64]]) -> NDA
     # The products of two readings say which degree followed which, which no sum of the two can.
     parts.append(np.outer(now, course[0]).ravel() if course else np.zeros(len(DEGREES) ** 2))
     parts.append(np.outer(now, course[1]).ravel() if len(course) > 1 else np.zeros(len(DEGREES) ** 2))
-    for start in (1.0 - now[0], now[0]):
+    absent = [float(reading[0]) for reading in (now, *course[:LAGS])]
+    present = [1.0 - likelihood for likelihood in absent]
+    for likelihoods in (present, absent):
         # How likely the finding has been there (then: has not been there) on this and each earlier image without a
         # break.
-        stays = [start]
-        for reading in course[:LAGS]:
-            stays.append(stays[-1] * ((1.0 - reading[0]) if start == 1.0 - now[0] else reading[0]))
-        parts.append(np.array([*stays, *[0.0] * (LAGS + 1 - len(stays))]))
+        stays = np.zeros(LAGS + 1)
+        stays[: len(likelihoods)] = np.cumprod(likelihoods)
+        parts.append(stays)
     return np.concatenate(parts)
 
 

@@ -56,6 +56,13 @@ def test_every_number_of_images_and_every_chart_has_inputs_of_its_own() -> None:
     assert len(set(rows)) == len(rows)
 
 
+def test_a_reading_of_one_half_is_nothing_special() -> None:
+    """A current reading of exactly one half once counted the finding as absent where it has been present."""
+    half, nearly = known(3), known(3)
+    half.readings[-1][:, 0], nearly.readings[-1][:, 0] = 0.5, 0.5 + 1e-9
+    assert np.allclose(inputs_of(half, WORDS), inputs_of(nearly, WORDS), atol=1e-6)
+
+
 def test_an_older_image_changes_the_inputs_of_no_newer_one() -> None:
     whole, two = inputs_of(known(4), WORDS), inputs_of(known(4).newest(2), WORDS)
     assert np.array_equal(whole[:, :9], two[:, :9]), "current and prior"
