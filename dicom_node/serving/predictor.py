@@ -27,14 +27,15 @@ class PairPredictor(Protocol):
 def load(section: ModelSection, *, threads: int | None = None) -> PairPredictor:
     """Load the configured predictor in this process. Imports torch: never call it in a receiver."""
     import torch
-    from transformers.utils import logging as transformers_logging
 
     from model.predict import load_predictor
 
-    transformers_logging.disable_progress_bar()  # it would stand between the lines of the log
-
     if threads is not None:
         torch.set_num_threads(threads)
+    # Behind `model.predict`, which imports of Transformers what it uses alone.
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # it would stand between the lines of the log
     if section.backend == "openai":
         return _remote(section)
     predictor = load_predictor(

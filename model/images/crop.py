@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 BLACK_LEVEL = 0.02
 """Grey up to this above the border's own level is background (JPEG noise of a black border is about 0.01)."""
@@ -77,6 +76,8 @@ def _trim_black(small: NDArray[np.float32], box: tuple[int, int, int, int]) -> t
 def _without_specks(film: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Opening with a square. Two rank filters, because `binary_opening` takes twenty times as long; what touches the
     edge counts as going on beyond it, so that a narrow strip of film there stays."""
+    from scipy import ndimage  # half a second, which a process that decodes nothing need not wait for
+
     # Odd, so that the square has a middle and the opening moves nothing.
     size = max(3, round(max(film.shape) * SPECK_SHARE)) | 1
     eroded = ndimage.minimum_filter(film.astype(np.uint8), size=size, mode="nearest")

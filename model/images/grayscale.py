@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from scipy import ndimage
 
 from model.errors import PixelError
 
@@ -119,6 +118,8 @@ def padding_mask(dataset: Dataset, stored: NDArray[np.int32]) -> NDArray[np.bool
     declared = (stored >= low) & (stored <= high)
     if not declared.any():
         return None
+    from scipy import ndimage  # as in `model.images.crop`
+
     labels, _ = ndimage.label(declared)
     edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     mask: NDArray[np.bool_] = np.isin(labels, edge[edge > 0])

@@ -44,6 +44,7 @@ main()
         ("dicom_node.runtime.child_mains", ("apscheduler", "dicom_node.serving", "numpy", "pydicom", "torch")),
         ("dicom_node.receive.listeners", ("dicom_node.receive.receiver", "pydicom", "pynetdicom", "sqlalchemy")),
         ("dicom_node.receive.receiver", ("dicom_node.serving", "highdicom", "jinja2", "starlette", "torch")),
+        ("dicom_node.analysis.files", ("scipy", "torch", "transformers")),
         ("dicom_node.web.server", ("authlib", "highdicom", "joserfc", "torch")),
         ("dicom_node.feedback.reports.job", ("highdicom", "httpx", "torch")),
     ],

@@ -27,14 +27,16 @@ MOST_MODULES = 2_000
 SERVE = f"""
 import json, sys
 import numpy as np
-from model.predict import load_predictor
+from dicom_node.config import ModelSection
+from dicom_node.serving.predictor import load
 from model.schema import DisplayImage, SourceGeometry, StudyPair
 
-predictor = load_predictor("demo")
+predictor = load(ModelSection())
 where = SourceGeometry(rows=300, columns=300, top=0, left=0, height=300, width=300)
 film = DisplayImage(pixels=np.tile(np.linspace(0, 1, 300, dtype=np.float32), (300, 1)), geometry=where)
 predictor.predict(StudyPair(current=film, prior=film))
 said = {{"modules": len(sys.modules), "imported": [name for name in {UNUSED!r} if name in sys.modules]}}
+said["walked"] = [name for name in ("", ".models") if "_has_walked" in vars(sys.modules["transformers" + name])]
 """
 TRAIN = """
 import torch
@@ -74,6 +76,7 @@ def said() -> Any:
 
 def test_serving_imports_nothing_that_it_does_not_use(said: Any) -> None:
     assert said["imported"] == []
+    assert said["walked"] == [], "the sources of all models were read"
     assert said["modules"] <= MOST_MODULES
 
 
