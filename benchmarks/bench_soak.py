@@ -244,7 +244,8 @@ def main() -> None:
     print(text)
     print({k: v for k, v in dataclasses.asdict(run).items() if k != "trends"}, file=sys.stderr)
     if options.write:
-        from benchmarks.bench_receive import ROOT, write_section
+        from benchmarks.bench_receive import write_section
+        from benchmarks.receive_targets import ROOT
 
         write_section(ROOT / "docs" / "benchmarks.md", "A steady load through the whole node", text)
 

@@ -12,7 +12,8 @@ from sqlalchemy import select
 from typer import Typer
 from typer.testing import CliRunner
 
-from dicom_node.cli import backfill, daily
+from dicom_node.cli import backfill
+from dicom_node.cli.daily import status
 from dicom_node.errors import UsageError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import AuditEvent
@@ -21,7 +22,7 @@ from tests.support.common import ANY_DISK
 UIDS = ("1.2.3.1", "1.2.3.2")
 app = Typer()
 backfill.register(app)
-daily.register(app)
+status.register(app)
 
 
 @pytest.fixture
