@@ -80,9 +80,10 @@ def wait_for_effect(node: NodeContext, folder: str, *, seconds: float) -> Effect
             lines = serving_lines(session, node.clock())
         # Both: a worker that still answers with this folder but wants another one is on its way to it.
         done = tuple(line["worker"] for line in lines if line["folder"] == folder and line["wanted"] == folder)
-        errors = tuple(line["error"] for line in lines if line["wanted"] == folder and line["error"])
-        # One that says why it cannot is not waited for.
-        waiting = tuple(line["worker"] for line in lines if line["worker"] not in done and not line["error"])
+        # One that says why it cannot is not waited for; what it says of another folder is an answer to an older wish.
+        unable = [line for line in lines if line["wanted"] == folder and line["error"]]
+        errors = tuple(line["error"] for line in unable)
+        waiting = tuple(line["worker"] for line in lines if line["worker"] not in done and line not in unable)
         passed = time.monotonic() - started
         if not waiting or passed >= seconds:
             return Effect(workers=done, waiting=waiting, errors=errors, seconds=passed)

@@ -94,19 +94,21 @@ def _walking_class(lazy_module: Any, walk: _Walk) -> Any:
         """A lazy module of Transformers whose names of models are looked up when the first one is asked for."""
 
         def __getattr__(self, name: str) -> Any:
-            try:
-                return super().__getattr__(name)
-            except AttributeError:
-                if name.startswith("__"):
-                    raise
-            if _is_submodule(self, name):
-                return importlib.import_module(f"{self.__name__}.{name}")
-            self._walk_once()
+            if not name.startswith("__") and not self._knows(name):
+                if _is_submodule(self, name):
+                    return importlib.import_module(f"{self.__name__}.{name}")
+                # Before Transformers' own search: for a tokenizer that has no name yet it asks this module for each
+                # that is made alike, which asks it for the others.
+                self._walk_once()
             return super().__getattr__(name)
 
         def __dir__(self) -> Any:
             self._walk_once()
             return super().__dir__()
+
+        def _knows(self, name: str) -> bool:
+            known = (self._modules, self._class_to_module, self._object_missing_backend, self._objects)
+            return any(name in names for names in known)
 
         def _walk_once(self) -> None:
             if not self.__dict__.get("_has_walked"):

@@ -20,10 +20,10 @@ from dicom_node import notifications as notify
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import AuditEvent, Notice, Outcome, Result, Study
-from dicom_node.index.tables.models import ModelEvent, ModelEventKind
+from dicom_node.index.tables.models import ModelEvent, ModelEventKind, ModelServing
 from dicom_node.serving import promotion as models
 from dicom_node.serving.promotion import ModelsError
-from dicom_node.serving.status import figure_lines
+from dicom_node.serving.status import figure_lines, wait_for_effect
 from model.checkpoints import registry
 from model.checkpoints.registry import CHAMPION_NAME
 from tests.support.checkpoints import open_context, paper_checkpoint
@@ -132,6 +132,21 @@ def test_a_change_of_model_is_told_once_whoever_hears_of_it_first(node: NodeCont
     assert [text.split(" by ")[0] for text in told()][1:] == ["model first rolled back"]
     answers("1.2.4")
     assert told()[2:] == ["results now come from model version 7, device UID 1.2.4"]
+
+
+def test_an_error_about_another_model_is_no_answer_to_the_newest_wish(node: NodeContext) -> None:
+    """A worker that has not seen the newest pointer yet still says why the one before it cannot be loaded."""
+    line = {"worker": "here/1/a", "folder": "first", "wanted": "second", "error": "second cannot be loaded"}
+    times = {"since": node.clock(), "seen_at": node.clock()}
+    named = {"model_name": "", "model_version": "", "device_uid": ""}
+    with node.database.write() as session:
+        session.add(ModelServing(**line, **times, **named))
+    assert wait_for_effect(node, "second", seconds=60.0).errors == ("second cannot be loaded",)
+    effect = wait_for_effect(node, "first", seconds=0.0)
+    assert (len(effect.waiting), effect.workers, effect.errors) == (1, (), ())
+    with node.database.write() as session:
+        session.scalars(select(ModelServing)).one().wanted = "first"
+    assert len(wait_for_effect(node, "first", seconds=60.0).workers) == 1
 
 
 def test_who_may_answer_next_never_counts_a_withdrawn_one(node: NodeContext) -> None:

@@ -40,8 +40,10 @@ said["walked"] = [name for name in ("", ".models") if "_has_walked" in vars(sys.
 """
 TRAIN = """
 import torch
-from torch.distributed.tensor import DTensor
 import transformers
+# Transformers looks for a tokenizer that it does not know among all that are made alike.
+said["tokenizers"] = [name for name in ("Qwen2Tokenizer", "NoSuchTokenizer") if hasattr(transformers, name)]
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedModel
 from transformers.distributed.parallel_utils import ALL_PARALLEL_STYLES
 import transformers.distributed.expert_parallel
@@ -83,4 +85,5 @@ def test_serving_imports_nothing_that_it_does_not_use(said: Any) -> None:
 def test_a_process_that_served_trains_with_the_whole_of_its_libraries(said: Any) -> None:
     expected = {"names": True, "unknown": False, "styles": True, "same": True, "class": False, "compiled": 2.0}
     assert {key: said[key] for key in expected} == expected
+    assert said["tokenizers"] == ["Qwen2Tokenizer"]
     assert said["accelerator"] == "DistributedType.NO"
