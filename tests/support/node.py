@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from dicom_node.config import Settings, load_settings
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Result, Study, StudyState
+from dicom_node.system.child_process import is_running
 from tests.support.common import ANY_DISK, free_port, listening, wait_until
 from tests.support.forked import ForkedProcess
 
@@ -70,8 +71,11 @@ class Node:
         """SIGKILL to the main process; its children end with it."""
         assert self.process is not None
         self._close_database()
+        children = _descendants(self.process.pid)
         self.process.kill()
         self.process.wait(30)
+        # else the next start may find its worker still there, and takes its jobs over a minute later
+        wait_until(lambda: not any(map(is_running, children)), seconds=60, what="the killed node's children to end")
         wait_until(lambda: not listening(self.port), seconds=30, what="the killed node's port to close")
 
     def _is_ready(self) -> bool:
@@ -108,6 +112,15 @@ class Node:
         except pytest.fail.Exception:
             sys.stderr.write(self.log[-6000:])
             raise
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and theirs."""
+    children: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            children += map(int, thread.read_text("utf-8").split())
+    return children + [further for child in children for further in _descendants(child)]
 
 
 def new_node(folder: Path, *, destinations: str = "", quiet_seconds: float = 0.5, extra: str = "") -> Node:
