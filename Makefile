@@ -62,7 +62,7 @@ profile-study: $(VENV)/.installed-dev
 
 # make bench-receive   the receiver beside DCMTK storescp and Orthanc, in one run
 bench-receive: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/bench_receive.py --write
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_receive.py --write
 
 # make bench-retrain   a study's seconds alone, beside a training that makes way, and beside one that does not
 bench-retrain: $(VENV)/.installed-dev

@@ -30,6 +30,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from benchmarks.receive_targets import ROOT, Target, all_targets, program
+from dicom_node.admin.formats import amount
 
 SIZES = {"8 MB": (2048, 2048), "0.5 MB": (512, 512)}
 """Rows and columns of 16 bit images."""
@@ -169,13 +170,13 @@ def table(targets: list[Target], cases: list[Case], figures: Figures, rounds: in
         ours = max((rate for name, rate in medians.items() if name.startswith("node")), default=float("nan"))
         ratios = [f"{ours / medians[peer]:.2f}" if peer in medians else "–" for peer in ("storescp --fork", "Orthanc")]
         cells = [f"{medians[name]:.1f}" for name in names] + ratios
-        lines.append(f"| {case.size}, {case.senders} sender{'s' * (case.senders > 1)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {case.size}, {amount(case.senders, 'sender')} | " + " | ".join(cells) + " |")
     lines += ["", "The ratios take the faster node. Processor time of the receiver's processes, ms an instance:", ""]
     lines += ["| case | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for case in cases:
         used = [statistics.median(run.cpu_milliseconds for run in figures[name, case]) for name in names]
         cells = [f"{milliseconds:.2f}" for milliseconds in used]
-        lines.append(f"| {case.size}, {case.senders} sender{'s' * (case.senders > 1)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {case.size}, {amount(case.senders, 'sender')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+
+from dicom_node.admin.formats import amount
+from tests.support.common import free_port, listening, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
@@ -44,9 +46,14 @@ Start = Callable[[Path, str], AbstractContextManager[Target]]
 
 def all_targets(beside: Path | None) -> dict[str, Start]:
     """Names of the targets and how each is started."""
-    starts: dict[str, Start] = {f"node, {plural(count)}": partial(node, processes=count) for count in (1, 2)}
+    starts: dict[str, Start] = {
+        f"node, {amount(count, 'process', 'processes')}": partial(node, processes=count) for count in (1, 2)
+    }
     if beside is not None:
-        starts |= {f"old, {plural(count)}": partial(node, processes=count, tree=beside) for count in (1, 2)}
+        starts |= {
+            f"old, {amount(count, 'process', 'processes')}": partial(node, processes=count, tree=beside)
+            for count in (1, 2)
+        }
     starts["storescp --fork"] = storescp
     if shutil.which("cc"):
         starts["storescp, fsync"] = partial(storescp, syncs=True)
@@ -74,10 +81,6 @@ def node(work: Path, name: str, *, processes: int, tree: Path = ROOT) -> Iterato
         wait_for(port)
         time.sleep(1.0)  # the second process listens on the same port: nothing to wait for from outside
     yield from until_closed(started, name, port, "NODE")
-
-
-def plural(processes: int) -> str:
-    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 @contextmanager
@@ -151,17 +154,5 @@ def program(name: str) -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"nobody listens on port {port}")
+    wait_until(lambda: listening(port), what=f"somebody to listen on port {port}", closely=True)
