@@ -13,6 +13,7 @@ from dicom_node.config import Settings
 from dicom_node.errors import AnalysisError, UsageError
 from dicom_node.priors import policy_of
 from dicom_node.serving.predictor import load
+from dicom_node.system.collection import resume_collection
 from model.errors import ModelError, PixelError
 from model.images.sandbox import decode_in_child
 
@@ -37,6 +38,7 @@ def analyze_files(current: Path, prior: Path | None, out: Path, *, settings: Set
             language=settings.node.language,
             reads_unfamiliar=settings.model.unfamiliar == "warn",
         )
+        resume_collection()
         requests = analyse_study(images, earlier, setting)
     except (ModelError, OSError) as error:
         raise AnalysisError(f"the analysis failed: {error}") from error

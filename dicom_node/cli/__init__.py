@@ -98,6 +98,11 @@ class _CommandsByName(typer_core.TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name is None or command is None:
             return name, command, rest
+        if name == "serve" and "--help" not in rest:
+            # The children's libraries are imported by their own process while this one imports the command's.
+            from dicom_node.runtime.fork_server import start_fork_server
+
+            start_fork_server()
         command = load_command(name)
         resume_collection()
         return name, command, rest

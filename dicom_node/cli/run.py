@@ -11,6 +11,7 @@ import typer
 from dicom_node.cli.common import ConfigOption, console, optional_settings, settings_from
 from dicom_node.config import CONFIG_VARIABLE, DEFAULT_CONFIG, config_path
 from dicom_node.errors import UsageError
+from dicom_node.system.collection import hold_collection
 
 
 def init(
@@ -35,6 +36,7 @@ def serve(
     role: Annotated[str, typer.Option("--role", help="What runs here: all, receive or work.")] = "all",
 ) -> None:
     """Run the node until SIGTERM."""
+    hold_collection()  # until the node's parts have started
     from dicom_node.logs import configure
     from dicom_node.runtime import supervisor as service
 
@@ -91,6 +93,7 @@ def analyze(
     config: ConfigOption = None,
 ) -> None:
     """Analyse files without a network: the same rules, model and documents as on the node."""
+    hold_collection()  # until the model is loaded
     from dicom_node.analysis.files import analyze_files
 
     text = analyze_files(current, prior, out, settings=optional_settings(config))

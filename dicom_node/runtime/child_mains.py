@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.synchronize import Event as ProcessEvent
 
 from dicom_node.config import Settings
@@ -18,8 +18,9 @@ from dicom_node.index.clock import clock_of
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
+from dicom_node.runtime.fork_server import end_with_server
 from dicom_node.storage.opening import open_store
-from dicom_node.system.child_process import end_with_parent, stop_on_signals
+from dicom_node.system.child_process import stop_on_signals
 from dicom_node.system.collection import hold_collection, resume_collection
 from dicom_node.system.pulse import Pulse
 
@@ -43,11 +44,20 @@ def node_context(settings: Settings, stop: threading.Event) -> NodeContext:
 
 
 def child_main(
-    name: str, main: ChildMain, settings: Settings, ready: ProcessEvent, pulse: Pulse, parent_pid: int
+    name: str,
+    main: ChildMain,
+    settings: Settings,
+    ready: ProcessEvent,
+    pulse: Pulse,
+    environment: Mapping[str, str],
 ) -> None:
-    """Run one child until it is told to stop: what all children do before and after their own part."""
+    """Run one child until it is told to stop: what all children do before and after their own part.
+
+    environment: the main process's, which knows more by now than when it started the fork server.
+    """
     hold_collection()
-    end_with_parent(parent_pid)
+    end_with_server()
+    os.environ.update(environment)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
     configure(settings.logging)
     stop = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import threading
@@ -23,10 +22,12 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.runtime.child_mains import ChildMain, child_main, night_main, node_context, receiver_main, worker_main
+from dicom_node.runtime.fork_server import fork_context, start_fork_server
 from dicom_node.runtime.reload import read_new_settings
 from dicom_node.serving.promotion import require_model
 from dicom_node.system.backoff import pause_after
 from dicom_node.system.child_process import stop_on_signals
+from dicom_node.system.collection import resume_collection
 from dicom_node.system.file_lock import FileLock
 from dicom_node.system.pulse import Pulse
 
@@ -44,8 +45,6 @@ MAX_SILENCE_SECONDS = 90.0
 of its own, so nothing that a healthy child does takes this long without a beat."""
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
-
-_spawn = multiprocessing.get_context("spawn")
 
 
 class ProcessRole(StrEnum):
@@ -65,7 +64,7 @@ class _Child:
 
     name: str
     main: ChildMain
-    ready: ProcessEvent = field(default_factory=_spawn.Event)
+    ready: ProcessEvent = field(default_factory=fork_context.Event)
     pulse: Pulse = field(default_factory=Pulse)
     process: BaseProcess | None = None
     failures: int = 0
@@ -151,11 +150,14 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
         node_context(settings, threading.Event()),
         not_ready=lambda: [child.name for child in children if not child.ready.is_set()],
     )
-    # First of all: they import on other cores while this process imports its own parts.
-    for child in children:
-        _start(child, settings)
+    start_fork_server()
+    # By a thread: the server may still be importing what the children need, while this process imports its own parts.
+    starter = threading.Thread(target=_start_all, args=(children, settings), name="start", daemon=True)
+    starter.start()
     try:
         with _own_parts(node, role):
+            starter.join()
+            resume_collection()
             _announce(children, settings, role, stop)
             while not stop.wait(0.2) and fresh is None:
                 for child in children:
@@ -165,6 +167,7 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
             node.stop.set()
             _end(children)
     finally:
+        starter.join()
         _end(children)  # where a part of this process could not start; else they are gone
     node.database.close()
     log.info("node stopped")
@@ -216,22 +219,29 @@ def _hl7_listener(node: NodeContext, role: ProcessRole) -> Hl7Listener | None:
     return Hl7Listener(node)
 
 
+def _start_all(children: list[_Child], settings: Settings) -> None:
+    for child in children:
+        _start(child, settings)
+
+
 def _start(child: _Child, settings: Settings) -> None:
     child.ready.clear()
     child.pulse.beat()
-    child.process = _spawn.Process(
+    child.process = fork_context.Process(
         target=child_main,
-        args=(child.name, child.main, settings, child.ready, child.pulse, os.getpid()),
+        args=(child.name, child.main, settings, child.ready, child.pulse, dict(os.environ)),
         name=child.name,
     )
     try:
         child.process.start()
-    except OSError as error:  # out of descriptors, memory or process ids: that passes, and the others go on
+        child.pulse.beat()  # the fork server may have taken its time
+    except (OSError, EOFError) as error:  # out of descriptors, memory or process ids, or the fork server was killed
         child.process = None
         child.failures += 1
         pause = pause_after(child.failures, first=FIRST_RESTART_SECONDS, longest=LONGEST_RESTART_SECONDS)
         child.restart_at = time.monotonic() + pause
-        log.error("a process cannot be started", child=child.name, why=error.strerror, again_in=pause)
+        why = getattr(error, "strerror", None) or "the fork server has ended"
+        log.error("a process cannot be started", child=child.name, why=why, again_in=pause)
 
 
 def _announce(children: list[_Child], settings: Settings, role: ProcessRole, stop: threading.Event) -> None:

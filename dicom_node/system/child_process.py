@@ -1,4 +1,4 @@
-"""Child processes of the node: spawned fresh, ended with their parent, told to stop by SIGTERM."""
+"""Child processes of the node: ended with their parent, told to stop by SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,28 +8,43 @@ import platform
 import signal
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when the thread that made it ends."""
 
 
-def end_with_parent(parent_pid: int) -> None:
+def end_with_parent(parent_pid: int, *, ancestor: BaseProcess | None = None) -> None:
     """Make this process end when `parent_pid` is gone, however that died: an orphan would go on claiming jobs.
 
     Linux tells by signal. Elsewhere a thread looks once a second.
+
+    Parameters
+    ----------
+    parent_pid
+        The process that made this one.
+    ancestor
+        The process for which that one made it, and with which it ends on Linux; looked at as well.
     """
     if platform.system() == "Linux":
         # SIGKILL, because a Python handler of any other signal waits for the native call in hand.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before prctl took effect
+        if not _has_parents(parent_pid, ancestor):  # one died before prctl took effect
             os._exit(1)
         return
-    threading.Thread(target=_watch_parent, args=(parent_pid,), name="parent-watch", daemon=True).start()
+    threading.Thread(target=_watch_parents, args=(parent_pid, ancestor), name="parent-watch", daemon=True).start()
 
 
-def _watch_parent(parent_pid: int) -> None:
+def _has_parents(parent_pid: int, ancestor: BaseProcess | None) -> bool:
+    return os.getppid() == parent_pid and (ancestor is None or ancestor.is_alive())
+
+
+def _watch_parents(parent_pid: int, ancestor: BaseProcess | None) -> None:
     pause = threading.Event()
-    while os.getppid() == parent_pid:
+    while _has_parents(parent_pid, ancestor):
         pause.wait(1.0)
     os._exit(1)
 

@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from multiprocessing.sharedctypes import Synchronized
 
-_spawn = multiprocessing.get_context("spawn")
+_context = multiprocessing.get_context("forkserver")
 
 
 class Pulse:
@@ -17,7 +17,7 @@ class Pulse:
     """
 
     def __init__(self) -> None:
-        self._beaten_at: Synchronized[float] = _spawn.Value("d", 0.0)
+        self._beaten_at: Synchronized[float] = _context.Value("d", 0.0)
 
     def beat(self) -> None:
         """Say that the child moves."""

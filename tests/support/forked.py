@@ -4,7 +4,8 @@ Most of the CPU of the tests that start a node went into imports: nine seconds f
 each model process. Here they are done once for each process of pytest. What is forked is a process like any other: it
 has its own arguments, folder, log and children, and is killed with SIGKILL. Its children by the start method "spawn"
 are forked from it too, and get what a spawned one gets: the pickled task, the descriptors that were passed and no
-others, and fresh signal handlers. That a node also starts from nothing is shown where `Node.cold` is set.
+others, and fresh signal handlers. So is a node's own fork server. That a node also starts from nothing is shown where
+`Node.cold` is set.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, NoReturn
 _PRELOADED = "tests.support.preloaded"
 _STAGE = "dicom_node.retrain.subprocess_main"
 _SPAWNED = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
+_FORK_SERVER = "from multiprocessing.forkserver import main; "
 _KEPT: list[Any] = []
 """What a fork does not use and must not end: ending a stream waits for its lock."""
 _fork_server = multiprocessing.get_context("forkserver")
@@ -133,15 +135,19 @@ def _fork_what_is_spawned() -> None:
     start: Callable[[bytes, Sequence[str], Sequence[int]], int] = getattr(util, "spawnv_passfds")  # noqa: B009
 
     def fork_or_start(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        program = str(arguments[-1])
         wanted = next(filter(None, map(_SPAWNED.search, map(str, arguments))), None)
+        is_server = program.startswith(_FORK_SERVER)
         # A lock that another thread holds stays held in a fork for ever. A model process takes none of those that the
         # threads of a worker take: they are the index's.
-        if wanted is None or (threading.active_count() > 1 and not _is_for_a_model()):
+        if not (wanted or is_server) or (threading.active_count() > 1 and not _is_for_a_model()):
             return start(path, arguments, descriptors)
         pid = os.fork()
         if pid:
             return pid
         try:
+            if wanted is None:
+                _become_fork_server(program, descriptors)
             _become_spawned(int(wanted[1]), int(wanted[2]), descriptors)
         finally:
             os._exit(1)
@@ -185,6 +191,13 @@ def _become_spawned(tracker: int, pipe: int, descriptors: Sequence[int]) -> NoRe
     _forget_parent(descriptors)
     sys.argv = ["-c", "--multiprocessing-fork"]
     _end(_status_of(lambda: spawn.spawn_main(pipe_handle=pipe, tracker_fd=tracker)))
+
+
+def _become_fork_server(program: str, descriptors: Sequence[int]) -> NoReturn:
+    """Serve the node's main process with forks, as the server that it starts by itself does."""
+    _forget_parent(descriptors)
+    sys.argv = ["-c"]
+    _end(_status_of(lambda: exec(program, {})))
 
 
 def _renew_streams() -> None:
