@@ -41,8 +41,8 @@ OPEN_ITEMS = (BackfillItemState.WAITING, BackfillItemState.FETCHING, BackfillIte
 OPEN_RANGES = (BackfillRangeState.WAITING, BackfillRangeState.ASKING)
 
 
-def drive(node: NodeContext) -> None:
-    """Drive every running run one step, and follow what others have under way to its end."""
+def drive(node: NodeContext) -> bool:
+    """Drive every running run one step, and follow what others have under way to its end; tell if there was a run."""
     with node.database.read() as session:
         under_way = exists().where(
             BackfillItem.run_pk == BackfillRun.id,
@@ -53,6 +53,7 @@ def drive(node: NodeContext) -> None:
     for run_pk in ids:
         with node.database.write() as session:
             _drive_run(session, run_pk, node)
+    return bool(ids)
 
 
 def _drive_run(session: Session, run_pk: int, node: NodeContext) -> None:

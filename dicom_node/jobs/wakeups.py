@@ -25,7 +25,7 @@ log = get_logger(__name__)
 CHANNEL = "dicom_node_jobs"
 LOOK_SECONDS = 0.1
 """The interval at which SQLite's counter is read: the longest that a job of another process waits for its start."""
-SLOW_POLL = dt.timedelta(seconds=5)
+SLOW_POLL = dt.timedelta(seconds=10)
 """The interval at which an idle lane looks for due work by itself; otherwise it is woken here."""
 BESIDE_POLL = dt.timedelta(seconds=60)
 """The same for a thread that works only while others wait; a wake-up comes with each study that does."""

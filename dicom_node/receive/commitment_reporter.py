@@ -10,9 +10,10 @@ from typing import Final
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
+from dicom_node.index.commits import CommitWatch
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import CommitmentRequest, CommitmentState
 from dicom_node.logs import get_logger
@@ -43,6 +44,7 @@ class CommitmentReporter:
         self._store = store
         self._rules = rules
         self._clock = clock
+        self._watch = CommitWatch(database)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment-reporter", daemon=True)
 
@@ -57,9 +59,17 @@ class CommitmentReporter:
     def _run(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
             try:
-                self.send_due()
+                if self._watch.look(self._has_pending):
+                    self.send_due()
             except Exception as error:  # noqa: BLE001 (a thread that ended here would never report again)
                 log.error("commitment reports wait", why=f"{type(error).__name__}: {error}")
+        self._watch.close()
+
+    def _has_pending(self) -> bool:
+        """Tell whether a peer waits for a report, due or not."""
+        with self._database.read() as session:
+            pending = exists().where(CommitmentRequest.state == CommitmentState.PENDING)
+            return bool(session.scalar(select(pending)))
 
     def send_due(self) -> int:
         """Send every report that is due now; returns how many peers took theirs. Raises IndexUnavailableError."""

@@ -41,8 +41,9 @@ READY_SECONDS = 120.0
 CHILD_STOP_SECONDS = 30.0
 """The time a child may take to end after SIGTERM: longer than the worker's grace for a running job."""
 MAX_SILENCE_SECONDS = 90.0
-"""A child that has not beaten its pulse for so long is killed and started again. Loading a model happens in a process
-of its own, so nothing that a healthy child does takes this long without a beat."""
+"""A child that is silent for so long is killed and started again. A model loads in a process of its own."""
+LOOK_SECONDS = 1.0
+"""The interval at which the children, and a wish for new settings, are looked at. A wish to stop is heard at once."""
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
 
@@ -159,7 +160,7 @@ def _supervise(settings: Settings, role: ProcessRole, stop: threading.Event, rel
             starter.join()
             resume_collection()
             _announce(children, settings, role, stop)
-            while not stop.wait(0.2) and fresh is None:
+            while not stop.wait(LOOK_SECONDS) and fresh is None:
                 for child in children:
                     _keep_running(child, settings)
                 fresh = reload.settings(settings, role)

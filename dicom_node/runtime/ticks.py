@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ from dicom_node.context import NodeContext
 from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import job_key
 from dicom_node.drift.weekly import WeeklyLook
+from dicom_node.index.commits import CommitWatch
+from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.backlog import LANE_IS_GONE, find_unclaimed_work
@@ -44,20 +47,38 @@ class Tick:
 
     name: str
     seconds: float
-    action: Callable[[NodeContext], None]
+    action: Callable[[NodeContext], object]
     leader_only: bool = True
 
 
-def complete_studies(node: NodeContext) -> None:
-    """Have the priors of new studies fetched; close quiet and overdue ones and enqueue their analyses: one commit."""
-    with node.database.read() as session:  # a read costs a fifth of the statements below, each second of a quiet night
+class UnlessUnchanged:
+    """A tick that does nothing while nothing was committed since it last found nothing to do: all of a quiet night."""
+
+    def __init__(self, action: Callable[[NodeContext], bool]) -> None:
+        """`action` returns whether there was something to do, which the rows alone decide."""
+        self._action = action
+        self._watches: WeakKeyDictionary[Database, CommitWatch] = WeakKeyDictionary()
+
+    def __call__(self, node: NodeContext) -> None:
+        """Do it, where it may find something."""
+        watch = self._watches.setdefault(node.database, CommitWatch(node.database))
+        watch.look(lambda: self._action(node))
+
+
+def complete_studies(node: NodeContext) -> bool:
+    """Have the priors of new studies fetched; close quiet and overdue ones and enqueue their analyses: one commit.
+
+    Returns whether a study was open.
+    """
+    with node.database.read() as session:  # a read costs a fifth of the statements below
         if not session.scalar(select(exists().where(Study.state == StudyState.OPEN))):
-            return
+            return False
     with node.database.write() as session:
         prefetch.enqueue_for_open(session, node.settings, now=node.clock())
         closed = completion.sweep(session, completion=node.settings.completion, now=node.clock())
     if closed:
         log.info("studies complete", count=len(closed))
+    return True
 
 
 def rescue_jobs(node: NodeContext) -> None:
@@ -168,9 +189,9 @@ def _raise_notices(node: NodeContext, kind: str, texts: Mapping[str, str]) -> No
 
 
 TICKS = (
-    Tick(name="completion", seconds=1, action=complete_studies),
+    Tick(name="completion", seconds=1, action=UnlessUnchanged(complete_studies)),
     Tick(name="count", seconds=5, action=CountAgreement()),
-    Tick(name="backfill", seconds=1, action=drive_backfills),
+    Tick(name="backfill", seconds=1, action=UnlessUnchanged(drive_backfills)),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reports", seconds=10, action=look_at_reports_again),
     Tick(name="unclaimed", seconds=30, action=UnclaimedLook()),
