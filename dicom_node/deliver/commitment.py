@@ -20,7 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.deliver import transitions
-from dicom_node.deliver.peer import NotSupportedError, accepts
+from dicom_node.deliver.peer import InstanceReference, NotSupportedError, accepts
 from dicom_node.deliver.queue import job_key, sent_uid
 from dicom_node.dicom.dimse_status import (
     INVALID_ARGUMENT,
@@ -54,16 +54,21 @@ class CommitmentReport:
     failed: tuple[tuple[str, str, int], ...]
 
 
-def request_commitment(association: Association, *, transaction_uid: str, sop_class: str, sop_instance: str) -> None:
-    """N-ACTION for one object. Raises NotSupportedError or DeliveryError."""
+def request_commitment(
+    association: Association, *, transaction_uid: str, references: Sequence[InstanceReference]
+) -> None:
+    """N-ACTION for these objects in one transaction. Raises NotSupportedError or DeliveryError."""
     if not accepts(association, StorageCommitmentPushModel):
         raise NotSupportedError("the peer does not accept the Storage Commitment Push Model")
-    item = Dataset()
-    item.ReferencedSOPClassUID = sop_class
-    item.ReferencedSOPInstanceUID = sop_instance
+    items = []
+    for reference in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.sop_class_uid
+        item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+        items.append(item)
     action = Dataset()
     action.TransactionUID = transaction_uid
-    action.ReferencedSOPSequence = DicomSequence([item])
+    action.ReferencedSOPSequence = DicomSequence(items)
     try:
         answer, _ = association.send_n_action(
             action, REQUEST_COMMITMENT, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -119,6 +124,7 @@ def record_commitment_report(
         select(Delivery, Document)
         .join(Document, Delivery.document_pk == Document.id)
         .where(Delivery.commitment_transaction_uid == transaction_uid)
+        .order_by(Delivery.id)  # the order of `rows.end`, so that the two never wait for each other's locks
         # Reports of one transaction may come twice at once: on the association that asked, and on a new one.
         .with_for_update(of=Delivery)
     ).all()

@@ -7,7 +7,8 @@ A run that finds `stored` asks for the proof only; a run that finds `confirmed` 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from pydicom import Dataset
@@ -19,7 +20,15 @@ from dicom_node.config import Verify
 from dicom_node.context import NodeContext
 from dicom_node.deliver import peer, stow
 from dicom_node.deliver.commitment import ReportReceiver, request_commitment
-from dicom_node.deliver.rows import end, fail, is_superseded, mark_stored, note_proof_request, send_from_the_beginning
+from dicom_node.deliver.rows import (
+    end,
+    fail,
+    give_back,
+    is_superseded,
+    mark_stored,
+    note_proof_request,
+    send_from_the_beginning,
+)
 from dicom_node.deliver.task import Task, begin, read_document
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import DeliveryState
@@ -34,28 +43,53 @@ MOST_PROOF_REQUESTS = 3
 
 
 def handle(job: ClaimedJob, node: NodeContext) -> None:
-    """Deliver one document to one destination, or take the next step towards it. Ends or postpones its job itself."""
+    """Deliver one document to one destination, its companions with it, or take the next step towards it.
+
+    Ends or postpones each job itself.
+    """
     with bound(job=job.key):
-        task = begin(job, node)
-        if task is None:
+        tasks = begin(job, node)
+        if not tasks:
             return
-        try:
-            if task.destination.url:
-                _to_web_service(task)
-            elif task.state is DeliveryState.STORED:
-                _continue(task)
-            else:
-                _send_and_prove(task)
-        except DeliveryError as error:
-            fail(task, error)
+        if tasks[0].destination.url:
+            for task in tasks:
+                with _failures_of(task):
+                    _to_web_service(task)
+        elif tasks[0].state is DeliveryState.STORED:
+            with _failures_of(tasks[0]):
+                _continue(tasks[0])
+        else:
+            _send_and_prove(tasks)
 
 
-def _send_and_prove(task: Task) -> None:
-    dataset = read_document(task)
-    reports = ReportReceiver(task.node.database, task.node.clock)
-    with _association(task, reports) as association:
-        sent = _send(task, association, dataset)
-        _prove(sent, association, reports, proof_attempts=0)
+@contextmanager
+def _failures_of(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except DeliveryError as error:
+        fail(task, error)
+
+
+def _send_and_prove(tasks: Sequence[Task]) -> None:
+    """Send all on one association and have them proven together. The first that fails ends it for those behind it."""
+    reports = ReportReceiver(tasks[0].node.database, tasks[0].node.clock)
+    sent: list[Task] = []
+    try:
+        dataset = read_document(tasks[0])
+        with _association(tasks, reports) as association:
+            for task in tasks:
+                sent.append(_send(task, association, dataset if task is tasks[0] else read_document(task)))
+            _prove_new(sent, association, reports)
+    except DeliveryError as error:
+        if len(sent) == len(tasks):  # all are accepted; the proof could not be asked for
+            for task in sent:
+                fail(task, error)
+            return
+        if sent:
+            mark_stored(*sent)
+            end(*sent)
+        fail(tasks[len(sent)], error)
+        give_back(tasks[len(sent) + 1 :])  # due at once, each by itself: what befell that one must not hold them up
 
 
 def _continue(task: Task) -> None:
@@ -65,7 +99,7 @@ def _continue(task: Task) -> None:
         end(task)
         return
     reports = ReportReceiver(task.node.database, task.node.clock)
-    with _association(task, reports) as association:
+    with _association([task], reports) as association:
         # "Not listed" only, not "cannot be told": what cannot be looked up may well be there.
         if task.is_proof_late() and _is_listed(task, association) is False:
             if is_superseded(task):
@@ -73,8 +107,7 @@ def _continue(task: Task) -> None:
             log.warning("accepted and lost: sending again", delivery=task.delivery_id)
             if task.sends >= task.job.max_attempts:
                 raise DeliveryError("accepted and lost as often as it may be tried", permanent=True)
-            sent = _send(task, association, read_document(task))
-            _prove(sent, association, reports, proof_attempts=0)
+            _prove_new([_send(task, association, read_document(task))], association, reports)
         else:
             _prove(task, association, reports, proof_attempts=task.proof_attempts)
 
@@ -85,7 +118,7 @@ def _to_web_service(task: Task) -> None:
     if task.state is not DeliveryState.STORED:
         dataset = read_document(task)
         stow.store(client, dataset, task.reference)
-        mark_stored(task, dataset.SOPClassUID)
+        mark_stored(replace(task, reference=replace(task.reference, sop_class_uid=str(dataset.SOPClassUID))))
     if task.destination.verify is Verify.NONE:
         end(task, proof="stow")
     elif stow.is_listed(client, task.reference):
@@ -97,13 +130,14 @@ def _to_web_service(task: Task) -> None:
         end(task)
 
 
-def _association(task: Task, reports: ReportReceiver) -> AbstractContextManager[Association]:
+def _association(tasks: Sequence[Task], reports: ReportReceiver) -> AbstractContextManager[Association]:
+    destination, settings = tasks[0].destination, tasks[0].node.settings
     return peer.open_association(
-        task.destination,
-        task.node.settings.delivery,
-        calling_ae_title=task.node.settings.node.ae_title,
+        destination,
+        settings.delivery,
+        calling_ae_title=settings.node.ae_title,
         sop_classes=[
-            *ladder_of(task.document_class),
+            *(step for task in tasks for step in ladder_of(task.document_class)),
             StorageCommitmentPushModel,
             StudyRootQueryRetrieveInformationModelFind,
         ],
@@ -118,7 +152,7 @@ def ladder_of(sop_class_uid: str) -> list[str]:
 
 
 def _send(task: Task, association: Association, dataset: Dataset) -> Task:
-    """C-STORE in the richest class that the peer takes, then transition A; returns the task with what was sent.
+    """C-STORE in the richest class that the peer takes; returns the task with what was sent, for transition A.
 
     A class that took it before comes first: a second send must not leave a second object. Raises DeliveryError.
     """
@@ -139,9 +173,23 @@ def _send(task: Task, association: Association, dataset: Dataset) -> Task:
             continue
         break
     log.info("document accepted", delivery=task.delivery_id, status=f"{status:04X}H", sop_class=step)
-    mark_stored(task, step)
     reference = replace(task.reference, sop_class_uid=step, sop_instance_uid=str(version.SOPInstanceUID))
     return replace(task, reference=reference)
+
+
+def _prove_new(sent: Sequence[Task], association: Association, reports: ReportReceiver) -> None:
+    """Transition A of what was just accepted, and the proof of it, asked for on the same association."""
+    if _asks_commitment(sent[0], association):
+        # Committed before the request leaves: the report may come before the answer to the request, and to the
+        # receiver.
+        transaction_uid = str(generate_uid(prefix=None))
+        mark_stored(*sent, transaction_uid=transaction_uid)
+        _ask_for_commitment(sent, transaction_uid, association, reports)
+        return
+    mark_stored(*sent)
+    for task in sent:
+        with _failures_of(task):
+            _prove(task, association, reports, proof_attempts=0)
 
 
 def _prove(task: Task, association: Association, reports: ReportReceiver, *, proof_attempts: int) -> None:
@@ -164,17 +212,18 @@ def _prove(task: Task, association: Association, reports: ReportReceiver, *, pro
         )
     else:  # a request that itself failed is no report that did not come: the job's own attempts end it
         transaction_uid = str(generate_uid(prefix=None))
-        # Committed before the request leaves: the report may come before the answer to the request, and to the
-        # receiver.
         note_proof_request(task, transaction_uid)
-        request_commitment(
-            association,
-            transaction_uid=transaction_uid,
-            sop_class=task.reference.sop_class_uid,
-            sop_instance=task.reference.sop_instance_uid,
-        )
-        reports.came.wait(task.destination.same_association_seconds)
-        end(task)
+        _ask_for_commitment([task], transaction_uid, association, reports)
+
+
+def _ask_for_commitment(
+    tasks: Sequence[Task], transaction_uid: str, association: Association, reports: ReportReceiver
+) -> None:
+    """Ask for what the rows say is asked for, give the report a moment to come, and end the jobs by what it said."""
+    references = [task.reference for task in tasks]
+    request_commitment(association, transaction_uid=transaction_uid, references=references)
+    reports.came.wait(tasks[0].destination.same_association_seconds)
+    end(*tasks)
 
 
 def _asks_commitment(task: Task, association: Association) -> bool:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import cast
 
-from sqlalchemy import ColumnElement, literal, select
+from sqlalchemy import ColumnElement, Table, literal, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node.config import DeliverySection, Destination
 from dicom_node.deliver import transitions
-from dicom_node.index.clock import database_time
+from dicom_node.index.clock import given_clock
+from dicom_node.index.prepared import PreparedStatement
 from dicom_node.index.tables.core import Delivery, Document, Job, JobKind, JobState, Result
 from dicom_node.jobs import queue as jobs
-from dicom_node.jobs.due import Priority
+from dicom_node.jobs.due import Priority, given_times, time_parameter
 from dicom_node.jobs.upkeep import reschedule
 from dicom_node.report.sr.fallback_classes import variant_uid
 
@@ -122,8 +125,15 @@ def hold_back(session: Session, destination: str, *, until: dt.datetime) -> None
 
 def let_go(session: Session, destination: str) -> None:
     """Make due what was held back, or had failed, because the destination did not answer: it answers again."""
-    held_back = Job.last_error.startswith(UNREACHABLE, autoescape=True) & (Job.run_at > database_time(session))
-    reschedule(session, _goes_to(destination) & held_back, run_at=None)
+    _let_go(destination, given_clock(session) is None).execute(session, given_times(session, present=dt.timedelta(0)))
+
+
+@lru_cache(maxsize=64)
+def _let_go(destination: str, on_server: bool) -> PreparedStatement:
+    present = time_parameter("present", on_server)
+    held_back = Job.last_error.startswith(UNREACHABLE, autoescape=True) & (Job.run_at > present)
+    waiting = (Job.state == JobState.READY) & _goes_to(destination) & held_back
+    return PreparedStatement(update(cast(Table, Job.__table__)).where(waiting).values(run_at=present))
 
 
 UNREACHABLE = "destination down"

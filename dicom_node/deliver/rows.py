@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -26,20 +27,28 @@ REFUSED = "refused"
 """In a job's payload: how often in a row it was refused. Tries while the destination was down do not count."""
 
 
-def mark_stored(task: Task, sop_class_uid: str) -> None:
-    """Transition A, committed before the proof is asked for; whoever waits for this destination is let go."""
-    with task.node.database.write() as session:
-        now = task.node.clock()
-        jobs.heartbeat(session, task.job)
-        delivery = session.get_one(Delivery, task.delivery_id)
-        transitions.mark_stored(delivery, sop_class_uid, now)
-        let_go(session, task.destination.name)
-        _audit_transfer(session, task, delivery, now)
+def mark_stored(*tasks: Task, transaction_uid: str = "") -> None:
+    """Transition A of what one destination has just accepted in the classes of the tasks' references; whoever waits for
+    it is let go.
+
+    transaction_uid: under which commitment is asked for next, as `note_proof_request`.
+    """
+    node, destination = tasks[0].node, tasks[0].destination
+    with node.database.write() as session:
+        now = node.clock()
+        for task in tasks:
+            jobs.heartbeat(session, task.job)
+            delivery = session.get_one(Delivery, task.delivery_id)
+            transitions.mark_stored(delivery, task.reference.sop_class_uid, now)
+            if transaction_uid:
+                transitions.ask_for_commitment(delivery, transaction_uid, now)
+            _audit_transfer(session, task, now)
+        let_go(session, destination.name)
 
 
-def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.datetime) -> None:
+def _audit_transfer(session: Session, task: Task, now: dt.datetime) -> None:
     """PS3.15 section A.5.3.7, written by the sender."""
-    study, settings, destination = delivery.document.result.study, task.node.settings, task.destination
+    settings, destination = task.node.settings, task.destination
     audit.record(
         session,
         audit.AuditedEvent.INSTANCES_TRANSFERRED,
@@ -48,13 +57,7 @@ def _audit_transfer(session: Session, task: Task, delivery: Delivery, now: dt.da
             audit.this_node(settings.node.ae_title, requestor=True, role="source"),
             _audit_participant(destination),
         ),
-        study=audit.AboutStudy(
-            study_instance_uid=study.study_instance_uid,
-            patient_id=study.patient_id,
-            patient_name=study.patient_name,
-            accession_number=study.accession_number,
-            sop_classes=((delivery.accepted_sop_class_uid, 1),),
-        ),
+        study=replace(task.study, sop_classes=((task.reference.sop_class_uid, 1),)),
         site=settings.audit.site,
     )
 
@@ -73,11 +76,10 @@ def note_proof_request(task: Task, transaction_uid: str = "") -> None:
     with task.node.database.write() as session:
         jobs.heartbeat(session, task.job)
         delivery = session.get_one(Delivery, task.delivery_id)
-        delivery.proof_attempts += 1
         if transaction_uid:
-            delivery.commitment_transaction_uid = transaction_uid
-            delivery.commitment_asked_at = task.node.clock()
-        delivery.updated_at = task.node.clock()
+            transitions.ask_for_commitment(delivery, transaction_uid, task.node.clock())
+        else:
+            transitions.ask_for_proof(delivery, task.node.clock())
 
 
 def is_superseded(task: Task) -> bool:
@@ -90,20 +92,32 @@ def is_superseded(task: Task) -> bool:
     return True
 
 
-def end(task: Task, *, proof: str = "") -> None:
-    """End or postpone the job by what the row says now; with `proof`, confirm it first (transition B)."""
-    with task.node.database.write() as session:
-        now = task.node.clock()
-        delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
-        if proof and delivery.state is not DeliveryState.CONFIRMED:
-            transitions.confirm(delivery, proof, now)
-            log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof=proof)
-        if delivery.state is DeliveryState.CONFIRMED:
-            jobs.complete(session, task.job)
-        elif delivery.state is DeliveryState.STORED:
-            jobs.postpone(session, task.job, until=_look_again_at(task, delivery, now))
-        else:  # the report came while we waited, and said no
-            _record_failure(session, task, delivery, delivery.last_error or "to be sent again", permanent=False)
+def end(*tasks: Task, proof: str = "") -> None:
+    """End or postpone the jobs by what the rows say now; with `proof`, confirm them first (transition B)."""
+    with tasks[0].node.database.write() as session:
+        for task in tasks:
+            _end(session, task, proof)
+
+
+def _end(session: Session, task: Task, proof: str) -> None:
+    now = task.node.clock()
+    delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+    if proof and delivery.state is not DeliveryState.CONFIRMED:
+        transitions.confirm(delivery, proof, now)
+        log.info("delivery confirmed", delivery=delivery.id, destination=delivery.destination, proof=proof)
+    if delivery.state is DeliveryState.CONFIRMED:
+        jobs.complete(session, task.job)
+    elif delivery.state is DeliveryState.STORED:
+        jobs.postpone(session, task.job, until=_look_again_at(task, delivery, now))
+    else:  # the report came while we waited, and said no
+        _record_failure(session, task, delivery, delivery.last_error or "to be sent again", permanent=False)
+
+
+def give_back(tasks: Sequence[Task]) -> None:
+    """Make these due again at once, as they were: they were not tried."""
+    for task in tasks:
+        with task.node.database.write() as session:
+            jobs.postpone(session, task.job)
 
 
 def _look_again_at(task: Task, delivery: Delivery, now: dt.datetime) -> dt.datetime:

@@ -31,6 +31,18 @@ def mark_stored(delivery: Delivery, sop_class_uid: str, now: dt.datetime) -> Non
     delivery.proof_attempts, delivery.last_error = 0, ""
 
 
+def ask_for_proof(delivery: Delivery, now: dt.datetime) -> None:
+    """Count a request for the proof of what is stored; the state stays."""
+    delivery.proof_attempts += 1
+    delivery.updated_at = now
+
+
+def ask_for_commitment(delivery: Delivery, transaction_uid: str, now: dt.datetime) -> None:
+    """The same by storage commitment, whose report will name this transaction."""
+    ask_for_proof(delivery, now)
+    delivery.commitment_transaction_uid, delivery.commitment_asked_at = transaction_uid, now
+
+
 def confirm(delivery: Delivery, proof: str, now: dt.datetime) -> None:
     """Transition B. proof: "commitment", "find", "stow" or "none"."""
     delivery.state, delivery.proof, delivery.last_error = DeliveryState.CONFIRMED, proof, ""

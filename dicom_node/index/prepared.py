@@ -47,7 +47,7 @@ class PreparedStatement:
         Of an INSERT: the columns that it is given.
     """
 
-    def __init__(self, statement: Select[Any] | UpdateBase, columns: Iterable[str] | None = None) -> None:
+    def __init__(self, statement: Select[*tuple[Any, ...]] | UpdateBase, columns: Iterable[str] | None = None) -> None:
         self._statement = statement
         self._columns = None if columns is None else list(columns)
         self._by_dialect: dict[str, _CompiledStatement] = {}

@@ -68,7 +68,7 @@ def count_due(session: Session, kind: JobKind, *, most: int) -> int:
     given = due.given_times(session, by=dt.timedelta(0))
     for urgency in Priority:
         looked_at = due.first_due(kind, urgency, on_server)
-        counted += len(session.scalars(looked_at, {**given, "most": most - counted}).all())
+        counted += len(looked_at.execute(session, {**given, "most": most - counted}))
         if counted == most:
             break
     return counted
@@ -83,7 +83,7 @@ def _soonest(
     """
     asked = [(kind, urgency) for kind in kinds for urgency in Priority]
     given = due.given_times(session, by=within, present=dt.timedelta(0))
-    *first, present = session.execute(due.looks(tuple(kinds), within, given_clock(session) is None), given).one()
+    ((*first, present),) = due.looks(tuple(kinds), within, given_clock(session) is None).execute(session, given)
     times: dict[JobKind, dt.datetime] = {}
     for (kind, _), run_at in zip(asked, first, strict=True):
         if run_at is not None:

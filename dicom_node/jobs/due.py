@@ -8,11 +8,11 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, String, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from dicom_node.index.clock import given_clock, server_time
+from dicom_node.index.prepared import PreparedStatement
 from dicom_node.index.tables.base import UtcDateTime
 from dicom_node.index.tables.core import Job, JobKind, JobState, Study
 
@@ -80,48 +80,22 @@ def time_parameter(name: str, on_server: bool, after: dt.timedelta = dt.timedelt
 
 
 @lru_cache(maxsize=128)
-def looks(kinds: tuple[JobKind, ...], within: dt.timedelta, on_server: bool) -> Select[Any]:
+def looks(kinds: tuple[JobKind, ...], within: dt.timedelta, on_server: bool) -> PreparedStatement:
     """Build the question for the due time of the next job of each kind and priority, due `by` then, and the present.
 
-    Built once: to build it takes six times as long as to ask it, and a busy node asks it some ten times a study.
+    Built once: to build it takes many times as long as to ask it, and a busy node asks it some ten times a study.
     """
     by = time_parameter("by", on_server, within)
     asked = [next_due(Job.run_at, (kind,), urgency, by=by).scalar_subquery() for kind in kinds for urgency in Priority]
-    return select(*asked, time_parameter("present", on_server))
+    named = [column.label(f"first_{number}") for number, column in enumerate(asked)]
+    return PreparedStatement(select(*named, time_parameter("present", on_server).label("database_time")))
 
 
 @lru_cache(maxsize=32)
-def first_due(kind: JobKind, urgency: Priority, on_server: bool) -> Select[Any]:
+def first_due(kind: JobKind, urgency: Priority, on_server: bool) -> PreparedStatement:
     """Build the question for the first `most` jobs of a kind that are due `by` then. Built once, as `looks`."""
     by = time_parameter("by", on_server)
-    return next_due(Job.id, (kind,), urgency, by=by).limit(bindparam("most", type_=Integer))
-
-
-@lru_cache(maxsize=32)
-def claim_next(
-    kinds: tuple[JobKind, ...], lease: dt.timedelta, is_postgresql: bool, on_server: bool
-) -> ReturningUpdate[int, JobKind, str, dict[str, Any], int, int]:
-    """Build the statement of a claim; once, because that takes longer than to execute it."""
-    candidates = [next_due(Job.id, kinds, urgency, by=time_parameter("by", on_server)) for urgency in Priority]
-    if is_postgresql:
-        # Rows that another claimer is just taking are passed over instead of waited for.
-        candidates = [candidate.with_for_update(skip_locked=True) for candidate in candidates]
-    # COALESCE looks for less urgent work only where there is none that is more urgent.
-    chosen = func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
-    # Choice and change are one statement, and the state is asked again where the row changes: if it has changed hands
-    # in between, no row comes back and the lane looks again. Two owners of one job would send a document twice.
-    return (
-        update(Job)
-        .where(Job.id == chosen, Job.state == JobState.READY)
-        .values(
-            state=JobState.RUNNING,
-            attempts=Job.attempts + 1,
-            lease_owner=bindparam("claimer", type_=String),
-            lease_until=time_parameter("until", on_server, lease),
-        )
-        .returning(Job.id, Job.kind, Job.key, Job.payload, Job.attempts, Job.max_attempts)
-        .execution_options(synchronize_session=False)
-    )
+    return PreparedStatement(next_due(Job.id, (kind,), urgency, by=by).limit(bindparam("most", type_=Integer)))
 
 
 def claim_analyses_alone(session: Session) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, case, update
@@ -33,11 +33,13 @@ from dicom_node.index.clock import database_time, given_clock
 from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
-from dicom_node.jobs.due import Priority, claim_analyses_alone, claim_next, given_times
+from dicom_node.jobs import statements
+from dicom_node.jobs.due import Priority, claim_analyses_alone, given_times
 from dicom_node.system.backoff import pause_after
 
 LEASE = dt.timedelta(seconds=60)
 """A worker that has not renewed its lease for so long is taken for dead. Renewed every LEASE / 4."""
+_NOW = dt.timedelta(0)
 FIRST_RETRY = dt.timedelta(seconds=5)
 LONGEST_RETRY = dt.timedelta(hours=1)
 LOST_AT_EVERY_ATTEMPT = "the worker was lost at every attempt"
@@ -54,6 +56,8 @@ class ClaimedJob:
     attempts: int
     max_attempts: int
     lease_owner: str
+    companions: tuple[ClaimedJob, ...] = ()
+    """Jobs of the same kind and owner that its handler does and ends together with it."""
 
 
 class LeaseLostError(Exception):
@@ -74,7 +78,8 @@ def enqueue(
 
     The same key twice makes one job; returns whether this call made it.
     """
-    now = database_time(session)
+    clock = given_clock(session)
+    now = database_time(session) if clock is None else clock()
     values = {
         "kind": kind,
         "key": key,
@@ -86,6 +91,8 @@ def enqueue(
         "run_at": now if run_at is None else run_at,
         "created_at": now,
         "lease_owner": "",
+        "lease_until": None,
+        "finished_at": None,
         "last_error": "",
     }
     return insert_if_absent(session, Job, values, unique=["key"]) is not None
@@ -100,20 +107,30 @@ def claim(
         claim_analyses_alone(session)
     is_postgresql = session.get_bind().dialect.name == "postgresql"
     held = lease or LEASE
-    statement = claim_next(tuple(kinds), held, is_postgresql, given_clock(session) is None)
+    statement = statements.claim_next(tuple(kinds), held, is_postgresql, given_clock(session) is None)
     given = {"claimer": owner, **given_times(session, by=dt.timedelta(0), until=held)}
-    row = session.execute(statement, given).one_or_none()
-    return None if row is None else ClaimedJob(**row._mapping, lease_owner=owner)
+    return next((ClaimedJob(**row._asdict(), lease_owner=owner) for row in statement.execute(session, given)), None)
+
+
+def claim_companions(
+    session: Session, job: ClaimedJob, keys: Collection[str], *, lease: dt.timedelta | None = None
+) -> ClaimedJob:
+    """Transition A for those of these jobs that are due and new, for the owner of `job`, which returns with them."""
+    held = lease or LEASE
+    statement = statements.claim_new(held, given_clock(session) is None)
+    given = {"claimer": job.lease_owner, **given_times(session, by=dt.timedelta(0), until=held)}
+    rows = [row for key in sorted(keys) for row in statement.execute(session, {**given, "wanted": key})]
+    return replace(job, companions=tuple(ClaimedJob(**row._asdict(), lease_owner=job.lease_owner) for row in rows))
 
 
 def heartbeat(session: Session, job: ClaimedJob, *, lease: dt.timedelta | None = None) -> None:
     """Renew the lease. Raises LeaseLostError where the job is no longer this worker's."""
-    _change(session, job, lease_until=database_time(session, lease or LEASE))
+    _change(session, job, {"lease_until": lease or LEASE})
 
 
 def complete(session: Session, job: ClaimedJob) -> None:
     """Transition B, in the same transaction as the job's effect. Raises LeaseLostError: then roll the effect back."""
-    _leave(session, job, JobState.DONE, finished_at=database_time(session), last_error="")
+    _leave(session, job, JobState.DONE, {"finished_at": _NOW}, last_error="")
 
 
 def fail(
@@ -128,12 +145,12 @@ def fail(
 
     payload: what the next attempt is to find instead of the present one.
     """
-    changes: dict[str, Any] = {"last_error": error} if payload is None else {"last_error": error, "payload": payload}
+    changes: dict[str, Any] = {"last_error": error} | ({} if payload is None else {"payload": dict(payload)})
     # The claim counted this attempt already.
     if permanent or job.attempts >= job.max_attempts:
-        _leave(session, job, JobState.DEAD, finished_at=database_time(session), **changes)
+        _leave(session, job, JobState.DEAD, {"finished_at": _NOW}, **changes)
         return JobState.DEAD
-    _leave(session, job, JobState.READY, run_at=database_time(session, back_off(job.attempts)), **changes)
+    _leave(session, job, JobState.READY, {"run_at": back_off(job.attempts)}, **changes)
     return JobState.READY
 
 
@@ -142,8 +159,8 @@ def postpone(session: Session, job: ClaimedJob, *, until: dt.datetime | None = N
 
     until: when it is due again; None: at once, in the place that it had.
     """
-    run_at = Job.run_at if until is None else until
-    _leave(session, job, JobState.READY, run_at=run_at, attempts=max(job.attempts - 1, 0))
+    due = {} if until is None else {"run_at": until}
+    _leave(session, job, JobState.READY, {}, attempts=max(job.attempts - 1, 0), **due)
 
 
 def refund_attempts(session: Session, ids: Collection[int]) -> None:
@@ -222,8 +239,8 @@ def restart(session: Session, key: str) -> None:
 
 def finish(session: Session, key: str) -> None:
     """Transition G: end a waiting or dead job whose purpose was reached without it. A running one ends itself."""
-    chosen = (Job.key == key) & Job.state.in_([JobState.READY, JobState.DEAD])
-    _end(session, chosen, JobState.DONE, last_error="")
+    statement = statements.finish_job(given_clock(session) is None)
+    statement.execute(session, {"wanted": key, **given_times(session, present=_NOW)})
 
 
 def abandon(session: Session, ids: Collection[int]) -> None:
@@ -261,23 +278,17 @@ def _end(session: Session, chosen: ColumnElement[bool], state: JobState, **value
     )
 
 
-def _leave(session: Session, job: ClaimedJob, state: JobState, **values: Any) -> None:
-    _change(session, job, state=state, lease_until=None, lease_owner="", **values)
+def _leave(
+    session: Session, job: ClaimedJob, state: JobState, times: Mapping[str, dt.timedelta], **values: Any
+) -> None:
+    _change(session, job, times, state=state, lease_until=None, lease_owner="", **values)
 
 
-def _change(session: Session, job: ClaimedJob, **values: Any) -> None:
-    """Change the row only while it is still this worker's, in this attempt."""
-    changed = session.execute(
-        update(Job)
-        .where(
-            Job.id == job.id,
-            Job.state == JobState.RUNNING,
-            Job.lease_owner == job.lease_owner,
-            Job.attempts == job.attempts,
-        )
-        .values(**values)
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    )
-    if changed.scalar_one_or_none() is None:
+def _change(session: Session, job: ClaimedJob, times: Mapping[str, dt.timedelta], **values: Any) -> None:
+    """Change the row only while it is still this worker's, in this attempt. times: how long from now, by column."""
+    statement = statements.change_held(tuple(values), tuple(times.items()), given_clock(session) is None)
+    given = {"held_id": job.id, "held_by": job.lease_owner, "held_attempt": job.attempts}
+    given |= {f"new_{name}": value for name, value in values.items()}
+    given |= given_times(session, **{f"new_{name}": after for name, after in times.items()})
+    if not statement.execute(session, given):
         raise LeaseLostError(f"job {job.key} is no longer held by {job.lease_owner} in attempt {job.attempts}")

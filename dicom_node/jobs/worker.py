@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import DeliveryError, IndexUnavailableError, NodeError, StorageError
@@ -31,7 +32,10 @@ STOP_GRACE_SECONDS = 20.0
 """The time a job may go on after the stop signal, before the process ends and the job goes back."""
 
 Handler = Callable[[ClaimedJob, NodeContext], None]
-"""Does a job and ends it itself, in the transaction that writes its effect. Raises NodeError where it failed."""
+"""Does a job with its companions and ends each itself, in the transaction that writes its effect. Raises NodeError
+where the job failed."""
+AddCompanions = Callable[[Session, ClaimedJob], ClaimedJob]
+"""Claims, in the transaction of a job's own claim, what is to be done together with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +59,16 @@ LANES = (
 class Worker:
     """Threads over one index. `start`, then `stop`; jobs that are not done by then go back to the queue."""
 
-    def __init__(self, node: NodeContext, handlers: Mapping[JobKind, Handler]) -> None:
+    def __init__(
+        self,
+        node: NodeContext,
+        handlers: Mapping[JobKind, Handler],
+        *,
+        companions: Mapping[JobKind, AddCompanions] | None = None,
+    ) -> None:
         self._node = node
         self._handlers = handlers
+        self._companions = companions or {}
         self._threads: list[threading.Thread] = []
         self._held: dict[str, ClaimedJob] = {}
         self._held_lock = threading.Lock()
@@ -105,19 +116,20 @@ class Worker:
         with self._held_lock:
             left = list(self._held.values())
         for job in left:
-            self._give_back(job)
+            self._give_back(job, *job.companions)
         self._reporter.withdraw()
         self._wakeups.join()
 
-    def _give_back(self, job: ClaimedJob) -> None:
-        """Give a job back as it was: being stopped is no failure of the job's."""
-        try:
-            with self._node.database.write() as session:
-                jobs.postpone(session, job)
-        except (IndexUnavailableError, LeaseLostError) as error:
-            log.warning("job not given back: its lease brings it back", job=job.key, error=str(error))
-            return
-        log.info("job given back at stop", job=job.key)
+    def _give_back(self, *given: ClaimedJob) -> None:
+        """Give jobs back as they were: being stopped is no failure of theirs, nor is another job's error."""
+        for job in given:
+            try:
+                with self._node.database.write() as session:
+                    jobs.postpone(session, job)
+            except (IndexUnavailableError, LeaseLostError) as error:
+                log.warning("job not given back: its lease brings it back", job=job.key, error=str(error))
+            else:
+                log.info("job given back", job=job.key)
 
     def _take_back(self) -> None:
         """Give back at once what processes of this machine held that are certainly gone, not when leases run out."""
@@ -177,12 +189,15 @@ class Worker:
             return
         with status.busy(job.key):
             self._do(job, status)
-        if status.kind is JobKind.ANALYSE:  # a further film of this person, which was passed over, may be taken now
-            self._wakeups.wake(kinds)
+        if status.kind is JobKind.ANALYSE:
+            # A further film of this person, which was passed over, may be taken now; and the reports are to be sent.
+            self._wakeups.wake((JobKind.ANALYSE, JobKind.DELIVER))
 
     def _claim(self, kind: JobKind, owner: str) -> ClaimedJob | None:
         with self._node.database.write() as session:
             job = jobs.claim(session, kinds=(kind,), owner=owner)
+            if job is not None and kind in self._companions:
+                job = self._companions[kind](session, job)
         if job is not None:
             with self._held_lock:
                 self._held[owner] = job
@@ -196,7 +211,9 @@ class Worker:
             status.health.record_success()
         except LeaseLostError as error:
             log.warning("job lost to another worker", job=job.key, error=str(error))
+            self._give_back(*job.companions)
         except NodeError as error:
+            self._give_back(*job.companions)
             # A handler that fails during a stop fails of the stop: its model was ended, its connection closed.
             if self._node.stop.is_set():
                 self._give_back(job)
@@ -206,6 +223,7 @@ class Worker:
                 self._suspect_machine(job, str(error), status)
         except Exception as error:  # the edge of a job: whatever its handler raises ends this attempt alone
             log.exception("job failed unexpectedly", job=job.key)
+            self._give_back(*job.companions)
             self._fail(job, f"{type(error).__name__}: {error}", permanent=False, logged=type(error).__name__)
             self._suspect_machine(job, type(error).__name__, status)
         finally:
@@ -259,7 +277,8 @@ class Worker:
         with self._held_lock:
             held = list(self._held.values())
         for job in held:
-            self._renew(job)
+            for each in (job, *job.companions):
+                self._renew(each)
 
     def _renew(self, job: ClaimedJob) -> None:
         try:

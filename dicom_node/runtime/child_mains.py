@@ -131,6 +131,7 @@ def worker_main(settings: Settings, ready: ProcessEvent, pulse: Pulse, stop: thr
             JobKind.REPORT: read_report.handle,
             JobKind.SHADOW: challenger.handle,
         },
+        companions={JobKind.DELIVER: deliver.add_companions},
     )
     worker.start()
     _end_start(ready)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, select, update
+from sqlalchemy.orm import Session
 
 from dicom_node.config import ModelSection, NodeSection, Settings
 from dicom_node.config.models import STUDIES_BY_LOAD
@@ -112,6 +113,26 @@ def test_a_job_that_outlasts_the_grace_goes_back_to_the_queue(node: NodeContext)
     assert job.state is JobState.READY
     assert job.attempts == 0, "being stopped is no failure of the job's"
     release.set()
+
+
+def test_companions_of_a_job_that_fails_go_back_as_they_were(node: NodeContext) -> None:
+    for key in ("a", "b"):
+        _enqueue(node, key)
+
+    def handler(job: ClaimedJob, node: NodeContext) -> None:
+        if job.companions:
+            _break(job, node)
+        _done(job, node)
+
+    def take_b(session: Session, job: ClaimedJob) -> ClaimedJob:
+        return jobs.claim_companions(session, job, ["b"]) if job.key == "a" else job
+
+    worker = Worker(node, {JobKind.DELIVER: handler}, companions={JobKind.DELIVER: take_b})
+    worker.start()
+    wait_until(lambda: _job(node, "b").state is JobState.DONE, what="the companion to be done by itself")
+    worker.stop()
+    assert (_job(node, "b").attempts, _job(node, "b").last_error) == (1, "")
+    assert (_job(node, "a").state, _job(node, "a").attempts) == (JobState.READY, 1)
 
 
 def test_jobs_of_a_dead_process_are_taken_back_at_once(node: NodeContext) -> None:

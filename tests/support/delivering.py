@@ -44,7 +44,7 @@ def main(config: Path, *, analyse: bool) -> None:
         models.start()
         handlers[JobKind.ANALYSE] = analyse_job.handler(models)
     sweeper = Sweeper(node, tuple(tick for tick in ticks.TICKS if tick.name in names))
-    worker = Worker(node, handlers)
+    worker = Worker(node, handlers, companions={JobKind.DELIVER: deliver.add_companions})
     sweeper.start()
     worker.start()
     stop.wait()
