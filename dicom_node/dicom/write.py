@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
@@ -25,6 +26,8 @@ _BINARY: Final = frozenset({"OB", "OW", "UN"})
 _NUMBERS: Final[Mapping[str, str]] = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _LONG: Final = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 """VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2)."""
+KEPT_ENCODING: Final = "kept_encoding"
+"""The attribute of an item that `keep_encoding` was called for."""
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _MAX_SHORT_LENGTH: Final = 0xFFFF
 _SHORT_LENGTH: Final = struct.Struct("<H")
@@ -86,10 +89,22 @@ def _unknown(_value: object, _vr: str) -> bytes:
     raise _UnknownFormError
 
 
+def keep_encoding(item: Dataset) -> None:
+    """Encode an item that will never be changed, so that writing the documents which share it need not."""
+    with suppress(_UnknownFormError):
+        # With the item that it is of: a copy takes the attribute along, and may then be changed.
+        item.__dict__[KEPT_ENCODING] = (id(item), b"".join(_elements(item)))
+
+
+def _content(item: Dataset) -> bytes:
+    owner, content = item.__dict__.get(KEPT_ENCODING, (0, b""))
+    return content if owner == id(item) else b"".join(_elements(item))
+
+
 def _sequence(value: Any, _vr: str) -> bytes:
     parts = []
     for item in value or ():
-        content = b"".join(_elements(item))
+        content = _content(item)
         parts.append(_ITEM + _LONG_LENGTH.pack(len(content)) + content)
     return b"".join(parts)
 

@@ -116,21 +116,25 @@ def test_a_job_that_outlasts_the_grace_goes_back_to_the_queue(node: NodeContext)
 
 
 def test_companions_of_a_job_that_fails_go_back_as_they_were(node: NodeContext) -> None:
-    for key in ("a", "b"):
-        _enqueue(node, key)
+    _enqueue(node, "a")
+    ended = threading.Event()
 
     def handler(job: ClaimedJob, node: NodeContext) -> None:
         if job.companions:
             _break(job, node)
         _done(job, node)
+        ended.set()
 
     def take_b(session: Session, job: ClaimedJob) -> ClaimedJob:
-        return jobs.claim_companions(session, job, ["b"]) if job.key == "a" else job
+        # Made in the claim of the other one, so that no other lane can take it first.
+        is_new = job.key == "a" and jobs.enqueue(session, JobKind.DELIVER, "b", {})
+        return jobs.claim_companions(session, job, ["b"]) if is_new else job
 
     worker = Worker(node, {JobKind.DELIVER: handler}, companions={JobKind.DELIVER: take_b})
     worker.start()
-    wait_until(lambda: _job(node, "b").state is JobState.DONE, what="the companion to be done by itself")
+    assert ended.wait(60)
     worker.stop()
+    assert _job(node, "b").state is JobState.DONE
     assert (_job(node, "b").attempts, _job(node, "b").last_error) == (1, "")
     assert (_job(node, "a").state, _job(node, "a").attempts) == (JobState.READY, 1)
 

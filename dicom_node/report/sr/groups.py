@@ -23,7 +23,7 @@ from dicom_node.report.sr.finding_group import (
     algorithm_identification,
     evaluation,
     filled_group,
-    percent_measurement,
+    filled_prognosis,
 )
 from dicom_node.report.sr.iod import is_referenceable
 from dicom_node.report.sr.region_group import RegionForm, filled_region
@@ -189,14 +189,13 @@ def _no_result_group(request: ReportRequest) -> Group:
 
 
 def _prognosis_group(request: ReportRequest, item: PrognosisItem) -> Group:
-    concept = finding_concept(item.key)
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(request, concept.name, "prognosis"),
-        finding_category=codes.concept("value.prognosis"),
-        finding_type=codes.concept_of(concept.code),
-        algorithm_id=_algorithm(request),
-        measurements=[percent_measurement("name.probability", _percent(item.probability))],
-        qualitative_evaluations=[evaluation("name.predicted_change", codes.change_code(item.change))],
+    what = (finding_concept(item.key).name, "prognosis")
+    return filled_prognosis(
+        item.key,
+        item.change,
+        algorithm=_algorithm_words(request),
+        tracking=(" ".join(what), tracking_uid(request, *what)),
+        percent=_percent(item.probability),
     )
 
 

@@ -28,8 +28,8 @@ from dicom_node.report.timeline import finding_courses
 SERIES_NUMBER = 9901
 """High, so that our series sorts behind those of the modality; the reading report first, the others behind it."""
 MODEL_SLOT = 64
-_CONTENT, _REFERENCED_SOP = Tag("ContentSequence"), Tag("ReferencedSOPSequence")
-_CONCEPT_NAME, _CONCEPT_CODE = Tag("ConceptNameCodeSequence"), Tag("ConceptCodeSequence")
+_CONTENT, _REFERENCED_SOP = int(Tag("ContentSequence")), int(Tag("ReferencedSOPSequence"))
+_CONCEPTS = frozenset({int(Tag("ConceptNameCodeSequence")), int(Tag("ConceptCodeSequence"))})
 """As numbers: looking a keyword up in each of some hundred items takes longer than all else in the walk."""
 NODE_VERSION = metadata.version("dicom-node")
 
@@ -155,11 +155,13 @@ def _references_in(content: Dataset) -> tuple[set[str], bool]:
     named: set[str] = set()
     has_private_codes = False
     for item in content_items(content):
-        for tag in (_CONCEPT_NAME, _CONCEPT_CODE):
-            if tag in item:
-                has_private_codes |= any(code.CodingSchemeDesignator == PRIVATE_SCHEME for code in item[tag].value)
-        if _REFERENCED_SOP in item:
-            named.update(str(reference.ReferencedSOPInstanceUID) for reference in item[_REFERENCED_SOP].value)
+        # The elements as they lie there: to ask for each of three tags takes several times as long.
+        for element in item.values():
+            number = int(element.tag)
+            if number in _CONCEPTS:
+                has_private_codes |= any(code.CodingSchemeDesignator == PRIVATE_SCHEME for code in item[number].value)
+            elif number == _REFERENCED_SOP:
+                named.update(str(reference.ReferencedSOPInstanceUID) for reference in item[number].value)
     return named, has_private_codes
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from highdicom.sr import (
     CodeContentItem,
     ContainerContentItem,
-    ContentSequence,
     DateContentItem,
     DeviceObserverIdentifyingAttributes,
     ImageContentItem,
@@ -15,7 +14,6 @@ from highdicom.sr import (
     ObservationContext,
     ObserverContext,
     RelationshipTypeValues,
-    TextContentItem,
 )
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
@@ -24,6 +22,7 @@ from dicom_node.report import codes
 from dicom_node.report.exposure import moment
 from dicom_node.report.request import ReportRequest
 from dicom_node.report.rules import Rank, Seen
+from dicom_node.report.sr.copies import set_content, text_item
 from dicom_node.report.sr.groups import Group, finding_groups, sources
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import has_answer, is_compared, statements
@@ -88,12 +87,12 @@ def _image_library(request: ReportRequest) -> ContainerContentItem | None:
             referenced_sop_instance_uid=header_uid(source, "SOPInstanceUID"),
             relationship_type=_CONTAINS,
         )
-        group.ContentSequence = ContentSequence([*described, image])
+        set_content(group, [*described, image])
         groups.append(group)
     if not groups:
         return None
     library = ContainerContentItem(name=codes.concept("name.image_library"), relationship_type=_CONTAINS)
-    library.ContentSequence = ContentSequence(groups)
+    set_content(library, groups)
     return library
 
 
@@ -131,10 +130,8 @@ def _evaluations(request: ReportRequest, unmarked: Sequence[Group]) -> Container
     if request.model.demonstration:
         comments = (*comments, words.text("origin.demonstration_mark"))
     items += [
-        TextContentItem(name=codes.concept("name.comment"), value=comment, relationship_type=_CONTAINS)
-        for comment in dict.fromkeys(comments)
-        if comment.strip()
+        text_item(codes.concept("name.comment"), comment) for comment in dict.fromkeys(comments) if comment.strip()
     ]
     container = ContainerContentItem(name=codes.concept("name.qualitative_evaluations"), relationship_type=_CONTAINS)
-    container.ContentSequence = ContentSequence([*items, *(group[0] for group in unmarked)])
+    set_content(container, [*items, *(group[0] for group in unmarked)])
     return container

@@ -6,19 +6,18 @@ from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
     ContainerContentItem,
-    ContentSequence,
     DeviceObserverIdentifyingAttributes,
     LanguageOfContentItemAndDescendants,
     ObservationContext,
     ObserverContext,
     RelationshipTypeValues,
-    TextContentItem,
 )
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
 
 from dicom_node.report import codes
 from dicom_node.report.request import ReportRequest
+from dicom_node.report.sr.copies import set_content, text_item
 from dicom_node.report.wording.catalogue import Catalogue, catalogue
 from dicom_node.report.wording.sections import ReportSection, SectionKey, sections
 
@@ -47,7 +46,7 @@ def report_content(request: ReportRequest, said: tuple[ReportSection, ...]) -> D
         )
     )
     items += [_section(section, words) for section in said]
-    root.ContentSequence = ContentSequence(items)
+    set_content(root, items)
     return root
 
 
@@ -70,7 +69,5 @@ def _section(section: ReportSection, words: Catalogue) -> ContainerContentItem:
     container = ContainerContentItem(name=heading, relationship_type=_CONTAINS)
     name = codes.concept(_ITEM_NAMES.get(section.key, "name.comment"))
     lines = [f"{sentence}\n" for sentence in section.sentences[:-1]] + list(section.sentences[-1:])
-    container.ContentSequence = ContentSequence(
-        TextContentItem(name=name, value=line, relationship_type=_CONTAINS) for line in lines
-    )
+    set_content(container, [text_item(name, line) for line in lines])
     return container

@@ -5,8 +5,8 @@ As `dicom_node.report.sr.finding_group`: what is filled in is the tracking, the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from highdicom.sr import (
@@ -22,8 +22,8 @@ from pydicom import Dataset
 
 from dicom_node.report import codes
 from dicom_node.report.concepts import finding_concept
-from dicom_node.report.sr.copies import copied
-from dicom_node.report.sr.finding_group import algorithm_identification, time_point
+from dicom_node.report.sr.copies import Form, with_values
+from dicom_node.report.sr.finding_group import algorithm_identification, fill_tracking, time_point
 from dicom_node.report.sr.regions import FloatArray
 from model.schema import ImageRole
 
@@ -54,20 +54,23 @@ def filled_region(
     form: RegionForm, *, tracking: tuple[str, str], points: FloatArray, sop_instance_uid: str
 ) -> ContentSequence:
     """The group (TID 1410). tracking: identifier and UID. points: float64 [N, 2] as (column, row)."""
-    group: ContentSequence = _empty_region(form)
-    content: Sequence[Dataset] = group[0].ContentSequence
-    content[0].TextValue, content[1].UID = tracking
-    drawn = next(item for item in content if item.ValueType == "SCOORD")
-    drawn.GraphicData = points.flatten().tolist()
-    drawn.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = sop_instance_uid
-    return group
+
+    def fill(items: list[Dataset]) -> None:
+        fill_tracking(items, tracking)
+        place, drawn = next((place, item) for place, item in enumerate(items) if item.ValueType == "SCOORD")
+        image = drawn.ContentSequence[0]
+        reference = with_values(image.ReferencedSOPSequence[0], ReferencedSOPInstanceUID=sop_instance_uid)
+        image = with_values(image, ReferencedSOPSequence=[reference])
+        items[place] = with_values(drawn, GraphicData=points.flatten().tolist(), ContentSequence=[image])
+
+    return _region_form(form).copy(fill)
 
 
-@copied
-def _empty_region(form: RegionForm) -> ContentSequence:
+@lru_cache(maxsize=1024)
+def _region_form(form: RegionForm) -> Form:
     kind = GraphicTypeValues.POLYLINE if form.label is None else GraphicTypeValues.CIRCLE
     image = SourceImageForRegion(referenced_sop_class_uid=form.sop_class_uid, referenced_sop_instance_uid=_ANY_UID)
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
+    group = PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(identifier=_ANY_TEXT, uid=_ANY_UID),
         referenced_region=ImageRegion(
             graphic_type=kind, graphic_data=np.asarray(_ANY_POINTS[kind]), source_image=image
@@ -77,6 +80,7 @@ def _empty_region(form: RegionForm) -> ContentSequence:
         algorithm_id=algorithm_identification(*form.algorithm),
         measurements=None if form.label is None else [_label(*form.label)],
     )
+    return Form(group)
 
 
 def _label(name: str, word: str) -> Measurement:
