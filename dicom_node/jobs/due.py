@@ -8,7 +8,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from dicom_node.index.clock import given_clock, server_time
@@ -53,7 +53,7 @@ def next_due(
     ANALYZE of a queue of one kind, SQLite takes a condition without this order for one that holds of nearly all rows,
     and reads the table.
     """
-    of_kind = Job.kind == next(iter(kinds)) if len(kinds) == 1 else Job.kind.in_(list(kinds))
+    of_kind = or_(*(Job.kind == kind for kind in kinds))
     # Due times are the database's: the clocks of two machines differ, and neither may start a job early.
     is_due = of_kind & (Job.state == JobState.READY) & (Job.priority == priority) & (Job.run_at <= by)
     if JobKind.ANALYSE in kinds:

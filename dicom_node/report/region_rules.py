@@ -174,10 +174,20 @@ def _fine(mask: Mask) -> Mask:
 
 
 def _widen(mask: Mask, share: float) -> Mask:
-    """The mask and everything within `share` of the square's side from it."""
-    from scipy import ndimage  # a fifth of a second, which listings need not wait for
+    """The mask and everything within `share` of the square's side from it.
 
-    near: Mask = ndimage.distance_transform_edt(~mask) <= share * RASTER
+    A dilation by a disk, one row of the disk at a time: a distance transform, which says the same, takes more than
+    twice as long.
+    """
+    reach = share * RASTER
+    most = int(reach)
+    # Along each row the number of cells before a column: a span has cells of the mask where it grows.
+    before = np.cumsum(np.pad(mask, ((most, most), (most + 1, most))), axis=1, dtype=np.int32)
+    near = np.zeros_like(mask)
+    for down in range(-most, most + 1):
+        aside = int((reach**2 - down**2) ** 0.5)
+        rows = before[most + down : most + down + RASTER]
+        near |= rows[:, most + aside + 1 :][:, :RASTER] > rows[:, most - aside :][:, :RASTER]
     return near
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -48,12 +49,16 @@ class FolderDocuments(DocumentStore):
         """temp → write → fsync → rename, then fsync of the folders. Raises OSError."""
         target = self.root / folder
         target.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            temporary = target / f"{name}.part"
-            with temporary.open("wb") as file:
+        temporaries = {name: target / f"{name}.part" for name in files}
+        with ExitStack() as opened:
+            written = [opened.enter_context(temporaries[name].open("wb")) for name in files]
+            for file, content in zip(written, files.values(), strict=True):
                 file.write(content)
                 file.flush()
+            # After all are written: what the first of these brings to the disk, the others need not wait for.
+            for file in written:
                 os.fsync(file.fileno())
+        for name, temporary in temporaries.items():
             temporary.replace(target / name)
         fsync_folder(target)
         fsync_folder(target.parent)

@@ -6,10 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dicom_node.report.dropped_regions import RegionFault
 from dicom_node.report.region_rules import (
+    RASTER,
     RegionFilm,
+    _widen,
     films_of,
     fitting_region,
     half_of,
@@ -147,3 +150,14 @@ def test_lungs_are_looked_for_only_on_films_that_bear_a_region() -> None:
     assert films_of(film, film, marked_roles(answer)).keys() == {ImageRole.CURRENT}
     assert films_of(film, None).keys() == {ImageRole.CURRENT}
     assert not films_of(film, film, marked_roles(dataclasses.replace(answer, findings=())))
+
+
+@pytest.mark.parametrize("share", [0.015, 0.03, 0.05])
+def test_a_widened_mask_is_all_within_the_distance(share: float) -> None:
+    rng = np.random.default_rng(5)
+    for density in (0.0005, 0.01, 0.3):
+        mask = rng.random((RASTER, RASTER)) < density
+        mask[0, 0] = mask[-1, RASTER // 2] = True
+        near = ndimage.distance_transform_edt(~mask) <= share * RASTER
+        assert (_widen(mask, share) == near).all()
+    assert not _widen(np.zeros((RASTER, RASTER), dtype=bool), share).any()

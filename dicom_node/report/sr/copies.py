@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from highdicom.sr import CodedConcept, ContentSequence, RelationshipTypeValues, TextContentItem
 from pydicom import DataElement, Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from dicom_node.dicom.write import KEPT_ENCODING, keep_encoding
 
@@ -58,8 +58,14 @@ class Form:
         self._template: Any = type(group)
         self._container: Dataset = group[0]
         self._items: list[Dataset] = list(self._container.ContentSequence)
-        for item in self._items:
+        self._places: dict[str, list[int]] = {}
+        for place, item in enumerate(self._items):
             keep_encoding(item)
+            self._places.setdefault(item.ValueType, []).append(place)
+
+    def places(self, value_type: str) -> Sequence[int]:
+        """Where its items of a value type (PS3.3 section C.17.3.2.1) stand, in order."""
+        return self._places.get(value_type, ())
 
     def copy(self, fill: Callable[[list[Dataset]], None]) -> ContentSequence:
         """Make a group of its own. fill: puts copies with values in the place of items; it changes none of them."""
@@ -78,10 +84,15 @@ def with_values(item: Dataset, **values: Any) -> Dataset:
     # pydicom's own ways of copying a data set look at each element again, which takes ten times as long.
     elements = twin.__dict__["_dict"] = dict(item._dict)
     for keyword, value in values.items():
-        element = item[keyword]
+        tag = _tag(keyword)
         # Not by attribute: that would write into the element, which the two share.
-        elements[element.tag] = DataElement(element.tag, element.VR, value)
+        elements[tag] = DataElement(tag, item[tag].VR, value)
     return twin
+
+
+@lru_cache(maxsize=64)
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 def set_content(container: Dataset, items: Sequence[Dataset]) -> None:

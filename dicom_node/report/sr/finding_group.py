@@ -61,18 +61,20 @@ def filled_group(
     tracking: identifier and UID. percents: one for each of `form.measured`. images: SOP Class and Instance UIDs.
     """
 
+    made = _group_form(form)
+
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        fill_percents(items, percents)
-        for (place, item), (sop_class_uid, sop_instance_uid) in zip(_items_of(items, "IMAGE"), images, strict=True):
+        _fill_percents(items, made.places("NUM"), percents)
+        for place, (sop_class_uid, sop_instance_uid) in zip(made.places("IMAGE"), images, strict=True):
             reference = with_values(
-                item.ReferencedSOPSequence[0],
+                items[place].ReferencedSOPSequence[0],
                 ReferencedSOPClassUID=sop_class_uid,
                 ReferencedSOPInstanceUID=sop_instance_uid,
             )
-            items[place] = with_values(item, ReferencedSOPSequence=[reference])
+            items[place] = with_values(items[place], ReferencedSOPSequence=[reference])
 
-    return _group_form(form).copy(fill)
+    return made.copy(fill)
 
 
 def fill_tracking(items: list[Dataset], tracking: tuple[str, str]) -> None:
@@ -80,17 +82,13 @@ def fill_tracking(items: list[Dataset], tracking: tuple[str, str]) -> None:
     items[0], items[1] = with_values(items[0], TextValue=tracking[0]), with_values(items[1], UID=tracking[1])
 
 
-def fill_percents(items: list[Dataset], percents: Sequence[float]) -> None:
-    """Fill in the numbers of a group, in order."""
-    for (place, item), percent in zip(_items_of(items, "NUM"), percents, strict=True):
+def _fill_percents(items: list[Dataset], places: Sequence[int], percents: Sequence[float]) -> None:
+    for place, percent in zip(places, percents, strict=True):
+        item = items[place]
         # Decimal String has 16 characters (PS3.5 6.2); the floating point value beside it is exact.
         number = DS(percent, auto_format=True)
         measured = with_values(item.MeasuredValueSequence[0], NumericValue=number, FloatingPointValue=percent)
         items[place] = with_values(item, MeasuredValueSequence=[measured])
-
-
-def _items_of(items: list[Dataset], value_type: str) -> list[tuple[int, Dataset]]:
-    return [(place, item) for place, item in enumerate(items) if item.ValueType == value_type]
 
 
 @lru_cache(maxsize=1024)
@@ -128,11 +126,13 @@ def filled_prognosis(
 ) -> ContentSequence:
     """The group of a finding's expected change (TID 1501). key: of the finding. tracking: identifier and UID."""
 
+    made = _prognosis_form(key, change, algorithm)
+
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        fill_percents(items, [percent])
+        _fill_percents(items, made.places("NUM"), [percent])
 
-    return _prognosis_form(key, change, algorithm).copy(fill)
+    return made.copy(fill)
 
 
 @lru_cache(maxsize=256)

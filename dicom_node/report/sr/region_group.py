@@ -55,15 +55,18 @@ def filled_region(
 ) -> ContentSequence:
     """The group (TID 1410). tracking: identifier and UID. points: float64 [N, 2] as (column, row)."""
 
+    made = _region_form(form)
+
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        place, drawn = next((place, item) for place, item in enumerate(items) if item.ValueType == "SCOORD")
+        (place,) = made.places("SCOORD")
+        drawn = items[place]
         image = drawn.ContentSequence[0]
         reference = with_values(image.ReferencedSOPSequence[0], ReferencedSOPInstanceUID=sop_instance_uid)
         image = with_values(image, ReferencedSOPSequence=[reference])
         items[place] = with_values(drawn, GraphicData=points.flatten().tolist(), ContentSequence=[image])
 
-    return _region_form(form).copy(fill)
+    return made.copy(fill)
 
 
 @lru_cache(maxsize=1024)
