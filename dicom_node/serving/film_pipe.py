@@ -12,6 +12,8 @@ import pickle
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 
 def send_value(pipe: Connection, value: Any) -> None:
     """Send a value. Raises OSError where the other end is gone."""
@@ -30,8 +32,9 @@ def receive_value(pipe: Connection) -> Any:
     outline, sizes = pipe.recv()
     arrays = []
     for size in sizes:
-        data = bytearray(size)
-        rest = memoryview(data)
+        # From numpy, which asks the system for large pages: to fill a film's memory page by page takes time of its own.
+        data = memoryview(np.empty(size, dtype=np.uint8))
+        rest = data
         while rest:
             count = os.readv(pipe.fileno(), [rest])
             if count == 0:

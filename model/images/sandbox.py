@@ -91,9 +91,10 @@ class _DecoderChild:
         except (ValueError, KeyError, TypeError) as error:
             raise _Fault("the decoder answered nonsense") from error
 
-    def _read(self, count: int, deadline: float) -> bytearray:
-        data = bytearray(count)
-        view = memoryview(data)
+    def _read(self, count: int, deadline: float) -> memoryview:
+        # numpy asks the system for large pages: to fill a film's memory page by page takes as long as to copy it.
+        data = memoryview(np.empty(count, dtype=np.uint8))
+        view = data
         descriptor = self._answers.fileno()
         while view:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))

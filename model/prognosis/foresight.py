@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.checkpoints.manifest import Manifest
 from model.engine.answers import ClosedAnswer, EngineJob
@@ -18,6 +20,9 @@ from model.prognosis.head import PrognosisHead, read_head
 from model.prognosis.inputs import Known, Reading, reading_of, setting_of
 from model.questions.battery import Question, QuestionType, closed_question
 from model.schema import MAX_IMAGES, Change, DisplayImage, Finding, Presence, PrognosisItem, StudyPair
+
+MOST_KEPT = 4096
+"""Readings that are kept, of some hundred bytes each: films of weeks."""
 
 
 class Foresight:
@@ -41,6 +46,7 @@ class Foresight:
         self._vlm, self._engine, self._calibrated, self._floor = vlm, engine, calibrated, floor
         self._stated = {setting: frozenset(keys) for setting, keys in stated.items()}
         self._questions = reading_questions(head.vocabulary.findings)
+        self._kept: dict[bytes, Reading] = {}
 
     def items(self, study: StudyPair) -> tuple[PrognosisItem, ...]:
         """The statements allowed on the next image; a finding that is and stays absent is not stated."""
@@ -61,17 +67,33 @@ class Foresight:
         return Known(readings=self.readings(newest.images), days=newest.days, context=study.context)
 
     def readings(self, images: Sequence[DisplayImage]) -> tuple[Reading, ...]:
-        """One reading for each image, each asked alone, together in one batch."""
+        """One reading for each image, each asked alone, together in one batch. Not to be written to.
+
+        A film that was read before is not asked again: the prior of a study was the current film of an earlier one.
+        """
+        pictures = [self._vlm.picture(image) for image in images]
+        # All that a reading rests on beside this checkpoint.
+        keys = [sha256(picture.tobytes()).digest() for picture in pictures]
+        unread = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
+        read = {key: self._kept[key] for key in keys if key in self._kept}
+        read |= dict(zip(unread, self._ask(list(unread.values())), strict=True))
+        for key in keys:  # the last used last
+            self._kept.pop(key, None)
+            self._kept[key] = read[key]
+        while len(self._kept) > MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return tuple(read[key] for key in keys)
+
+    def _ask(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Reading]:
         layout = self._vlm.layout(priors=0)
-        jobs = [
-            EngineJob(pictures=(self._vlm.picture(image),), layout=layout, questions=self._questions)
-            for image in images
-        ]
+        jobs = [EngineJob(pictures=(picture,), layout=layout, questions=self._questions) for picture in pictures]
         read = []
         for answers in self._engine.ask(jobs):
             shares = {key: self._calibrated(answer) for key, answer in answers.closed.items()}
-            read.append(np.asarray(reading_of(shares, self.head.vocabulary.findings)))
-        return tuple(read)
+            reading = np.asarray(reading_of(shares, self.head.vocabulary.findings))
+            reading.setflags(write=False)
+            read.append(reading)
+        return read
 
 
 def open_foresight(

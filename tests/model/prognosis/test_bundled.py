@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from model.engine.answers import EngineJob, JobAnswers
 from model.experts.film_classifier import FilmKind
 from model.images.display import from_grey
 from model.predict import Predictor, load_predictor
@@ -89,6 +90,31 @@ def test_one_two_and_all_images_with_and_without_a_chart_are_settings_of_their_o
                 assert (item.change is Change.NEW) == is_absent, "no contradiction to what is stated now"
     assert set(made) == set(SETTINGS)
     assert len({str(shares) for shares in made.values()}) == len(SETTINGS)
+
+
+def test_an_image_that_was_read_before_is_not_asked_again(
+    predictor: Predictor, three: StudyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    ask = predictor.engine.ask
+
+    def count(jobs: Sequence[EngineJob]) -> list[JobAnswers]:
+        asked.append(len(jobs))
+        return ask(jobs)
+
+    monkeypatch.setattr(predictor.engine, "ask", count)
+    head = foresight_of(predictor).head
+    fresh = [
+        Foresight(predictor.vlm, predictor.engine, head, stated={}, calibrated=predictor.calibrate_answer) for _ in "ab"
+    ]
+    before = fresh[0].readings(three.images[:2])
+    kept = fresh[0].readings((*three.images, three.images[0]))
+    assert asked == [2, 1]
+    assert [kept[0] is before[0], kept[1] is before[1], kept[3] is before[0]] == [True] * 3
+    together = fresh[1].readings(three.images)
+    for one, other in zip(kept, together, strict=False):
+        assert np.abs(one - other).max() <= 1e-5
+    assert np.abs(kept[0] - kept[1]).max() > 1e-3, "two films are two readings"
 
 
 def test_predictions_are_right_more_often_than_the_commonest_answer(
