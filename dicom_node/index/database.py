@@ -92,7 +92,7 @@ class Database:
     @contextmanager
     def connection(self, *, begin: bool = False) -> Iterator[Connection]:
         """For the schema's own work; with `begin` in one transaction. Raises IndexUnavailableError."""
-        with _map_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
+        with map_errors(), self.engine.begin() if begin else self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -101,7 +101,7 @@ class Database:
 
         It is closed at the end and not given back to the pool: it is in a state that a session does not expect.
         """
-        with _map_errors(), self.engine.connect() as connection:
+        with map_errors(), self.engine.connect() as connection:
             connection.detach()
             raw: Any = connection.connection.dbapi_connection
             try:
@@ -118,7 +118,7 @@ class Database:
         Raises IndexUnavailableError where the database cannot be reached or stays locked, and its kind
         IndexConflictError where PostgreSQL undid the transaction because of another one: trying again may do.
         """
-        with _map_errors(), self._sessions.begin() as session:
+        with map_errors(), self._sessions.begin() as session:
             yield session
 
     @contextmanager
@@ -127,7 +127,7 @@ class Database:
 
         On PostgreSQL each statement sees what is committed when it begins, as it did in a READ COMMITTED transaction.
         """
-        with _map_errors(), self._sessions() as session:
+        with map_errors(), self._sessions() as session:
             session.connection(execution_options=self._look)
             yield session
             # Closing rolls back. A rollback here would expire the rows, and a reader could not use them afterwards.
@@ -151,7 +151,7 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
 
 
 @contextmanager
-def _map_errors() -> Iterator[None]:
+def map_errors() -> Iterator[None]:
     """The one place that knows the database's errors.
 
     What a program's own mistake causes (a wrong statement, a value or key that does not fit) goes through as it is.
@@ -236,5 +236,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
+        if connection.connection.dbapi_connection.in_transaction:
+            return  # begun on the driver's own connection (`StandingConnection`)
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
         connection.exec_driver_sql(f"BEGIN {mode}")

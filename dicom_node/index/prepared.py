@@ -7,17 +7,21 @@ here once for each dialect; types are converted by their own processors, and err
 
 from __future__ import annotations
 
+import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Dialect, Select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeEngine
 
+DRIVER_CONNECTION: Final = "driver_connection"
+"""Key of `Session.info`: the driver's connection (SQLite) on which the session's transaction was begun already."""
 _Convert = Callable[[Any], Any]
 
 
@@ -64,10 +68,13 @@ class PreparedStatement:
         for name, convert in compiled.converters.items():
             bound[name] = convert(bound[name])
         given = bound if compiled.order is None else tuple([bound[name] for name in compiled.order])
-        result = session.connection().exec_driver_sql(compiled.text, given)
-        if not compiled.results:
-            return []
-        rows = [[_converted(*pair) for pair in zip(compiled.results, row, strict=True)] for row in result.fetchall()]
+        raw = session.info.get(DRIVER_CONNECTION)
+        if raw is not None:
+            found = run_on_driver(raw, compiled.text, given)
+        else:
+            result = session.connection().exec_driver_sql(compiled.text, given)
+            found = list(result.fetchall()) if compiled.results else []
+        rows = [[_converted(*pair) for pair in zip(compiled.results, row, strict=True)] for row in found]
         return [self._row(*row) for row in rows]
 
     def _compile(self, dialect: Dialect) -> _CompiledStatement:
@@ -87,6 +94,14 @@ class PreparedStatement:
             },
             results=tuple(_result_converter(column.type, dialect) for column in self._statement.exported_columns),
         )
+
+
+def run_on_driver(connection: sqlite3.Connection, text: str, values: Any = ()) -> list[Any]:
+    """Run a statement past SQLAlchemy and fetch its rows. Raises what SQLAlchemy would."""
+    try:
+        return connection.execute(text, values).fetchall()
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
 
 
 def _converted(convert: _Convert | None, value: Any) -> Any:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import IndexConflictError, IndexUnavailableError, NodeError
 from dicom_node.index.database import Database
+from dicom_node.index.standing_connection import StandingConnection
 from dicom_node.system.leader_batch import LeaderBatch
 
 MAX_BATCH: Final = 64
@@ -36,7 +37,7 @@ class IndexWriter:
     """Runs small pieces of work in shared transactions of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._connection = StandingConnection(database)
         self._batches: LeaderBatch[_Item] = LeaderBatch(self._write, max_items=MAX_BATCH)
 
     def run(self, work: Callable[[Session], _T]) -> _T:
@@ -50,10 +51,14 @@ class IndexWriter:
             raise item.error
         return cast(_T, item.result)
 
+    def close(self) -> None:
+        """Give the index's connection back, after the last piece of work."""
+        self._connection.close()
+
     def _write(self, batch: list[_Item], *, tries: int = CONFLICT_TRIES) -> None:
         """Write a batch; on failure its items hold the error. What is a defect of ours goes through."""
         try:
-            with self._database.write() as session:
+            with self._connection.write() as session:
                 results = [item.work(session) for item in batch]
         except IndexConflictError as error:
             # Two processes took the same studies in another order. Alone each piece takes one study's lock only.

@@ -77,5 +77,9 @@ class NodeServices:
         is_commitment = command.field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ)
         return MemorySink(max_bytes=MAX_PASSED_OVER_BYTES) if is_commitment else MemorySink()
 
+    def close(self) -> None:
+        """Give back what the services hold, once no association is left."""
+        self._storing.index.close()
+
     def record_end(self, caller: Caller, transfers: TransferBook) -> None:
         self._audit.record_association_end(caller, transfers)

@@ -23,7 +23,8 @@ from dicom_node.receive.recovery import recover
 from dicom_node.receive.upper_layer.acceptor import Arrival, ConnectionAcceptor
 from dicom_node.receive.upper_layer.access_rules import LIMIT_EXCEEDED, NOT_UNDERSTOOD, Rejection, Rules
 from dicom_node.receive.upper_layer.association import Association
-from dicom_node.receive.upper_layer.negotiation import ae_titles, negotiate
+from dicom_node.receive.upper_layer.negotiation import ae_titles
+from dicom_node.receive.upper_layer.negotiation_memory import NegotiationMemory
 from dicom_node.receive.upper_layer.pdu import PeerStream, ProtocolError, abort, reject
 from dicom_node.receive.upper_layer.services import Caller
 from dicom_node.receive.upper_layer.tls import server_context
@@ -54,6 +55,7 @@ class Receiver:
         self._audit = ReceiveAudit(database, ae_title=settings.node.ae_title, site=settings.audit.site, clock=clock)
         self._services = NodeServices(settings, database, store, self._audit, self._rules, clock)
         self._reporter = CommitmentReporter(database=database, store=store, rules=self._rules, clock=clock)
+        self._negotiations = NegotiationMemory(max_pdu_bytes=settings.receive.pdu_bytes)
         self._guard = threading.Lock()
         self._associations: dict[Association, None] = {}
         self._stopping = False
@@ -116,6 +118,7 @@ class Receiver:
             self._wait_for_threads(STOP_SECONDS)
         self._reporter.stop()
         self._audit.stop()
+        self._services.close()
         self._store.close()
         log.info("receiver stopped", port=self.port)
 
@@ -197,7 +200,7 @@ class Receiver:
         stream = PeerStream(arrival.connection, max_pdu_bytes=limits.pdu_bytes, send_seconds=limits.dimse_seconds)
         rule = self._rules.of(calling, arrival.address)
         try:
-            negotiated = negotiate(arrival.request, rule=rule, max_pdu_bytes=limits.pdu_bytes)
+            negotiated = self._negotiations.negotiate(arrival.request, rule=rule)
         except ProtocolError as error:
             log.warning("association refused", peer=arrival.address, why=str(error))
             self._audit.record_refusal(arrival.address, NOT_UNDERSTOOD)
