@@ -80,7 +80,8 @@ class Receiver:
         if self._store.recovers_at_start:
             recover(self._database, self._store, clock=self._clock)
         else:
-            self._store.remove_orphans()
+            self._store.remove_orphans(lambda _names: ())
+        self._store.expect_many()
         plain, encrypted = listeners_of(self._settings)
         self.port = plain.getsockname()[1]
         listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = [(plain, None)]

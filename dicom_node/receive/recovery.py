@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -58,7 +59,7 @@ def recover(database: Database, store: InstanceStore, *, clock: Callable[[], dt.
 
 
 def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.datetime]) -> Recovered:
-    orphans = store.remove_orphans()
+    orphans = store.remove_orphans(partial(_known_to_index, database))
     without_row, without_file = _differences(database, store)
     counts = Counter(_recover_row(database, store, path, clock()) for path in without_row)
     missing = _still_missing(database, store, without_file)
@@ -76,6 +77,11 @@ def _recover(database: Database, store: InstanceStore, clock: Callable[[], dt.da
     if missing:
         log.error("instances of the index have lost their file", count=len(missing), sop_instance_uids=missing[:20])
     return recovered
+
+
+def _known_to_index(database: Database, paths: list[str]) -> set[str]:
+    with database.read() as session:
+        return set(session.scalars(select(Instance.path).where(Instance.path.in_(paths))))
 
 
 class _Ended(StrEnum):

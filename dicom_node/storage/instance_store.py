@@ -14,7 +14,7 @@ import datetime as dt
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ _OWN_NAME = re.compile(rf"(?:{FILES}|{QUARANTINE})/[0-9a-f]{{2}}/[0-9a-f]{{32}}\
 
 FULL_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The errors of the system when nothing more fits."""
+
+
+NamesKnown = Callable[[list[str]], Collection[str]]
+"""Those of some names of stored files that the index knows."""
 
 
 class FullError(StorageError):
@@ -105,8 +109,14 @@ class InstanceStore(Protocol):
     def iterate_paths(self) -> Iterator[str]:
         """The names of all stored files older than `settle_time`, in the order of their text."""
 
-    def remove_orphans(self) -> int:
-        """Delete what processes that are gone left half-written; returns how many files that were."""
+    def expect_many(self) -> None:
+        """Prepare for one file after the other, as a receiver gets them."""
+
+    def remove_orphans(self, known: NamesKnown) -> int:
+        """Delete what processes that are gone left half-written; returns how many files that were.
+
+        known: a file whose name the index knows was acknowledged, and is kept.
+        """
 
     def recovery(self) -> AbstractContextManager[bool]:
         """Keep others from recovering meanwhile; False where somebody else does, or did a short time ago."""

@@ -25,6 +25,7 @@ from dicom_node.storage.instance_store import (
     FILES,
     IncomingFile,
     InstanceStore,
+    NamesKnown,
     StoredFile,
     StoreUnavailableError,
     as_storage_error,
@@ -111,8 +112,11 @@ class ObjectStore(InstanceStore):
             if modified_at <= before and is_own_name(key):
                 yield key
 
-    def remove_orphans(self) -> int:
-        """Delete what processes of this machine that are gone left in the spool."""
+    def expect_many(self) -> None:
+        """Do nothing: what is in the bucket needs no names on this disk."""
+
+    def remove_orphans(self, known: NamesKnown) -> int:
+        """Delete what processes of this machine that are gone left in the spool: nothing of it was acknowledged."""
         return self._spool.remove_orphans()
 
     @contextmanager

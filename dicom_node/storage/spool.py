@@ -1,6 +1,7 @@
 """Files on their way in: written piece by piece into a folder that belongs to one process, hashed on the way.
 
-<spool>/<token>/<name>.part   being written by the process that holds the lock of that folder
+<spool>/<token>/<name>.part       being written by the process that holds the lock of that folder
+<spool>/<token>/<name>.reserved   the same, under a name that was on the disk before (`dicom_node.storage.reserved_names`)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,7 @@ from dicom_node.errors import StorageError
 from dicom_node.storage.instance_store import IncomingFile, as_storage_error
 from dicom_node.system.file_lock import FileLock, wait_for_lock
 
+RESERVED: Final = ".reserved"
 _LOCK: Final = "lock"
 _WRITE_BACK_BYTES: Final = 1 << 20
 NAMES_PER_SHARD: Final = 32
@@ -63,11 +66,13 @@ class Spool:
                     self._own = folder
             return self._own
 
-    def remove_orphans(self) -> int:
+    def remove_orphans(self, rescue: Callable[[Path], int] | None = None) -> int:
         """Delete what processes that are gone left half-written; returns how many files that were.
 
         A process holds the lock of its folder as long as it lives; the kernel drops it with the process, however it
         ended. So a living sibling's files are never touched.
+
+        rescue: sees to the reserved names in a folder before it is removed; returns how many were half-written.
         """
         if not self.folder.is_dir():
             return 0
@@ -79,9 +84,22 @@ class Spool:
                 if lock is None:
                     continue
                 with lock:
-                    removed += sum(1 for _ in folder.glob("*.part"))
+                    removed += sum(1 for _ in folder.glob("*.part")) + (rescue(folder) if rescue else 0)
                     shutil.rmtree(folder)
         return removed
+
+    def unlink_reserved(self, digits: str) -> None:
+        """Remove the reserved name that a stored file may still have, or its bytes would stay when it is deleted."""
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.is_dir():
+                (folder / f"{digits}{RESERVED}").unlink(missing_ok=True)
+
+    def leave_to_recovery(self) -> None:
+        """Give the lock of this process's folder up, and leave what is in it to the next recovery."""
+        with self._guard:
+            if self._lock is not None:
+                self._lock.release()
+            self._own, self._lock = None, None
 
     def close(self) -> None:
         """Give this process's folder back."""
@@ -95,14 +113,15 @@ class Spool:
 class SpooledFile(IncomingFile):
     """A file in the spool. A kind of store adds `commit`."""
 
-    def __init__(self, temporary: Path, meta: FileMeta) -> None:
+    def __init__(self, temporary: Path, meta: FileMeta, *, is_reserved: bool = False) -> None:
         self._temporary = temporary
         self._hash = hashlib.sha256()
         self.size_bytes = 0
         self._unflushed = 0
         self._is_moved = False
         """Set by `commit` once the file has its final name."""
-        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        new = 0 if is_reserved else os.O_CREAT | os.O_EXCL
+        self._descriptor = os.open(temporary, os.O_WRONLY | new | os.O_CLOEXEC, 0o600)
         try:
             self._write_all(memoryview(part10_header(meta)))
         except StorageError:

@@ -1,4 +1,4 @@
-"""kill -9 at random instants while storescu sends: what was answered with Success is there, bit-identical, once."""
+"""kill -9 and power cuts at random instants while storescu sends: what was answered with Success is there, bit-identical, once."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def _index_of(receiver: ReceiverProcess) -> Iterator[tuple[Database, InstanceSto
 def _check(receiver: ReceiverProcess, acknowledged: list[Path]) -> None:
     """The invariant, on a receiver that has just been started again."""
     assert receiver.part_files() == []
+    assert not list((receiver.folder / "data").rglob("*.reserved"))
     with _index_of(receiver) as (database, store), database.read() as session:
         rows = {row.sop_instance_uid: row.path for row in session.execute(select(Instance)).scalars()}
         if store.recovers_at_start:
@@ -101,6 +102,13 @@ def _check(receiver: ReceiverProcess, acknowledged: list[Path]) -> None:
         with path.open("rb") as sent:
             read_meta(sent)
             assert store.read_data_set(rows[uid]) == sent.read(), path.name
+
+
+def _cut_power(receiver: ReceiverProcess) -> None:
+    """The worst that a power cut may do: no lasting name is on the disk that was not synced yet."""
+    files = receiver.folder / "data" / "instances" / "files"
+    for path in (receiver.folder / "data").rglob("*.reserved"):
+        (files / path.stem[:2] / f"{path.stem}.dcm").unlink(missing_ok=True)
 
 
 def _rounds(receiver: ReceiverProcess, outbox: Path, count: int) -> None:
@@ -116,6 +124,8 @@ def _rounds(receiver: ReceiverProcess, outbox: Path, count: int) -> None:
         receiver.kill()
         for sender in senders:
             acknowledged += _acknowledged(sender.communicate(timeout=60)[0])
+        if number % 2:
+            _cut_power(receiver)
         receiver.start()
         _check(receiver, acknowledged)
     # What was interrupted is sent again and arrives: nothing is locked or half-known.
