@@ -28,6 +28,9 @@ _SHORT_VRS: Final = frozenset(
     )
 )
 _KNOWN_VRS: Final = _LONG_VRS | _SHORT_VRS
+_VR_TEXTS: Final = {vr: vr.decode("ascii") for vr in _KNOWN_VRS}
+_TAG_AND_LENGTH: Final = {"<": struct.Struct("<HHI"), ">": struct.Struct(">HHI")}
+"""Group, element and the four bytes behind them, by byte order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ def _skip_levels(data: bytes, position: int, end: int, stack: list[_Level], ends
 
 
 def _tag_and_length(data: bytes, position: int, order: str) -> tuple[int, int]:
-    group, element, length = struct.unpack_from(order + "HHI", data, position)
+    group, element, length = _TAG_AND_LENGTH[order].unpack_from(data, position)
     return group << 16 | element, length
 
 
@@ -202,9 +205,10 @@ def _head(data: bytes, position: int, end: int, encoding: Encoding) -> tuple[int
     elif vr not in _KNOWN_VRS:
         return _head_of_unknown_vr(data, position, end, encoding, tag, vr)
     if vr not in _LONG_VRS:
-        (length,) = struct.unpack_from(encoding.order + "H", data, position + 6)
-        return tag, vr.decode("ascii"), length, position + 8
-    return _long_head(data, position, end, encoding, tag, vr.decode("ascii"))
+        # The length has the last two of the four bytes that were read as one number.
+        length = long_length & 0xFFFF if encoding.big_endian else long_length >> 16
+        return tag, _VR_TEXTS[vr], length, position + 8
+    return _long_head(data, position, end, encoding, tag, _VR_TEXTS[vr])
 
 
 def _long_head(

@@ -13,6 +13,8 @@ from pydicom.charset import decode_bytes, python_encoding
 TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """VRs that the Specific Character Set applies to (PS3.5 section 6.1.2.3)."""
 _DEFAULT_ENCODING: Final = python_encoding[""]
+_ASCII_STAYS: Final[tuple[list[str], ...]] = ([], ["latin_1"], ["UTF8"])
+"""Encodings, as the data set declares them, in which an ASCII character is itself; nearly all objects declare one."""
 _BREAKS: Final = "\t\n\x0b\x0c\r\x85"
 _STEERING: Final = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 """Marks that turn the direction in which what follows is shown, a report's own words and dates too."""
@@ -61,6 +63,8 @@ def encodings_that_decode(value: bytes, declared: list[str]) -> list[str]:
 
 def decode_text(value: bytes, declared: list[str]) -> str:
     """Text of a value by the encodings that decode it, without NULs and blanks around it. Never raises."""
+    if declared in _ASCII_STAYS and value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii").replace("\x00", "").strip()
     text = _decode_by(value, encodings_that_decode(value, declared))
     return (value.decode("latin-1") if text is None else text).replace("\x00", "").strip()
 

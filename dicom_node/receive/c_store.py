@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -37,6 +38,8 @@ log = get_logger(__name__)
 TAKEN: Final = (Registered.NEW, Registered.DUPLICATE, Registered.REPLACED)
 """Outcomes that are answered with Success, and so are transfers."""
 
+SMALL_BYTES: Final = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreService:
@@ -64,7 +67,10 @@ def handle_store(service: StoreService, request: Request) -> Iterator[Message]:
     upload = request.data
     if not isinstance(upload, InstanceUpload):
         raise ProtocolError("a C-STORE-RQ without a data set")
-    failure = _store_and_index(service, request, upload)
+    # A small file is on the disk within the time of a commit or two.
+    is_small = upload.size_bytes <= SMALL_BYTES
+    with service.index.expecting() if is_small else nullcontext():
+        failure = _store_and_index(service, request, upload)
     if failure is None:
         yield response(request.command, request.context.context_id, SUCCESS)
         return

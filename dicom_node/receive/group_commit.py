@@ -6,6 +6,7 @@ There is no writer thread: `dicom_node.system.leader_batch` lets one of the wait
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
@@ -50,6 +51,10 @@ class IndexWriter:
         if not item.succeeded:
             raise item.error
         return cast(_T, item.result)
+
+    def expecting(self) -> AbstractContextManager[None]:
+        """For a block in which the caller's work is about to come, so that a commit that begins then takes it along."""
+        return self._batches.announced()
 
     def close(self) -> None:
         """Give the index's connection back, after the last piece of work."""

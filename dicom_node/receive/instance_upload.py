@@ -101,6 +101,11 @@ class InstanceUpload:
             return read_header(stream.read(LONG_HEADER_BYTES), self.transfer_syntax_uid, max_bytes=LONG_HEADER_BYTES)
 
     @property
+    def size_bytes(self) -> int:
+        """The bytes of the data set that have come."""
+        return self._received
+
+    @property
     def meta(self) -> FileMeta:
         """The elements of the file's header."""
         return FileMeta(

@@ -1,7 +1,7 @@
 """Instances in a folder of this machine, or of a file system that several machines share.
 
-A file is whole or not there: temp → write → fsync → rename → fsync of the folder; in a receiver, whose names are on the disk
-beforehand: write → fsync → link (`dicom_node.storage.reserved_names`). Layout under the root:
+A file is whole or not there: temp → write → fsync → rename → fsync of the folder; in a receiver, whose names are on the
+disk beforehand: write → fsync → link (`dicom_node.storage.reserved_names`). Layout under the root:
 
     incoming/                      unfinished files (`dicom_node.storage.spool`)
     files/<xx>/<name>.dcm          stored

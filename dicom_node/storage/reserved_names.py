@@ -1,9 +1,10 @@
 """Names that are on the disk before a file needs them, so that a received file waits for one sync and not for two.
 
-A receiver makes NAMES_AT_ONCE empty files in its own folder of the spool and syncs that folder once. A file is then written
-under such a name and synced; the name that it keeps (`files/<xx>/…`) is a second link to it, which is not synced by itself.
-The first name stays until the folder of the second one was synced, once for all of them. So each file has a name on the
-disk at every moment, and recovery gives those their lasting name that a power cut took it from (docs/adr/0034).
+A receiver makes NAMES_AT_ONCE empty files in its own folder of the spool and syncs that folder once. A file is then
+written under such a name and synced; the name that it keeps (`files/<xx>/…`) is a second link to it, which is not
+synced by itself. The first name stays until the folder of the second one was synced, once for all of them. So each file
+has a name on the disk at every moment, and recovery gives those their lasting name that a power cut took it from
+(docs/adr/0034).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files on their way in: written piece by piece into a folder that belongs to one process, hashed on the way.
 
 <spool>/<token>/<name>.part       being written by the process that holds the lock of that folder
-<spool>/<token>/<name>.reserved   the same, under a name that was on the disk before (`dicom_node.storage.reserved_names`)
+<spool>/<token>/<name>.reserved   the same, under a name that was on the disk before (`storage.reserved_names`)
 """
 
 from __future__ import annotations

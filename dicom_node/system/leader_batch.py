@@ -9,11 +9,15 @@ batched inference of the worker.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 _T = TypeVar("_T")
+
+MAX_PATIENCE_SECONDS: Final = 0.02
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +46,12 @@ class LeaderBatch(Generic[_T]):
     def __init__(self, process: Callable[[list[_T]], None], *, max_items: int) -> None:
         self._process = process
         self._max_items = max_items
-        self._guard = threading.Lock()  # of the two below; never held while a batch is processed
+        self._guard = threading.Lock()  # of all below; never held while a batch is processed
+        self._arrived = threading.Condition(self._guard)
         self._waiting: list[_Place[_T]] = []
+        self._coming: set[int] = set()
+        """Threads that have announced an item."""
+        self._patience = 0.0
         self._has_leader = False
 
     def submit(self, item: _T) -> None:
@@ -51,6 +59,7 @@ class LeaderBatch(Generic[_T]):
         entry = _Place(item)
         with self._guard:
             self._waiting.append(entry)
+            self._arrive()
             is_leader = not self._has_leader
             self._has_leader = True
         if not is_leader:
@@ -65,12 +74,34 @@ class LeaderBatch(Generic[_T]):
         with self._guard:
             return len(self._waiting)
 
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Say that this thread submits an item soon: a leader waits for it, for no longer than its last batch took."""
+        with self._guard:
+            self._coming.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._arrive()
+
+    def _arrive(self) -> None:
+        """Take this thread's announcement back. Called with the guard held."""
+        if self._coming:
+            self._coming.discard(threading.get_ident())
+            if not self._coming:
+                self._arrived.notify_all()
+
     def _lead(self) -> None:
         with self._guard:
+            # Two batches take longer than one of both: whoever comes within the time of one is worth the wait.
+            self._arrived.wait_for(lambda: not self._coming, self._patience)
             batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
+        began = time.monotonic()
         try:
             self._process([entry.item for entry in batch])
         finally:  # also after a defect: a caller left waiting would wait for ever
+            self._patience = min(MAX_PATIENCE_SECONDS, time.monotonic() - began)
             for entry in batch:
                 entry.is_processed = True
                 entry.turn.set()

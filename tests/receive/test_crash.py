@@ -1,4 +1,4 @@
-"""kill -9 and power cuts at random instants while storescu sends: what was answered with Success is there, bit-identical, once."""
+"""kill -9 and power cuts while storescu sends: what was answered with Success is there, bit-identical, once."""
 
 from __future__ import annotations
 

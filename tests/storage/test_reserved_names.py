@@ -112,15 +112,20 @@ def test_names_are_on_the_disk_before_they_are_needed_and_go_after_the_lasting_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[tuple[str, str]] = []
-    fsync, link, write, unlink = os.fsync, os.link, os.write, os.unlink
 
-    def place(descriptor: int) -> str:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+    def watch(call: str, place: Callable[[Any], str], at: int = 0) -> None:
+        passed_on = getattr(os, call)
 
-    monkeypatch.setattr(os, "fsync", lambda fd: (said.append(("fsync", place(fd))), fsync(fd))[1])
-    monkeypatch.setattr(os, "write", lambda fd, data: (said.append(("write", place(fd))), write(fd, data))[1])
-    monkeypatch.setattr(os, "link", lambda old, new: (said.append(("link", str(new))), link(old, new))[1])
-    monkeypatch.setattr(os, "unlink", lambda path, **at: (said.append(("unlink", str(path))), unlink(path, **at))[1])
+        def watched(*arguments: Any, **named: Any) -> Any:
+            said.append((call, place(arguments[at])))
+            return passed_on(*arguments, **named)
+
+        monkeypatch.setattr(os, call, watched)
+
+    watch("fsync", lambda descriptor: str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    watch("write", lambda descriptor: str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    watch("link", str, at=1)
+    watch("unlink", str)
     store = receiving(tmp_path)
     path = str(tmp_path / put(store))
     (first,) = (name for name in reserved(tmp_path) if name.stat().st_size)
@@ -143,7 +148,12 @@ def test_a_file_waits_for_one_sync_of_its_own(tmp_path: Path, monkeypatch: pytes
     put(store)
     synced: list[int] = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd))[1])
+
+    def counted(descriptor: int) -> None:
+        synced.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
     for _ in range(NAMES_AT_ONCE):
         put(store)
     assert len(synced) == NAMES_AT_ONCE + 2, "the spool's folder and the files' own, once for all of them"

@@ -21,6 +21,7 @@ from dicom_node.receive import Receiver
 from dicom_node.storage.instance_store import InstanceStore
 from dicom_node.storage.opening import instances_dir, open_store
 from tests.support.databases import add_tables, index_url
+from tests.support.half_written import half_written
 
 CR = str(ComputedRadiographyImageStorage)
 
@@ -55,9 +56,9 @@ class RunningNode:
             return int(session.scalar(select(func.count()).select_from(table)) or 0)
 
     def files(self) -> list[Path]:
-        """Everything in the store's folders but its lock files."""
+        """Everything in the store's folders but its lock files and the names that wait for a file."""
         root = instances_dir(self.settings)
-        return [path for path in root.rglob("*") if path.is_file() and path.suffix in (".dcm", ".part")]
+        return list(root.rglob("*.dcm")) + half_written(root)
 
 
 def settings_for(folder: Path, **sections: Any) -> Settings:

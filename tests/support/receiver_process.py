@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.support.common import free_port, listening, wait_until
 from tests.support.forked import ForkedProcess
+from tests.support.half_written import half_written
 
 LISTENING = "receiver listening"
 """Said when the sockets are open and every thread has been started."""
@@ -88,7 +89,7 @@ class ReceiverProcess:
         raise AssertionError(name)
 
     def part_files(self) -> list[Path]:
-        return list((self.folder / "data").rglob("*.part"))
+        return half_written(self.folder / "data")
 
     def stored_files(self) -> list[Path]:
         return list((self.folder / "data").rglob("*.dcm"))

@@ -1,7 +1,7 @@
 """Answers to association requests that came before: a modality asks with the same bytes each time.
 
-To decode a request for 128 presentation contexts, judge it and encode the answer takes as long as the receiving of twenty
-small images, and the answer depends on nothing but the bytes, the caller's rule and this node's own limits.
+To decode a request for 128 presentation contexts, judge it and encode the answer takes as long as the receiving of
+twenty small images, and the answer depends on nothing but the bytes, the caller's rule and this node's own limits.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dicom_node.index.tables.core import Instance
 from tests.support.common import program, wait_until
+from tests.support.half_written import half_written
 from tests.support.receiver import RunningNode, echo, radiograph, running_node
 from tests.support.recorder import recorded
 from tests.support.scripted_peer import P_DATA, parse_command
@@ -149,7 +150,7 @@ def _check(running: Running, data: bytes) -> None:
     new_rows = node.count(Instance) - rows
     assert new_rows <= _successes(heard), "it stored what it did not acknowledge"
     assert len(node.files()) - held == new_rows + len(node.quarantined()) - kept_apart, "a file that belongs to no row"
-    assert not list(node.settings.node.data_dir.rglob("*.part"))
+    assert not half_written(node.settings.node.data_dir)
 
 
 @settings(
