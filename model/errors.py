@@ -15,6 +15,10 @@ class CheckpointError(ModelError):
     """A checkpoint folder is missing, incomplete, tampered with or of an unknown kind."""
 
 
+class UnknownCheckpointError(CheckpointError):
+    """The models folder holds no checkpoint by this name; the message names those that it holds."""
+
+
 class InferenceError(ModelError):
     """The model could not answer a pair: out of memory, time-out, broken remote server."""
 

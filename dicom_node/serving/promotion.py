@@ -24,13 +24,22 @@ from dicom_node.notifications import raise_notice
 from dicom_node.serving.shared_pointer import changing_pointer
 from model.checkpoints import registry
 from model.checkpoints.registry import ChampionPointer, Manifest, Promotion
-from model.errors import CheckpointError
+from model.errors import CheckpointError, UnknownCheckpointError
 
 log = get_logger(__name__)
 
 
 class ModelsError(NodeError):
-    """A promotion or rollback cannot be done; the message says why. What served goes on serving."""
+    """A promotion or rollback cannot be done; the message says why. The model that served continues to serve."""
+
+
+class UnknownModelError(ModelsError, UsageError):
+    """A command names a checkpoint that the models folder does not hold. The message names those that it holds."""
+
+
+def refusal(error: CheckpointError | OSError) -> ModelsError:
+    """The node's error for a checkpoint that `model` refuses."""
+    return UnknownModelError(str(error)) if isinstance(error, UnknownCheckpointError) else ModelsError(str(error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +105,15 @@ def candidates(settings: Settings, models_dir: Path) -> tuple[Candidate, ...]:
 def promote(node: NodeContext, name: str, *, who: str, reason: str = "") -> Manifest:
     """Make a checkpoint of the models folder the champion; running workers change to it without a restart.
 
-    Raises ModelsError where it does not pass verification, UsageError where the node's model runs on a server.
+    Raises UnknownModelError for a name that is not there, ModelsError for a checkpoint that does not pass verification,
+    UsageError where the node's model runs on a server.
     """
     _refuse_remote(node.settings)
     try:
         with changing_pointer(node):
             manifest = registry.promote(node.models_dir, name, at=node.clock(), who=who, reason=reason)
     except (CheckpointError, OSError) as error:
-        raise ModelsError(str(error)) from error
+        raise refusal(error) from error
     _journal_now(node)
     return manifest
 
@@ -118,7 +128,7 @@ def rollback(node: NodeContext, *, who: str, reason: str = "") -> Manifest | Non
         with changing_pointer(node):
             manifest = registry.rollback(node.models_dir, at=node.clock(), who=who, reason=reason)
     except (CheckpointError, OSError) as error:
-        raise ModelsError(str(error)) from error
+        raise refusal(error) from error
     _journal_now(node)
     return manifest
 
@@ -214,7 +224,7 @@ def _pointer(models_dir: Path) -> ChampionPointer:
     try:
         return registry.read_pointer(models_dir)
     except CheckpointError as error:
-        raise ModelsError(str(error)) from error
+        raise refusal(error) from error
 
 
 def _manifest(folder: Path) -> Manifest | None:

@@ -27,7 +27,7 @@ from dicom_node.notifications import raise_notice
 from dicom_node.report.result import finding_values
 from dicom_node.report.stored import model_answers
 from dicom_node.serving.model_process import InferenceProcess
-from dicom_node.serving.promotion import ModelsError, champion, note
+from dicom_node.serving.promotion import ModelsError, champion, note, refusal
 from dicom_node.serving.shadow_comparison import differences
 from model.checkpoints import registry
 from model.checkpoints.registry import Promotion
@@ -56,7 +56,7 @@ def challenger(session: Session, settings: Settings) -> str:
 def choose(node: NodeContext, name: str, *, who: str) -> str:
     """Put a checkpoint into the shadow, "off" for none, "default" for the configured one; returns which it is now.
 
-    Raises ModelsError for one that is refused, UsageError for the champion itself.
+    Raises ModelsError for one that is refused, UnknownModelError for one that is not there, UsageError for the champion.
     """
     # No row means "as configured"; an empty folder in the row means "off, whatever is configured".
     folder = "" if name == OFF else node.settings.model.shadow if name == DEFAULT else name
@@ -84,7 +84,7 @@ def _must_be_fit(node: NodeContext, folder: str) -> None:
     try:
         entry = registry.show_model(node.models_dir, folder)
     except CheckpointError as error:
-        raise ModelsError(str(error)) from error
+        raise refusal(error) from error
     if entry.problem:
         raise ModelsError(entry.problem)
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.models import ModelEvent
-from dicom_node.serving.promotion import ModelsError, champion
+from dicom_node.serving.promotion import UnknownModelError, champion, refusal
 from dicom_node.serving.workers import serving_lines
 from model.checkpoints import registry
 from model.checkpoints.registry import ModelEntry
@@ -40,11 +40,11 @@ def model_lines(node: NodeContext, *, shadow: str = "") -> list[dict[str, Any]]:
 
 
 def model_values(node: NodeContext, name: str) -> dict[str, Any]:
-    """One checkpoint, verified file by file, with its manifest. Raises ModelsError for an unknown name."""
+    """One checkpoint, verified file by file, with its manifest. Raises UnknownModelError."""
     try:
         entry = registry.show_model(node.models_dir, name)
     except CheckpointError as error:
-        raise ModelsError(str(error)) from error
+        raise refusal(error) from error
     values = _line(entry, shadow="")
     values.pop("shadow")
     if entry.manifest is not None:
@@ -138,9 +138,9 @@ def figure_lines(metrics: Mapping[str, Any], only: Collection[str] = ()) -> list
 
 
 def folder_of(models_dir: Path, name: str) -> Path:
-    """The folder of a checkpoint by its name. Raises ModelsError naming those that there are."""
+    """The folder of a checkpoint by its name. Raises UnknownModelError naming those that there are."""
     entry = next((e for e in registry.list_models(models_dir) if e.folder.name == name), None)
     if entry is None:
         known = ", ".join(e.folder.name for e in registry.list_models(models_dir)) or "none"
-        raise ModelsError(f"there is no checkpoint {name!r} in {models_dir}; there are: {known}")
+        raise UnknownModelError(f"there is no checkpoint {name!r} in {models_dir}; there are: {known}")
     return entry.folder

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.checkpoints.files import MANIFEST_NAME, PLAIN_NAME, FileEntry, write_text_atomically
 from model.checkpoints.manifest import CheckpointKind, Manifest, read_manifest, rewrite_manifest, write_manifest
-from model.errors import CheckpointError
+from model.errors import CheckpointError, UnknownCheckpointError
 
 CHAMPION_NAME = "champion.json"
 DEMO = "demo"
@@ -162,11 +162,15 @@ def _entry(folder: Path, *, champion: bool, verify: bool) -> ModelEntry:
 
 def _folder(directory: Path, name: str) -> Path:
     if not PLAIN_NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} is not a plain checkpoint name")
+        raise UnknownCheckpointError(f"{name!r} is not a plain checkpoint name; {_known_names(directory)}")
     if not (directory / name).is_dir():
-        known = sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
-        raise CheckpointError(f"{directory} holds no checkpoint {name!r}; there are: {', '.join(known) or 'none'}")
+        raise UnknownCheckpointError(f"{directory} holds no checkpoint {name!r}; {_known_names(directory)}")
     return directory / name
+
+
+def _known_names(directory: Path) -> str:
+    known = [entry.folder.name for entry in list_models(directory)]
+    return f"there are: {', '.join(known) or 'none'}"
 
 
 def _aware(moment: dt.datetime) -> dt.datetime:

@@ -280,3 +280,16 @@ def test_delivery_by_mutual_tls_and_to_nobody_else(tmp_path: Path) -> None:
             run_due(node)
             assert ({row.state for row in deliveries(node)} == {DeliveryState.CONFIRMED}) == arrives
             assert len(pacs.kept) == (2 if arrives else 0)
+
+
+@pytest.mark.parametrize("words", [("show",), ("promote",), ("shadow",), ("disagreements",), ("export",)])
+def test_an_unknown_checkpoint_ends_with_status_2_and_the_known_ones_are_named(
+    words: tuple[str, ...], config: Path, node: NodeContext
+) -> None:
+    for name in ("first", "second"):
+        (node.models_dir / name).mkdir(parents=True)
+    rest = ("copy",) if words == ("export",) else ()
+    done = run_command("models", *words, "third", *rest, "--config", str(config), folder=config.parent)
+    assert done.returncode == 2
+    assert "no checkpoint 'third'" in done.stderr
+    assert "there are: first, second" in done.stderr
