@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms study-courses train-demo evaluate-films
+.PHONY: help demo test test-vllm lint style types pytest docs release check-vulnerabilities soak clean bench-model bench-receive bench-index bench-retrain bench-train bench-scale bench-ask profile-study study-arms study-courses train-demo evaluate-films
 .DEFAULT_GOAL := help
 
 help:

@@ -1,13 +1,13 @@
-"""A closed question to a study, from its words to the kept answer: `make bench-ask`, or with a count of questions.
+"""A closed question to a study, from its words to the kept answer: `make bench-ask`.
 
 SQLite on the local disk, one study with a real result; each question is a transaction of its own, as over the API.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -41,7 +41,9 @@ def seconds_of_questions(site: Site, count: int) -> list[float]:
 
 def main() -> None:
     """Print the row for docs/benchmarks.md."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else QUESTIONS
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=QUESTIONS, help=f"questions to ask (default {QUESTIONS})")
+    count = parser.parse_args().count
     with tempfile.TemporaryDirectory() as folder, running_site(Path(folder)) as site:
         taken = sorted(seconds_of_questions(site, count))
     p95 = taken[int(0.95 * (len(taken) - 1))]

@@ -1,4 +1,4 @@
-"""What a study costs while 1, 10, 100 … others wait, and how long a single one takes to the archive.
+"""Cost of a study while 1, 10, 100 … others wait, and the time of a single study from arrival to the archive.
 
     PYTHONPATH=. python -m benchmarks.bench_growth --waiting 1 10 100
 
@@ -65,7 +65,7 @@ class Sender:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a study costs while others wait.")
+    parser = argparse.ArgumentParser(description="Cost of a study while others wait.")
     parser.add_argument("--waiting", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--single", type=int, default=10, help="times that a single study is sent")
     asked = parser.parse_args()

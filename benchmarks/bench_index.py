@@ -6,11 +6,11 @@ own with fsync. Four studies to a patient. Times are of the node's own code: `pr
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import hashlib
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 STUDIES_PER_PATIENT = 4
 BATCH = 5000
 ROUNDS = 400
+SIZES = (10_000, 1_000_000)
 KEY_SPACE = 1000
 """Each filling has primary keys of its own, beyond what was inserted between the fillings."""
 CR, EXPLICIT = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.1.2.1"
@@ -178,7 +179,10 @@ def measure(name: str, url: str, sizes: list[int]) -> Iterator[str]:
 
 
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [10_000, 1_000_000]
+    """Print a row for each database and size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", type=int, nargs="*", default=SIZES, help="counts of studies (default 10000 1000000)")
+    sizes = parser.parse_args().sizes
     print("| database | studies | look-up median ms | p95 ms | insert median ms | p95 ms | filled in |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:

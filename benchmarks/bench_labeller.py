@@ -1,13 +1,13 @@
-"""How well the labeller's rules agree with the hand-read sentences and reports: `python -m benchmarks.bench_labeller`.
+"""Agreement of the labeller's rules with sentences and reports read by hand: `python -m benchmarks.bench_labeller`.
 
 Prints the tables of docs/labeller.md in Markdown, with 95 % intervals (Wilson 1927); with --errors also every sentence
-that is not right in all respects.
+that is wrong in any respect.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
 from pathlib import Path
 
 from model.labeller.measure import (
@@ -32,6 +32,9 @@ Z_95 = 1.959964
 
 def main() -> None:
     """Measure every part and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--errors", action="store_true", help="print every sentence that is wrong in any respect")
+    options = parser.parse_args()
     measured = {name: measure(read_cases(FOLDER / f"sentences_{name}.txt"), label_report) for name in PARTS}
     print(f"labeller: {version()}\n")
     print("| part | wholly right | presence P | presence R | change P / R | side P / R | degree P / R | opposite |")
@@ -49,7 +52,7 @@ def main() -> None:
         print(f"| {' | '.join(cells)} |")
     _kinds(measured)
     _reports()
-    if "--errors" in sys.argv:
+    if options.errors:
         for name, one in measured.items():
             print(f"\n## {name}\n" + "\n".join(one.errors))
 

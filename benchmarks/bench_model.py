@@ -111,7 +111,7 @@ def best(answer: ClosedAnswer) -> str:
 
 
 def parameters(vlm: NvilaVlm) -> int:
-    """How many the model has."""
+    """The number of parameters of the model."""
     return sum(parameter.numel() for parameter in vlm.model.parameters())
 
 
@@ -193,7 +193,7 @@ def child(name: str, mode: str, where: Where) -> None:
 
 
 def agreement(result: dict[str, Any]) -> str:
-    """How much faster, and how far the modes say the same, as a sentence."""
+    """The speed-up, and the share of answers on which the modes agree, as a sentence."""
     seconds, asked = result["seconds"], result["asked_one_at_a_time"]
     scaled = "" if asked == result["questions"] else f" (scaled from {asked} questions)"
     text = result["generated"]

@@ -5,8 +5,8 @@ PYTHONPATH=. python benchmarks/bench_queue.py [JOBS]
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -26,6 +26,7 @@ INSERT INTO job
 SELECT 'analyse', 'bulk' || n, '{}', 'ready', 200, 0, 8, now() - interval '1 hour' + n * interval '1 ms', now(), '', ''
 FROM generate_series(1, :count) n
 """
+JOBS = 1_000_000
 TIMES = 41
 
 
@@ -39,8 +40,11 @@ def median_ms(action: Callable[[], object]) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def main(count: int) -> None:
+def main() -> None:
     """Fill a queue and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("jobs", type=int, nargs="?", default=JOBS, help=f"jobs that wait (default {JOBS:,})")
+    count = parser.parse_args().jobs
     with running_postgres(durable=True) as server:
         database = Database(server.new_database())
         schema.upgrade(database)
@@ -74,4 +78,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main()

@@ -40,7 +40,7 @@ EMPTY_JOBS = 400
 
 
 def count(database: Database, *which: object) -> int:
-    """How many rows there are."""
+    """The number of rows: results, or jobs that match."""
     with database.read() as session:
         return int(session.scalar(select(func.count()).select_from(Result if not which else Job).where(*which)) or 0)  # type: ignore[arg-type]
 

@@ -187,7 +187,7 @@ def images_left(node: Node) -> int:
 
 
 def count(run: Soaked, node: Node, pacs: Pacs) -> None:
-    """What became of everything."""
+    """Count studies, results, documents, failed jobs and unproven deliveries after the run."""
     with node.database() as database, database.read() as session:
         of_study = select(func.count()).where(Result.is_current).group_by(Result.study_pk)
         counts = list(session.scalars(of_study))

@@ -1,4 +1,4 @@
-"""How much memory a process took at most."""
+"""Peak memory of a process."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def profile(folder: Path, out: Path, *, pairs: int, model: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Where the CPU of a study goes.")
+    parser = argparse.ArgumentParser(description="CPU time of a study by function.")
     parser.add_argument("--pairs", type=int, default=20, help="pairs of films; half of them are sampled (default 20)")
     parser.add_argument("--model", default="demo", help="a source as in [model] (default demo)")
     parser.add_argument("--out", type=Path, default=Path("artefacts/profile"), help="folder of table.md and flame.svg")
