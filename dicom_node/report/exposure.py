@@ -9,7 +9,7 @@ from dicom_node.report.request import SourceImage
 from model.images.exposure import Exposure, exposure_of
 
 _known: WeakKeyDictionary[SourceImage, Exposure | None] = WeakKeyDictionary()
-"""What was read of the images at hand: a report asks fifty times, and each reading takes a dozen look-ups."""
+"""Exposure times of images in use: a report asks about fifty times, and each reading takes a dozen look-ups."""
 
 
 def taken(source: SourceImage) -> Exposure | None:

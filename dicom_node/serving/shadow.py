@@ -56,7 +56,7 @@ def challenger(session: Session, settings: Settings) -> str:
 def choose(node: NodeContext, name: str, *, who: str) -> str:
     """Put a checkpoint into the shadow, "off" for none, "default" for the configured one; returns which it is now.
 
-    Raises ModelsError for one that is refused, UnknownModelError for one that is not there, UsageError for the champion.
+    Raises ModelsError for one that is refused, UnknownModelError for an unknown name, UsageError for the champion.
     """
     # No row means "as configured"; an empty folder in the row means "off, whatever is configured".
     folder = "" if name == OFF else node.settings.model.shadow if name == DEFAULT else name

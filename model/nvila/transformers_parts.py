@@ -29,7 +29,7 @@ DEFERRED: Final = (
     "transformers.distributed.tensor_parallel",
     "transformers.generation.candidate_generator",
 )
-"""What Transformers, and torch while a model is loaded, import and inference on one machine does not use."""
+"""Modules that Transformers and torch import while a model is loaded but that inference on one machine never uses."""
 MARKS: Final = ("torch._dynamo.allow_in_graph", "torch._dynamo.assume_constant_result", "torch._dynamo.disable")
 """Decorators that tell torch's compiler how to treat a function. Here they leave it as it is.
 

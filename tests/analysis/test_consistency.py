@@ -23,7 +23,7 @@ NOW = dt.datetime(2024, 5, 17, 8, 30)  # noqa: DTZ001 - DICOM local time
 
 
 def test_a_stored_result_is_the_earlier_reading_of_the_next() -> None:
-    """What was reported as seen, possible and not seen comes back as such from result.json."""
+    """Findings reported as seen, possible and not seen are read back as such from result.json."""
     said = prediction(
         finding("pleural_effusion", Change.NEW, location="left"),
         finding("edema", presence=Presence.ABSENT, probability=0.4),

@@ -1,4 +1,4 @@
-"""What a report is told of earlier films: current results of its own checkpoint, noticed where they change."""
+"""Earlier results that a report may use: current ones of its own checkpoint, read again when they change."""
 
 from __future__ import annotations
 

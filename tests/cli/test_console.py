@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 
 def written_by_rich(text: str, style: Style | None, file: io.StringIO) -> str:
-    """What rich writes for a line with the options that the commands once gave it."""
+    """The output of rich for a line, with the options that the commands used to pass."""
     Console(file=file, highlight=False, soft_wrap=True, markup=False, emoji=False).print(text, style=style)
     return file.getvalue()
 

@@ -35,7 +35,7 @@ HEAVY = {
 }
 """Each takes a tenth of a second or more to import."""
 FILE_LIBRARIES = {"pydantic", "sqlalchemy"}
-"""What reading the settings and the index needs."""
+"""Libraries that reading the settings and the index needs."""
 UNUSED_PARTS = (
     "dicom_node.backfill.drive",
     "dicom_node.hl7",

@@ -17,7 +17,7 @@ from tests.support.orthanc import Orthanc, running_orthanc
 
 
 def sop_instance_uids(pacs: Orthanc) -> list[str]:
-    """What the archive holds."""
+    """The instances that the archive holds."""
     return sorted(item["MainDicomTags"]["SOPInstanceUID"] for item in pacs.instances())
 
 

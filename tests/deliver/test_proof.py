@@ -1,4 +1,4 @@
-"""What a destination's answers are worth: statuses, reports that come late or twice; what becomes of old documents."""
+"""Proof of delivery: statuses, commitment reports that come late or twice, and documents that were superseded."""
 
 from __future__ import annotations
 

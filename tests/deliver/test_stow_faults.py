@@ -34,7 +34,7 @@ BOMB = gzip.compress(b"[" + bytes(2 * MAX_JSON_BYTES), 1)
 
 
 class Fault(StrEnum):
-    """What the archive does wrong."""
+    """A fault of the archive."""
 
     CUTS = "cuts"
     """Keeps the object and closes the connection instead of answering: the next try finds it there (409)."""
@@ -72,7 +72,7 @@ class WebArchive:
 
     faults: set[Fault] = field(default_factory=set)
     names_reason: bool = True
-    """Whether a 409 says 0111H; many services say nothing."""
+    """A 409 carries failure reason 0111H; many services send none."""
     kept: dict[str, int] = field(default_factory=dict)
     posts: int = 0
     port: int = 0

@@ -121,6 +121,6 @@ def test_the_secrets_are_made_once_and_for_their_owner_only(tmp_path: Path) -> N
 
 
 def _is_a_command(words: list[str]) -> bool:
-    """Whether the command line takes these words, as far as its help."""
+    """Tell whether the command line accepts these words followed by --help."""
     assert words[0] == "dicom-node"
     return CliRunner().invoke(app, [*words[1:], "--help"]).exit_code == 0

@@ -287,6 +287,6 @@ def test_header_above_the_limit_is_unreadable(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_opened_is_no_unreadable_object(tmp_path: Path) -> None:
-    """What the file system says may pass, so it is another error: the job tries again."""
+    """An error of the file system may pass, so it is raised as another type and the job is retried."""
     with pytest.raises(OSError, match="No such file"):
         read_object(tmp_path / "gone.dcm")

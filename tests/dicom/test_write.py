@@ -1,4 +1,4 @@
-"""What the fast writer makes are pydicom's own bytes."""
+"""The fast writer produces the same bytes as pydicom."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.support.common import REPOSITORY
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PACKAGES = ("dicom_node", "model", "training", "benchmarks")
-"""What is printed of other programs and modules is not looked at."""
+"""Packages whose commands are checked; commands of other programs and modules are not."""
 OURS = re.compile(r"(?:\.venv/bin/|/opt/dicom-node/bin/)?(dicom-node|make|python|accelerate) ")
 INLINE = re.compile(r"`dicom-node ((?:[a-z-]+ ?)+)((?:[^`]*))`")
 
@@ -47,7 +47,7 @@ def command_named(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def fault_of(command: str) -> str | None:
-    """What is wrong with a printed command; None where nothing is."""
+    """The fault of a printed command; None where it has none."""
     words = words_of(command)
     if words[0] == "dicom-node":
         return _fault_of_ours(words[1:])

@@ -71,7 +71,7 @@ def keys_of(section: str) -> frozenset[str]:
 
 
 def faults_of(text: str) -> Iterator[str]:
-    """What a page's text names and is not there."""
+    """Names in a page's text that do not exist."""
     for match in CODE.finditer(text):
         code = match[1].strip()
         if INVENTED.search(code) or code in OTHERS or "*" in code:

@@ -219,7 +219,7 @@ def test_closed_weeks_are_judged_once_and_an_alarm_is_a_notice(tmp_path: Path) -
 
 
 def _validation(rate: float, pairs: int = 400) -> ValidationSet:
-    """What a checkpoint that answers as `_pairs` do said of its validation set, at such a rate of each finding."""
+    """The validation set of a checkpoint that answers like `_pairs`, with each finding at the given rate."""
     samples = [sample for sample in _pairs(99, pairs, 7, rate=rate) if sample.answered]
     figures = output_distributions(samples)
     edges = edges_of([float(value) for value in figures["certainty"]])

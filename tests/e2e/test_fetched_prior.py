@@ -100,7 +100,7 @@ def _refers(report: Dataset, current: Dataset, prior: Dataset) -> None:
 
 
 def _fetched_is_no_work(site: Site, prior_uid: str) -> None:
-    """What was fetched is comparison material: it gets no analysis, no result and no report of its own."""
+    """A fetched study is only compared with: it gets no analysis, no result and no report of its own."""
     with site.node.database() as database, database.read() as session:
         study = session.scalars(select(Study).where(Study.study_instance_uid == prior_uid)).one()
         assert study.purpose == "prior"

@@ -119,7 +119,7 @@ def crowd_at(port: int) -> Iterator[Crowd]:
 
 
 def echo_seconds(node: Node) -> float:
-    """How long a C-ECHO of a good peer takes, its association included."""
+    """Seconds of a well-behaved peer's C-ECHO, including its association."""
     began = time.monotonic()
     with Peer(node.port, seconds=30) as peer:
         peer.associate([(VERIFICATION, [IMPLICIT])], calling="MODALITY")

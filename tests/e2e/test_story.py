@@ -99,7 +99,7 @@ def _spoken(date: str) -> str:
 
 
 def orthanc_of(site: Site, study_instance_uid: str, modality: str) -> list[object]:
-    """What the archive holds of a study in one modality."""
+    """The instances of one modality that the archive holds of a study."""
     return site.orthanc.instances(StudyInstanceUID=study_instance_uid, Modality=modality)
 
 

@@ -1,4 +1,4 @@
-"""What words settle, how agreement is counted, and that contradictions train nothing and are shown."""
+"""Feedback is settled from reports and corrections, agreement is counted, contradictions are shown, not trained on."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What must not go wrong for a patient: docs/hazards.md names these tests."""
+"""Hazards to a patient: docs/hazards.md names these tests."""

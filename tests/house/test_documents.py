@@ -1,4 +1,4 @@
-"""What the documents for developers name exists."""
+"""Everything that the documents for developers name exists."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Plan:
     allowed: Mapping[str, frozenset[str]]
 
     def permits(self, source: str, target: str) -> bool:
-        """Whether one room may import another that lies below it."""
+        """Tell whether one room may import another that lies below it."""
         return target in self.allowed[source] or source.startswith(self.ground.get(target, "-"))
 
     def room_of(self, module: str) -> str | None:
@@ -73,7 +73,7 @@ def module_name(path: Path, root: Path) -> str:
 
 
 def is_text(node: ast.expr) -> TypeGuard[ast.Constant]:
-    """Whether the expression is a string literal."""
+    """Tell whether the expression is a string literal."""
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
@@ -104,7 +104,7 @@ def arrows(root: Path, plan: Plan) -> Iterator[Arrow]:
 
 
 def faults(root: Path, plan: Plan) -> list[str]:
-    """What breaks the plan, each with what to do about it."""
+    """The imports that break the plan, each with its remedy."""
     position = {room: number for number, room in enumerate(plan.order)}
     used: set[tuple[str, str]] = set()
     lines = []

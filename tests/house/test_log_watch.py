@@ -12,7 +12,7 @@ from tests.support.log_watch import OWN_FILE, LogWatch, leaks, patients_of
 
 
 def own_lines(watch: LogWatch) -> list[bytes]:
-    """What this process logged, in order; children of other tests may be logging right now."""
+    """Log lines of this process, in order; child processes of other tests may log at the same time."""
     return [line for path, line in watch.lines() if path.name == OWN_FILE]
 
 

@@ -61,7 +61,7 @@ def end(database: Database, job: ClaimedJob | None) -> None:
 
 
 def due_now(database: Database) -> tuple[float | None, int]:
-    """What a lane sees: seconds to the next analysis, and how many it may take."""
+    """Seconds until the next analysis, and the number that a lane may claim."""
     with database.read() as session:
         return (
             backlog.seconds_to_next(session, ANALYSE, within=SECOND),

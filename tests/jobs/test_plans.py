@@ -27,7 +27,7 @@ OF_A_MILLION = {
 
 @pytest.fixture(scope="module")
 def statements() -> dict[str, Callable[[Session], object]]:
-    """What a lane asks again and again while a backfill waits."""
+    """The query that a lane repeats while a backfill waits."""
     return {
         "look": lambda session: backlog.seconds_to_next(session, (JobKind.DELIVER,), within=dt.timedelta(seconds=5)),
         "claim": lambda session: queue.claim(session, kinds=(JobKind.DELIVER,), owner="w"),

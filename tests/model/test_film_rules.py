@@ -1,4 +1,4 @@
-"""How a film classifier's outputs become findings: the rules hold for every value, not only for likely ones."""
+"""A film classifier's outputs become findings by rules that hold for every value, not only for likely ones."""
 
 from __future__ import annotations
 

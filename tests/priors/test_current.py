@@ -1,4 +1,4 @@
-"""Which image of a study is looked at, and what that was decided on."""
+"""Choice of a study's current image, and the reasons for it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_every_candidate_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_the_stored_decision_stands_first_with_the_priors_own_uid_and_date(tmp_path: Path) -> None:
-    """What the report was compared with, although another prior would be chosen now."""
+    """The prior that the report was compared with, although another one would be chosen now."""
     with fetching_node(tmp_path, []) as node:
         for data_set in FILMS[:2]:
             receive(node, data_set)

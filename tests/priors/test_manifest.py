@@ -66,7 +66,7 @@ class Shelf:
     facts: dict[str, ImageFacts]
     studies: dict[str, list[str]]
     chosen: dict[str, PriorChoice] = field(default_factory=dict)
-    """What was chosen for a study before: for that, pictures of several megapixels were read."""
+    """The earlier choice for a study, for which images of several megapixels had to be read."""
 
     def picture(self, image: ImageFacts) -> DisplayImage:
         name = next(name for name, facts in self.facts.items() if facts.sop_instance_uid == image.sop_instance_uid)

@@ -1,4 +1,4 @@
-"""What happens to a receiver: connections cut at any byte, a file system that becomes read-only, huge requests."""
+"""Accidents of a receiver: connections cut at any byte, a file system that becomes read-only, huge requests."""
 
 from __future__ import annotations
 

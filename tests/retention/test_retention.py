@@ -1,4 +1,4 @@
-"""What retention removes, what it never removes, and that each removal is audited and leaves no file."""
+"""Retention removes what it may and nothing else; each removal is audited and leaves no file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the prior's own words say of a pair: "no pneumothorax" twice is no change, and training learns that too."""
+"""The prior's own report adds to a pair: "no pneumothorax" twice means no change, and training learns that too."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_peer_and_certificate_of_the_new_file_count_at_once(reloading: Reloading
 
 
 def test_file_that_the_node_could_not_run_with_leaves_it_as_it_was(reloading: Reloading) -> None:
-    """What is wrong is found before anything is ended: no port closes, not even for the time of a restart."""
+    """A wrong setting is found before anything is stopped: no port closes, not even for the time of a restart."""
     reloading.send_hup(NAMED)
     folder, base, ready = reloading.node.folder, reloading.base, reloading.node.log.count("node ready")
     certificate = (folder / "node.crt").read_bytes()

@@ -70,7 +70,7 @@ FILMS = (
     film("ancient", "19990101"),
     film("somebody", "20240301", PatientID="P12", PatientName="Poe^Anna"),
 )
-"""What the archives hold beside the current study."""
+"""Studies that the archives hold besides the current one."""
 CURRENT_FILM = film("current", CURRENT)
 
 

@@ -1,4 +1,4 @@
-"""Whether an audit message is one by the schema of PS3.15 section A.5.1, and what sections A.5.2 and A.5.3 add to it.
+"""Validation of audit messages by the schema of PS3.15 section A.5.1 and the rules of sections A.5.2 and A.5.3.
 
 The schema is RELAX NG; what it says is written here as tables: for each element its attributes (what a value must look
 like; a name with "?" may be missing) and its children in order (*: any number, +: at least one, ?: at most one).
@@ -61,7 +61,7 @@ CHILDREN = {
 
 
 def faults(message: str) -> list[str]:
-    """What is wrong with it; empty where nothing is."""
+    """The faults of a message; empty where it has none."""
     root = ET.fromstring(message)
     if root.tag != "AuditMessage":
         return [f"the root is {root.tag}"]

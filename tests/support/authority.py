@@ -46,7 +46,7 @@ def issued(folder: Path, ca: Pair, name: str, *, days: int = 2) -> Pair:
 
 
 def client_context(ca: Pair, own: Pair | None = None) -> ssl.SSLContext:
-    """What a well-behaved TLS client uses."""
+    """The TLS context of a well-behaved client."""
     context = ssl.create_default_context(cafile=str(ca.certificate))
     if own is not None:
         context.load_cert_chain(own.certificate, own.key)

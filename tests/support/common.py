@@ -1,4 +1,4 @@
-"""What many tests need: free ports, waiting on a condition, real programs, the shared radiographs."""
+"""Helpers of many tests: free ports, waiting on a condition, real programs, the shared radiographs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 60.0, what: 
 
 
 def slowness() -> float:
-    """How many times longer a piece of work takes now than on an idle machine, 1.0 or more.
+    """The factor by which work takes longer now than on an idle machine, at least 1.0.
 
     The load of the last minute per processor, or the wall time of a tenth of a second of work, whichever is larger.
     """
@@ -83,7 +83,7 @@ def assert_within(seconds: float, *, since: float) -> None:
 
 
 def listening(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether somebody accepts connections there."""
+    """Tell whether a server accepts connections on the port."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((host, port)) == 0

@@ -15,7 +15,7 @@ from tests.support.course_films import Patient
 from tests.support.validators import save
 
 PROGNOSIS = " prognosis"
-"""How tracking identifiers of predictions end."""
+"""Suffix of the tracking identifiers of predictions."""
 OF_STUDY = ("no result", "field examined")
 """Tracking identifiers that name nothing of the patient."""
 DIFFERS = frozenset(

@@ -35,7 +35,7 @@ SYNTAX_OPTION = {
     DeflatedExplicitVRLittleEndian: "-xd",
     ImplicitVRLittleEndian: "-xi",
 }
-"""What storescu is told so that it proposes a file's own transfer syntax."""
+"""Options of storescu that make it propose a file's own transfer syntax."""
 
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1", "DCMDICTPATH": os.environ.get("DCMDICTPATH", "")}
 """Without TCP_NODELAY DCMTK waits some 50 ms for each object."""

@@ -29,7 +29,7 @@ STORAGE = (COMPREHENSIVE_3D_SR, "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.
 
 
 class Fault(StrEnum):
-    """What the PACS does wrong."""
+    """A fault of the PACS."""
 
     REJECTS = "rejects"
     """Rejects every association."""
@@ -72,7 +72,7 @@ class Pacs:
     actions: int = 0
     port: int = 0
     statuses: list[int] = field(default_factory=list)
-    """What C-STORE is answered with, in this order; the object is kept with what is no failure. Then as without."""
+    """Statuses of the first C-STORE responses, in order; an object is kept unless its status is a failure."""
     comment: str = ""
     """The Error Comment of these answers."""
     denials: int = 0

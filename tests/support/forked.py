@@ -33,7 +33,7 @@ _STAGE = "dicom_node.retrain.subprocess_main"
 _SPAWNED = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
 _FORK_SERVER = "from multiprocessing.forkserver import main; "
 _KEPT: list[Any] = []
-"""What a fork does not use and must not end: ending a stream waits for its lock."""
+"""Streams that a fork does not use and must not close: closing one waits for its lock."""
 _fork_server = multiprocessing.get_context("forkserver")
 
 

@@ -21,9 +21,9 @@ from dicom_node.config import LoggingSection
 
 OWN_FILE = "own-log.txt"
 _OURS = re.compile(rb"^(timestamp=\S+ level=|\{.*\"event\": )")
-"""How a line of a configured node begins; Orthanc's, DCMTK's and PostgreSQL's logs are none of ours."""
+"""The beginning of a line of a configured node; the logs of Orthanc, DCMTK and PostgreSQL are not checked."""
 _PARTS = re.compile(rb"[\w.]+")
-"""What a line or a word is made of, where only ASCII letters and digits count as such."""
+"""Words of a line, where only ASCII letters and digits make up a word."""
 _FIXTURES = ("PID-77120", "Marchetti", "Ottavia", "ACC-55019", "Doe^Jane", "Example^Erika", "Phantom^Number", "SOAK-1")
 SHORTEST = 5
 """Shorter words ("P1", "A1") stand in any log by chance."""
@@ -80,7 +80,7 @@ class LogWatch:
                             yield path, line
 
     def words(self) -> set[str]:
-        """What names a patient of this session."""
+        """Words that identify a patient of this session."""
         found = set(_FIXTURES)
         for path in self._folder.rglob("*.db"):
             found |= patients_of(path)
@@ -105,7 +105,7 @@ def patients_of(index: Path) -> set[str]:
 
 
 def tells(word: str) -> bool:
-    """Whether the word by itself points to a patient."""
+    """Tell whether the word alone identifies a patient."""
     return len(word) >= (SHORTEST_NUMBER if word.isdigit() else SHORTEST)
 
 

@@ -30,7 +30,7 @@ MODEL_NAME = "tiny-nvila"
 
 @dataclass
 class Faults:
-    """What the server does wrong, and what it has seen."""
+    """The faults of the server, and the requests that it received."""
 
     busy: int = 0
     """So many requests are answered `busy_status` first."""

@@ -31,7 +31,7 @@ def told(truth: PairTruth, *, confidence: float = 1.0) -> Prediction:
 
 
 def unchanged(prediction: Prediction) -> Prediction:
-    """What the same model says to the same image twice: stable where present, nothing elsewhere."""
+    """The same model's answers to the same image twice: stable where a finding is present, else none."""
     findings = tuple(
         replace(finding, change=Change.STABLE if finding.presence is Presence.PRESENT else None)
         for finding in prediction.findings

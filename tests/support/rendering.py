@@ -1,4 +1,4 @@
-"""What the pixel tests share: data sets made from arrays, and DCMTK's rendering of a file."""
+"""Helpers of the pixel tests: data sets made from arrays, and DCMTK's rendering of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of reports need: a node with a compared study, SRs and HL7 messages of it, jobs run as the worker does."""
+"""Helpers of report tests: a node with a compared study, its SRs and HL7 messages, jobs run as the worker runs them."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def reports(node: NodeContext) -> list[ReceivedReport]:
 
 
 def words(node: NodeContext) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """What stands as feedback: (finding, aspect) → (stated, verdict, value)."""
+    """The stored feedback: (finding, aspect) → (stated, verdict, value)."""
     with node.database.read() as session:
         rows = session.scalars(select(Feedback).where(Feedback.withdrawn_at.is_(None)).order_by(Feedback.id)).all()
     return {(row.finding, row.aspect): (row.stated, row.verdict.value, row.value) for row in rows}

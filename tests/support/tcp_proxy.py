@@ -16,7 +16,7 @@ class Wire(Enum):
 
     WHOLE = auto()
     DEAF = auto()
-    """What the client says arrives; no answer comes back."""
+    """Data from the client arrives; no answer comes back."""
     CUT = auto()
     """Nothing passes, and nobody is told: a cable that was pulled."""
 

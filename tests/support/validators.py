@@ -1,4 +1,4 @@
-"""What others say of our files: dciodvfy, PixelMed's SR validator, DCMTK's readers."""
+"""Verdicts of other programs on our files: dciodvfy, PixelMed's SR validator, DCMTK's readers."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _TOO_LONG = re.compile(
     r"Error - Value invalid for this VR .* = <(.*)> - Length invalid for this VR = \d+, expected <= (\d+)"
 )
 _SOME_VALUE = "Error - Dicom dataset contains invalid data values for Value Representations"
-"""What it says once more at the end where it named a value."""
+"""The closing line that it prints when it named a value."""
 
 
 def _counts_bytes(line: str) -> bool:
-    """Whether it complains of a length in bytes that is legal in characters, which PS3.5 table 6.2-1 counts."""
+    """Tell whether it counted bytes for a length that PS3.5 table 6.2-1 counts in characters, and that is allowed."""
     match = _TOO_LONG.match(line)
     return match is not None and max(map(len, match[1].split("="))) <= int(match[2])
 

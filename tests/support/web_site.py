@@ -170,7 +170,7 @@ def add_result(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Datas
 
 
 def report_request(node: NodeContext, prior: pydicom.Dataset, current: pydicom.Dataset) -> ReportRequest:
-    """What an analysis of the pair might say: a new effusion with its place marked; a pneumothorax is only possible."""
+    """A plausible analysis of the pair: a new effusion with a marked region; a pneumothorax is only possible."""
     rows, columns = int(current.Rows), int(current.Columns)
     box = ((0.6, 0.57), (0.87, 0.57), (0.87, 0.78), (0.6, 0.78), (0.6, 0.57))
     region = Region(

@@ -81,7 +81,7 @@ def grey_levels(page: Page, role: str) -> tuple[float, float]:
 
 
 def red_over_blue(page: Page, role: str) -> float:
-    """How much more red than blue the canvas shows in all: 0 for a grey picture."""
+    """The sum of red minus blue over the canvas: 0 for a grey image."""
     script = """role => {
       const canvas = document.querySelector(`canvas[data-role=${role}]`);
       const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;

@@ -24,7 +24,7 @@ WANTED = {
     *("dicom_node_disk_bytes", "dicom_node_model_info", "dicom_node_abstained_ratio", "dicom_node_finding_ratio"),
     *("dicom_node_certainty_mean", "dicom_node_checkpoint_finding_ratio", "dicom_node_checkpoint_certainty_ratio"),
 }
-"""What an administrator of the node must see (the rest may be there too)."""
+"""Rows that an administrator of the node must see; others may be shown too."""
 
 
 def expressions() -> Iterator[str]:

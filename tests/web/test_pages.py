@@ -1,4 +1,4 @@
-"""What the pages show and what their forms write."""
+"""Content of the pages and effects of their forms."""
 
 from __future__ import annotations
 

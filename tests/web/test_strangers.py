@@ -1,4 +1,4 @@
-"""What strangers do to the pages: silent connections, half a header, a copied cookie, a flood of log-ins."""
+"""Attacks on the pages: silent connections, half a header, a copied cookie, a flood of log-ins."""
 
 from __future__ import annotations
 

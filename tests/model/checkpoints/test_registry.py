@@ -98,7 +98,7 @@ def test_weights_that_are_overwritten_under_a_serving_model_change_nothing(tmp_p
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_half_a_manifest_is_refused_by_name(tmp_path: Path, share: float) -> None:
-    """What a disk that ran full or a copy that was cut off leaves behind."""
+    """The folder that a full disk or an interrupted copy leaves behind."""
     path = checkpoint(tmp_path / "trial-1") / MANIFEST_NAME
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])

@@ -1,4 +1,4 @@
-"""What a checkpoint said of its validation set: checked when read, added afterwards, gone where it no longer fits."""
+"""Validation counts of a checkpoint: checked when read, added afterwards, removed where they no longer fit."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def check_fallback(vlm: AutoVlm, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_prefix_of_another_length_is_checked_anew(tmp_path: Path) -> None:
-    """What is right behind one image may be wrong behind two: a window that the longer prefix outgrows."""
+    """Answers that are right with one image can be wrong with two, where the longer prefix exceeds a window."""
     vlm = open_vlm(gemma3(tmp_path / "m"))
     assert isinstance(vlm, AutoVlm)
     alone, pair = job(vlm, priors=0), job(vlm, priors=1)

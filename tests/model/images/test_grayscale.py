@@ -1,4 +1,4 @@
-"""What DCMTK cannot be asked: the exact formulas, padding, pictures without a window, multi-frame, identity."""
+"""Rules that DCMTK cannot confirm: the exact formulas, padding, images without a window, multi-frame, identity."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ LUMEN_TYPES = (
 
 
 def test_the_whole_published_vocabulary_is_known_and_read_back() -> None:
-    """What the round trips of this file draw from holds every word of Medical-Diff-VQA, and each under its own name."""
+    """The vocabulary of this file's round trips holds every word of Medical-Diff-VQA, each under its own name."""
     findings, levels, locations, types = (
         text.split(", ") for text in (LUMEN_FINDINGS, LUMEN_LEVELS, LUMEN_LOCATIONS, LUMEN_TYPES)
     )

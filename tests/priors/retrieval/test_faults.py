@@ -186,7 +186,7 @@ def test_stopping_the_node_ends_a_retrieval_at_once(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_does_not_name_the_originator(tmp_path: Path) -> None:
-    """What we asked for and comes without a word is a prior; the same study, sent later, is analysed."""
+    """A study that was requested and arrives without an originator is a prior; sent again later, it is analysed."""
     peer = QueryPeer(name="shy", ae_title="SHY", port=free_port(), names_originator=False)
     port = free_port()
     with fetching_node(tmp_path, [peer], port=port) as node:
@@ -206,7 +206,7 @@ def test_a_peer_that_does_not_name_the_originator(tmp_path: Path) -> None:
 
 
 class _Listening:
-    """What `send` asks of a running node."""
+    """The attributes of a running node that `send` reads."""
 
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)

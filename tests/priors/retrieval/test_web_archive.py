@@ -26,7 +26,7 @@ from tests.support.receiver import radiograph
 
 @dataclass(slots=True, kw_only=True)
 class Archive:
-    """What the service answers, and what came of it."""
+    """The answers of the service, and the outcome."""
 
     kind: str = "application/dicom+json"
     body: bytes = b"[]"

@@ -29,7 +29,7 @@ SECONDS = 20.0
 class Running:
     node: RunningNode
     streams: tuple[bytes, ...]
-    """What echoscu, storescu and findscu sent."""
+    """Byte streams recorded from echoscu, storescu and findscu."""
     open_files: int
     threads: int
 
@@ -76,7 +76,7 @@ def _pdu_starts(stream: bytes) -> list[int]:
 
 @st.composite
 def damages(draw: st.DrawFn) -> tuple[int, list[tuple[str, int, int]]]:
-    """Which stream, and what is done to it: (kind, where, with what); places are taken modulo the stream's length."""
+    """A stream and its mutations (kind, position, value); positions are taken modulo the stream's length."""
     kind = st.sampled_from(["flip", "truncate", "length", "insert", "remove", "repeat"])
     one = st.tuples(kind, st.integers(0, 1 << 20), st.integers(0, 0xFFFFFFFF))
     return draw(st.integers(0, 2)), draw(st.lists(one, min_size=1, max_size=4))
@@ -121,7 +121,7 @@ def _conversation(port: int, data: bytes) -> bytes:
 
 
 def _successes(heard: bytes) -> int:
-    """How many C-STORE-RSP with status 0000H are in it."""
+    """The number of C-STORE-RSP with status 0000H in it."""
     count = 0
     for start in _pdu_starts(heard):
         body = heard[start + 6 : start + 6 + int.from_bytes(heard[start + 2 : start + 6], "big")]

@@ -1,4 +1,4 @@
-"""How regions are drawn: colours, line styles and the places of labels."""
+"""Drawing of regions: colours, line styles and positions of labels."""
 
 from __future__ import annotations
 

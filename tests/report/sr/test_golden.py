@@ -1,4 +1,4 @@
-"""What DCMTK prints of six typical results, word for word.
+"""DCMTK's print-out of six typical results, word for word.
 
 After an intended change: `REGENERATE_GOLDEN=1 pytest tests/report/sr/test_golden.py`, then read the difference in git.
 """

@@ -1,4 +1,4 @@
-"""What a radiologist sees: both reports opened in OHIF in a real browser, over Orthanc's DICOMweb."""
+"""Both reports as a radiologist sees them: opened in OHIF in a real browser, over Orthanc's DICOMweb."""
 
 from __future__ import annotations
 

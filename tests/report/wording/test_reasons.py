@@ -35,7 +35,7 @@ def english_left(sentence: str) -> list[str]:
 
 
 def checked(*, inverted: float, rotation: int) -> ImageCheck:
-    """What a sure look at the pixels finds wrong with the pose."""
+    """A certain finding of the pixel checks about the pose."""
     seen = ViewCheck(
         kind=ViewKind.FRONTAL_CHEST,
         probability=0.99,

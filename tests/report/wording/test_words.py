@@ -1,4 +1,4 @@
-"""What the reports say, what they must not say, and that others read the same out of them."""
+"""Wording of the reports: what they state, what they must never state, and that other readers understand the same."""
 
 from __future__ import annotations
 

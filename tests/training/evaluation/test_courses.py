@@ -194,7 +194,7 @@ def questions() -> tuple[ChoiceItem, ...]:
 
 
 def exact_reading(item: ChoiceItem) -> VisitReading:
-    """What a reader without errors says of the five films."""
+    """The answers of an error-free reader to the five films."""
     seed = int(item.patient_id.rpartition("/")[2])
     levels = levels_of(sample_story(seed))
     return VisitReading(

@@ -1,4 +1,4 @@
-"""What radiologists would mark on films that only a report speaks of."""
+"""Regions that radiologists would mark on films described only by a report."""
 
 from __future__ import annotations
 

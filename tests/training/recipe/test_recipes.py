@@ -51,7 +51,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What stands in the place of each name in capitals."""
+    """Values in place of each name in capitals."""
     folder = tmp_path_factory.mktemp("places")
     root = folder / "mimic"
     studies = write_mimic_with_questions(root)
