@@ -185,20 +185,20 @@ def _header(
         issuer_of_patient_id=text(0x00100021, 64),
         patient_name=_person_name(values.get(0x00100010, b""), declared),
         patient_birth_date=normalise_date(_plain(values, 0x00100030)),
-        patient_sex=_plain(values, 0x00100040)[:64].upper(),
+        patient_sex=_code_string(values, 0x00100040),
         other_patient_ids=tuple(_other_ids(others, declared)),
         accession_number=text(0x00080050, 64),
         study_id=text(0x00200010, 64),
         study_date=normalise_date(_plain(values, 0x00080020)),
         study_time=normalise_time(_plain(values, 0x00080030)),
         study_description=text(0x00081030),
-        modality=_plain(values, 0x00080060)[:64].upper(),
+        modality=_code_string(values, 0x00080060),
         series_number=_integer(values, 0x00200011),
         series_description=text(0x0008103E),
-        body_part_examined=_plain(values, 0x00180015)[:64].upper(),
-        view_position=_plain(values, 0x00185101)[:64].upper(),
-        laterality=_plain(values, 0x00200062)[:64].upper(),
-        presentation_intent_type=_plain(values, 0x00080068)[:64].upper(),
+        body_part_examined=_code_string(values, 0x00180015),
+        view_position=_code_string(values, 0x00185101),
+        laterality=_code_string(values, 0x00200062),
+        presentation_intent_type=_code_string(values, 0x00080068),
         image_type=_plain(values, 0x00080008)[:_MAX_TEXT].upper(),
         rows=_read_unsigned(values, 0x00280010, order),
         columns=_read_unsigned(values, 0x00280011, order),
@@ -211,6 +211,11 @@ def _header(
         is_cut_short=is_cut_short,
         has_compressed_pixels=has_compressed_pixels,
     )
+
+
+def _code_string(values: Mapping[int, bytes], tag: int) -> str:
+    """The value of an element of VR CS in capitals, at most as long as its column."""
+    return _plain(values, tag)[:64].upper()
 
 
 def _short_value(data: bytes, element: Element) -> bytes:

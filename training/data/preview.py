@@ -1,4 +1,4 @@
-"""A page to look at what will be trained on: conversations with their images, prompts and the part the loss sees."""
+"""A page that previews the training data: conversations with their images, prompts and the part the loss sees."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_preview(
     expert: ExpertText | None = None,
     long_answers: LongAnswers | None = None,
 ) -> int:
-    """Write the page; returns how many samples it shows. Raises DataError where no record gives a conversation.
+    """Write the page; return the number of samples shown. Raises DataError where no record gives a conversation.
 
     A sample whose image cannot be decoded is counted and another one shown.
     """
@@ -48,16 +48,9 @@ def write_preview(
     if not total:
         raise DataError(f"{data} gives no conversation with these streams:\n" + "\n".join(report.lines()))
     weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
-    shown: list[dict[str, object]] = []
-    seen: set[str] = set()
     # More are drawn than shown: some come twice, and some have an image that cannot be decoded.
-    for conversation in mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4):
-        if len(shown) >= samples or conversation.conversation_id in seen:
-            continue
-        seen.add(conversation.conversation_id)
-        sample = _sample(conversation, report)
-        if sample is not None:
-            shown.append(sample)
+    drawn = mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4)
+    shown = _distinct_samples(drawn, samples, report)
     environment = Environment(
         loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
     )
@@ -73,6 +66,21 @@ def write_preview(
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, "utf-8")
     return len(shown)
+
+
+def _distinct_samples(drawn: Iterable[Conversation], most: int, report: DropReport) -> list[dict[str, object]]:
+    shown: list[dict[str, object]] = []
+    seen: set[str] = set()
+    for conversation in drawn:
+        if len(shown) >= most:
+            break
+        if conversation.conversation_id in seen:
+            continue
+        seen.add(conversation.conversation_id)
+        sample = _sample(conversation, report)
+        if sample is not None:
+            shown.append(sample)
+    return shown
 
 
 def _sample(conversation: Conversation, report: DropReport) -> dict[str, object] | None:

@@ -182,33 +182,23 @@ def score_asked(
     baseline: MajorityFindings | None,
     cases: Sequence[Case],
 ) -> Evaluation:
-    """Score what was said of every record, in the order of the set. cases: the worst ones, with their images."""
+    """Score the answers to every record, in the order of the set. cases: the worst ones, with their images."""
     answered = [replies.answer for _, replies in asked]
     records = [record for record, _ in asked]
-    seconds = sum(answer.prediction.seconds.get("total", 0.0) for answer in answered)
-    foretold = [(record.truth, replies.alone) for record, replies in asked if replies.alone is not None]
-    courses = [
-        Foretold(record=record, predictions=replies.settings)
-        for record, replies in asked
-        if replies.settings is not None
-    ]
-    said_published = [(record, replies.published) for record, replies in asked if replies.published is not None]
+    predictions = [answer.prediction for answer in answered]
+    seconds = sum(prediction.seconds.get("total", 0.0) for prediction in predictions)
     labelled = [answer for answer in answered if answer.truth.findings]
     scored, unasked = keep_asked(labelled)
     presence, change = _confidences(scored)
+    resamples = options.resamples
     return Evaluation(
         data=data,
         model=model,
-        scores=score_pairs(scored, resamples=options.resamples) if scored else None,
+        scores=score_pairs(scored, resamples=resamples) if scored else None,
         baselines=_baselines(scored, baseline, options) if scored else {},
-        texts=score_texts(
-            records,
-            [answer.prediction for answer in answered],
-            meteor_wanted=options.meteor,
-            resamples=options.resamples,
-        ),
-        published=score_published(said_published, resamples=options.resamples) if said_published else None,
-        progression=progression_scores(records, [a.prediction for a in answered], resamples=options.resamples),
+        texts=score_texts(records, predictions, meteor_wanted=options.meteor, resamples=resamples),
+        published=_published_scores(asked, resamples),
+        progression=progression_scores(records, predictions, resamples=resamples),
         presence_reliability=reliability(*presence),
         change_reliability=reliability(*change),
         curves=_curves(scored),
@@ -216,17 +206,36 @@ def score_asked(
         seconds_per_pair=seconds / len(answered) if answered else float("nan"),
         report=report,
         proxy=any(answer.truth.proxy for answer in answered),
-        sentences=tuple(answer.prediction.difference_text for answer in answered),
+        sentences=tuple(prediction.difference_text for prediction in predictions),
         records=tuple(records),
-        prognosis=score_prognosis(foretold) if foretold else None,
-        forecasts=score_forecasts(courses, resamples=options.resamples),
-        inversion=score_inversion(answered, resamples=options.resamples),
-        consistency=score_consistency(answered, resamples=options.resamples),
+        prognosis=_prognosis_scores(asked),
+        forecasts=score_forecasts(_courses(asked), resamples=resamples),
+        inversion=score_inversion(answered, resamples=resamples),
+        consistency=score_consistency(answered, resamples=resamples),
         per_question=per_question_of(labelled),
         confusion=change_confusion(scored),
-        subgroups=subgroup_scores(records, scored, resamples=options.resamples),
+        subgroups=subgroup_scores(records, scored, resamples=resamples),
         unasked=unasked,
     )
+
+
+def _published_scores(asked: Sequence[tuple[Record, AskedRecord]], resamples: int) -> PublishedScores | None:
+    answers = [(record, replies.published) for record, replies in asked if replies.published is not None]
+    return score_published(answers, resamples=resamples) if answers else None
+
+
+def _prognosis_scores(asked: Sequence[tuple[Record, AskedRecord]]) -> PrognosisScores | None:
+    foretold = [(record.truth, replies.alone) for record, replies in asked if replies.alone is not None]
+    return score_prognosis(foretold) if foretold else None
+
+
+def _courses(asked: Sequence[tuple[Record, AskedRecord]]) -> list[Foretold]:
+    """The records whose course was asked about, each with the predictions of every setting."""
+    return [
+        Foretold(record=record, predictions=replies.settings)
+        for record, replies in asked
+        if replies.settings is not None
+    ]
 
 
 def _answer(predictor: EvaluatedPredictor, record: Record, pair: StudyPair, options: EvaluationOptions) -> Answered:

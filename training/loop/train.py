@@ -41,7 +41,7 @@ from training.records.drops import DataError
 
 
 class TrainingStopped(ModelError):
-    """Training was asked to stop; the newest checkpoint holds every step that was done, and the next run goes on."""
+    """Training was asked to stop; the newest checkpoint holds all steps done, and the next run continues from it."""
 
 
 class _Numbered(Dataset[Sample]):
@@ -73,11 +73,11 @@ def train(
     quiet: bool = False,
     between: Between | None = None,
 ) -> Path:
-    """Run a recipe to its end, going on from the newest checkpoint in `out`; returns the folder of the final model.
+    """Run a recipe to its end from the newest checkpoint in `out`, if any; return the folder of the final model.
 
     source: the data, instead of those that the recipe names. between: asked after each step, see `training.loop.pause`.
-    Raises TrainingStopped where it says so, TrainingError where the loss is not a number, and whatever `load_recipe`
-    and the checkpoints raise.
+    Raises TrainingStopped when `between` asks for it, TrainingError where the loss is not a number, and what
+    `load_recipe` and the checkpoints raise.
     """
     accelerator = _open_accelerator(recipe)
     set_seed(recipe.run.seed)
@@ -87,20 +87,13 @@ def train(
     module, processor = _build_module(recipe, source)
     collate = module.collator(processor)
     steps = TrainingSteps(accelerator, recipe, module)
-    first = 0
-    if newest is not None:
-        # Weights, optimiser, schedule and random states; `_Numbered` then starts the data at the sample that comes
-        # next.
-        accelerator.load_state(str(newest))
-        first = int(newest.name.removeprefix("step-"))
+    first = _restore(accelerator, newest)
     log = TrainLog(out, recipe, first, main=accelerator.is_main_process, quiet=quiet)
-    samples = _Numbered(
-        source, first_step=first, recipe=recipe, rank=accelerator.process_index, ranks=accelerator.num_processes
-    )
-    batches = iter(_loader(samples, collate, recipe))
     data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, source=source)
     log.say(data_log.about)
-
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    samples = _Numbered(source, first_step=first, recipe=recipe, rank=rank, ranks=ranks)
+    batches = iter(_loader(samples, collate, recipe))
     steps.model.train()
     for step in range(first, recipe.run.steps):
         losses = steps.take_step(step, batches, data_log)
@@ -130,6 +123,14 @@ def _open_accelerator(recipe: Recipe) -> Accelerator:
         # a batch without a lone image or without a pair leaves the tokens of that case unused
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def _restore(accelerator: Accelerator, newest: Path | None) -> int:
+    """Load weights, optimiser, schedule and random states of the newest checkpoint; return the first step to take."""
+    if newest is None:
+        return 0
+    accelerator.load_state(str(newest))
+    return int(newest.name.removeprefix("step-"))  # `_Numbered` starts the data at the sample that comes next
 
 
 def _open_source(

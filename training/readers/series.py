@@ -45,12 +45,7 @@ def series_records(
     ordered = sorted(images, key=lambda item: (item.order, item.image.image_id))
     for number, item in enumerate(ordered):
         before = ordered[number - 1] if number else None
-        if before is not None and before.order == item.order:
-            report.drop("pair without an order in time", f"{before.image.image_id} and {item.image.image_id}")
-            before = None
-        elif before is not None and is_same_file(before.image.key, item.image.key):
-            report.drop("pair of one film under two names", f"{before.image.image_id} and {item.image.image_id}")
-            # A copy under another name is no second examination: "no change" would be learnt from equal bytes.
+        if before is not None and not _is_comparable(before, item, report):
             before = None
         report.keep()
         pair_id = f"{set_name}/{item.image.image_id}" + (f"/{before.image.image_id}" if before else "")
@@ -74,6 +69,19 @@ def series_records(
             context=item.context,
             split=split,
         )
+
+
+def _is_comparable(before: LabelledImage, item: LabelledImage, report: DropReport) -> bool:
+    """Tell whether the two images make a pair; the report counts one that does not."""
+    names = f"{before.image.image_id} and {item.image.image_id}"
+    if before.order == item.order:
+        report.drop("pair without an order in time", names)
+        return False
+    if is_same_file(before.image.key, item.image.key):
+        # A copy under another name is no second examination: "no change" would be learnt from equal bytes.
+        report.drop("pair of one film under two names", names)
+        return False
+    return True
 
 
 def is_same_file(first: str, second: str) -> bool:

@@ -39,26 +39,11 @@ def calibrate_command(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder; a checkpoint of the Hub must be downloaded first")
-    from training.calibration.folder import calibrate_folder
-    from training.data.datasets import parse_spec, record_count
-
     named = _findings_to_ask(findings, folder, config)
     report = DropReport()
     with our_errors():
         no_bars_in_files()
-        with Progress() as progress:
-            progress.begin("calibrating")
-            total = record_count(parse_spec(data), split=split_of(split), limit=limit)
-            calibrated = calibrate_folder(
-                folder,
-                data,
-                report,
-                findings=named,
-                split=split_of(split),
-                limit=limit,
-                device=device,
-                progress=lambda done: progress.step("calibrating", done, total),
-            )
+        calibrated = _calibrate(folder, data, report, findings=named, split=split, limit=limit, device=device)
     if as_json:
         print_json(_as_values(calibrated))
         return
@@ -66,6 +51,35 @@ def calibrate_command(
         console.print(line)
     _show(calibrated)
     console.print(f"written: {folder / 'manifest.json'} (Device UID {calibrated.manifest.device_uid})")
+
+
+def _calibrate(
+    folder: Path,
+    data: str,
+    report: DropReport,
+    *,
+    findings: tuple[str, ...],
+    split: str,
+    limit: int | None,
+    device: str,
+) -> CalibratedFolder:
+    """Calibrate behind a bar of progress."""
+    from training.calibration.folder import calibrate_folder
+    from training.data.datasets import parse_spec, record_count
+
+    with Progress() as progress:
+        progress.begin("calibrating")
+        total = record_count(parse_spec(data), split=split_of(split), limit=limit)
+        return calibrate_folder(
+            folder,
+            data,
+            report,
+            findings=findings,
+            split=split_of(split),
+            limit=limit,
+            device=device,
+            progress=lambda done: progress.step("calibrating", done, total),
+        )
 
 
 def _findings_to_ask(findings: str, folder: Path, config: Path | None) -> tuple[str, ...]:

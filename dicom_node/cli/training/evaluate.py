@@ -63,16 +63,9 @@ def evaluate_command(
 ) -> None:
     """Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."""
     from dicom_node.bulk.mappers import Placement
-    from dicom_node.cli.training.evaluate_run import (
-        EvaluationRun,
-        ask_all,
-        forget_answers,
-        with_zero_shot,
-        zero_shot_run,
-    )
+    from dicom_node.cli.training.evaluate_run import EvaluationRun
     from training.data.datasets import parse_spec, require_choices
     from training.evaluation.evaluate import EvaluationOptions
-    from training.evaluation.report import write_report
 
     with our_errors():
         no_bars_in_files()
@@ -91,24 +84,50 @@ def evaluate_command(
             data=f"{parse_spec(data)}, split {split}{' by patient' if by_patient else ''}",
             placement=Placement(ray=ray, processes=processes),
         )
-        with Progress() as progress:
-            folder, step = out / "_answers", partial(progress.step, "evaluating")
-            result = ask_all(run, chosen, folder, report, baseline=_learnt_majority(majority), progress=step)
+        result = _ask_and_score(run, chosen, out, report, majority=majority, zero_shot=zero_shot)
         if result is None:
             raise NodeError(f"{data} gives no image in split {split}:\n" + "\n".join(report.lines()))
-        if zero_shot:
-            with Progress() as progress:
-                step = partial(progress.step, "zero-shot baseline")
-                result = with_zero_shot(result, run, zero_shot, chosen, out / "_zero_shot", progress=step)
         if choices:
             result = replace(result, choices=_choose(run, choices, report))
         verdicts = _judge_sentences(result, judge_server, judge_model)
-        page, values = write_report(
-            result, out, produced_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), judge=verdicts
-        )
-        forget_answers(run, chosen, out / "_answers")
-        if zero_shot:
-            forget_answers(zero_shot_run(run, zero_shot), chosen, out / "_zero_shot")
+        _write_and_print(run, chosen, out, report, result, verdicts, zero_shot=zero_shot)
+
+
+def _ask_and_score(
+    run: EvaluationRun, chosen: list[Record], out: Path, report: DropReport, *, majority: str, zero_shot: str
+) -> Evaluation | None:
+    """Ask the checkpoint, and the zero-shot baseline where one is named. None where no record has an image."""
+    from dicom_node.cli.training.evaluate_run import ask_all, with_zero_shot
+
+    with Progress() as progress:
+        step = partial(progress.step, "evaluating")
+        result = ask_all(run, chosen, out / "_answers", report, baseline=_learnt_majority(majority), progress=step)
+    if result is None or not zero_shot:
+        return result
+    with Progress() as progress:
+        step = partial(progress.step, "zero-shot baseline")
+        return with_zero_shot(result, run, zero_shot, chosen, out / "_zero_shot", progress=step)
+
+
+def _write_and_print(
+    run: EvaluationRun,
+    chosen: list[Record],
+    out: Path,
+    report: DropReport,
+    result: Evaluation,
+    verdicts: JudgeScores | None,
+    *,
+    zero_shot: str,
+) -> None:
+    """Write page and values, then delete the answers that a run stopped earlier would have continued from."""
+    from dicom_node.cli.training.evaluate_run import forget_answers, zero_shot_run
+    from training.evaluation.report import write_report
+
+    produced_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    page, values = write_report(result, out, produced_at=produced_at, judge=verdicts)
+    forget_answers(run, chosen, out / "_answers")
+    if zero_shot:
+        forget_answers(zero_shot_run(run, zero_shot), chosen, out / "_zero_shot")
     for line in report.lines():
         console.print(line)
     console.print(f"{page}\n{values}")
