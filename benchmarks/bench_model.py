@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,6 @@ def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
         written = modes["one at a time"]() if asked_every(vlm) == 1 else []
         checked = EngineJob(pictures=job.pictures, layout=job.layout, questions=job.questions[:: checked_every(vlm)])
         plain = Engine(vlm).ask_plainly(checked)
-    scored = [best(answer) for answer in answers.closed.values()]
     pairs = [(answers.closed[key], answer) for key, answer in plain.closed.items()]
     asked = len(job.questions[:: asked_every(vlm)])
     seconds = {mode: statistics.median(values) for mode, values in times.items()}
@@ -162,15 +161,18 @@ def measure(name: str, where: Where, rounds: int) -> dict[str, Any]:
         "checked_plainly": len(pairs),
         "same_as_plain_scoring": sum(best(a) == best(b) for a, b in pairs),
         "generated": len(written),
-        "same_as_generated": sum(
-            question.parse(text) == answer
-            for question, text, answer in zip(job.questions, written, scored, strict=bool(written))
-        ),
+        "same_as_generated": same_as_generated(job, written, answers.closed.values()),
         "greatest_difference": max(
             float(np.abs(np.subtract(a.log_probabilities, b.log_probabilities)).max()) for a, b in pairs
         ),
         "peak_bytes": own_peak_bytes() if where.device == "cpu" else torch.cuda.max_memory_allocated(),
     }
+
+
+def same_as_generated(job: EngineJob, written: list[str], scored: Iterable[ClosedAnswer]) -> int:
+    """The number of questions whose generated answer is the one with the best score."""
+    pairs = zip(job.questions, written, map(best, scored), strict=bool(written))
+    return sum(question.parse(text) == answer for question, text, answer in pairs)
 
 
 def peak_memory(name: str, mode: str, where: Where) -> int:

@@ -78,14 +78,7 @@ def open_remote_predictor(
     if not findings and manifest is None:
         raise InferenceError(f"{base_url}: nobody says what the served model may be asked ([model] findings)")
     client = ServerClient(base_url, api_key=api_key, timeout_seconds=timeout_seconds, connections=connections)
-    try:
-        offered = client.models()
-        name = model or (offered[0] if offered else "")
-        if name not in offered:
-            raise InferenceError(f"{base_url}: offers {offered}, not {name!r}")
-    except InferenceError:
-        client.close()
-        raise
+    name = _served_name(client, base_url, model)
     rules = manifest or _manifest_of(base_url, name, findings)
     pictures = RemotePictures(image_size=image_size)
     engine = RemoteEngine(client, name, scoring=scoring, min_mass=min_mass)
@@ -98,6 +91,19 @@ def open_remote_predictor(
         raise
     # A predictor takes of both only `picture`, `layout` and `ask`, which a server can give without torch.
     return Predictor(cast(Vlm, pictures), rules, engine=cast(Engine, engine))
+
+
+def _served_name(client: ServerClient, base_url: str, model: str | None) -> str:
+    """The name of the served model, the first one where none is given. Closes the client before it raises."""
+    try:
+        offered = client.models()
+        name = model or (offered[0] if offered else "")
+        if name not in offered:
+            raise InferenceError(f"{base_url}: offers {offered}, not {name!r}")
+    except InferenceError:
+        client.close()
+        raise
+    return name
 
 
 def _check_sight(engine: RemoteEngine, pictures: RemotePictures, findings: Sequence[str]) -> None:

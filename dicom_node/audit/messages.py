@@ -144,15 +144,28 @@ def record(
 ) -> None:
     """Keep one message, in the caller's transaction.
 
-    audit_log: URI of the audit log that was read. patient_id: the patient, where it is about no study. alert: what a
-    Security Alert is about, in plain words; about_node: its node. action: where the event's own action code does not
-    fit ("R" for instances that were held already, PS3.15 table A.5.3.7-1).
+    audit_log: URI of the audit log that was read. patient_id: the patient of a message about no study. alert: the text
+    of a Security Alert; about_node: its node. action: instead of the event's own action code ("R" for instances that
+    were held already, PS3.15 table A.5.3.7-1).
     """
     root = ET.Element("AuditMessage")
+    # The order of PS3.15 section A.5.1: the event, who took part, the source, then the objects.
     _event(root, event, event_type, action=action or ACTIONS[event], outcome=outcome, now=now)
     for participant in participants:
         _add_participant(root, participant)
     _add_source(root, site)
+    _add_objects(root, study, patient_id, query, audit_log)
+    if alert:
+        _add_alert(root, alert, about_node or "dicom-node")
+    message, type_code = writable(ET.tostring(root, encoding="unicode")), event_type.value[0] if event_type else ""
+    session.add(
+        AuditEvent(at=now, event_id=event.value[0], event_type=type_code, outcome=int(outcome), message=message)
+    )
+
+
+def _add_objects(
+    root: ET.Element, study: AboutStudy | None, patient_id: str, query: AskedQuery | None, audit_log: str
+) -> None:
     if study is not None:
         _add_study(root, study)
     elif patient_id:
@@ -161,17 +174,6 @@ def record(
         _query(root, query)
     if audit_log:
         _audit_log(root, audit_log)
-    if alert:
-        _add_alert(root, alert, about_node or "dicom-node")
-    session.add(
-        AuditEvent(
-            at=now,
-            event_id=event.value[0],
-            event_type=event_type.value[0] if event_type else "",
-            outcome=int(outcome),
-            message=writable(ET.tostring(root, encoding="unicode")),
-        )
-    )
 
 
 def _event(

@@ -6,6 +6,8 @@ the whole run and counts against nothing; what it refuses is tried again, then t
 
 from __future__ import annotations
 
+import datetime as dt
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -107,27 +109,21 @@ def _keep_answer(
     else:
         part.state = BackfillRangeState.SPLIT
         for half in halves:
-            values = {
-                "run_pk": run.id,
-                "first_date": half.first_date,
-                "last_date": half.last_date,
-                "first_time": half.first_time,
-                "last_time": half.last_time,
-                "state": BackfillRangeState.WAITING,
-                "due_at": now,
-                "attempts": 0,
-                "dispatches": 0,
-                "listed": 0,
-                "others": 0,
-                "last_error": "",
-            }
-            insert_if_absent(
-                session,
-                BackfillRange,
-                values,
-                unique=["run_pk", "first_date", "last_date", "first_time", "last_time"],
-            )
+            _add_range(session, run, half, now)
     log.info("backfill range asked", run=run.name, state=part.state, studies=part.listed, others=part.others)
+
+
+def _add_range(session: Session, run: BackfillRun, span: Span, now: dt.datetime) -> None:
+    bounds = {
+        "run_pk": run.id,
+        "first_date": span.first_date,
+        "last_date": span.last_date,
+        "first_time": span.first_time,
+        "last_time": span.last_time,
+    }
+    counts = {"attempts": 0, "dispatches": 0, "listed": 0, "others": 0}
+    values = {**bounds, **counts, "state": BackfillRangeState.WAITING, "due_at": now, "last_error": ""}
+    insert_if_absent(session, BackfillRange, values, unique=list(bounds))
 
 
 def _bring_study(job: ClaimedJob, node: NodeContext) -> None:

@@ -153,10 +153,7 @@ def _result(
         unit = [CodedName(value=units[0].value)] if units else []
         message.unknown.append(_unknown("value", codes) if number is None else _unknown("unit", unit))
         return None
-    reported = message.clock(obr, 22) if obr is not None else None
-    known = reported or message.at
-    if status != "F" and message.at.is_after(known):
-        known = message.at  # some senders correct a value and leave the first report's time
+    known = _reported_at(obr, status, message)
     return ChartItem(
         key=key,
         kind=ChartKind.LAB,
@@ -168,6 +165,13 @@ def _result(
         begins=begins,
         known=begins if begins.is_after(known) else known,
     )
+
+
+def _reported_at(obr: Segment | None, status: str, message: ChartMessage) -> ClockTime:
+    reported = message.clock(obr, 22) if obr is not None else None
+    known = reported or message.at
+    # Some senders correct a value and leave the first report's time.
+    return message.at if status != "F" and message.at.is_after(known) else known
 
 
 def _orders(found: Sequence[Segment], message: ChartMessage, vocabulary: ChartVocabulary) -> Iterator[ChartItem]:

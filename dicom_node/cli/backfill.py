@@ -70,16 +70,10 @@ def start(
     """Begin a run over the archive's studies of some dates, or over a list. No report is sent unless --reports."""
     limits = _limits(runs.BackfillLimits(), per_minute, at_once, hours, timezone)
     dates = _dates(first, last, studies)
+    uids = tuple(_read_uids(studies)) if studies else ()
+    values = {"dates": dates, "studies": uids, "sends_reports": reports, "limits": limits, "most_answers": most_answers}
     with open_node(config) as node:
-        new = runs.NewRun(
-            name=name,
-            archive=runs.peer_named(node.settings, archive).name,
-            dates=dates,
-            studies=tuple(_read_uids(studies)) if studies else (),
-            sends_reports=reports,
-            limits=limits,
-            most_answers=most_answers,
-        )
+        new = runs.NewRun(name=name, archive=runs.peer_named(node.settings, archive).name, **values)
         if is_dry_run:
             _print_dry_run(dry_run(new, node), new, node, as_json=as_json)
             return

@@ -10,7 +10,7 @@ import typer
 from dicom_node.admin import quarantine as apart
 from dicom_node.admin.formats import amount, moment
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
-from dicom_node.index.tables.core import QuarantineReason
+from dicom_node.index.tables.core import Quarantine, QuarantineReason
 
 
 def quarantine(
@@ -41,22 +41,22 @@ def quarantine(
         keys = ("id", "reason", "detail", "sop_instance_uid", "path", "calling_ae_title", "received_at", "times")
         print_json([{key: getattr(row, key) for key in keys} for row in rows])
         return
-    shown = [
-        Row(
-            cells=(str(row.id), row.reason, row.calling_ae_title, str(row.times), moment(row.received_at)),
-            below=(row.sop_instance_uid, row.detail, row.path),
-            style="red",
-        )
-        for row in rows
-    ]
-    print_rows(("id", "reason", "from", "times", "last (UTC)"), shown)
+    print_rows(("id", "reason", "from", "times", "last (UTC)"), [_line(row) for row in rows])
     if settled:
-        console.print(f"{len(settled)} settled; {amount(opened, 'study is', 'studies are')} opened anew")
-    console.print(f"{amount(len(shown), 'object is', 'objects are')} set apart")
+        console.print(f"{len(settled)} settled; {amount(opened, 'study is', 'studies are')} opened again")
+    console.print(f"{amount(len(rows), 'object is', 'objects are')} set apart")
     claims = sum(row.reason is QuarantineReason.CLAIM for row in rows)
     if claims:
         words = amount(claims, "is a claim", "are claims")
         console.print(f"{words} of peers whose word does not count: the images named are used as before")
+
+
+def _line(row: Quarantine) -> Row:
+    return Row(
+        cells=(str(row.id), row.reason, row.calling_ae_title, str(row.times), moment(row.received_at)),
+        below=(row.sop_instance_uid, row.detail, row.path),
+        style="red",
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -85,6 +85,16 @@ def tls_context(tls: TlsClient) -> ssl.SSLContext:
     return context
 
 
+def new_entity(ae_title: str, *, connect_seconds: float, response_seconds: float) -> AE:
+    """A requestor of this node, with its implementation identity (PS3.7 annex D.3.3.2) and its time-outs."""
+    entity = AE(ae_title=ae_title)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = entity.acse_timeout = connect_seconds
+    entity.dimse_timeout = entity.network_timeout = response_seconds
+    return entity
+
+
 @contextmanager
 def open_association(
     destination: Destination,
@@ -99,13 +109,9 @@ def open_association(
     `on_event_report` answers an N-EVENT-REPORT that comes on this association with its status. Raises
     DestinationUnreachableError.
     """
-    entity = AE(ae_title=calling_ae_title)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = settings.connect_seconds
-    entity.acse_timeout = settings.connect_seconds
-    entity.dimse_timeout = settings.response_seconds
-    entity.network_timeout = settings.response_seconds
+    entity = new_entity(
+        calling_ae_title, connect_seconds=settings.connect_seconds, response_seconds=settings.response_seconds
+    )
     for sop_class in dict.fromkeys(sop_classes):
         entity.add_requested_context(sop_class, UNCOMPRESSED)
     opened = threading.Event()

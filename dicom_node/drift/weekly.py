@@ -124,12 +124,7 @@ def verdicts(
     this_week = week_of(now)
     if first is None or week_of(first) >= this_week:
         return
-    known = {
-        (row.week, row.device_uid)
-        for row in session.execute(
-            select(DriftFigure.week, DriftFigure.device_uid).where(~DriftFigure.figure.startswith(CAME_TRUE)).distinct()
-        )
-    }
+    known = _judged_weeks(session)
     samples = load_samples(session, since=start_of(week_of(first)), until=start_of(this_week))
     weeks = by_week(samples)
     recent = [week for week in weeks if week >= this_week - LOOK_BACK_WEEKS * WEEK]
@@ -154,6 +149,12 @@ def verdicts(
             if figures:
                 sources = {name: baseline.source(name) for name in figures}
                 yield WeekVerdicts(week=week, device_uid=device, figures=figures, sources=sources)
+
+
+def _judged_weeks(session: Session) -> set[tuple[dt.date, str]]:
+    """Weeks and checkpoints that have verdicts."""
+    query = select(DriftFigure.week, DriftFigure.device_uid).where(~DriftFigure.figure.startswith(CAME_TRUE)).distinct()
+    return {(row.week, row.device_uid) for row in session.execute(query)}
 
 
 def by_week(samples: Iterable[DriftSample]) -> dict[dt.date, list[DriftSample]]:

@@ -101,9 +101,8 @@ def predict(
         language=settings.node.language,
         threads=None if is_on_gpu(settings.model) else 1,
     )
-    headers = _read_headers(
-        files, out / HEADERS, HeaderWork(storage=settings.storage, policy=policy, cache=cache), options, progress
-    )
+    work = HeaderWork(storage=settings.storage, policy=policy, cache=cache)
+    headers = _read_headers(files, out / HEADERS, work, options, progress)
     items = plan_studies(files, headers, look_back_days=policy.look_back_days)
     with open_mapper(
         options.placement(),

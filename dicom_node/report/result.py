@@ -11,7 +11,7 @@ from dicom_node.report.rules import Statement
 from dicom_node.report.sr.uids import header_uid
 from dicom_node.report.statements import statements
 from dicom_node.report.wording.sections import impressions
-from model.schema import Finding, Region
+from model.schema import Finding, PrognosisItem, Region
 
 
 def result_json(request: ReportRequest) -> dict[str, Any]:
@@ -35,15 +35,7 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
             {"key": region.finding, "image": region.role.value, "fault": region.fault.value}
             for region in request.dropped_regions
         ],
-        "prognosis": [
-            {
-                "code": finding_concept(p.key).code.value,
-                "key": p.key,
-                "change": p.change.value,
-                "probability": p.probability,
-            }
-            for p in (prediction.prognosis if prediction is not None else ())
-        ],
+        "prognosis": [_prognosis(item) for item in (prediction.prognosis if prediction is not None else ())],
         "abstained": None
         if abstained is None
         else {"reason": abstained.value, "detail": prediction.abstained_detail if prediction is not None else ""},
@@ -56,6 +48,15 @@ def result_json(request: ReportRequest) -> dict[str, Any]:
         "produced_at": request.produced_at.isoformat(),
         "revision": request.revision,
         "generation": request.generation,
+    }
+
+
+def _prognosis(item: PrognosisItem) -> dict[str, Any]:
+    return {
+        "code": finding_concept(item.key).code.value,
+        "key": item.key,
+        "change": item.change.value,
+        "probability": item.probability,
     }
 
 

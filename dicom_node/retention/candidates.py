@@ -60,12 +60,6 @@ def candidates(
 
     study_pk: look at this study only.
     """
-    size = (
-        select(Series.study_pk, func.sum(Instance.size_bytes).label("size"))
-        .join(Instance, Instance.series_pk == Series.id)
-        .group_by(Series.study_pk)
-        .subquery()
-    )
     finished = (Study.state == StudyState.ANALYSED) & exists().where(Result.study_pk == Study.id)
     # A study that was fetched to compare with owes nobody a report.
     fetched = (Study.purpose != StudyPurpose.ROUTED) & (Study.state != StudyState.OPEN)
@@ -73,12 +67,7 @@ def candidates(
     # Asked again for one study just before it is removed: it may have been held, or have got a new image, since the
     # plan.
     chosen += [Study.id == study_pk] if study_pk is not None else []
-    rows = session.execute(
-        select(Study, size.c.size)
-        .join(size, size.c.study_pk == Study.id)
-        .where(*chosen)
-        .where(~exists().where(Hold.study_instance_uid == Study.study_instance_uid))
-    ).all()
+    rows = _studies_with_sizes(session, chosen)
     waiting = _with_waiting_jobs(session)
     newest = _find_needed_priors(session, {study.patient_id for study, _ in rows} if study_pk is not None else None)
     # DICOM dates compare as text.
@@ -90,12 +79,29 @@ def candidates(
             patient=(study.patient_id, study.issuer_of_patient_id),
             study_date=study.study_date,
             last_instance_at=study.last_instance_at,
-            size_bytes=int(size_bytes),
+            size_bytes=size_bytes,
             needed_as_prior=study.id in newest and study.study_date >= keep_from,
         )
         for study, size_bytes in rows
         if study.study_instance_uid not in waiting
     ]
+
+
+def _studies_with_sizes(session: Session, chosen: Sequence[ColumnElement[bool]]) -> list[tuple[Study, int]]:
+    """Chosen studies that hold images and are not held, each with the bytes of its images."""
+    size = (
+        select(Series.study_pk, func.sum(Instance.size_bytes).label("size"))
+        .join(Instance, Instance.series_pk == Series.id)
+        .group_by(Series.study_pk)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Study, size.c.size)
+        .join(size, size.c.study_pk == Study.id)
+        .where(*chosen)
+        .where(~exists().where(Hold.study_instance_uid == Study.study_instance_uid))
+    )
+    return [(study, int(bytes_of_images)) for study, bytes_of_images in rows]
 
 
 def _with_waiting_jobs(session: Session) -> set[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.audit import messages as audit
@@ -157,17 +157,7 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
             return None
         study = session.get_one(Study, candidate.study_pk)
         series = select(Series.id).where(Series.study_pk == study.id)
-        instances = list(session.scalars(select(Instance.path).where(Instance.series_pk.in_(series))))
-        counts = session.execute(
-            select(Instance.sop_class_uid, func.count())
-            .where(Instance.series_pk.in_(series))
-            .group_by(Instance.sop_class_uid)
-        ).all()
-        documents = list(
-            session.scalars(
-                select(Document.path).join(Result, Document.result_pk == Result.id).where(Result.study_pk == study.id)
-            )
-        )
+        instances, documents, counts = _contents(session, study, series)
         session.execute(delete(Instance).where(Instance.series_pk.in_(series)))
         session.execute(delete(Series).where(Series.study_pk == study.id))
         audit.record(
@@ -180,11 +170,25 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
                 patient_id=study.patient_id,
                 patient_name=study.patient_name,
                 accession_number=study.accession_number,
-                sop_classes=tuple((uid, count) for uid, count in counts),
+                sop_classes=counts,
             ),
             site=node.settings.audit.site,
         )
     return instances, documents
+
+
+def _contents(
+    session: Session, study: Study, series: Select[tuple[int]]
+) -> tuple[list[str], list[str], tuple[tuple[str, int], ...]]:
+    """Paths of the study's images, paths of its documents, and the number of images of each SOP class."""
+    instances = list(session.scalars(select(Instance.path).where(Instance.series_pk.in_(series))))
+    of_study = select(Document.path).join(Result, Document.result_pk == Result.id).where(Result.study_pk == study.id)
+    counts = session.execute(
+        select(Instance.sop_class_uid, func.count())
+        .where(Instance.series_pk.in_(series))
+        .group_by(Instance.sop_class_uid)
+    ).all()
+    return instances, list(session.scalars(of_study)), tuple((uid, count) for uid, count in counts)
 
 
 def guard_disk(node: NodeContext) -> None:

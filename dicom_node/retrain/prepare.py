@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from dicom_node.config import RetrainSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Instance
@@ -97,6 +98,7 @@ def plan_of(
 ) -> Plan:
     """The plan of a run with this snapshot. Raises RetrainError, UsageError for a recipe that does not fit."""
     section = node.settings.retrain
+    pictures = folders_of(node).root / "pictures"
     return Plan(
         run=name,
         folder=folder,
@@ -109,25 +111,27 @@ def plan_of(
         models=node.models_dir,
         challenger=f"{start.manifest.name}-{name}",
         version=name,
-        recipe=resolve_recipe(
-            start.recipe, snapshot=snapshot, base=start.folder, pictures=folders_of(node).root / "pictures"
-        ),
+        recipe=resolve_recipe(start.recipe, snapshot=snapshot, base=start.folder, pictures=pictures),
         calibration=(f"site:{snapshot / 'validate.jsonl'}", *section.calibrate_with),
         experts=node.settings.model.experts,
         known_pairs=section.known_pairs,
         pointing_pairs=POINTING_PAIRS,
-        gate={
-            "least_patients": section.frozen_patients,
-            "margin": section.margin,
-            "alpha": section.alpha,
-            "calibration_margin": section.calibration_margin,
-            "consistency_margin": section.consistency_margin,
-            "consistency_floor": section.consistency_floor,
-        },
+        gate=_gate_values(section),
         device=section.device,
         threads=section.threads,
         nice=section.nice,
     )
+
+
+def _gate_values(section: RetrainSection) -> dict[str, Any]:
+    return {
+        "least_patients": section.frozen_patients,
+        "margin": section.margin,
+        "alpha": section.alpha,
+        "calibration_margin": section.calibration_margin,
+        "consistency_margin": section.consistency_margin,
+        "consistency_floor": section.consistency_floor,
+    }
 
 
 def require_unchanged(node: NodeContext, snapshot_pk: int, plan: Plan) -> None:

@@ -120,26 +120,9 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
     with node.database.read() as session:
         name = runs.new_name(session, node.clock())
     start = preparing.start_of(node, options.recipe)
-    draft = folders.snapshots / f"{name}.draft"
-    draft.mkdir(parents=True, exist_ok=True)
-    try:
-        contents = gather(node, draft)
-        for line in describe(contents):
-            talk.say(line)
-        lacking = missing(contents, node.settings.retrain)
-        if lacking:
-            talk.say("nothing is trained yet: " + "; ".join(lacking))
-            return RunOutcome.TOO_FEW
-        for line in rare(contents, start.findings, preparing.FEWEST):
-            talk.say(line)
-        if not options.again and _has_nothing_new(node, contents, start):
-            talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
-            return RunOutcome.NOTHING_NEW
-        if options.estimate:
-            _say_duration(node, contents, start, draft, talk)
-    finally:
-        # A draft is for counting; the snapshot is made anew under the lock, from the same contents.
-        shutil.rmtree(draft, ignore_errors=True)
+    contents = _gather_contents(node, options, talk, start, folders.snapshots / f"{name}.draft")
+    if isinstance(contents, RunOutcome):
+        return contents
     if options.dry_run:
         talk.say("dry run: nothing was locked, nothing was trained")
         return RunOutcome.DRY
@@ -160,6 +143,32 @@ def _begin(node: NodeContext, options: RetrainOptions, talk: Talk, folders: Fold
     with node.database.read() as session:
         run_pk = session.scalars(select(RetrainRun.id).where(RetrainRun.name == name)).one()
     return _go_on(node, run_pk, talk)
+
+
+def _gather_contents(
+    node: NodeContext, options: RetrainOptions, talk: Talk, start: preparing.Start, draft: Path
+) -> Contents | RunOutcome:
+    """The contents of the snapshot, or the outcome of a run for which there is too little or nothing new."""
+    draft.mkdir(parents=True, exist_ok=True)
+    try:
+        contents = gather(node, draft)
+        for line in describe(contents):
+            talk.say(line)
+        lacking = missing(contents, node.settings.retrain)
+        if lacking:
+            talk.say("nothing is trained yet: " + "; ".join(lacking))
+            return RunOutcome.TOO_FEW
+        for line in rare(contents, start.findings, preparing.FEWEST):
+            talk.say(line)
+        if not options.again and _has_nothing_new(node, contents, start):
+            talk.say("no new label since the last comparison, and the same champion: nothing to do (--again trains)")
+            return RunOutcome.NOTHING_NEW
+        if options.estimate:
+            _say_duration(node, contents, start, draft, talk)
+        return contents
+    finally:
+        # A draft is for counting; the snapshot is made anew under the lock, from the same contents.
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _say_duration(node: NodeContext, contents: Contents, start: preparing.Start, draft: Path, talk: Talk) -> None:

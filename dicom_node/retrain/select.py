@@ -54,8 +54,7 @@ def gather(node: NodeContext, folder: Path) -> Contents:
     )
     assigned = assign(links, known, shares)
     old = {patients[uid] for uid in usable} & {p for p, split in known.items() if split is RetrainSplit.FROZEN}
-    # A frozen set that is full takes no new films of its patients: champion and challenger are compared on the same
-    # ones.
+    # A full frozen set takes no new films of its patients: champion and challenger are compared on the same films.
     full = len(old - assigned.conflicts) >= section.frozen_patients
     contents.new_patients = {p: split for p, split in assigned.split.items() if p not in known}
     for uid, image in usable.items():

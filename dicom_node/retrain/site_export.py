@@ -89,15 +89,7 @@ def _images(
         .order_by(Result.id)
     )
     for result, study, manufacturer in rows:
-        words = list(
-            session.scalars(
-                select(Feedback).where(
-                    Feedback.study_instance_uid == study.study_instance_uid,
-                    Feedback.sop_instance_uid == result.sop_instance_uid,
-                    Feedback.withdrawn_at.is_(None),
-                )
-            )
-        )
+        words = _standing_feedback(session, study, result)
         if not words and not everything:
             continue
         current = _film(session, node, folder, result.sop_instance_uid)
@@ -120,6 +112,16 @@ def _images(
             "said": _statements(result),
             "words": list(_words(words, result, report)),
         }
+
+
+def _standing_feedback(session: Session, study: Study, result: Result) -> list[Feedback]:
+    """Feedback on the image that was not withdrawn."""
+    query = select(Feedback).where(
+        Feedback.study_instance_uid == study.study_instance_uid,
+        Feedback.sop_instance_uid == result.sop_instance_uid,
+        Feedback.withdrawn_at.is_(None),
+    )
+    return list(session.scalars(query))
 
 
 def _statements(result: Result) -> list[dict[str, Any]]:

@@ -66,13 +66,7 @@ def lock(
     manifest = _write(folder, name, contents, node)
     with node.database.write() as session:
         _hold(session, name, contents.items, node, renew=True)
-        # A patient keeps the split that it was once given, or the frozen set would leak into training.
-        known = set(session.scalars(select(RetrainPatient.patient)))
-        session.add_all(
-            RetrainPatient(patient=patient, split=split, assigned_at=node.clock())
-            for patient, split in contents.new_patients.items()
-            if patient not in known
-        )
+        _assign_patients(session, contents, node)
         snapshot = RetrainSnapshot(
             name=name,
             folder=f"snapshots/{name}",
@@ -85,6 +79,16 @@ def lock(
         session.flush()
         also(session, snapshot)
         return snapshot.id
+
+
+def _assign_patients(session: Session, contents: Contents, node: NodeContext) -> None:
+    # A patient keeps the split that it was once given, or the frozen set would leak into training.
+    known = set(session.scalars(select(RetrainPatient.patient)))
+    session.add_all(
+        RetrainPatient(patient=patient, split=split, assigned_at=node.clock())
+        for patient, split in contents.new_patients.items()
+        if patient not in known
+    )
 
 
 def find_damaged(films: Iterable[Film], *, progress: Progress = lambda done, total: None) -> dict[str, str]:

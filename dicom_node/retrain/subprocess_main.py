@@ -103,26 +103,12 @@ def probe(plan: Plan, between: Between) -> None:
 def train_stage(plan: Plan, between: Between) -> None:
     """Train to the end, calibrate, and move the finished challenger into the models folder in one rename."""
     from model.checkpoints.files import MANIFEST_NAME
-    from training.loop.train import newest_checkpoint, train
-    from training.recipe.recipe import Recipe
     from training.release.challenger import finish_challenger
 
     finished = plan.models / plan.challenger
     if (finished / MANIFEST_NAME).is_file():
         return
-    recipe = Recipe.model_validate(plan.recipe)
-    mark = plan.training / TRAINED_MARK
-    if not mark.is_file():
-        newest = newest_checkpoint(plan.training)
-        steps = StageProgress(plan.folder, "training", recipe.run.steps)
-        steps.at(int(newest.name.removeprefix("step-")) if newest is not None else 0)
-
-        def count_step() -> bool:
-            steps.at(steps.done + 1)
-            return between()
-
-        train(recipe, plan.training, quiet=True, between=count_step)
-        mark.write_text("", "utf-8")
+    _train_to_the_end(plan, between)
     calibrating = StageProgress(plan.folder, "calibrating", 0)
     calibrating.at(0)
     checkpoint = plan.folder / "checkpoint"
@@ -142,6 +128,27 @@ def train_stage(plan: Plan, between: Between) -> None:
     checkpoint.rename(finished)
     for left in plan.training.glob("step-*"):  # the optimiser's state is several times the model and of no more use
         shutil.rmtree(left)
+
+
+def _train_to_the_end(plan: Plan, between: Between) -> None:
+    """Train from the newest checkpoint on, and leave a mark so that a run that is started again does not."""
+    from training.loop.train import newest_checkpoint, train
+    from training.recipe.recipe import Recipe
+
+    mark = plan.training / TRAINED_MARK
+    if mark.is_file():
+        return
+    recipe = Recipe.model_validate(plan.recipe)
+    newest = newest_checkpoint(plan.training)
+    steps = StageProgress(plan.folder, "training", recipe.run.steps)
+    steps.at(int(newest.name.removeprefix("step-")) if newest is not None else 0)
+
+    def count_step() -> bool:
+        steps.at(steps.done + 1)
+        return between()
+
+    train(recipe, plan.training, quiet=True, between=count_step)
+    mark.write_text("", "utf-8")
 
 
 def evaluate_stage(plan: Plan, between: Between) -> None:

@@ -88,9 +88,8 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
         row = session.execute(_SELECT_SERIES, {"uid": header.series_instance_uid}).one()
         series_pk, series_study_pk = row.id, row.study_pk
     if series_study_pk != place.study_pk:
-        return _find_known(session, received, now) or _mismatch(
-            place.study_pk, "its series belongs to another study in the index"
-        )
+        why = "its series belongs to another study in the index"
+        return _find_known(session, received, now) or _mismatch(place.study_pk, why)
     if _insert_or_none(session, Instance, instance_values(received, series_pk, now)) is None:
         known = _find_known(session, received, now)
         assert known is not None

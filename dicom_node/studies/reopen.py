@@ -50,18 +50,7 @@ def quarantine_instance(
 
     disputes: see `Registration`; the first time, every result that rests on that study is made anew.
     """
-    known = session.execute(
-        update(Quarantine)
-        .where(
-            Quarantine.sop_instance_uid == sop_instance_uid[:255],
-            Quarantine.sha256 == stored.sha256,
-            Quarantine.reason == reason,
-        )
-        .values(times=Quarantine.times + 1, received_at=now)
-        .returning(Quarantine.id)
-        .execution_options(synchronize_session=False)
-    )
-    if known.first() is not None:
+    if _count_again(session, reason, sop_instance_uid[:255], stored.sha256, now):
         return False
     session.add(
         Quarantine(
@@ -81,6 +70,18 @@ def quarantine_instance(
         session.flush()
         reopen_resting_on(session, disputes, now=now)
     return True
+
+
+def _count_again(session: Session, reason: QuarantineReason, uid: str, sha256: str, now: dt.datetime) -> bool:
+    """Count an object that is in quarantine with the same bytes; False where it is not."""
+    known = session.execute(
+        update(Quarantine)
+        .where(Quarantine.sop_instance_uid == uid, Quarantine.sha256 == sha256, Quarantine.reason == reason)
+        .values(times=Quarantine.times + 1, received_at=now)
+        .returning(Quarantine.id)
+        .execution_options(synchronize_session=False)
+    )
+    return known.first() is not None
 
 
 def reopen_resting_on(session: Session, study_instance_uid: str, *, now: dt.datetime) -> None:

@@ -129,17 +129,7 @@ def description() -> dict[str, Any]:
         limit,
     ]
     result = _query("result", {"type": "integer", "minimum": 0})
-    word = _body_of(
-        {
-            "result": {"type": "integer", "minimum": 1},
-            "finding": {"type": "string", "maxLength": 64},
-            "aspect": {"enum": [aspect.value for aspect in feedback.Aspect]},
-            "verdict": {"enum": [verdict.value for verdict in Verdict]},
-            "value": {"type": "string", "maxLength": 64},
-            "comment": {"type": "string", "maxLength": feedback.MAX_COMMENT},
-        },
-        required=["result", "aspect", "verdict"],
-    )
+    word = _feedback_body()
     question = _body_of(
         {"question": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}}, required=["question"]
     )
@@ -160,6 +150,20 @@ def description() -> dict[str, Any]:
             "/api/token": {"get": _operation("the CSRF token", [])},
         },
     }
+
+
+def _feedback_body() -> dict[str, Any]:
+    return _body_of(
+        {
+            "result": {"type": "integer", "minimum": 1},
+            "finding": {"type": "string", "maxLength": 64},
+            "aspect": {"enum": [aspect.value for aspect in feedback.Aspect]},
+            "verdict": {"enum": [verdict.value for verdict in Verdict]},
+            "value": {"type": "string", "maxLength": 64},
+            "comment": {"type": "string", "maxLength": feedback.MAX_COMMENT},
+        },
+        required=["result", "aspect", "verdict"],
+    )
 
 
 def _body_of(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:

@@ -26,16 +26,14 @@ from model.images.completeness import decode_and_listen, missing_part
 pixels_jpeg12.install()
 
 MAX_FILE_BYTES = 1 << 30
-MAX_SIDE = 16_384
-"""Pixels; the largest chest detectors have about 4,300 on a side."""
+MAX_SIDE = 16_384  # pixels; the largest chest detectors have about 4,300 on a side
 MAX_FRAME_PIXELS = 64_000_000
 MAX_TOTAL_PIXELS = 512_000_000
 """Rows × Columns × NumberOfFrames × SamplesPerPixel."""
 MAX_INFLATED_BYTES = 256 << 20
 """Of a deflated object: a film of 64 million pixels has 128 MiB."""
 _META_BYTES = 64 << 10
-MIN_SIDE = 32
-"""Pixels; below this nothing of a chest can be seen."""
+MIN_SIDE = 32  # pixels; below this nothing of a chest can be seen
 COLOUR_TOLERANCE = 8
 """Greatest difference of the channels, in 8-bit levels, of a colour picture that only wraps a grey one (JPEG noise)."""
 

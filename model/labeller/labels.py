@@ -41,7 +41,7 @@ def without_labels(marks: list[Mark]) -> list[Mark]:
         left, right = marks[start:position], marks[first : _value_end(marks, first - 1)]
         if _is_value_before(mark, left, right):
             changed[start] = _heading(left[0])
-            changed[position] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
+            changed[position] = _label_mark(mark)
             if start and not changed[start - 1].has(Part.STOP, *LIST):
                 closed.add(start)
             continue
@@ -57,21 +57,22 @@ def without_labels(marks: list[Mark]) -> list[Mark]:
             changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
             continue
         if is_value:
-            for index in range(position, first):
-                changed[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            changed[position:first] = map(_label_mark, marks[position:first])
             changed[first] = _value(right[0])
         elif names_more and all(not named.has(Part.SUBJECT) for named in left):
-            for index in range(start, position):
-                changed[index] = dataclasses.replace(marks[index], parts={Part.IGNORED: True}, role="label")
+            changed[start:position] = map(_label_mark, marks[start:position])
             changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
         else:
-            changed[position] = dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
-    # From the back, so that the places before it stay true.
+            changed[position] = _label_mark(mark)
+    # From the back, so that the positions before it stay valid.
     for start in sorted(closed, reverse=True):  # "Pneumothorax: no Effusion: yes"
-        changed.insert(
-            start, Mark(text=";", start=changed[start].start, end=changed[start].start, parts={Part.STOP: True})
-        )
+        at = changed[start].start
+        changed.insert(start, Mark(text=";", start=at, end=at, parts={Part.STOP: True}))
     return changed
+
+
+def _label_mark(mark: Mark) -> Mark:
+    return dataclasses.replace(mark, parts={Part.IGNORED: True}, role="label")
 
 
 def _label_start(marks: Sequence[Mark], position: int) -> int:

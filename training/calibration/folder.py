@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.checkpoints.files import MANIFEST_NAME, refuse_unsafe_files
 from model.checkpoints.manifest import Manifest, rewrite_manifest, write_manifest
@@ -65,19 +66,20 @@ def calibrate_folder(
             f"{data}: only {fitted.answers} answers have a known truth, at least {FEWEST_ANSWERS} are needed; give "
             "more pairs, or a data set that knows the findings asked: " + ", ".join(predictor.findings)
         )
-    values = fitted.manifest_values(predictor.manifest)
-    if (folder / MANIFEST_NAME).is_file():
-        manifest = rewrite_manifest(folder, **values)
-    else:
-        kept = {name: getattr(predictor.manifest, name) for name in Manifest.model_fields if name not in _OWN | _FITTED}
-        manifest = write_manifest(folder, **kept | values | {"data_snapshot": f"calibrated on {data}"})
     return CalibratedFolder(
-        manifest=manifest,
+        manifest=_write(folder, predictor.manifest, fitted.manifest_values(predictor.manifest), data),
         defaulted=tuple(finding for finding in predictor.findings if finding not in fitted.thresholds),
         pairs=asked.count,
         coverage=fitted.coverage,
         accuracy=fitted.accuracy,
     )
+
+
+def _write(folder: Path, manifest: Manifest, values: dict[str, Any], data: str) -> Manifest:
+    if (folder / MANIFEST_NAME).is_file():
+        return rewrite_manifest(folder, **values)
+    kept = {name: getattr(manifest, name) for name in Manifest.model_fields if name not in _OWN | _FITTED}
+    return write_manifest(folder, **kept | values | {"data_snapshot": f"calibrated on {data}"})
 
 
 class _Counted:

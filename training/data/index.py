@@ -121,16 +121,7 @@ def _key(spec: SetSpec, options: InstructionOptions) -> str:
 def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: Callable[[int], None]) -> None:
     report, not_asked = DropReport(), DropReport()
     answers = load_answers(Path(spec.long_answers)) if spec.long_answers else {}
-    # Of all streams, whatever the recipe wants of them: a change of its shares then needs no new index.
-    everything = InstructionOptions(
-        streams=frozenset(Stream),
-        closed=options.closed,
-        lumen=options.lumen,
-        difference=options.difference,
-        prediction_inputs=options.prediction_inputs,
-        max_images=options.max_images,
-        rule_answers=options.rule_answers,
-    )
+    everything = _of_all_streams(options)
     masks: list[int] = []
     known: Counter[str] = Counter()
     taught: dict[Stream, Counter[str]] = {stream: Counter() for stream in Stream}
@@ -155,17 +146,28 @@ def _build(spec: SetSpec, options: InstructionOptions, folder: Path, progress: C
     unused = set(answers) and not any(mask >> STREAMS.index(Stream.LONG) & 1 for mask in masks)
     if unused:
         raise DataError(f"{spec.long_answers}: none of its {len(answers)} answers belongs to a record of {spec.data}")
-    _write_about(
-        folder,
-        {
-            "format": FORMAT,
-            "records": len(masks),
-            "findings": dict(known),
-            "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
-            "dropped": dict(report.dropped),
-            "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
-            "examples": report.examples,
-        },
+    about = {
+        "format": FORMAT,
+        "records": len(masks),
+        "findings": dict(known),
+        "taught": {stream.value: dict(counts) for stream, counts in taught.items()},
+        "dropped": dict(report.dropped),
+        "notes": dict(report.notes) | {f"not asked: {why}": count for why, count in not_asked.dropped.items()},
+        "examples": report.examples,
+    }
+    _write_about(folder, about)
+
+
+def _of_all_streams(options: InstructionOptions) -> InstructionOptions:
+    """The options that decide the index: of all streams, so that a change of their shares needs no new index."""
+    return InstructionOptions(
+        streams=frozenset(Stream),
+        closed=options.closed,
+        lumen=options.lumen,
+        difference=options.difference,
+        prediction_inputs=options.prediction_inputs,
+        max_images=options.max_images,
+        rule_answers=options.rule_answers,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, Template, select_autoescape
 
 from model.errors import PixelError
 from model.questions.prompts import render_conversation
@@ -51,10 +51,7 @@ def write_preview(
     # More are drawn than shown: some come twice, and some have an image that cannot be decoded.
     drawn = mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4)
     shown = _distinct_samples(drawn, samples, report)
-    environment = Environment(
-        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
-    )
-    text = environment.get_template("preview.html").render(
+    text = _page_template().render(
         data=data,
         shown=len(shown),
         total=total,
@@ -66,6 +63,13 @@ def write_preview(
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, "utf-8")
     return len(shown)
+
+
+def _page_template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
+    )
+    return environment.get_template("preview.html")
 
 
 def _distinct_samples(drawn: Iterable[Conversation], most: int, report: DropReport) -> list[dict[str, object]]:

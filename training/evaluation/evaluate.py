@@ -183,10 +183,8 @@ def score_asked(
     cases: Sequence[Case],
 ) -> Evaluation:
     """Score the answers to every record, in the order of the set. cases: the worst ones, with their images."""
-    answered = [replies.answer for _, replies in asked]
-    records = [record for record, _ in asked]
+    records, answered = [record for record, _ in asked], [replies.answer for _, replies in asked]
     predictions = [answer.prediction for answer in answered]
-    seconds = sum(prediction.seconds.get("total", 0.0) for prediction in predictions)
     labelled = [answer for answer in answered if answer.truth.findings]
     scored, unasked = keep_asked(labelled)
     presence, change = _confidences(scored)
@@ -203,7 +201,7 @@ def score_asked(
         change_reliability=reliability(*change),
         curves=_curves(scored),
         worst=tuple(cases),
-        seconds_per_pair=seconds / len(answered) if answered else float("nan"),
+        seconds_per_pair=_mean_seconds(predictions),
         report=report,
         proxy=any(answer.truth.proxy for answer in answered),
         sentences=tuple(prediction.difference_text for prediction in predictions),
@@ -217,6 +215,11 @@ def score_asked(
         subgroups=subgroup_scores(records, scored, resamples=resamples),
         unasked=unasked,
     )
+
+
+def _mean_seconds(predictions: Sequence[Prediction]) -> float:
+    seconds = sum(prediction.seconds.get("total", 0.0) for prediction in predictions)
+    return seconds / len(predictions) if predictions else float("nan")
 
 
 def _published_scores(asked: Sequence[tuple[Record, AskedRecord]], resamples: int) -> PublishedScores | None:

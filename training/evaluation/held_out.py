@@ -102,12 +102,8 @@ def count_seen(
         if split is None or record_split is split:
             asked[record.patient_id] = asked.get(record.patient_id, 0) + 1
     # Splits by salt need no pass over the set: they follow from the patient's name alone.
-    taught.update(
-        patient
-        for patient in asked
-        for training_set in sets
-        if training_set.salt and training_set.teaches(patient_split(patient, training_set.salt, Shares()))
-    )
+    salted = [training_set for training_set in sets if training_set.salt]
+    taught.update(p for p in asked for each in salted if each.teaches(patient_split(p, each.salt, Shares())))
     return sum(count for patient, count in asked.items() if patient in taught)
 
 

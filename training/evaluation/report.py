@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from PIL import Image
 
 from model.ontology import ontology
@@ -126,20 +126,10 @@ def _finite(value: Any) -> Any:
 
 def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores | None = None) -> str:
     """The whole page as text; images are inside it."""
-    environment = Environment(
-        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
-    )
-    environment.filters["figure"] = figure
-    environment.filters["spread"] = spread
-    environment.filters["readable"] = readable
     curves = sorted(evaluation.curves, key=lambda curve: curve.auroc)
-    reliability_plots = [
-        (name, reliability_plot(bins))
-        for name, bins in (("presence", evaluation.presence_reliability), ("change", evaluation.change_reliability))
-        if bins
-    ]
+    reliability_bins = (("presence", evaluation.presence_reliability), ("change", evaluation.change_reliability))
     scores = evaluation.scores
-    return environment.get_template("evaluation.html").render(
+    return _page_template().render(
         data=evaluation.data,
         model=evaluation.model,
         produced_at=produced_at,
@@ -165,13 +155,21 @@ def as_html(evaluation: Evaluation, *, produced_at: str = "", judge: JudgeScores
         min_bin=MIN_BIN_ANSWERS,
         synthetic=evaluation.data.startswith("phantom"),
         consistency=[(CONSISTENCY[name], score) for name, score in evaluation.consistency.items()],
-        reliability_plots=reliability_plots,
+        reliability_plots=[(name, reliability_plot(bins)) for name, bins in reliability_bins if bins],
         roc_plots=[(curve, roc_plot(curve)) for curve in curves],
         cases=_describe_cases(evaluation),
         hardest=_hardest(judge),
         dropped=evaluation.report.lines(),
         seconds_per_pair=evaluation.seconds_per_pair,
     )
+
+
+def _page_template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("training", "templates"), autoescape=select_autoescape(), trim_blocks=True
+    )
+    environment.filters |= {"figure": figure, "spread": spread, "readable": readable}
+    return environment.get_template("evaluation.html")
 
 
 def _describe_cases(evaluation: Evaluation) -> list[dict[str, Any]]:

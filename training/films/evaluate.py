@@ -102,10 +102,13 @@ def evaluate_films(
     language_model: int = 0,
     answers: Path | None = None,
 ) -> dict[str, Any]:
-    """Every figure on the dev patients; limit: at most so many records of each kind. language_model: ask it, too, about
-    so many of the films that were read. answers: file that keeps each answer of this checkpoint."""
+    """Every figure on the dev patients.
+
+    limit: at most this many records of each kind. language_model: ask it too, about this many of the marked films.
+    answers: file that keeps each answer of this checkpoint.
+    """
     report = DropReport()
-    asked = Remembered(answers, predictor.identity, lambda: predictor) if answers is not None else predictor
+    asked = predictor if answers is None else Remembered(answers, predictor.identity, lambda: predictor)
     marked = list(load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
     by_marks = ask(asked, marked, twice=True)
     records: list[Record] = []
@@ -120,7 +123,6 @@ def evaluate_films(
     studies = series.parent / "studies"
     by_studies = ask_studies(asked, studies) if studies.is_dir() else []
     large = [item for item, record in zip(by_reports, records, strict=True) if SMALL_FOLDER not in record.current.key]
-    unlike = [item.prediction.unfamiliarity for item in by_reports if item.prediction.unfamiliarity is not None]
     return {
         "model": f"{predictor.identity.name} {predictor.identity.version} {predictor.identity.device_uid}",
         "films": {"marked": len(by_marks), "mined": len(by_reports)},
@@ -136,8 +138,14 @@ def evaluate_films(
         "agreement of the labels": agreement_figures([record for record, _ in marked], series),
         "language model alone": language_model_figures(predictor, marked[:language_model]) if language_model else None,
         "labelled studies": {"films": len(by_studies), **statements(by_studies)},
-        "unlike the training films": float(np.mean([value > 1.0 for value in unlike])) if unlike else None,
+        "unlike the training films": _unlike_share(by_reports),
     }
+
+
+def _unlike_share(answered: Sequence[Answered]) -> float | None:
+    """The share of films that are further from the training films than the checkpoint's bound."""
+    values = [item.prediction.unfamiliarity for item in answered if item.prediction.unfamiliarity is not None]
+    return float(np.mean([value > 1.0 for value in values])) if values else None
 
 
 def plain(value: object) -> object:

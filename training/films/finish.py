@@ -197,12 +197,7 @@ def finish_films(
     # Less an earlier classifier, which this one replaces.
     others = before.parameters - count_parameters(folder)
     write_classifier(folder, members, film_domains(films, members[0]), heads, shares)
-    counted = {
-        "patients": len(set(films.patients[films.is_training].tolist())),
-        "films": int(films.is_training.sum()),
-        "read": int((films.is_training & films.is_read).sum()),
-    }
-    reading = FilmReading(findings=rules, learned_on=LEARNED_ON.format(**counted), backbone=BACKBONE)
+    reading = FilmReading(findings=rules, learned_on=_learned_on(films), backbone=BACKBONE)
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in ("files", "device_uid")}
     changed = {
         "films": reading,
@@ -212,6 +207,14 @@ def finish_films(
         "data_snapshot": f"{before.data_snapshot.partition(SNAPSHOT)[0]}{SNAPSHOT}{reading.learned_on}",
     }
     return write_manifest(folder, **(kept | changed))
+
+
+def _learned_on(films: FilmSet) -> str:
+    return LEARNED_ON.format(
+        patients=len(set(films.patients[films.is_training].tolist())),
+        films=int(films.is_training.sum()),
+        read=int((films.is_training & films.is_read).sum()),
+    )
 
 
 def member_shares(texts: Sequence[str], members: int) -> MemberShares:

@@ -20,8 +20,7 @@ from training.metrics.classification import auroc, class_scores, macro_f1
 
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the marked output in the log-odds that are tried."""
-FEWEST = 12
-"""With fewer positives of a kind of label that kind does not choose the mix."""
+FEWEST = 12  # with fewer positives of a kind of label, that kind does not choose the mix
 PENALTY = 0.02
 """Of the squared distance of a rule's values from the plain product of two films, over the number of pairs."""
 DEGREE_PENALTY = 0.5

@@ -1,4 +1,4 @@
-"""Long answers on their way: kept batch by batch in a file beside the final one, from which a cut run goes on."""
+"""Journal of long answers: each batch is kept in a file beside the final one, from which a stopped run continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rewrite_into(
 ) -> None:
     """Rewrite `sources` into the file `out` (`training.instructions.rewrite.save_answers`).
 
-    What a run before this one had answered is taken from its journal and not asked again.
+    Answers of an earlier run are taken from its journal and not asked for again.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def rewrite_into(
         Where the writer fails for good; what it had answered is kept.
     """
     if out.exists():
-        raise DataError(f"{out} is there already; name another file, or remove it to begin anew")
+        raise DataError(f"{out} is there already; name another file, or remove it to start again")
     journal = journal_of(out)
     done = {outcome.record_id: outcome for outcome in _read(journal, writer.name)}
     for outcome in done.values():
@@ -43,22 +43,22 @@ def rewrite_into(
         if file.tell() == 0:
             _append(file.fileno(), [json.dumps({"writer": writer.name})])
         for batch in rewrite_batches(left, writer):
-            lines = [
-                json.dumps({"id": outcome.record_id, "text": outcome.text, "fault": outcome.fault}) for outcome in batch
-            ]
-            _append(file.fileno(), lines)
+            _append(file.fileno(), [_line(outcome) for outcome in batch])
             for outcome in batch:
                 count(outcome, report)
                 done[outcome.record_id] = outcome
             progress(len(done))
     accepted = {outcome.record_id: outcome.text for outcome in done.values() if not outcome.fault}
     save_answers(out, accepted, writer=writer.name, report=report)
-    # Last: until the file is there, the journal is all that was paid for.
-    journal.unlink()
+    journal.unlink()  # last: until the file is there, the answers are in the journal alone
+
+
+def _line(outcome: Rewritten) -> str:
+    return json.dumps({"id": outcome.record_id, "text": outcome.text, "fault": outcome.fault})
 
 
 def journal_of(out: Path) -> Path:
-    """The file that a cut run leaves beside `out`."""
+    """The file that a stopped run leaves beside `out`."""
     return out.with_name(f"{out.name}.journal")
 
 
@@ -79,7 +79,7 @@ def _read(journal: Path, writer: str) -> list[Rewritten]:
         begun_by = head["writer"]
         outcomes = [Rewritten(record_id=row["id"], text=row["text"], fault=row["fault"]) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{journal} is damaged; remove it to begin anew") from error
+        raise DataError(f"{journal} is damaged; remove it to start again") from error
     if begun_by != writer:
         raise DataError(f"{journal} was begun by {begun_by}, not by {writer}; name another --out, or remove it")
     if len(whole) < len(content):

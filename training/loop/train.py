@@ -85,15 +85,12 @@ def train(
     if source is None:
         source = _open_source(recipe, out, accelerator, cache=cache, fresh=newest is None, quiet=quiet)
     module, processor = _build_module(recipe, source)
-    collate = module.collator(processor)
     steps = TrainingSteps(accelerator, recipe, module)
     first = _restore(accelerator, newest)
     log = TrainLog(out, recipe, first, main=accelerator.is_main_process, quiet=quiet)
     data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, source=source)
     log.say(data_log.about)
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    samples = _Numbered(source, first_step=first, recipe=recipe, rank=rank, ranks=ranks)
-    batches = iter(_loader(samples, collate, recipe))
+    batches = iter(_loader(_numbered(source, first, recipe, accelerator), module.collator(processor), recipe))
     steps.model.train()
     for step in range(first, recipe.run.steps):
         losses = steps.take_step(step, batches, data_log)
@@ -123,6 +120,11 @@ def _open_accelerator(recipe: Recipe) -> Accelerator:
         # a batch without a lone image or without a pair leaves the tokens of that case unused
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def _numbered(source: SampleSource, first: int, recipe: Recipe, accelerator: Accelerator) -> _Numbered:
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    return _Numbered(source, first_step=first, recipe=recipe, rank=rank, ranks=ranks)
 
 
 def _restore(accelerator: Accelerator, newest: Path | None) -> int:

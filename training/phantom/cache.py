@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -137,14 +137,9 @@ def write_shard(
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (sum(films), size, size))
     row = 0
     for index, course in enumerate(drawn):
-        # From the course's own seed: a course looks the same whatever shard it falls into.
-        fine = bool(np.random.default_rng([first_seed + index, 4]).random() < FINE_SHARE)
-        for number, film in enumerate(course.films):
-            if backgrounds:
-                background = backgrounds[index % len(backgrounds)][1][number]
-                pixels[row] = fit_grey(composite(background, course.patient, film.states, film.acquisition), size)
-            else:
-                pixels[row] = film_pixels(course.patient, film, size, fine=fine)
+        planes = backgrounds[index % len(backgrounds)][1] if backgrounds else None
+        for picture in _course_pictures(course, first_seed + index, size, planes):
+            pixels[row] = picture
             row += 1
         note()
     pixels.flush()
@@ -160,6 +155,18 @@ def write_shard(
     # Written last: pixels without their JSON are half a shard, and are not read.
     (folder / f"{name}.json").write_text(json.dumps(about) + "\n", "utf-8")
     return read_shard(folder / f"{name}.json")
+
+
+def _course_pictures(
+    course: PhantomCourse, seed: int, size: int, planes: tuple[Plane, Plane] | None
+) -> Iterator[NDArray[np.uint8]]:
+    # From the course's own seed: a course looks the same whatever shard it falls into.
+    fine = bool(np.random.default_rng([seed, 4]).random() < FINE_SHARE)
+    for number, film in enumerate(course.films):
+        if planes is not None:
+            yield fit_grey(composite(planes[number], course.patient, film.states, film.acquisition), size)
+        else:
+            yield film_pixels(course.patient, film, size, fine=fine)
 
 
 def read_shard(path: Path) -> Shard:

@@ -100,8 +100,7 @@ def write_study_pair(
     """
     if pair is None:
         pair = sample_pair(seed, wanted=STORIES[seed % len(STORIES)] if wanted is None else wanted)
-    # Dates from the seed as well: nothing of the file comes from the clock, so that the same arguments give the same
-    # bytes.
+    # Dates come from the seed too: with the clock's, the same arguments would not give the same bytes.
     rng = np.random.default_rng([seed, 7])
     first = _FIRST_DAY + dt.timedelta(days=int(rng.integers(0, 300)), minutes=int(rng.integers(0, 600)))
     later = first + dt.timedelta(days=int(rng.integers(1, 40)), minutes=int(rng.integers(-300, 300)))
@@ -115,18 +114,11 @@ def write_study_pair(
         dataset = film_dataset(seed, role, when, pixels, film.view, storage, subject)
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
-        studies.append(
-            PhantomStudy(
-                files=(path,),
-                study_instance_uid=str(dataset.StudyInstanceUID),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                acquired=when,
-                findings={} if subject is Subject.NO_CHEST else dict(states),
-            )
-        )
-    return PhantomStudies(
-        patient_id=_patient_id(seed), prior=studies[0], current=studies[1], changes=dict(pair.changes)
-    )
+        uids = {"study_instance_uid": str(dataset.StudyInstanceUID), "sop_instance_uid": str(dataset.SOPInstanceUID)}
+        findings = {} if subject is Subject.NO_CHEST else dict(states)
+        studies.append(PhantomStudy(files=(path,), acquired=when, findings=findings, **uids))
+    prior, current = studies
+    return PhantomStudies(patient_id=_patient_id(seed), prior=prior, current=current, changes=dict(pair.changes))
 
 
 def render_stored_pixels(

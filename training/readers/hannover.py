@@ -44,17 +44,11 @@ def read_hannover(root: Path, report: DropReport, *, check_images: bool = True) 
             report.drop("image file missing", image_id)
         else:
             seen.add(image_id)
-            series[patient].append(
-                LabelledImage(
-                    # `when` is compared as text; exam days may be negative, and offset and padded they sort as numbers.
-                    image=ImageRef(
-                        key=str(path), image_id=image_id, study_id=image_id, view=view, when=f"{day + 100_000:06d}"
-                    ),
-                    known={},
-                    order=(day,),
-                    context=PatientContext(sex=sex.upper() or None),
-                )
-            )
+            # `when` is compared as text; exam days may be negative, and offset and padded they sort as numbers.
+            when = f"{day + 100_000:06d}"
+            image = ImageRef(key=str(path), image_id=image_id, study_id=image_id, view=view, when=when)
+            context = PatientContext(sex=sex.upper() or None)
+            series[patient].append(LabelledImage(image=image, known={}, order=(day,), context=context))
     for patient, images in series.items():
         yield from series_records(
             patient,

@@ -44,11 +44,10 @@ def series_records(
     # The name breaks ties only to make the list the same each time; it is never taken for an order in time.
     ordered = sorted(images, key=lambda item: (item.order, item.image.image_id))
     for number, item in enumerate(ordered):
-        before = ordered[number - 1] if number else None
-        if before is not None and not _is_comparable(before, item, report):
-            before = None
+        before = ordered[number - 1] if number and _is_comparable(ordered[number - 1], item, report) else None
         report.keep()
         pair_id = f"{set_name}/{item.image.image_id}" + (f"/{before.image.image_id}" if before else "")
+        pair_facts = facts(before.image.image_id, item.image.image_id) if facts and before else {}
         yield Record(
             truth=PairTruth(
                 pair_id=pair_id,
@@ -58,10 +57,7 @@ def series_records(
                 view=item.image.view,
                 prior_view=before.image.view if before else None,
                 proxy=proxy,
-                facts={
-                    **item.facts,
-                    **(facts(before.image.image_id, item.image.image_id) if facts and before else {}),
-                },
+                facts={**item.facts, **pair_facts},
             ),
             current=item.image,
             prior=before.image if before else None,

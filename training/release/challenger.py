@@ -50,11 +50,7 @@ def finish_challenger(
     before = read_manifest(base)
     draft = folder.with_name(f"{folder.name}.draft")
     parameters = write_weights(trained, draft)
-    (draft / HEADS_FILE).unlink(missing_ok=True)  # untrained here: the base's outlines go with its vision tower
-    # The film classifier is not trained at a site: the challenger reads films of people as the champion does.
-    for name in (HEADS_FILE, film_classifier.CONFIGURATION, film_classifier.WEIGHTS):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, draft / name)
+    _copy_untrained(base, draft)
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in _OWN}
     own = {
         "version": version,
@@ -69,6 +65,14 @@ def finish_challenger(
         rewrite_manifest(draft, localisation=read_pointing(draft, pointing_pairs))
     draft.rename(folder)
     return read_manifest(folder)
+
+
+def _copy_untrained(base: Path, draft: Path) -> None:
+    (draft / HEADS_FILE).unlink(missing_ok=True)  # untrained here: the base's outlines go with its vision tower
+    # The film classifier is not trained at a site: the challenger reads films of people as the champion does.
+    for name in (HEADS_FILE, film_classifier.CONFIGURATION, film_classifier.WEIGHTS):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, draft / name)
 
 
 def _calibrate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sqlalchemy import select
@@ -12,6 +12,9 @@ from dicom_node.admin.formats import amount, day
 from dicom_node.cli.common import ConfigOption, JsonOption, Row, console, open_node, print_json, print_rows
 from dicom_node.errors import UsageError
 from dicom_node.index.tables.core import Job
+
+if TYPE_CHECKING:
+    from dicom_node.retention.removal import Removal
 
 MEGABYTE = 10**6
 
@@ -99,21 +102,7 @@ def purge(
         plan = retention.plan_now(node)
         gone = retention.carry_out(node, plan) if for_real else 0
     if as_json:
-        print_json(
-            {
-                "dry_run": not for_real,
-                "removed": gone,
-                "plan": [
-                    {
-                        "study_instance_uid": removal.candidate.study_instance_uid,
-                        "why": removal.why,
-                        "bytes": removal.candidate.size_bytes,
-                        "last_instance_at": removal.candidate.last_instance_at,
-                    }
-                    for removal in plan
-                ],
-            }
-        )
+        print_json({"dry_run": not for_real, "removed": gone, "plan": [_removal_values(removal) for removal in plan]})
         return
     rows = [
         Row(
@@ -128,6 +117,15 @@ def purge(
         console.print(f"removed {gone} of {amount(len(plan), 'study', 'studies')}")
     else:
         console.print(f"would remove {amount(len(plan), 'study', 'studies')}, {total:.1f} MB; --yes removes this")
+
+
+def _removal_values(removal: Removal) -> dict[str, Any]:
+    return {
+        "study_instance_uid": removal.candidate.study_instance_uid,
+        "why": removal.why,
+        "bytes": removal.candidate.size_bytes,
+        "last_instance_at": removal.candidate.last_instance_at,
+    }
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -77,11 +78,7 @@ def _status(node: NodeContext) -> dict[str, Any]:
         backfills = _backfill_lines(session, node)
         worker_troubles = backlog.worker_troubles(session)
     usage = disk_usage(node)
-    troubles = [
-        f"{_in_words('jobs', name)}: {count}; `dicom-node jobs` says why"
-        for name, count in depth.items()
-        if name.endswith(f" {JobState.DEAD.value}")
-    ]
+    troubles = _job_troubles(depth)
     troubles += [f"{line['wanted'] or 'the configured model'} does not load" for line in serving if line["error"]]
     troubles += worker_troubles + stalled
     if unsettled:
@@ -98,6 +95,14 @@ def _status(node: NodeContext) -> dict[str, Any]:
         "backfill": backfills,
         "troubles": troubles,
     }
+
+
+def _job_troubles(depth: Mapping[str, int]) -> list[str]:
+    return [
+        f"{_in_words('jobs', name)}: {count}; `dicom-node jobs` says why"
+        for name, count in depth.items()
+        if name.endswith(f" {JobState.DEAD.value}")
+    ]
 
 
 def _backfill_lines(session: Session, node: NodeContext) -> list[str]:

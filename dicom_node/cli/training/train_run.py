@@ -19,8 +19,10 @@ from dicom_node.errors import UsageError
 from training.records.drops import DropReport
 
 if TYPE_CHECKING:  # torch is imported by the commands that need it, not by the command line
+    from dicom_node.bulk.mappers import Placement
+    from dicom_node.bulk.shards import ShardFolder
     from training.instructions.streams import Stream
-    from training.records.record import Record
+    from training.records.record import ImageRef, Record
     from training.release.publish import ReleaseFigures
 
 
@@ -94,11 +96,10 @@ def expert_command(
     processes: ProcessesOption = 0,
     ray: RayOption = "",
 ) -> None:
-    """Ask the expert of every image once, over all cores; ended early, it goes on. For training (stream E)."""
-    from dicom_node.bulk.mappers import Placement, open_mapper
-    from dicom_node.bulk.run import run_shards
+    """Ask the expert about every image once, on all cores; a stopped run continues. For training (stream E)."""
+    from dicom_node.bulk.mappers import Placement
     from dicom_node.bulk.shards import ShardFolder, digest_of
-    from dicom_node.cli.training.bulk_work import EXPERT_CUT, ITEM_SECONDS, ExpertWork, encode_lines, read_lines
+    from dicom_node.cli.training.bulk_work import read_lines
     from model.experts.expert import load_expert
     from training.data.expert_table import ExpertRow, images_of, write_rows
 
@@ -112,27 +113,35 @@ def expert_command(
                 "expert": loaded.fingerprint,
             }
             shards = ShardFolder(folder=out.with_name(f"{out.name}.shards"), suffix=".jsonl", facts=facts)
-            with open_mapper(
-                Placement(ray=ray, processes=processes),
-                batches=EXPERT_CUT.count_batches(len(images)),
-                item_seconds=ITEM_SECONDS,
-                weights=expert,
-            ) as mapper:
-                paths, _ = run_shards(
-                    ExpertWork(expert=expert),
-                    images,
-                    shards,
-                    mapper,
-                    cut=EXPERT_CUT,
-                    encode=encode_lines,
-                    progress=lambda done, total: progress.step("asking the expert", done, total),
-                )
+            paths = _ask_expert(expert, images, shards, Placement(ray=ray, processes=processes), progress)
         rows = (ExpertRow(**{**line, "shares": tuple(line["shares"])}) for line in read_lines(paths))
         count = write_rows(rows, loaded.labels, out, not_read)
         shutil.rmtree(shards.folder)
     for line in (*report.lines(), *not_read.lines()):
         console.print(line)
     console.print(f"{amount(count, 'image')} in {out}")
+
+
+def _ask_expert(
+    expert: Path, images: list[ImageRef], shards: ShardFolder, placement: Placement, progress: Progress
+) -> list[Path]:
+    """Ask the expert of every image whose shard is missing; return the files of all shards."""
+    from dicom_node.bulk.mappers import open_mapper
+    from dicom_node.bulk.run import run_shards
+    from dicom_node.cli.training.bulk_work import EXPERT_CUT, ITEM_SECONDS, ExpertWork, encode_lines
+
+    batches = EXPERT_CUT.count_batches(len(images))
+    with open_mapper(placement, batches=batches, item_seconds=ITEM_SECONDS, weights=expert) as mapper:
+        paths, _ = run_shards(
+            ExpertWork(expert=expert),
+            images,
+            shards,
+            mapper,
+            cut=EXPERT_CUT,
+            encode=encode_lines,
+            progress=lambda done, total: progress.step("asking the expert", done, total),
+        )
+    return paths
 
 
 def merge_command(

@@ -1,7 +1,7 @@
-"""Asking and fetching by DIMSE: C-FIND, then C-MOVE to ourselves or C-GET (PS3.4 annex C, Study Root).
+"""Asking and fetching by DIMSE: C-FIND, then C-MOVE to this node or C-GET (PS3.4 annex C, Study Root).
 
-Nothing that a peer says is believed that can be counted: the caller counts what arrived. Every wait has an end: the
-association's own time-outs, a deadline over all responses of a query, and the node's sign to stop.
+A peer's counts are not trusted: the caller counts the instances that arrived. Every wait has an end: the association's
+own time-outs, a deadline over all responses of a query, and the node's stop event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import (
@@ -24,7 +24,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config import QueryPeer, Retrieve
-from dicom_node.deliver.peer import UNCOMPRESSED, tls_context
+from dicom_node.deliver.peer import UNCOMPRESSED, new_entity, tls_context
 from dicom_node.dicom.associate_pdu import accept_odd_associate_acs
 from dicom_node.dicom.dimse_status import (
     CANCELLED,
@@ -35,7 +35,6 @@ from dicom_node.dicom.dimse_status import (
     status_words,
 )
 from dicom_node.dicom.part10 import FileMeta
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import ArchiveUnreachableError, DeliveryError, RetrieveError
 from dicom_node.priors.retrieval.archive import RemoteSeries, RemoteStudy, StudyListing, remote_series, remote_study
 from dicom_node.priors.retrieval.identifiers import (
@@ -220,11 +219,7 @@ class DimseArchive:
         handlers: list[Any] | None = None,
     ) -> Iterator[Association]:
         """An association that is aborted after `seconds` without a word, after 4 times that in all, and at stop."""
-        entity = AE(ae_title=self.own_ae_title)
-        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.connection_timeout = entity.acse_timeout = min(seconds, CONNECT_SECONDS)
-        entity.dimse_timeout = entity.network_timeout = seconds
+        entity = new_entity(self.own_ae_title, connect_seconds=min(seconds, CONNECT_SECONDS), response_seconds=seconds)
         try:
             tls = (tls_context(self.peer.tls), self.peer.host) if self.peer.tls else None
         except DeliveryError as error:
@@ -239,9 +234,8 @@ class DimseArchive:
             tls_args=tls,
         )
         if not association.is_established:
-            raise ArchiveUnreachableError(
-                f"the archive {self.peer.name!r} cannot be reached or refused the association"
-            )
+            why = "cannot be reached or refused the association"
+            raise ArchiveUnreachableError(f"the archive {self.peer.name!r} {why}")
         if contexts[0].abstract_syntax not in {c.abstract_syntax for c in association.accepted_contexts}:
             association.release()
             raise self._error("does not offer the query or retrieve service")

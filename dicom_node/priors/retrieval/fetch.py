@@ -233,24 +233,7 @@ def _keep_or_drop(
     if registration.path == stored.path:
         return
     if registration.disputes:
-        moved = replace(stored, path=node.store.quarantine(stored.path))
-        with node.database.write() as session:
-            is_first = quarantine_instance(
-                session,
-                reason=QuarantineReason.CONFLICT,
-                detail=registration.detail,
-                stored=moved,
-                sop_class_uid=received.sop_class_uid,
-                sop_instance_uid=received.sop_instance_uid,
-                calling_ae_title=peer.ae_title[:16],
-                address=peer.host,
-                now=node.clock(),
-                disputes=registration.disputes,
-            )
-        log.error("fetched image quarantined", detail=registration.detail, peer=peer.name)
-        # The same bytes were set apart before, and one copy is evidence enough.
-        if not is_first:
-            node.store.delete(moved.path)
+        _quarantine(peer, node, received, registration, stored)
         return
 
     def run(work: Callable[[Session], _T]) -> _T:
@@ -266,3 +249,26 @@ def _keep_or_drop(
         transfer_syntax_uid=received.transfer_syntax_uid,
     ):
         node.store.delete(stored.path)
+
+
+def _quarantine(
+    peer: QueryPeer, node: NodeContext, received: ReceivedInstance, registration: Registration, stored: StoredFile
+) -> None:
+    moved = replace(stored, path=node.store.quarantine(stored.path))
+    with node.database.write() as session:
+        is_first = quarantine_instance(
+            session,
+            reason=QuarantineReason.CONFLICT,
+            detail=registration.detail,
+            stored=moved,
+            sop_class_uid=received.sop_class_uid,
+            sop_instance_uid=received.sop_instance_uid,
+            calling_ae_title=peer.ae_title[:16],
+            address=peer.host,
+            now=node.clock(),
+            disputes=registration.disputes,
+        )
+    log.error("fetched image quarantined", detail=registration.detail, peer=peer.name)
+    # The same bytes were set apart before, and one copy is evidence enough.
+    if not is_first:
+        node.store.delete(moved.path)

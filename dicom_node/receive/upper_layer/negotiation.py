@@ -86,21 +86,7 @@ def ae_titles(request: bytes | bytearray) -> tuple[str, str]:
 
 def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiated | Rejection:
     """Answer an A-ASSOCIATE-RQ PDU by the caller's rule. Raises ProtocolError where it cannot be understood."""
-    pdu = A_ASSOCIATE_RQ()
-    try:
-        pdu.decode(normalise_associate_pdu(request))
-        asked: A_ASSOCIATE = pdu.to_primitive()
-    # pynetdicom says with any of these that the bytes are not what they claim to be, AssertionError for a length.
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
-        raise ProtocolError(f"an A-ASSOCIATE-RQ that cannot be understood: {type(error).__name__}") from error
+    pdu, asked = _decode(request)
     # Only bit 0 is tested, which means version 1 (PS3.8 table 9-11): a peer may offer later versions beside it.
     if not pdu.protocol_version & 1:
         return PROTOCOL_NOT_SUPPORTED
@@ -129,6 +115,24 @@ def negotiate(request: bytes, *, rule: PeerRule, max_pdu_bytes: int) -> Negotiat
         # The AE titles of the answer are those of the request, byte by byte (PS3.8 table 9-17).
         reply=reply[:10] + request[10:42] + reply[42:],
     )
+
+
+def _decode(request: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(normalise_associate_pdu(request))
+        return pdu, pdu.to_primitive()
+    # pynetdicom says with any of these that the bytes are not what they claim to be, AssertionError for a length.
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
+        raise ProtocolError(f"an A-ASSOCIATE-RQ that cannot be understood: {type(error).__name__}") from error
 
 
 def _result(
