@@ -23,8 +23,8 @@ to `$DICOM_NODE_CONFIG`, else `./config.toml`.
 | exit status | meaning |
 |---|---|
 | 0 | done, and nothing needs attention |
-| 1 | it went wrong; or what was asked for is shown, and something in it needs attention (`status`, `doctor`, `drift`) |
-| 2 | asked wrongly: an option, a path or a key of the configuration that cannot be; nothing was begun |
+| 1 | failed; or the request succeeded and its result needs attention (`status`, `doctor`, `drift`) |
+| 2 | wrong usage: an invalid option, path, name or configuration key; nothing was started |
 
 """
 

@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "analyze": ("run", "Analyse files without a network: the same rules, model and documents as on the node."),
     "predict": (
         "predict",
-        "Run the model over many studies without a network; the rows are as the node would report them.",
+        "Run the model over many studies without a network; the rows hold what the node would report.",
     ),
     "status": (
         "daily.status",
@@ -40,17 +40,17 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "purge": ("daily.actions", "Show what retention would remove now; with --yes remove it."),
     "quarantine": ("quarantine", "List quarantined objects, which need a decision; with --settle mark one as settled."),
     "echo": ("doctor.command", "Send a C-ECHO to a destination and show which services it accepts."),
-    "doctor": ("doctor.command", "Check what new installations get wrong. Exit 1 if something is bad."),
+    "doctor": ("doctor.command", "Check for the usual mistakes of an installation. Exit 1 if a check fails."),
     "web-password": ("doctor.command", "Ask for a password and print its hash for a web.users table."),
     "import": (
         "import_folder",
         "Import a folder of DICOM files as priors or, with --analyse, as studies to be analysed.",
     ),
     "backfill": ("backfill", "Analyse an archive's past studies as bulk work."),
-    "backup": ("backup", "Copy index, instances, documents and models while the node runs; only what is new."),
+    "backup": ("backup", "Copy new or changed index, instances, documents and models while the node runs."),
     "restore": (
         "backup",
-        "Bring a backup back; the node must be stopped. Files that are there stay, an index is set aside.",
+        "Restore a backup; the node must be stopped. Existing files stay, an existing index is set aside.",
     ),
     "evaluate": ("training.train", "Evaluate a checkpoint on a data set; writes an HTML page and a JSON file."),
     "drift": (
@@ -72,7 +72,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Make a checkpoint from data sets: preview, prepare, train, finish (docs/training.md).",
     ),
     "models": ("training.models", "List, promote, roll back and calibrate checkpoints."),
-    "ask": ("ask", "Answer a question on one study out of its current result, or say why it cannot be answered."),
+    "ask": ("ask", "Answer a question about one study from its current result, or say why it cannot be answered."),
     "feedback": ("feedback", "Import and summarise what radiologists say about the node's results."),
 }
 """Module of this package that adds the command by `register(app)`, and its line in the help, which a test compares with

@@ -13,13 +13,15 @@ from dicom_node.errors import UsageError
 
 def ask_command(
     study_uid: Annotated[str, typer.Argument(metavar="STUDY_UID", help="StudyInstanceUID of the study.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "Is there a pneumothorax?".')],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help='The question, such as "Is there a pneumothorax?".')
+    ],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a question on one study out of its current result, or say why it cannot be answered.
+    """Answer a question about one study from its current result, or say why it cannot be answered.
 
-    One finding that the checkpoint was trained on: whether it is there, on which side, how severe, how it changed; or
+    Ask about one finding that the checkpoint was trained on (present, side, degree, change), or about
     everything that is seen or has changed. The question and its answer are kept with the study and never enter a
     report. Exit status 1 where the question is refused.
     """

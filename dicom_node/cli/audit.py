@@ -17,12 +17,14 @@ from dicom_node.errors import UsageError
 
 
 def list_command(
-    since: Annotated[str, typer.Option(help="From this time on: 2026-11-29 or 2026-11-29T18:00, UTC.")] = "",
-    until: Annotated[str, typer.Option(help="Before this time, written the same way.")] = "",
+    since: Annotated[str, typer.Option(help="Messages from this time on: 2026-11-29 or 2026-11-29T18:00, UTC.")] = "",
+    until: Annotated[str, typer.Option(help="Messages before this time, in the same form.")] = "",
     actor: Annotated[str, typer.Option(help="Part of a user's name, a host or an AE title.")] = "",
     patient: Annotated[str, typer.Option(help="Part of a Patient ID or name.")] = "",
     event: Annotated[str, typer.Option(help='Event or event type: its DCM code or name, such as "query".')] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most this many, the newest.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=100_000, help="Greatest number of messages, the newest first.")
+    ] = 100,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -30,7 +30,7 @@ from dicom_node.weekly_window import parse_schedule
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the run.")]
 PerMinuteOption = Annotated[
-    float | None, typer.Option("--per-minute", min=0.01, max=1000, help="Studies fetched a minute, priors included.")
+    float | None, typer.Option("--per-minute", min=0.01, max=1000, help="Studies fetched per minute, priors included.")
 ]
 AtOnceOption = Annotated[int | None, typer.Option("--at-once", min=1, max=64, help="Studies fetched at the same time.")]
 HoursOption = Annotated[
@@ -47,7 +47,7 @@ def start(
     first: Annotated[str, typer.Option("--from", help="First study date, 2015-01-01.")] = "",
     last: Annotated[str, typer.Option("--to", help="Last study date, 2019-12-31.")] = "",
     studies: Annotated[
-        str, typer.Option("--studies", help="Instead of dates: a file of StudyInstanceUIDs, one a line; - for stdin.")
+        str, typer.Option("--studies", help="Instead of dates: a file of StudyInstanceUIDs, one per line; - for stdin.")
     ] = "",
     archive: Annotated[str, typer.Option("--archive", help="Name of the [[query]] peer, if there are several.")] = "",
     reports: Annotated[
@@ -60,20 +60,30 @@ def start(
     most_answers: Annotated[
         int,
         typer.Option(
-            "--answers", min=2, max=1000, help="From this many answers on, split the dates in two and ask again."
+            "--answers",
+            min=2,
+            max=1000,
+            help="If a query returns this many studies, split its dates in two and query again.",
         ),
     ] = MOST_ANSWERS,
-    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the archive and count; begin nothing.")] = False,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Query the archive and count; start nothing.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a run over the archive's studies of some dates, or over a list. No report is sent unless --reports."""
+    """Start a run over the archive's studies in a range of dates, or over a list. Sends no report without --reports."""
     limits = _limits(runs.BackfillLimits(), per_minute, at_once, hours, timezone)
     dates = _dates(first, last, studies)
     uids = tuple(_read_uids(studies)) if studies else ()
-    values = {"dates": dates, "studies": uids, "sends_reports": reports, "limits": limits, "most_answers": most_answers}
     with open_node(config) as node:
-        new = runs.NewRun(name=name, archive=runs.peer_named(node.settings, archive).name, **values)
+        new = runs.NewRun(
+            name=name,
+            archive=runs.peer_named(node.settings, archive).name,
+            dates=dates,
+            studies=uids,
+            sends_reports=reports,
+            limits=limits,
+            most_answers=most_answers,
+        )
         if is_dry_run:
             _print_dry_run(dry_run(new, node), new, node, as_json=as_json)
             return
@@ -87,7 +97,7 @@ def status(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far the runs are, what holds them up, and how long they may still take."""
+    """Show the progress of the runs, what delays them, and the estimated time left."""
     with open_node(config) as node:
         with node.database.read() as session:
             named = [runs.run_named(session, name)] if name else []
@@ -102,7 +112,7 @@ def status(
 
 
 def pause(name: NameArgument, config: ConfigOption = None) -> None:
-    """Ask and fetch nothing more until `resume`; what was fetched is still analysed."""
+    """Stop queries and retrievals until `resume`; studies already fetched are still analysed."""
     with open_node(config) as node:
         with node.database.write() as session:
             runs.pause_run(session, name, settings=node.settings, now=node.clock(), who=getpass.getuser())
@@ -117,7 +127,7 @@ def resume(
     timezone: ZoneOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Go on with a paused run, or give a running one other limits."""
+    """Continue a paused run, or change the limits of a running one."""
     who = getpass.getuser()
     with open_node(config) as node:
         with node.database.write() as session:
@@ -131,7 +141,7 @@ def resume(
 
 
 def cancel(name: NameArgument, config: ConfigOption = None) -> None:
-    """End a run for good; what it has done stays, and what it has not is in its report."""
+    """End a run for good; its results stay, and its report lists what was not done."""
     with open_node(config) as node:
         with node.database.write() as session:
             runs.cancel_run(session, name, settings=node.settings, now=node.clock(), who=getpass.getuser())
@@ -151,7 +161,7 @@ def report(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print every study of a run with what became of it and why, as CSV or with --json."""
+    """Print the state of every study of a run and the reason, as CSV or with --json."""
     with open_node(config) as node, node.database.read() as session:
         run = runs.run_named(session, name)
         failed = failed_ranges(session, run)

@@ -13,11 +13,14 @@ from dicom_node.cli.progress import Progress
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup; used again, it grows.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of the backup; a later backup into it copies only what is new."),
+    ],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy index, instances, documents and models while the node runs; only what is new."""
+    """Copy new or changed index, instances, documents and models while the node runs."""
     from dicom_node.admin.backup import back_up
 
     with Progress() as progress:
@@ -34,7 +37,7 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup.")],
     config: ConfigOption = None,
 ) -> None:
-    """Bring a backup back; the node must be stopped. Files that are there stay, an index is set aside."""
+    """Restore a backup; the node must be stopped. Existing files stay, an existing index is set aside."""
     from dicom_node.admin.backup import restore as bring_back
     from dicom_node.runtime.supervisor import sole_owner
 

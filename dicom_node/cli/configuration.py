@@ -14,14 +14,14 @@ from dicom_node.config import Destination, QueryPeer, Settings, config_path, loa
 from dicom_node.errors import ConfigurationError
 
 MADE_BY_THE_NODE = frozenset({"node.data_dir", "retrain.folder"})
-"""Keys that name a folder which need not be there."""
+"""Keys of folders that need not exist."""
 
 
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check the configuration file without starting anything.
 
-    Exit 2 where a key or a value is not allowed, naming each with what is allowed; exit 1 where a file that it names is
-    missing. Whether peers answer, disks have room and the model loads is what `doctor` checks.
+    Exit 2 if a key or a value is not allowed, naming each with the allowed values; exit 1 if a file that it names is
+    missing. `doctor` checks that peers answer, disks have room and the model loads.
     """
     path = config_path(config)
     from dicom_node.serving.promotion import ModelsError, require_model  # heavier than the configuration itself

@@ -21,7 +21,7 @@ def upgrade(config: ConfigOption = None) -> None:
 
 
 def check(config: ConfigOption = None) -> None:
-    """Exit 0 where the index has the schema of this program, 1 with the command to run where not."""
+    """Exit 0 if the index has the schema of this program, else 1 with the command to run."""
     database = Database(settings_from(config).database.url)
     try:
         schema.require_current(database)

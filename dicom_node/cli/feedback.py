@@ -23,7 +23,7 @@ def import_feedback(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a table of radiologists' words. Exit 1 where a row was rejected; the others are taken."""
+    """Import a table of radiologists' feedback. Exit 1 if a row was rejected; the others are stored."""
     text = _read_text(file, "a table")
     with open_node(config) as node, node.database.write() as session:
         imported = import_table(session, text, now=node.clock())
@@ -47,7 +47,7 @@ def list_feedback(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reports that are unmatched or contradict themselves, and statements of which sources say different things."""
+    """List unmatched and self-contradictory reports, and statements on which sources disagree."""
     with open_node(config) as node, node.database.read() as session:
         reports = feedback_listing.report_lines(session, state or feedback_listing.OPEN, limit=limit)
         contradictions = feedback_listing.contradiction_lines(session, limit=limit)
@@ -81,7 +81,7 @@ def show_report(
     report: Annotated[int, typer.Argument(metavar="REPORT", help="Its number in `feedback list`.")],
     config: ConfigOption = None,
 ) -> None:
-    """A report's text and what was read in it, each label with its sentence and rule."""
+    """Show a report's text and its labels, each with its sentence and rule."""
     with open_node(config) as node, node.database.read() as session:
         row = session.get(ReceivedReport, report)
     if row is None:
@@ -105,7 +105,7 @@ def read_report_file(
     as_html: Annotated[bool, typer.Option("--html", help="Print a page instead of lines.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write there instead of the terminal.")] = None,
 ) -> None:
-    """Show how a report's text is read, phrase by phrase: which rule read which characters. Nothing is stored."""
+    """Show how a report's text is read, phrase by phrase, with the rule for each. Stores nothing."""
     from dicom_node.feedback.reading import reading_lines, reading_page
 
     text = _read_text(file, "a report", hint="; convert it first, e.g. with iconv")

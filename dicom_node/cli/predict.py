@@ -17,16 +17,16 @@ def predict(
         list[str],
         typer.Argument(metavar="INPUTS", help="Folders, DICOM files, tables (.csv, .parquet), s3://BUCKET/PREFIX."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the Parquet files; a run found there goes on.")],
-    model: Annotated[str, typer.Option("--model", help="Checkpoint in the place of the configured one.")] = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the Parquet files; a run found there is continued.")],
+    model: Annotated[str, typer.Option("--model", help="Checkpoint instead of the configured one.")] = "",
     processes: ProcessesOption = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Studies read and asked together.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Studies read and answered together.")] = 4,
     shard: Annotated[int, typer.Option(min=1, help="Studies of one Parquet file.")] = 64,
     ray: RayOption = "",
     answerers: Annotated[int, typer.Option(min=0, help="With --ray: actors with a model; 0: by the cluster.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Run the model over many studies without a network; the rows are as the node would report them."""
+    """Run the model over many studies without a network; the rows hold what the node would report."""
     from dicom_node.predict.run import PredictOptions
     from dicom_node.predict.run import predict as run
     from dicom_node.serving.promotion import require_source

@@ -20,7 +20,7 @@ LookOption = Annotated[bool, typer.Option("--look", help="Also decode every imag
 def explain(
     study_uid: StudyArgument, config: ConfigOption = None, look: LookOption = False, as_json: JsonOption = False
 ) -> None:
-    """Say what the analysis decided on a study's prior, then how the choice would be made now, and why.
+    """Show which prior the analysis chose for a study, then the choice that would be made now, and why.
 
     Now by the headers alone, or with --look also by the pixels: no chest film, the same film sent again, a broken file.
     """

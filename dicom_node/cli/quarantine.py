@@ -17,7 +17,9 @@ def quarantine(
     settled: Annotated[
         list[int] | None,
         typer.Option(
-            "--settle", metavar="ID", help="Looked into: the image held is right. Repeatable; its file is deleted."
+            "--settle",
+            metavar="ID",
+            help="Settle: the stored image is right. Repeatable; the quarantined file is deleted.",
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Greatest number of lines.")] = 200,
@@ -26,12 +28,12 @@ def quarantine(
 ) -> None:
     """List quarantined objects, which need a decision; with --settle mark one as settled.
 
-    Reason "conflict" may be another patient's claim on the UID of an image that the node holds, by a peer whose word
-    counts: a destination, a query peer or one of [[receive.peers]] with reject = true. Until it is settled, that image
-    is neither analysed nor compared with. Reason "claim" is the same by any other peer: it changes nothing. Settling
-    says that what the index holds is right, and has the image's own study analysed anew; one that was not compared
-    with it for that reason is analysed again by `reprocess`. Where the object is right and the image held is wrong,
-    leave it, and let the archive withdraw the image by a rejection note.
+    Reason "conflict": a trusted peer (a destination, a query peer or one of [[receive.peers]] with reject = true) sent
+    an object with the UID of a stored image but other content, possibly of another patient. Until it is settled, that
+    image is neither analysed nor compared with. Reason "claim": the same from any other peer; it changes nothing.
+    Settling states that the stored image is right, and its study is analysed again; use `reprocess` for a study that
+    was not compared with it meanwhile. If the quarantined object is right, leave it in quarantine and have the archive
+    withdraw the stored image by a rejection note.
     """
     with open_node(config) as node:
         opened = apart.settle(node, set(settled), who=getpass.getuser()) if settled else 0

@@ -16,7 +16,7 @@ from dicom_node.system.collection import hold_collection
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = DEFAULT_CONFIG,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented configuration file with the defaults."""
     from dicom_node.config.template import template
@@ -33,7 +33,7 @@ def init(
 
 def serve(
     config: ConfigOption = None,
-    role: Annotated[str, typer.Option("--role", help="What runs here: all, receive or work.")] = "all",
+    role: Annotated[str, typer.Option("--role", help="What to run here: all, receive or work.")] = "all",
 ) -> None:
     """Run the node until SIGTERM."""
     hold_collection()  # until the node's parts have started
@@ -55,7 +55,7 @@ def demo(
         Path | None, typer.Option("--studies", help="Folder of DICOM files to send; default: synthetic studies.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the reports.")] = Path("demo-out"),
-    seed: Annotated[int, typer.Option("--seed", help="Which synthetic patient.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the synthetic patient.")] = 7,
     beside: Annotated[
         Path | None, typer.Option("--beside", help="Folder of DICOM files to send after these, such as a real pair.")
     ] = None,

@@ -13,7 +13,7 @@ store_app = typer.Typer(help="Move instances and documents into an object store.
 
 @store_app.command()
 def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Copy instances and documents into the configured bucket while the node runs; only what is new."""
+    """Copy new instances and documents into the configured bucket while the node runs."""
     from dicom_node.admin.store_migration import Migrated, MigratedInstances, files_to_copy
     from dicom_node.admin.store_migration import migrate as copy_all
 

@@ -178,7 +178,7 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
 
 
 def _contents(
-    session: Session, study: Study, series: Select[tuple[int]]
+    session: Session, study: Study, series: Select[int]
 ) -> tuple[list[str], list[str], tuple[tuple[str, int], ...]]:
     """Paths of the study's images, paths of its documents, and the number of images of each SOP class."""
     instances = list(session.scalars(select(Instance.path).where(Instance.series_pk.in_(series))))

@@ -87,7 +87,7 @@ def doctor(
     as_json: JsonOption = False,
     without_model: Annotated[bool, typer.Option("--without-model", help="Do not load the model.")] = False,
 ) -> None:
-    """Check what new installations get wrong. Exit 1 if something is bad."""
+    """Check for the usual mistakes of an installation. Exit 1 if a check fails."""
     settings = settings_from(config)
     checks: list[Check] = []
     for check in examinations(settings, without_model=without_model):

@@ -24,7 +24,7 @@ def calibrate_command(
     data: DataOption,
     findings: Annotated[
         str,
-        typer.Option(help="What a checkpoint without a manifest may be asked, comma-separated; else `model.findings`."),
+        typer.Option(help="Findings of a checkpoint without a manifest, comma-separated; default: `model.findings`."),
     ] = "",
     split: SplitOption = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of pairs.")] = None,
@@ -32,10 +32,10 @@ def calibrate_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how a checkpoint's answers are to be read, and write it into its manifest.
+    """Fit a checkpoint's thresholds and temperatures and write them to its manifest.
 
     Until then a foreign checkpoint states presence alone, and reports open with "uncalibrated model". The data must be
-    none that it was trained on, and none that it will be judged by.
+    neither its training data nor the data of its evaluation.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder; a checkpoint of the Hub must be downloaded first")

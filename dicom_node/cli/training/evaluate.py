@@ -44,13 +44,13 @@ def evaluate_command(
     model: ModelOption = "demo",
     split: SplitOption = "all",
     by_patient: Annotated[bool, typer.Option(help="Split by patient as training did, not as published.")] = False,
-    seen_patients: Annotated[bool, typer.Option(help="Measure on patients that it was trained on, too.")] = False,
+    seen_patients: Annotated[bool, typer.Option(help="Also measure on patients that it was trained on.")] = False,
     limit: Annotated[int | None, typer.Option(help="Greatest number of pairs.")] = None,
     findings: Annotated[str, typer.Option(help="Findings for a checkpoint without a manifest, comma-separated.")] = "",
     consistency: Annotated[bool, typer.Option(help="Ask in both orders and each image twice as well.")] = True,
-    prognosis: Annotated[bool, typer.Option(help="Predict the next image and compare with what came.")] = False,
+    prognosis: Annotated[bool, typer.Option(help="Predict the next image and compare with the actual one.")] = False,
     choices: Annotated[
-        str, typer.Option(help='Five-visit multiple choice too: "phantom:COURSES" or "mi-cxr:FOLDER,IMAGES".')
+        str, typer.Option(help='Also the five-visit multiple choice: "phantom:COURSES" or "mi-cxr:FOLDER,IMAGES".')
     ] = "",
     lumen: Annotated[bool, typer.Option(help="Ask LUMEN's questions on one image where the set has none.")] = False,
     majority: Annotated[str, typer.Option(help="Data set whose train split the majority baseline learns from.")] = "",

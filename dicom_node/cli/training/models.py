@@ -27,7 +27,7 @@ from dicom_node.serving.workers import serving_lines
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Folder of the checkpoint below data_dir/models.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in journal and audit.")]
-WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the running workers to follow.")]
+WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the running workers to switch.")]
 WAIT_SECONDS = 60.0
 SIDES = ("champion", "challenger")
 DECISIVE = ("presence_auroc", "change_f1")
@@ -35,7 +35,7 @@ DECISIVE = ("presence_auroc", "change_f1")
 
 
 def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """The checkpoints of the models folder, which of them answers, and where."""
+    """List the checkpoints of the models folder, the one that answers, and the workers that use it."""
     with open_node(config) as node:
         with node.database.read() as session:
             challenger = shadow.challenger(session, node.settings)
@@ -57,7 +57,7 @@ def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> No
 
 
 def show_command(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """One checkpoint: every file verified, its manifest and its history. Exit 1 where it is refused."""
+    """Verify a checkpoint's files and show its manifest and history. Exit 1 if it is refused."""
     with open_node(config) as node:
         values = model_values(node, name)
     if as_json:
@@ -81,7 +81,7 @@ def promote_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a checkpoint the champion. Running workers follow without a restart. Exit 1 where one cannot."""
+    """Make a checkpoint the champion. Running workers switch without a restart. Exit 1 if one cannot."""
     with open_node(config) as node:
         folder_of(node.models_dir, name)
         manifest = models.promote(node, name, who=getpass.getuser(), reason=reason)
@@ -98,7 +98,7 @@ def rollback_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Back to the champion before this one; before the first one stands the model of the configuration."""
+    """Return to the previous champion, or to the configured model if there is none."""
     with open_node(config) as node:
         manifest = models.rollback(node, who=getpass.getuser(), reason=reason)
         folder = models.champion(node.models_dir)
@@ -142,7 +142,7 @@ def disagreements_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Where a challenger in the shadow says something else than the report did, newest first."""
+    """List results on which the shadow challenger disagrees with the report, newest first."""
     with open_node(config) as node, node.database.read() as session:
         folder_of(node.models_dir, name)
         summary, lines = shadow_figures.summary(session, name), shadow_figures.disagreements(session, name, limit=limit)

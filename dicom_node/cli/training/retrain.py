@@ -25,21 +25,21 @@ def retrain_command(
         Path | None, typer.Option(help=r"Training recipe; default: that of \[retrain] in the configuration.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what there is and how long it will take; change nothing.")
+        bool, typer.Option("--dry-run", help="Show the data and the expected duration; change nothing.")
     ] = False,
     promote: Annotated[
-        Promote | None, typer.Option(help=r"What becomes of a better model; default: \[retrain] promote.")
+        Promote | None, typer.Option(help=r"What to do with a better model; default: \[retrain] promote.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Train although nothing is new.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train even if nothing is new.")] = False,
     estimate: Annotated[bool, typer.Option(help="Measure first how long it will take.")] = True,
     release: Annotated[
-        str | None, typer.Option(metavar="SNAPSHOT", help="Only let retention have a snapshot's studies again.")
+        str | None, typer.Option(metavar="SNAPSHOT", help="Only release a snapshot's studies to retention.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Retrain on the site's own studies with feedback; only a better model is promoted.
 
-    A run that was interrupted goes on. Exit status 0: done, also where the gate refused; 1: could not be done.
+    An interrupted run continues. Exit status 0: done, even if the gate refused the model; 1: failed.
     """
     from dicom_node.retrain.run import RetrainOptions, release_snapshot, run_retrain
 

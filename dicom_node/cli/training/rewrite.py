@@ -23,7 +23,7 @@ from training.records.drops import DropReport
 
 def rewrite_command(
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="JSON file for the accepted answers; OUT.journal keeps a cut run.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the accepted answers; OUT.journal keeps a stopped run.")],
     split: SplitOption = "train",
     by_patient: Annotated[bool, typer.Option(help="Patient-disjoint split instead of the official one.")] = False,
     server: ServerOption = "",
@@ -31,7 +31,7 @@ def rewrite_command(
     limit: Annotated[int | None, typer.Option(help="Greatest number of answers.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the rule-based writer.")] = 0,
 ) -> None:
-    """Rewrite difference answers by a text model or by rules; keep what stays true. Goes on where a run was cut."""
+    """Rewrite difference answers by a text model or by rules; keep those that stay true. Continues a stopped run."""
     from itertools import islice
 
     from training.data.datasets import open_records, parse_spec

@@ -45,7 +45,7 @@ def preview(
     out: Annotated[Path, typer.Option(help="The page to write, an .html file.")],
     split: SplitOption = "train",
     streams: Annotated[str, typer.Option(help="Streams, comma-separated.")] = "diagnostic,difference,prediction",
-    samples: Annotated[int, typer.Option(min=1, help="How many samples to show.")] = 24,
+    samples: Annotated[int, typer.Option(min=1, help="Number of samples to show.")] = 24,
     limit: Annotated[int, typer.Option(min=1, help="Greatest number of records to read.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the choice of samples.")] = 0,
     long_answers: Annotated[Path | None, typer.Option(help="Long answers made by `train rewrite`.")] = None,
@@ -86,7 +86,7 @@ def leakage_command(
     ] = False,
     salt: Annotated[str, typer.Option(help="Salt of the hash that splits by patient.")] = "dicom-node",
 ) -> None:
-    """Say what a data set holds, what was dropped and why, and what stands in more than one split."""
+    """Show what a data set holds, what was dropped and why, and what is in more than one split."""
     from training.data.datasets import open_records, parse_spec
     from training.readers.splits import find_leakage, keep_patients_apart
 
@@ -104,7 +104,7 @@ def leakage_command(
 
 def export_command(
     out: Annotated[Path, typer.Option(help="The .jsonl file to write; films are named relative to it.")],
-    everything: Annotated[bool, typer.Option("--all", help="Also images that nobody has said anything of.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also images without feedback.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Write the node's own studies with feedback, pseudonymised, for training (docs/site-export.md)."""
@@ -121,7 +121,7 @@ def compare_command(
     first: Annotated[list[Path], typer.Option(help="evaluation.json of the first system; once for each run (seed).")],
     second: Annotated[list[Path], typer.Option(help="The same of the second system.")],
 ) -> None:
-    """Say whether two systems differ on the same questions: runs averaged first, then a paired Wilcoxon test."""
+    """Test whether two systems differ on the same questions: runs averaged, then a paired Wilcoxon test."""
     from training.evaluation.compare import compare_reports
 
     with our_errors():

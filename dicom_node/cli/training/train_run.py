@@ -38,10 +38,10 @@ def register(app: typer.Typer) -> None:
 
 def run_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, see training/recipes.")],
-    out: Annotated[Path, typer.Option(help="Checkpoints, log and the final model; a run found there goes on.")],
+    out: Annotated[Path, typer.Option(help="Checkpoints, log and the final model; a run found there is continued.")],
     cache: Annotated[Path | None, typer.Option(help="Phantom cache that replaces the recipe's.")] = None,
     start: Annotated[str | None, typer.Option(help="Checkpoint folder that replaces the recipe's start.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: torch decides.")] = 0,
 ) -> None:
     """Train by RECIPE in this process. Several processes: accelerate launch -m training.train RECIPE --out OUT."""
     with our_errors():
@@ -62,7 +62,7 @@ def prepare_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of records to read.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the order of the turns.")] = 0,
 ) -> None:
-    """Write conversations to a folder, to look at, to change, and to train on with kind = "instructions"."""
+    """Write conversations to a folder, to inspect, change, and train on with kind = "instructions"."""
     from itertools import islice
 
     import numpy as np
@@ -166,10 +166,12 @@ def finish_command(
     calibration: Annotated[
         str, typer.Option(help='Validation data, "KIND:…@@SPLIT", for example "diff-vqa:VQA,MIMIC@@validate".')
     ] = "",
-    test: Annotated[list[str] | None, typer.Option(help="Test data, written the same way; may be repeated.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Test data, in the same form; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Greatest number of pairs of each.")] = None,
-    fewest: Annotated[int, typer.Option(min=1, help="Training answers below which nothing counts as taught.")] = 50,
-    data: Annotated[str, typer.Option(help="The training data in words, or the hash of a snapshot.")] = "",
+    fewest: Annotated[
+        int, typer.Option(min=1, help="Least number of training answers for a question to count as taught.")
+    ] = 50,
+    data: Annotated[str, typer.Option(help="A description of the training data, or the hash of a snapshot.")] = "",
     device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
 ) -> None:
     """Make a finished run a checkpoint with a manifest: calibrated, measured, ready for `models promote`."""
