@@ -35,15 +35,15 @@ _spawn = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """A batch, or one item of a batch at which a process died. place: of its first item in the batch."""
+    """A batch, or one item of a batch at which a process died. position: of its first item in the batch."""
 
     batch: Batch[Any]
-    place: int = 0
+    position: int = 0
     is_single: bool = False
 
     @property
     def items(self) -> tuple[Any, ...]:
-        return (self.batch.items[self.place],) if self.is_single else self.batch.items
+        return (self.batch.items[self.position],) if self.is_single else self.batch.items
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -166,10 +166,10 @@ class ProcessMapper:
             yield task.batch.number, outcomes
             return
         parts = self._parts.setdefault(task.batch.number, {})
-        parts[task.place] = outcomes
+        parts[task.position] = outcomes
         if len(parts) == len(task.batch.items):
             del self._parts[task.batch.number]
-            yield task.batch.number, [outcome for place in sorted(parts) for outcome in parts[place]]
+            yield task.batch.number, [outcome for position in sorted(parts) for outcome in parts[position]]
 
     def _bury(self, worker: _Worker, work: Work[Any, Any, Any], *, is_late: bool) -> Iterator[tuple[int, list[Any]]]:
         """Put an end to a process; its batch is tried item by item, and an item that killed it alone is lost."""
@@ -193,8 +193,10 @@ class ProcessMapper:
             yield from self._finish(task, work.lost(task.items[0], why))
             return
         # Any item of the batch may be the one: each is tried alone, at the front of the queue and in order, so that the
-        # others are saved and results stay close to their place.
-        singles = (_Task(batch=task.batch, place=place, is_single=True) for place in range(len(task.batch.items)))
+        # others are saved and results stay close to their position.
+        singles = (
+            _Task(batch=task.batch, position=position, is_single=True) for position in range(len(task.batch.items))
+        )
         self._tasks.extendleft(reversed(list(singles)))
 
 

@@ -206,14 +206,14 @@ class Engine:
         self, jobs: Sequence[EngineJob], prefix: Prefix, tokens: BatteryTokens, answers: Sequence[JobAnswers]
     ) -> None:
         """Ask the late questions that any job wants, of all in one pass; each job gets the answers that it wants."""
-        # Asked of all in one pass, since the rows are computed for the batch anyway; a job keeps only what it wanted.
-        wanted = [set(job.follow_ups(result)) for job, result in zip(jobs, answers, strict=True)]
-        asked = [entry for entry in tokens.questions if entry.question.key in set().union(*wanted)]
+        # Asked of all in one pass, since the rows are computed for the batch anyway; a job keeps only the answers it asked for.
+        late_keys = [set(job.follow_ups(result)) for job, result in zip(jobs, answers, strict=True)]
+        asked = [entry for entry in tokens.questions if entry.question.key in set().union(*late_keys)]
         if not asked:
             return
         more = [JobAnswers() for _ in jobs]
         self._answer_closed(prefix, asked, more)
-        for result, given, keys in zip(answers, more, wanted, strict=True):
+        for result, given, keys in zip(answers, more, late_keys, strict=True):
             result.closed |= {key: answer for key, answer in given.closed.items() if key in keys}
 
     def _score(self, prefix: Prefix, closed: Sequence[QuestionTokens]) -> list[list[tuple[float, ...]]]:

@@ -176,7 +176,7 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         mask[row, :used, :used] = ancestor_mask(trie.parents)
         readings += [(row, node, token, starts[number] + answer) for node, token, number, answer in trie.readings]
     columns = torch.tensor(readings).unbind(1)
-    places, found = _places_of(readings, len(tries))
+    places, indices = _places_of(readings, len(tries))
     return PackedPlan(
         ids=ids,
         offsets=offsets,
@@ -186,7 +186,7 @@ def pack_plan(questions: Sequence[QuestionTokens], width: int = ROW_TOKENS) -> P
         targets=columns[2],
         owners=columns[3],
         places=places,
-        readings=found,
+        readings=indices,
         answers=tuple(len(entry.answers) for entry in questions),
     )
 
@@ -197,8 +197,8 @@ def _places_of(readings: Sequence[tuple[int, int, int, int]], count: int) -> tup
     longest = max(len(row) for row in columns)
     # Padded with column 0, which is read and never used.
     places = torch.tensor([[*row, *[0] * (longest - len(row))] for row in columns])
-    found = torch.tensor([row * longest + columns[row].index(column) for row, column, *_ in readings])
-    return places, found
+    indices = torch.tensor([row * longest + columns[row].index(column) for row, column, *_ in readings])
+    return places, indices
 
 
 def _rows_of_tries(questions: Sequence[QuestionTokens], width: int) -> list[_Trie]:

@@ -37,11 +37,11 @@ def resample(pixels: Picture, height: int, width: int, form: ResamplingFilter = 
 
 
 def _reduce_rows(pixels: Picture, height: int, form: ResamplingFilter) -> Picture:
-    made = np.empty((height, pixels.shape[1]), dtype=np.float32)
+    reduced = np.empty((height, pixels.shape[1]), dtype=np.float32)
     for start, (first, weights) in zip(range(0, height, _AT_ONCE), _strips(pixels.shape[0], height, form), strict=True):
         strip = pixels[first : first + weights.shape[1]]
-        np.matmul(weights, strip, out=made[start : start + weights.shape[0]])
-    return made
+        np.matmul(weights, strip, out=reduced[start : start + weights.shape[0]])
+    return reduced
 
 
 @lru_cache(maxsize=64)

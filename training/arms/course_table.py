@@ -140,14 +140,14 @@ def gains_of(rows: Rows) -> list[dict[str, Any]]:
 
     The gain in accuracy counts right answers, that in log loss how much less the truth surprised (above 0 is better).
     """
-    found = []
+    gains = []
     for first, second in COMPARED:
         for kind in _parts_asked(rows) if first in rows and second in rows else ():
             item: dict[str, Any] = {"set": kind.value, "of": second, "against": first}
             for figure, by_course in (("accuracy", _right_by_course), ("log_loss", _surprise_by_course)):
                 item[figure] = _gain(by_course(rows[first], kind), by_course(rows[second], kind))
-            found.append(item)
-    return found
+            gains.append(item)
+    return gains
 
 
 def _gain(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:
@@ -234,8 +234,8 @@ def _gain_table(gains: Sequence[Mapping[str, Any]]) -> str:
     for item in gains:
         cells = [str(item["set"]), f"{item['of']} against {item['against']}"]
         for figure in ("accuracy", "log_loss"):
-            found = item[figure]
-            cells += [_share((found["gain"], found["low"], found["high"])), write_p(found["p"])]
+            gain = item[figure]
+            cells += [_share((gain["gain"], gain["low"], gain["high"])), write_p(gain["p"])]
         body.append(cells)
     head = ("asked", "compared", "gain in accuracy", "p", "gain in log loss", "p")
     return f"### Gains, by course\n\n{write_table(head, body)}" if body else ""

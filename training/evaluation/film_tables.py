@@ -27,8 +27,8 @@ def film_tables(figures: Mapping[str, Any]) -> str:
         _table(
             ("statements of presence", "hit", "false", "missed", "not asked"),
             (
-                (name, *(str(figures[place][kind]) for kind in ("hit", "false", "missed", "not asked")))
-                for name, place in (
+                (name, *(str(figures[part][kind]) for kind in ("hit", "false", "missed", "not asked")))
+                for name, part in (
                     ("against radiologists", "statements, radiologists"),
                     ("against mined labels", "statements, reports"),
                     (f"labelled studies, {figures['labelled studies']['films']} films", "labelled studies"),
@@ -52,7 +52,7 @@ def film_tables(figures: Mapping[str, Any]) -> str:
 
 def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
-    for name, place in (
+    for name, part in (
         ("mined labels", "presence, reports"),
         (
             f"mined labels, {figures['presence, reports, larger films']['films']} larger films",
@@ -60,7 +60,7 @@ def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
         ),
         ("radiologists", "presence, radiologists"),
     ):
-        some = {key: value for key, value in figures[place].items() if key != "films"}
+        some = {key: value for key, value in figures[part].items() if key != "films"}
         rows += [
             (f"calibration error, {name}" if key == "ece" else f"AUROC, {name}: {_words_of(key)}", *rest)
             for key, (_, *rest) in zip(some, _intervals(some), strict=True)
@@ -72,12 +72,12 @@ def _presence_rows(figures: Mapping[str, Any]) -> list[Row]:
 def _change_rows(figures: Mapping[str, Any]) -> list[Row]:
     change = figures["change"]
     rows: list[Row] = [(f"consistency: {name}", *rest) for name, *rest in _intervals(figures["consistency"])]
-    for name, place in (
+    for name, part in (
         ("the model", "model"),
         ('always "nothing has changed"', "nothing has changed"),
         ("the commonest answer", "majority"),
     ):
-        rows += [(f"change on {change['pairs']} read pairs, macro F1: {name}", *_interval(change[place]))]
+        rows += [(f"change on {change['pairs']} read pairs, macro F1: {name}", *_interval(change[part]))]
     rows += [(f"change, F1: {state}", _three_digits(value), "") for state, value in change["by state"].items()]
     return [
         *rows,

@@ -124,9 +124,9 @@ def auroc(truth: ArrayLike, score: ArrayLike) -> float:
     n_negative = positive.size - n_positive
     if n_positive == 0 or n_negative == 0:
         return float("nan")
-    ascending, wanted = np.sort(scores), scores[positive]
-    below = np.searchsorted(ascending, wanted, side="left")
-    not_above = np.searchsorted(ascending, wanted, side="right")
+    ascending, positives = np.sort(scores), scores[positive]
+    below = np.searchsorted(ascending, positives, side="left")
+    not_above = np.searchsorted(ascending, positives, side="right")
     ranks = (below + not_above + 1) / 2  # the mean of the places, from 1, that a score shares with its equals
     u = float(ranks.sum()) - n_positive * (n_positive + 1) / 2
     return u / (n_positive * n_negative)

@@ -145,14 +145,14 @@ def interval(runs: Sequence[Summed], *, resamples: int = 1000, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     # Drawing patients with replacement counts each so many times: sums of a resample are then one product of matrices.
     drawn = rng.multinomial(len(everybody), np.full(len(everybody), 1 / len(everybody)), size=resamples).astype(float)
-    place = np.arange(resamples)
+    resample_rows = np.arange(resamples)
     if len(everybody) <= FEW_PATIENTS:
-        drawn, place = np.unique(drawn, axis=0, return_inverse=True)  # each resample once
+        drawn, resample_rows = np.unique(drawn, axis=0, return_inverse=True)  # each resample once
     tables = [drawn @ sums for sums in by_patient]
     scores = [
         float(np.mean([run.value(table[row]) for run, table in zip(runs, tables, strict=True)]))
         for row in range(len(drawn))
     ]
-    finite = [scores[row] for row in place if np.isfinite(scores[row])]
+    finite = [scores[row] for row in resample_rows if np.isfinite(scores[row])]
     low, high = np.percentile(finite, [2.5, 97.5]) if finite else (float("nan"), float("nan"))
     return Interval(value=value, low=float(low), high=float(high), resamples=len(finite))
