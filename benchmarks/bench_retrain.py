@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench_study import START, study_seconds
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.config import ModelSection, RetrainSection
 from dicom_node.priors.types import PriorPolicy
 from dicom_node.retrain.scheduled_run import PAUSE_VARIABLE, QUIET_SECONDS
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=48, help="phantom pairs of the training")
     options = parser.parse_args()
     model = InferenceProcess(ModelSection(source=options.source), source=lambda: options.source)
-    setting = Setting(predictor=model, decode=decode_in_child, policy=PriorPolicy(), produced_at=START)
+    setting = AnalysisInputs(predictor=model, decode=decode_in_child, policy=PriorPolicy(), produced_at=START)
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def main() -> None:
     report(times, options.source)
 
 
-def block(way: str, made: list[PhantomStudies], setting: Setting, pause: Path) -> list[float]:
+def block(way: str, made: list[PhantomStudies], setting: AnalysisInputs, pause: Path) -> list[float]:
     """Each study once. Alone: the training waits all the while."""
     seconds = []
     if way == WAYS[0]:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.stored_images import read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.config import ModelSection
@@ -30,7 +30,7 @@ from training.phantom.dicom import write_study_pair
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def study_seconds(current: Path, prior: Path | None, setting: Setting) -> tuple[float, dict[str, float]]:
+def study_seconds(current: Path, prior: Path | None, setting: AnalysisInputs) -> tuple[float, dict[str, float]]:
     """One study: wall seconds to the last byte, and the predictor's own stages."""
     started = time.perf_counter()
     images = [read_stored(current)]
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=20)
     options = parser.parse_args()
     model = InferenceProcess(ModelSection(source=options.source), source=lambda: options.source)
-    setting = Setting(
+    setting = AnalysisInputs(
         predictor=model,
         decode=decode_in_child,
         policy=PriorPolicy(),

@@ -25,7 +25,7 @@ from dicom_node.studies.received_instance import ReceivedInstance
 from dicom_node.studies.register import Registered, register_instance
 
 
-class Taken(StrEnum):
+class ImportOutcome(StrEnum):
     """The outcome of one file."""
 
     NEW = "new"
@@ -47,13 +47,13 @@ class Taken(StrEnum):
 class Imported:
     """The number of files by outcome, and the names of those that need a look."""
 
-    counts: Counter[Taken] = field(default_factory=Counter)
-    trouble: list[tuple[Path, Taken]] = field(default_factory=list)
-    passed_over: list[tuple[Path, Taken]] = field(default_factory=list)
+    counts: Counter[ImportOutcome] = field(default_factory=Counter)
+    trouble: list[tuple[Path, ImportOutcome]] = field(default_factory=list)
+    passed_over: list[tuple[Path, ImportOutcome]] = field(default_factory=list)
     """Files that are not DICOM, or of a class that is not wanted: named, but no failure."""
 
 
-_TROUBLE = frozenset({Taken.BAD_UID, Taken.CONFLICT, Taken.NO_SYNTAX, Taken.UNREADABLE})
+_TROUBLE = frozenset({ImportOutcome.BAD_UID, ImportOutcome.CONFLICT, ImportOutcome.NO_SYNTAX, ImportOutcome.UNREADABLE})
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -61,7 +61,9 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def import_files(files: list[Path], node: NodeContext, *, purpose: StudyPurpose) -> Iterator[tuple[Path, Taken]]:
+def import_files(
+    files: list[Path], node: NodeContext, *, purpose: StudyPurpose
+) -> Iterator[tuple[Path, ImportOutcome]]:
     """Take the files one by one, each durable and committed before the next; yields what became of each.
 
     purpose: PRIOR for comparison material, ROUTED for studies that are to be analysed. A file that was taken
@@ -73,40 +75,40 @@ def import_files(files: list[Path], node: NodeContext, *, purpose: StudyPurpose)
         yield path, _take(path, node, sop_classes, purpose)
 
 
-def summary(taken: Iterator[tuple[Path, Taken]]) -> Imported:
+def summary(taken: Iterator[tuple[Path, ImportOutcome]]) -> Imported:
     """Count everything and keep the names of what needs a look."""
     result = Imported()
     for path, outcome in taken:
         result.counts[outcome] += 1
         if outcome in _TROUBLE:
             result.trouble.append((path, outcome))
-        elif outcome in (Taken.NOT_DICOM, Taken.NOT_WANTED):
+        elif outcome in (ImportOutcome.NOT_DICOM, ImportOutcome.NOT_WANTED):
             result.passed_over.append((path, outcome))
     return result
 
 
-def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyPurpose) -> Taken:
+def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyPurpose) -> ImportOutcome:
     try:
         with path.open("rb") as stream:
             given = read_meta(stream)
             meta, header = _complete_meta(given, stream)
     except (StorageError, UnreadableObjectError):
-        return Taken.NOT_DICOM
+        return ImportOutcome.NOT_DICOM
     except OSError:
-        return Taken.UNREADABLE
+        return ImportOutcome.UNREADABLE
     # A guessed transfer syntax does for plain pixels; compressed ones cannot be decoded by a guess.
     if not given.transfer_syntax_uid and header.has_compressed_pixels:
-        return Taken.NO_SYNTAX
+        return ImportOutcome.NO_SYNTAX
     if meta.sop_class_uid not in wanted:
-        return Taken.NOT_WANTED
+        return ImportOutcome.NOT_WANTED
     uids = (header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
     if not all(map(is_uid, uids)):
-        return Taken.BAD_UID
+        return ImportOutcome.BAD_UID
     with node.database.read() as session:
         known = session.scalar(select(Instance.sha256).where(Instance.sop_instance_uid == meta.sop_instance_uid))
     # Known already: compared by its data set before it is stored, so that a second import costs no disk.
     if known is not None:
-        return Taken.THERE if _data_set_sha256(path) == known else Taken.CONFLICT
+        return ImportOutcome.THERE if _data_set_sha256(path) == known else ImportOutcome.CONFLICT
     with path.open("rb") as stream:
         read_meta(stream)
         stored = node.store.put(stream, meta)
@@ -117,8 +119,8 @@ def _take(path: Path, node: NodeContext, wanted: frozenset[str], purpose: StudyP
     if registration.path != stored.path:
         node.store.delete(stored.path)
     if registration.outcome is Registered.NEW:
-        return Taken.NEW
-    return Taken.THERE if registration.outcome is Registered.DUPLICATE else Taken.CONFLICT
+        return ImportOutcome.NEW
+    return ImportOutcome.THERE if registration.outcome is Registered.DUPLICATE else ImportOutcome.CONFLICT
 
 
 def _complete_meta(meta: FileMeta, stream: BinaryIO) -> tuple[FileMeta, InstanceHeader]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dicom_node.analysis.stored_images import Decode, LookedImages, StoredImage, with_image_check
+from dicom_node.analysis.stored_images import Decode, DecodedImages, StoredImage, with_image_check
 from dicom_node.priors import choose_prior, same_picture
 from dicom_node.priors.series import choose_earlier
 from dicom_node.priors.types import PriorChoice, PriorPolicy
@@ -28,7 +28,7 @@ class ImageChooser:
     """
 
     def __init__(
-        self, earlier: Sequence[StoredImage], policy: PriorPolicy, decode: Decode, looked: LookedImages, *, most: int
+        self, earlier: Sequence[StoredImage], policy: PriorPolicy, decode: Decode, looked: DecodedImages, *, most: int
     ) -> None:
         self._earlier, self._policy, self._decode, self._looked, self._most = earlier, policy, decode, looked, most
 

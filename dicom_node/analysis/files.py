@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 from dicom_node.analysis.outputs import write_outputs
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.stored_images import StoredImage, read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.config import Settings
@@ -30,7 +30,7 @@ def analyze_files(current: Path, prior: Path | None, out: Path, *, settings: Set
         raise UsageError(f"{current}: holds {len(studies)} studies; name the folder or file of one")
     earlier = _read(prior) if prior is not None else []
     try:
-        setting = Setting(
+        setting = AnalysisInputs(
             predictor=load(settings.model),
             decode=decode_in_child,
             policy=policy_of(settings),

@@ -17,7 +17,7 @@ from dicom_node.analysis.earlier_results import EarlierResults
 from dicom_node.analysis.later_studies import report_next_anew
 from dicom_node.analysis.outputs import write_result
 from dicom_node.analysis.predecessors import predecessors_of, replacing_all
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.result_rows import Finished, document_row, result_row
 from dicom_node.analysis.stored_images import StoredImage, damaged_image, read_stored
 from dicom_node.analysis.study import analyse_study
@@ -145,7 +145,7 @@ def _read(rows: Sequence[Instance], node: NodeContext, *, last_try: bool) -> lis
 
 def _setting(
     node: NodeContext, study: Study, produced_at: dt.datetime, predictor: PairPredictor, earlier: EarlierResults
-) -> Setting:
+) -> AnalysisInputs:
     def predecessors(sop_instance_uid: str) -> tuple[PredecessorDocument, ...]:
         with node.database.read() as session:
             return predecessors_of(session, study, sop_instance_uid)
@@ -156,7 +156,7 @@ def _setting(
 
     with node.database.read() as session:
         comparison_notes = search_notes(session, study)
-    return Setting(
+    return AnalysisInputs(
         predictor=predictor,
         comparison_notes=comparison_notes,
         decode=decode_in_child,

@@ -19,7 +19,7 @@ from model.schema import DisplayImage, StudyPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Setting:
+class AnalysisInputs:
     """The inputs of an analysis beside the images. `predecessors` are looked up by the analysed image's SOP Instance
     UID."""
 

@@ -9,8 +9,8 @@ from pydicom import Dataset
 
 from dicom_node.analysis.cautions import identity_cautions, newer_image_note
 from dicom_node.analysis.earlier_results import with_course
-from dicom_node.analysis.prepared import PreparedImage, Setting
-from dicom_node.analysis.stored_images import LookedImages, StoredImage
+from dicom_node.analysis.prepared import AnalysisInputs, PreparedImage
+from dicom_node.analysis.stored_images import DecodedImages, StoredImage
 from dicom_node.errors import AnalysisError
 from dicom_node.index.tables.core import Outcome
 from dicom_node.logs import get_logger
@@ -29,7 +29,9 @@ log = get_logger(__name__)
 UNFAMILIAR = "How well the model reads such an image was never measured."
 
 
-def request_with_answer(item: PreparedImage, answer: Prediction | InferenceError, setting: Setting) -> ReportRequest:
+def request_with_answer(
+    item: PreparedImage, answer: Prediction | InferenceError, setting: AnalysisInputs
+) -> ReportRequest:
     if isinstance(answer, InferenceError):
         log.error("model failed", error=str(answer), last_try=setting.last_try)
         if not setting.last_try:
@@ -83,7 +85,7 @@ def _reason(outcome: Outcome, choice: PriorChoice) -> str:
 
 
 def request_of_refusal(
-    images: Sequence[StoredImage], choice: CurrentChoice, setting: Setting, looked: LookedImages
+    images: Sequence[StoredImage], choice: CurrentChoice, setting: AnalysisInputs, looked: DecodedImages
 ) -> ReportRequest:
     """The request of a study in which no image is fit; it speaks of the image that came nearest."""
     refusal = choice.refusal
@@ -101,7 +103,9 @@ def request_of_refusal(
     return request_of_abstention(shown, reason, sentence, setting)
 
 
-def request_of_abstention(image: StoredImage, reason: AbstainReason, sentence: str, setting: Setting) -> ReportRequest:
+def request_of_abstention(
+    image: StoredImage, reason: AbstainReason, sentence: str, setting: AnalysisInputs
+) -> ReportRequest:
     prediction = Prediction(findings=(), model=setting.predictor.identity, abstained=reason, abstained_detail=sentence)
     return _request(
         SourceImage(header=image.header),
@@ -116,7 +120,7 @@ def request_of_abstention(image: StoredImage, reason: AbstainReason, sentence: s
 
 def _request(
     current: SourceImage,
-    setting: Setting,
+    setting: AnalysisInputs,
     *,
     prior: SourceImage | None,
     outcome: Outcome,

@@ -35,7 +35,7 @@ class StoredImage:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class LookedImages:
+class DecodedImages:
     """Images that were decoded, or why they could not be; each file is decoded once."""
 
     images: dict[Path, DisplayImage] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def damaged_image(row: Instance, path: Path, damage: str) -> StoredImage:
     return StoredImage(path=path, header=header, facts=facts, damage=damage)
 
 
-def with_image_check(image: StoredImage, decode: Decode, looked: LookedImages) -> StoredImage:
+def with_image_check(image: StoredImage, decode: Decode, looked: DecodedImages) -> StoredImage:
     """The same image with what its pixels say beside what its header says."""
     if not image.facts.has_pixels:
         return image

@@ -14,9 +14,9 @@ from pydicom import Dataset
 from dicom_node.analysis.cautions import same_study_note
 from dicom_node.analysis.chart import KnownChart
 from dicom_node.analysis.earlier_images import ImageChooser
-from dicom_node.analysis.prepared import PreparedImage, PreparedStudy, Setting
+from dicom_node.analysis.prepared import AnalysisInputs, PreparedImage, PreparedStudy
 from dicom_node.analysis.requests import request_of_abstention, request_of_refusal, request_with_answer
-from dicom_node.analysis.stored_images import LookedImages, StoredImage, with_image_check
+from dicom_node.analysis.stored_images import DecodedImages, StoredImage, with_image_check
 from dicom_node.dicom.rejection_notes import withdrawn_by
 from dicom_node.priors import select_current
 from dicom_node.report.exposure import moment
@@ -28,7 +28,7 @@ from model.schema import AbstainReason, Prediction
 
 
 def analyse_study(
-    images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting
+    images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: AnalysisInputs
 ) -> list[ReportRequest]:
     """One report request for each frontal image that deserves it, or one that says why there is none. Never empty.
 
@@ -41,11 +41,13 @@ def analyse_study(
         return finish_study(study, ask_together(setting.predictor, study.pairs), setting)
 
 
-def prepare_study(images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: Setting) -> PreparedStudy:
+def prepare_study(
+    images: Sequence[StoredImage], earlier: Sequence[StoredImage], setting: AnalysisInputs
+) -> PreparedStudy:
     """Decode the images and choose their priors: all of an analysis that needs no model, only its identity."""
     if not images:
         raise ValueError("a study without a single object cannot be analysed")
-    looked = LookedImages()
+    looked = DecodedImages()
     images, earlier = without_withdrawn(images, earlier)
     images = [with_image_check(image, setting.decode, looked) for image in images]
     notes = (*setting.comparison_notes, *_note_unreadable(images))
@@ -57,7 +59,7 @@ def prepare_study(images: Sequence[StoredImage], earlier: Sequence[StoredImage],
 
 
 def finish_study(
-    study: PreparedStudy, answers: Sequence[Prediction | InferenceError], setting: Setting
+    study: PreparedStudy, answers: Sequence[Prediction | InferenceError], setting: AnalysisInputs
 ) -> list[ReportRequest]:
     """Make the requests of a prepared study. answers: one for each of `study.pairs`. Raises as `analyse_study`."""
     setting = replace(setting, comparison_notes=study.comparison_notes)
@@ -111,7 +113,7 @@ def _number_images(requests: Sequence[ReportRequest]) -> list[ReportRequest]:
 
 
 def _prepare(
-    current: StoredImage, earlier: Sequence[StoredImage], setting: Setting, looked: LookedImages
+    current: StoredImage, earlier: Sequence[StoredImage], setting: AnalysisInputs, looked: DecodedImages
 ) -> PreparedImage | ReportRequest:
     """Prepare the model's input, or the request that says why there is none."""
     seen = looked.at(current, setting.decode)
@@ -132,7 +134,7 @@ def _prepare(
     )
 
 
-def _chart(header: Dataset, setting: Setting) -> KnownChart | None:
+def _chart(header: Dataset, setting: AnalysisInputs) -> KnownChart | None:
     """The part of the chart that the checkpoint learned to use; not looked up for one that learned none."""
     identity = setting.predictor.identity
     if not identity.context and not identity.chart:

@@ -18,7 +18,7 @@ WEIGHTS_FACTOR: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class ShardSizes:
     """The sizes into which the items of a run are cut.
 
     batch: items read and answered together. shard: batches of one shard, which is one file and the least that a restart
@@ -45,7 +45,7 @@ def run_shards(
     folder: ShardFolder,
     mapper: Mapper,
     *,
-    cut: Cut,
+    cut: ShardSizes,
     encode: Callable[[list[Outcome]], bytes],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Path], int]:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from dicom_node.analysis.earlier_results import EarlierReadings
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.stored_images import StoredImage, read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.config import Settings
@@ -130,7 +130,7 @@ def _read_patient(
     def readings(uids: Sequence[str], _device_uid: str) -> EarlierReadings:
         return EarlierReadings(statements={uid: _as_stored(reported[uid]) for uid in uids if reported.get(uid)})
 
-    setting = Setting(
+    setting = AnalysisInputs(
         predictor=predictor,
         decode=cache(load_display_image),
         policy=policy_of(settings),

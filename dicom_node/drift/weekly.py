@@ -62,7 +62,7 @@ class WeekVerdicts:
     sources: Mapping[str, str]
 
 
-class WeeklyLook:
+class WeeklyDriftTick:
     """Tick: once a week, and once after each start, judge what nobody has judged yet. Reads every result since then."""
 
     def __init__(self) -> None:

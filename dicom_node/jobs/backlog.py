@@ -21,7 +21,7 @@ LANE_IS_GONE = dt.timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unclaimed:
+class UnclaimedWork:
     """Due work of one kind that nobody takes, and why."""
 
     kind: JobKind
@@ -98,14 +98,14 @@ def depth(session: Session) -> dict[tuple[JobKind, JobState], int]:
     return {(kind, state): count for kind, state, count in rows}
 
 
-def find_unclaimed_work(session: Session) -> list[Unclaimed]:
+def find_unclaimed_work(session: Session) -> list[UnclaimedWork]:
     """Return the kinds of which due work waits although no lane works on them, each with the reason."""
     times, _ = _soonest(session, tuple(JobKind), within=-UNCLAIMED)
     unclaimed = []
     for kind, due_since in times.items():
         reason = _why_nobody_works(session, kind)
         if reason:
-            unclaimed.append(Unclaimed(kind=kind, due_since=due_since, reason=reason))
+            unclaimed.append(UnclaimedWork(kind=kind, due_since=due_since, reason=reason))
     return unclaimed
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dicom_node.bulk.mappers import Placement, open_mapper
-from dicom_node.bulk.run import Cut, run_shards
+from dicom_node.bulk.run import ShardSizes, run_shards
 from dicom_node.bulk.shards import ShardFolder, digest_of
 from dicom_node.bulk.work import Batch, DirectMapper, Mapper
 from dicom_node.config import ModelSection, Settings
@@ -30,7 +30,7 @@ from model.schema import ModelIdentity
 HEADERS: Final = "_headers"
 OBJECTS: Final = "_objects"
 """Folder of results in which the objects of a bucket are kept until the run is done."""
-HEADER_CUT: Final = Cut(batch=64, shard=16)
+HEADER_CUT: Final = ShardSizes(batch=64, shard=16)
 HEADER_SECONDS: Final = 60.0
 STUDY_SECONDS: Final = 300.0
 """To read a study and its priors, beside the model's [model] timeout_seconds."""
@@ -50,9 +50,9 @@ class PredictOptions:
     ray: str = ""
     answerers: int = 0
 
-    def cut(self) -> Cut:
+    def cut(self) -> ShardSizes:
         """The batches and shards of these options."""
-        return Cut(batch=self.batch, shard=max(1, self.shard // self.batch))
+        return ShardSizes(batch=self.batch, shard=max(1, self.shard // self.batch))
 
     def placement(self) -> Placement:
         """Where these options have the run take place."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from dicom_node.analysis.prepared import PreparedStudy, Setting
+from dicom_node.analysis.prepared import AnalysisInputs, PreparedStudy
 from dicom_node.analysis.stored_images import Decode, StoredImage
 from dicom_node.analysis.study import finish_study, prepare_study
 from dicom_node.bulk.work import BulkError, Work
@@ -110,9 +110,9 @@ class PredictWork(Work[StudyItem, list[PreparedItem], Row]):
         location = item.images[0].location
         return error_row(location, why, node_version=self.node_version, study_uid=item.study_uid)
 
-    def setting(self, predictor: AbsentModel, decode: Decode) -> Setting:
+    def setting(self, predictor: AbsentModel, decode: Decode) -> AnalysisInputs:
         """The setting of every study's analysis."""
-        return Setting(
+        return AnalysisInputs(
             predictor=predictor,
             decode=decode,
             policy=self.rules.policy,

@@ -34,7 +34,7 @@ GIGABYTE = 10**9
 BATCH = 200
 
 
-class Why(StrEnum):
+class RemovalReason(StrEnum):
     """Why a study goes."""
 
     AGE = "age"
@@ -52,7 +52,7 @@ class Removal:
     """One study that goes, and why."""
 
     candidate: RetentionCandidate
-    why: Why
+    why: RemovalReason
 
 
 def plan(
@@ -64,7 +64,7 @@ def plan(
     removals: dict[int, Removal] = {}
     images, free = usage.images, usage.free
 
-    def remove(candidate: RetentionCandidate, why: Why) -> None:
+    def remove(candidate: RetentionCandidate, why: RemovalReason) -> None:
         nonlocal images, free
         removals[candidate.study_pk] = Removal(candidate=candidate, why=why)
         images -= candidate.size_bytes
@@ -77,18 +77,18 @@ def plan(
     for candidate in spare:
         too_old = settings.keep_days and candidate.last_instance_at < now - dt.timedelta(days=settings.keep_days)
         if too_old:
-            remove(candidate, Why.AGE)
+            remove(candidate, RemovalReason.AGE)
         elif settings.max_gigabytes and images > settings.max_gigabytes * GIGABYTE:
-            remove(candidate, Why.SIZE)
+            remove(candidate, RemovalReason.SIZE)
         elif free_percent() < settings.keep_free_percent:
-            remove(candidate, Why.DISK)
+            remove(candidate, RemovalReason.DISK)
     # The disk is nearly full: now priors go too, because a node that cannot store anything is worse than a missing
     # comparison.
     for candidate in oldest_first:
         if free_percent() >= settings.emergency_free_percent:
             break
         if candidate.study_pk not in removals:
-            remove(candidate, Why.EMERGENCY)
+            remove(candidate, RemovalReason.EMERGENCY)
     return list(removals.values())
 
 
@@ -153,7 +153,7 @@ def _forget_rows(node: NodeContext, removal: Removal) -> tuple[list[str], list[s
         # study.
         still = candidates(session, settings, destinations=destinations, now=now, study_pk=pk)
         candidate = still[0] if still else None
-        if candidate is None or (candidate.needed_as_prior and removal.why is not Why.EMERGENCY):
+        if candidate is None or (candidate.needed_as_prior and removal.why is not RemovalReason.EMERGENCY):
             return None
         study = session.get_one(Study, candidate.study_pk)
         series = select(Series.id).where(Series.study_pk == study.id)

@@ -19,7 +19,7 @@ from model.checkpoints.manifest import Manifest, read_manifest
 from model.predict import Predictor, load_predictor
 from model.schema import ModelIdentity
 from training.data.datasets import load_records, open_records, parse_spec
-from training.evaluation.cached_predictor import Remembered
+from training.evaluation.cached_predictor import CachedPredictor
 from training.evaluation.evaluate import Evaluation, EvaluationOptions, evaluate
 from training.evaluation.report import write_report
 from training.gate.decision import Decision, GateSettings, decide
@@ -38,7 +38,7 @@ def judge(plan: Plan, between: Callable[[], None]) -> Decision:
     sides = {"champion": plan.champion, "challenger": plan.models / plan.challenger}
     manifests = {name: read_manifest(folder) for name, folder in sides.items()}
     asked = {
-        name: Remembered(
+        name: CachedPredictor(
             plan.folder / "answers" / f"{name}.jsonl",
             _identity(manifests[name]),
             partial(_load, folder, plan),

@@ -1,10 +1,10 @@
-"""Training by schedule: a process of the node that starts `dicom-node retrain` in its window, and keeps it humble.
+"""Training by schedule: a process of the node that runs `dicom-node retrain` in its window, at low priority.
 
-One window is one row (`Night`), begun once, by the one machine that leads. The training is a process of its own at the
-configured priority. It yields: while an analysis waits or runs on this machine, a file exists that the training looks
-for between its steps (`training.loop.pause`); it is never stopped by SIGSTOP, which could hold a lock of the index
-for as long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and goes
-on in the next window; what has not ended by itself KILL_SECONDS later is killed and goes on from its last checkpoint.
+One window is one row (`ScheduledTraining`), started once, by the one machine that leads. The training is a process of
+its own at the configured priority. It yields: while an analysis waits or runs on this machine, a file exists that the
+training looks for between its steps (`training.loop.pause`). It is never stopped by SIGSTOP, which could hold a lock of
+the index for as long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and
+continues in the next window. If it has not ended KILL_SECONDS later, it is killed and continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config import RetrainSection
 from dicom_node.context import NodeContext
 from dicom_node.errors import NodeError
-from dicom_node.index.tables.models import Night, NightState
+from dicom_node.index.tables.models import ScheduledTraining, ScheduledTrainingState
 from dicom_node.jobs.backlog import analyses_have_work
 from dicom_node.logs import get_logger
 from dicom_node.notifications import raise_notice
@@ -67,9 +67,11 @@ def window_now(settings: RetrainSection, now: dt.datetime) -> TimeWindow | None:
 
 def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, pid: int) -> int | None:
     """Begin the window, or take it over from a process that is gone; its row's key, None where nothing is to do."""
-    night = session.scalars(select(Night).where(Night.begins_at == window.begins_at).with_for_update()).one_or_none()
+    night = session.scalars(
+        select(ScheduledTraining).where(ScheduledTraining.begins_at == window.begins_at).with_for_update()
+    ).one_or_none()
     if night is None:
-        night = Night(
+        night = ScheduledTraining(
             begins_at=window.begins_at, ends_at=window.ends_at, host=host, pid=pid, started_at=now, seen_at=now
         )
         session.add(night)
@@ -83,7 +85,7 @@ def begin(session: Session, window: TimeWindow, *, now: dt.datetime, host: str, 
         or (is_of_machine and not is_running(night.pid))
         or (is_of_machine and night.pid == pid)
     )
-    if night.state is not NightState.RUNNING or not lost:
+    if night.state is not ScheduledTrainingState.RUNNING or not lost:
         return None
     night.host, night.pid, night.seen_at = host, pid, now
     return night.id
@@ -94,7 +96,7 @@ def retrain_command(_node: NodeContext) -> list[str]:
     return [sys.executable, "-m", "dicom_node", "retrain"]
 
 
-class NightWatch:
+class ScheduledTrainer:
     """The process that trains by schedule; `run` returns when the node stops."""
 
     def __init__(self, node: NodeContext, leads: Callable[[], bool], command: Command = retrain_command) -> None:
@@ -159,20 +161,26 @@ class NightWatch:
                 why = "the node stops" if stops else "the window is over" if now >= window.ends_at else "another leads"
                 self._stop(process, NODE_STOPS_SECONDS if stops else KILL_SECONDS)
                 # A node that ends leaves its night running, and after LOST another process goes on with it.
-                self._note(night_pk, NightState.RUNNING if stops else NightState.STOPPED, process, pauses, detail=why)
+                self._note(
+                    night_pk,
+                    ScheduledTrainingState.RUNNING if stops else ScheduledTrainingState.STOPPED,
+                    process,
+                    pauses,
+                    detail=why,
+                )
                 return
             try:
                 with self._node.database.read() as session:
                     pauses.look(analyses_have_work(session, machine=machine()))
                 if time.monotonic() - seen_at > SEEN_SECONDS:
-                    self._note(night_pk, NightState.RUNNING, process, pauses)
+                    self._note(night_pk, ScheduledTrainingState.RUNNING, process, pauses)
                     seen_at = time.monotonic()
             except NodeError as error:
                 log.error("the index does not answer: the training pauses", error=str(error))
                 # Whether analyses wait is not known, and they go first.
                 pauses.look(True)
             self._node.stop.wait(LOOK_SECONDS)
-        state = NightState.DONE if process.returncode == 0 else NightState.FAILED
+        state = ScheduledTrainingState.DONE if process.returncode == 0 else ScheduledTrainingState.FAILED
         self._note(night_pk, state, process, pauses, detail=_last_line(path))
 
     def _stop(self, process: subprocess.Popen[bytes], patience: float) -> None:
@@ -187,17 +195,22 @@ class NightWatch:
             process.wait()
 
     def _note(
-        self, night_pk: int, state: NightState, process: subprocess.Popen[bytes], pauses: _Pauses, detail: str = ""
+        self,
+        night_pk: int,
+        state: ScheduledTrainingState,
+        process: subprocess.Popen[bytes],
+        pauses: _Pauses,
+        detail: str = "",
     ) -> None:
         now = self._node.clock()
         with self._node.database.write() as session:
-            night = session.get_one(Night, night_pk)
+            night = session.get_one(ScheduledTraining, night_pk)
             night.state, night.seen_at, night.detail = state, now, detail[:2000]
             night.pauses, night.paused_seconds = pauses.count, pauses.seconds
-            if state is not NightState.RUNNING:
+            if state is not ScheduledTrainingState.RUNNING:
                 night.ended_at, night.exit_status = now, process.returncode
                 log.info("scheduled training ended", state=state, pauses=pauses.count, detail=detail[:200])
-            if state is NightState.FAILED:
+            if state is ScheduledTrainingState.FAILED:
                 key = f"scheduled training:{hashlib.sha256(detail.encode()).hexdigest()[:16]}"
                 text = f"scheduled training ended with status {process.returncode}: {detail[:500]}"
                 raise_notice(session, key=key, kind="training", text=text, now=now)
@@ -267,5 +280,5 @@ def run_nights(node: NodeContext) -> None:
     from dicom_node.system.leader_election import Leadership
 
     leadership = Leadership(node, lock=NIGHT_LOCK)
-    NightWatch(node, leadership.take_or_keep).run()
+    ScheduledTrainer(node, leadership.take_or_keep).run()
     leadership.give_up()

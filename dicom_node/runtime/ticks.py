@@ -17,7 +17,7 @@ from dicom_node.config import Settings
 from dicom_node.context import NodeContext
 from dicom_node.deliver import transitions
 from dicom_node.deliver.queue import job_key
-from dicom_node.drift.weekly import WeeklyLook
+from dicom_node.drift.weekly import WeeklyDriftTick
 from dicom_node.index.commits import CommitWatch
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobKind, JobState, Study, StudyState
@@ -151,7 +151,7 @@ def forget_old_jobs(node: NodeContext) -> None:
 
 
 @dataclass(slots=True)
-class UnclaimedLook:
+class UnclaimedWorkTick:
     """The tick that tells of due work which no lane takes, once for each time that it begins.
 
     first_seen: since when a kind has been found so. After a planned stop work is overdue and no lane has reported yet:
@@ -194,7 +194,7 @@ TICKS = (
     Tick(name="backfill", seconds=1, action=UnlessUnchanged(drive_backfills)),
     Tick(name="rescue", seconds=10, action=rescue_jobs),
     Tick(name="reports", seconds=10, action=look_at_reports_again),
-    Tick(name="unclaimed", seconds=30, action=UnclaimedLook()),
+    Tick(name="unclaimed", seconds=30, action=UnclaimedWorkTick()),
     Tick(name="stalled", seconds=60, action=tell_of_stalled_destinations),
     Tick(name="reconcile", seconds=60, action=reconcile_deliveries),
     Tick(name="notices", seconds=5, action=notify.run),
@@ -203,7 +203,7 @@ TICKS = (
     Tick(name="models", seconds=5, action=journal_models),
     Tick(name="disk", seconds=30, action=retention.guard_disk, leader_only=False),
     Tick(name="retention", seconds=3600, action=retention.run),
-    Tick(name="drift", seconds=600, action=WeeklyLook()),
+    Tick(name="drift", seconds=600, action=WeeklyDriftTick()),
     Tick(name="jobs", seconds=3600, action=forget_old_jobs),
     Tick(name="store", seconds=3600, action=compare_store_and_index),
 )

@@ -48,7 +48,7 @@ class _Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
+class _ServingValues:
     """The contents of this worker's row."""
 
     folder: str
@@ -72,7 +72,7 @@ class ServingModels:
         self._state = threading.Lock()  # of the dictionaries and of `_leases`; held for moments
         self._leases = 0
         self._together: dict[InferenceProcess, BatchedPredictor] = {}
-        self._said: _Said | None = None
+        self._said: _ServingValues | None = None
         self._since = node.clock()
         self._said_at = 0.0
         self._closed = threading.Event()
@@ -265,7 +265,7 @@ class ServingModels:
         process = self._models.get(answering.source) if answering is not None else None
         identity = process.loaded if process is not None else None
         failure = self._failures.get(chain[0].source)
-        status = _Said(
+        status = _ServingValues(
             folder=answering.folder if answering is not None else "",
             wanted=chain[0].folder,
             device_uid=identity.device_uid if identity is not None else "",

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node.context import NodeContext
 from dicom_node.web import api, health
-from dicom_node.web.authentication import Doorkeeper, SecurityHeaders, ensure_session_secret
+from dicom_node.web.authentication import Authenticator, SecurityHeaders, ensure_session_secret
 from dicom_node.web.ended_sessions import EndedSessions
 from dicom_node.web.oidc import OidcProvider
 from dicom_node.web.pages import admin, backfills, corrections, images, login, oidc, questions
@@ -48,7 +48,7 @@ def create_app(node: NodeContext) -> Starlette:
     """The pages of one node."""
     web = node.settings.web
     secret, provider = ensure_session_secret(node.settings.node.data_dir), node.settings.oidc
-    doorkeeper = Doorkeeper(
+    doorkeeper = Authenticator(
         web,
         EndedSessions(node.settings.node.data_dir / "web-ended-sessions"),
         oidc=None if provider is None else OidcProvider(provider, secret=secret),

@@ -85,7 +85,7 @@ MAX_WAITING_LOG_INS = 16
 """Of the forty threads that the pages have; the others go on serving pages."""
 
 
-class Doorkeeper:
+class Authenticator:
     """Checks passwords and proxy headers, opens and ends sessions. One per application; counts failures in memory.
 
     oidc: who else may say who somebody is.

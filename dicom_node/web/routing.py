@@ -18,7 +18,7 @@ from starlette.routing import Route
 from dicom_node.config import Role
 from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError, NodeError, UsageError
-from dicom_node.web.authentication import HEADERS, Doorkeeper, User, client_address, has_valid_csrf
+from dicom_node.web.authentication import HEADERS, Authenticator, User, client_address, has_valid_csrf
 from dicom_node.web.rendering import render
 
 MAX_BODY_BYTES = 65_536
@@ -35,7 +35,7 @@ class Call:
     user: User | None
     form: dict[str, str]
     body: bytes
-    doorkeeper: Doorkeeper
+    doorkeeper: Authenticator
 
     @property
     def who(self) -> User:
@@ -84,7 +84,7 @@ class Rule:
     checks_csrf: bool = True
 
 
-def route(rule: Rule, node: NodeContext, doorkeeper: Doorkeeper) -> Route:
+def route(rule: Rule, node: NodeContext, doorkeeper: Authenticator) -> Route:
     """The Starlette route of a rule."""
 
     async def endpoint(request: Request) -> Response:

@@ -206,7 +206,7 @@ class Engine:
         self, jobs: Sequence[EngineJob], prefix: Prefix, tokens: BatteryTokens, answers: Sequence[JobAnswers]
     ) -> None:
         """Ask the late questions that any job wants, of all in one pass; each job gets the answers that it wants."""
-        # Asked of all in one pass, since the rows are computed for the batch anyway; a job keeps only the answers it asked for.
+        # In one pass, since the rows are computed for the batch anyway; a job keeps only the answers it asked for.
         late_keys = [set(job.follow_ups(result)) for job, result in zip(jobs, answers, strict=True)]
         asked = [entry for entry in tokens.questions if entry.question.key in set().union(*late_keys)]
         if not asked:

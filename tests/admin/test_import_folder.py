@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from sqlalchemy import select
 
-from dicom_node.admin.import_folder import Taken, files_below, import_files, summary
+from dicom_node.admin.import_folder import ImportOutcome, files_below, import_files, summary
 from dicom_node.config import NodeSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.index.database import Database
@@ -50,11 +50,16 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_is_taken_once_and_every_file_is_accounted_for(node: NodeContext, folder: Path) -> None:
     files = files_below(folder)
     result = summary(import_files(files, node, purpose=StudyPurpose.PRIOR))
-    assert result.counts == {Taken.NEW: 2, Taken.NOT_DICOM: 1, Taken.BAD_UID: 1, Taken.NOT_WANTED: 1}
+    assert result.counts == {
+        ImportOutcome.NEW: 2,
+        ImportOutcome.NOT_DICOM: 1,
+        ImportOutcome.BAD_UID: 1,
+        ImportOutcome.NOT_WANTED: 1,
+    }
     assert [path.name for path, _ in result.trouble] == ["bad.dcm"]
     again = summary(import_files(files, node, purpose=StudyPurpose.PRIOR))
-    assert again.counts[Taken.THERE] == 2
-    assert not again.counts[Taken.NEW]
+    assert again.counts[ImportOutcome.THERE] == 2
+    assert not again.counts[ImportOutcome.NEW]
     with node.database.read() as session:
         rows = session.scalars(select(Instance)).all()
         assert {study.purpose for study in session.scalars(select(Study))} == {"prior"}
@@ -68,16 +73,19 @@ def test_a_folder_is_taken_once_and_every_file_is_accounted_for(node: NodeContex
 def test_an_interrupted_import_goes_on(node: NodeContext, folder: Path) -> None:
     files = [path for path in files_below(folder) if path.name == "image.dcm"]
     first = import_files(files, node, purpose=StudyPurpose.ROUTED)
-    assert next(first)[1] is Taken.NEW
+    assert next(first)[1] is ImportOutcome.NEW
     first.close()  # type: ignore[attr-defined]
-    assert summary(import_files(files, node, purpose=StudyPurpose.ROUTED)).counts == {Taken.THERE: 1, Taken.NEW: 1}
+    assert summary(import_files(files, node, purpose=StudyPurpose.ROUTED)).counts == {
+        ImportOutcome.THERE: 1,
+        ImportOutcome.NEW: 1,
+    }
 
 
 def test_other_content_under_a_known_uid_is_named_and_overwrites_nothing(
     node: NodeContext, folder: Path, tmp_path: Path
 ) -> None:
     film = next(path for path in files_below(folder) if path.name == "image.dcm")
-    assert summary(import_files([film], node, purpose=StudyPurpose.PRIOR)).counts == {Taken.NEW: 1}
+    assert summary(import_files([film], node, purpose=StudyPurpose.PRIOR)).counts == {ImportOutcome.NEW: 1}
     other = tmp_path / "other.dcm"
     shutil.copyfile(film, other)
     ds = pydicom.dcmread(other)
@@ -85,7 +93,7 @@ def test_other_content_under_a_known_uid_is_named_and_overwrites_nothing(
     ds.save_as(other)
     before = node.store.read(_path(node))
     result = summary(import_files([other], node, purpose=StudyPurpose.PRIOR))
-    assert result.trouble == [(other, Taken.CONFLICT)]
+    assert result.trouble == [(other, ImportOutcome.CONFLICT)]
     assert node.store.read(_path(node)) == before
 
 

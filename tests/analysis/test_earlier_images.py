@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.stored_images import StoredImage, read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.priors import PriorPolicy
@@ -64,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def _analyse(
     model: Noting, current: StoredImage, earlier: list[StoredImage], policy: PriorPolicy | None = None
 ) -> ReportRequest:
-    setting = Setting(
+    setting = AnalysisInputs(
         predictor=model, decode=load_display_image, policy=policy or PriorPolicy(), produced_at=NOW, language="en"
     )
     return analyse_study([current], earlier, setting)[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.stored_images import StoredImage, read_stored
 from dicom_node.analysis.study import analyse_study
 from dicom_node.config import ModelSection
@@ -77,8 +77,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[StoredImage]:
     return [read_stored(made.current.files[0]), read_stored(folder / "second.dcm")]
 
 
-def _setting(predictor: object, *, last_try: bool = True) -> Setting:
-    return Setting(
+def _setting(predictor: object, *, last_try: bool = True) -> AnalysisInputs:
+    return AnalysisInputs(
         predictor=predictor,  # type: ignore[arg-type]
         decode=load_display_image,
         policy=PriorPolicy(),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.bulk.processes import ProcessMapper
-from dicom_node.bulk.run import Cut, process_count, run_shards
+from dicom_node.bulk.run import ShardSizes, process_count, run_shards
 from dicom_node.bulk.shards import ShardFolder
 from dicom_node.bulk.work import Batch, BulkError, Work
 
@@ -55,7 +55,7 @@ def _folder(folder: Path, **facts: str) -> ShardFolder:
     return ShardFolder(folder=folder, suffix=".txt", facts={"numbers": "10", **facts})
 
 
-CUT = Cut(batch=2, shard=2)
+CUT = ShardSizes(batch=2, shard=2)
 
 
 def test_an_item_that_kills_its_process_costs_itself_and_another_that_hangs_too(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from dicom_node.jobs import queue as jobs
 from dicom_node.retention import removal as retention
 from dicom_node.retention.candidates import RetentionCandidate
 from dicom_node.retention.disk import Usage
-from dicom_node.retention.removal import GIGABYTE, Why, plan
+from dicom_node.retention.removal import GIGABYTE, RemovalReason, plan
 from tests.support.delivery_node import START, Clock, make_node, make_result
 
 PACS = {"name": "pacs", "port": 1}
@@ -51,7 +51,7 @@ def candidate(pk: int, *, days_old: float, needed: bool = False, size: int = 100
     )
 
 
-def chosen(candidates: list[RetentionCandidate], usage: Usage, **settings: float) -> list[tuple[int, Why]]:
+def chosen(candidates: list[RetentionCandidate], usage: Usage, **settings: float) -> list[tuple[int, RemovalReason]]:
     removals = plan(candidates, usage, RetentionSection(**settings), START)
     return [(removal.candidate.study_pk, removal.why) for removal in removals]
 
@@ -61,23 +61,23 @@ PLENTY = Usage(total=10_000, free=9_000, images=1_000)
 
 def test_age_takes_what_is_older_and_not_needed() -> None:
     studies = [candidate(1, days_old=400), candidate(2, days_old=400, needed=True), candidate(3, days_old=10)]
-    assert chosen(studies, PLENTY, keep_days=365) == [(1, Why.AGE)]
+    assert chosen(studies, PLENTY, keep_days=365) == [(1, RemovalReason.AGE)]
     assert chosen(studies, PLENTY) == []
 
 
 def test_size_and_disk_take_the_oldest_until_it_fits() -> None:
     studies = [candidate(pk, days_old=pk, size=GIGABYTE) for pk in (1, 2, 3)]
     full = Usage(total=100 * GIGABYTE, free=50 * GIGABYTE, images=3 * GIGABYTE)
-    assert chosen(studies, full, max_gigabytes=1.5) == [(3, Why.SIZE), (2, Why.SIZE)]
+    assert chosen(studies, full, max_gigabytes=1.5) == [(3, RemovalReason.SIZE), (2, RemovalReason.SIZE)]
     low = Usage(total=100 * GIGABYTE, free=8 * GIGABYTE, images=3 * GIGABYTE)
-    assert chosen(studies, low, keep_free_percent=10) == [(3, Why.DISK), (2, Why.DISK)]
+    assert chosen(studies, low, keep_free_percent=10) == [(3, RemovalReason.DISK), (2, RemovalReason.DISK)]
 
 
 def test_an_emergency_takes_priors_last_and_stops_as_soon_as_it_is_over() -> None:
     studies = [candidate(1, days_old=9, needed=True), candidate(2, days_old=5), candidate(3, days_old=1, needed=True)]
     studies = [candidate(c.study_pk, days_old=c.study_pk, needed=c.needed_as_prior, size=2) for c in studies]
     low = Usage(total=100, free=0, images=6)
-    assert chosen(studies, low, emergency_free_percent=4) == [(2, Why.DISK), (3, Why.EMERGENCY)]
+    assert chosen(studies, low, emergency_free_percent=4) == [(2, RemovalReason.DISK), (3, RemovalReason.EMERGENCY)]
 
 
 @given(
@@ -92,8 +92,8 @@ def test_a_needed_prior_goes_only_in_an_emergency(
     usage = Usage(total=100, free=free, images=sum(s for _, _, s in raw))
     settings = RetentionSection(keep_days=keep_days)
     for removal in plan(studies, usage, settings, START):
-        assert not removal.candidate.needed_as_prior or removal.why is Why.EMERGENCY
-        assert removal.why is not Why.EMERGENCY or free < settings.emergency_free_percent
+        assert not removal.candidate.needed_as_prior or removal.why is RemovalReason.EMERGENCY
+        assert removal.why is not RemovalReason.EMERGENCY or free < settings.emergency_free_percent
 
 
 def study_with_image(node: NodeContext, *, patient: str, days_old: int, deliver: bool = True) -> str:

@@ -18,10 +18,10 @@ from sqlalchemy import select
 from dicom_node.config import NodeSection, RetrainSection, Settings
 from dicom_node.context import NodeContext
 from dicom_node.index.tables.core import JobKind, Notice
-from dicom_node.index.tables.models import Night, NightState
+from dicom_node.index.tables.models import ScheduledTraining, ScheduledTrainingState
 from dicom_node.jobs import queue as jobs
 from dicom_node.retrain import scheduled_run as night
-from dicom_node.retrain.scheduled_run import NightWatch
+from dicom_node.retrain.scheduled_run import ScheduledTrainer
 from tests.support.checkpoints import open_context
 from tests.support.common import wait_until
 from training.loop.pause import PAUSE_VARIABLE
@@ -69,19 +69,19 @@ class Place:
     clock: Clock
     steps: Path
 
-    def watch(self, *, until: int = 10**9, words: str = "done", status: int = 0) -> NightWatch:
+    def watch(self, *, until: int = 10**9, words: str = "done", status: int = 0) -> ScheduledTrainer:
         program = TRAINER.format(steps=str(self.steps), until=until, words=words, status=status)
-        return NightWatch(self.node, lambda: True, lambda _node: [sys.executable, "-c", program])
+        return ScheduledTrainer(self.node, lambda: True, lambda _node: [sys.executable, "-c", program])
 
     def done(self) -> int:
         return int(self.steps.read_text()) if self.steps.exists() else 0
 
-    def nights(self) -> list[Night]:
+    def nights(self) -> list[ScheduledTraining]:
         with self.node.database.read() as session:
-            return list(session.scalars(select(Night).order_by(Night.begins_at)))
+            return list(session.scalars(select(ScheduledTraining).order_by(ScheduledTraining.begins_at)))
 
     @contextmanager
-    def training(self, watch: NightWatch) -> Iterator[threading.Thread]:
+    def training(self, watch: ScheduledTrainer) -> Iterator[threading.Thread]:
         """`look` in a thread, until its training has made a step; at the end the node stops."""
         before = self.done()
         thread = threading.Thread(target=watch.look)
@@ -112,19 +112,19 @@ def test_outside_its_window_and_without_the_lead_nothing_begins(place: Place) ->
     place.clock.now = CLOSED
     assert not place.watch().look()
     place.clock.now = OPEN
-    assert not NightWatch(place.node, lambda: False, lambda _node: ["false"]).look()
+    assert not ScheduledTrainer(place.node, lambda: False, lambda _node: ["false"]).look()
     assert place.nights() == []
 
 
 def test_what_ends_by_itself_is_not_begun_again_in_the_same_window(place: Place) -> None:
     assert place.watch(until=3).look()
     (one,) = place.nights()
-    assert (one.state, one.exit_status, one.detail) == (NightState.DONE, 0, "done")
+    assert (one.state, one.exit_status, one.detail) == (ScheduledTrainingState.DONE, 0, "done")
     assert one.begins_at == dt.datetime(2026, 3, 4, 1, tzinfo=dt.UTC)
     assert not place.watch(until=3).look()
     place.clock.now = OPEN + dt.timedelta(days=1)
     assert place.watch(until=6).look()
-    assert [row.state for row in place.nights()] == [NightState.DONE] * 2
+    assert [row.state for row in place.nights()] == [ScheduledTrainingState.DONE] * 2
     log = next((place.node.settings.node.data_dir / "logs").glob("retrain-20260304-*.log")).read_text()
     assert f"nice {min(19, os.nice(0) + 7)} threads 1" in log
 
@@ -133,7 +133,7 @@ def test_a_failure_is_told_once_however_often_it_comes_back(place: Place) -> Non
     for day in range(3):
         place.clock.now = OPEN + dt.timedelta(days=day)
         assert place.watch(until=0, words="nothing is trained yet: 3 of 200 patients", status=1).look()
-    assert [row.state for row in place.nights()] == [NightState.FAILED] * 3
+    assert [row.state for row in place.nights()] == [ScheduledTrainingState.FAILED] * 3
     with place.node.database.read() as session:
         notice = session.scalars(select(Notice).where(Notice.kind == "training")).one()
     assert "3 of 200 patients" in notice.text
@@ -145,12 +145,12 @@ def test_the_window_ends_and_the_next_night_goes_on(place: Place) -> None:
         thread.join(120)
         assert not thread.is_alive()
         (one,) = place.nights()
-        assert (one.state, one.exit_status, one.detail) == (NightState.STOPPED, 75, "the window is over")
+        assert (one.state, one.exit_status, one.detail) == (ScheduledTrainingState.STOPPED, 75, "the window is over")
     reached = place.done()
     place.node.stop.clear()
     place.clock.now = OPEN + dt.timedelta(days=1)
     assert place.watch(until=reached + 2).look()
-    assert place.nights()[1].state is NightState.DONE
+    assert place.nights()[1].state is ScheduledTrainingState.DONE
     assert place.done() == reached + 2, "it went on from where it was"
 
 
@@ -183,7 +183,7 @@ def test_a_long_pause_gives_way_to_analyses_and_nothing_moves(place: Place, monk
         thread.join(120)
         assert not thread.is_alive()
     (one,) = place.nights()
-    assert (one.state, one.pauses) == (NightState.STOPPED, 2)
+    assert (one.state, one.pauses) == (ScheduledTrainingState.STOPPED, 2)
     assert one.paused_seconds > 0
     assert not pause_file.exists()
 
@@ -192,14 +192,14 @@ def test_a_node_that_stops_leaves_the_window_to_its_next_start(place: Place) -> 
     with place.training(place.watch()):
         pass  # leaving it stops the node
     (one,) = place.nights()
-    assert one.state is NightState.RUNNING
+    assert one.state is ScheduledTrainingState.RUNNING
     place.node.stop.clear()
     with place.node.database.write() as session:
         window = night.window_now(place.node.settings.retrain, OPEN)
         assert window is not None
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        session.get_one(Night, one.id).pid = gone.pid
+        session.get_one(ScheduledTraining, one.id).pid = gone.pid
         session.flush()
         again = night.begin(session, window, now=OPEN, host=one.host, pid=os.getpid())
         assert again == one.id, "its process is gone: taken over at once"

@@ -344,7 +344,7 @@ def test_work_that_waited_through_a_planned_stop_is_told_only_when_no_worker_com
     node = make_node(tmp_path, clock, PACS)
     make_result(node)
     clock.forward(hours=1)  # the node was stopped
-    look = ticks.UnclaimedLook()
+    look = ticks.UnclaimedWorkTick()
 
     def told() -> list[str]:
         look(node)

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from dicom_node.admin.import_folder import import_files
 from dicom_node.analysis.job import handler
-from dicom_node.analysis.prepared import Setting
+from dicom_node.analysis.prepared import AnalysisInputs
 from dicom_node.analysis.result_rows import result_row
 from dicom_node.analysis.stored_images import read_stored
 from dicom_node.analysis.study import analyse_study
@@ -122,7 +122,7 @@ class Hospital:
             for study in waiting.all():
                 images = instances_of_study(session, study.id)
                 earlier = prior_candidates(session, study, look_back_days=policy.look_back_days)
-                setting = Setting(
+                setting = AnalysisInputs(
                     predictor=predictor, decode=load_display_image, policy=policy, produced_at=self.clock()
                 )
                 stored, priors = (

@@ -15,16 +15,16 @@ from model.schema import INVERSE_CHANGE, Change
 from training.arms.ask import AnswerSet, ArmAnswer
 from training.metrics.answers import exact_matches, recalls
 from training.metrics.significance import Interval, compare
-from training.metrics.summed import Summed, event_figure, interval, mean_figure, text_figures
+from training.metrics.summed import SummedFigure, event_figure, interval, mean_figure, text_figures
 
 TOGETHER = (AnswerSet.DIFFERENCE, AnswerSet.PREDICTION)
 """The prognostic sentences that are also scored as one set, as the paper does."""
 
 
-def measure_run(said: Sequence[ArmAnswer]) -> dict[str, Summed]:
+def measure_run(said: Sequence[ArmAnswer]) -> dict[str, SummedFigure]:
     """Every figure of one run by name; a figure without an answer is left out."""
     of = {kind: [item for item in said if item.set is kind] for kind in AnswerSet}
-    figures: dict[str, Summed] = {}
+    figures: dict[str, SummedFigure] = {}
     if closed := of[AnswerSet.CLOSED]:
         figures["closed accuracy"] = _mean(closed, exact_matches(_truth(closed), _said(closed)))
     if opened := of[AnswerSet.OPEN]:
@@ -66,11 +66,11 @@ def _said(items: Sequence[ArmAnswer]) -> list[str]:
     return [item.said for item in items]
 
 
-def _mean(items: Sequence[ArmAnswer], scores: Sequence[float]) -> Summed:
+def _mean(items: Sequence[ArmAnswer], scores: Sequence[float]) -> SummedFigure:
     return mean_figure(_keys(items), _patients(items), scores)
 
 
-def _changes(items: Sequence[ArmAnswer]) -> Summed:
+def _changes(items: Sequence[ArmAnswer]) -> SummedFigure:
     """Macro F1 over the changes that occur; each: right or wrong."""
     size = len(CHANGE_ANSWERS)
     sums = np.zeros((len(items), size * size))
@@ -78,7 +78,7 @@ def _changes(items: Sequence[ArmAnswer]) -> Summed:
         sums[row, CHANGE_ANSWERS.index(item.truth) * size + CHANGE_ANSWERS.index(item.said)] = 1
     right = [float(item.truth == item.said) for item in items]
     each = dict(zip(_keys(items), right, strict=True))
-    return Summed(patients=tuple(_patients(items)), sums=sums, value=_macro_f1, each=each)
+    return SummedFigure(patients=tuple(_patients(items)), sums=sums, value=_macro_f1, each=each)
 
 
 def _macro_f1(sums: NDArray[np.float64]) -> float:
@@ -93,12 +93,14 @@ def _inverse(stated: str) -> str:
     return stated if stated == "none" else INVERSE_CHANGE[Change(stated)].value
 
 
-def arm_figures(runs: Sequence[Mapping[str, Summed]]) -> dict[str, Interval]:
+def arm_figures(runs: Sequence[Mapping[str, SummedFigure]]) -> dict[str, Interval]:
     """Each figure averaged over the runs, with its 95 % interval from a bootstrap over patients."""
     return {name: interval([run[name] for run in runs]) for name in runs[0]}
 
 
-def p_values(first: Sequence[Mapping[str, Summed]], second: Sequence[Mapping[str, Summed]]) -> dict[str, float]:
+def p_values(
+    first: Sequence[Mapping[str, SummedFigure]], second: Sequence[Mapping[str, SummedFigure]]
+) -> dict[str, float]:
     """Two-sided Wilcoxon signed-rank p of each figure: runs averaged for each answer, then the two arms paired.
 
     Left out where the two do not score the same answers ("order-swap, changed" depends on what was said).

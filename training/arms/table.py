@@ -15,7 +15,7 @@ from training.arms.ask import AnswerSet, ArmAnswer
 from training.arms.scores import arm_figures, measure_run, p_values
 from training.metrics.baselines import majority_answers
 from training.metrics.significance import Interval
-from training.metrics.summed import Summed
+from training.metrics.summed import SummedFigure
 from training.records.drops import DataError
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -83,11 +83,11 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def study_rows(results: Results) -> dict[str, list[dict[str, Summed]]]:
+def study_rows(results: Results) -> dict[str, list[dict[str, SummedFigure]]]:
     """Row name → figures of each run. An arm with the expert is scored with its text, and once more without."""
     some = next(iter(results.values()))[0][1]["without"]
-    rows: dict[str, list[dict[str, Summed]]] = {BASELINE: [measure_run(_blind(some))]}
-    extra: dict[str, list[dict[str, Summed]]] = {}
+    rows: dict[str, list[dict[str, SummedFigure]]] = {BASELINE: [measure_run(_blind(some))]}
+    extra: dict[str, list[dict[str, SummedFigure]]] = {}
     for name, runs in results.items():
         rows[name] = [measure_run(answers.get("with", answers["without"])) for _, answers in runs]
         if any("with" in answers for _, answers in runs):
@@ -114,7 +114,7 @@ def _question(item: ArmAnswer) -> str:
     return item.key.partition("/")[2]
 
 
-def _tests(rows: Mapping[str, Sequence[Mapping[str, Summed]]]) -> dict[tuple[str, str], dict[str, float]]:
+def _tests(rows: Mapping[str, Sequence[Mapping[str, SummedFigure]]]) -> dict[tuple[str, str], dict[str, float]]:
     """p of each arm against the one before it and against diagnostic only; extra rows against diagnostic only."""
     arms = [name for name in rows if name != BASELINE and not name.endswith(WITHOUT)]
     pairs = list(itertools.pairwise(arms))
@@ -125,7 +125,7 @@ def _tests(rows: Mapping[str, Sequence[Mapping[str, Summed]]]) -> dict[tuple[str
 
 def _tables(
     figures: Mapping[str, Mapping[str, Interval]],
-    rows: Mapping[str, Sequence[Mapping[str, Summed]]],
+    rows: Mapping[str, Sequence[Mapping[str, SummedFigure]]],
     tests: Mapping[tuple[str, str], Mapping[str, float]],
 ) -> str:
     parts = []

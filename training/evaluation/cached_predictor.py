@@ -17,7 +17,7 @@ from training.evaluation.evaluate import EvaluatedPredictor
 _PREDICTION = TypeAdapter(Prediction)
 
 
-class Remembered:
+class CachedPredictor:
     """Asks `load()`'s predictor only what the file does not hold yet. The file belongs to one checkpoint.
 
     between: called before each new answer; may raise to stop. Not for several processes on one file.

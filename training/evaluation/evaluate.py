@@ -16,7 +16,7 @@ from training.evaluation.cases import Case, case_of, keep_asked, per_question_of
 from training.evaluation.choices import ChoiceScores
 from training.evaluation.consistency import score_consistency
 from training.evaluation.curves import Curve, _confidences, _curves
-from training.evaluation.forecasts import Foretold, can_foretell, foretell, score_forecasts
+from training.evaluation.forecasts import CourseForecasts, can_foretell, foretell, score_forecasts
 from training.evaluation.inversion import score_inversion
 from training.evaluation.texts import (
     ProgressionScores,
@@ -232,10 +232,10 @@ def _prognosis_scores(asked: Sequence[tuple[Record, AskedRecord]]) -> PrognosisS
     return score_prognosis(foretold) if foretold else None
 
 
-def _courses(asked: Sequence[tuple[Record, AskedRecord]]) -> list[Foretold]:
+def _courses(asked: Sequence[tuple[Record, AskedRecord]]) -> list[CourseForecasts]:
     """The records whose course was asked about, each with the predictions of every setting."""
     return [
-        Foretold(record=record, predictions=replies.settings)
+        CourseForecasts(record=record, predictions=replies.settings)
         for record, replies in asked
         if replies.settings is not None
     ]

@@ -34,7 +34,7 @@ class StudyPredictor(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Foretold:
+class CourseForecasts:
     """The predictions on one record in each setting."""
 
     record: Record
@@ -46,10 +46,10 @@ def can_foretell(record: Record) -> bool:
     return record.future is not None and len(record.images) >= LEAST_IMAGES
 
 
-def foretell(predictor: StudyPredictor, record: Record, study: StudyPair) -> Foretold:
+def foretell(predictor: StudyPredictor, record: Record, study: StudyPair) -> CourseForecasts:
     """Ask for the prognosis of a study in every setting."""
     predictions = {setting: predictor.predict(study_in_setting(study, setting)) for setting in SETTINGS}
-    return Foretold(record=record, predictions=predictions)
+    return CourseForecasts(record=record, predictions=predictions)
 
 
 def study_in_setting(study: StudyPair, setting: Knowledge) -> StudyPair:
@@ -59,7 +59,7 @@ def study_in_setting(study: StudyPair, setting: Knowledge) -> StudyPair:
     return shown if chart else replace(shown, context=None)
 
 
-def score_forecasts(foretold: Sequence[Foretold], *, resamples: int = 1000) -> tuple[SettingScore, ...]:
+def score_forecasts(foretold: Sequence[CourseForecasts], *, resamples: int = 1000) -> tuple[SettingScore, ...]:
     """Figures of every setting on the findings that the model answers; empty without records. The commonest answers are
     those of this very set, which flatters them."""
     if not foretold:
@@ -81,7 +81,7 @@ def best_of(record: Record) -> Callable[[Knowledge], Shares] | None:
     return lambda setting: best_answers(story.seen[: int(number) + 1], story.cadence, setting)
 
 
-def _commonest(foretold: Sequence[Foretold]) -> dict[str, str]:
+def _commonest(foretold: Sequence[CourseForecasts]) -> dict[str, str]:
     counts: dict[str, Counter[str]] = {}
     for course in foretold:
         for key, answer in _came(course.record).items():
@@ -96,7 +96,7 @@ def _came(record: Record) -> dict[str, str]:
 
 
 def _rows(
-    foretold: Sequence[Foretold],
+    foretold: Sequence[CourseForecasts],
     setting: Knowledge,
     commonest: Mapping[str, str],
     ceilings: Sequence[Callable[[Knowledge], Shares] | None],

@@ -18,7 +18,7 @@ from training.metrics.classification import ratio
 from training.metrics.meteor import MetricUnavailableError, meteor
 from training.metrics.pairs import change_said
 from training.metrics.significance import Interval
-from training.metrics.summed import Summed, event_figure, interval, mean_figure, progression_figures, text_figures
+from training.metrics.summed import SummedFigure, event_figure, interval, mean_figure, progression_figures, text_figures
 from training.metrics.text import CorpusScore, tokenise
 from training.records.record import Asked, Record
 
@@ -106,7 +106,7 @@ def score_texts(
 
 def _text_figures(
     keys: Sequence[str], patients: Sequence[str], truth: Sequence[str], said: Sequence[str]
-) -> dict[str, Summed]:
+) -> dict[str, SummedFigure]:
     figures = text_figures(keys, patients, truth, said)
     return {**figures, "event F1": event_figure(keys, patients, truth, said)}
 
@@ -129,7 +129,7 @@ def score_published(answered: Sequence[tuple[Record, Sequence[str]]], *, resampl
     recall = recalls([item.answer for _, _, item, _ in rows], [answer for _, _, _, answer in rows])
     closed = [is_closed(item) for _, _, item, _ in rows]
 
-    def figure(scores: Sequence[float], wanted: bool) -> Summed:
+    def figure(scores: Sequence[float], wanted: bool) -> SummedFigure:
         chosen = [number for number, closed_item in enumerate(closed) if closed_item is wanted]
         keys, patients = [rows[number][0] for number in chosen], [rows[number][1] for number in chosen]
         return mean_figure(keys, patients, [scores[number] for number in chosen])

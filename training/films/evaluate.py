@@ -24,7 +24,7 @@ import typer
 from model.predict import Predictor, load_predictor
 from model.schema import StudyPair
 from training.data.datasets import load_records
-from training.evaluation.cached_predictor import Remembered
+from training.evaluation.cached_predictor import CachedPredictor
 from training.evaluation.consistency import score_consistency
 from training.evaluation.evaluate import EvaluatedPredictor
 from training.evaluation.film_tables import film_tables
@@ -108,7 +108,7 @@ def evaluate_films(
     answers: file that keeps each answer of this checkpoint.
     """
     report = DropReport()
-    asked = predictor if answers is None else Remembered(answers, predictor.identity, lambda: predictor)
+    asked = predictor if answers is None else CachedPredictor(answers, predictor.identity, lambda: predictor)
     marked = list(load_records(read_nih_marks(series, report), report, split=Split.VALIDATE, limit=limit))
     by_marks = ask(asked, marked, twice=True)
     records: list[Record] = []

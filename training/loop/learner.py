@@ -15,7 +15,7 @@ from model.checkpoints.manifest import CheckpointKind
 from model.errors import CheckpointError
 from training.data.samples import Sample
 from training.loop.heads import AuxiliaryHeads
-from training.recipe.recipe import Objective, Recipe, Tune
+from training.recipe.recipe import Objective, Recipe, TunedWeights
 
 WHOLE = ("mm_projector", "longitudinal")
 """Parts that learn as a whole with tune "lora" and "projector", unless they get adapters."""
@@ -60,9 +60,9 @@ class Learner(nn.Module, ABC):
     def freeze(self) -> None:
         """Give every weight what the recipe says: learn, stay, or stay with an adapter beside it."""
         run = self.recipe.run
-        if run.tune is not Tune.FULL:
+        if run.tune is not TunedWeights.FULL:
             self.model.requires_grad_(False)
-            adapted = self._adapt() if run.tune is Tune.LORA else set()
+            adapted = self._adapt() if run.tune is TunedWeights.LORA else set()
             for name in WHOLE:
                 if name not in adapted and (whole := self.part(name)) is not None:
                     whole.requires_grad_(True)

@@ -20,7 +20,7 @@ Between = Callable[[], bool]
 """Called between two steps; may wait. True: save a checkpoint and stop."""
 
 
-class Breaks:
+class TrainingPauses:
     """The usual `Between`: waits while `pause_file` exists, answers whether `stop` is set. paused: seconds waited."""
 
     def __init__(self, *, pause_file: Path | None = None, stop: threading.Event | None = None) -> None:
@@ -40,7 +40,7 @@ class Breaks:
         return self.stop.is_set()
 
 
-def breaks_from_environment(stop: threading.Event | None = None) -> Breaks:
+def breaks_from_environment(stop: threading.Event | None = None) -> TrainingPauses:
     """Breaks by the file that the environment names, if any."""
     named = os.environ.get(PAUSE_VARIABLE)
-    return Breaks(pause_file=Path(named) if named else None, stop=stop)
+    return TrainingPauses(pause_file=Path(named) if named else None, stop=stop)

@@ -22,7 +22,7 @@ PROGRESSIONS = ("improving", "stable", "worsening")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Summed:
+class SummedFigure:
     """One figure of one run. patients: of each answer. sums: float64 [answers, k]; value: of a sum of rows [k].
 
     each: the score of each answer by key, for paired tests.
@@ -38,10 +38,10 @@ class Summed:
         return self.value(self.sums.sum(0))
 
 
-def mean_figure(keys: Sequence[str], patients: Sequence[str], scores: Sequence[float]) -> Summed:
+def mean_figure(keys: Sequence[str], patients: Sequence[str], scores: Sequence[float]) -> SummedFigure:
     """The mean of scores."""
     sums = np.stack([np.asarray(scores, float), np.ones(len(scores))], axis=1)
-    return Summed(
+    return SummedFigure(
         patients=tuple(patients),
         sums=sums,
         value=lambda s: ratio(float(s[0]), float(s[1])),
@@ -51,11 +51,11 @@ def mean_figure(keys: Sequence[str], patients: Sequence[str], scores: Sequence[f
 
 def text_figures(
     keys: Sequence[str], patients: Sequence[str], truth: Sequence[str], said: Sequence[str]
-) -> dict[str, Summed]:
+) -> dict[str, SummedFigure]:
     """BLEU-4 of the corpus, ROUGE-L and CIDEr as means over it (CIDEr's document frequencies are the corpus's own)."""
     references, answers = [[tokenise(text)] for text in truth], [tokenise(text) for text in said]
     counts = [bleu_counts([text.split() for text in r], a.split()) for r, a in zip(references, answers, strict=True)]
-    of_bleu = Summed(
+    of_bleu = SummedFigure(
         patients=tuple(patients),
         sums=np.asarray(counts, float),
         value=lambda s: bleu_of_counts(s.tolist()),
@@ -75,7 +75,7 @@ def event_figure(
     said: Sequence[str],
     *,
     tense: Tense = Tense.DIFFERENCE,
-) -> Summed:
+) -> SummedFigure:
     """Micro F1 of events (kind, finding, direction); each: F1 of one answer, 1 where neither side names a change."""
     sums, each = [], []
     for true_text, said_text in zip(truth, said, strict=True):
@@ -83,7 +83,7 @@ def event_figure(
         hits, size = len(true & stated), len(true) + len(stated)
         sums.append([2.0 * hits, float(size)])
         each.append(2 * hits / size if size else 1.0)
-    return Summed(
+    return SummedFigure(
         patients=tuple(patients),
         sums=np.asarray(sums).reshape(-1, 2),
         value=lambda s: ratio(float(s[0]), float(s[1])),
@@ -93,7 +93,7 @@ def event_figure(
 
 def progression_figures(
     keys: Sequence[str], patients: Sequence[str], findings: Sequence[str], truth: Sequence[str], said: Sequence[str]
-) -> dict[str, Summed]:
+) -> dict[str, SummedFigure]:
     """MS-CXR-T's macro accuracy of each finding (mean recall of the progressions that occur), and "macro" over them."""
     known, size = list(dict.fromkeys(findings)), len(PROGRESSIONS)
     sums = np.zeros((len(truth), len(known), 2, size))
@@ -109,8 +109,8 @@ def progression_figures(
     def macro(total: NDArray[np.float64]) -> float:
         return float(np.mean([mean_recall(table) for table in total.reshape(len(known), 2, size)]))
 
-    def figure(columns: NDArray[np.float64], value: Callable[[NDArray[np.float64]], float]) -> Summed:
-        return Summed(patients=tuple(patients), sums=columns.reshape(len(truth), -1), value=value, each=right)
+    def figure(columns: NDArray[np.float64], value: Callable[[NDArray[np.float64]], float]) -> SummedFigure:
+        return SummedFigure(patients=tuple(patients), sums=columns.reshape(len(truth), -1), value=value, each=right)
 
     each = {
         finding: figure(sums[:, number], lambda total: mean_recall(total.reshape(2, size)))
@@ -127,7 +127,7 @@ def _events(text: str, tense: Tense) -> set[tuple[str, str, str]]:
     }
 
 
-def interval(runs: Sequence[Summed], *, resamples: int = 1000, seed: int = 0) -> Interval:
+def interval(runs: Sequence[SummedFigure], *, resamples: int = 1000, seed: int = 0) -> Interval:
     """A figure averaged over runs with its 95 % percentile interval; the same patients are drawn for every run.
 
     NaN throughout where nothing was answered.

@@ -93,7 +93,7 @@ LASTING: Mapping[str, tuple[float, float]] = {"fracture": (0.03, 0.06), "pacemak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stay:
+class TemporaryDevice:
     """A device that is left in place for about a fixed time.
 
     placed: probability in one step that it is placed. days: stages of its stay; each lasts a step with the probability
@@ -106,10 +106,10 @@ class Stay:
     kept: float = 0.92
 
 
-STAYS: Mapping[str, Stay] = {
-    "endotracheal_tube": Stay(placed=0.15, planned="extubation planned"),
-    "central_line": Stay(placed=0.15, planned="line removal planned"),
-    "feeding_tube": Stay(placed=0.15, planned="feeding tube removal planned"),
+STAYS: Mapping[str, TemporaryDevice] = {
+    "endotracheal_tube": TemporaryDevice(placed=0.15, planned="extubation planned"),
+    "central_line": TemporaryDevice(placed=0.15, planned="line removal planned"),
+    "feeding_tube": TemporaryDevice(placed=0.15, planned="feeding tube removal planned"),
 }
 
 LAB_TRENDS: Mapping[str, str] = {

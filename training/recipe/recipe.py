@@ -30,7 +30,7 @@ class Objective(StrEnum):
     """Answers to questions; with heads.weight > 0 also the heads' losses."""
 
 
-class Tune(StrEnum):
+class TunedWeights(StrEnum):
     """The weights that are learned."""
 
     FULL = "full"
@@ -55,8 +55,8 @@ class RunSection(_Section):
     )
     steps: int = Field(gt=0, description="Updates of the weights in the whole run.")
     seed: int = Field(default=0, description="Of the start, the order of the samples and the dropout.")
-    tune: Tune = Field(
-        default=Tune.FULL,
+    tune: TunedWeights = Field(
+        default=TunedWeights.FULL,
         description="`full`: every weight; `lora`: adapters in the parts of [lora], and the projector and the "
         "longitudinal extras; `projector`: the projector and the longitudinal extras only",
     )
@@ -179,7 +179,7 @@ class Recipe(_Section):
     def _consistent(self) -> Recipe:
         if self.run.objective is Objective.HEADS and self.heads.weight == 0:
             raise ValueError("objective 'heads' needs heads.weight above 0")
-        if self.run.objective is Objective.HEADS and self.run.tune is Tune.LORA:
+        if self.run.objective is Objective.HEADS and self.run.tune is TunedWeights.LORA:
             raise ValueError("objective 'heads' does not touch the language model: tune 'lora' makes no sense")
         if self.data.features and ("vision_tower" not in self.run.freeze or self.model.start == "new"):
             raise ValueError("data.features stand for a tower that does not learn: add vision_tower to run.freeze")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dicom_node.bulk.run import Cut
+from dicom_node.bulk.run import ShardSizes
 from dicom_node.bulk.work import BulkError, Work
 from model.errors import CheckpointError, PixelError
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # torch is imported where the work is done
     from training.evaluation.evaluate import AskedRecord, EvaluationOptions
     from training.records.record import ImageRef, Record
 
-EXPERT_CUT: Final = Cut(batch=16, shard=64)
-EVALUATE_CUT: Final = Cut(batch=4, shard=8)
+EXPERT_CUT: Final = ShardSizes(batch=16, shard=64)
+EVALUATE_CUT: Final = ShardSizes(batch=4, shard=8)
 ITEM_SECONDS: Final = 600.0
 Line = dict[str, Any]
 """One outcome: plain values of JSON."""

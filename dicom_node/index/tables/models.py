@@ -144,7 +144,7 @@ class DriftFigure(Base):
     created_at: Mapped[Utc]
 
 
-class NightState(StrEnum):
+class ScheduledTrainingState(StrEnum):
     """The state of a scheduled training.
 
     running -A-> done; running -B-> stopped; running -C-> failed.
@@ -160,7 +160,7 @@ class NightState(StrEnum):
     """It ended with another status: a notice went out, nothing more until the next window."""
 
 
-class Night(Base):
+class ScheduledTraining(Base):
     """One window of the schedule in which training was started."""
 
     __tablename__ = "night"
@@ -169,7 +169,9 @@ class Night(Base):
     begins_at: Mapped[Utc] = mapped_column(unique=True)
     """Of the window: the same window is begun once."""
     ends_at: Mapped[Utc]
-    state: Mapped[NightState] = mapped_column(states(NightState), default=NightState.RUNNING)
+    state: Mapped[ScheduledTrainingState] = mapped_column(
+        states(ScheduledTrainingState), default=ScheduledTrainingState.RUNNING
+    )
     host: Mapped[Name] = mapped_column(default="")
     pid: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[Utc]

@@ -75,7 +75,7 @@ class Archive(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class FetchPlan:
     """The studies to fetch, most wanted first, and why others are not."""
 
     studies: tuple[RemoteStudy, ...]
@@ -127,7 +127,7 @@ def select_studies(
     *,
     held: Collection[str] = (),
     newer_than: tuple[str, str] = ("", ""),
-) -> Wanted:
+) -> FetchPlan:
     """The listed studies that may hold a missing prior, newest first. Does not depend on the peer's order.
 
     held: StudyInstanceUIDs that we hold whole. newer_than: date and time of the best prior that we have already. What
@@ -145,7 +145,7 @@ def select_studies(
         elif identity.identity is not Identity.OTHER and _may_be_prior(current, study, policy, newer_than):
             chosen.append(study)
     chosen.sort(key=lambda s: (s.study_date, s.study_time, s.study_instance_uid), reverse=True)
-    return Wanted(studies=tuple(chosen), passed_over=tuple(sorted(passed_over)))
+    return FetchPlan(studies=tuple(chosen), passed_over=tuple(sorted(passed_over)))
 
 
 def select_series(series: Iterable[RemoteSeries], study: RemoteStudy) -> list[RemoteSeries]:

@@ -42,7 +42,7 @@ MOST_IDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Have:
+class SearchFacts:
     """Facts known before asking. current: the study as a peer would list it. newer_than: the best held prior's
     moment."""
 
@@ -98,7 +98,7 @@ def search_everywhere(study_instance_uid: str, node: NodeContext) -> list[Search
     return searches
 
 
-def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) -> Search:
+def search(peer: QueryPeer, have: SearchFacts, policy: PriorPolicy, node: NodeContext) -> Search:
     """Ask one peer and fetch from it. Never raises RetrieveError: a failure is an outcome."""
     archive = open_archive(peer, node)
     fetched: list[str] = []
@@ -135,7 +135,7 @@ def search(peer: QueryPeer, have: Have, policy: PriorPolicy, node: NodeContext) 
     )
 
 
-def _have(session: Session, study: Study, policy: PriorPolicy) -> Have:
+def _have(session: Session, study: Study, policy: PriorPolicy) -> SearchFacts:
     """Ourselves: the study, its patient's IDs, what we hold, and how new our best prior is."""
     patient = patient_of_row(study)
     others = linked_ids(patient, policy)
@@ -146,7 +146,7 @@ def _have(session: Session, study: Study, policy: PriorPolicy) -> Have:
     if own:
         best = choose_prior(facts_of_rows(study, own[0].series, own[0]), facts, policy).prior
     ids = dict.fromkeys((study.patient_id, *others))
-    return Have(
+    return SearchFacts(
         current=RemoteStudy(
             study_instance_uid=study.study_instance_uid,
             patient=patient,

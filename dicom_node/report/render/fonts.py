@@ -32,7 +32,7 @@ SHAPED = ((0x0900, 0x109F), (0x1780, 0x17FF), (0x1A00, 0x1CFF), (0xA800, 0xAAFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Face:
+class FontFace:
     """A font file and its characters. bold: its bold sister, or the same file."""
 
     regular: Path
@@ -40,13 +40,13 @@ class Face:
     characters: frozenset[int]
 
 
-def faces() -> tuple[Face, ...]:
+def faces() -> tuple[FontFace, ...]:
     """The fonts of this machine, the preferred one first; () where there is none."""
     return _faces(SHARE)
 
 
 @cache
-def _faces(share: Path) -> tuple[Face, ...]:
+def _faces(share: Path) -> tuple[FontFace, ...]:
     pairs = [(share / regular, share / bold if bold else share / regular) for regular, bold in CANDIDATES]
     if not pairs[0][0].is_file() and (spec := find_spec("matplotlib")) is not None and spec.origin:
         folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
@@ -55,7 +55,7 @@ def _faces(share: Path) -> tuple[Face, ...]:
     for regular, bold in pairs:
         characters = _characters(regular)
         if characters:
-            available.append(Face(regular=regular, bold=bold if bold.is_file() else regular, characters=characters))
+            available.append(FontFace(regular=regular, bold=bold if bold.is_file() else regular, characters=characters))
     return tuple(available)
 
 
@@ -68,7 +68,7 @@ def _characters(path: Path) -> frozenset[int]:
         return frozenset()
 
 
-def showable(text: str, having: Iterable[Face]) -> tuple[str, int]:
+def showable(text: str, having: Iterable[FontFace]) -> tuple[str, int]:
     """The text with a placeholder for what cannot be shown rightly, and how many characters that were.
 
     Without a font the standard PDF fonts show Latin-1. Right-to-left and joining scripts count as not showable: their
@@ -86,7 +86,7 @@ def showable(text: str, having: Iterable[Face]) -> tuple[str, int]:
     return "".join(shown), missing
 
 
-def _has(character: str, fonts: list[Face]) -> bool:
+def _has(character: str, fonts: list[FontFace]) -> bool:
     number = ord(character)
     if not fonts:
         return number < 0x100
@@ -97,7 +97,7 @@ def _has(character: str, fonts: list[Face]) -> bool:
     return character == "\n" or any(number in face.characters for face in fonts)
 
 
-def first_with(character: str, having: Sequence[Face]) -> int:
+def first_with(character: str, having: Sequence[FontFace]) -> int:
     """The place of the first font that has the character; 0 where none has."""
     return next((number for number, face in enumerate(having) if ord(character) in face.characters), 0)
 

@@ -16,7 +16,7 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_node.report import codes
 from dicom_node.report.patient import CleanHeader
-from dicom_node.report.render.fonts import PLACEHOLDER, Face, faces, first_with, showable
+from dicom_node.report.render.fonts import PLACEHOLDER, FontFace, faces, first_with, showable
 from dicom_node.report.render.pair_picture import draw_pair
 from dicom_node.report.render.shown import ShownReport, shown_report
 from dicom_node.report.request import BuiltDocument, DocumentKind, ReportRequest
@@ -154,7 +154,7 @@ class _Pages(FPDF):  # type: ignore[misc]  # fpdf2's own types are partial
         sentences = [sentence for section in self._shown.sections for sentence in section.sentences]
         headings = [section.heading for section in self._shown.sections]
         text = "".join((self._shown.title, self._foot, self._patient, *self._dates, *headings, *sentences))
-        self._faces: Sequence[Face] = () if not showable(text, ())[1] else faces()
+        self._faces: Sequence[FontFace] = () if not showable(text, ())[1] else faces()
         self._family = "Helvetica"
         shown, missing = showable(text, self._faces)
         if self._faces:

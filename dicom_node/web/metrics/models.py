@@ -16,7 +16,7 @@ from dicom_node.drift import weekly as weeks
 from dicom_node.drift.baselines import validation_sets
 from dicom_node.drift.samples import certainty_of
 from dicom_node.index.tables.core import Outcome, Result
-from dicom_node.index.tables.models import ModelServing, Night, ShadowResult
+from dicom_node.index.tables.models import ModelServing, ScheduledTraining, ShadowResult
 from dicom_node.serving.workers import serving_lines
 from model.checkpoints.validation_counts import ValidationSet, bin_counts
 
@@ -74,7 +74,9 @@ def _shadow(session: Session) -> Iterator[GaugeMetricFamily]:
 def _nights(session: Session) -> Iterator[GaugeMetricFamily]:
     state = GaugeMetricFamily("dicom_node_scheduled_training", "The newest window's state", labels=["state"])
     paused = GaugeMetricFamily("dicom_node_scheduled_training_paused_seconds", "In it, given way to analyses")
-    night = session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none()
+    night = session.scalars(
+        select(ScheduledTraining).order_by(ScheduledTraining.begins_at.desc()).limit(1)
+    ).one_or_none()
     if night is not None:
         state.add_metric([night.state.value], 1)
         paused.add_metric([], night.paused_seconds)

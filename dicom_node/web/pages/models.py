@@ -16,7 +16,7 @@ from dicom_node.config import Role
 from dicom_node.drift import weekly as weeks
 from dicom_node.drift.prognosis import CAME_TRUE
 from dicom_node.errors import UsageError
-from dicom_node.index.tables.models import Night, ShadowResult
+from dicom_node.index.tables.models import ScheduledTraining, ShadowResult
 from dicom_node.index.tables.retrain import RetrainRun
 from dicom_node.retrain.scheduled_run import window_now
 from dicom_node.serving import promotion as models
@@ -38,7 +38,9 @@ def overview(call: Call) -> Response:
             "made": model_listing.models(session),
             "serving": serving_lines(session, node.clock()),
             "history": history_lines(session, limit=50),
-            "night": session.scalars(select(Night).order_by(Night.begins_at.desc()).limit(1)).one_or_none(),
+            "night": session.scalars(
+                select(ScheduledTraining).order_by(ScheduledTraining.begins_at.desc()).limit(1)
+            ).one_or_none(),
             "runs": {
                 run.challenger: run.name
                 for run in session.execute(select(RetrainRun.challenger, RetrainRun.name).order_by(RetrainRun.id))

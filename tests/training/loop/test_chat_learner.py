@@ -23,7 +23,7 @@ from training.loop.chat_learner import ForeignLearner
 from training.loop.nvila_learner import build
 from training.loop.optimizers import parameter_groups
 from training.loop.train import train
-from training.recipe.recipe import Recipe, RecipeError, Tune
+from training.recipe.recipe import Recipe, RecipeError, TunedWeights
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def recipe_on(
     parts = {parts}
     """
     recipe = recipe_of(folder, text, steps=2, more=more)
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"tune": Tune(tune)})})
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"tune": TunedWeights(tune)})})
 
 
 def samples() -> list[Sample]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.common import wait_until
-from training.loop.pause import PAUSE_VARIABLE, Breaks, breaks_from_environment
+from training.loop.pause import PAUSE_VARIABLE, TrainingPauses, breaks_from_environment
 
 
 def test_without_file_and_sign_it_goes_straight_on(tmp_path: Path) -> None:
-    breaks = Breaks(pause_file=tmp_path / "pause")
+    breaks = TrainingPauses(pause_file=tmp_path / "pause")
     assert not breaks()
     assert breaks.paused == 0.0
 
@@ -21,7 +21,7 @@ def test_without_file_and_sign_it_goes_straight_on(tmp_path: Path) -> None:
 def test_it_waits_for_the_file_to_go_or_for_the_sign(tmp_path: Path, stopped: bool) -> None:
     pause = tmp_path / "pause"
     pause.touch()
-    breaks = Breaks(pause_file=pause)
+    breaks = TrainingPauses(pause_file=pause)
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(breaks()))
     thread.start()
