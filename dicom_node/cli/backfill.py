@@ -20,7 +20,7 @@ from dicom_node.backfill import runs
 from dicom_node.backfill.dry_run import DryRun, dry_run
 from dicom_node.backfill.limits import obstacle, windows_of
 from dicom_node.backfill.progress import failed_ranges, progress_of, report_rows
-from dicom_node.backfill.words import duration, run_lines, run_values
+from dicom_node.backfill.run_text import duration, run_lines, run_values
 from dicom_node.cli.common import ConfigOption, JsonOption, console, open_node, print_json, printable
 from dicom_node.context import NodeContext
 from dicom_node.dicom.uids import is_uid

@@ -4,7 +4,7 @@ One window is one row (`ScheduledTraining`), started once, by the one machine th
 its own at the configured priority. It yields: while an analysis waits or runs on this machine, a file exists that the
 training looks for between its steps (`training.loop.pause`). It is never stopped by SIGSTOP, which could hold a lock of
 the index for as long as the analyses wait for that index. At the window's end it gets SIGTERM, saves a checkpoint, and
-continues in the next window. If it has not ended KILL_SECONDS later, it is killed and continues from its last checkpoint.
+continues in the next window. If it has not ended KILL_SECONDS later, it is killed and continues from that checkpoint.
 """
 
 from __future__ import annotations

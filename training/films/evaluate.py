@@ -28,7 +28,7 @@ from training.evaluation.cached_predictor import CachedPredictor
 from training.evaluation.consistency import score_consistency
 from training.evaluation.evaluate import EvaluatedPredictor
 from training.evaluation.film_tables import film_tables
-from training.films.beside import agreement_tables, ask_language_model, ask_studies, mined_truths
+from training.films.comparison_figures import agreement_tables, ask_language_model, ask_studies, mined_truths
 from training.films.figures import (
     CHANGING,
     RESAMPLES,

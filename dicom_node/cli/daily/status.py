@@ -110,7 +110,7 @@ def _backfill_lines(session: Session, node: NodeContext) -> list[str]:
     if session.scalar(select(BackfillRun.id).where(unfinished).limit(1)) is None:
         return []
     # Imported where there is one: counting a run takes parts of the node that other nodes need not load here.
-    from dicom_node.backfill.words import summary_line, unfinished_runs
+    from dicom_node.backfill.run_text import summary_line, unfinished_runs
 
     return [summary_line(session, run, node) for run in unfinished_runs(session)]
 

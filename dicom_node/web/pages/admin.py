@@ -10,7 +10,7 @@ from dicom_node.admin import job_listings as reading_jobs
 from dicom_node.admin import listings as reading
 from dicom_node.admin import operations
 from dicom_node.admin.formats import amount, label
-from dicom_node.backfill.words import recent_runs, run_summary
+from dicom_node.backfill.run_text import recent_runs, run_summary
 from dicom_node.config import Destination, Role
 from dicom_node.deliver import peer, stow
 from dicom_node.errors import DeliveryError

@@ -1,4 +1,4 @@
-"""A run in lines for people, the same in `dicom-node backfill status` and `dicom-node status`."""
+"""Text of a backfill run, the same in `dicom-node backfill status`, in `dicom-node status` and on the Jobs page."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.films.beside import agreement_tables
+from training.films.comparison_figures import agreement_tables
 from training.films.figures import auroc_interval
 from training.records.record import ImageRef, Record, Split
 from training.records.truth import FindingTruth, ImageTruth, PairTruth

@@ -1,4 +1,4 @@
-"""Figures beside the model's: how far the two kinds of label agree, the language model alone, labelled studies."""
+"""Figures to compare the model with: agreement of the kinds of label, the language model alone, labelled studies."""
 
 from __future__ import annotations
 
