@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,8 +171,8 @@ def measure(name: str, url: str, sizes: list[int]) -> Iterator[str]:
         begun = time.perf_counter()
         fill(database, filled, size + 1)
         seconds, filled = time.perf_counter() - begun, size + 1
-        found = percentiles(lambda size=size: look_up(database, size, rng))  # type: ignore[misc]
-        made = percentiles(lambda size=size: insertion(database, size, rng))  # type: ignore[misc]
+        found = percentiles(partial(look_up, database, size, rng))
+        made = percentiles(partial(insertion, database, size, rng))
         yield (
             f"| {name} | {size:,} | {found[0]:.2f} | {found[1]:.2f} | {made[0]:.2f} | {made[1]:.2f} | {seconds:.0f} s |"
         )

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from dicom_node.config import LoggingSection, NodeSection, Settings
 from dicom_node.context import NodeContext
@@ -39,10 +39,11 @@ from tests.support.postgres import running_postgres
 EMPTY_JOBS = 400
 
 
-def count(database: Database, *which: object) -> int:
+def count(database: Database, *which: ColumnElement[bool]) -> int:
     """The number of rows: results, or jobs that match."""
     with database.read() as session:
-        return int(session.scalar(select(func.count()).select_from(Result if not which else Job).where(*which)) or 0)  # type: ignore[arg-type]
+        rows = select(func.count()).select_from(Job if which else Result)
+        return int(session.scalar(rows.where(*which)) or 0)
 
 
 def studies_per_minute(url: str, folder: Path, *, workers: int, number: int, model_seconds: float) -> float:

@@ -270,15 +270,13 @@ def load_predictor(
     findings: Sequence[str] = (),
     experts: Path | None = None,
 ) -> Predictor:
-    """Load a checkpoint: "demo", a folder of ours, a models directory with a champion, or a foreign folder or Hub id.
+    """Load "demo", a checkpoint folder, the champion of a models directory, a foreign folder or a Hub id.
 
-    A checkpoint with a manifest is verified file by file, also one from the Hub. One without must be told which
-    `findings` it may be asked, because nobody else knows what it has learned. experts: folder of
-    `model.experts.expert`, read where the manifest says that the checkpoint was trained with an expert's lines.
-    Raises CheckpointError.
+    A checkpoint with a manifest is verified file by file, also one from the Hub; without one, `findings` names what it
+    may be asked. experts: folder of `model.experts.expert`, read where the manifest says that the checkpoint was
+    trained with an expert's lines. Raises CheckpointError.
     """
-    resolved = resolve_source(source)
-    folder = local_folder(resolved, revision=revision, trust_remote_code=trust_remote_code)
+    folder = local_folder(resolved := resolve_source(source), revision=revision, trust_remote_code=trust_remote_code)
     if (folder / MANIFEST_NAME).is_file():
         manifest = read_manifest(folder)
         vlm = open_vlm(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, tiling=manifest.tiling)

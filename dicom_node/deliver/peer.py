@@ -170,7 +170,7 @@ def store(association: Association, dataset: Dataset) -> int:
     except RuntimeError as error:
         raise DeliveryError("the association was lost before the document was sent") from error
     status = _status(answer, "C-STORE")
-    # PS3.7 section C.5.6: of a duplicate the peer has the object already, and the proof follows.
+    # PS3.7 section C.5, status 0111H: of a duplicate the peer has the object already, and the proof follows.
     if status in {SUCCESS, DUPLICATE_SOP_INSTANCE} | WARNINGS:
         return status
     if status == SOP_CLASS_NOT_SUPPORTED:

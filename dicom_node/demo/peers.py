@@ -90,7 +90,7 @@ class DemoPacs:
         host, port, ae_title = self._node
         ae = AE(self.ae_title)
         ae.add_requested_context(StorageCommitmentPushModel)
-        # We open the association, yet act as SCP of the service on it (PS3.7 section D.3.3.4).
+        # The opener of this association acts as SCP of the service, so it proposes that role (PS3.7 section D.3.3.4).
         role = [build_role(StorageCommitmentPushModel, scp_role=True, scu_role=False)]
         association = ae.associate(host, port, ae_title=ae_title, ext_neg=role)
         if association.is_established:

@@ -56,7 +56,7 @@ class PreparedStatement:
         self._columns = None if columns is None else list(columns)
         self._by_dialect: dict[str, _CompiledStatement] = {}
         names = [str(column.key) for column in statement.exported_columns]
-        self._row: Callable[..., Any] = namedtuple("_Row", names)  # type: ignore[misc]
+        self._row: Callable[..., Any] = namedtuple("_Row", names)  # type: ignore[misc]  # names known at run time
 
     def execute(self, session: Session, values: Mapping[str, Any]) -> list[Any]:
         """Run it in the session's transaction; returns its rows as named tuples, [] where it returns none."""

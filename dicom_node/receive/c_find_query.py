@@ -12,7 +12,7 @@ from pydicom.multival import MultiValue
 from sqlalchemy import ColumnElement, Select, and_, distinct, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_node.dicom.header import normalise_date, normalise_time
+from dicom_node.dicom.dates import normalise_date, normalise_time
 from dicom_node.index.tables.core import Instance, Series, Study
 from dicom_node.receive.text_matching import like_condition, name_condition
 

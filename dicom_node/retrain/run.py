@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,27 +28,11 @@ from dicom_node.retrain.plan import Plan, read_plan, write_plan
 from dicom_node.retrain.select import gather
 from dicom_node.retrain.stages import Stage
 from dicom_node.retrain.subprocess import run_stage
-from dicom_node.retrain.types import Contents, Folders, RetrainError, RetrainStopped, folders_of
+from dicom_node.retrain.types import Contents, Folders, RetrainError, RetrainStopped, Talk, folders_of
 from dicom_node.serving import promotion as models
 from dicom_node.system.file_lock import FileLock
 
 log = get_logger(__name__)
-
-
-class Talk(Protocol):
-    """The messages of a run to its caller."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-        ...
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Report progress."""
-        ...
-
-    def confirm(self, question: str) -> bool | None:
-        """Ask; None where nobody is there to answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

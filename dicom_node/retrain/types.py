@@ -1,11 +1,11 @@
-"""Values of retraining: errors, folders, and the items of a snapshot."""
+"""Values of retraining: errors, folders, the items of a snapshot, and the protocol of a run's messages."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dicom_node.config import RetrainSection
 from dicom_node.context import NodeContext
@@ -23,6 +23,22 @@ class RetrainError(NodeError):
 
 class RetrainStopped(RetrainError):
     """It was asked to stop; what was done is kept, and the next `dicom-node retrain` goes on."""
+
+
+class Talk(Protocol):
+    """The messages of a run to its caller."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Report progress."""
+        ...
+
+    def confirm(self, question: str) -> bool | None:
+        """Ask; None where nobody is there to answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

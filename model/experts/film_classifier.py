@@ -1,10 +1,9 @@
-"""The film classifier of a checkpoint folder: what it gives for films, whether a film is like those it learned on.
+"""The film classifier of a checkpoint folder: its outputs for films, and whether a film is like its training films.
 
-Two files beside the checkpoint's weights: `films.json` (which outputs) and `films.safetensors` (half precision; one set
-of weights for each member, and the statistics of the features). Outputs are averaged over the members, evenly or by
-the shares that `films.json` gives a kind of output, and over the film and its mirror image; where the file holds heads
-on the language model's vision tower (`model.experts.tower_heads`), these are blended in. How the outputs become
-findings stands in the manifest (`model.film_rules`).
+Two files beside the checkpoint's weights: `films.json` (the outputs) and `films.safetensors` (half precision: the
+weights of each member and the statistics of the features). Outputs are averaged over the members, by the shares in
+`films.json` if given, and over the film and its mirror image; heads on the language model's vision tower, if any, are
+blended in (`model.experts.tower_heads`). The manifest says how outputs become findings (`model.film_rules`).
 """
 
 from __future__ import annotations
@@ -42,16 +41,12 @@ from model.schema import DisplayImage
 
 CONFIGURATION, WEIGHTS = "films.json", "films.safetensors"
 ARCHITECTURE = "efficientnet-lite0 films"
-STATISTICS = ("centres", "whitening", "limits")
-"""Names, below "domain.", of what `Domains` holds."""
-FAMILIAR = 1.0
-"""Greatest unfamiliarity of a film that is like those of training."""
+STATISTICS = ("centres", "whitening", "limits")  # the names, below "domain.", of the fields of `Domains`
+FAMILIAR = 1.0  # greatest unfamiliarity of a film that is like those of training
 PHANTOM_REACH = 1.2
 """Distance from phantoms, as a share of their limit, within which a film is one: no validation film of a person came
 nearer than 1.31, and few phantoms lie further."""
-_BILATERAL_SHARE = 0.3
-"""Of the map's weight on the lighter side from which a finding is called bilateral."""
-
+_BILATERAL_SHARE = 0.3  # of the map's weight on the lighter side, from which a finding is called bilateral
 TowerFeatures = Callable[[Sequence[NDArray[np.uint8]]], Tensor]
 """Square pictures → what the language model's vision tower has for each [N, F] (`NvilaVlm.tower_features`)."""
 
@@ -63,8 +58,7 @@ class FilmKind(StrEnum):
     PHANTOM = "phantom"
 
 
-KINDS = (FilmKind.PERSON, FilmKind.PHANTOM)
-"""In the order of `Domains`' rows."""
+KINDS = (FilmKind.PERSON, FilmKind.PHANTOM)  # in the order of `Domains`' rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -85,7 +85,7 @@ class NvilaPreTrainedModel(PreTrainedModel):  # type: ignore[misc,unused-ignore]
 
 
 # Transformers has no types, so its bases are Any to mypy.
-class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # type: ignore[misc,unused-ignore]
+class NvilaForConditionalGeneration(NvilaPreTrainedModel, GenerationMixin):  # type: ignore[misc,unused-ignore]  # untyped
     """Vision tower + projector + language model (+ optional longitudinal extras).
 
     The extras are an nn.Module `model.nvila.longitudinal.LongitudinalExtras(config)`, made only where

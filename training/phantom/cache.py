@@ -31,10 +31,8 @@ from training.phantom.texture import Plane
 FORMAT = 2
 PAIRS_FORMAT = 1
 """Of shards that held pairs only: pixels [pairs, 2, size, size], outlines [pairs, 2, findings, side, side]."""
-MARK_SIDE = 20
-"""Raster of the stored outlines of the findings."""
-FINE_SHARE = 0.2
-"""Share of the courses rendered at twice the size and reduced, as a real film is."""
+MARK_SIDE = 20  # raster of the stored outlines of the findings
+FINE_SHARE = 0.2  # of the courses, rendered at twice the size and reduced, as a real film is
 Options = PairOptions | ClinicalOptions
 
 
@@ -260,8 +258,7 @@ def fill(
             write_marks(shard)
 
 
-LINE_SECONDS = 10.0
-"""Between two lines on how far the rendering is."""
+LINE_SECONDS = 10.0  # between two lines of progress
 
 
 class _Countdown:
@@ -288,19 +285,9 @@ def main(
     size: Annotated[int, typer.Option(help="side of the square images, pixels")] = 160,
 ) -> None:
     """Render phantom pairs or courses into FOLDER."""
-    if courses:
-        fill(
-            folder,
-            pairs=courses,
-            first_seed=first_seed,
-            size=size,
-            shard_pairs=100,
-            prefix="courses",
-            options=ClinicalOptions(),
-            note=_Countdown(courses),
-        )
-    else:
-        fill(folder, pairs=pairs, first_seed=first_seed, size=size, note=_Countdown(pairs))
+    options, prefix, shard_pairs = (ClinicalOptions(), "courses", 100) if courses else (None, "pairs", 500)
+    places = {"first_seed": first_seed, "size": size, "shard_pairs": shard_pairs}
+    fill(folder, pairs=courses or pairs, **places, prefix=prefix, options=options, note=_Countdown(courses or pairs))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Medical-Diff-VQA 1.0.1: 700,703 published questions over MIMIC-CXR images, held compactly and given pair by pair.
 
 Columns: PhysioNet, Medical-Diff-VQA 1.0.1 (LUMEN.md section 2). study_id is the main (current) image, ref_id the
-reference (prior). Version 1.0.0 had reversed pairs; they are told by the studies' dates and swapped or dropped.
+reference (prior). Reversed pairs (version 1.0.0 has them) are recognised by the studies' dates and swapped or dropped.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from training.readers.tables import find_table, read_rows
 from training.records.drops import DataError, DropReport
 from training.records.record import Asked, ImageRef, Record, Split, swapped
 
-QUESTIONS = "mimic_pair_questions.csv"
-STUDIES = "mimic_all.csv"
-DISEASES = "all_diseases.json"
+QUESTIONS, STUDIES, DISEASES = "mimic_pair_questions.csv", "mimic_all.csv", "all_diseases.json"
 
 ImagePath = Callable[[str, str, str], Path]
 """(subject_id, study_id, dicom_id) → file; `mimic.jpg_path` or `mimic.dicom_path` with the root bound."""
-
 _TYPES = {
     "abnormality": QuestionType.ABNORMALITY,
     "presence": QuestionType.PRESENCE,

@@ -88,7 +88,7 @@ def tls_files(tls: TlsSection) -> Check:
     if tls.ca is not None:
         context.load_verify_locations(tls.ca)
     # CPython has no public reader of certificates; this one is what its own tests use.
-    certificate = ssl._ssl._test_decode_cert(str(tls.certificate))  # type: ignore[attr-defined]
+    certificate = ssl._ssl._test_decode_cert(str(tls.certificate))  # type: ignore[attr-defined]  # private, so without a type
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     days = (ends - datetime.now(UTC)).days
     if days < 0:

@@ -22,10 +22,9 @@ from model.labeller.text.word_list import word_list
 
 __all__ = ["Envelope", "Hl7Error", "NoReportError", "acknowledgement", "envelope", "reports_of"]
 
-FINAL, CANCELS = ("F", "C", "U"), ("X", "D", "W")
-"""HL7 tables 0123 and 0085: final, corrected, changed to final; cancelled, deleted, wrong."""
-_NO_RESULT = ("O", "N")
-"""Table 0085: only describes the order; not asked for."""
+FINAL = ("F", "C", "U")  # HL7 tables 0123 and 0085: final, corrected, changed to final
+CANCELS = ("X", "D", "W")  # cancelled, deleted, wrong
+_NO_RESULT = ("O", "N")  # table 0085: describes only the order; not asked for
 _TEXTS = ("TX", "FT", "ST")
 _SUFFIXES = {"IMP": "impression", "GDT": "findings", "REC": "recommendation", "ADT": "addendum"}
 """OBX-3 suffixes of HL7 v2 section 7.2.3 for parts of a narrative report."""
@@ -68,12 +67,8 @@ def acknowledgement(header: Envelope, code: str, text: str, *, now: dt.datetime)
     """The ACK (HL7 v2.5.1 section 2.9.2): sender and receiver swapped, MSA with code, control id and reason."""
     moment = f"{now:%Y%m%d%H%M%S}"
     own_id = hashlib.sha256(f"{header.control_id}{moment}{code}".encode()).hexdigest()[:20]
-    msh = "|".join(
-        (
-            *("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", f"ACK^{header.trigger}^ACK", own_id),
-            *(header.processing_id, header.version),
-        )
-    )
+    fields = ("MSH", "^~\\&", *header.receiving, *header.sending, moment, "", f"ACK^{header.trigger}^ACK", own_id)
+    msh = "|".join((*fields, header.processing_id, header.version))
     return f"{msh}\rMSA|{code}|{header.control_id}|{_flat(text)[:80]}\r".encode("ascii", "replace")
 
 

