@@ -106,8 +106,7 @@ def open_association(
 ) -> Iterator[Association]:
     """An association that offers these SOP classes; released at the end, aborted where the body fails.
 
-    `on_event_report` answers an N-EVENT-REPORT that comes on this association with its status. Raises
-    DestinationUnreachableError.
+    on_event_report: returns the status that answers an N-EVENT-REPORT. Raises DestinationUnreachableError.
     """
     entity = new_entity(
         calling_ae_title, connect_seconds=settings.connect_seconds, response_seconds=settings.response_seconds
