@@ -76,7 +76,7 @@ def back_up(settings: Settings, target: Path, *, watch: Watch = _watch_nothing) 
             (target / f"{DUMP}.part").replace(target / DUMP)
         return _copy_all(data, target, "backing up", watch, is_there=_is_same)
     except (OSError, sqlite3.Error) as error:
-        raise NodeError(f"the backup is not complete: {error}; run the command again, it goes on") from error
+        raise NodeError(f"the backup is not complete: {error}; run the command again and it continues") from error
 
 
 def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch = _watch_nothing) -> Copied:
@@ -102,7 +102,7 @@ def restore(settings: Settings, source: Path, *, now: dt.datetime, watch: Watch 
         else:
             _replace_postgresql(saved, settings, data / f"index.before-{now:%Y%m%dT%H%M%S}.dump")
     except (OSError, sqlite3.Error) as error:
-        raise NodeError(f"the restore is not complete: {error}; run the command again, it goes on") from error
+        raise NodeError(f"the restore is not complete: {error}; run the command again and it continues") from error
     return copied
 
 

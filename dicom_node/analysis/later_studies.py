@@ -68,7 +68,7 @@ def report_next_anew(
     is_new = jobs.enqueue(session, JobKind.ANALYSE, key, payload, priority=priority_of(later.purpose))
     if is_new:
         later.state = StudyState.COMPLETE
-        log.info("a later study is reported anew", generation=generation, steps=steps + 1)
+        log.info("a later study is reported again", generation=generation, steps=steps + 1)
     return is_new
 
 

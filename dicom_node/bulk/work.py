@@ -15,7 +15,7 @@ Outcome = TypeVar("Outcome")
 
 
 class BulkError(NodeError):
-    """A long job cannot go on; its finished shards stay, and the same command goes on from them."""
+    """A long job cannot go on; its finished shards stay, and the same command continues from them."""
 
 
 class Work(ABC, Generic[Item, Prepared, Outcome]):

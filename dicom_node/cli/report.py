@@ -76,7 +76,7 @@ def _document(study_uid: str, kind: ShownKind, config: Path | None) -> bytes:
             return node.documents.read(document)
         except OSError as error:
             raise NodeError(
-                f"the {kind} report of {study_uid} is gone; `dicom-node reprocess` makes it anew"
+                f"the {kind} report of {study_uid} is gone; `dicom-node reprocess` makes it again"
             ) from error
 
 

@@ -148,7 +148,7 @@ class PriorsSection(Section):
     later_days: float = Field(
         default=7.0,
         ge=0,
-        description="when an older study comes late, later ones that came within this time are reported anew; 0: none",
+        description="when an older study arrives late, studies up to this long after it are reported again; 0: none",
     )
     allow_changed_family_name: bool = Field(
         default=False, description="accept another family name if ID, birth date and given name agree"

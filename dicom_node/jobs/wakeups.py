@@ -80,7 +80,7 @@ class Wakeups:
                 log.warning("changes of the queue are not seen; lanes ask by themselves", error=str(error))
                 self._node.stop.wait(RECONNECT_SECONDS)
             except Exception:  # without this thread every job would wait for the slow poll from here on
-                log.exception("the queue is no longer watched; begun again")
+                log.exception("the watch of the queue failed and starts again")
                 self._node.stop.wait(RECONNECT_SECONDS)
         self.wake(tuple(JobKind))  # a lane that waits has to see the sign to stop
 

@@ -155,7 +155,7 @@ class Worker:
                 log.error("no work can be claimed", error=str(error))
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
             except Exception:  # the edge of a lane: without it the due work of its kind would wait for ever
-                log.exception("a lane failed and goes on", lane=name)
+                log.exception("a lane failed and continues", lane=name)
                 self._node.stop.wait(PAUSE_AFTER_TROUBLE_SECONDS)
 
     def _work_once(self, owner: str, status: LaneStatus, beside: int) -> None:

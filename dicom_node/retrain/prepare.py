@@ -67,7 +67,7 @@ def champion_folder(node: NodeContext) -> Path:
         raise RetrainError(str(error)) from error
     if not isinstance(resolved, Path):
         raise RetrainError(
-            f"{source} is a Hub id without a manifest of ours; download it into a folder and write its manifest "
+            f"{source} is a Hub id without a manifest; download it into a folder and write its manifest "
             "(docs/models.md), then it can be trained on"
         )
     return resolved.resolve()

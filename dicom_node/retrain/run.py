@@ -81,8 +81,8 @@ def run_retrain(node: NodeContext, options: RetrainOptions, talk: Talk) -> RunOu
         if run is None:
             return _begin(node, options, talk, folders)
         if options.recipe is not None:
-            raise UsageError(f"run {run.name} is unfinished and has its recipe; go on with it without --recipe")
-        talk.say(f"run {run.name} is unfinished ({run.state.value}) and goes on")
+            raise UsageError(f"run {run.name} is unfinished and has its recipe; continue it without --recipe")
+        talk.say(f"run {run.name} is unfinished ({run.state.value}) and continues")
         if options.dry_run:
             return RunOutcome.DRY
         return _go_on(node, run.id, talk)

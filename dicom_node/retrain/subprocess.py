@@ -86,11 +86,11 @@ def _judge(folder: Path, stage: Stage, status: int | None) -> None:
     if status == 0:
         return
     if status == STOPPED:
-        raise RetrainStopped(f"stopped while {stage.value} ran; `dicom-node retrain` goes on from there")
+        raise RetrainStopped(f"stopped while {stage.value} ran; `dicom-node retrain` continues from there")
     # A signal (most often the kernel, for memory) is no fault of the data: the stage goes on from its last checkpoint.
     if status is not None and status < 0:
         name = signal.Signals(-status).name
-        raise RetrainStopped(f"the process was killed ({name}) while {stage.value} ran; run it again, and it goes on")
+        raise RetrainStopped(f"the process was killed ({name}) while {stage.value} ran; run it again and it continues")
     error = folder / ERROR_FILE
     text = error.read_text("utf-8").strip() if error.is_file() else f"ended with status {status}"
     raise RetrainError(f"{stage.value}: {text} (see {folder / LOG_FILE})")

@@ -207,7 +207,9 @@ def read_manifest(folder: str | Path, *, verify: bool = True) -> Manifest:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such checkpoint folder")
     if not path.is_file():
-        raise CheckpointError(f"{folder}: no {MANIFEST_NAME}; the checkpoint is half-written or not one of ours")
+        raise CheckpointError(
+            f"{folder}: no {MANIFEST_NAME}; the checkpoint is half-written or was not made by this program"
+        )
     try:
         stored = json.loads(path.read_bytes())
         manifest = Manifest.model_validate(stored)

@@ -150,7 +150,7 @@ def test_restore_onto_a_full_disk_goes_on_when_there_is_room(tmp_path: Path, mon
         real(source, target)
 
     monkeypatch.setattr(shutil, "copy2", fills_the_disk)
-    with pytest.raises(NodeError, match="No space left on device; run the command again, it goes on"):
+    with pytest.raises(NodeError, match="No space left on device; run the command again and it continues"):
         restore(settings, tmp_path / "backup", now=utc_now())
     monkeypatch.undo()
     assert not (tmp_path / "new" / "index.db").exists(), "the index comes last"

@@ -82,7 +82,9 @@ def _check_alike(results: Results) -> None:
     for key in ("steps", "training_courses", "test_courses"):
         values = {about[key] for name, runs in results.items() if name != BUNDLED for about, _ in runs}
         if len(values) > 1:
-            raise DataError(f"the runs have different {key}: {sorted(values)}; remove the results of some, or run anew")
+            raise DataError(
+                f"the runs have different {key}: {sorted(values)}; remove the results of some, or start again"
+            )
 
 
 def course_rows(results: Results) -> Rows:

@@ -210,9 +210,9 @@ def _open(spec: SetSpec, folder: Path) -> SetIndex:
         about = json.loads((folder / ABOUT).read_text("utf-8"))
         masks: NDArray[np.uint8] = np.load(folder / MASKS)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: not a readable index ({error}); remove it, and it is made anew") from error
+        raise DataError(f"{folder}: not a readable index ({error}); remove it and it is built again") from error
     if about.get("format") != FORMAT or not len(masks) == len(rows) == about["records"]:
-        raise DataError(f"{folder}: an index of another format or cut off; remove it, and it is made anew")
+        raise DataError(f"{folder}: an index of another format or cut off; remove it and it is built again")
     # Each record has one byte of bits, a bit for each stream that it can give samples to.
     members = {stream: np.flatnonzero(masks >> bit & 1).astype(np.int32) for bit, stream in enumerate(STREAMS)}
     findings = tuple(key for key in ontology().findings if key in about["findings"])

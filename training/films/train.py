@@ -270,7 +270,7 @@ def main(
     steps: Annotated[int, typer.Option(help="training steps")] = STEPS,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
     start: Annotated[
-        Path | None, typer.Option(help="trained network to go on from; its deepest stages begin anew")
+        Path | None, typer.Option(help="trained network to continue from; its deepest stages start from ImageNet")
     ] = None,
     read_weight: Annotated[
         float, typer.Option(min=0.0, help="how often a film that radiologists read is drawn, beside others")

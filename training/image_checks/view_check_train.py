@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=4000, help="drawn laterals and other things")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phantoms", type=int, default=400, help="synthetic chests beside the real ones")
-    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--start", type=Path, help="weights to continue from")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--measure", action="store_true", help="only measure the weights at --out")
     options = parser.parse_args()

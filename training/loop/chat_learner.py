@@ -106,7 +106,7 @@ class ChatCollator:
             # Some templates drop earlier reasoning or write an earlier answer otherwise once another turn follows; then
             # the answer has no one place, and several turns cannot be learnt in one row.
             if not (text.startswith(asked) and text.startswith(answered)):
-                raise NotOneChatError("the chat template writes past answers anew")
+                raise NotOneChatError("the chat template rewrites past answers")
             if not answered.endswith(self.vlm.end_tokens):
                 raise NotOneChatError("the chat template does not end its answers")
             spans.append((len(asked), len(answered)))

@@ -74,5 +74,5 @@ def _refuse_nan(losses: dict[str, torch.Tensor], step: int) -> None:
     if bad:
         raise TrainingError(
             f"step {step + 1}: the loss is not a number ({', '.join(bad)}). The checkpoint before it is unharmed; "
-            "lower optimiser.rate, or set optimiser.precision to 'no', and start again: it goes on from there"
+            "lower optimiser.rate, or set optimiser.precision to 'no', and start again: it continues from there"
         )

@@ -102,7 +102,7 @@ def train(
             _save(accelerator, out, step + 1, recipe.run.keep_checkpoints)
         if stop:
             log.close()
-            raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run goes on")
+            raise TrainingStopped(f"stopped after step {step + 1} of {recipe.run.steps}; the next run continues")
     final = out / "final"
     _export_final(steps, processor, final, findings=len(source.findings))
     if accelerator.is_main_process:
@@ -236,7 +236,9 @@ def run_recipe(
 
 def main(
     recipe: Annotated[Path, typer.Argument(help="a recipe, see training/recipes")],
-    out: Annotated[Path, typer.Option(help="checkpoints, log and the final model go here; a run found there goes on")],
+    out: Annotated[
+        Path, typer.Option(help="checkpoints, log and the final model go here; a run found there is continued")
+    ],
     cache: Annotated[Path | None, typer.Option(help="folder of rendered phantom pairs")] = None,
     start: Annotated[str | None, typer.Option(help="checkpoint folder to start from, instead of the recipe's")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads of torch; 0: as it likes")] = 0,

@@ -197,7 +197,7 @@ def _size_of(head: PrognosisHead | None) -> int:
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="a checkpoint folder that reads phantoms")],
     to: Annotated[Path, typer.Option(help="the new checkpoint folder")],
-    work: Annotated[Path, typer.Option(help="readings and tables; a later start goes on from them")],
+    work: Annotated[Path, typer.Option(help="readings and tables; a later start continues from them")],
     version: Annotated[str, typer.Option(help="of the new checkpoint")],
     read: Annotated[int, typer.Option(help="courses whose readings are drawn from")] = 100,
     calibrate: Annotated[int, typer.Option(help="courses of the temperature")] = 50,

@@ -66,7 +66,7 @@ class RunSection(_Section):
     log_every: int = Field(
         default=10, gt=0, description="Steps between two lines for people; log.jsonl has every step."
     )
-    checkpoint_every: int = Field(default=200, gt=0, description="Steps between two checkpoints to go on from.")
+    checkpoint_every: int = Field(default=200, gt=0, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(default=2, gt=0, description="Newest checkpoints that are kept.")
     tensorboard: bool = Field(default=False, description="Write for TensorBoard as well (extra `train`).")
 
@@ -79,7 +79,7 @@ class RecipeModelSection(_Section):
         description="A checkpoint folder, a Hub id, or `new`: a small model of [architecture]. `--start` replaces it.",
     )
     revision: str | None = Field(default=None, description="Commit of a Hub id, 40 hexadecimal digits.")
-    heads: str | None = Field(default=None, description="File of auxiliary heads to go on from.")
+    heads: str | None = Field(default=None, description="File of auxiliary heads to start from.")
     tiling: Literal["original", "always", "never"] = Field(
         default="never", description="When NVILA cuts an image into tiles; serving does the same."
     )

@@ -128,7 +128,7 @@ def _ask_in_shards(
             )
     except BulkError as error:
         raise BulkError(
-            f"{error}\nThe answers so far are kept in {shards.folder}; the same command goes on from them"
+            f"{error}\nThe answers so far are kept in {shards.folder}; the same command continues from them"
         ) from error
     return paths
 

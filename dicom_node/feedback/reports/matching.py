@@ -40,10 +40,10 @@ def match(session: Session, report: ReceivedReport) -> tuple[Study | None, str]:
         if proven:
             return None, "its accession number and patient fit several studies"
     if study is not None:
-        return None, "the study that it names has no result of ours with findings"
+        return None, "the study that it names has no result of this node with findings"
     if not report.study_instance_uid and not (numbers and report.patient_ids):
         return None, "it names neither a study UID nor an accession number with a patient ID"
-    return None, "no study of ours fits its study UID, or its accession number and patient"
+    return None, "no study of this node fits its study UID, or its accession number and patient"
 
 
 def current_results(session: Session, study: Study) -> list[Result]:
