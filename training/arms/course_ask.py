@@ -77,6 +77,7 @@ def ask_courses(vlm: NvilaVlm, courses: StudyCourses, labels: tuple[str, ...] = 
 def _ask_round(
     engine: Engine, courses: StudyCourses, numbers: Sequence[int], films: str, labels: tuple[str, ...]
 ) -> Iterator[CourseAnswer]:
+    # Together, what is asked of the same films: the questions share the prefix with the images.
     kinds = {kind: type for kind, (shown, type) in ASKED.items() if shown == films}
     asked = {kind: {key: closed_question(type, key) for key in STUDY_FINDINGS} for kind, type in kinds.items()}
     questions = tuple(question for by_key in asked.values() for question in by_key.values())

@@ -106,6 +106,7 @@ def _parts_asked(rows: Rows) -> list[CourseAnswerSet]:
 def score_part(rows: Rows, kind: CourseAnswerSet) -> dict[str, SettingScore]:
     """Score each row on one part of the test, the answers of all its runs together, courses being the patients."""
     asked = [item for item in next(iter(rows.values()))[0] if item.set is kind]
+    # Learnt on the test itself, which makes this baseline as strong as it can be.
     common = majority_answers((item.finding, item.truth) for item in asked)
     best = {course: _best_answers(course, kind) for course in {item.course for item in asked}}
     table = {

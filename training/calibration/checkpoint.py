@@ -96,6 +96,7 @@ def calibrate(predictor: Predictor, items: Iterable[tuple[Record, StudyPair]]) -
     temperatures = {type: fit_temperature(scores[type], truths[type]) for type in scores}
     states = _states(samples, temperatures)
     before = predictor.manifest
+    # On fewer states a fit would follow chance: the checkpoint's own weights stay.
     joint = fit_joint(states) if len(states) >= FEWEST_STATES else JointWeights.from_values(before.joint)
     thresholds = _thresholds(samples, temperatures, joint)
     fitted = Calibration(

@@ -198,6 +198,7 @@ def load_choices(
         if limit is not None and given >= limit:
             return
         keys = tuple(image.key for image in item.images)
+        # Questions on the same visits follow one another: their images are decoded once.
         if keys != before[0]:
             try:
                 before = keys, tuple(load_image(image) for image in item.images)

@@ -88,14 +88,17 @@ def picture_side(recipe: Recipe) -> int:
     folder = local_folder(recipe.model.start, revision=recipe.model.revision)
     top = read_json(folder / "config.json")
     kind = top.get("model_type")
+    # The original release: each part of the model has a folder and a configuration of its own.
     if kind == ORIGINAL_TYPE:
         side = int(read_json(folder / "vision_tower" / "config.json")["image_size"])
         mode = "dynamic_s2" if top.get("dynamic_s2") else top.get("image_aspect_ratio") or "resize"
         scales = [int(scale) for scale in str(top.get("s2_scales") or "").split(",") if scale.strip()]
         return _nvila_side(side, mode, scales, recipe)
+    # The same model as `save_pretrained` writes it: one folder, one configuration.
     if kind == NvilaConfig.model_type:
         scales = [int(scale) for scale in top.get("s2_scales") or []]
         return _nvila_side(int(top["vision_config"]["image_size"]), str(top.get("image_aspect_ratio")), scales, recipe)
+    # Other families: the tower's own size, or that to which `AutoVlm` scales where none is declared.
     vision: Any = top.get("vision_config") or {}
     declared = vision.get("image_size")
     return declared if isinstance(declared, int) else AutoVlm.image_size

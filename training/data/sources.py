@@ -156,6 +156,7 @@ class RecordSet:
                 share,
             )
             for stream, share in self.streams.items()
+            # A stream that no record can teach has nothing to draw from.
             if share and len(self.index.members[stream])
         ]
         if not weighted:

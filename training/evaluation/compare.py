@@ -63,6 +63,7 @@ def _compare_figure(
     before, after = average_runs(first), average_runs(second)
     keys = list(before)
     owners = [patient_of(key, patients) for key in keys]
+    # The test is over answers; the interval is by patient, because answers on one patient are not independent.
     spread = interval([mean_figure(keys, owners, [after[key] - before[key] for key in keys])])
     return FigureComparison(name=name, comparison=comparison, low=spread.low, high=spread.high)
 

@@ -82,6 +82,7 @@ def measure_pointing(
         pair = sample_pair(seed)
         prior, current = render_pair(pair, long_side, long_side, masks=True)
         study = StudyPair(current=from_grey(current.pixels), prior=from_grey(prior.pixels))
+        # Only what is drawn on the current film: of other findings there is nothing to hit.
         shown = [key for key in findings if key in pair.current and current.box(key) is not None]
         maps = localiser.heatmaps(study, [(key, ImageRole.CURRENT) for key in shown])
         for key in shown:

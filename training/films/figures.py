@@ -33,6 +33,7 @@ def presence_figures(answered: Sequence[Answered], keys: Sequence[str]) -> dict[
     named = [_presence_table(answered, key) for key in intervals]
     if named:
         intervals["macro"] = _macro(named)
+    # The likelier side of each answer and whether it is right, over all findings: each alone has few positives.
     truths = [
         (patient, max(f.probability, 1.0 - f.probability), (f.probability >= 0.5) == truth.current.present)
         for patient, f, item in rows

@@ -87,6 +87,7 @@ def samples_of(
     for (prior, current), record in pairs.items():
         if prior in single and current in single:
             truth = record.truth.findings.get(key)
+            # A change is known only where radiologists read both films: what a report omits may still be there.
             is_read = read[prior] and read[current]
             change = truth.change_answer if truth is not None and is_read else None
             both.append((prior, current, PairSample(prior=single[prior], current=single[current], change=change)))

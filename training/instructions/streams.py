@@ -259,11 +259,13 @@ def _prediction(record: Record, options: InstructionOptions, report: DropReport)
         area = asked.location if asked is not None else None
         if not parsed.complete:
             report.drop("prediction: the difference answer does not parse", record.record_id)
+        # LUMEN's question on both images has no form for an area.
         elif area is not None and both:
             report.drop("prediction: no question about an area of both images", record.record_id)
         else:
             text = lumen_question(QuestionType.PREDICTION, 1, location=area) if area is not None else question
             turns.append((Turn(question=text, answer=write_events(parsed.events, Tense.PREDICTION)), False))
+    # From labels only where the set publishes no difference answer: two answers to one question could contradict.
     if options.asks_difference and not _is_published(record):
         events = events_of_truth(record.truth)
         if events is not None:

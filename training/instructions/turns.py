@@ -24,6 +24,7 @@ def make_closed_turns(truth: PairTruth, *, alone: Image | None = None) -> list[F
     """
     turns: list[FlaggedTurn] = []
     views = [(truth.view, ImageRole.CURRENT), (truth.prior_view, ImageRole.PRIOR)]
+    # Shown alone, either image takes the place of the current one in the prompt.
     if alone is not None:
         views = [(truth.view if alone == "current" else truth.prior_view, ImageRole.CURRENT)]
     for view, role in views:
@@ -116,6 +117,7 @@ def events_of_truth(truth: PairTruth) -> tuple[Event, ...] | None:
     """
     events = []
     for finding in truth.findings.values():
+        # An answer that left this finding out would say that it has not changed.
         if finding.change is None and not finding.nothing:
             return None
         if finding.change in (Change.NEW, Change.RESOLVED):

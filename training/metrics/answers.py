@@ -102,6 +102,7 @@ def difference_scores(truth: Sequence[str], said: Sequence[str], tense: Tense = 
         if any(_of(t, 1, key) | _of(s, 1, key) for t, s in pairs)
     }
     kinds = [kind.value for kind in EventKind if kind is not EventKind.NONE]
+    # Only findings that occur in a true answer: the recall of the others is not defined.
     scores = [score.f1 for score in by_finding.values() if score.support]
     return DifferenceScores(
         events=_score(pairs),
@@ -109,6 +110,7 @@ def difference_scores(truth: Sequence[str], said: Sequence[str], tense: Tense = 
         finding_f1_macro=sum(scores) / len(scores) if scores else float("nan"),
         by_finding=by_finding,
         by_kind={kind: _score([(_of(t, 0, kind), _of(s, 0, kind)) for t, s in pairs]) for kind in kinds},
+        # An answer that does not parse is wrong, even where its readable part fits.
         change_accuracy=ratio(
             sum(bool(t) == bool(s) and p.complete for (t, s), p in zip(pairs, answered, strict=True)), len(pairs)
         ),

@@ -100,6 +100,7 @@ def majority_findings(training: Iterable[PairTruth]) -> MajorityFindings:
                 "grade": finding.current.grade if finding.current else None,
             }
             for aspect, word in stated.items():
+                # Unknown is no answer: each aspect is counted over the images that are labelled with it.
                 if word is not None:
                     words[aspect].setdefault(key, Counter())[word] += 1
     most = {aspect: {key: _most(counter) for key, counter in counters.items()} for aspect, counters in words.items()}

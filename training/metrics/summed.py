@@ -96,6 +96,8 @@ def progression_figures(
 ) -> dict[str, SummedFigure]:
     """MS-CXR-T's macro accuracy of each finding (mean recall of the progressions that occur), and "macro" over them."""
     known, size = list(dict.fromkeys(findings)), len(PROGRESSIONS)
+    # For each answer and finding (right, asked), in the column of the true progression: from sums over the rows of a
+    # resample every recall follows.
     sums = np.zeros((len(truth), len(known), 2, size))
     for row, (finding, true, answer) in enumerate(zip(findings, truth, said, strict=True)):
         column = PROGRESSIONS.index(true)

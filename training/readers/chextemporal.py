@@ -63,6 +63,7 @@ def read_chextemporal(
         missing = next(
             (image.key for image in (prior, current) if check_images and not Path(image.key).is_file()), None
         )
+        # Labels that contradict each other settle nothing for their finding; the pair's other findings count.
         findings = {
             key: _truth(key, change) for key, change in labels.changes.items() if key not in labels.contradicted
         }
@@ -77,6 +78,7 @@ def read_chextemporal(
             yield Record(
                 truth=PairTruth(
                     pair_id=f"chextemporal/{pair_name}".replace(" against ", "/"),
+                    # The number that the readers of MIMIC use, so that a split by patient holds over all of its sets.
                     patient_id=f"{dataset}/{patient.removeprefix('p') if dataset == 'mimic' else patient}",
                     findings=findings,
                     proxy=table == SILVER,
