@@ -78,7 +78,7 @@ def open_remote_predictor(
     if not findings and manifest is None:
         raise InferenceError(f"{base_url}: nobody says what the served model may be asked ([model] findings)")
     client = ServerClient(base_url, api_key=api_key, timeout_seconds=timeout_seconds, connections=connections)
-    name = _served_name(client, base_url, model)
+    name = _name_on_server(client, base_url, model)
     rules = manifest or _manifest_of(base_url, name, findings)
     pictures = RemotePictures(image_size=image_size)
     engine = RemoteEngine(client, name, scoring=scoring, min_mass=min_mass)
@@ -93,7 +93,7 @@ def open_remote_predictor(
     return Predictor(cast(Vlm, pictures), rules, engine=cast(Engine, engine))
 
 
-def _served_name(client: ServerClient, base_url: str, model: str | None) -> str:
+def _name_on_server(client: ServerClient, base_url: str, model: str | None) -> str:
     """The name of the served model, the first one where none is given. Closes the client before it raises."""
     try:
         offered = client.models()

@@ -153,7 +153,7 @@ def _result(
         unit = [CodedName(value=units[0].value)] if units else []
         message.unknown.append(_unknown("value", codes) if number is None else _unknown("unit", unit))
         return None
-    known = _reported_at(obr, status, message)
+    known = _report_time(obr, status, message)
     return ChartItem(
         key=key,
         kind=ChartKind.LAB,
@@ -167,7 +167,7 @@ def _result(
     )
 
 
-def _reported_at(obr: Segment | None, status: str, message: ChartMessage) -> ClockTime:
+def _report_time(obr: Segment | None, status: str, message: ChartMessage) -> ClockTime:
     reported = message.clock(obr, 22) if obr is not None else None
     known = reported or message.at
     # Some senders correct a value and leave the first report's time.

@@ -124,7 +124,7 @@ def verdicts(
     this_week = week_of(now)
     if first is None or week_of(first) >= this_week:
         return
-    known = _judged_weeks(session)
+    known = _weeks_with_verdicts(session)
     samples = load_samples(session, since=start_of(week_of(first)), until=start_of(this_week))
     weeks = by_week(samples)
     recent = [week for week in weeks if week >= this_week - LOOK_BACK_WEEKS * WEEK]
@@ -151,7 +151,7 @@ def verdicts(
                 yield WeekVerdicts(week=week, device_uid=device, figures=figures, sources=sources)
 
 
-def _judged_weeks(session: Session) -> set[tuple[dt.date, str]]:
+def _weeks_with_verdicts(session: Session) -> set[tuple[dt.date, str]]:
     """Weeks and checkpoints that have verdicts."""
     query = select(DriftFigure.week, DriftFigure.device_uid).where(~DriftFigure.figure.startswith(CAME_TRUE)).distinct()
     return {(row.week, row.device_uid) for row in session.execute(query)}

@@ -39,9 +39,9 @@ class CommitWatch:
                 return False
             self._nothing_at = None
             # The version is older than the look: a commit in between is seen at the next one.
-            found = finds_something()
-            self._nothing_at = None if found else version
-            return found
+            has_news = finds_something()
+            self._nothing_at = None if has_news else version
+            return has_news
 
     def close(self) -> None:
         """Give the connection back; the next look opens another one."""

@@ -70,11 +70,11 @@ class PreparedStatement:
         given = bound if compiled.order is None else tuple([bound[name] for name in compiled.order])
         raw = session.info.get(DRIVER_CONNECTION)
         if raw is not None:
-            found = run_on_driver(raw, compiled.text, given)
+            fetched = run_on_driver(raw, compiled.text, given)
         else:
             result = session.connection().exec_driver_sql(compiled.text, given)
-            found = list(result.fetchall()) if compiled.results else []
-        rows = [[_converted(*pair) for pair in zip(compiled.results, row, strict=True)] for row in found]
+            fetched = list(result.fetchall()) if compiled.results else []
+        rows = [[_converted(*pair) for pair in zip(compiled.results, row, strict=True)] for row in fetched]
         return [self._row(*row) for row in rows]
 
     def _compile(self, dialect: Dialect) -> _CompiledStatement:

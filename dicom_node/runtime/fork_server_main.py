@@ -30,17 +30,17 @@ def _live_as_long_as_main(number: int, _frame: FrameType | None) -> None:
 
 def _import_libraries() -> None:
     """Import without a thread: none may run where processes are forked."""
-    wanted = os.environ.get(_THREADS_OF_NUMPY)
+    given_threads = os.environ.get(_THREADS_OF_NUMPY)
     os.environ[_THREADS_OF_NUMPY] = "1"  # read once, when numpy is imported
     from sqlalchemy.orm import configure_mappers
 
     import dicom_node.receive.receiver
     import dicom_node.runtime.child_mains  # noqa: F401
 
-    if wanted is None:
+    if given_threads is None:
         del os.environ[_THREADS_OF_NUMPY]
     else:
-        os.environ[_THREADS_OF_NUMPY] = wanted
+        os.environ[_THREADS_OF_NUMPY] = given_threads
     configure_mappers()
 
 

@@ -195,7 +195,7 @@ def score_asked(
         scores=score_pairs(scored, resamples=resamples) if scored else None,
         baselines=_baselines(scored, baseline, options) if scored else {},
         texts=score_texts(records, predictions, meteor_wanted=options.meteor, resamples=resamples),
-        published=_published_scores(asked, resamples),
+        published=_scores_of_published(asked, resamples),
         progression=progression_scores(records, predictions, resamples=resamples),
         presence_reliability=reliability(*presence),
         change_reliability=reliability(*change),
@@ -222,7 +222,7 @@ def _mean_seconds(predictions: Sequence[Prediction]) -> float:
     return seconds / len(predictions) if predictions else float("nan")
 
 
-def _published_scores(asked: Sequence[tuple[Record, AskedRecord]], resamples: int) -> PublishedScores | None:
+def _scores_of_published(asked: Sequence[tuple[Record, AskedRecord]], resamples: int) -> PublishedScores | None:
     answers = [(record, replies.published) for record, replies in asked if replies.published is not None]
     return score_published(answers, resamples=resamples) if answers else None
 

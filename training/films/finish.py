@@ -198,7 +198,7 @@ def finish_films(
     # Less an earlier classifier, which this one replaces.
     others = before.parameters - count_parameters(folder)
     write_classifier(folder, members, film_domains(films, members[0]), heads, shares)
-    reading = FilmReading(findings=rules, learned_on=_learned_on(films), backbone=BACKBONE)
+    reading = FilmReading(findings=rules, learned_on=_training_text(films), backbone=BACKBONE)
     kept = {name: getattr(before, name) for name in Manifest.model_fields if name not in ("files", "device_uid")}
     changed = {
         "films": reading,
@@ -210,7 +210,7 @@ def finish_films(
     return write_manifest(folder, **(kept | changed))
 
 
-def _learned_on(films: FilmSet) -> str:
+def _training_text(films: FilmSet) -> str:
     return LEARNED_ON.format(
         patients=len(set(films.patients[films.is_training].tolist())),
         films=int(films.is_training.sum()),

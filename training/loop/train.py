@@ -90,7 +90,7 @@ def train(
     log = TrainLog(out, recipe, first, main=accelerator.is_main_process, quiet=quiet)
     data_log = DataLog(out, rank=accelerator.process_index, most=recipe.data.max_dropped, source=source)
     log.say(data_log.about)
-    batches = iter(_loader(_numbered(source, first, recipe, accelerator), module.collator(processor), recipe))
+    batches = iter(_loader(_samples_of_rank(source, first, recipe, accelerator), module.collator(processor), recipe))
     steps.model.train()
     for step in range(first, recipe.run.steps):
         losses = steps.take_step(step, batches, data_log)
@@ -122,7 +122,7 @@ def _open_accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def _numbered(source: SampleSource, first: int, recipe: Recipe, accelerator: Accelerator) -> _Numbered:
+def _samples_of_rank(source: SampleSource, first: int, recipe: Recipe, accelerator: Accelerator) -> _Numbered:
     rank, ranks = accelerator.process_index, accelerator.num_processes
     return _Numbered(source, first_step=first, recipe=recipe, rank=rank, ranks=ranks)
 

@@ -59,9 +59,9 @@ class Form:
         self._container: Dataset = group[0]
         self._items: list[Dataset] = list(self._container.ContentSequence)
         self._places: dict[str, list[int]] = {}
-        for place, item in enumerate(self._items):
+        for position, item in enumerate(self._items):
             keep_encoding(item)
-            self._places.setdefault(item.ValueType, []).append(place)
+            self._places.setdefault(item.ValueType, []).append(position)
 
     def places(self, value_type: str) -> Sequence[int]:
         """Where its items of a value type (PS3.3 section C.17.3.2.1) stand, in order."""

@@ -1,4 +1,4 @@
-"""A finding's measurement group: made once for all findings that read alike, and filled in for each report.
+"""A finding's measurement group: built once for all findings that read alike, and filled in for each report.
 
 Two reports that state the same of a finding differ in a few values: tracking identifier, percents, referenced images.
 highdicom takes 5 ms to make such a group, thirteen of which are most of a report's time.
@@ -37,7 +37,7 @@ _ANY_UID, _ANY_TEXT, _ANY_PERCENT = "2.25.1", "-", 50.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupForm:
-    """All that a finding's group is made of but the values that are filled in.
+    """The parts of a finding's group that do not differ between reports.
 
     measured: concept keys of its percents, in order. images: how many it refers to. algorithm: name, version and
     manufacturer.
@@ -61,20 +61,20 @@ def filled_group(
     tracking: identifier and UID. percents: one for each of `form.measured`. images: SOP Class and Instance UIDs.
     """
 
-    made = _group_form(form)
+    template = _group_form(form)
 
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        _fill_percents(items, made.places("NUM"), percents)
-        for place, (sop_class_uid, sop_instance_uid) in zip(made.places("IMAGE"), images, strict=True):
+        _fill_percents(items, template.places("NUM"), percents)
+        for position, (sop_class_uid, sop_instance_uid) in zip(template.places("IMAGE"), images, strict=True):
             reference = with_values(
-                items[place].ReferencedSOPSequence[0],
+                items[position].ReferencedSOPSequence[0],
                 ReferencedSOPClassUID=sop_class_uid,
                 ReferencedSOPInstanceUID=sop_instance_uid,
             )
-            items[place] = with_values(items[place], ReferencedSOPSequence=[reference])
+            items[position] = with_values(items[position], ReferencedSOPSequence=[reference])
 
-    return made.copy(fill)
+    return template.copy(fill)
 
 
 def fill_tracking(items: list[Dataset], tracking: tuple[str, str]) -> None:
@@ -83,12 +83,12 @@ def fill_tracking(items: list[Dataset], tracking: tuple[str, str]) -> None:
 
 
 def _fill_percents(items: list[Dataset], places: Sequence[int], percents: Sequence[float]) -> None:
-    for place, percent in zip(places, percents, strict=True):
-        item = items[place]
+    for position, percent in zip(places, percents, strict=True):
+        item = items[position]
         # Decimal String has 16 characters (PS3.5 6.2); the floating point value beside it is exact.
         number = DS(percent, auto_format=True)
         measured = with_values(item.MeasuredValueSequence[0], NumericValue=number, FloatingPointValue=percent)
-        items[place] = with_values(item, MeasuredValueSequence=[measured])
+        items[position] = with_values(item, MeasuredValueSequence=[measured])
 
 
 @lru_cache(maxsize=1024)
@@ -100,9 +100,9 @@ def _group_form(form: GroupForm) -> Form:
     level = codes.level_code(form.level) if form.level else None
     if level is not None:
         evaluations.append(evaluation("name.severity", level))
-    side, place = codes.place_codes(form.location)
+    side, site_code = codes.place_codes(form.location)
     site = FindingSite(
-        anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=place
+        anatomic_location=codes.concept(f"site.{concept.site}"), laterality=side, topographical_modifier=site_code
     )
     images = [
         SourceImageForMeasurementGroup(referenced_sop_class_uid=_ANY_UID, referenced_sop_instance_uid=_ANY_UID)
@@ -126,13 +126,13 @@ def filled_prognosis(
 ) -> ContentSequence:
     """The group of a finding's expected change (TID 1501). key: of the finding. tracking: identifier and UID."""
 
-    made = _prognosis_form(key, change, algorithm)
+    template = _prognosis_form(key, change, algorithm)
 
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        _fill_percents(items, made.places("NUM"), [percent])
+        _fill_percents(items, template.places("NUM"), [percent])
 
-    return made.copy(fill)
+    return template.copy(fill)
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""The measurement group of a region or of its label: made once for all that differ in place alone, and filled in.
+"""The measurement group of a region or of its label: built once for all that differ in position alone, and filled in.
 
 As `dicom_node.report.sr.finding_group`: what is filled in is the tracking, the coordinates and the image.
 """
@@ -37,7 +37,7 @@ _ANY_POINTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionForm:
-    """All that the group of a region is made of but the values that are filled in.
+    """The parts of a region's group that do not differ between regions of one kind.
 
     No Finding Site: OHIF would write its code beside the region. label: name and word of a label, None for an outline.
     sop_class_uid: of the image, on which the pixel origin depends. algorithm: name, version and manufacturer.
@@ -55,18 +55,18 @@ def filled_region(
 ) -> ContentSequence:
     """The group (TID 1410). tracking: identifier and UID. points: float64 [N, 2] as (column, row)."""
 
-    made = _region_form(form)
+    template = _region_form(form)
 
     def fill(items: list[Dataset]) -> None:
         fill_tracking(items, tracking)
-        (place,) = made.places("SCOORD")
-        drawn = items[place]
+        (position,) = template.places("SCOORD")
+        drawn = items[position]
         image = drawn.ContentSequence[0]
         reference = with_values(image.ReferencedSOPSequence[0], ReferencedSOPInstanceUID=sop_instance_uid)
         image = with_values(image, ReferencedSOPSequence=[reference])
-        items[place] = with_values(drawn, GraphicData=points.flatten().tolist(), ContentSequence=[image])
+        items[position] = with_values(drawn, GraphicData=points.flatten().tolist(), ContentSequence=[image])
 
-    return made.copy(fill)
+    return template.copy(fill)
 
 
 @lru_cache(maxsize=1024)
