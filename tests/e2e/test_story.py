@@ -64,7 +64,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     # priors are followed here; whether a film is like those of training is asked elsewhere
     node = new_node(folder / "node", extra='[model]\nunfamiliar = "warn"\n')
-    node.cold = True
     with running_orthanc(folder / "orthanc", modalities={"LUMEN": ("127.0.0.1", node.port)}) as orthanc:
         with node.config.open("a") as config:
             config.write(destination("pacs", orthanc.ae_title, orthanc.dicom_port, "commitment"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from dicom_node.config import LoggingSection
 from dicom_node.logs import configure, get_logger
 from tests.support.delivery_node import PATIENT_ID, Clock, make_node, make_result
-from tests.support.log_watch import OWN_FILE, LogWatch, leaks, patients_of
+from tests.support.log_watch import OWN_FILE, LogWatch, WordSearch, leaks, patients_of
 
 
 def own_lines(watch: LogWatch) -> list[bytes]:
@@ -37,5 +37,5 @@ def test_the_patients_of_an_index_are_known_and_found_in_a_log(tmp_path: Path) -
         (tmp_path, f"timestamp=x level=info event=y uid=1.2.{PATIENT_ID}.4".encode()),
         (tmp_path, b"timestamp=x level=warning event=y who=Marchetti^Ottavia"),
     ]
-    found = leaks(planted, words)
+    found = leaks(planted, WordSearch(words))
     assert len(found) == 2, "a UID that holds the digits by chance is none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from dicom_node.index.tables.retrain import Promote
@@ -13,13 +14,14 @@ from model.checkpoints.manifest import CheckpointKind, read_manifest
 from model.predict import load_predictor
 from tests.retrain.test_story import write_recipe
 from tests.support.champions import manifest_of
-from tests.support.retrain_site import Heard, open_hospital
+from tests.support.retrain_site import Heard, fork_stages, open_hospital
 from tests.support.tiny_auto import gemma4
 
 FINDINGS = ("pleural_effusion", "pneumothorax")
 
 
-def test_champion_of_another_family_is_retrained_to_a_decision(tmp_path: Path) -> None:
+def test_champion_of_another_family_is_retrained_to_a_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_stages(monkeypatch)
     torch.set_num_threads(1)
     champion = gemma4(tmp_path / "champion")
     manifest_of(champion, kind="auto", findings=FINDINGS, question_types=("presence",))

@@ -32,7 +32,7 @@ from dicom_node.serving.champion import ServingModels
 from model.checkpoints.manifest import read_manifest
 from model.predict import load_predictor
 from tests.support.champions import untrained
-from tests.support.retrain_site import Heard, Hospital, open_hospital, turned
+from tests.support.retrain_site import Heard, Hospital, fork_stages, open_hospital, turned
 from training.phantom.dicom import PhantomStudies
 
 RECIPE = """
@@ -76,7 +76,8 @@ def write_recipe(path: Path, steps: int, *, replay: str = "phantom:12@3000000") 
 
 
 @pytest.fixture
-def hospital(tmp_path: Path) -> Iterator[Hospital]:
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hospital]:
+    fork_stages(monkeypatch)
     torch.set_num_threads(1)
     champion = untrained(tmp_path / "biased")  # it says of nearly everything that it is there and new
     made = open_hospital(tmp_path / "node", champion, recipe=write_recipe(tmp_path / "retrain.toml", 100), **LIMITS)

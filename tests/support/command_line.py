@@ -42,6 +42,7 @@ def run_command(*arguments: str, folder: Path) -> Ended:
         patch.dict(os.environ, surroundings | {"COLUMNS": "80"}, clear=True),
         patch.object(sys, "argv", ["dicom-node", *arguments]),
         patch.object(common, "_has_printed_json", False),
+        patch.object(gc, "freeze"),  # this process goes on: what a command has left is garbage
         redirect_stdout(_stream()) as out,
         redirect_stderr(_stream()) as err,
     ):
@@ -50,7 +51,6 @@ def run_command(*arguments: str, folder: Path) -> Ended:
         except SystemExit as ended:
             status = ended.code
         finally:
-            gc.unfreeze()  # what `main` keeps out of the way of the collector in a process that ends soon
             gc.enable()
             root.handlers[:] = handlers  # a command logs to its own standard error
             logging.captureWarnings(False)  # pytest has its own way with warnings

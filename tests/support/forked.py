@@ -4,8 +4,11 @@ Most of the CPU of the tests that start a node went into imports: nine seconds f
 each model process. Here they are done once for each process of pytest. What is forked is a process like any other: it
 has its own arguments, folder, log and children, and is killed with SIGKILL. Its children by the start method "spawn"
 are forked from it too, and get what a spawned one gets: the pickled task, the descriptors that were passed and no
-others, and fresh signal handlers. So is a node's own fork server. That a node also starts from nothing is shown where
-`Node.cold` is set.
+others, and fresh signal handlers. So is a node's own fork server. That a node also starts from nothing is shown by the
+demonstration (tests/demo, tests/deploy).
+
+What a test itself starts by "spawn" in the process of pytest (`fork_what_tests_spawn`) and the stages of a retraining
+that it runs there (`tests.support.retrain_site`) are forked in the same way.
 """
 
 from __future__ import annotations
@@ -23,31 +26,43 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing import spawn, util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import context, popen_forkserver, spawn, util
 from pathlib import Path
 from typing import Any, NoReturn
 
 _PRELOADED = "tests.support.preloaded"
-_STAGE = "dicom_node.retrain.subprocess_main"
+STAGE = "dicom_node.retrain.subprocess_main"
+"""The program that runs a stage of a retraining."""
 _SPAWNED = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
 _FORK_SERVER = "from multiprocessing.forkserver import main; "
 _KEPT: list[Any] = []
 """Streams that a fork does not use and must not close: closing one waits for its lock."""
+_getppid = os.getppid
 _fork_server = multiprocessing.get_context("forkserver")
 
 
 class ForkedProcess:
     """A started program, with the part of `subprocess.Popen` that the tests use."""
 
-    def __init__(self, module: str, arguments: Sequence[str], *, log: Path, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        folder: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         """Run `python -m module arguments…` in `folder`; what it says is added to `log`."""
         _fork_server.set_forkserver_preload([_PRELOADED])
         log.touch()
         # daemon: pytest ends what a failed test has left
         self._process = _fork_server.Process(
             target=_run,
-            args=(module, list(arguments), dict(os.environ), str(log), str(folder or Path.cwd())),
+            args=(module, list(arguments), _Surroundings.here(environment), str(log), str(folder or Path.cwd())),
             daemon=True,
         )
         self._process.start()
@@ -82,11 +97,29 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(module: str, arguments: Sequence[str], environment: dict[str, str], log: str, folder: str) -> None:
-    """Be the program: in the forked process."""
-    os.environ.clear()
-    os.environ.update(environment)
-    time.tzset()
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What a process has of the one that asked for it, which is not the one that was forked."""
+
+    environment: dict[str, str]
+    parent_pid: int
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str] = os.environ) -> _Surroundings:
+        return cls(dict(environment), os.getpid())
+
+    def take_over(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.environment)
+        time.tzset()
+        # the server ends with the process that asks it, and what it has forked ends with the server
+        os.getppid = lambda: self.parent_pid
+
+
+def _run(module: str, arguments: Sequence[str], surroundings: _Surroundings, log: str, folder: str) -> None:
+    """Be the program: in the forked process, at the head of a process group of its own."""
+    os.setsid()
+    surroundings.take_over()
     said = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -130,6 +163,30 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
+def fork_what_tests_spawn() -> None:
+    """Have the server fork where `multiprocessing` would start an interpreter for this process, which is pytest's."""
+    _fork_server.set_forkserver_preload([_PRELOADED])
+    setattr(context.SpawnProcess, "_Popen", staticmethod(_ForkedSpawn))  # noqa: B010
+
+
+class _ForkedSpawn(popen_forkserver.Popen):
+    """A process by the start method "spawn" of pytest's process."""
+
+    def _launch(self, process_obj: Any) -> None:
+        run = process_obj.run
+        process_obj.run = partial(_run_spawned, _Surroundings.here(), run)
+        try:
+            super()._launch(process_obj)  # type: ignore[misc]
+        finally:
+            del process_obj.run
+
+
+def _run_spawned(surroundings: _Surroundings, run: Callable[[], None]) -> None:
+    surroundings.take_over()
+    _fork_what_is_spawned()
+    run()
+
+
 def _fork_what_is_spawned() -> None:
     """Have this process fork where `multiprocessing` would start an interpreter."""
     start: Callable[[bytes, Sequence[str], Sequence[int]], int] = getattr(util, "spawnv_passfds")  # noqa: B009
@@ -161,30 +218,40 @@ def _is_for_a_model() -> bool:
 
 
 def _fork_what_is_run() -> None:
-    """Have this process fork where `subprocess` would start an interpreter for a stage of a retraining."""
+    """Have this process fork where `subprocess` would start an interpreter for a stage of a retraining or, in the
+    demonstration, for its node."""
     start: Callable[..., int] = getattr(subprocess, "_fork_exec")  # noqa: B009
 
     def fork_or_start(*values: Any) -> int:
         command, environment, streams = list(values[0]), values[5], (values[6], values[9], values[11])
-        if command[:3] != [sys.executable, "-m", _STAGE] or threading.active_count() > 1:
+        if command[:2] != [sys.executable, "-m"] or not _may_fork(command[2]):
             return start(*values)
         pid = os.fork()
         if pid:
             return pid
         try:
             for number, stream in enumerate(streams):
-                os.dup2(stream, number)
+                if stream >= 0:
+                    os.dup2(stream, number)
             _forget_parent(())
             if environment is not None:
                 os.environ.clear()
                 for entry in environment:
                     name, _, value = os.fsdecode(entry).partition("=")
                     os.environ[name] = value
-            _run_module(_STAGE, command[3:])
+            _run_module(command[2], command[3:])
         finally:
             os._exit(1)
 
     setattr(subprocess, "_fork_exec", fork_or_start)  # noqa: B010
+
+
+def _may_fork(module: str) -> bool:
+    """Tell whether no thread holds a lock that the program needs: there is none, or only the demonstration's archive,
+    which waits for the node."""
+    if module == "dicom_node":
+        return sys.argv[:2] == ["dicom_node", "demo"]
+    return module == STAGE and threading.active_count() == 1
 
 
 def _become_spawned(tracker: int, pipe: int, descriptors: Sequence[int]) -> NoReturn:
@@ -215,6 +282,7 @@ def _renew_streams() -> None:
 
 def _forget_parent(descriptors: Sequence[int]) -> None:
     """Keep of the parent only its libraries, the standard streams and these descriptors."""
+    os.getppid = _getppid
     _renew_streams()
     gc.freeze()  # what belongs to the parent is not collected: its descriptors are not ours
     for number in signal.valid_signals():

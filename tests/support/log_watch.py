@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -22,8 +23,11 @@ from dicom_node.config import LoggingSection
 OWN_FILE = "own-log.txt"
 _OURS = re.compile(rb"^(timestamp=\S+ level=|\{.*\"event\": )")
 """The beginning of a line of a configured node; the logs of Orthanc, DCMTK and PostgreSQL are not checked."""
-_PARTS = re.compile(rb"[\w.]+")
-"""Words of a line, where only ASCII letters and digits make up a word."""
+_IN_OURS = (b"timestamp=", b'"event": ')
+"""A file without either of these has no line of ours."""
+_PART = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+_BETWEEN_PARTS = bytes(byte if byte in _PART else ord(" ") for byte in range(256))
+"""Makes everything a space that is no part of a line or a word."""
 _FIXTURES = ("PID-77120", "Marchetti", "Ottavia", "ACC-55019", "Doe^Jane", "Example^Erika", "Phantom^Number", "SOAK-1")
 SHORTEST = 5
 """Shorter words ("P1", "A1") stand in any log by chance."""
@@ -70,12 +74,13 @@ class LogWatch:
     def close(self) -> None:
         self._file.close()
 
-    def lines(self) -> Iterator[tuple[Path, bytes]]:
-        """Every line of ours, with the file that it stands in."""
+    def lines(self, suspects: Callable[[bytes], bool] = bool) -> Iterator[tuple[Path, bytes]]:
+        """Every line of ours, with the file that it stands in; only of the files of which `suspects` is true."""
         for path in sorted(self._folder.rglob("*")):
-            if path.is_file() and path.suffix in ("", ".log", ".txt") and path.stat().st_size < 200 << 20:
-                with path.open("rb") as file:
-                    for line in file:
+            if path.suffix in ("", ".log", ".txt") and path.is_file() and path.stat().st_size < 200 << 20:
+                text = path.read_bytes()
+                if any(sign in text for sign in _IN_OURS) and suspects(text):
+                    for line in text.split(b"\n"):
                         if _OURS.match(line):
                             yield path, line
 
@@ -109,23 +114,43 @@ def tells(word: str) -> bool:
     return len(word) >= (SHORTEST_NUMBER if word.isdigit() else SHORTEST)
 
 
-def leaks(lines: Iterable[tuple[Path, bytes]], words: Iterable[str]) -> list[str]:
+class WordSearch:
+    """Looks for words that stand by themselves: with neither a letter, a digit nor a dot beside them.
+
+    A session has many thousand lines and thousands of words. Where a word stands by itself, each of its parts is a part
+    of the line too, so looking a line's parts up among the words' longest ones leaves few words to search it for.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        """By the longest part; those without any by the empty one."""
+        for word in (word.encode() for word in words if tells(word)):
+            self._words[max(_parts(word), key=len, default=b"")].append(word)
+        self._patterns: dict[bytes, re.Pattern[bytes]] = {}
+
+    def suspects(self, text: bytes) -> bool:
+        """Tell whether one of the words may stand in a text, by a quick look."""
+        return b"" in self._words or not self._words.keys().isdisjoint(_parts(text))
+
+    def finds(self, line: bytes) -> bool:
+        """Tell whether one of the words stands in a line."""
+        return any(self._pattern(part).search(line) for part in self._words.keys() & [*_parts(line), b""])
+
+    def _pattern(self, part: bytes) -> re.Pattern[bytes]:
+        """What the words with this longest part match; few of them are ever looked for."""
+        if part not in self._patterns:
+            self._patterns[part] = _by_themselves(self._words[part])
+        return self._patterns[part]
+
+
+def leaks(lines: Iterable[tuple[Path, bytes]], search: WordSearch) -> list[str]:
     """The lines in which one of the words stands by itself, with the file's name."""
-    wanted = [word.encode() for word in words if tells(word)]
-    if not wanted:
-        return []
-    pattern = _by_themselves(wanted)
-    # A session has many thousand lines and hundreds of words. A word stands by itself only where the first of its parts
-    # is a part of the line too: looking the parts up in a set leaves few lines to search for all words.
-    first_parts = {parts[0] for word in wanted if (parts := _PARTS.findall(word))}
-    without_parts = [word for word in wanted if not _PARTS.search(word)]
-    others = _by_themselves(without_parts) if without_parts else None
-    return [
-        f"{path.name}: {line[:400].decode(errors='replace')}"
-        for path, line in lines
-        if (not first_parts.isdisjoint(_PARTS.findall(line)) and pattern.search(line))
-        or (others is not None and others.search(line))
-    ]
+    return [f"{path.name}: {line[:400].decode(errors='replace')}" for path, line in lines if search.finds(line)]
+
+
+def _parts(text: bytes) -> list[bytes]:
+    """The runs of ASCII letters, digits, underscores and dots."""
+    return text.translate(_BETWEEN_PARTS).split()
 
 
 def _by_themselves(words: Iterable[bytes]) -> re.Pattern[bytes]:

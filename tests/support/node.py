@@ -29,9 +29,7 @@ class Node:
     port: int
     ae_title: str = "LUMEN"
     role: str = "all"
-    cold: bool = False
-    """Start an interpreter for each of its processes, as `dicom-node serve` does; else they are forked."""
-    process: subprocess.Popen[bytes] | ForkedProcess | None = None
+    process: ForkedProcess | None = None
     starts: int = field(default=0)
     _database: Database | None = field(default=None, init=False)
 
@@ -51,13 +49,7 @@ class Node:
         """Start and wait until it says that it is ready."""
         self.starts += 1
         arguments = ["serve", "--role", self.role, "--config", str(self.config)]
-        if self.cold:
-            with (self.folder / "node.log").open("ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "dicom_node", *arguments], stdout=log, stderr=subprocess.STDOUT
-                )
-        else:
-            self.process = ForkedProcess("dicom_node", arguments, log=self.folder / "node.log")
+        self.process = ForkedProcess("dicom_node", arguments, log=self.folder / "node.log")
         wait_until(self._is_ready, seconds=1200, what="the node to be ready")
 
     def stop(self) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, Any
 
+import pytest
 from sqlalchemy import delete, select
 
 from dicom_node.admin.import_folder import import_files
@@ -24,6 +28,7 @@ from dicom_node.index.tables.core import Job, JobKind, Result, Study, StudyPurpo
 from dicom_node.index.tables.models import ModelServing
 from dicom_node.jobs import queue as jobs
 from dicom_node.priors import policy_of
+from dicom_node.retrain import subprocess as stage_process
 from dicom_node.retrain.site_export import KEY_NAME
 from dicom_node.serving.champion import ServingModels
 from dicom_node.serving.predictor import PairPredictor
@@ -33,6 +38,7 @@ from model.schema import Change
 from tests.support.champions import FINDINGS
 from tests.support.common import wait_until
 from tests.support.delivery_node import Clock, make_node
+from tests.support.forked import STAGE, ForkedProcess
 from training.phantom.dicom import PhantomStudies, write_study_pair
 from training.phantom.sampling import PairOptions, sample_pair
 
@@ -194,6 +200,18 @@ def open_hospital(
     key.parent.mkdir(parents=True, exist_ok=True)
     key.write_bytes(b"k" * 32)  # else every run of a test would split its patients in another way
     return Hospital(node=node, clock=clock, films=folder / "films")
+
+
+def fork_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the stages of a retraining forked from a process that has torch, where this process would start them."""
+    forking = ModuleType("subprocess")
+    forking.__dict__.update(vars(subprocess) | {"Popen": _fork_stage})
+    monkeypatch.setattr(stage_process, "subprocess", forking)
+
+
+def _fork_stage(command: list[str], *, stdin: int, stdout: IO[bytes], stderr: IO[bytes], env: dict[str, str]) -> Any:
+    assert (command[:3], stdin, stdout) == ([sys.executable, "-m", STAGE], subprocess.DEVNULL, stderr)
+    return ForkedProcess(STAGE, command[3:], log=Path(stdout.name), environment=env)
 
 
 @dataclass(slots=True)
