@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ OURS = re.compile(r"(?:\.venv/bin/|/opt/dicom-node/bin/)?(dicom-node|make|python
 INLINE = re.compile(r"`dicom-node ((?:[a-z-]+ ?)+)((?:[^`]*))`")
 
 
+known_command = cache(load_command)
+"""A command by its name, its options parsed once."""
+
+
 def words_of(command: str) -> list[str]:
     """The words of a command, without the user that runs it and the folder of its program."""
     command = re.sub(r"^runuser -u \S+ -- ", "", command.partition(" && ")[0].partition(" | ")[0])
@@ -40,7 +45,7 @@ def command_named(words: list[str]) -> tuple[Any, list[str]]:
     """The command of the command line that the words name, and the words that are left. Raises KeyError."""
     if words[0] not in COMMANDS:
         raise KeyError(words[0])
-    command, rest = load_command(words[0]), words[1:]
+    command, rest = known_command(words[0]), words[1:]
     while hasattr(command, "commands"):
         command, rest = command.commands[rest[0]], rest[1:]
     return command, rest
@@ -96,7 +101,8 @@ def _fault_of_module(name: str, words: list[str]) -> str | None:
     )
 
 
-def _options_of(name: str) -> set[str]:
+@cache
+def _options_of(name: str) -> frozenset[str]:
     """Options of a module's command line, from its source: parameters of functions, and what argparse is told."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
@@ -111,7 +117,7 @@ def _options_of(name: str) -> set[str]:
             found.add(node.value)
         elif isinstance(node, ast.ImportFrom) and node.module and any(alias.name == "main" for alias in node.names):
             found |= _options_of(node.module)
-    return found
+    return frozenset(found)
 
 
 def test_there_are_commands_to_check() -> None:
@@ -146,7 +152,7 @@ def test_every_command_in_a_sentence_exists_with_its_options() -> None:
         if not known:
             faults.append(f"{page}: dicom-node {text}: no command {words[0]}")
             continue
-        command = load_command(words[0])
+        command = known_command(words[0])
         rest = words[1:]
         if hasattr(command, "commands") and rest:
             if rest[0] not in command.commands:

@@ -1,8 +1,13 @@
-"""A worker of a group: `… CONFIG LEASE_SECONDS MODEL_SECONDS` sweeps, analyses in a fixed time, and delivers."""
+"""A worker of a group: `… CONFIG LEASE_SECONDS MODEL_SECONDS [HOST]` sweeps, analyses in a fixed time, and delivers.
+
+HOST: the name of its machine, where the kernel lets a process have one of its own.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -24,6 +29,10 @@ from dicom_node.system.child_process import stop_on_signals
 from tests.support.fixed_model import FixedTimeModel
 
 NAMES = {"completion", "rescue", "reconcile"}
+
+
+_NEW_NAMES = 0x04000000
+"""CLONE_NEWUTS of unshare(2): a host name of one's own."""
 
 
 def main(config: Path, lease_seconds: float, model_seconds: float) -> None:
@@ -53,4 +62,6 @@ def main(config: Path, lease_seconds: float, model_seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 4 and ctypes.CDLL(None).unshare(_NEW_NAMES) == 0:
+        socket.sethostname(sys.argv[4])
     main(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

@@ -6,16 +6,12 @@ the kernel allows a name of one's own (containers repeat names).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +24,7 @@ from pydicom.uid import generate_uid
 
 from dicom_node.config import StorageSection
 from tests.support.common import ANY_DISK, REPOSITORY, free_port, listening, wait_until
+from tests.support.forked import ForkedProcess
 from tests.support.tcp_proxy import TcpProxy, Wire, tcp_proxy
 from training.phantom.dicom import write_study_pair
 
@@ -39,22 +36,22 @@ class Member:
     """One process, with its own wire to the database."""
 
     name: str
-    command: Sequence[str]
+    module: str
+    arguments: Sequence[str]
     log: Path
     wire: TcpProxy
     port: int = 0
-    process: subprocess.Popen[bytes] = field(init=False)
+    process: ForkedProcess = field(init=False)
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, cwd=REPOSITORY, start_new_session=True
-            )
+        self.process = ForkedProcess(self.module, self.arguments, log=self.log, folder=REPOSITORY)
 
     def signal(self, number: int) -> None:
         """To the process and what it started."""
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(self.process.pid, number)
+        except ProcessLookupError:  # it has ended, or has no group yet and has started nothing
+            self.process.send_signal(number)
 
     def end(self) -> None:
         self.signal(signal.SIGCONT)
@@ -118,12 +115,6 @@ def _config(folder: Path, database: str, storage: StorageSection, port: int, des
     return path
 
 
-def _named(host: str, command: list[str]) -> list[str]:
-    """The command in a machine of this name, where that can be had."""
-    allowed = shutil.which("unshare") and os.geteuid() == 0
-    return ["unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh", *command] if allowed else command
-
-
 @contextmanager
 def running_group(
     folder: Path, *, database: str, database_port: int, storage: StorageSection, destination: int, lease_seconds: float
@@ -137,12 +128,18 @@ def running_group(
             url = database.replace(f":{database_port}/", f":{wire.port}/")
             config = str(_config(folder / name, url, storage, port, destination))
             if name.startswith("receiver"):
-                command = [sys.executable, "-m", "dicom_node.receive", config]
-                receivers.append(Member(name=name, command=command, log=folder / f"{name}.log", wire=wire, port=port))
+                module, arguments = "dicom_node.receive", [config]
+                receivers.append(
+                    Member(
+                        name=name, module=module, arguments=arguments, log=folder / f"{name}.log", wire=wire, port=port
+                    )
+                )
             else:
-                work = [sys.executable, "-m", "tests.support.chaos_worker", config, str(lease_seconds), "0.05"]
-                command = _named("worker" if name != "worker-3" else "other", work)
-                workers.append(Member(name=name, command=command, log=folder / f"{name}.log", wire=wire))
+                module, host = "tests.support.chaos_worker", "worker" if name != "worker-3" else "other"
+                arguments = [config, str(lease_seconds), "0.05", host]
+                workers.append(
+                    Member(name=name, module=module, arguments=arguments, log=folder / f"{name}.log", wire=wire)
+                )
         group = Group(receivers=receivers, workers=workers, lease_seconds=lease_seconds)
         for member in group.members:
             member.start()

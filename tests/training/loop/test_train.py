@@ -19,6 +19,7 @@ import torch
 from model.nvila import load_nvila
 from model.questions.prompts import PromptLayout, Turn, render_prefix, render_question
 from tests.support.common import REPOSITORY, wait_until
+from tests.support.forked import ForkedProcess
 from training.data.collate import Collator
 from training.data.mixed_source import MixedSource
 from training.data.samples import UNKNOWN, Sample
@@ -253,7 +254,8 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, cache: Path) -> None:
     out = tmp_path / "killed"
     long_recipe = tmp_path / "long.toml"
     long_recipe.write_text(recipe.read_text("utf-8"), "utf-8")
-    process = subprocess.Popen(_command(long_recipe, out, cache), cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    _, _, module, *arguments = _command(long_recipe, out, cache)
+    process = ForkedProcess(module, arguments, log=tmp_path / "log", folder=REPOSITORY)
     wait_until(lambda: (out / "step-2").exists() or process.poll() is not None, seconds=120, what="a checkpoint")
     process.send_signal(signal.SIGKILL)
     process.wait()
