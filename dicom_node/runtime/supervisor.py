@@ -22,7 +22,7 @@ from dicom_node.index import schema
 from dicom_node.index.database import Database
 from dicom_node.logs import get_logger
 from dicom_node.runtime.child_mains import ChildMain, child_main, night_main, node_context, receiver_main, worker_main
-from dicom_node.runtime.fork_server import fork_context, start_fork_server
+from dicom_node.runtime.fork_server import fork_context, start_fork_server, start_process
 from dicom_node.runtime.reload import read_new_settings
 from dicom_node.serving.promotion import require_model
 from dicom_node.system.backoff import pause_after
@@ -228,13 +228,9 @@ def _start_all(children: list[_Child], settings: Settings) -> None:
 def _start(child: _Child, settings: Settings) -> None:
     child.ready.clear()
     child.pulse.beat()
-    child.process = fork_context.Process(
-        target=child_main,
-        args=(child.name, child.main, settings, child.ready, child.pulse, dict(os.environ)),
-        name=child.name,
-    )
+    arguments = (child.name, child.main, settings, child.ready, child.pulse, dict(os.environ))
     try:
-        child.process.start()
+        child.process = start_process(child_main, arguments, child.name)
         child.pulse.beat()  # the fork server may have taken its time
     except (OSError, EOFError) as error:  # out of descriptors, memory or process ids, or the fork server was killed
         child.process = None

@@ -47,8 +47,24 @@ def test_children_come_back_when_the_server_is_killed_and_none_outlives_the_node
         )
         assert not any(map(is_running, first.values()))
         wait_until(lambda: listening(node.port), seconds=120, what="the new receiver to listen")
+        second = _started(node)
+        _remove_socket(_parent(second["receive-0"]))  # as what clears old temporary files does
+        os.kill(second["receive-0"], signal.SIGKILL)
+        wait_until(
+            lambda: _started(node)["receive-0"] != second["receive-0"] and listening(node.port),
+            seconds=120,
+            what="a receiver without the server",
+        )
+        assert _started(node)["work"] == second["work"]
         node.kill()  # waits until no descendant is left
         assert not any(map(is_running, _started(node).values()))
+
+
+def _remove_socket(server: int) -> None:
+    opened = {str(entry.readlink()) for entry in Path(f"/proc/{server}/fd").iterdir() if entry.is_symlink()}
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text("utf-8").splitlines()[1:]]
+    (path,) = {row[7] for row in sockets if len(row) == 8 and f"socket:[{row[6]}]" in opened}
+    Path(path).unlink()
 
 
 def _all_new(node: Node, first: dict[str, int]) -> bool:
