@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pydicom import Dataset
@@ -168,17 +168,26 @@ def _send_again(session: Session, delivery: Delivery, document: Document, reason
 
 
 class ReportReceiver:
-    """Takes reports of one association into the index and tells who waits that one came."""
+    """Takes reports of one association into the index and tells who waits that all was reported that was asked for."""
 
     def __init__(self, database: Database, clock: Callable[[], dt.datetime]) -> None:
         self._database = database
         self._clock = clock
+        self._outstanding: set[str] = set()
         self.came = threading.Event()
+
+    def expect(self, sop_instance_uids: Iterable[str]) -> None:
+        """Name what is asked for next. A peer may report on each object by itself."""
+        self._outstanding = set(sop_instance_uids)
 
     def __call__(self, event: evt.Event) -> int:
         """Answer an N-EVENT-REPORT with its status (PS3.7 section C.5)."""
         status = answer_report(event.event_information, self._database, self._clock())
-        self.came.set()
+        if status == SUCCESS:
+            report = read_report(event.event_information)
+            self._outstanding -= {instance for _, instance, *_ in (*report.committed, *report.failed)}
+            if not self._outstanding:
+                self.came.set()
         return status
 
 

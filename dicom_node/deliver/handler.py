@@ -23,7 +23,6 @@ from dicom_node.deliver.commitment import ReportReceiver, request_commitment
 from dicom_node.deliver.rows import (
     end,
     fail,
-    give_back,
     is_superseded,
     mark_stored,
     note_proof_request,
@@ -88,8 +87,7 @@ def _send_and_prove(tasks: Sequence[Task]) -> None:
         if sent:
             mark_stored(*sent)
             end(*sent)
-        fail(tasks[len(sent)], error)
-        give_back(tasks[len(sent) + 1 :])  # due at once, each by itself: what befell that one must not hold them up
+        fail(tasks[len(sent)], error, untried=tasks[len(sent) + 1 :])
 
 
 def _continue(task: Task) -> None:
@@ -221,6 +219,7 @@ def _ask_for_commitment(
 ) -> None:
     """Ask for what the rows say is asked for, give the report a moment to come, and end the jobs by what it said."""
     references = [task.reference for task in tasks]
+    reports.expect(reference.sop_instance_uid for reference in references)
     request_commitment(association, transaction_uid=transaction_uid, references=references)
     reports.came.wait(tasks[0].destination.same_association_seconds)
     end(*tasks)

@@ -95,7 +95,7 @@ def is_superseded(task: Task) -> bool:
 def end(*tasks: Task, proof: str = "") -> None:
     """End or postpone the jobs by what the rows say now; with `proof`, confirm them first (transition B)."""
     with tasks[0].node.database.write() as session:
-        for task in tasks:
+        for task in sorted(tasks, key=lambda task: task.delivery_id):  # the order of a report's locks
             _end(session, task, proof)
 
 
@@ -113,13 +113,6 @@ def _end(session: Session, task: Task, proof: str) -> None:
         _record_failure(session, task, delivery, delivery.last_error or "to be sent again", permanent=False)
 
 
-def give_back(tasks: Sequence[Task]) -> None:
-    """Make these due again at once, as they were: they were not tried."""
-    for task in tasks:
-        with task.node.database.write() as session:
-            jobs.postpone(session, task.job)
-
-
 def _look_again_at(task: Task, delivery: Delivery, now: dt.datetime) -> dt.datetime:
     """A commitment report wakes the job itself; until its time-out there is nothing to do. C-FIND must ask again."""
     if delivery.commitment_asked_at is not None:
@@ -127,13 +120,21 @@ def _look_again_at(task: Task, delivery: Delivery, now: dt.datetime) -> dt.datet
     return now + jobs.back_off(max(delivery.proof_attempts, 1))
 
 
-def fail(task: Task, error: DeliveryError) -> None:
-    """The job's failure and the row's in one transaction."""
+def fail(task: Task, error: DeliveryError, *, untried: Sequence[Task] = ()) -> None:
+    """The job's failure and the row's in one transaction.
+
+    untried: those behind it, each due again by itself as it was; where the destination is down, when this one is.
+    """
     refused = _refusals(task.job) + 1 if isinstance(error, peer.RefusedError) else 0
     refused_often = refused >= task.node.settings.delivery.refused_attempts
     unreachable = isinstance(error, peer.DestinationUnreachableError)
     with task.node.database.write() as session:
         delivery = session.get_one(Delivery, task.delivery_id, with_for_update=True)
+        if delivery.state is DeliveryState.CONFIRMED:  # the report came before the request failed
+            jobs.complete(session, task.job)
+            return
+        for each in untried:
+            jobs.postpone(session, each.job)
         text = f"{UNREACHABLE}: {error}" if unreachable else str(error)
         if delivery.state is DeliveryState.STORED:
             delivery.commitment_asked_at = None  # the request itself failed: the next run asks at once

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from dicom_node import deliver
 from dicom_node.context import NodeContext
-from dicom_node.deliver.commitment import answer_report
+from dicom_node.deliver.commitment import ReportReceiver, answer_report
+from dicom_node.deliver.rows import end, fail, mark_stored
+from dicom_node.deliver.task import begin
+from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import DeliveryState, Document, JobKind, JobState
 from dicom_node.jobs import queue as jobs
 from dicom_node.jobs.queue import ClaimedJob
@@ -146,3 +151,67 @@ def test_what_was_superseded_meanwhile_is_not_sent_with_the_companions(tmp_path:
         run_until_quiet(node, clock)
         assert sorted(pacs.kept) == sorted(newer)
         assert [job.state for job in all_jobs(node)] == [JobState.DONE] * 4
+
+
+def test_what_was_not_tried_waits_with_the_first_until_the_destination_may_answer(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), to(free_port()))
+    make_result(node)
+    deliver_next(node)
+    first, other = all_jobs(node)
+    assert [first.attempts, other.attempts] == [1, 0]
+    assert other.run_at == first.run_at, "one of them finds out for all"
+
+
+def test_a_request_that_fails_after_its_report_leaves_what_is_proven(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, to(free_port()), delivery={"max_attempts": 1})
+    make_result(node)
+    job = claim(node)
+    assert job is not None
+    proven, failed = begin(job, node)
+    mark_stored(proven, failed, transaction_uid="1.2.3")
+    assert answer_report(report_on(node), node.database, clock.now) == 0x0000
+    for task in (proven, failed):
+        fail(task, DeliveryError("no answer to the request for storage commitment"))
+    assert [row.state for row in deliveries(node)] == [DeliveryState.CONFIRMED, DeliveryState.DEAD]
+    assert deliveries(node)[0].last_error == ""
+    assert [job.state for job in all_jobs(node)] == [JobState.DONE, JobState.DEAD]
+
+
+def test_reports_on_each_document_by_itself_are_all_waited_for(tmp_path: Path) -> None:
+    clock = Clock()
+    node = make_node(tmp_path, clock, to(free_port()))
+    uids = make_result(node)
+    job = claim(node)
+    assert job is not None
+    mark_stored(*begin(job, node), transaction_uid="1.2.3")
+    reports = ReportReceiver(node.database, clock)
+    reports.expect(uids)
+    unknown = report_on(node)
+    unknown.TransactionUID = "1.2.4"
+    for report, status, is_all in (
+        (unknown, 0x0112, False),
+        (report_on(node, number=0), 0x0000, False),
+        (report_on(node, number=1, failed=True), 0x0000, True),
+    ):
+        told: Any = SimpleNamespace(event_information=report)
+        assert (reports(told), reports.came.is_set()) == (status, is_all)
+    assert [row.state for row in deliveries(node)] == [DeliveryState.CONFIRMED, DeliveryState.PENDING]
+
+
+def test_the_rows_are_locked_in_the_order_of_a_report(tmp_path: Path) -> None:
+    node = make_node(tmp_path, Clock(), to(free_port()))
+    make_result(node)
+    job = claim(node)
+    assert job is not None
+    tasks = begin(job, node)
+    mark_stored(*tasks)
+    looked_at: list[object] = []
+
+    @event.listens_for(node.database.engine, "before_cursor_execute")
+    def _note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement.startswith("SELECT") and "WHERE delivery.id" in statement:
+            looked_at.append(next(iter(parameters.values() if isinstance(parameters, dict) else parameters)))
+
+    end(*sorted(tasks, key=lambda task: -task.delivery_id))
+    assert looked_at == [row.id for row in deliveries(node)]
