@@ -12,6 +12,7 @@ from dicom_node.cli.common import ConfigOption, console, optional_settings, sett
 from dicom_node.config import CONFIG_VARIABLE, DEFAULT_CONFIG, config_path
 from dicom_node.errors import UsageError
 from dicom_node.system.collection import hold_collection
+from model.images.light_pydicom import import_pydicom
 
 
 def init(
@@ -37,6 +38,7 @@ def serve(
 ) -> None:
     """Run the node until SIGTERM."""
     hold_collection()  # until the node's parts have started
+    import_pydicom()
     from dicom_node.logs import configure
     from dicom_node.runtime import supervisor as service
 
@@ -94,6 +96,7 @@ def analyze(
 ) -> None:
     """Analyse files without a network: the same rules, model and documents as on the node."""
     hold_collection()  # until the model is loaded
+    import_pydicom()
     from dicom_node.analysis.files import analyze_files
 
     text = analyze_files(current, prior, out, settings=optional_settings(config))

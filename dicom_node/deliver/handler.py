@@ -18,7 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StudyRootQueryRetri
 
 from dicom_node.config import Verify
 from dicom_node.context import NodeContext
-from dicom_node.deliver import peer, stow
+from dicom_node.deliver import peer
 from dicom_node.deliver.commitment import ReportReceiver, request_commitment
 from dicom_node.deliver.rows import (
     end,
@@ -112,6 +112,8 @@ def _continue(task: Task) -> None:
 
 def _to_web_service(task: Task) -> None:
     """The same steps by STOW-RS and QIDO-RS."""
+    from dicom_node.deliver import stow  # with the first such destination: it brings a library of HTTP
+
     client = stow.open_client(task.destination, task.node.settings.delivery)
     if task.state is not DeliveryState.STORED:
         dataset = read_document(task)

@@ -15,6 +15,7 @@ from types import FrameType
 from dicom_node.runtime import fork_server
 from dicom_node.system.child_process import end_with_parent
 from dicom_node.system.collection import hold_collection
+from model.images.light_pydicom import import_pydicom
 
 _THREADS_OF_NUMPY = "OPENBLAS_NUM_THREADS"
 
@@ -32,6 +33,7 @@ def _import_libraries() -> None:
     """Import without a thread: none may run where processes are forked."""
     given_threads = os.environ.get(_THREADS_OF_NUMPY)
     os.environ[_THREADS_OF_NUMPY] = "1"  # read once, when numpy is imported
+    import_pydicom()
     from sqlalchemy.orm import configure_mappers
 
     import dicom_node.receive.receiver

@@ -14,14 +14,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-import requests
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from dicom_node.config import OidcSection
-from dicom_node.dicom.bounded_answers import AnswerLimits, bound_answers
 from dicom_node.web.oidc_identity import LogInAttempt, LogInError, SignedInIdentity, identity_of, values_at
 
 if TYPE_CHECKING:  # imported with the first log-in: most nodes have no provider, and these take a tenth of a second
+    import requests
     from authlib.integrations.requests_client import OAuth2Session
     from joserfc.jwk import KeySet
 
@@ -172,6 +171,8 @@ class OidcProvider:
             return self._metadata
 
     def _get(self, url: str, **headers: str) -> dict[str, Any]:
+        import requests
+
         with self._errors(), requests.Session() as session:
             session.trust_env = False
             _bound(session)
@@ -232,6 +233,8 @@ class OidcProvider:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Map what the libraries raise of a provider's answers."""
+        import requests
+
         try:
             yield
         except requests.RequestException as error:
@@ -245,6 +248,8 @@ class OidcProvider:
 
 def _bound(session: requests.Session) -> None:
     """Read no answer without end: whoever waits for it holds the lock that every log-in needs."""
+    from dicom_node.dicom.bounded_answers import AnswerLimits, bound_answers
+
     limits = AnswerLimits(most_bytes=MAX_ANSWER_BYTES, most_seconds=ANSWER_SECONDS)
     bound_answers(session, limits, head_seconds=ANSWER_SECONDS)
 

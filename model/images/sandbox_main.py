@@ -20,8 +20,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from model.errors import PixelError
-from model.images.display import load_display_image
+from model.images.light_pydicom import import_pydicom
 from model.schema import DisplayImage
+
+import_pydicom()
+
+from model.images.display import load_display_image  # noqa: E402 (after pydicom)
 
 
 def main() -> None:

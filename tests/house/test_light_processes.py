@@ -45,7 +45,9 @@ main()
         ("dicom_node.receive.listeners", ("dicom_node.receive.receiver", "pydicom", "pynetdicom", "sqlalchemy")),
         ("dicom_node.receive.receiver", ("dicom_node.serving", "highdicom", "jinja2", "starlette", "torch")),
         ("dicom_node.analysis.files", ("scipy", "torch", "transformers")),
-        ("dicom_node.web.server", ("authlib", "highdicom", "joserfc", "torch")),
+        ("dicom_node.web.server", ("authlib", "dicomweb_client", "highdicom", "joserfc", "torch")),
+        ("dicom_node.analysis.job", ("dicomweb_client", "torch")),
+        ("model.images.sandbox_main", ("dicom_node", "requests", "scipy", "torch", "tqdm")),
         ("dicom_node.feedback.reports.job", ("highdicom", "httpx", "torch")),
     ],
 )

@@ -41,7 +41,6 @@ from dicom_node.priors.retrieval.archive import (
     count_instances_of,
     select_series,
 )
-from dicom_node.priors.retrieval.dicomweb import WebArchive
 from dicom_node.priors.retrieval.dimse import DimseArchive, Sink
 from dicom_node.priors.types import ImageFacts, PriorPolicy
 from dicom_node.storage.instance_store import StoredFile
@@ -74,6 +73,8 @@ def open_archive(peer: QueryPeer, node: NodeContext) -> Archive:
     """The peer behind its protocol."""
     priors = node.settings.priors
     if peer.retrieve is Retrieve.DICOMWEB:
+        from dicom_node.priors.retrieval.dicomweb import WebArchive  # it brings a library of HTTP
+
         return WebArchive(
             peer=peer,
             query_seconds=priors.query_seconds,

@@ -12,7 +12,7 @@ from dicom_node.admin import operations
 from dicom_node.admin.formats import amount, label
 from dicom_node.backfill.run_text import recent_runs, run_summary
 from dicom_node.config import Destination, Role
-from dicom_node.deliver import peer, stow
+from dicom_node.deliver import peer
 from dicom_node.errors import DeliveryError
 from dicom_node.index.tables.core import DeliveryState, Job, JobState, Notice
 from dicom_node.jobs import backlog
@@ -109,6 +109,8 @@ def echo_answer(call: Call, destination: Destination) -> str:
     settings = call.node.settings
     try:
         if destination.url:
+            from dicom_node.deliver import stow  # it brings a library of HTTP
+
             stow.check(destination, settings.delivery)
             return "the DICOMweb service answers"
         result = peer.echo(destination, settings.delivery, calling_ae_title=settings.node.ae_title)
