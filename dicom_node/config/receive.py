@@ -131,9 +131,7 @@ class ReceiveSection(Section):
         default=15.0, description="from the association to its first message, of a peer without a table of its own"
     )
     unnamed_store: bool = Field(default=True, description="AE titles without a table in receive.peers may store")
-    unnamed_query: bool = Field(
-        default=True, description="they may query: C-FIND tells patients' names to whoever asks"
-    )
+    unnamed_query: bool = Field(default=True, description="they may query: C-FIND discloses patients' names")
     dimse_seconds: Seconds = Field(default=30.0, description="for one PDU to arrive or leave")
     lifetime_seconds: Seconds = Field(default=14_400.0, description="for a whole association")
     min_bytes_per_second: int = Field(
