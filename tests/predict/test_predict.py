@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +37,7 @@ from model.errors import InferenceError
 from model.schema import ModelIdentity, Prediction, StudyPair
 from tests.support.checkpoints import open_context
 from tests.support.common import REPOSITORY, wait_until
+from tests.support.forked import ForkedProcess
 from tests.support.object_store import S3Server, s3_server
 from tests.support.tiny_nvila import save_tiny
 from training.phantom.dicom import write_study_pair
@@ -241,22 +240,22 @@ def test_killed_and_started_again_it_gives_the_same_rows_once(
 ) -> None:
     out = tmp_path / "out"
     options = ["--model", str(checkpoint), "--processes", "1", "--batch", "2", "--shard", "2"]
-    command = [sys.executable, "-m", "dicom_node", "predict", str(films), "--out", str(out), *options]
+    arguments = [str(films), "--out", str(out), *options]
     environment = {name: value for name, value in os.environ.items() if name != "DICOM_NODE_CONFIG"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = tmp_path / "log"
+    first = ForkedProcess("dicom_node", ["predict", *arguments], log=log, folder=tmp_path, environment=environment)
     try:
         wait_until(
             lambda: (out / "part-000000.parquet").exists() or first.poll() is not None, seconds=240, what="a shard"
         )
     finally:
         first.send_signal(signal.SIGKILL)
-        _, said = first.communicate()
-    assert (out / "part-000000.parquet").exists(), said.decode()
+        first.wait()
+    assert (out / "part-000000.parquet").exists(), log.read_text("utf-8")
     kept = (out / "part-000000.parquet").stat().st_mtime_ns
     monkeypatch.delenv("DICOM_NODE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)  # no config.toml here
-    second = CliRunner().invoke(app, command[4:], catch_exceptions=False)
+    second = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert second.exit_code == 0, second.output
     assert "6 studies by tiny" in second.stdout
     assert (out / "part-000000.parquet").stat().st_mtime_ns == kept

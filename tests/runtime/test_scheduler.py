@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +32,10 @@ from dicom_node.runtime.clock_jumps import mend_after_setback
 from dicom_node.runtime.scheduler import Sweeper
 from dicom_node.runtime.ticks import Tick
 from dicom_node.system.leader_election import Leadership
-from tests.support.common import REPOSITORY, wait_until
+from tests.support.common import wait_until
 from tests.support.delivery_node import Clock, all_jobs, deliveries, make_node, make_result
-from tests.support.postgres import running_postgres
+from tests.support.forked import ForkedProcess
+from tests.support.postgres import PostgresServer
 
 TICK_SECONDS = 0.1
 PACS = {"name": "pacs", "port": 1}
@@ -222,8 +221,7 @@ def test_a_long_pause_makes_one_late_tick_and_a_jump_of_the_clock_none_too_many(
 
 def test_a_process_that_slept_ticks_once_for_all_that_it_missed(tmp_path: Path) -> None:
     """SIGSTOP is what a suspended machine is to its processes."""
-    command = [sys.executable, "-m", "tests.support.ticking", str(tmp_path), str(TICK_SECONDS)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = ForkedProcess("tests.support.ticking", [str(tmp_path), str(TICK_SECONDS)], log=tmp_path / "log")
     ticks = tmp_path / "ticks"
 
     def count() -> int:
@@ -264,79 +262,73 @@ class _MovableClock:
         return dt.datetime.now(dt.UTC) + self._offset
 
 
-def test_all_ticks_of_a_leader_may_ask_at_once(tmp_path: Path) -> None:
+def test_all_ticks_of_a_leader_may_ask_at_once(postgres_server: PostgresServer, tmp_path: Path) -> None:
     """The scheduler has four threads; a connection of SQLAlchemy's is for one."""
-    with running_postgres() as server:
-        node = make_node(tmp_path, Clock(), PACS, database={"url": server.new_database()})
-        leader = Leadership(node)
-        with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(lambda _number: leader.take_or_keep(), range(400)))
-        leader.give_up()
-        node.database.close()
+    node = make_node(tmp_path, Clock(), PACS, database={"url": postgres_server.new_database()})
+    leader = Leadership(node)
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _number: leader.take_or_keep(), range(400)))
+    leader.give_up()
+    node.database.close()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_leader_that_is_killed_or_hangs_is_followed(tmp_path: Path, sign: signal.Signals) -> None:
+def test_a_leader_that_is_killed_or_hangs_is_followed(
+    postgres_server: PostgresServer, tmp_path: Path, sign: signal.Signals
+) -> None:
     """A stopped process keeps its connection open, as a frozen machine and a cut cable do."""
-    with running_postgres() as server:
-        url = server.new_database()
-        node = make_node(tmp_path, Clock(), PACS, database={"url": url})
-        code = (
-            "import pathlib, sys, threading\n"
-            "from dicom_node.system.leader_election import Leadership\n"
-            "from tests.support.delivery_node import Clock, make_node\n"
-            "node = make_node(pathlib.Path(sys.argv[1]), Clock(), database={'url': sys.argv[2]})\n"
-            "print(Leadership(node).take_or_keep(), flush=True)\n"
-            "threading.Event().wait()\n"
-        )
-        command = [sys.executable, "-c", code, str(tmp_path / "other"), url]
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        follower = Leadership(node)
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "True\n"
-            assert not follower.take_or_keep()
-        finally:
-            process.send_signal(sign)
-        try:
-            wait_until(follower.take_or_keep, what="the follower to lead")
-        finally:
-            process.kill()
-            process.wait(30)
-        follower.give_up()
+    url = postgres_server.new_database()
+    node = make_node(tmp_path, Clock(), PACS, database={"url": url})
+    log = tmp_path / "log"
+    process = ForkedProcess("tests.support.leading", [str(tmp_path / "other"), url], log=log)
+    follower = Leadership(node)
+    try:
+        wait_until(lambda: process.poll() is not None or "leads: " in log.read_text("utf-8"), what="the other to try")
+        assert "leads: True" in log.read_text("utf-8")
+        assert not follower.take_or_keep()
+    finally:
+        process.send_signal(sign)
+    try:
+        wait_until(follower.take_or_keep, what="the follower to lead")
+    finally:
+        process.kill()
+        process.wait(30)
+    follower.give_up()
+    node.database.close()
+
+
+def test_a_leader_whose_ticks_have_stopped_gives_the_lead_up(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process lives and its connection speaks, but nothing is swept any more."""
+    monkeypatch.setattr("dicom_node.system.leader_election.TICKLESS_SECONDS", 1.0)
+    url = postgres_server.new_database()
+    nodes = [make_node(tmp_path / name, Clock(), PACS, database={"url": url}) for name in ("a", "b")]
+    leader, follower = map(Leadership, nodes)
+    assert leader.take_or_keep()
+    assert not follower.take_or_keep()
+    wait_until(follower.take_or_keep, what="the follower to lead")
+    follower.give_up()
+    for node in nodes:
         node.database.close()
 
 
-def test_a_leader_whose_ticks_have_stopped_gives_the_lead_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its process lives and its connection speaks, but nothing is swept any more."""
-    monkeypatch.setattr("dicom_node.system.leader_election.TICKLESS_SECONDS", 1.0)
-    with running_postgres() as server:
-        url = server.new_database()
-        nodes = [make_node(tmp_path / name, Clock(), PACS, database={"url": url}) for name in ("a", "b")]
-        leader, follower = map(Leadership, nodes)
-        assert leader.take_or_keep()
-        assert not follower.take_or_keep()
-        wait_until(follower.take_or_keep, what="the follower to lead")
-        follower.give_up()
-        for node in nodes:
-            node.database.close()
-
-
-def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(tmp_path: Path) -> None:
-    with running_postgres() as server:
-        url = server.new_database()
-        first = make_node(tmp_path / "a", Clock(), PACS, database={"url": url})
-        second = make_node(tmp_path / "b", Clock(), PACS, database={"url": url})
-        leader, follower = Leadership(first), Leadership(second)
-        assert leader.take_or_keep()
-        assert leader.take_or_keep()
-        assert not follower.take_or_keep()
-        leader.give_up()
-        wait_until(follower.take_or_keep, what="the follower to lead")
-        assert not leader.take_or_keep()
-        follower.give_up()
-        first.database.close()
-        second.database.close()
+def test_one_sweeper_leads_on_postgresql_and_its_death_hands_over(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres_server.new_database()
+    first = make_node(tmp_path / "a", Clock(), PACS, database={"url": url})
+    second = make_node(tmp_path / "b", Clock(), PACS, database={"url": url})
+    leader, follower = Leadership(first), Leadership(second)
+    assert leader.take_or_keep()
+    assert leader.take_or_keep()
+    assert not follower.take_or_keep()
+    leader.give_up()
+    wait_until(follower.take_or_keep, what="the follower to lead")
+    assert not leader.take_or_keep()
+    follower.give_up()
+    first.database.close()
+    second.database.close()
 
 
 def test_work_that_waited_through_a_planned_stop_is_told_only_when_no_worker_comes(tmp_path: Path) -> None:
