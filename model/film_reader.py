@@ -64,27 +64,35 @@ class FilmReader:
         }
 
     def look(self, pairs: Sequence[StudyPair]) -> list[PairView]:
-        """Look at the films of each pair once. Where the current one is no film of a person, both are only recognised:
+        """Look at each film of the pairs once. Where the current one is no film of a person, both are only recognised:
         nothing else of them is read."""
-        images = [image for pair in pairs for image in (pair.prior, pair.current) if image is not None]
+        films = [[image for image in (pair.prior, pair.current) if image is not None] for pair in pairs]
+        # one film may stand in several pairs: a prior that two current films are compared with
+        images = {id(image): image for pair in films for image in pair}
         if not images:
             return []
-        squares = squares_of(images)
+        places = {key: number for number, key in enumerate(images)}
+        indices = [[places[id(image)] for image in pair] for pair in films]
+        squares = squares_of(list(images.values()))
         recognised = self.classifier.recognise(squares)
-        views = list(recognised.views)
+        unread = dict(enumerate(recognised.views))
         # A film of something else (a phantom, a hand, noise) is recognised and not read: its numbers would mean
         # nothing.
-        of_people = [
-            index for pair in _film_indices(pairs) if views[pair[-1]].kind is FilmKind.PERSON for index in pair
-        ]
-        if of_people:
-            read = self.classifier.read(squares[of_people], recognised.of(of_people))
-            for index, view in zip(of_people, read, strict=True):
-                views[index] = view
-        return [
-            PairView(prior=views[pair[0]] if len(pair) > 1 else None, current=views[pair[-1]])
-            for pair in _film_indices(pairs)
-        ]
+        is_person = [unread[pair[-1]].kind is FilmKind.PERSON for pair in indices]
+        wanted = list(dict.fromkeys(i for pair, person in zip(indices, is_person, strict=True) if person for i in pair))
+        read = self.classifier.read(squares[wanted], recognised.of(wanted)) if wanted else []
+        of_people = dict(zip(wanted, read, strict=True))
+        answers = []
+        for pair, person in zip(indices, is_person, strict=True):
+            *prior, current = ((of_people if person else unread)[index] for index in pair)
+            answers.append(PairView(prior=prior[0] if prior else None, current=current))
+        return answers
+
+    def recognise(self, pair: StudyPair) -> PairView:
+        """Tell the kind of a pair's films and how like those of training they are; nothing else of them is read."""
+        images = [image for image in (pair.prior, pair.current) if image is not None]
+        *prior, current = self.classifier.recognise(squares_of(images)).views
+        return PairView(prior=prior[0] if prior else None, current=current)
 
     def course(self, study: StudyPair, view: PairView, kinds: Collection[str]) -> StudyPair | None:
         """The part of a study that was measured: all its images are of these kinds (else None), and the course begins
@@ -132,16 +140,6 @@ class FilmReader:
         findings = tuple(replace(f, regions=tuple(regions.get(f.key, ()))) for f in prediction.findings)
         seconds = {**prediction.seconds, "localise": time.perf_counter() - started}
         return replace(prediction, findings=findings, seconds=seconds)
-
-
-def _film_indices(pairs: Sequence[StudyPair]) -> list[tuple[int, ...]]:
-    """The indices of each pair's films, the current one last, among those of all pairs."""
-    indices, used = [], 0
-    for pair in pairs:
-        count = 1 if pair.prior is None else 2
-        indices.append(tuple(range(used, used + count)))
-        used += count
-    return indices
 
 
 def film_heatmap(view: PairView, key: str, role: ImageRole) -> Heatmap | None:

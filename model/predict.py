@@ -138,7 +138,7 @@ class Predictor:
     def unfamiliarity(self, pair: StudyPair) -> float | None:
         """The distance of the pair's films from those of training, as `Prediction.unfamiliarity`; above 1 they are like
         none of them. None where the checkpoint has no film classifier."""
-        return self.films.look([pair])[0].unfamiliarity if self.films is not None else None
+        return self.films.recognise(pair).unfamiliarity if self.films is not None else None
 
     def questions(self, *, with_prior: bool) -> tuple[Question, ...]:
         """The questions for a pair: the battery of the checkpoint's findings, without types it was not trained on."""

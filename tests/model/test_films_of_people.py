@@ -96,8 +96,8 @@ def test_the_other_order_says_the_inverse_and_the_same_film_twice_no_change(
 ) -> None:
     inverse = {"new": "resolved", "resolved": "new", "worsening": "improving", "improving": "worsening"}
     for pair in pairs:
-        forth, back = predictor.predict(pair), predictor.predict(pair.swapped())
-        twice = predictor.predict(StudyPair(current=pair.current, prior=pair.current))
+        same_film = StudyPair(current=pair.current, prior=pair.current)
+        forth, back, twice = predictor.predict_many([pair, pair.swapped(), same_film])
         for one, other, same in zip(forth.findings, back.findings, twice.findings, strict=True):
             stated = one.change.value if one.change is not None else None
             turned = other.change.value if other.change is not None else None
