@@ -12,7 +12,6 @@ import numpy as np
 from highdicom.sr import (
     ContentSequence,
     GraphicTypeValues,
-    ImageRegion,
     Measurement,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     SourceImageForRegion,
@@ -24,7 +23,7 @@ from dicom_node.report import codes
 from dicom_node.report.concepts import finding_concept
 from dicom_node.report.sr.copies import Form, with_values
 from dicom_node.report.sr.finding_group import algorithm_identification, fill_tracking, time_point
-from dicom_node.report.sr.regions import FloatArray
+from dicom_node.report.sr.regions import FloatArray, RadiographRegion
 from model.schema import ImageRole
 
 _ANY_UID, _ANY_TEXT = "2.25.1", "-"
@@ -75,7 +74,7 @@ def _region_form(form: RegionForm) -> Form:
     image = SourceImageForRegion(referenced_sop_class_uid=form.sop_class_uid, referenced_sop_instance_uid=_ANY_UID)
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(identifier=_ANY_TEXT, uid=_ANY_UID),
-        referenced_region=ImageRegion(
+        referenced_region=RadiographRegion(
             graphic_type=kind, graphic_data=np.asarray(_ANY_POINTS[kind]), source_image=image
         ),
         time_point_context=time_point(form.role),

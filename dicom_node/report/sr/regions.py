@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from highdicom.sr import GraphicTypeValues, ImageRegion, SourceImageForRegion
+from highdicom.sr import (
+    CodedConcept,
+    GraphicTypeValues,
+    ImageRegion,
+    RelationshipTypeValues,
+    ScoordContentItem,
+    SourceImageForRegion,
+)
 from numpy.typing import NDArray
 
 from dicom_node.report.patient import whole_number
@@ -14,6 +21,27 @@ from dicom_node.report.sr.uids import header_uid
 from model.schema import Region
 
 FloatArray: TypeAlias = NDArray[np.float64]
+
+
+class RadiographRegion(ImageRegion):  # type: ignore[misc]  # highdicom has no types
+    """highdicom's Image Region without its look whether the class of the image has frames.
+
+    For that look each process reads tables of 22 MB, a third of a second of CPU, and keeps them. Its answer changes an
+    item only where a pixel origin is given or the image is a whole slide (PS3.3 section C.18.6.1), neither of which a
+    radiograph has.
+    """
+
+    def __init__(
+        self, graphic_type: GraphicTypeValues, graphic_data: FloatArray, source_image: SourceImageForRegion
+    ) -> None:
+        ScoordContentItem.__init__(
+            self,
+            name=CodedConcept(value="111030", meaning="Image Region", scheme_designator="DCM"),
+            graphic_type=graphic_type,
+            graphic_data=graphic_data,
+            relationship_type=RelationshipTypeValues.CONTAINS,
+        )
+        self.ContentSequence = [source_image]
 
 
 def stored_size(source: SourceImage) -> tuple[int, int]:
@@ -28,10 +56,10 @@ def position_points(source: SourceImage, column: float, row: float) -> FloatArra
     return np.asarray([(column, row), (column + 0.5, row)], dtype=np.float64)
 
 
-def image_region(source: SourceImage, region: Region) -> ImageRegion:
+def image_region(source: SourceImage, region: Region) -> RadiographRegion:
     """Image Region as TID 1410 has it: SCOORD POLYLINE on the stored image (PS3.3 section C.18.6.1)."""
     points, image = outline_points(source, region), _source_of_region(source)
-    return ImageRegion(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
+    return RadiographRegion(graphic_type=GraphicTypeValues.POLYLINE, graphic_data=points, source_image=image)
 
 
 def outline_points(source: SourceImage, region: Region) -> FloatArray:
