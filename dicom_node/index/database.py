@@ -59,6 +59,14 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+_AFTER_COMMIT = "after_commit"
+
+
+def after_commit(session: Session, name: str, act: Callable[[], None]) -> None:
+    """Have something done once the session's transaction is committed; once, however often the name is given."""
+    session.info.setdefault(_AFTER_COMMIT, {})[name] = act
+
+
 class Database:
     """The index's engine. One per process; sessions are short and never cross a thread.
 
@@ -120,6 +128,8 @@ class Database:
         """
         with map_errors(), self._sessions.begin() as session:
             yield session
+        for act in session.info.get(_AFTER_COMMIT, {}).values():
+            act()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -34,6 +34,7 @@ from dicom_node.index.row_locks import lock_rows
 from dicom_node.index.tables.core import Job, JobKind, JobState
 from dicom_node.index.upsert import insert_if_absent
 from dicom_node.jobs import statements
+from dicom_node.jobs.bell import ring_after_commit
 from dicom_node.jobs.due import Priority, claim_analyses_alone, given_times
 from dicom_node.system.backoff import pause_after
 
@@ -95,7 +96,10 @@ def enqueue(
         "finished_at": None,
         "last_error": "",
     }
-    return insert_if_absent(session, Job, values, unique=["key"]) is not None
+    is_new = insert_if_absent(session, Job, values, unique=["key"]) is not None
+    if is_new:
+        ring_after_commit(session)
+    return is_new
 
 
 def claim(

@@ -2,9 +2,10 @@
 
 PostgreSQL: a trigger on `job` notifies the kind of each job that becomes ready (migrations), and one connection of each
 worker listens. SQLite, where writers are other processes of the same machine: `PRAGMA data_version`, a counter that
-changes with every commit of another connection; reading it takes no lock and costs microseconds. After a change one
-statement asks which kinds have a job that is due, or one that will be sooner than before. Both only save time:
-a lane asks by itself every few seconds, so a lost notification delays a job and loses none.
+changes with every commit of another connection; reading it takes no lock and costs microseconds. It is read at once
+where the bell rings that whoever makes a job rings (`dicom_node.jobs.bell`). After a change one statement asks which
+kinds have a job that is due, or one that will be sooner than before. All this only saves time: a lane asks by itself
+every few seconds, so a lost notification delays a job and loses none.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs import backlog
+from dicom_node.jobs.bell import doorbell_of
 from dicom_node.logs import get_logger
 
 log = get_logger(__name__)
 
 CHANNEL = "dicom_node_jobs"
 LOOK_SECONDS = 0.1
-"""The interval at which SQLite's counter is read: the longest that a job of another process waits for its start."""
+"""The interval at which SQLite's counter is read where nobody rings: jobs that wait no longer, and another worker's."""
 SLOW_POLL = dt.timedelta(seconds=10)
 """The interval at which an idle lane looks for due work by itself; otherwise it is woken here."""
 BESIDE_POLL = dt.timedelta(seconds=60)
@@ -85,11 +87,12 @@ class Wakeups:
         self.wake(tuple(JobKind))  # a lane that waits has to see the sign to stop
 
     def _watch_sqlite(self) -> None:
-        with self._node.database.raw_connection() as connection:
+        with self._node.database.raw_connection() as connection, doorbell_of(self._node.database) as bell:
             cursor = connection.cursor()
             before = None
             known: dict[JobKind, tuple[dt.datetime, bool]] = {}
-            while not self._node.stop.wait(LOOK_SECONDS):
+            while not self._node.stop.is_set():
+                bell.wait(LOOK_SECONDS)
                 (version,) = cursor.execute("PRAGMA data_version").fetchone()
                 if version == before:
                     continue

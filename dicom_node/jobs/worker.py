@@ -190,8 +190,8 @@ class Worker:
         with status.busy(job.key):
             self._do(job, status)
         if status.kind is JobKind.ANALYSE:
-            # A further film of this person, which was passed over, may be taken now; and the reports are to be sent.
-            self._wakeups.wake((JobKind.ANALYSE, JobKind.DELIVER))
+            # A further film of this person, which was passed over, may be taken now.
+            self._wakeups.wake(kinds)
 
     def _claim(self, kind: JobKind, owner: str) -> ClaimedJob | None:
         with self._node.database.write() as session:
