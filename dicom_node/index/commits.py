@@ -59,7 +59,6 @@ class CommitWatch:
         try:
             if self._cursor is None:
                 connection = self._open.enter_context(self._database.raw_connection())
-                self._open.callback(connection.close)
                 self._cursor = connection.cursor()
             version: int = self._cursor.execute("PRAGMA data_version").fetchone()[0]
         except (IndexUnavailableError, self._database.engine.dialect.loaded_dbapi.Error) as error:

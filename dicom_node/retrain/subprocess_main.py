@@ -14,10 +14,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dicom_node.retrain.file_names import ERROR_FILE, PROBE_FILE
 from dicom_node.retrain.plan import Plan, read_plan
@@ -26,7 +26,11 @@ from dicom_node.retrain.types import RetrainError
 from dicom_node.system.child_process import end_with_parent
 from model.errors import ModelError
 from training.loop.pause import Between, breaks_from_environment
-from training.records.drops import DataError
+from training.records.drops import DataError, DropReport
+from training.records.record import Record
+
+if TYPE_CHECKING:
+    from training.evaluation.evaluate import EvaluatedPredictor
 
 TRAINED_MARK = "trained"
 """Beside the trained model: without it the folder `final` may be half-written."""
@@ -62,11 +66,9 @@ def main(stage: Stage, folder: Path, parent_pid: int) -> int:
 def probe(plan: Plan, between: Between) -> None:
     """Measure: seconds of a training step and of a pair of the frozen set. Writes PROBE_FILE."""
     from model.predict import load_predictor
-    from training.data.datasets import load_pair, open_records, parse_spec
-    from training.evaluation.evaluate import EvaluationOptions, evaluate
+    from training.data.datasets import open_records, parse_spec
     from training.loop.train import TrainingStopped, train
     from training.recipe.recipe import Recipe
-    from training.records.drops import DropReport
 
     times: list[float] = []
 
@@ -87,17 +89,27 @@ def probe(plan: Plan, between: Between) -> None:
     step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float("nan")
     predictor = load_predictor(plan.base, device=plan.device, experts=plan.experts)
     predictor.localiser = None
-    records = list(islice(open_records(parse_spec(f"site:{plan.frozen}"), DropReport()), PROBE_PAIRS))
+    pair = seconds_per_pair(predictor, open_records(parse_spec(f"site:{plan.frozen}"), DropReport()))
+    (plan.folder / PROBE_FILE).write_text(json.dumps({"step": step, "pair": pair}) + "\n", "utf-8")
+
+
+def seconds_per_pair(predictor: EvaluatedPredictor, records: Iterable[Record]) -> float:
+    """Ask the first PROBE_PAIRS of these that can be read, as the evaluation will; 0 where none can."""
+    from training.data.datasets import load_records
+    from training.evaluation.evaluate import EvaluationOptions, evaluate
+
+    counts: list[int] = []
+    report = DropReport()
     started = time.perf_counter()
     evaluate(
         predictor,
-        ((record, load_pair(record)) for record in records),
-        DropReport(),
+        load_records(records, report, limit=PROBE_PAIRS),
+        report,
         data="probe",
         options=EvaluationOptions(resamples=1, worst=0, meteor=False),
+        progress=counts.append,
     )
-    pair = (time.perf_counter() - started) / max(1, len(records))
-    (plan.folder / PROBE_FILE).write_text(json.dumps({"step": step, "pair": pair}) + "\n", "utf-8")
+    return (time.perf_counter() - started) / len(counts) if counts else 0.0
 
 
 def train_stage(plan: Plan, between: Between) -> None:

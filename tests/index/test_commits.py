@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,13 @@ def test_a_look_that_fails_is_made_again(database: Database) -> None:
     assert look.made == 2, "a new connection knows nothing of the one before"
     watch.close()
     database.close()
+
+
+def test_a_watch_closes_its_connection_without_an_error(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    watch = CommitWatch(database)
+    watch.look(Look())
+    cursor = watch._cursor
+    watch.close()
+    assert not caplog.records
+    with pytest.raises(sqlite3.ProgrammingError):
+        cursor.execute("SELECT 1")
