@@ -96,11 +96,15 @@ def register_instance(session: Session, received: ReceivedInstance, *, now: dt.d
         return known
     _fill(session, place, header)
     _note_activity(session, place, received, now)
-    if received.is_rejection_note:
-        reopen_resting_on(session, header.study_instance_uid, now=now)
-    if received.sop_class_uid in REPORT_TEXTS and received.may_teach:
-        note_report(session, received.sop_instance_uid, header.study_instance_uid, now=now)
+    _act_on_note_or_report(session, received, now)
     return Registration(outcome=Registered.NEW, path=received.stored.path, study_pk=place.study_pk)
+
+
+def _act_on_note_or_report(session: Session, received: ReceivedInstance, now: dt.datetime) -> None:
+    if received.is_rejection_note:
+        reopen_resting_on(session, received.header.study_instance_uid, now=now)
+    if received.sop_class_uid in REPORT_TEXTS and received.may_teach:
+        note_report(session, received.sop_instance_uid, received.header.study_instance_uid, now=now)
 
 
 def is_own_document(session: Session, sop_instance_uid: str) -> bool:

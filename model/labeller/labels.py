@@ -64,11 +64,16 @@ def without_labels(marks: list[Mark]) -> list[Mark]:
             changed[position] = dataclasses.replace(mark, parts={Part.STOP: True})
         else:
             changed[position] = _label_mark(mark)
+    return _with_stops(changed, closed)
+
+
+def _with_stops(marks: list[Mark], positions: set[int]) -> list[Mark]:
+    """End the statement before each position, as in "Pneumothorax: no Effusion: yes"."""
     # From the back, so that the positions before it stay valid.
-    for start in sorted(closed, reverse=True):  # "Pneumothorax: no Effusion: yes"
-        at = changed[start].start
-        changed.insert(start, Mark(text=";", start=at, end=at, parts={Part.STOP: True}))
-    return changed
+    for position in sorted(positions, reverse=True):
+        at = marks[position].start
+        marks.insert(position, Mark(text=";", start=at, end=at, parts={Part.STOP: True}))
+    return marks
 
 
 def _label_mark(mark: Mark) -> Mark:

@@ -13,7 +13,14 @@ from model.questions.prompts import render_conversation
 from training.data.datasets import load_image
 from training.evaluation.report import picture_url
 from training.instructions.mixing import mix_pools, mixing_weights, pools_of
-from training.instructions.streams import Conversation, ExpertText, InstructionOptions, LongAnswers, conversations
+from training.instructions.streams import (
+    Conversation,
+    ExpertText,
+    InstructionOptions,
+    LongAnswers,
+    Stream,
+    conversations,
+)
 from training.records.drops import DataError, DropReport
 from training.records.record import Record
 
@@ -47,22 +54,26 @@ def write_preview(
     total = sum(len(pool) for pool in pools.values())
     if not total:
         raise DataError(f"{data} gives no conversation with these streams:\n" + "\n".join(report.lines()))
-    weights = mixing_weights({stream: len(pool) for stream, pool in pools.items()}, temperature)
     # More are drawn than shown: some come twice, and some have an image that cannot be decoded.
     drawn = mix_pools(pools, temperature=temperature, seed=seed, length=samples * 4)
     shown = _distinct_samples(drawn, samples, report)
+    page.parent.mkdir(parents=True, exist_ok=True)
     text = _page_template().render(
         data=data,
         shown=len(shown),
         total=total,
         temperature=temperature,
-        streams=[(stream.value, len(pool), weights[stream]) for stream, pool in pools.items()],
+        streams=_stream_rows({stream: len(pool) for stream, pool in pools.items()}, temperature),
         samples=shown,
         dropped=report.lines(),
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, "utf-8")
     return len(shown)
+
+
+def _stream_rows(sizes: dict[Stream, int], temperature: float) -> list[tuple[str, int, float]]:
+    weights = mixing_weights(sizes, temperature)
+    return [(stream.value, size, weights[stream]) for stream, size in sizes.items()]
 
 
 def _page_template() -> Template:
