@@ -29,6 +29,7 @@ from dicom_node.dicom.dimse_status import (
     SUCCESS,
     status_meaning,
 )
+from dicom_node.dicom.uids import is_uid
 from dicom_node.errors import DeliveryError, IndexUnavailableError
 from dicom_node.index.database import Database
 from dicom_node.index.tables.core import Delivery, DeliveryState, Document, Job, JobState
@@ -85,21 +86,30 @@ def request_commitment(
 def read_report(event_information: Dataset) -> CommitmentReport:
     """Read the Event Information of a report (PS3.4 table J.3-2). Raises DeliveryError where it is malformed."""
     transaction_uid = str(event_information.get("TransactionUID", "") or "")
-    if not transaction_uid:
-        raise DeliveryError("a commitment report without Transaction UID")
-    committed = tuple(
-        (str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", "")))
-        for item in event_information.get("ReferencedSOPSequence") or []
-    )
-    failed = tuple(
-        (
-            str(item.get("ReferencedSOPClassUID", "")),
-            str(item.get("ReferencedSOPInstanceUID", "")),
-            int(item.get("FailureReason", 0) or 0),
-        )
-        for item in event_information.get("FailedSOPSequence") or []
-    )
+    if not is_uid(transaction_uid):
+        raise DeliveryError("a commitment report without Transaction UID, or with one that is no UID")
+    committed = tuple(_reference(item) for item in _items(event_information, "ReferencedSOPSequence"))
+    failed = tuple((*_reference(item), _reason(item)) for item in _items(event_information, "FailedSOPSequence"))
     return CommitmentReport(transaction_uid=transaction_uid, committed=committed, failed=failed)
+
+
+def _items(information: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence that may be absent. A peer may write any value representation into the tag."""
+    items = information.get(keyword) or DicomSequence()
+    if not isinstance(items, DicomSequence):
+        raise DeliveryError(f"a commitment report whose {keyword} is no sequence")
+    return list(items)
+
+
+def _reference(item: Dataset) -> tuple[str, str]:
+    return str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", ""))
+
+
+def _reason(item: Dataset) -> int:
+    reason = item.get("FailureReason", 0) or 0
+    if not isinstance(reason, int):
+        raise DeliveryError("a commitment report whose Failure Reason is no number")
+    return reason
 
 
 def record_commitment_report(

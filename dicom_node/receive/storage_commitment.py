@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pydicom import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from sqlalchemy import Row, select, update
 from sqlalchemy.orm import Session
 
@@ -140,7 +141,7 @@ def handle_event(service: CommitmentService, request: Request) -> Iterator[Messa
         return
     try:
         report = read_report(decode_data_set(request))
-    except (UnreadableError, DeliveryError, ValueError, TypeError) as error:
+    except (UnreadableError, DeliveryError) as error:
         yield response(command, context_id, dimse_status.INVALID_ARGUMENT, str(error))
         return
     try:
@@ -222,8 +223,8 @@ def _read_request(information: Dataset) -> tuple[str, list[list[str]]]:
     if not is_uid(transaction_uid):
         raise UnreadableError("Transaction UID missing or not a UID")
     items = information.get("ReferencedSOPSequence") or []
-    if not 1 <= len(items) <= _MAX_REFERENCES:
-        raise UnreadableError("Referenced SOP Sequence missing, empty or too long")
+    if not isinstance(items, DicomSequence) or not 1 <= len(items) <= _MAX_REFERENCES:
+        raise UnreadableError("Referenced SOP Sequence missing, empty, too long or no sequence")
     references = [
         [str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", ""))] for item in items
     ]
