@@ -67,9 +67,13 @@ this order (--no-loadscope-reorder).
 
 
 def pytest_sessionstart() -> None:
-    """Prepare what all tests share."""
-    gc.disable()  # until the tests are collected: what importing makes stays
+    """Start no interpreter where a fork does."""
     fork_what_tests_spawn()
+
+
+def pytest_collectstart() -> None:
+    """Look for no garbage while tests are collected: what importing makes stays."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
