@@ -8,6 +8,7 @@ standard output: 4 bytes (big endian) length of a JSON header, the header, then 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -23,9 +24,13 @@ from model.errors import PixelError
 from model.images.light_pydicom import import_pydicom
 from model.schema import DisplayImage
 
+gc.disable()  # nothing that is imported is garbage
 import_pydicom()
 
 from model.images.display import load_display_image  # noqa: E402 (after pydicom)
+
+gc.freeze()
+gc.enable()
 
 
 def main() -> None:
