@@ -81,8 +81,9 @@ class Line:
     outcome: str
     changes: tuple[tuple[str, str], ...]
     """(change, finding), most urgent first."""
+    critical: tuple[str, ...]
     present: tuple[str, ...]
-    """Seen, and nothing stated of a change."""
+    """Seen, neither critical nor with a change stated."""
     possible: int
     """Findings that are possible, or neither seen nor excluded."""
     deliveries: Mapping[str, int]
@@ -195,7 +196,10 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         received_at=study.last_instance_at,
         outcome=result.outcome.value if result is not None else "",
         changes=tuple(changes),
-        present=tuple(f["name"] for f in findings if f.get("presence") == "present" and not _has_tag(f)),
+        critical=tuple(f["name"] for f in findings if _is_critical(f)),
+        present=tuple(
+            f["name"] for f in findings if f.get("presence") == "present" and not _has_tag(f) and not _is_critical(f)
+        ),
         possible=sum(f.get("seen") in ("possible", "no statement") and f.get("judged", True) for f in findings),
         deliveries=deliveries,
         failed=dead or DeliveryState.DEAD.value in deliveries,
@@ -203,6 +207,10 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         is_dated_ahead=study.study_date.isdigit()
         and study.study_date > f"{study.last_instance_at + dt.timedelta(days=1):%Y%m%d}",
     )
+
+
+def _is_critical(finding: Mapping[str, Any]) -> bool:
+    return finding.get("rank") in RANKS[Urgency.CRITICAL]
 
 
 def _has_tag(finding: Mapping[str, Any]) -> bool:
