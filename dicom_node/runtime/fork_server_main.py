@@ -1,4 +1,4 @@
-"""What the fork server of `serve` does once, when it imports this module, before it forks the first child.
+"""Start of the fork server of `serve`: importing this module prepares it before it forks the first child.
 
 It imports what a receiver needs, which is nearly all that every other child needs too, and nothing that a receiver
 must not carry.

@@ -33,7 +33,7 @@ def receive_value(pipe: Connection) -> Any:
     arrays = []
     for size in sizes:
         # From numpy, which asks the system for large pages: to fill a film's memory page by page takes time of its own.
-        data = memoryview(np.empty(size, dtype=np.uint8))
+        data = np.empty(size, dtype=np.uint8).data
         rest = data
         while rest:
             count = os.readv(pipe.fileno(), [rest])

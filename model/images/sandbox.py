@@ -93,7 +93,7 @@ class _DecoderChild:
 
     def _read(self, count: int, deadline: float) -> memoryview:
         # numpy asks the system for large pages: to fill a film's memory page by page takes as long as to copy it.
-        data = memoryview(np.empty(count, dtype=np.uint8))
+        data = np.empty(count, dtype=np.uint8).data
         view = data
         descriptor = self._answers.fileno()
         while view:

@@ -99,7 +99,7 @@ class ForkedProcess:
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What a process has of the one that asked for it, which is not the one that was forked."""
+    """State that a process takes over from the one that asked for it, which is not the one that was forked."""
 
     environment: dict[str, str]
     parent_pid: int

@@ -137,7 +137,7 @@ class WordSearch:
         return any(self._pattern(part).search(line) for part in self._words.keys() & [*_parts(line), b""])
 
     def _pattern(self, part: bytes) -> re.Pattern[bytes]:
-        """What the words with this longest part match; few of them are ever looked for."""
+        """Matches of the words with this longest part; few of them are ever looked for."""
         if part not in self._patterns:
             self._patterns[part] = _by_themselves(self._words[part])
         return self._patterns[part]
