@@ -303,6 +303,8 @@ def test_a_row_without_its_file_is_healed_by_the_sender(tmp_path: Path, films: t
         (row,) = node.instances()
         (path,) = node.files()
         path.unlink()
+        for name in node.settings.node.data_dir.rglob(f"{path.stem}.reserved"):
+            name.unlink()
         assert send(node, current) == [0]
         (again,) = node.instances()
         assert again.id == row.id
