@@ -90,6 +90,8 @@ class Line:
     """Delivery state → documents."""
     failed: bool
     """A dead job or delivery: somebody must look."""
+    reason: str = ""
+    """Why no finding is stated; "" where findings are."""
     is_dated_ahead: bool = False
     """The study's date lies after the day on which it was received."""
 
@@ -203,6 +205,7 @@ def _line(study: Study, result: Result | None, deliveries: Mapping[str, int], *,
         possible=sum(f.get("seen") in ("possible", "no statement") and f.get("judged", True) for f in findings),
         deliveries=deliveries,
         failed=dead or DeliveryState.DEAD.value in deliveries,
+        reason=result.reason if result is not None and not findings else "",
         # A day's grace: the modality may stand in a time zone that is ahead.
         is_dated_ahead=study.study_date.isdigit()
         and study.study_date > f"{study.last_instance_at + dt.timedelta(days=1):%Y%m%d}",

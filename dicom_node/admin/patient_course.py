@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node.admin.degrees import degree_word
 from dicom_node.admin.formats import presence_word
 from dicom_node.index.tables.core import Result, Study
 
@@ -77,6 +78,6 @@ def _place(study: Study, said: dict[str, object]) -> CoursePlace:
         study_time=study.study_time,
         seen=str(said.get("seen") or ""),
         word=presence_word(said) if said.get("seen") else "",
-        level=str(said.get("level") or ""),
+        level=degree_word(said),
         change=str(said.get("change") or ""),
     )

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from dicom_node.admin.degrees import degree_word
 from dicom_node.admin.formats import (
     amount,
     change_percent,
@@ -44,6 +45,7 @@ def _environment() -> Environment:
         presence_word,
         change_percent,
         change_word,
+        degree_word,
         span,
         label,
         clock,

@@ -118,3 +118,20 @@ def test_no_listing_imports_torch(node_folder: Path) -> None:
     modules = set(json.loads(done.stdout.splitlines()[-1]))
     assert "dicom_node.cli.quarantine" in modules
     assert heavy(modules).isdisjoint({"torch", "transformers", "scipy"})
+
+
+@pytest.mark.parametrize("closed", [(2,), (0, 1, 2)])
+def test_standard_streams_that_a_wrapper_closed_are_open_again(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """Else the first socket of the node would be number 2, where libraries print."""
+    code = (
+        "import os, sys\n"
+        f"for number in {closed}: os.close(number)\n"
+        "from dicom_node.__main__ import open_standard_streams\n"
+        "open_standard_streams()\n"
+        f"names = [os.path.realpath(f'/proc/self/fd/{{number}}') for number in {closed}]\n"
+        "open(sys.argv[1], 'w').write(' '.join(names))\n"
+    )
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not list a process's descriptors in /proc")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "names")], check=True)
+    assert (tmp_path / "names").read_text().split() == [os.devnull] * len(closed)

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from dicom_node.admin.degrees import degree_word
 from dicom_node.admin.formats import change_percent, change_word, presence_percent, presence_word
+from dicom_node.report.wording.catalogue import catalogue
+from dicom_node.report.wording.phrases import phrase
 from dicom_node.web.pages.corrections import fitting_words
+from model.schema import Finding, Presence
 
 
 def test_words_of_a_correction_fit_the_finding_and_are_sorted() -> None:
@@ -20,6 +24,22 @@ def test_words_of_a_correction_fit_the_finding_and_are_sorted() -> None:
     assert "level" not in fitting_words({"key": "chest_tube", "change": None})
     assert fitting_words({"key": "chest_tube"})["location"] == ["bilateral", "left", "right"]
     assert list(fitting_words({"key": "cardiomegaly"})) == ["presence", "level"]
+
+
+@pytest.mark.parametrize(
+    ("key", "level", "word"),
+    [
+        ("pneumothorax", "severe", "large"),
+        ("pleural_effusion", "mild to moderate", "small to moderate"),
+        ("edema", "severe", "severe"),
+        ("edema", None, ""),
+    ],
+)
+def test_degree_is_worded_as_in_the_report(key: str, level: str | None, word: str) -> None:
+    assert degree_word({"key": key, "level": level}) == word
+    if level:
+        finding = Finding(key=key, presence=Presence.PRESENT, probability=0.9, level=level)
+        assert phrase(finding, catalogue("en")).startswith(f"{word} ")
 
 
 @pytest.mark.parametrize(

@@ -21,3 +21,16 @@ def test_the_work_list_marks_what_the_report_calls_critical(tmp_path: Path) -> N
         text = client.get("/").text
         assert f'<span class="tag critical">critical: {first["name"]}</span>' in text
         assert f"seen: {first['name']}" not in text
+
+
+def test_the_work_list_says_why_nothing_was_stated(tmp_path: Path) -> None:
+    why = "no frontal chest image in the study"
+    with running_site(tmp_path) as site, site.client("viewer") as client:
+        with site.node.database.write() as session:
+            result = session.scalars(select(Result).where(Result.is_current)).one()
+            result.reason = why
+        assert why not in client.get("/").text, "findings are stated"
+        with site.node.database.write() as session:
+            result = session.scalars(select(Result).where(Result.is_current)).one()
+            result.prediction = {**result.prediction, "findings": []}
+        assert f"<small>{why}</small>" in client.get("/").text

@@ -44,6 +44,8 @@ def studies(
             ),
             below=(
                 "its date lies in the future" if line.is_dated_ahead else "",
+                line.reason,
+                ", ".join(f"critical: {finding}" for finding in line.critical),
                 ", ".join(f"{label(change)}: {finding}" for change, finding in line.changes),
                 line.study_instance_uid,
             ),

@@ -98,8 +98,8 @@ def doctor(
     if as_json:
         print_json([{"what": c.what, "grade": c.grade, "text": c.text} for c in checks])
     else:
-        counts = (f"{sum(1 for c in checks if c.grade is grade)} {grade}" for grade in Grade)
-        console.print(f" {'  '.join(counts)}")
+        good, warnings, bad = (sum(1 for check in checks if check.grade is grade) for grade in Grade)
+        console.print(f"{amount(good, 'check')} good, {amount(warnings, 'warning')}, {bad} bad")
     if any(check.grade is Grade.BAD for check in checks):
         raise typer.Exit(1)
 

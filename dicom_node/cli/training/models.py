@@ -52,7 +52,9 @@ def list_command(config: ConfigOption = None, as_json: JsonOption = False) -> No
         rows.append(Row(cells=cells, below=(line["device_uid"], line["problem"])))
     print_rows(("", "folder", "model", "size"), rows)
     for line in serving:
-        text = f"{line['worker']} answers with {line['folder'] or 'the configured model'} since {line['since']:%F %T}"
+        text = (
+            f"worker {line['worker']} has used {line['folder'] or 'the configured model'} since {line['since']:%F %T}"
+        )
         console.print(f"{text}{'; ' + line['error'] if line['error'] else ''}")
 
 

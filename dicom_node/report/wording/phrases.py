@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.report.concepts import finding_concept
-from dicom_node.report.rules import Doubt, Statement, side_of
+from dicom_node.report.rules import MEASURED_BY_SIZE, Doubt, Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import ontology
 from model.schema import Change, Finding, ImageRole
 
-MEASURED_BY_SIZE = frozenset({"pleural_effusion", "pneumothorax", "lung_nodule", "lung_mass", "hematoma", "hernia"})
-"""Findings that radiologists call small or large where the vocabulary's grades are mild and severe."""
 _SIDES = frozenset({"left", "right", "bilateral", "left-sided", "right-sided"})
 
 
