@@ -1,7 +1,5 @@
 """The tables of backfill: a run over an archive's past, the date ranges it asks for, and the studies of the run."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import ForeignKey, Index, UniqueConstraint

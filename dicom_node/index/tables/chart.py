@@ -1,7 +1,5 @@
 """The tables of the chart: laboratory values and treatments of patients, and codes that were not known."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import Index, UniqueConstraint

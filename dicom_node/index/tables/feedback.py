@@ -1,7 +1,5 @@
 """Feedback of radiologists on results."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import BigInteger, ForeignKey, Index

@@ -1,7 +1,5 @@
 """The job queue's table."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import Index

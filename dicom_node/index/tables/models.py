@@ -1,7 +1,5 @@
 """The tables of the models' life: what was promoted, what serves where, shadow answers, drift figures, nights."""
 
-from __future__ import annotations
-
 import datetime as dt
 from enum import StrEnum
 from typing import Any

@@ -1,7 +1,5 @@
 """The tables of operation: audit, notices, holds, counters, quarantine, commitment requests of peers."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint

@@ -1,7 +1,5 @@
 """Questions asked of studies, and their answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy import JSON, ForeignKey, Index

@@ -1,7 +1,5 @@
 """The table of radiologists' reports that came in, and what became of each."""
 
-from __future__ import annotations
-
 import datetime as dt
 from enum import StrEnum
 from typing import Any

@@ -1,7 +1,5 @@
 """Analyses: results, their documents, and the deliveries of these."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
@@ -53,8 +51,8 @@ class Result(Base):
     supersedes_pk: Mapped[int | None] = mapped_column(ForeignKey("result.id", ondelete="SET NULL"), default=None)
     created_at: Mapped[Utc]
 
-    study: Mapped[Study] = relationship(back_populates="results")
-    documents: Mapped[list[Document]] = relationship(back_populates="result", cascade="all, delete-orphan")
+    study: Mapped["Study"] = relationship(back_populates="results")
+    documents: Mapped[list["Document"]] = relationship(back_populates="result", cascade="all, delete-orphan")
 
 
 class DocumentKind(StrEnum):
@@ -84,8 +82,8 @@ class Document(Base):
     path: Mapped[Name]
     sha256: Mapped[Uid]
 
-    result: Mapped[Result] = relationship(back_populates="documents")
-    deliveries: Mapped[list[Delivery]] = relationship(back_populates="document", cascade="all, delete-orphan")
+    result: Mapped["Result"] = relationship(back_populates="documents")
+    deliveries: Mapped[list["Delivery"]] = relationship(back_populates="document", cascade="all, delete-orphan")
 
 
 class DeliveryState(StrEnum):
@@ -134,4 +132,4 @@ class Delivery(Base):
     confirmed_at: Mapped[Utc | None] = mapped_column(default=None)
     last_error: Mapped[Long] = mapped_column(default="")
 
-    document: Mapped[Document] = relationship(back_populates="deliveries")
+    document: Mapped["Document"] = relationship(back_populates="deliveries")

@@ -1,7 +1,5 @@
 """The tables of retraining: who is in which split, what a snapshot holds, how a run stands, what the gate decided."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint
@@ -45,7 +43,7 @@ class RetrainSnapshot(Base):
     counts: Mapped[Json] = mapped_column(default=dict)
     created_at: Mapped[Utc]
 
-    items: Mapped[list[RetrainItem]] = relationship(back_populates="snapshot", cascade="all, delete-orphan")
+    items: Mapped[list["RetrainItem"]] = relationship(back_populates="snapshot", cascade="all, delete-orphan")
 
 
 class RetrainItem(Base):
@@ -73,7 +71,7 @@ class RetrainItem(Base):
     label_sources: Mapped[list[str]] = mapped_column(JSON, default=list)
     """Of "web", "report" and "csv" those that the label comes from."""
 
-    snapshot: Mapped[RetrainSnapshot] = relationship(back_populates="items")
+    snapshot: Mapped["RetrainSnapshot"] = relationship(back_populates="items")
 
 
 class RunState(StrEnum):
@@ -137,7 +135,7 @@ class RetrainRun(Base):
     updated_at: Mapped[Utc]
     ended_at: Mapped[Utc | None] = mapped_column(default=None)
 
-    snapshot: Mapped[RetrainSnapshot] = relationship()
+    snapshot: Mapped["RetrainSnapshot"] = relationship()
 
 
 class RetrainDecision(Base):

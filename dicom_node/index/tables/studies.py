@@ -1,7 +1,5 @@
 """Received studies, series and instances."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -101,8 +99,8 @@ class Study(Base):
     calling_ae_title: Mapped[Short] = mapped_column(default="")
     purpose: Mapped[StudyPurpose] = mapped_column(states(StudyPurpose, length=64), default=StudyPurpose.ROUTED)
 
-    series: Mapped[list[Series]] = relationship(back_populates="study", cascade="all, delete-orphan")
-    results: Mapped[list[Result]] = relationship(back_populates="study", cascade="all, delete-orphan")
+    series: Mapped[list["Series"]] = relationship(back_populates="study", cascade="all, delete-orphan")
+    results: Mapped[list["Result"]] = relationship(back_populates="study", cascade="all, delete-orphan")
 
 
 class Series(Base):
@@ -118,8 +116,8 @@ class Series(Base):
     series_description: Mapped[Name] = mapped_column(default="")
     body_part_examined: Mapped[Short] = mapped_column(default="")
 
-    study: Mapped[Study] = relationship(back_populates="series")
-    instances: Mapped[list[Instance]] = relationship(back_populates="series", cascade="all, delete-orphan")
+    study: Mapped["Study"] = relationship(back_populates="series")
+    instances: Mapped[list["Instance"]] = relationship(back_populates="series", cascade="all, delete-orphan")
 
 
 class Instance(Base):
@@ -150,7 +148,7 @@ class Instance(Base):
     pixel_sha256: Mapped[Uid] = mapped_column(default="")
     """Of the decoded grey values once they were decoded, to recognise the same film under another UID."""
 
-    series: Mapped[Series] = relationship(back_populates="instances")
+    series: Mapped["Series"] = relationship(back_populates="instances")
 
 
 class SearchOutcome(StrEnum):
