@@ -1,7 +1,7 @@
 """The foundation of the tables: the declarative base and the column types.
 
-The modules of tables go without `from __future__ import annotations`: SQLAlchemy would have to evaluate the text of each
-annotation, which takes a third of the time of mapping them, and every command maps them.
+The modules of tables go without `from __future__ import annotations`: SQLAlchemy would have to evaluate the text of
+each annotation, which takes a third of the time of mapping them, and every command maps them.
 """
 
 from __future__ import annotations
