@@ -126,6 +126,7 @@ def site(folder: Path, source: str, at_once: int, *, more: str = "") -> Iterator
         model = f'[model]\nsource = "{source}"\nstudies_at_once = {at_once}\n'
         extra = f"{model}{RETENTION}\n[receive]\nmin_free_mib = 0\n{more}"
         node = new_node(folder / "node", destinations=destination, quiet_seconds=1, extra=extra)
+        node.is_forked = False
         with running_node(node):
             yield node, pacs
 

@@ -76,6 +76,7 @@ def site(folder: Path, model: str) -> Iterator[Node]:
         node = new_node(
             folder, destinations=destination("pacs", "FAULTY", pacs.port, "commitment"), quiet_seconds=1, extra=extra
         )
+        node.is_forked = False
         with running_node(node):
             yield node
 

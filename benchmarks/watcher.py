@@ -102,7 +102,9 @@ class Watcher:
         command = " ".join(process.cmdline())
         if "resource_tracker" in command:
             return "resource trackers"
-        return "model" if "spawn_main" in command else "decoder"
+        if "sandbox_main" in command:
+            return "decoder"
+        return "model" if "spawn_main" in command else "fork server"
 
 
 def folder_bytes(folder: Path) -> int:

@@ -20,7 +20,7 @@ from dicom_node.index.tables.core import JobKind
 from dicom_node.logs import configure, get_logger
 from dicom_node.runtime.fork_server import end_with_server
 from dicom_node.storage.opening import open_store
-from dicom_node.system.child_process import stop_on_signals
+from dicom_node.system.child_process import name_process, stop_on_signals
 from dicom_node.system.collection import hold_collection, resume_collection
 from dicom_node.system.pulse import Pulse
 
@@ -57,6 +57,7 @@ def child_main(
     """
     hold_collection()
     end_with_server()
+    name_process(name)
     os.environ.update(environment)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is the main process's sign to start its children again
     configure(settings.logging)

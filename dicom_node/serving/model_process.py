@@ -18,7 +18,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.logs import get_logger
 from dicom_node.serving.film_pipe import receive_value, send_value
 from dicom_node.serving.predictor import PairPredictor, load
-from dicom_node.system.child_process import end_with_parent
+from dicom_node.system.child_process import end_with_parent, name_process
 from dicom_node.system.collection import hold_collection, resume_collection
 from model.errors import InferenceError, ModelError
 from model.schema import ModelIdentity, Prediction, StudyPair
@@ -206,6 +206,7 @@ def _value(answer: _Answer) -> Any:
 def _serve(pipe: Connection, section: ModelSection, threads: int | None, nice: int, parent_pid: int) -> None:
     """The child's life: load, say who answers, then answer pairs until the pipe closes."""
     end_with_parent(parent_pid)
+    name_process("model")
     hold_collection()
     os.nice(nice)
     _limit_memory(section.memory_limit_bytes)

@@ -50,6 +50,8 @@ def test_children_come_back_when_the_server_is_killed_and_none_outlives_the_node
         first = _started(node)
         server = _parent(first["receive-0"])
         assert _parent(first["work"]) == server
+        for name, pid in first.items():
+            assert Path(f"/proc/{pid}/comm").read_text("ascii").strip() == name, "what top and ps show"
         os.kill(server, signal.SIGTERM)  # as to a whole group of processes: the main process ends the children, not it
         os.kill(server, signal.SIGKILL)
         wait_until(

@@ -29,7 +29,9 @@ class Node:
     port: int
     ae_title: str = "LUMEN"
     role: str = "all"
-    process: ForkedProcess | None = None
+    is_forked: bool = True
+    """False: an interpreter of its own, as its users run it, for benchmarks; else it is forked from a warm process."""
+    process: subprocess.Popen[bytes] | ForkedProcess | None = None
     starts: int = field(default=0)
     _database: Database | None = field(default=None, init=False)
 
@@ -49,7 +51,12 @@ class Node:
         """Start and wait until it says that it is ready."""
         self.starts += 1
         arguments = ["serve", "--role", self.role, "--config", str(self.config)]
-        self.process = ForkedProcess("dicom_node", arguments, log=self.folder / "node.log")
+        if self.is_forked:
+            self.process = ForkedProcess("dicom_node", arguments, log=self.folder / "node.log")
+        else:
+            with (self.folder / "node.log").open("ab") as log:
+                command = [sys.executable, "-m", "dicom_node", *arguments]
+                self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         wait_until(self._is_ready, seconds=1200, what="the node to be ready")
 
     def stop(self) -> int:
