@@ -44,7 +44,7 @@ test: $(VENV)/.installed-dev
 # a node's processes are started some hundred times: compiled once (where the environment forbids it too)
 pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=10 -m 'not soak'
 
 # make test-vllm   the model server against the real vLLM, in an environment of its own (3.5 GB, once); RECORD=1 writes its answers
 test-vllm: $(VENV)/.installed-dev

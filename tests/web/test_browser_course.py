@@ -71,7 +71,7 @@ def test_films_stand_in_a_strip_with_a_line_for_each_finding(site: Site, browser
     expect(films).to_have_count(3)
     expect(films.and_(page.locator("[aria-current=true]"))).to_have_count(1)
     line = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="effusion"))
-    expect(line.get_by_role("cell")).to_have_text(["● mild", "○ not seen", "● moderate"])
+    expect(line.get_by_role("cell")).to_have_text(["● small", "○ not seen", "● moderate"])
     page.get_by_role("columnheader").get_by_role("link").first.click()
     expect(page).not_to_have_url(f"{site.base}/studies/{site.study_instance_uid}")
     page.close()

@@ -107,7 +107,7 @@ def test_disagreements_drift_and_troubles_are_shown_and_counted(site: Site) -> N
             assert f'<td data-label="{cell}</td>' in drift
         text = client.get("/models").text
         assert "no such weights" in text
-        assert "ward, process 17 answers" in text
+        assert "ward, process 17 has used" in text
         metrics = client.get("/metrics").text
     for line in (
         'dicom_node_model_not_loaded{folder="second"} 1.0',
