@@ -39,8 +39,6 @@ CRITICAL = frozenset({"pneumothorax", "pneumomediastinum"})
 """Findings that open the report unless they are known and no worse: they may need action within the hour."""
 SEVERITY = ("massive", "severe", "moderate to severe", "moderate to large", "moderate", "mild to moderate", "mild")
 """Degrees, worst first."""
-MEASURED_BY_SIZE = frozenset({"pleural_effusion", "pneumothorax", "lung_nodule", "lung_mass", "hematoma", "hernia"})
-"""Findings that radiologists call small or large where the vocabulary's grades are mild and severe."""
 MOVED = frozenset({Change.NEW, Change.WORSENING, Change.IMPROVING, Change.RESOLVED})
 
 

@@ -31,6 +31,7 @@ def test_words_of_a_correction_fit_the_finding_and_are_sorted() -> None:
     [
         ("pneumothorax", "severe", "large"),
         ("pleural_effusion", "mild to moderate", "small to moderate"),
+        ("pleural_effusion", "mildly", "mildly"),
         ("edema", "severe", "severe"),
         ("edema", None, ""),
     ],

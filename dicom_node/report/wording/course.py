@@ -6,10 +6,9 @@ import datetime as dt
 from collections.abc import Collection
 
 from dicom_node.report.request import ReportRequest
-from dicom_node.report.rules import MEASURED_BY_SIZE
 from dicom_node.report.timeline import CourseClause, CourseStep, FindingCourse, crowded_days, finding_courses
 from dicom_node.report.wording.catalogue import Catalogue, sentence
-from dicom_node.report.wording.phrases import name_of
+from dicom_node.report.wording.phrases import MEASURED_BY_SIZE, name_of
 
 _OF_DEGREE = frozenset({CourseStep.MOST, CourseStep.LESS_SINCE})
 

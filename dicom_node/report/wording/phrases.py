@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.report.concepts import finding_concept
-from dicom_node.report.rules import MEASURED_BY_SIZE, Doubt, Statement, side_of
+from dicom_node.report.rules import Doubt, Statement, side_of
 from dicom_node.report.wording.catalogue import Catalogue
 from model.ontology import ontology
 from model.schema import Change, Finding, ImageRole
 
+MEASURED_BY_SIZE = frozenset({"pleural_effusion", "pneumothorax", "lung_nodule", "lung_mass", "hematoma", "hernia"})
+"""Findings that radiologists call small or large where the vocabulary's grades are mild and severe."""
 _SIDES = frozenset({"left", "right", "bilateral", "left-sided", "right-sided"})
 
 
@@ -42,6 +44,12 @@ def place_text(location: Sequence[str], words: Catalogue) -> str:
     side = " ".join(words.word("place", word) for word in location if word in _SIDES)
     zone = " ".join(_longest_runs([word for word in location if word not in _SIDES], words))
     return words.text("place_order", side=side, zone=zone) if side and zone else side or zone
+
+
+def degree_word(key: str, level: str, words: Catalogue) -> str:
+    """The word for a degree of the finding with this key: "severe", or "large" where radiologists measure its size."""
+    is_sized = key in MEASURED_BY_SIZE and f"size.{level}" in words.messages
+    return words.word("size" if is_sized else "level", level)
 
 
 def change_word(key: str, change: Change, words: Catalogue) -> str:
@@ -97,8 +105,7 @@ def _degree(finding: Finding, words: Catalogue, *, is_plural: bool) -> str:
     """The degree as an adjective, with the ending that the finding's gender and number ask for."""
     if not finding.level:
         return ""
-    is_sized = finding.key in MEASURED_BY_SIZE and f"size.{finding.level}" in words.messages
-    adjective = words.word("size" if is_sized else "level", finding.level)
+    adjective = degree_word(finding.key, finding.level, words)
     gender = next(
         (
             candidate
