@@ -11,6 +11,12 @@ from dicom_node.errors import IndexUnavailableError
 from dicom_node.index.database import Database
 
 
+def read_commit_counter(cursor: Any) -> int:
+    """Read SQLite's counter of the commits of connections other than the cursor's own. Takes no lock."""
+    version: int = cursor.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
 class CommitWatch:
     """Skips a look at the index while nothing was committed since that look found nothing.
 
@@ -60,8 +66,7 @@ class CommitWatch:
             if self._cursor is None:
                 connection = self._open.enter_context(self._database.raw_connection())
                 self._cursor = connection.cursor()
-            version: int = self._cursor.execute("PRAGMA data_version").fetchone()[0]
+            return read_commit_counter(self._cursor)
         except (IndexUnavailableError, self._database.engine.dialect.loaded_dbapi.Error) as error:
             self._forget()
             raise IndexUnavailableError(f"the index does not answer: {error}") from error
-        return version

@@ -17,6 +17,7 @@ from collections.abc import Collection
 
 from dicom_node.context import NodeContext
 from dicom_node.errors import IndexUnavailableError
+from dicom_node.index.commits import read_commit_counter
 from dicom_node.index.tables.core import JobKind
 from dicom_node.jobs import backlog
 from dicom_node.jobs.bell import doorbell_of
@@ -93,7 +94,7 @@ class Wakeups:
             known: dict[JobKind, tuple[dt.datetime, bool]] = {}
             while not self._node.stop.is_set():
                 bell.wait(LOOK_SECONDS)
-                (version,) = cursor.execute("PRAGMA data_version").fetchone()
+                version = read_commit_counter(cursor)
                 if version == before:
                     continue
                 before = version
