@@ -48,7 +48,7 @@ class DemoPacs:
         self._ae.shutdown()
 
     def knows(self, host: str, port: int, ae_title: str) -> None:
-        """Where the node listens, for commitment reports on an association of our own."""
+        """Take the address at which the node listens, for commitment reports on an association of our own."""
         self._node = (host, port, ae_title)
 
     def held(self) -> dict[str, Path]:

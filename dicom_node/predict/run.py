@@ -55,7 +55,7 @@ class PredictOptions:
         return ShardSizes(batch=self.batch, shard=max(1, self.shard // self.batch))
 
     def placement(self) -> Placement:
-        """Where these options have the run take place."""
+        """The place at which these options have the run take place."""
         return Placement(ray=self.ray, processes=self.processes, answerers=self.answerers)
 
 
@@ -188,7 +188,7 @@ def _read_headers(
 
 
 def _identity(rules: AnalysisRules, mapper: Mapper) -> ModelIdentity:
-    """Who will answer, asked where it will run."""
+    """The model that will answer, asked where it will run."""
     [(_, [identity])] = mapper.map(IdentityWork(rules=rules), [Batch(number=0, items=(None,))])
     answerer: ModelIdentity = identity
     return answerer

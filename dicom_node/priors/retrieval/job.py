@@ -180,7 +180,7 @@ def _record(session: Session, uid: str, searches: Sequence[Search], now: dt.date
 
 
 def _try_later(session: Session, uid: str, attempt: int, node: NodeContext, now: dt.datetime) -> None:
-    """Where the site wants it, ask again much later: the archive may be back in the morning."""
+    """Ask again much later where the site wants it: the archive may be back in the morning."""
     priors = node.settings.priors
     if priors.retry_seconds > 0 and attempt <= priors.retry_times:
         run_at = now + dt.timedelta(seconds=priors.retry_seconds)
